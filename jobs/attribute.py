@@ -1,0 +1,53 @@
+"""Say for every image which generator made it, how surely, and which real is nearest.
+
+    python -m jobs.attribute --input s3://bucket/crawl --model MODEL --output s3://bucket/verdicts
+
+Every input row ends in exactly one row of `attributions/` or `quarantine/`.
+"""
+
+import sys
+from typing import Any
+
+from pydantic import Field
+
+from manifpt import job
+from manifpt.config import JobConfig
+from manifpt.tracking import Run
+
+
+class Config(JobConfig):
+    """Options of attribute."""
+
+    input: tuple[str, ...] = Field(
+        min_length=1, description="images: folders, tars or Parquet, local or s3://"
+    )
+    model: str = Field(description="folder of train_attribution")
+    output: str = Field(description="folder for the tables, local or s3://")
+    manifold: str | None = Field(
+        None, description="where the attributor's manifold lies now, if it was moved"
+    )
+
+
+def run(config: Config, tracked: Run) -> dict[str, Any]:
+    """Attribute and return the counts."""
+    from manifpt.attribution.attribute import attribute
+
+    summary = attribute(
+        config.input,
+        config.model,
+        config.output,
+        manifold=config.manifold,
+        demand=config.demand,
+        overwrite=config.overwrite,
+    )
+    tracked.inputs(summary["inputs"], "attribute")
+    return {"output": config.output, **summary}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the job as a command."""
+    return job.main("attribute", Config, run, __doc__, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

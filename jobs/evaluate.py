@@ -1,0 +1,57 @@
+"""Measure an attributor on images that neither it nor its manifold has seen.
+
+    python -m jobs.evaluate --input ARTIFACTS --model MODEL --output EVALUATION
+    python -m jobs.evaluate --input a=DIR b=DIR real=DIR --model MODEL --output EVALUATION
+
+Of artifacts, and of a benchmark, the split `test` is taken. Other images all count as test, but
+for those whose pixels were in the manifold, in training or in validation.
+"""
+
+import sys
+from typing import Any
+
+from pydantic import Field
+
+from manifpt import job
+from manifpt.config import JobConfig
+from manifpt.tracking import Run
+
+
+class Config(JobConfig):
+    """Options of evaluate."""
+
+    input: tuple[str, ...] = Field(
+        min_length=1, description="a folder of compute_artifacts, or images by source"
+    )
+    model: str = Field(description="folder of train_attribution")
+    output: str = Field(description="folder for metrics, scores and pictures, local or s3://")
+    manifold: str | None = Field(
+        None, description="where the attributor's manifold lies now, if it was moved"
+    )
+
+
+def run(config: Config, tracked: Run) -> dict[str, Any]:
+    """Evaluate and return the metrics."""
+    from manifpt import storage
+    from manifpt.evaluation.evaluate import evaluate
+
+    metrics = evaluate(
+        config.input,
+        config.model,
+        config.output,
+        manifold=config.manifold,
+        demand=config.demand,
+        overwrite=config.overwrite,
+    )
+    for name in ("metrics.json", "confusion.csv", "confusion.png"):
+        tracked.bytes(name, storage.read_bytes(storage.join(config.output, name)))
+    return {"output": config.output, **metrics}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the job as a command."""
+    return job.main("evaluate", Config, run, __doc__, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Train a network to tell generators apart by the artifacts of their images.
+
+    python -m jobs.train_attribution --input ARTIFACTS --output MODEL
+    python -m jobs.train_attribution --input a=DIR b=DIR real=DIR --manifold M --output MODEL
+    python -m jobs.train_attribution --input a=DIR b=DIR real=DIR --space image --output MODEL
+
+The last trains the same network on the images themselves: the baseline of every claim.
+"""
+
+import sys
+from typing import Any, Literal
+
+from pydantic import Field
+
+from manifpt import job
+from manifpt.config import JobConfig
+from manifpt.tracking import Run
+
+
+class Config(JobConfig):
+    """Options of train_attribution."""
+
+    input: tuple[str, ...] = Field(
+        min_length=1, description="a folder of compute_artifacts, or images by source"
+    )
+    output: str = Field(description="folder for the attributor, local or s3://")
+    manifold: str | None = Field(None, description="manifold for images given as --input")
+    space: Literal["image"] | None = Field(
+        None, description="'image' trains on the images given as --input themselves"
+    )
+    image_size: int | None = Field(
+        None, ge=4, description="'image' only: side in pixels; the images' own, at most 64"
+    )
+    backbone: str = Field("resnet50", description="torchvision classifier")
+    stem: Literal["auto", "full", "half", "standard"] = Field(
+        "auto",
+        description="resolution that the stem of a ResNet keeps: full, half, a quarter (standard); "
+        "auto takes full up to 48 pixels and half up to 112",
+    )
+    epochs: int = Field(30, ge=1, description="most epochs")
+    batch_size: int = Field(128, ge=2, description="images a step, over all workers")
+    learning_rate: float = Field(1e-3, gt=0, description="AdamW's, at its peak")
+    weight_decay: float = Field(0.05, ge=0, description="AdamW's")
+    patience: int = Field(
+        8, ge=0, description="stop after so many epochs without a better validation; 0: never"
+    )
+    seed: int = Field(0, ge=0, description="of weights, order and mirroring")
+    num_workers: int | None = Field(
+        None, ge=1, description="Ray Train workers; one a GPU, or one a CPU but one, if not given"
+    )
+
+
+def run(config: Config, tracked: Run) -> dict[str, Any]:
+    """Train and return the result on the validation split."""
+    from manifpt.attribution.model import log_model
+    from manifpt.attribution.train import Options, print_epoch, train_attributor
+
+    def report(row: dict[str, float], epoch: int) -> None:
+        print_epoch(row, epoch)
+        tracked.metrics(row, step=epoch)
+
+    names = Options.__dataclass_fields__
+    manifest = train_attributor(
+        config.input,
+        config.output,
+        Options(**{name: getattr(config, name) for name in names}),
+        manifold=config.manifold,
+        space=config.space,
+        image_size=config.image_size,
+        num_workers=config.num_workers,
+        demand=config.demand,
+        report=report,
+        overwrite=config.overwrite,
+    )
+    tracked.document("manifest.json", manifest)
+    log_model(config.output, manifest)
+    names = ("classes", "best_epoch", "validation_accuracy", "validation_loss")
+    return {"output": config.output, **{name: manifest[name] for name in names}}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the job as a command."""
+    return job.main("train_attribution", Config, run, __doc__, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,284 @@
+"""Images -> projections -> artifacts: a(x) = phi(x) - x*, x* the nearest real point.
+
+ManiFPT (CVPR 2024), section 3. In the space ``image`` there is no manifold and the "artifact" is
+the image itself: the baseline that every claim is measured against.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from manifpt import outputs, pipeline, session, storage, tensors
+from manifpt.errors import ManifptError
+from manifpt.images import IMAGES, DecodeRule, Selection, Unit, plan, read_unit
+from manifpt.images.probe import natural_size
+from manifpt.images.read import pixels_of, unit_from_json, unit_to_json
+from manifpt.images.sources import content_key, describe
+from manifpt.manifold import Manifold, nearest
+from manifpt.spaces import Space, make_space, space_from_card
+
+EVALUATED = ("train", "validation", "test")
+SELECTION = Selection(splits=EVALUATED)
+# The shares of validation and test where images declare no split; the rest is train.
+VALIDATION_SHARE, TEST_SHARE = 0.1, 0.2
+
+ARTIFACTS = {
+    "id": pa.string(),
+    "uri": pa.string(),
+    "source": pa.string(),
+    "split": pa.string(),
+    "sha256": pa.string(),
+    "pixel_sha256": pa.string(),
+    "neighbor_id": pa.string(),
+    "distance": pa.float64(),
+    "in_manifold": pa.bool_(),
+}
+
+
+def split_by_content(pixel_sha256: str) -> str:
+    """Return the split of an image that declares none: its content decides, so copies agree."""
+    position = int(pixel_sha256[-15:], 16) / 16**15
+    if position < TEST_SHARE:
+        return "test"
+    return "validation" if position < TEST_SHARE + VALIDATION_SHARE else "train"
+
+
+@dataclass
+class Projector:
+    """Images -> embeddings -> nearest reals -> artifacts, in one process.
+
+    ``manifold`` is a URI, or None for the space ``image``.
+    """
+
+    space: Space
+    manifold_uri: str | None
+
+    @cached_property
+    def manifold(self) -> Manifold | None:
+        """The manifold, read at first use."""
+        return Manifold.load(self.manifold_uri) if self.manifold_uri else None
+
+    def __call__(self, table: pa.Table) -> tuple[np.ndarray, dict[str, Any]]:
+        """Return the artifacts of an images table, N x shape float32, and the columns beside.
+
+        No image meets a real of its own pixels, whatever its label says: a real under evaluation
+        would have the artifact zero, and an exclusion by label would give the label away.
+        """
+        pipeline.check_columns(table, {"pixel_sha256": IMAGES["pixel_sha256"]}, "project")
+        embedded = self.space.embed(pixels_of(table))
+        rows = table.num_rows
+        if self.manifold is None:
+            nothing = {"neighbor_id": [None] * rows, "distance": [None] * rows}
+            return embedded, {**nothing, "in_manifold": [False] * rows}
+        hashes = np.array(table["pixel_sha256"].to_pylist(), dtype=object)
+        flat = embedded.reshape(rows, -1)
+        found = nearest(self.manifold.shards, flat, 1, hashes)
+        points = self.manifold.vectors_at(found.shard[:, 0], found.row[:, 0])
+        return (flat - points).reshape(embedded.shape), {
+            "neighbor_id": found.id[:, 0].tolist(),
+            "distance": found.distance[:, 0].tolist(),
+            "in_manifold": [h in self.manifold.pixel_hashes for h in hashes],
+        }
+
+
+@dataclass
+class ArtifactStage:
+    """Images -> one artifacts table a split."""
+
+    projector: Projector
+    undeclared: str
+    float16: bool
+
+    def __call__(self, table: pa.Table) -> pipeline.Result:
+        """Project, and note the moments of the training artifacts for their normalisation."""
+        artifacts, beside = self.projector(table)
+        hashes = table["pixel_sha256"].to_pylist()
+        chosen = [split_by_content(h) if self.undeclared == "content" else self.undeclared for h in hashes]
+        split = pa.array([s or c for s, c in zip(table["split"].to_pylist(), chosen, strict=True)])
+        rows = table.select(["id", "uri", "source", "sha256", "pixel_sha256"])
+        rows = rows.append_column("split", split)
+        for name, values in beside.items():
+            rows = rows.append_column(name, pa.array(values, ARTIFACTS[name]))
+        rows = rows.select(list(ARTIFACTS))
+        stored = artifacts.astype(np.float16) if self.float16 else artifacts
+        rows = rows.append_column("artifact", tensors.to_column(stored))
+        tables, moments, classes = {}, {}, {}
+        for name in EVALUATED:
+            mine = np.array(split.to_pylist()) == name
+            if mine.any():
+                tables[name] = rows.filter(pa.array(mine))
+                moments[name] = channel_moments(artifacts[mine])
+                sources = tables[name]["source"].to_pylist()
+                classes[name] = {str(s): sources.count(s) for s in set(sources)}
+        return pipeline.Result(tables, {"moments": moments, "classes": classes})
+
+
+def channel_moments(artifacts: np.ndarray) -> dict[str, Any]:
+    """Return count, sum and sum of squares of each channel of N x C x H x W, in float64."""
+    values = artifacts.astype(np.float64)
+    axes = (0, *range(2, values.ndim))
+    count = values.size // values.shape[1]
+    return {
+        "count": count,
+        "sum": values.sum(axes).tolist(),
+        "square": np.square(values).sum(axes).tolist(),
+    }
+
+
+def _total_moments(facts: Sequence[dict[str, Any]], split: str) -> dict[str, Any]:
+    found = [f["moments"][split] for f in facts if split in f.get("moments", {})]
+    if not found:
+        return {}
+    count = sum(m["count"] for m in found)
+    mean = np.sum([m["sum"] for m in found], axis=0) / count
+    square = np.sum([m["square"] for m in found], axis=0) / count
+    return {"mean": mean.tolist(), "std": np.sqrt(np.maximum(square - mean**2, 0)).tolist()}
+
+
+def _class_counts(facts: Sequence[dict[str, Any]], split: str) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for fact in facts:
+        for source, number in fact.get("classes", {}).get(split, {}).items():
+            counts[source] = counts.get(source, 0) + number
+    return dict(sorted(counts.items()))
+
+
+def _read(text: str, rule: DecodeRule) -> Any:
+    return read_unit(unit_from_json(text), rule, SELECTION)
+
+
+def _stage(
+    card: dict[str, Any], manifold: str | None, undeclared: str, float16: bool
+) -> ArtifactStage:
+    return ArtifactStage(Projector(space_from_card(card), manifold), undeclared, float16)
+
+
+def _target(
+    units: Sequence[Unit], manifold: str | None, image_size: int | None
+) -> tuple[Space, DecodeRule, str | None]:
+    """Return the space, the decode rule and the hash of the manifold, or those of raw images."""
+    if manifold is not None:
+        manifest = outputs.require(manifold, "manifold", "--manifold")
+        rule = DecodeRule.from_card(manifest["decode"])
+        if image_size not in (None, rule.size):
+            raise ManifptError(
+                f"--image-size {image_size}: the manifold's reals have {rule.size}; leave it out"
+            )
+        return space_from_card(manifest["space"]), rule, manifest["content_sha256"]
+    rule = DecodeRule(image_size or natural_size(units, SELECTION))
+    return make_space("image", rule.size), rule, None
+
+
+def compute_artifacts(
+    inputs: Sequence[str],
+    output: str,
+    *,
+    manifold: str | None,
+    image_size: int | None = None,
+    undeclared: str = "content",
+    float16: bool = False,
+    demand: session.Demand = session.ANY,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Compute the artifacts of all images and publish them, one folder a split.
+
+    Args:
+        inputs: ``URI`` or ``NAME=URI``; a benchmark's reals of its manifold are left out.
+        output: folder of the artifacts.
+        manifold: URI of a manifold, or None for the images themselves.
+        image_size: of the images themselves; a manifold has its own.
+        undeclared: the split of images that declare none: ``content`` (70 % train, 10 %
+            validation, 20 % test by pixel hash) or the name of one split for all of them.
+        float16: halve the storage; artifacts are float32 otherwise.
+        demand: how many processes, with how many GPUs.
+        overwrite: replace an output of other settings.
+
+    """
+    output = storage.absolute(output)
+    manifold = storage.absolute(manifold) if manifold else None
+    units = plan(inputs, SELECTION, labelled=True)
+    space, rule, manifold_sha = _target(units, manifold, image_size)
+    key = storage.digest(
+        [content_key(units), space.card(), rule.card(), manifold_sha, undeclared, float16]
+    )
+    finished = outputs.begin(output, "artifacts", key, overwrite=overwrite)
+    if finished:
+        return finished
+    records = pipeline.run(
+        f"artifacts {space.name}",
+        [unit_to_json(unit) for unit in units],
+        partial(_read, rule=rule),
+        partial(_stage, space.card(), manifold, undeclared, float16),
+        output,
+        session.pool(demand, uses_gpu=False),
+    )
+    counts = pipeline.totals(records)
+    if counts["ok"] == 0:
+        outputs.abandon(output)
+        reason = counts["by_error"] or f"no image of the splits {EVALUATED}"
+        raise ManifptError(
+            f"--input: none of {counts['rows_in']} images could be used ({reason}); check the input"
+        )
+    facts = [record["facts"] for record in records]
+    manifest = outputs.publish(
+        output,
+        "artifacts",
+        key,
+        {
+            "space": space.card(),
+            "shape": list(space.shape),
+            "decode": rule.card(),
+            "manifold": manifold,
+            "manifold_sha256": manifold_sha,
+            **counts,
+            "inputs": describe(inputs, units),
+            "files": pipeline.parts(records),
+            "classes": {split: _class_counts(facts, split) for split in EVALUATED},
+            "moments": {split: _total_moments(facts, split) for split in EVALUATED},
+        },
+    )
+    pipeline.clear_records(output)
+    return manifest
+
+
+def artifacts_of(
+    inputs: Sequence[str],
+    output: str,
+    *,
+    manifold: str | None,
+    space: str | None,
+    undeclared: str = "content",
+    image_size: int | None = None,
+    demand: session.Demand = session.ANY,
+) -> tuple[str, dict[str, Any]]:
+    """Return URI and manifest of the artifacts that ``inputs`` are, or that are made of them.
+
+    One input that is an artifacts folder is used as it is. Images become artifacts in ``output``,
+    projected onto ``manifold`` or, where ``space`` is ``image``, as they are.
+    """
+    first = storage.absolute(inputs[0])
+    if len(inputs) == 1 and outputs.read(first) is not None:
+        return first, outputs.require(first, "artifacts", "--input")
+    if (manifold is None) == (space is None):
+        raise ManifptError("--manifold: images need a manifold, or --space image to do without")
+    made = compute_artifacts(
+        inputs,
+        output,
+        manifold=manifold,
+        image_size=image_size,
+        undeclared=undeclared,
+        demand=demand,
+    )
+    return storage.absolute(output), made
+
+
+def read_artifacts(uri: str, columns: list[str] | None = None) -> pa.Table:
+    """Return one Parquet file of artifacts, checked against the table's schema."""
+    table = storage.read_parquet(uri, columns)
+    expected = {name: kind for name, kind in ARTIFACTS.items() if name in (columns or ARTIFACTS)}
+    pipeline.check_columns(table, expected, "artifacts")
+    return table

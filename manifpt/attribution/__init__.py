@@ -1,0 +1,1 @@
+"""Artifacts -> the generator that made an image: network, training, prediction."""

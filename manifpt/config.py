@@ -1,0 +1,124 @@
+"""A job's options: one frozen model a job, read from flags, a YAML file, or both."""
+
+import argparse
+import re
+import sys
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from manifpt.errors import ManifptError
+from manifpt.session import Demand
+
+
+class JobConfig(BaseModel):
+    """The options that every job has. Flags win over the file that --config names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    config: str | None = Field(None, description="YAML file of options, by their long names")
+    json_file: str | None = Field(
+        None, alias="json", description="write the job's summary to this file as JSON"
+    )
+    overwrite: bool = Field(False, description="empty --output first if it holds something else")
+    num_actors: int | None = Field(
+        None, ge=1, description="worker processes; as many as fit beside a reader if not given"
+    )
+    num_gpus_per_actor: float | None = Field(
+        None, ge=0, description="GPUs of each; one where the cluster has any if not given"
+    )
+
+    @property
+    def demand(self) -> Demand:
+        """The processes asked for."""
+        return Demand(self.num_actors, self.num_gpus_per_actor)
+
+
+Config = TypeVar("Config", bound=JobConfig)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without repeating the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of exiting, so that a caller sees one kind of error."""
+        raise ManifptError(f"{message}; see --help")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _kind(annotation: Any) -> Any:
+    """Take the None out of ``X | None``."""
+    if get_origin(annotation) in (types.UnionType, Union):
+        kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
+        return kinds[0]
+    return annotation
+
+
+def _add(parser: argparse.ArgumentParser, name: str, field: Any) -> None:
+    kind = _kind(field.annotation)
+    default = "required" if field.is_required() else f"default: {_shown(field.default)}"
+    options: dict[str, Any] = {
+        "dest": field.alias or name,
+        "default": argparse.SUPPRESS,
+        "help": f"{field.description} ({default})".replace("%", "%%"),
+    }
+    if kind is bool:
+        options["action"] = argparse.BooleanOptionalAction
+    elif get_origin(kind) is tuple:
+        options |= {"nargs": "+", "metavar": "NAME=URI" if name == "input" else name.upper()}
+    elif get_origin(kind) is Literal:
+        options["choices"] = get_args(kind)
+    else:
+        options["metavar"] = name.upper()
+    parser.add_argument(_flag(field.alias or name), **options)
+
+
+def _shown(default: Any) -> str:
+    if default is None:
+        return "none"
+    if isinstance(default, tuple):
+        return " ".join(map(str, default)) or "none"
+    return str(default)
+
+
+def _from_file(path: str) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise ManifptError(f"--config {path}: {error.strerror}; check the path") from None
+    except yaml.YAMLError as error:
+        reason = str(error).splitlines()[0]
+        raise ManifptError(f"--config {path}: not valid YAML ({reason})") from None
+    if not isinstance(loaded, dict):
+        raise ManifptError(f"--config {path}: must hold options as 'name: value' lines")
+    return {str(key).replace("-", "_"): value for key, value in loaded.items()}
+
+
+def parse(kind: type[Config], description: str, argv: Sequence[str] | None = None) -> Config:
+    """Return the config that flags and file give; raise ManifptError naming a wrong option."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = _Parser(description=description, allow_abbrev=False)
+    common = set(JobConfig.model_fields)
+    own = {name: f for name, f in kind.model_fields.items() if name not in common}
+    for name, field in {**own, **JobConfig.model_fields}.items():
+        _add(parser, name, field)
+    flags = vars(parser.parse_args(argv))
+    values = {**(_from_file(flags["config"]) if "config" in flags else {}), **flags}
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = _flag(str(first["loc"][0])) if first["loc"] else "options"
+        reason = re.sub(r"^Value error, ", "", first["msg"])
+        if first["type"] == "missing":
+            reason = "is required"
+        elif first["type"] == "extra_forbidden":
+            reason = "no such option"
+        raise ManifptError(f"{option}: {reason}; see --help") from None

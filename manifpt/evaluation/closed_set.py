@@ -1,0 +1,82 @@
+"""Closed-set metrics from a confusion matrix, with bootstrap intervals."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+
+
+def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """Count rows of true class i (row) that were predicted as j (column), classes x classes."""
+    matrix = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(matrix, (truth, predicted), 1)
+    return matrix
+
+
+def accuracy(matrix: np.ndarray) -> np.ndarray:
+    """Share of all images on the diagonal; ``matrix`` may be a stack, ... x K x K."""
+    right = np.trace(matrix, axis1=-2, axis2=-1)
+    share: np.ndarray = right / np.maximum(matrix.sum((-2, -1)), 1)
+    return share
+
+
+def recall(matrix: np.ndarray) -> np.ndarray:
+    """Share of each true class that was found, NaN where the class has no image."""
+    support = matrix.sum(-1)
+    found = np.diagonal(matrix, axis1=-2, axis2=-1)
+    return np.where(support > 0, found / np.maximum(support, 1), np.nan)
+
+
+def macro_f1(matrix: np.ndarray) -> float:
+    """Mean over the classes that have images of 2 TP / (2 TP + FP + FN)."""
+    found = np.diagonal(matrix)
+    support, predicted = matrix.sum(1), matrix.sum(0)
+    f1 = 2 * found / np.maximum(support + predicted, 1)
+    return float(f1[support > 0].mean())
+
+
+def accuracy_interval(matrix: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """Percentile bootstrap interval of the accuracy.
+
+    To resample images is to draw cells of the matrix with their shares (Efron & Tibshirani, An
+    Introduction to the Bootstrap, 1993, chapter 13): the matrix is all that is needed.
+    """
+    total = int(matrix.sum())
+    draws = np.random.default_rng(seed).multinomial(total, matrix.ravel() / total, RESAMPLES)
+    values = accuracy(draws.reshape(-1, *matrix.shape))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def closed_set_metrics(matrix: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    """Return the metrics of a K x K confusion matrix.
+
+    ``chance`` is the accuracy of the best constant answer: the share of the largest class.
+    """
+    low, high = accuracy_interval(matrix)
+    recalls, support = recall(matrix), matrix.sum(1)
+    with np.errstate(invalid="ignore"):
+        precision = np.diagonal(matrix) / np.maximum(matrix.sum(0), 1)
+    return {
+        "accuracy": float(accuracy(matrix)),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "balanced_accuracy": float(np.nanmean(recalls)),
+        "macro_f1": macro_f1(matrix),
+        "chance": float(support.max() / support.sum()),
+        "images": int(matrix.sum()),
+        "per_class": {
+            name: {
+                "images": int(support[i]),
+                "recall": None if support[i] == 0 else float(recalls[i]),
+                "precision": float(precision[i]),
+            }
+            for i, name in enumerate(classes)
+        },
+        "classes": list(classes),
+        "confusion": matrix.tolist(),
+    }

@@ -1,0 +1,7 @@
+"""Image sources -> the images table: where images are, how they are read, and how decoded."""
+
+from manifpt.images.decode import DecodeRule
+from manifpt.images.read import IMAGES, read_unit
+from manifpt.images.sources import Input, Selection, Unit, plan
+
+__all__ = ["IMAGES", "DecodeRule", "Input", "Selection", "Unit", "plan", "read_unit"]

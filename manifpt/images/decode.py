@@ -1,0 +1,142 @@
+"""Bytes of any image format -> uint8 RGB of one size, by one rule for every image."""
+
+import io
+import warnings
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import PIL
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+# By content, never by name. Left out: formats that run other programs or fetch files (EPS, WMF).
+Image.init()
+FORMATS = [
+    name
+    for name in (
+        "PNG JPEG JPEG2000 MPO WEBP AVIF GIF BMP DIB TIFF PPM TGA ICO ICNS PCX DCX SGI SUN XBM XPM "
+        "DDS BLP MSP PSD QOI SPIDER IM FLI CUR FTEX PIXAR PCD"
+    ).split()
+    if name in Image.OPEN
+]
+FILTERS = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "bilinear": Image.Resampling.BILINEAR,
+}
+ERRORS = {
+    "empty": "the file has no bytes",
+    "too_many_bytes": "the file is larger than the limit",
+    "too_many_pixels": "the header announces more pixels than the limit",
+    "unknown_format": "the content is no image format that is decoded",
+    "truncated": "the file ends before the image does",
+    "corrupt": "the decoder found the image broken",
+    "unreadable": "storage could not deliver the file",
+    "broken_archive": "the rest of a tar or Parquet file could not be read",
+    "missing_image": "the row or sample holds no image",
+}
+
+
+class DecodeError(Exception):
+    """An image that becomes a quarantine row; ``code`` is one of ERRORS."""
+
+    def __init__(self, code: str, message: str = "") -> None:
+        super().__init__(message or ERRORS[code])
+        self.code = code
+
+
+class Decoded(NamedTuple):
+    """An image after the rule: ``pixels`` are size x size x 3 uint8; the rest as it came."""
+
+    pixels: np.ndarray
+    format: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class DecodeRule:
+    """How every image becomes size x size RGB.
+
+    EXIF orientation is applied. Modes: transparency is composited on white; grey is repeated to
+    three channels; 16-bit grey is divided by 257; 32-bit integers likewise if any value exceeds
+    255; floats are taken as [0, 1] if none exceeds 1, else as [0, 255]; animations give their
+    first frame; everything else is converted by Pillow. Then the shorter side is resized to
+    ``size`` with an antialiased filter and the centre is cropped; an image of that size already
+    is left as it is.
+    """
+
+    size: int
+    filter: str = "bicubic"
+    max_bytes: int = 64 * 2**20
+    max_pixels: int = 2**26
+
+    def card(self) -> dict[str, Any]:
+        """Return the rule and the decoder's version, for manifests."""
+        return asdict(self) | {"decoder": f"Pillow {PIL.__version__}"}
+
+    @classmethod
+    def from_card(cls, card: dict[str, Any]) -> "DecodeRule":
+        """Return the rule that a manifest carries."""
+        return cls(**{name: card[name] for name in cls.__dataclass_fields__})
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any mode to RGB as DecodeRule states."""
+    if image.mode in {"LA", "PA", "RGBA", "RGBa", "La"} or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.float64)
+        if image.mode != "I" or values.max(initial=0) > 255:
+            values = values / 257
+        return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        values = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=255, neginf=0)
+        if values.max(initial=0) <= 1:
+            values = values * 255
+        return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
+
+
+def resize(image: Image.Image, size: int, filter_name: str = "bicubic") -> Image.Image:
+    """Resize the shorter side to ``size`` and crop the centre to a square."""
+    width, height = image.size
+    scale = size / min(width, height)
+    target = max(size, round(width * scale)), max(size, round(height * scale))
+    if target != image.size:
+        image = image.resize(target, FILTERS[filter_name])
+    left, top = (target[0] - size) // 2, (target[1] - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
+def decode(data: bytes, rule: DecodeRule) -> Decoded:
+    """Decode one image; raise DecodeError with a code of ERRORS if that can't be done."""
+    if not data:
+        raise DecodeError("empty")
+    if len(data) > rule.max_bytes:
+        raise DecodeError("too_many_bytes", f"{len(data)} bytes, limit {rule.max_bytes}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                width, height = image.size
+                if width * height > rule.max_pixels:
+                    limit = f"{width} x {height} pixels, limit {rule.max_pixels}"
+                    raise DecodeError("too_many_pixels", limit)
+                image.load()
+                upright = ImageOps.exif_transpose(image)
+                pixels = np.asarray(resize(to_rgb(upright), rule.size, rule.filter))
+                return Decoded(pixels, image.format or "", width, height)
+    except DecodeError:
+        raise
+    except UnidentifiedImageError:
+        raise DecodeError("unknown_format") from None
+    except Image.DecompressionBombError as error:
+        raise DecodeError("too_many_pixels", str(error)) from None
+    except Exception as error:
+        # Pillow's decoders raise almost anything on hostile bytes; each costs its row only.
+        text = f"{type(error).__name__}: {error}".replace("\n", " ")[:200]
+        code = "truncated" if "truncated" in text.lower() else "corrupt"
+        raise DecodeError(code, text) from None

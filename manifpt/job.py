@@ -1,0 +1,56 @@
+"""The edge of every job: options in, one MLflow run, a summary out, errors as one line."""
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any, NoReturn
+
+from manifpt.config import Config, parse
+from manifpt.errors import ManifptError
+
+Job = Callable[[Config, Any], dict[str, Any]]
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def execute(name: str, kind: type[Config], job: Job[Config], argv: Sequence[str] | None, doc: str) -> dict[str, Any]:
+    """Parse, start Ray, run the job inside its MLflow run; return its summary or raise."""
+    config = parse(kind, doc, argv)
+    from manifpt import session, tracking
+
+    params = config.model_dump(mode="json", exclude_none=True)
+    with tracking.run(name, params) as run:
+        session.start()
+        # Ray installs its own handler when it starts; a stop must still end the run.
+        signal.signal(signal.SIGTERM, _terminate)
+        summary = job(config, run)
+        run.metrics(summary)
+        run.document("summary.json", summary)
+    if config.json_file:
+        from manifpt import storage
+
+        storage.write_json(config.json_file, summary)
+    return summary
+
+
+def main(name: str, kind: type[Config], job: Job[Config], doc: str, argv: Sequence[str] | None = None) -> int:
+    """Run a job as a command: print its summary, return 0, or 2 with the one line of its error."""
+    try:
+        summary = execute(name, kind, job, argv, doc)
+    except KeyboardInterrupt:
+        print(f"{name}: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except Exception as error:
+        from manifpt import session
+
+        reason = session.cause(error)
+        if not isinstance(reason, ManifptError):
+            raise
+        print(f"{name}: {reason}", file=sys.stderr)
+        return 2
+    print(json.dumps(summary, indent=1))
+    return 0

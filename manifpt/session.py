@@ -1,0 +1,109 @@
+"""Ray: the running cluster where there is one, else an embedded one; and what fits on it."""
+
+import logging
+import os
+from dataclasses import dataclass
+
+from manifpt.errors import ManifptError
+
+NO_PROGRESS_SECONDS = 600
+
+
+def start() -> None:
+    """Connect to the cluster that RAY_ADDRESS or `ray job submit` names, else start one here."""
+    # Imported here as everywhere in the library: `--help` must not wait for Ray.
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S", str(NO_PROGRESS_SECONDS))
+    import ray
+    import ray.data
+
+    if not ray.is_initialized():
+        address = os.environ.get("RAY_ADDRESS")
+        if address:
+            try:
+                ray.init(log_to_driver=False, logging_level=logging.ERROR)
+            except (ConnectionError, RuntimeError, OSError) as error:
+                reason = str(error).splitlines()[0][:200]
+                raise ManifptError(f"RAY_ADDRESS {address}: {reason}; is the head up?") from None
+        else:
+            ray.init(
+                include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+            )
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.preserve_order = True
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def capacity() -> dict[str, float]:
+    """Return what the cluster has, or may grow to where an autoscaler says so."""
+    import ray
+
+    total = dict(ray.cluster_resources())
+    try:
+        from ray._private.state import state
+
+        grown = state.get_max_resources_from_cluster_config() or {}
+    except (ImportError, AttributeError):
+        grown = {}
+    return {name: max(total.get(name, 0.0), grown.get(name, 0.0)) for name in {*total, *grown}}
+
+
+@dataclass(frozen=True)
+class Pool:
+    """How many processes a stage gets, and what each of them holds."""
+
+    size: int
+    num_cpus: float
+    num_gpus: float
+    threads: int
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What the user asks of a stage: processes, and GPUs of each; None leaves the choice to us."""
+
+    num_actors: int | None = None
+    num_gpus: float | None = None
+
+
+ANY = Demand()
+
+
+def pool(demand: Demand, *, uses_gpu: bool) -> Pool:
+    """Choose a pool for a stage, or check the one that was asked for.
+
+    A reader must find a free CPU beside the pool: with none, Ray Data waits and says nothing.
+    On one CPU, reader and actor share it by halves. By default each actor has a GPU where the
+    stage can use one and the cluster has any.
+    """
+    has = capacity()
+    cpus, gpus = has.get("CPU", 0.0), has.get("GPU", 0.0)
+    each_gpu = (1.0 if uses_gpu and gpus >= 1 else 0.0) if demand.num_gpus is None else demand.num_gpus
+    each_cpu = 1.0 if cpus >= 2 else 0.5
+    room = int((cpus - each_cpu) / each_cpu)
+    if each_gpu:
+        room = min(room, int(gpus / each_gpu))
+    wanted = demand.num_actors or max(1, room)
+    if wanted > room:
+        remedy = f"ask for --num-actors {room}" if room else "ask for fewer GPUs or add nodes"
+        raise ManifptError(
+            f"the cluster is too small: {wanted} actors of {each_cpu:g} CPU and {each_gpu:g} GPU "
+            f"beside a reader do not fit on its {cpus:g} CPU and {gpus:g} GPU; {remedy}"
+        )
+    # Readers are light: while they wait, the pool may use all cores.
+    return Pool(wanted, each_cpu, each_gpu, max(1, round(cpus / wanted)))
+
+
+def cause(error: BaseException) -> BaseException:
+    """Return the error of our own code inside Ray's wrappers."""
+    seen: set[int] = set()
+    while id(error) not in seen:
+        seen.add(id(error))
+        inner = getattr(error, "cause", None) or error.__cause__
+        if isinstance(error, ManifptError) or not isinstance(inner, BaseException):
+            return error
+        error = inner
+    return error

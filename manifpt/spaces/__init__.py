@@ -1,0 +1,7 @@
+"""Embedding spaces: images, uint8 N x H x W x 3 -> vectors, float32 of the space's shape."""
+
+from manifpt.spaces.frequency import Frequency
+from manifpt.spaces.pixels import Pixels
+from manifpt.spaces.space import SPACES, Space, make_space, space_from_card
+
+__all__ = ["SPACES", "Frequency", "Pixels", "Space", "make_space", "space_from_card"]

@@ -1,0 +1,229 @@
+"""URIs to filesystems (local paths and s3://), whole-or-nothing writes, content hashes.
+
+Credentials and endpoint come from the environment that the AWS tools read (AWS_ACCESS_KEY_ID,
+AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, ...); they are never written or printed.
+"""
+
+import errno
+import hashlib
+import io
+import json
+import os
+import posixpath
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
+
+from manifpt.errors import ManifptError
+
+S3_OPTIONS = {
+    "default_fill_cache": False,
+    "config_kwargs": {
+        "connect_timeout": 4,
+        "read_timeout": 20,
+        "retries": {"max_attempts": 3, "mode": "standard"},
+    },
+}
+
+
+def is_s3(uri: str) -> bool:
+    """Tell whether ``uri`` names an object store."""
+    return uri.startswith("s3://")
+
+
+def absolute(uri: str) -> str:
+    """Return the URI in a form that any process of the job can resolve, with no trailing slash."""
+    if is_s3(uri):
+        return uri.rstrip("/")
+    if "://" in uri and not uri.startswith("file://"):
+        scheme = uri.split("://", 1)[0]
+        raise ManifptError(f"{uri}: unknown scheme {scheme}://; give a local path or s3://")
+    return os.path.abspath(uri.removeprefix("file://"))
+
+
+def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Return the filesystem of ``uri`` and its path there."""
+    if is_s3(uri):
+        # The listing cache would hide what other processes wrote.
+        return fsspec.filesystem("s3", use_listings_cache=False, **S3_OPTIONS), uri[len("s3://") :]
+    return fsspec.filesystem("file"), absolute(uri)
+
+
+def arrow_filesystem(uri: str) -> tuple[pa.fs.FileSystem, str]:
+    """Return pyarrow's filesystem of ``uri`` and its path there, for libraries that want one."""
+    if is_s3(uri):
+        return pa.fs.S3FileSystem(connect_timeout=4, request_timeout=20), uri[len("s3://") :]
+    return pa.fs.LocalFileSystem(), absolute(uri)
+
+
+def join(uri: str, *parts: str) -> str:
+    """Append path segments to a URI."""
+    return posixpath.join(uri, *parts)
+
+
+def base_name(uri: str) -> str:
+    """Return the last path segment of a URI."""
+    return posixpath.basename(uri.rstrip("/"))
+
+
+@contextmanager
+def explained(uri: str) -> Iterator[None]:
+    """Turn the storage errors that a user can mend into a ManifptError with the remedy."""
+    try:
+        yield
+    except ManifptError:
+        raise
+    except FileNotFoundError:
+        raise ManifptError(f"{uri}: no such file or folder; check the path") from None
+    except PermissionError as error:
+        remedy = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy"
+        remedy = remedy if is_s3(uri) else "check the permissions of the path"
+        raise ManifptError(f"{uri}: access denied ({_reason(error)}); {remedy}") from None
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise ManifptError(f"{uri}: no space left on the device; free some") from None
+        raise ManifptError(f"{uri}: {_reason(error)}; check the path") from None
+    except Exception as error:
+        name = type(error).__name__
+        if name in {"NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError"}:
+            remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            raise ManifptError(f"{uri}: no AWS credentials; {remedy}") from None
+        if name in {"EndpointConnectionError", "ConnectTimeoutError", "ConnectionClosedError"}:
+            endpoint = os.environ.get("AWS_ENDPOINT_URL", "the AWS default")
+            remedy = "check AWS_ENDPOINT_URL and the network"
+            raise ManifptError(f"{uri}: cannot reach endpoint {endpoint}; {remedy}") from None
+        raise
+
+
+def _reason(error: BaseException) -> str:
+    text = str(getattr(error, "strerror", None) or error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__
+
+
+def exists(uri: str) -> bool:
+    """Tell whether a file or folder is there."""
+    fs, path = filesystem(uri)
+    with explained(uri):
+        if is_s3(uri):
+            # exists() of s3fs takes a denied or unreachable bucket for a missing one.
+            try:
+                fs.info(path)
+            except FileNotFoundError:
+                return False
+            return True
+        return bool(fs.exists(path))
+
+
+def read_bytes(uri: str) -> bytes:
+    """Return a file's content."""
+    fs, path = filesystem(uri)
+    with explained(uri):
+        data: bytes = fs.cat_file(path)
+    return data
+
+
+@contextmanager
+def writing(uri: str) -> Iterator[IO[bytes]]:
+    """Open a file that appears under ``uri`` whole when the block ends, and not at all if it fails.
+
+    An object store does this by itself: an upload is visible when it is complete.
+    """
+    fs, path = filesystem(uri)
+    with explained(uri):
+        if is_s3(uri):
+            with fs.open(path, "wb") as file:
+                try:
+                    yield file
+                except BaseException:
+                    file.discard()
+                    raise
+            return
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        partial = f"{path}.{uuid.uuid4().hex[:8]}.partial"
+        try:
+            with open(partial, "wb") as file:
+                yield file
+            os.replace(partial, path)
+        except BaseException:
+            if os.path.exists(partial):
+                os.unlink(partial)
+            raise
+
+
+def write_bytes(uri: str, data: bytes) -> dict[str, Any]:
+    """Write a file whole and return its ``bytes`` and ``sha256``."""
+    with writing(uri) as file:
+        file.write(data)
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def read_json(uri: str) -> dict[str, Any]:
+    """Return a JSON file's object."""
+    try:
+        value = json.loads(read_bytes(uri))
+    except ValueError:
+        raise ManifptError(f"{uri}: not valid JSON; was it written by manifpt?") from None
+    if not isinstance(value, dict):
+        raise ManifptError(f"{uri}: not a JSON object; was it written by manifpt?")
+    return value
+
+
+def write_json(uri: str, value: object) -> None:
+    """Write a value as JSON, whole."""
+    write_bytes(uri, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+
+
+def read_parquet(uri: str, columns: list[str] | None = None) -> pa.Table:
+    """Return a Parquet file as a table."""
+    return pq.read_table(io.BytesIO(read_bytes(uri)), columns=columns)
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """Return a table as the bytes of a Parquet file; equal tables give equal bytes."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def files_under(uri: str) -> list[tuple[str, int]]:
+    """Return (URI, bytes) of every file under a folder or prefix, sorted; hidden ones left out."""
+    fs, path = filesystem(uri)
+    with explained(uri):
+        found = fs.find(path, detail=True)
+    rows = []
+    for name, info in found.items():
+        inside = name[len(path) :].strip("/").split("/")
+        if not any(part.startswith((".", "_")) for part in inside):
+            rows.append((f"s3://{name}" if is_s3(uri) else name, int(info["size"])))
+    return sorted(rows)
+
+
+def remove(uri: str) -> None:
+    """Remove a folder and what is in it, if it is there."""
+    fs, path = filesystem(uri)
+    with explained(uri):
+        if fs.exists(path):
+            fs.rm(path, recursive=True)
+
+
+def check_writable(uri: str) -> None:
+    """Fail now, with the remedy, if a job could not write its output later."""
+    probe = join(uri, f".writable-{uuid.uuid4().hex[:8]}")
+    fs, path = filesystem(probe)
+    existed = exists(uri)
+    write_bytes(probe, b"")
+    with explained(uri):
+        fs.rm_file(path)
+    if not existed and not is_s3(uri):
+        os.rmdir(os.path.dirname(path))
+
+
+def digest(value: object) -> str:
+    """Return the sha256 of a JSON value in canonical form."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,161 @@
+"""MLflow: every job is one run, which ends FINISHED, FAILED or KILLED whatever happens.
+
+The server is MLFLOW_TRACKING_URI, else a local SQLite store (mlflow.db). A small process beside
+the job ends its run as KILLED when the job is gone without having said how it ended.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from manifpt.errors import ManifptError
+
+EXPERIMENT = "manifpt"
+PACKAGES = ("manifpt", "ray", "torch", "torchvision", "faiss-cpu", "faiss-gpu", "numpy", "pillow")
+
+_WATCH = """
+import sys
+if sys.stdin.readline().strip() != "ended":
+    from mlflow import MlflowClient
+    MlflowClient(sys.argv[1]).set_terminated(sys.argv[2], "KILLED")
+"""
+
+
+def _git_commit() -> str:
+    given = os.environ.get("MANIFPT_GIT_COMMIT")
+    if given:
+        return given
+    here = Path(__file__).parent
+    found = subprocess.run(
+        ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or "unknown"
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": sys.version.split()[0]}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def connect() -> str:
+    """Point MLflow at its store and return the URI; an unreachable server is an error now."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    import logging
+
+    import mlflow
+
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    mlflow.set_tracking_uri(uri)
+    try:
+        mlflow.set_experiment(EXPERIMENT)
+    except Exception as error:
+        # MLflow wraps connection errors in many types; all of them mean the same to a user.
+        reason = str(error).splitlines()[0][:200]
+        raise ManifptError(f"MLFLOW_TRACKING_URI {uri}: {reason}; is the server up?") from None
+    return uri
+
+
+class Run:
+    """The MLflow run of a job."""
+
+    def __init__(self, uri: str, run_id: str) -> None:
+        self.uri, self.id = uri, run_id
+
+    def metrics(self, values: dict[str, Any], step: int = 0) -> None:
+        """Log the numbers among ``values``; any thread may call this."""
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        numbers = [
+            Metric(name, float(value), now, step)
+            for name, value in values.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        ]
+        MlflowClient(self.uri).log_batch(self.id, metrics=numbers)
+
+    def document(self, name: str, value: Any) -> None:
+        """Log a JSON document."""
+        import mlflow
+
+        mlflow.log_dict(value, name)
+
+    def bytes(self, name: str, data: bytes) -> None:
+        """Log a file by its content."""
+        import mlflow
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            path.write_bytes(data)
+            mlflow.log_artifact(str(path))
+
+    def inputs(self, described: dict[str, Any], context: str) -> None:
+        """Log the input datasets that a manifest describes, each with its place."""
+        import mlflow
+        from mlflow.data.dataset_source_registry import resolve_dataset_source
+        from mlflow.data.meta_dataset import MetaDataset
+
+        for given in described["given"]:
+            uri = given.split("=", 1)[-1]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # several kinds of source would do
+                source = resolve_dataset_source(uri if "://" in uri else str(Path(uri).resolve()))
+            digest = described["content_key"][:8]
+            mlflow.log_input(MetaDataset(source, name=given[:490], digest=digest), context=context)
+
+
+@contextmanager
+def run(job: str, params: dict[str, Any]) -> Iterator[Run]:
+    """Open the run of a job; it ends FINISHED, or KILLED on an interrupt, or FAILED."""
+    uri = connect()
+    import mlflow
+
+    tags = {
+        "manifpt.job": job,
+        "manifpt.git_commit": _git_commit(),
+        "mlflow.source.name": f"jobs.{job}",
+    }
+    submission = os.environ.get("RAY_JOB_SUBMISSION_ID")
+    if submission:
+        tags["manifpt.ray_submission_id"] = submission
+    active = mlflow.start_run(run_name=job, tags=tags)
+    run_id = active.info.run_id
+    watch = subprocess.Popen(
+        [sys.executable, "-c", _WATCH, uri, run_id],
+        stdin=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    status = "FAILED"
+    try:
+        mlflow.log_params({k: str(v)[:500] for k, v in params.items()})
+        mlflow.log_dict(_versions(), "versions.json")
+        yield Run(uri, run_id)
+        status = "FINISHED"
+    except (KeyboardInterrupt, SystemExit):
+        status = "KILLED"
+        raise
+    finally:
+        mlflow.end_run(status)
+        if watch.stdin is not None:
+            watch.stdin.write("ended\n")
+            watch.stdin.close()
+        watch.wait(timeout=10)
