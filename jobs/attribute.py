@@ -6,7 +6,7 @@ Every input row ends in exactly one row of `attributions/` or `quarantine/`.
 """
 
 import sys
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -23,6 +23,9 @@ class Config(JobConfig):
     )
     model: str = Field(description="folder of train_attribution")
     output: str = Field(description="folder for the tables, local or s3://")
+    split: Literal["train", "validation", "test"] | None = Field(
+        None, description="of images that declare a split, as a benchmark's, only these"
+    )
     manifold: str | None = Field(
         None, description="where the attributor's manifold lies now, if it was moved"
     )
@@ -37,6 +40,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         config.model,
         config.output,
         manifold=config.manifold,
+        split=config.split,
         demand=config.demand,
         overwrite=config.overwrite,
     )

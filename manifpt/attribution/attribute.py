@@ -14,7 +14,7 @@ from manifpt.artifacts import Projector
 from manifpt.attribution.attributor import Attributor
 from manifpt.attribution.network import device_and_precision
 from manifpt.errors import ManifptError
-from manifpt.images import DecodeRule, plan, read_unit
+from manifpt.images import DecodeRule, Selection, plan, read_unit
 from manifpt.images.read import unit_from_json, unit_to_json
 from manifpt.images.sources import content_key, describe
 from manifpt.spaces import space_from_card
@@ -79,8 +79,8 @@ class AttributeStage:
         return pa.table({name: pa.array(columns[name], kind) for name, kind in ATTRIBUTIONS.items()})
 
 
-def _read(text: str, rule: DecodeRule) -> Any:
-    return read_unit(unit_from_json(text), rule)
+def _read(text: str, rule: DecodeRule, selection: Selection) -> Any:
+    return read_unit(unit_from_json(text), rule, selection)
 
 
 def resolve_manifold(attributor: Attributor, manifold: str | None) -> str | None:
@@ -101,23 +101,28 @@ def attribute(
     output: str,
     *,
     manifold: str | None = None,
+    split: str | None = None,
     demand: session.Demand = session.ANY,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Attribute every image of ``inputs`` and publish the table; return the summary."""
+    """Attribute every image of ``inputs`` and publish the table; return the summary.
+
+    ``split`` keeps only the images of that split, and those that declare none.
+    """
     started = time.monotonic()
     output, model = storage.absolute(output), storage.absolute(model)
     attributor = Attributor.open(model)
     manifold = resolve_manifold(attributor, manifold)
     rule = DecodeRule.from_card(attributor.manifest["decode"])
-    units = plan(inputs)
-    key = storage.digest([content_key(units), attributor.manifest["key"]])
+    selection = Selection(splits=(split,) if split else None)
+    units = plan(inputs, selection)
+    key = storage.digest([content_key(units), split, attributor.manifest["key"]])
     if outputs.begin(output, "attributions", key, overwrite=overwrite):
         return storage.read_json(storage.join(output, SUMMARY))
     records = pipeline.run(
         "attribute",
         [unit_to_json(unit) for unit in units],
-        partial(_read, rule=rule),
+        partial(_read, rule=rule, selection=selection),
         partial(AttributeStage, model, manifold),
         output,
         session.pool(demand, uses_gpu=True),

@@ -1,7 +1,10 @@
 """Normalising flow with the Glow design.
 
 Kingma & Dhariwal, "Glow: Generative Flow with Invertible 1x1 Convolutions", NeurIPS 2018:
-levels of [squeeze, (actnorm, invertible 1 x 1 convolution, affine coupling) x depth, split].
+levels of [squeeze, (actnorm, invertible 1 x 1 convolution, affine coupling) x depth, split], what
+is split off having a normal prior conditioned on the rest. On the last, coarse level the coupling
+is a dense network over all pixels, as in Dinh et al., "NICE", ICLR 2015: in a short training,
+convolutions there do not learn how the parts of an object hang together.
 Images are dequantised with uniform noise; samples are drawn at ``temperature`` (section 5 there).
 """
 
@@ -18,21 +21,38 @@ from manifpt.zoo.training import Log, average_weights
 class Step(nn.Module):
     """Actnorm, invertible 1 x 1 convolution and affine coupling of B x C x H x W maps."""
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, channels: int, size: int, width: int, *, dense: bool) -> None:
         super().__init__()
         self.shift = nn.Parameter(torch.zeros(1, channels, 1, 1))
         self.log_scale = nn.Parameter(torch.zeros(1, channels, 1, 1))
         self.mix = nn.Parameter(torch.linalg.qr(torch.randn(channels, channels))[0])
         self.half = channels // 2
-        last = nn.Conv2d(width, 2 * (channels - self.half), 3, padding=1)
+        outputs = 2 * (channels - self.half)
+        last = (
+            nn.Linear(8 * width, outputs * size * size)
+            if dense
+            else nn.Conv2d(width, outputs, 3, padding=1)
+        )
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)  # type: ignore[arg-type]
-        self.coupling = nn.Sequential(
-            nn.Conv2d(self.half, width, 3, padding=1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(width, width, 1),
-            nn.ReLU(inplace=True),
-            last,
+        self.coupling = (
+            nn.Sequential(
+                nn.Flatten(),
+                nn.Linear(self.half * size * size, 8 * width),
+                nn.ReLU(inplace=True),
+                nn.Linear(8 * width, 8 * width),
+                nn.ReLU(inplace=True),
+                last,
+                nn.Unflatten(1, (outputs, size, size)),
+            )
+            if dense
+            else nn.Sequential(
+                nn.Conv2d(self.half, width, 3, padding=1),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(width, width, 1),
+                nn.ReLU(inplace=True),
+                last,
+            )
         )
 
     def initialise(self, x: Tensor) -> None:
@@ -72,7 +92,7 @@ class Flow(nn.Module):
         self,
         channels: int,
         size: int,
-        depth: int = 8,
+        depth: int = 6,
         width: int = 64,
         temperature: float = 0.7,
         lr: float = 1e-3,
@@ -80,51 +100,59 @@ class Flow(nn.Module):
         super().__init__()
         self.temperature, self.lr = temperature, lr
         self.dimension = channels * size * size
-        self.shapes: list[tuple[int, int, int]] = []
-        self.levels = nn.ModuleList()
-        levels = 2
-        for level in range(levels):
-            channels, size = 4 * channels, size // 2
-            self.levels.append(nn.ModuleList(Step(channels, width) for _ in range(depth)))
-            if level < levels - 1:
-                channels //= 2
-            self.shapes.append((channels, size, size))
+        fine, half = 4 * channels, size // 2
+        coarse, quarter = 2 * fine, half // 2
+        self.shapes = [(fine // 2, half, half), (coarse, quarter, quarter)]
+        self.levels = nn.ModuleList(
+            [
+                nn.ModuleList(Step(fine, half, width, dense=False) for _ in range(depth)),
+                nn.ModuleList(Step(coarse, quarter, width, dense=True) for _ in range(2 * depth)),
+            ]
+        )
+        last = nn.Conv2d(width, fine, 3, padding=1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        self.prior = nn.Sequential(
+            nn.Conv2d(fine // 2, width, 3, padding=1), nn.ReLU(inplace=True), last
+        )
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return the latents of each level and log |det| of each sample, B."""
-        latents: list[Tensor] = []
-        log_det = x.new_zeros(len(x))
-        for number, level in enumerate(self.levels):
-            x = pixel_unshuffle(x, 2)
-            for step in level:  # type: ignore[attr-defined]
-                x, change = step(x)
-                log_det = log_det + change
-            if number < len(self.levels) - 1:
-                x, split = x.chunk(2, dim=1)
-                latents.append(split)
-        return [*latents, x], log_det
+        """Return the latents of both levels and log |det| of each sample, B."""
+        x, log_det = self._level(0, pixel_unshuffle(x, 2), x.new_zeros(len(x)))
+        kept, split = x.chunk(2, dim=1)
+        mean, log_scale = self.prior(kept).chunk(2, dim=1)
+        fine = (split - mean) * (-log_scale).exp()
+        log_det = log_det - log_scale.sum((1, 2, 3))
+        coarse, log_det = self._level(1, pixel_unshuffle(kept, 2), log_det)
+        return [fine, coarse], log_det
+
+    def _level(self, number: int, x: Tensor, log_det: Tensor) -> tuple[Tensor, Tensor]:
+        for step in self.levels[number]:  # type: ignore[union-attr]
+            x, change = step(x)
+            log_det = log_det + change
+        return x, log_det
 
     def inverse(self, latents: list[Tensor]) -> Tensor:
         """Undo ``forward``."""
-        x = latents[-1]
-        for number in reversed(range(len(self.levels))):
-            if number < len(self.levels) - 1:
-                x = torch.cat([x, latents[number]], 1)
-            for step in reversed(self.levels[number]):  # type: ignore[call-overload]
-                x = step.inverse(x)
-            x = pixel_shuffle(x, 2)
-        return x
+        fine, x = latents
+        for step in reversed(self.levels[1]):  # type: ignore[call-overload]
+            x = step.inverse(x)
+        kept = pixel_shuffle(x, 2)
+        mean, log_scale = self.prior(kept).chunk(2, dim=1)
+        x = torch.cat([kept, fine * log_scale.exp() + mean], 1)
+        for step in reversed(self.levels[0]):  # type: ignore[call-overload]
+            x = step.inverse(x)
+        return pixel_shuffle(x, 2)
 
     def _initialise(self, x: Tensor) -> None:
         """Data-dependent initialisation of every actnorm, first to last."""
         with torch.no_grad():
-            for number, level in enumerate(self.levels):
+            for level in self.levels:
                 x = pixel_unshuffle(x, 2)
-                for step in level:  # type: ignore[attr-defined]
+                for step in level:  # type: ignore[union-attr]
                     step.initialise(x)
                     x, _ = step(x)
-                if number < len(self.levels) - 1:
-                    x = x.chunk(2, dim=1)[0]
+                x = x.chunk(2, dim=1)[0]
 
     def fit(self, batches: Iterator[Tensor], log: Log) -> None:
         """Minimise bits per dimension; keep averaged weights."""

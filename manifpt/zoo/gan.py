@@ -3,7 +3,6 @@
 Architecture: Radford et al., "Unsupervised Representation Learning with DCGAN", ICLR 2016:
 transposed convolutions, batch normalisation and ReLU up, strided convolutions and leaky ReLU down.
 Loss: non-saturating, Goodfellow et al., "Generative Adversarial Nets", NeurIPS 2014, section 3.
-The discriminator is spectrally normalised (Miyato et al., ICLR 2018), which keeps short runs stable.
 """
 
 from collections.abc import Iterator
@@ -11,7 +10,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
-from torch.nn.utils.parametrizations import spectral_norm
 
 from manifpt.zoo.training import Log, average_weights
 
@@ -37,12 +35,13 @@ class GAN(nn.Module):
             nn.Tanh(),
         )
         self.discriminator = nn.Sequential(
-            spectral_norm(nn.Conv2d(channels, width, 4, stride=2, padding=1)),
+            nn.Conv2d(channels, width, 4, stride=2, padding=1),
             nn.LeakyReLU(0.2, inplace=True),
-            spectral_norm(nn.Conv2d(width, 2 * width, 4, stride=2, padding=1)),
+            nn.Conv2d(width, 2 * width, 4, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(2 * width),
             nn.LeakyReLU(0.2, inplace=True),
             nn.Flatten(),
-            spectral_norm(nn.Linear(2 * width * start * start, 1)),
+            nn.Linear(2 * width * start * start, 1),
         )
 
     def fit(self, batches: Iterator[Tensor], log: Log) -> None:

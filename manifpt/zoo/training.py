@@ -63,6 +63,9 @@ def batches(images: np.ndarray, recipe: Recipe) -> Iterator[Tensor]:
         yield batch
 
 
+MODELS = ("gan", "vae", "flow", "score")
+
+
 def build(recipe: Recipe, channels: int, size: int) -> nn.Module:
     """Return the untrained model of a recipe; ``size`` must be a multiple of 4."""
     from manifpt.zoo.flow import Flow
@@ -70,9 +73,9 @@ def build(recipe: Recipe, channels: int, size: int) -> nn.Module:
     from manifpt.zoo.score import Diffusion
     from manifpt.zoo.vae import VAE
 
-    models: dict[str, type[nn.Module]] = {"gan": GAN, "vae": VAE, "flow": Flow, "score": Diffusion}
+    kinds: tuple[type[nn.Module], ...] = (GAN, VAE, Flow, Diffusion)
     torch.manual_seed(recipe.seed)
-    return models[recipe.model](channels, size, **recipe.options)
+    return dict(zip(MODELS, kinds, strict=True))[recipe.model](channels, size, **recipe.options)
 
 
 def fit(recipe: Recipe, images: np.ndarray) -> tuple[nn.Module, list[dict[str, float]]]:

@@ -1,0 +1,39 @@
+# make quickstart | test | test-slow | lint | benchmark
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c cluster/constraints.txt
+export RAY_AUTH_MODE ?= token
+.PHONY: quickstart test test-slow lint benchmark clean
+
+$(VENV)/.runtime: pyproject.toml cluster/constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) -e '.[cpu]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	$(PIP) -e '.[cpu,dev]'
+	touch $@
+
+quickstart: $(VENV)/.runtime
+	$(BIN)/python -m jobs.quickstart --output quickstart
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -m 'not slow and not gpu'
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Rebuild the shipped benchmark from Fashion-MNIST (Debian's dataset-fashion-mnist, or any mirror).
+REAL ?= /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
+benchmark: $(VENV)/.runtime
+	$(BIN)/python -m jobs.build_benchmark --name GM-FashionMNIST --licence MIT \
+	  --real $(REAL) --output benchmarks/gm-fashionmnist
+
+clean:
+	rm -rf quickstart mlflow.db mlruns .pytest_cache .ruff_cache .mypy_cache
