@@ -162,11 +162,13 @@ def train_attributor(
     demand: session.Demand = session.ANY,
     report: EpochLog = print_epoch,
     overwrite: bool = False,
+    die_at: int | None = None,
 ) -> dict[str, Any]:
     """Train on the artifacts of the splits train and validation; return the manifest.
 
     ``inputs`` are an artifacts folder, or images; images are projected onto ``manifold``, or
     taken as they are where ``space`` is ``image``. Their artifacts stay in ``output``/artifacts.
+    ``die_at`` kills a worker after that epoch, once: a drill for tests and operators.
     """
     output = storage.absolute(output)
     check_backbone(options.backbone)
@@ -195,7 +197,7 @@ def train_attributor(
     )
     epochs_uri = storage.join(output, EPOCHS)
     with _reported(epochs_uri, report):
-        state = _fit(settings, folder, artifacts, output, key, num_workers, demand)
+        state = _fit(settings, folder, artifacts, output, key, num_workers, demand, die_at)
     weights = io.BytesIO()
     torch.save(state["best_weights"], weights)
     seen = pa.concat_tables(
@@ -240,6 +242,7 @@ def _fit(
     key: str,
     num_workers: int | None,
     demand: session.Demand,
+    die_at: int | None,
 ) -> dict[str, Any]:
     """Run Ray Train to the end and return the last checkpoint's state."""
     from ray.train import (
@@ -264,6 +267,7 @@ def _fit(
             "settings": settings,
             "epochs_uri": storage.join(output, EPOCHS),
             "shuffle_rows": max(settings.batch_size, min(settings.rows, SHUFFLE_BYTES // per_row)),
+            "die_at": die_at,
             "threads": max(1, int(session.capacity().get("CPU", 1) / workers)),
         },
         datasets=datasets,

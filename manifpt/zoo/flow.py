@@ -94,7 +94,7 @@ class Flow(nn.Module):
         size: int,
         depth: int = 6,
         width: int = 64,
-        temperature: float = 0.7,
+        temperature: float = 0.8,
         lr: float = 1e-3,
     ) -> None:
         super().__init__()

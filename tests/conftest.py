@@ -1,0 +1,110 @@
+"""One Ray session and one S3 server for all tests; images that need no download."""
+
+import os
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "gm-fashionmnist"
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ["RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S"] = "120"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _mlflow(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("mlflow")
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
+    os.environ["MLFLOW_ARTIFACT_ROOT"] = str(folder)
+
+
+@pytest.fixture(scope="session")
+def ray_session():
+    import ray
+
+    # Logical CPUs: pools of several actors are tested on any machine.
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+def free_ports(count: int) -> list[int]:
+    held = [socket.socket() for _ in range(count)]
+    for one in held:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in held]
+    for one in held:
+        one.close()
+    return ports
+
+
+def draw(kind: str, number: int, size: int = 16) -> np.ndarray:
+    """A smooth random picture; each kind of `generator` leaves another trace in it."""
+    rng = np.random.default_rng([number, sum(map(ord, kind))])
+    y, x = np.mgrid[:size, :size] / size
+    a, b, c = rng.uniform(0.5, 3, 3)
+    base = 0.5 + 0.4 * np.sin(a * x * 6 + c) * np.cos(b * y * 6)
+    if kind == "stripes":
+        base = base + 0.12 * ((np.arange(size) % 2) * 2 - 1)
+    elif kind == "blocks":
+        base = base[::2, ::2].repeat(2, 0).repeat(2, 1)
+    image = np.stack([base, base**2, 1 - base], -1) + rng.normal(0, 0.02, (size, size, 3))
+    return (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
+
+
+def write_folder(folder: Path, kind: str, numbers: range, size: int = 16) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        Image.fromarray(draw(kind, number, size)).save(folder / f"{number:04d}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Reals for a manifold, and reals and two generators for training."""
+    root = tmp_path_factory.mktemp("corpus")
+    write_folder(root / "manifold", "real", range(60))
+    for kind in ("real", "stripes", "blocks"):
+        write_folder(root / "labelled" / kind, kind, range(1000, 1060))
+    return root
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory):
+    """A SeaweedFS server on loopback with the bucket `manifpt`; the environment points to it."""
+    folder = tmp_path_factory.mktemp("weed")
+    port, master, volume, filer = free_ports(4)
+    keys = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "canary-secret-8412"}
+    saved = dict(os.environ)
+    endpoint = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_REGION": "us-east-1"}
+    os.environ.update(keys | endpoint | {"AWS_DEFAULT_REGION": "us-east-1"})
+    command = [
+        "weed", "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+        f"-s3.port={port}", f"-master.port={master}", f"-volume.port={volume}",
+        f"-filer.port={filer}", "-admin.ui=false", "-webdav=false", "-bucket=manifpt",
+    ]  # fmt: skip
+    binary = Path(os.sys.executable).parent / "weed"
+    log = (folder / "log.txt").open("wb")
+    server = subprocess.Popen([str(binary), *command[1:]], stdout=log, stderr=log)
+    import s3fs
+
+    for _ in range(60):
+        time.sleep(0.5)
+        try:
+            fs = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True)
+            fs.pipe_file("manifpt/ready", b"1")
+            break
+        except Exception:  # the server is starting: any error means not yet
+            continue
+    else:
+        server.kill()
+        pytest.fail((folder / "log.txt").read_text()[-2000:])
+    yield "s3://manifpt"
+    server.kill()
+    server.wait()
+    os.environ.clear()
+    os.environ.update(saved)

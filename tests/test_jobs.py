@@ -1,0 +1,218 @@
+"""The main job on small pictures, step by step as its user runs it, against independent oracles."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.dataset as ds
+import pytest
+from conftest import write_folder
+from PIL import Image
+
+from jobs import attribute, build_manifold, compute_artifacts, evaluate, train_attribution
+
+ROOT = Path(__file__).parents[1]
+JOBS = ["build_manifold", "compute_artifacts", "train_attribution", "evaluate", "attribute"]
+NETWORK = ["--backbone", "resnet18", "--stem", "standard", "--epochs", "4", "--batch-size", "32"]
+
+
+def labelled(corpus) -> list[str]:
+    return [f"{k}={corpus}/labelled/{k}" for k in ("real", "stripes", "blocks")]
+
+
+@pytest.fixture(scope="module")
+def chain(ray_session, corpus, tmp_path_factory) -> Path:
+    """All steps once, in rgb, with two training workers."""
+    out = tmp_path_factory.mktemp("chain")
+    reals = ["--input", f"real={corpus}/manifold"]
+    assert build_manifold.main([*reals, "--output", f"{out}/m", "--shards", "3"]) == 0
+    target = ["--manifold", f"{out}/m", "--output", f"{out}/a"]
+    assert compute_artifacts.main(["--input", *labelled(corpus), *target]) == 0
+    flags = ["--input", f"{out}/a", "--output", f"{out}/t", "--num-workers", "2"]
+    assert train_attribution.main([*flags, *NETWORK]) == 0
+    flags = ["--input", f"{out}/a", "--model", f"{out}/t", "--output", f"{out}/e"]
+    assert evaluate.main(flags) == 0
+    return out
+
+
+def pixels(folder: Path) -> dict[str, np.ndarray]:
+    return {p.name: np.asarray(Image.open(p), np.float64) for p in sorted(folder.iterdir())}
+
+
+def brute_force(space: str, image: np.ndarray) -> np.ndarray:
+    x = image.transpose(2, 0, 1) / 255
+    if space == "freq":
+        eps = 16 / 255 / np.sqrt(12)
+        x = np.log(np.abs(np.fft.fftshift(np.fft.fft2(x), axes=(1, 2))) + eps)
+    return x.ravel()
+
+
+@pytest.mark.parametrize("space", ["rgb", "freq"])
+@pytest.mark.parametrize("shards", [1, 7])
+def test_artifacts_equal_brute_force_from_the_images(ray_session, corpus, tmp_path, space, shards):
+    reals = ["--input", f"real={corpus}/manifold", "--space", space, "--shards", str(shards)]
+    assert build_manifold.main([*reals, "--output", f"{tmp_path}/m"]) == 0
+    flags = ["--input", *labelled(corpus), f"seen={corpus}/manifold"]
+    flags += ["--manifold", f"{tmp_path}/m", "--output", f"{tmp_path}/a"]
+    assert compute_artifacts.main(flags) == 0
+    files = [str(p) for s in ("train", "validation", "test") for p in (tmp_path / "a" / s).iterdir()]
+    table = ds.dataset(files).to_table().to_pylist()
+    assert len(table) == 240
+    manifold = pixels(corpus / "manifold")
+    names = list(manifold)
+    vectors = np.stack([brute_force(space, image) for image in manifold.values()])
+    for row in table:
+        x = brute_force(space, np.asarray(Image.open(row["uri"]), np.float64))
+        distance = np.sqrt(((x - vectors) ** 2).sum(1))
+        if row["source"] == "seen":  # no real meets itself
+            distance[names.index(Path(row["uri"]).name)] = np.inf
+        best = int(distance.argmin())
+        assert row["neighbor_id"] == f"real/{names[best]}"
+        assert row["distance"] == pytest.approx(distance[best], rel=1e-5)
+        np.testing.assert_allclose(row["artifact"], x - vectors[best], atol=2e-5)
+        assert row["in_manifold"] == (row["source"] == "seen")
+
+
+def test_the_chain_learns_and_its_metrics_are_those_of_its_scores(chain):
+    metrics = json.loads((chain / "e" / "metrics.json").read_text())
+    scores = ds.dataset(chain / "e" / "scores").to_table().to_pandas()
+    right = (scores["source"] == scores["prediction"]).mean()
+    assert metrics["accuracy"] == pytest.approx(right)
+    assert metrics["images"] == len(scores)
+    assert metrics["accuracy_low"] <= metrics["accuracy"] <= metrics["accuracy_high"]
+    assert metrics["accuracy"] > metrics["chance"] + 0.2
+    from sklearn.metrics import balanced_accuracy_score, f1_score
+
+    balanced = balanced_accuracy_score(scores["source"], scores["prediction"])
+    assert metrics["balanced_accuracy"] == pytest.approx(balanced)
+    macro = f1_score(scores["source"], scores["prediction"], average="macro")
+    assert metrics["macro_f1"] == pytest.approx(macro)
+    assert (chain / "e" / "confusion.png").stat().st_size > 1000
+
+
+def test_evaluation_leaves_out_what_training_saw(chain, corpus):
+    flags = ["--input", *labelled(corpus), "--model", f"{chain}/t", "--output", f"{chain}/e2"]
+    assert evaluate.main(flags) == 0
+    again = json.loads((chain / "e2" / "metrics.json").read_text())
+    first = json.loads((chain / "e" / "metrics.json").read_text())
+    assert again["confusion"] == first["confusion"]
+    assert again["left_out"]["seen"] == 180 - first["images"]
+
+
+def test_attribution_accounts_for_every_file_and_agrees_with_evaluation(chain, corpus, tmp_path):
+    mixed = write_folder(tmp_path / "mixed", "stripes", range(1000, 1010))
+    (mixed / "broken.png").write_bytes(b"no image")
+    (mixed / "empty.jpg").write_bytes(b"")
+    flags = ["--input", str(mixed), "--model", f"{chain}/t", "--output", f"{tmp_path}/v"]
+    assert attribute.main(flags) == 0
+    summary = json.loads((tmp_path / "v" / "summary.json").read_text())
+    assert (summary["rows_in"], summary["ok"], summary["quarantined"]) == (12, 10, 2)
+    assert summary["by_error"] == {"empty": 1, "unknown_format": 1}
+    table = ds.dataset(tmp_path / "v" / "attributions").to_table().to_pandas()
+    assert len(table) == 10
+    assert set(table["status"]) == {"ok"}
+    assert len(ds.dataset(tmp_path / "v" / "quarantine").to_table()) == 2
+    scores = ds.dataset(chain / "e" / "scores").to_table().to_pandas()
+    both = table.merge(scores, on="sha256")
+    assert (both["prediction_x"] == both["prediction_y"]).all()
+    np.testing.assert_allclose(both["probability_x"], both["probability_y"], atol=1e-6)
+
+
+def test_a_finished_job_does_nothing_again_and_other_settings_are_refused(chain, corpus, capsys):
+    before = (chain / "m" / "manifest.json").read_bytes()
+    reals = ["--input", f"real={corpus}/manifold", "--output", f"{chain}/m"]
+    assert build_manifold.main([*reals, "--shards", "3"]) == 0
+    assert (chain / "m" / "manifest.json").read_bytes() == before
+    assert build_manifold.main([*reals, "--shards", "2"]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+
+
+def test_a_wrong_manifold_is_refused(chain, corpus, tmp_path, capsys):
+    reals = ["--input", f"real={corpus}/labelled/real", "--output", f"{tmp_path}/other"]
+    assert build_manifold.main(reals) == 0
+    flags = ["--input", f"{corpus}/manifold", "--model", f"{chain}/t", "--output", f"{tmp_path}/v"]
+    assert attribute.main([*flags, "--manifold", f"{tmp_path}/other"]) == 2
+    assert "trained with manifold" in capsys.readouterr().err
+    assert not (tmp_path / "v").exists()
+
+
+def test_the_logged_model_predicts_as_the_job_does(chain):
+    import mlflow
+    import pandas as pd
+
+    runs = mlflow.search_runs(
+        experiment_names=["manifpt"], filter_string="tags.`manifpt.job` = 'train_attribution'"
+    )
+    run_id = runs.iloc[0]["run_id"]
+    assert runs.iloc[0]["status"] == "FINISHED"
+    models = mlflow.search_logged_models(filter_string=f"source_run_id = '{run_id}'")
+    model = mlflow.pyfunc.load_model(f"models:/{models.iloc[0]['model_id']}")
+    scores = ds.dataset(chain / "e" / "scores").to_table().to_pandas()
+    table = ds.dataset(list(map(str, (chain / "a" / "test").iterdir()))).to_table().to_pandas()
+    uris = table.set_index("id").loc[scores["id"], "uri"]
+    images = [Path(uri).read_bytes() for uri in uris[:5]]
+    found = model.predict(pd.DataFrame({"image": [*images, b"broken"]}))
+    assert found["prediction"].tolist()[:5] == scores["prediction"].tolist()[:5]
+    assert found["status"].tolist() == ["ok"] * 5 + ["quarantined"]
+
+
+def test_training_goes_on_after_a_worker_died_and_seeds_repeat(ray_session, chain, tmp_path):
+    from manifpt.attribution import train
+
+    options = train.Options("resnet18", "standard", epochs=3, batch_size=32, seed=5)
+    made = [
+        train.train_attributor([f"{chain}/a"], f"{tmp_path}/{n}", options, num_workers=2, die_at=d)
+        for n, d in enumerate((None, 1))
+    ]
+    assert len(made[1]["history"]) == 3
+    assert made[0]["history"] == made[1]["history"]
+    assert made[0]["files"]["weights.pt"] == made[1]["files"]["weights.pt"]
+
+
+@pytest.mark.parametrize(
+    ("job", "flags", "words"),
+    [
+        (build_manifold, ["--input", "/no/such", "--output", "OUT"], "no such file"),
+        (build_manifold, ["--input", "CORPUS", "--output", "OUT", "--space", "clip"], "--space"),
+        (build_manifold, ["--input", "CORPUS", "--outptu", "x", "--output", "OUT"], "--outptu"),
+        (build_manifold, ["--input", "CORPUS", "--output", "OUT", "--num-actors", "99"], "too small"),
+        (build_manifold, ["--input", "TEXT", "--output", "OUT"], "decoded"),
+        (build_manifold, ["--output", "OUT"], "--input: is required"),
+        (compute_artifacts, ["--input", "CORPUS", "--output", "OUT"], "--manifold"),
+        (attribute, ["--input", "CORPUS", "--model", "/none", "--output", "OUT"], "no finished"),
+        (train_attribution, ["--input", "CORPUS", "--output", "OUT", "--backbone", "x",
+                             "--space", "image"], "--backbone"),
+    ],
+)  # fmt: skip
+def test_errors_are_one_line_and_leave_nothing(ray_session, corpus, tmp_path, capsys, job, flags, words):
+    text = tmp_path / "text"
+    text.mkdir()
+    (text / "a.txt").write_text("hello")
+    names = {"CORPUS": f"{corpus}/manifold", "TEXT": str(text), "OUT": f"{tmp_path}/out"}
+    assert job.main([names.get(flag, flag) for flag in flags]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if ": " in line]
+    assert words in lines[-1]
+    assert "Traceback" not in "".join(lines)
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_come_from_a_file_and_flags_win(ray_session, corpus, tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text(f"input: [real={corpus}/manifold]\noutput: {tmp_path}/m\nshards: 5\n")
+    flags = ["--config", str(config), "--shards", "2", "--json", f"{tmp_path}/s.json"]
+    assert build_manifold.main(flags) == 0
+    assert len(json.loads((tmp_path / "m" / "manifest.json").read_text())["shards"]) == 2
+    assert json.loads((tmp_path / "s.json").read_text())["reals"] == 60
+
+
+@pytest.mark.parametrize("name", [*JOBS, "build_benchmark", "quickstart"])
+def test_help_is_quick_and_explains(name):
+    command = [sys.executable, "-X", "importtime", "-m", f"jobs.{name}", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=20, check=True)
+    assert "default" in done.stdout
+    assert "--output" in done.stdout
+    heavy = {"ray", "torch", "mlflow", "faiss"}
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert not heavy & imported
