@@ -27,7 +27,7 @@ class Config(JobConfig):
     benchmark: str = Field("benchmarks/gm-fashionmnist", description="folder of a benchmark")
     backbone: str = Field("resnet18", description="torchvision classifier, small for two cores")
     stem: str = Field("half", description="see train_attribution")
-    epochs: int = Field(12, ge=1, description="see train_attribution")
+    epochs: int = Field(6, ge=1, description="see train_attribution")
     seed: int = Field(0, ge=0, description="see train_attribution")
 
 

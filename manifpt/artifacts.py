@@ -205,6 +205,7 @@ def compute_artifacts(
     key = storage.digest(
         [content_key(units), space.card(), rule.card(), manifold_sha, undeclared, float16]
     )
+    pool = session.pool(demand, uses_gpu=False)
     finished = outputs.begin(output, "artifacts", key, overwrite=overwrite)
     if finished:
         return finished
@@ -214,7 +215,7 @@ def compute_artifacts(
         partial(_read, rule=rule),
         partial(_stage, space.card(), manifold, undeclared, float16),
         output,
-        session.pool(demand, uses_gpu=False),
+        pool,
     )
     counts = pipeline.totals(records)
     if counts["ok"] == 0:

@@ -20,6 +20,7 @@ from manifpt.images.read import decode_table, encode_table
 from manifpt.session import Pool
 
 RECORDS = "_records"
+READER_MEMORY = 64 * 2**20
 QUARANTINE = {
     "id": pa.string(),
     "uri": pa.string(),
@@ -202,7 +203,7 @@ def run(
         # With arguments unlike the actors', Ray keeps reading apart from the stage: fused into
         # one, all of a large tar would be read and worked on by one process.
         dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-            _Reader(read, done), batch_size=1, num_cpus=pool.num_cpus, max_retries=5
+            _Reader(read, done), batch_size=1, num_cpus=pool.num_cpus, memory=READER_MEMORY
         )
         dataset = dataset.map_batches(
             _Worker,

@@ -117,6 +117,7 @@ def attribute(
     selection = Selection(splits=(split,) if split else None)
     units = plan(inputs, selection)
     key = storage.digest([content_key(units), split, attributor.manifest["key"]])
+    pool = session.pool(demand, uses_gpu=True)
     if outputs.begin(output, "attributions", key, overwrite=overwrite):
         return storage.read_json(storage.join(output, SUMMARY))
     records = pipeline.run(
@@ -125,7 +126,7 @@ def attribute(
         partial(_read, rule=rule, selection=selection),
         partial(AttributeStage, model, manifold),
         output,
-        session.pool(demand, uses_gpu=True),
+        pool,
     )
     counts = pipeline.totals(records)
     seconds = time.monotonic() - started

@@ -182,6 +182,7 @@ def train_attributor(
     options = replace(options, stem=choose_stem(options.stem, shape[-1]))
     content = [artifacts["key"], artifacts["manifold_sha256"], classes]
     key = storage.digest([content, vars(options)])
+    workers = _workers(num_workers, demand.num_gpus)
     finished = outputs.begin(output, "attributor", key, overwrite=overwrite)
     if finished:
         return finished
@@ -197,7 +198,7 @@ def train_attributor(
     )
     epochs_uri = storage.join(output, EPOCHS)
     with _reported(epochs_uri, report):
-        state = _fit(settings, folder, artifacts, output, key, num_workers, demand, die_at)
+        state = _fit(settings, folder, artifacts, output, key, workers, die_at)
     weights = io.BytesIO()
     torch.save(state["best_weights"], weights)
     seen = pa.concat_tables(
@@ -240,8 +241,7 @@ def _fit(
     artifacts: dict[str, Any],
     output: str,
     key: str,
-    num_workers: int | None,
-    demand: session.Demand,
+    placed: tuple[int, dict[str, float], bool],
     die_at: int | None,
 ) -> dict[str, Any]:
     """Run Ray Train to the end and return the last checkpoint's state."""
@@ -254,7 +254,7 @@ def _fit(
     )
     from ray.train.torch import TorchTrainer
 
-    workers, holds, use_gpu = _workers(num_workers, demand.num_gpus)
+    workers, holds, use_gpu = placed
     filesystem, path = storage.arrow_filesystem(storage.join(output, TRAINING))
     datasets = {
         split: _dataset(folder, artifacts, split, list(settings.classes))

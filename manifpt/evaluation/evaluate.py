@@ -93,18 +93,19 @@ def evaluate(
     if artifacts["space"] != attributor.manifest["space"]:
         raise ManifptError("--input: artifacts of another space than the attributor's")
     key = storage.digest([artifacts["key"], attributor.manifest["key"]])
-    if outputs.begin(output, "evaluation", key, overwrite=overwrite):
-        return storage.read_json(storage.join(output, METRICS))
     files = [f for f in artifacts["files"] if f["folder"] == "test"]
     if not files:
         raise ManifptError("--input: holds no image of the split test; see its manifest.json")
+    pool = session.pool(demand, uses_gpu=True)
+    if outputs.begin(output, "evaluation", key, overwrite=overwrite):
+        return storage.read_json(storage.join(output, METRICS))
     records = pipeline.run(
         "evaluate",
         [storage.join(folder, f["path"]) for f in files],
         _read,
         partial(ScoreStage, model),
         output,
-        session.pool(demand, uses_gpu=True),
+        pool,
     )
     facts = [record["facts"] for record in records]
     matrices = [np.array(f["confusion"]) for f in facts if "confusion" in f]

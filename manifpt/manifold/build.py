@@ -120,10 +120,10 @@ def build_manifold(
     rule = DecodeRule(size, filter_name)
     chosen = make_space(space, size, eps=eps, log=log)
     key = storage.digest([content_key(units), chosen.card(), rule.card(), shards])
+    pool = session.pool(demand, uses_gpu=False)
     finished = outputs.begin(output, "manifold", key, overwrite=overwrite)
     if finished:
         return finished
-    pool = session.pool(demand, uses_gpu=False)
     records = pipeline.run(
         f"embed {space}",
         [unit_to_json(unit) for unit in units],
