@@ -1,6 +1,6 @@
-"""Train the zoo's generators on a real set and write a benchmark: samples, splits, card.
+r"""Train the zoo's generators on a real set and write a benchmark: samples, splits, card.
 
-    python -m jobs.build_benchmark --name GM-FashionMNIST --licence MIT \\
+    python -m jobs.build_benchmark --name GM-FashionMNIST --licence MIT \
         --real train-images-idx3-ubyte.gz --output benchmarks/gm-fashionmnist
 
 Weights stay in --weights: a recipe found there is not trained again.

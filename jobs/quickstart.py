@@ -73,7 +73,14 @@ class Chain:
         length = ("--epochs", str(self.config.epochs), "--seed", str(self.config.seed))
         flags = ("--input", artifacts, "--output", model, *network, *length)
         self.step(f"train {space}", train_attribution, *flags)
-        flags = ("--input", artifacts, "--model", model, "--output", self.place("evaluation", space))
+        flags = (
+            "--input",
+            artifacts,
+            "--model",
+            model,
+            "--output",
+            self.place("evaluation", space),
+        )
         return self.step(f"evaluate {space}", evaluate, *flags)
 
 

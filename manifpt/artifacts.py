@@ -97,7 +97,9 @@ class ArtifactStage:
         """Project, and note the moments of the training artifacts for their normalisation."""
         artifacts, beside = self.projector(table)
         hashes = table["pixel_sha256"].to_pylist()
-        chosen = [split_by_content(h) if self.undeclared == "content" else self.undeclared for h in hashes]
+        chosen = [
+            split_by_content(h) if self.undeclared == "content" else self.undeclared for h in hashes
+        ]
         split = pa.array([s or c for s, c in zip(table["split"].to_pylist(), chosen, strict=True)])
         rows = table.select(["id", "uri", "source", "sha256", "pixel_sha256"])
         rows = rows.append_column("split", split)

@@ -17,7 +17,9 @@ def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def execute(name: str, kind: type[Config], job: Job[Config], argv: Sequence[str] | None, doc: str) -> dict[str, Any]:
+def execute(
+    name: str, kind: type[Config], job: Job[Config], argv: Sequence[str] | None, doc: str
+) -> dict[str, Any]:
     """Parse, start Ray, run the job inside its MLflow run; return its summary or raise."""
     config = parse(kind, doc, argv)
     from manifpt import session, tracking
@@ -37,7 +39,9 @@ def execute(name: str, kind: type[Config], job: Job[Config], argv: Sequence[str]
     return summary
 
 
-def main(name: str, kind: type[Config], job: Job[Config], doc: str, argv: Sequence[str] | None = None) -> int:
+def main(
+    name: str, kind: type[Config], job: Job[Config], doc: str, argv: Sequence[str] | None = None
+) -> int:
     """Run a job as a command: print its summary, return 0, or 2 with the one line of its error."""
     try:
         summary = execute(name, kind, job, argv, doc)

@@ -33,7 +33,7 @@ Read = Callable[[str], Iterator[pa.Table]]
 
 @dataclass
 class Result:
-    """What a stage makes of one chunk: tables by the folder they go to, and facts for the record."""
+    """What a stage makes of one chunk: tables by folder, and facts for the record."""
 
     tables: dict[str, pa.Table]
     facts: dict[str, Any] = field(default_factory=dict)
@@ -60,9 +60,7 @@ def _record_uri(output: str, unit: int, chunk: int) -> str:
     return storage.join(output, RECORDS, f"{unit:06d}-{chunk:06d}.json")
 
 
-def chunks(
-    read: Read, item: dict[str, Any], done: dict[int, set[int]]
-) -> Iterator[dict[str, Any]]:
+def chunks(read: Read, item: dict[str, Any], done: dict[int, set[int]]) -> Iterator[dict[str, Any]]:
     """Yield the chunks of one unit that have no record yet, each as one row of bytes."""
     number = int(item["unit"])
     ready: tuple[int, pa.Table] | None = None
@@ -155,7 +153,9 @@ class Progress:
             self.printed = now
             seconds = now - self.started
             left = seconds / self.finished * (self.units - self.finished) if self.finished else None
-            self.line(f"{self.rows / seconds:.0f} rows/s" + (f", {left:.0f} s left" if left else ""))
+            self.line(
+                f"{self.rows / seconds:.0f} rows/s" + (f", {left:.0f} s left" if left else "")
+            )
 
     def line(self, text: str) -> None:
         """Print the counts and ``text``."""
@@ -193,10 +193,10 @@ def run(
     done: dict[int, set[int]] = {}
     for unit, chunk in records:
         done.setdefault(unit, set()).add(chunk)
-    closed = {unit for (unit, chunk), r in records.items() if r["last"] and len(done[unit]) == chunk + 1}
-    items = [
-        {"unit": unit, "spec": spec} for unit, spec in enumerate(specs) if unit not in closed
-    ]
+    closed = {
+        unit for (unit, chunk), r in records.items() if r["last"] and len(done[unit]) == chunk + 1
+    }
+    items = [{"unit": unit, "spec": spec} for unit, spec in enumerate(specs) if unit not in closed]
     progress = Progress(title, len(specs))
     progress.finished = len(closed)
     if items:

@@ -27,9 +27,7 @@ def start() -> None:
                 reason = str(error).splitlines()[0][:200]
                 raise ManifptError(f"RAY_ADDRESS {address}: {reason}; is the head up?") from None
         else:
-            ray.init(
-                include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
-            )
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -81,7 +79,9 @@ def pool(demand: Demand, *, uses_gpu: bool) -> Pool:
     """
     has = capacity()
     cpus, gpus = has.get("CPU", 0.0), has.get("GPU", 0.0)
-    each_gpu = (1.0 if uses_gpu and gpus >= 1 else 0.0) if demand.num_gpus is None else demand.num_gpus
+    each_gpu = (
+        (1.0 if uses_gpu and gpus >= 1 else 0.0) if demand.num_gpus is None else demand.num_gpus
+    )
     each_cpu = 1.0 if cpus >= 2 else 0.5
     room = int((cpus - each_cpu) / each_cpu)
     if each_gpu:

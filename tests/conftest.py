@@ -23,8 +23,8 @@ def _mlflow(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session")
-def ray_session():
-    import ray
+def ray_session(s3):
+    import ray  # after the S3 server: Ray's workers inherit the environment it was started in
 
     # Logical CPUs: pools of several actors are tested on any machine.
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")

@@ -13,7 +13,9 @@ def test_the_launcher_file_passes_rays_own_validation():
     head = config["available_node_types"][config["head_node_type"]]
     assert head["resources"]["CPU"] == 0
     assert "InstanceMarketOptions" not in head["node_config"]
-    assert all("RAY_AUTH_MODE=token" in config[f"{n}_start_ray_commands"][-1] for n in ("head", "worker"))
+    assert all(
+        "RAY_AUTH_MODE=token" in config[f"{n}_start_ray_commands"][-1] for n in ("head", "worker")
+    )
 
 
 def test_the_rayjob_runs_the_chain_on_the_pinned_ray():

@@ -57,7 +57,9 @@ def test_artifacts_equal_brute_force_from_the_images(ray_session, corpus, tmp_pa
     flags = ["--input", *labelled(corpus), f"seen={corpus}/manifold"]
     flags += ["--manifold", f"{tmp_path}/m", "--output", f"{tmp_path}/a"]
     assert compute_artifacts.main(flags) == 0
-    files = [str(p) for s in ("train", "validation", "test") for p in (tmp_path / "a" / s).iterdir()]
+    files = [
+        str(p) for s in ("train", "validation", "test") for p in (tmp_path / "a" / s).iterdir()
+    ]
     table = ds.dataset(files).to_table().to_pylist()
     assert len(table) == 240
     manifold = pixels(corpus / "manifold")
@@ -177,7 +179,7 @@ def test_training_goes_on_after_a_worker_died_and_seeds_repeat(ray_session, chai
         (build_manifold, ["--input", "/no/such", "--output", "OUT"], "no such file"),
         (build_manifold, ["--input", "CORPUS", "--output", "OUT", "--space", "clip"], "--space"),
         (build_manifold, ["--input", "CORPUS", "--outptu", "x", "--output", "OUT"], "--outptu"),
-        (build_manifold, ["--input", "CORPUS", "--output", "OUT", "--num-actors", "99"], "too small"),
+        (build_manifold, ["--input=CORPUS", "--output=OUT", "--num-actors=99"], "too small"),
         (build_manifold, ["--input", "TEXT", "--output", "OUT"], "decoded"),
         (build_manifold, ["--output", "OUT"], "--input: is required"),
         (compute_artifacts, ["--input", "CORPUS", "--output", "OUT"], "--manifold"),
@@ -186,7 +188,9 @@ def test_training_goes_on_after_a_worker_died_and_seeds_repeat(ray_session, chai
                              "--space", "image"], "--backbone"),
     ],
 )  # fmt: skip
-def test_errors_are_one_line_and_leave_nothing(ray_session, corpus, tmp_path, capsys, job, flags, words):
+def test_errors_are_one_line_and_leave_nothing(
+    ray_session, corpus, tmp_path, capsys, job, flags, words
+):
     text = tmp_path / "text"
     text.mkdir()
     (text / "a.txt").write_text("hello")

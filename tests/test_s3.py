@@ -1,6 +1,5 @@
 """The whole chain from S3 to S3 on a real server, against the same chain on local folders."""
 
-
 import numpy as np
 import s3fs
 
@@ -17,7 +16,9 @@ def run_chain(inputs: str, out: str) -> None:
     flags = ["--input", *labelled, "--manifold", f"{out}/m", "--output", f"{out}/a"]
     assert compute_artifacts.main(flags) == 0
     assert train_attribution.main(["--input", f"{out}/a", "--output", f"{out}/t", *NETWORK]) == 0
-    assert evaluate.main(["--input", f"{out}/a", "--model", f"{out}/t", "--output", f"{out}/e"]) == 0
+    assert (
+        evaluate.main(["--input", f"{out}/a", "--model", f"{out}/t", "--output", f"{out}/e"]) == 0
+    )
     flags = ["--input", f"{inputs}/labelled", "--model", f"{out}/t", "--output", f"{out}/v"]
     assert attribute.main(flags) == 0
 
@@ -52,13 +53,16 @@ def test_s3_equals_local(s3, ray_session, corpus, tmp_path):
             assert one[column].tolist() == two[column].tolist()
         if "artifact" in one:
             assert np.array_equal(np.stack(one["artifact"]), np.stack(two["artifact"]))
-    leaked = [u for u, _ in storage.files_under(remote) if b"canary-secret" in storage.read_bytes(u)]
+    leaked = [
+        u for u, _ in storage.files_under(remote) if b"canary-secret" in storage.read_bytes(u)
+    ]
     assert leaked == []
 
 
 def test_storage_errors_name_the_remedy(s3, ray_session, corpus, capsys, monkeypatch):
     reals = ["--input", f"real={corpus}/manifold"]
-    assert build_manifold.main([*reals, "--output", "s3://no-such-bucket/m"]) == 2
+    missing = ["--input", "real=s3://no-such-bucket/reals", "--output", f"{s3}/missing"]
+    assert build_manifold.main(missing) == 2
     assert "no-such-bucket" in capsys.readouterr().err
     with monkeypatch.context() as patch:
         patch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")

@@ -58,7 +58,12 @@ def test_sources_come_from_names_from_folders_or_from_json(tmp_path):
     facts = [json.dumps({"source": s, "split": "test"}).encode() for s in ("a", "b")]
     tar = write_tar(
         tmp_path / "j.tar",
-        [("0.png", png("a", 0)), ("0.json", facts[0]), ("1.png", png("b", 1)), ("1.json", facts[1])],
+        [
+            ("0.png", png("a", 0)),
+            ("0.json", facts[0]),
+            ("1.png", png("b", 1)),
+            ("1.json", facts[1]),
+        ],
     )
     assert [(r["source"], r["split"]) for r in rows([tar])] == [("a", "test"), ("b", "test")]
     assert len(rows([tar], Selection(sources=("b",)))) == 1

@@ -76,7 +76,9 @@ class AttributeStage:
             "top_k": ranked,
             **beside,
         }
-        return pa.table({name: pa.array(columns[name], kind) for name, kind in ATTRIBUTIONS.items()})
+        return pa.table(
+            {name: pa.array(columns[name], kind) for name, kind in ATTRIBUTIONS.items()}
+        )
 
 
 def _read(text: str, rule: DecodeRule, selection: Selection) -> Any:
@@ -87,7 +89,9 @@ def resolve_manifold(attributor: Attributor, manifold: str | None) -> str | None
     """Return the manifold to use: the one given, else the one of training; a wrong one raises."""
     if attributor.manifest["manifold_sha256"] is None:
         if manifold is not None:
-            raise ManifptError("--manifold: the attributor works on images themselves; leave it out")
+            raise ManifptError(
+                "--manifold: the attributor works on images themselves; leave it out"
+            )
         return None
     uri = storage.absolute(manifold or attributor.manifest["manifold"])
     found = outputs.require(uri, "manifold", "--manifold")

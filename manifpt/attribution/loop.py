@@ -198,9 +198,7 @@ class Trainer:
 
 def load_state(folder: str) -> dict[str, Any]:
     """Return a checkpoint's state."""
-    state: dict[str, Any] = torch.load(
-        Path(folder) / STATE, weights_only=True, map_location="cpu"
-    )
+    state: dict[str, Any] = torch.load(Path(folder) / STATE, weights_only=True, map_location="cpu")
     return state
 
 
@@ -230,9 +228,7 @@ def train_loop(config: dict[str, Any]) -> None:
             local_shuffle_seed=settings.seed * 1_000_003 + epoch,
         )
         row = trainer.train(iter(batches))
-        row |= trainer.validate(
-            iter(validation.iter_batches(batch_size=512, batch_format="numpy"))
-        )
+        row |= trainer.validate(iter(validation.iter_batches(batch_size=512, batch_format="numpy")))
         trainer.close_epoch(row)
         if rank == 0:
             uri = storage.join(config["epochs_uri"], f"{epoch:05d}.json")

@@ -61,7 +61,11 @@ def log_model(uri: str, manifest: dict[str, Any]) -> None:
         inputs=Schema([ColSpec(DataType.binary, "image")]),
         outputs=Schema(
             [
-                ColSpec(DataType.double if n in {"probability", "distance"} else DataType.string, n, required=False)
+                ColSpec(
+                    DataType.double if n in {"probability", "distance"} else DataType.string,
+                    n,
+                    required=False,
+                )
                 for n in COLUMNS
             ]
         ),

@@ -63,7 +63,9 @@ def check_backbone(backbone: str) -> None:
     known = models.list_models(module=models)
     if backbone not in known:
         near = ", ".join(sorted(n for n in known if n.startswith("resnet")))
-        raise ManifptError(f"--backbone {backbone}: not a torchvision classifier; try one of {near}")
+        raise ManifptError(
+            f"--backbone {backbone}: not a torchvision classifier; try one of {near}"
+        )
 
 
 def build_backbone(backbone: str, classes: int, channels: int, stem: str) -> nn.Module:

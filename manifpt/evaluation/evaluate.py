@@ -113,7 +113,9 @@ def evaluate(
     if not matrices:
         outputs.abandon(output)
         raise ManifptError(f"--input: no unseen image of the attributor's classes ({left_out})")
-    metrics = closed_set_metrics(sum(matrices), attributor.classes) | {"left_out": left_out}
+    metrics = closed_set_metrics(np.sum(matrices, axis=0), attributor.classes) | {
+        "left_out": left_out
+    }
     _write(output, metrics)
     outputs.publish(
         output,

@@ -174,7 +174,11 @@ def _image_column(schema: pa.Schema, uri: str) -> str:
     for name in ("image", "bytes", "image_bytes", "jpg", "png"):
         if name in schema.names:
             kind = schema.field(name).type
-            if pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+            if (
+                pa.types.is_struct(kind)
+                or pa.types.is_binary(kind)
+                or pa.types.is_large_binary(kind)
+            ):
                 return name
     raise ManifptError(f"{uri}: no column of image bytes; name it 'image'")
 

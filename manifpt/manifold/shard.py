@@ -25,7 +25,7 @@ ROWS = {
 
 @dataclass(frozen=True)
 class Shard:
-    """Part of a manifold: ``vectors`` N x d float32, the ``ids`` and pixel hashes of its N reals."""
+    """Part of a manifold: ``vectors`` N x d float32, ids and pixel hashes of its N reals."""
 
     vectors: np.ndarray
     ids: np.ndarray

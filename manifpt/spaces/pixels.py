@@ -20,7 +20,9 @@ class Pixels:
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Map N x size x size x 3 uint8 images to N x 3 x size x size float32."""
-        return np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(255)
+        return np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(
+            255
+        )
 
     def card(self) -> dict[str, Any]:
         """Return what makes the space: its name and settings."""

@@ -42,7 +42,9 @@ def read_recipes(path: str) -> list[Recipe]:
     for recipe in recipes:
         if recipe.model not in MODELS:
             known = ", ".join(MODELS)
-            raise ManifptError(f"--recipes {path}: no model {recipe.model!r}; choose one of {known}")
+            raise ManifptError(
+                f"--recipes {path}: no model {recipe.model!r}; choose one of {known}"
+            )
     return recipes
 
 
@@ -111,7 +113,9 @@ def distinct_samples(model: nn.Module, count: int, seed: int, taken: set[bytes])
 def png(image: np.ndarray) -> bytes:
     """Encode H x W x C uint8 pixels, C = 1 or 3: the one encoder of all classes."""
     sink = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(sink, "PNG", optimize=True)
+    Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(
+        sink, "PNG", optimize=True
+    )
     return sink.getvalue()
 
 
@@ -245,7 +249,7 @@ def markdown(card: dict[str, Any]) -> str:
         numbers = [counts.get((source, split), 0) for split in splits]
         lines.append("| " + " | ".join(map(str, [source, *facts, *numbers])) + " |")
     order = ", ".join(sources)
-    lines += ["", f"![samples](samples.png)", "", f"From the top: {order}."]
+    lines += ["", "![samples](samples.png)", "", f"From the top: {order}."]
     lines += ["", "Sizes and hashes of all files are in `card.json`.", ""]
     return "\n".join(lines)
 

@@ -10,6 +10,7 @@ Images are dequantised with uniform noise; samples are drawn at ``temperature`` 
 
 import math
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +27,8 @@ class Step(nn.Module):
         self.shift = nn.Parameter(torch.zeros(1, channels, 1, 1))
         self.log_scale = nn.Parameter(torch.zeros(1, channels, 1, 1))
         self.mix = nn.Parameter(torch.linalg.qr(torch.randn(channels, channels))[0])
-        self.half = channels // 2
-        outputs = 2 * (channels - self.half)
+        self.kept = channels // 2
+        outputs = 2 * (channels - self.kept)
         last = (
             nn.Linear(8 * width, outputs * size * size)
             if dense
@@ -38,7 +39,7 @@ class Step(nn.Module):
         self.coupling = (
             nn.Sequential(
                 nn.Flatten(),
-                nn.Linear(self.half * size * size, 8 * width),
+                nn.Linear(self.kept * size * size, 8 * width),
                 nn.ReLU(inplace=True),
                 nn.Linear(8 * width, 8 * width),
                 nn.ReLU(inplace=True),
@@ -47,7 +48,7 @@ class Step(nn.Module):
             )
             if dense
             else nn.Sequential(
-                nn.Conv2d(self.half, width, 3, padding=1),
+                nn.Conv2d(self.kept, width, 3, padding=1),
                 nn.ReLU(inplace=True),
                 nn.Conv2d(width, width, 1),
                 nn.ReLU(inplace=True),
@@ -71,14 +72,14 @@ class Step(nn.Module):
         x = (x + self.shift) * self.log_scale.exp()
         x = torch.einsum("ij,bjhw->bihw", self.mix, x)
         log_det = pixels * (self.log_scale.sum() + torch.linalg.slogdet(self.mix)[1])
-        kept, moved = x[:, : self.half], x[:, self.half :]
+        kept, moved = x[:, : self.kept], x[:, self.kept :]
         log_scale, shift = self._affine(kept)
         moved = moved * log_scale.exp() + shift
         return torch.cat([kept, moved], 1), log_det + log_scale.sum((1, 2, 3))
 
     def inverse(self, y: Tensor) -> Tensor:
         """Undo ``forward``."""
-        kept, moved = y[:, : self.half], y[:, self.half :]
+        kept, moved = y[:, : self.kept], y[:, self.kept :]
         log_scale, shift = self._affine(kept)
         x = torch.cat([kept, (moved - shift) * (-log_scale).exp()], 1)
         x = torch.einsum("ij,bjhw->bihw", torch.linalg.inv(self.mix), x)
@@ -126,8 +127,12 @@ class Flow(nn.Module):
         coarse, log_det = self._level(1, pixel_unshuffle(kept, 2), log_det)
         return [fine, coarse], log_det
 
+    def steps(self, level: int) -> list[Step]:
+        """Return the steps of a level, first to last."""
+        return cast("list[Step]", list(cast("nn.ModuleList", self.levels[level])))
+
     def _level(self, number: int, x: Tensor, log_det: Tensor) -> tuple[Tensor, Tensor]:
-        for step in self.levels[number]:  # type: ignore[union-attr]
+        for step in self.steps(number):
             x, change = step(x)
             log_det = log_det + change
         return x, log_det
@@ -135,21 +140,21 @@ class Flow(nn.Module):
     def inverse(self, latents: list[Tensor]) -> Tensor:
         """Undo ``forward``."""
         fine, x = latents
-        for step in reversed(self.levels[1]):  # type: ignore[call-overload]
+        for step in reversed(self.steps(1)):
             x = step.inverse(x)
         kept = pixel_shuffle(x, 2)
         mean, log_scale = self.prior(kept).chunk(2, dim=1)
         x = torch.cat([kept, fine * log_scale.exp() + mean], 1)
-        for step in reversed(self.levels[0]):  # type: ignore[call-overload]
+        for step in reversed(self.steps(0)):
             x = step.inverse(x)
         return pixel_shuffle(x, 2)
 
     def _initialise(self, x: Tensor) -> None:
         """Data-dependent initialisation of every actnorm, first to last."""
         with torch.no_grad():
-            for level in self.levels:
+            for number in range(len(self.levels)):
                 x = pixel_unshuffle(x, 2)
-                for step in level:  # type: ignore[union-attr]
+                for step in self.steps(number):
                     step.initialise(x)
                     x, _ = step(x)
                 x = x.chunk(2, dim=1)[0]

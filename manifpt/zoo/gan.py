@@ -68,4 +68,5 @@ class GAN(nn.Module):
 
     def sample(self, count: int, rng: torch.Generator) -> Tensor:
         """Return ``count`` images, count x C x size x size in [-1, 1]."""
-        return self.generator(torch.randn(count, self.latent, generator=rng))
+        images: Tensor = self.generator(torch.randn(count, self.latent, generator=rng))
+        return images

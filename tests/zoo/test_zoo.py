@@ -5,7 +5,7 @@ from conftest import BENCHMARK
 
 from manifpt.zoo.benchmark import split_reals, tar_of, verify
 from manifpt.zoo.flow import Flow
-from manifpt.zoo.training import MODELS, Recipe, build, fit, sample
+from manifpt.zoo.training import MODELS, Recipe, fit, sample
 
 
 @pytest.mark.parametrize("model", MODELS)
