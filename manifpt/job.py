@@ -27,6 +27,7 @@ def execute(
     params = config.model_dump(mode="json", exclude_none=True)
     with tracking.run(name, params) as run:
         session.start()
+        run.tags(session.identity())
         # Ray installs its own handler when it starts; a stop must still end the run.
         signal.signal(signal.SIGTERM, _terminate)
         summary = job(config, run)

@@ -1,5 +1,6 @@
 """Ray: the running cluster where there is one, else an embedded one; and what fits on it."""
 
+import json
 import logging
 import os
 from dataclasses import dataclass
@@ -33,6 +34,17 @@ def start() -> None:
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def identity() -> dict[str, str]:
+    """Return Ray's id of this job, and the submission id where `ray job submit` started it."""
+    import ray
+
+    ids = {"ray_job_id": ray.get_runtime_context().get_job_id()}
+    # What `ray job submit` hands its driver; there is no public call that returns it.
+    submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    submission = submitted.get("metadata", {}).get("job_submission_id")
+    return ids | ({"ray_submission_id": submission} if submission else {})
 
 
 def capacity() -> dict[str, float]:

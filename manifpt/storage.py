@@ -58,7 +58,10 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
 def arrow_filesystem(uri: str) -> tuple[pa.fs.FileSystem, str]:
     """Return pyarrow's filesystem of ``uri`` and its path there, for libraries that want one."""
     if is_s3(uri):
-        return pa.fs.S3FileSystem(connect_timeout=4, request_timeout=20), uri[len("s3://") :]
+        # Of the AWS environment, Arrow's client overlooks the endpoint in some processes.
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        fs = pa.fs.S3FileSystem(endpoint_override=endpoint, connect_timeout=4, request_timeout=20)
+        return fs, uri[len("s3://") :]
     return pa.fs.LocalFileSystem(), absolute(uri)
 
 

@@ -11,7 +11,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,13 @@ def _versions() -> dict[str, str]:
     return found
 
 
+def _unreachable(uri: str, error: Exception) -> ManifptError:
+    reason = str(error).splitlines()[0][:200]
+    return ManifptError(
+        f"MLFLOW_TRACKING_URI {uri}: {reason}; are the server and its artifact store up?"
+    )
+
+
 def connect() -> str:
     """Point MLflow at its store and return the URI; an unreachable server is an error now."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -67,10 +74,8 @@ def connect() -> str:
     mlflow.set_tracking_uri(uri)
     try:
         mlflow.set_experiment(EXPERIMENT)
-    except Exception as error:
-        # MLflow wraps connection errors in many types; all of them mean the same to a user.
-        reason = str(error).splitlines()[0][:200]
-        raise ManifptError(f"MLFLOW_TRACKING_URI {uri}: {reason}; is the server up?") from None
+    except Exception as error:  # MLflow wraps connection errors in many types
+        raise _unreachable(uri, error) from None
     return uri
 
 
@@ -92,6 +97,12 @@ class Run:
             if isinstance(value, int | float) and not isinstance(value, bool)
         ]
         MlflowClient(self.uri).log_batch(self.id, metrics=numbers)
+
+    def tags(self, values: dict[str, str]) -> None:
+        """Tag the run with what is known only once it goes, such as Ray's ids of the job."""
+        import mlflow
+
+        mlflow.set_tags({f"manifpt.{name}": value for name, value in values.items()})
 
     def document(self, name: str, value: Any) -> None:
         """Log a JSON document."""
@@ -128,15 +139,13 @@ def run(job: str, params: dict[str, Any]) -> Iterator[Run]:
     """Open the run of a job; it ends FINISHED, or KILLED on an interrupt, or FAILED."""
     uri = connect()
     import mlflow
+    from mlflow.exceptions import MlflowException
 
     tags = {
         "manifpt.job": job,
         "manifpt.git_commit": _git_commit(),
         "mlflow.source.name": f"jobs.{job}",
     }
-    submission = os.environ.get("RAY_JOB_SUBMISSION_ID")
-    if submission:
-        tags["manifpt.ray_submission_id"] = submission
     active = mlflow.start_run(run_name=job, tags=tags)
     run_id = active.info.run_id
     watch = subprocess.Popen(
@@ -154,9 +163,14 @@ def run(job: str, params: dict[str, Any]) -> Iterator[Run]:
     except (KeyboardInterrupt, SystemExit):
         status = "KILLED"
         raise
+    except MlflowException as error:
+        raise _unreachable(uri, error) from error
     finally:
-        mlflow.end_run(status)
+        with suppress(MlflowException):
+            mlflow.end_run(status)
+            if watch.stdin is not None:
+                watch.stdin.write("ended\n")
         if watch.stdin is not None:
-            watch.stdin.write("ended\n")
             watch.stdin.close()
-        watch.wait(timeout=10)
+        with suppress(subprocess.TimeoutExpired):
+            watch.wait(timeout=10)

@@ -27,7 +27,9 @@ def ray_session(s3):
     import ray  # after the S3 server: Ray's workers inherit the environment it was started in
 
     # Logical CPUs: pools of several actors are tested on any machine.
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(
+        "local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+    )
     yield
     ray.shutdown()
 

@@ -15,7 +15,10 @@ from jobs import attribute, build_manifold, compute_artifacts, evaluate, train_a
 
 ROOT = Path(__file__).parents[1]
 JOBS = ["build_manifold", "compute_artifacts", "train_attribution", "evaluate", "attribute"]
-NETWORK = ["--backbone", "resnet18", "--stem", "standard", "--epochs", "4", "--batch-size", "32"]
+NETWORK = ["--backbone", "resnet18", "--stem", "half", "--epochs", "12", "--batch-size", "16"]
+
+
+HUGE = ["--num-actors", "99"]
 
 
 def labelled(corpus) -> list[str]:
@@ -179,7 +182,7 @@ def test_training_goes_on_after_a_worker_died_and_seeds_repeat(ray_session, chai
         (build_manifold, ["--input", "/no/such", "--output", "OUT"], "no such file"),
         (build_manifold, ["--input", "CORPUS", "--output", "OUT", "--space", "clip"], "--space"),
         (build_manifold, ["--input", "CORPUS", "--outptu", "x", "--output", "OUT"], "--outptu"),
-        (build_manifold, ["--input=CORPUS", "--output=OUT", "--num-actors=99"], "too small"),
+        (build_manifold, ["--input", "CORPUS", "--output", "OUT", *HUGE], "too small"),
         (build_manifold, ["--input", "TEXT", "--output", "OUT"], "decoded"),
         (build_manifold, ["--output", "OUT"], "--input: is required"),
         (compute_artifacts, ["--input", "CORPUS", "--output", "OUT"], "--manifold"),

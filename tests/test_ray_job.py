@@ -1,0 +1,115 @@
+"""Jobs by `ray job submit` on a real head node, from S3 to S3, recorded by an MLflow server."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from conftest import free_ports
+from mlflow import MlflowClient
+
+from manifpt import storage
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+
+
+def wait_for(url: str, process: subprocess.Popen, log: Path, seconds: int = 90) -> None:
+    for _ in range(seconds * 2):
+        time.sleep(0.5)
+        try:
+            urllib.request.urlopen(url, timeout=5)  # an answer of any kind
+            return
+        except OSError:
+            if process.poll() is not None:
+                break
+    pytest.fail(f"{url}: {log.read_text()[-2000:]}")
+
+
+@pytest.fixture(scope="module")
+def mlflow_server(s3, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mlflow-server")
+    (port,) = free_ports(1)
+    store = ["--backend-store-uri", f"sqlite:///{folder}/db", "--artifacts-destination", f"{s3}/ml"]
+    place = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    log = folder / "log.txt"
+    with log.open("wb") as file:
+        command = [BIN / "mlflow", "server", *store, *place]
+        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+    wait_for(f"http://127.0.0.1:{port}/health", process, log)
+    yield f"http://127.0.0.1:{port}"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def cluster(s3, mlflow_server, tmp_path_factory):
+    """A head node of its own; Ray's sockets need a short path."""
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))
+    port, dashboard, agent, client, metrics, grpc, runtime = free_ports(7)
+    env = os.environ | {"RAY_AUTH_MODE": "disabled", "MLFLOW_TRACKING_URI": mlflow_server}
+    env["PATH"] = f"{BIN}:{env['PATH']}"  # whose `python` the jobs run
+    command = [
+        BIN / "ray", "start", "--head", "--block", f"--port={port}", "--num-cpus=3",
+        f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}",
+        f"--dashboard-agent-grpc-port={grpc}", f"--runtime-env-agent-port={runtime}",
+        f"--ray-client-server-port={client}", f"--metrics-export-port={metrics}",
+        "--node-ip-address=127.0.0.1", f"--temp-dir={folder}", "--disable-usage-stats",
+    ]  # fmt: skip
+    log = folder / "log.txt"
+    with log.open("wb") as file:
+        head = subprocess.Popen(command, env=env, stdout=file, stderr=file, start_new_session=True)
+    wait_for(f"http://127.0.0.1:{dashboard}/api/version", head, log)
+    yield f"http://127.0.0.1:{dashboard}", env
+    os.killpg(head.pid, signal.SIGKILL)
+    head.wait(timeout=30)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def submit(cluster, name: str, *command: str) -> subprocess.CompletedProcess:
+    address, env = cluster
+    flags = ["--address", address, "--submission-id", name, "--working-dir", "."]
+    return subprocess.run(
+        [BIN / "ray", "job", "submit", *flags, "--", "python", "-m", *command],
+        env=env, cwd=ROOT, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+
+
+def driver_exit_code(cluster, name: str) -> int:
+    with urllib.request.urlopen(f"{cluster[0]}/api/jobs/{name}", timeout=10) as answer:
+        return json.load(answer)["driver_exit_code"]
+
+
+@pytest.mark.timeout(400)
+def test_a_submitted_job_writes_to_s3_and_is_recorded(cluster, mlflow_server, s3, corpus):
+    reals = ["--input", f"real={corpus}/manifold", "--output", f"{s3}/submitted/m"]
+    done = submit(cluster, "build", "jobs.build_manifold", *reals)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert driver_exit_code(cluster, "build") == 0
+    assert "60 rows" in done.stdout  # progress reaches the log
+    assert storage.read_json(f"{s3}/submitted/m/manifest.json")["ok"] == 60
+
+    failed = submit(cluster, "fail", "jobs.build_manifold", "--input", f"{s3}/none", *reals[2:])
+    assert failed.returncode == 1  # Ray's own, for any failure
+    assert driver_exit_code(cluster, "fail") == 2
+    assert f"{s3}/none" in failed.stdout
+    assert "Traceback" not in failed.stdout
+
+    client = MlflowClient(mlflow_server)
+    experiment = client.get_experiment_by_name("manifpt")
+    runs = {
+        r.data.tags.get("manifpt.ray_submission_id"): r
+        for r in client.search_runs([experiment.experiment_id])
+    }
+    assert runs["build"].info.status == "FINISHED"
+    assert runs["build"].data.metrics["rows_in"] == 60
+    assert runs["fail"].info.status == "FAILED"
+    files = {f.path for f in client.list_artifacts(runs["build"].info.run_id)}
+    assert {"manifest.json", "summary.json", "versions.json"} <= files
