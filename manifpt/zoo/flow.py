@@ -114,7 +114,7 @@ class Level(nn.Module):
         z, log_det = (x - shift) * log_scale.exp(), log_scale.sum((1, 2, 3))
         for step in self.steps:
             if initialise:
-                step.initialise(z)
+                step.initialise(z)  # type: ignore[operator]
             z, change = step(z, context)
             log_det = log_det + change
         return z, log_det
@@ -123,7 +123,7 @@ class Level(nn.Module):
         """Undo ``forward``."""
         context, log_scale, shift = self._condition(given)
         for step in reversed(self.steps):
-            z = step.inverse(z, context)
+            z = step.inverse(z, context)  # type: ignore[operator]
         return z * (-log_scale).exp() + shift
 
 
