@@ -15,7 +15,6 @@ from pydantic import Field
 from jobs import attribute, build_manifold, compute_artifacts, evaluate, train_attribution
 from manifpt import job, storage
 from manifpt.config import JobConfig, parse
-from manifpt.errors import ManifptError
 
 SPACES = ("rgb", "freq", "image")
 
@@ -73,15 +72,8 @@ class Chain:
         length = ("--epochs", str(self.config.epochs), "--seed", str(self.config.seed))
         flags = ("--input", artifacts, "--output", model, *network, *length)
         self.step(f"train {space}", train_attribution, *flags)
-        flags = (
-            "--input",
-            artifacts,
-            "--model",
-            model,
-            "--output",
-            self.place("evaluation", space),
-        )
-        return self.step(f"evaluate {space}", evaluate, *flags)
+        flags = ("--input", artifacts, "--output", self.place("evaluation", space))
+        return self.step(f"evaluate {space}", evaluate, *flags, "--model", model)
 
 
 def table(results: dict[str, dict[str, Any]], rates: dict[str, float]) -> str:
@@ -97,8 +89,8 @@ def table(results: dict[str, dict[str, Any]], rates: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-def run(config: Config) -> dict[str, Any]:
-    """Run the chain; print the table and where everything is; return the metrics."""
+def run(config: Config) -> None:
+    """Run the chain; print the table and where everything is."""
     from manifpt.evaluation.pictures import triplets_picture
 
     started = time.monotonic()
@@ -106,38 +98,23 @@ def run(config: Config) -> dict[str, Any]:
     results = {space: chain.attributor(space) for space in SPACES}
     verdicts = chain.place("attributions")
     flags = ("--input", config.benchmark, "--split", "test", "--output", verdicts)
-    model = chain.place("attributor", "rgb")
-    chain.step("attribute", attribute, *flags, "--model", model)
+    chain.step("attribute", attribute, *flags, "--model", chain.place("attributor", "rgb"))
     for space in ("rgb", "freq"):
         picture = triplets_picture(chain.place("artifacts", space), chain.place("manifolds", space))
         storage.write_bytes(chain.place("evaluation", space, "triplets.png"), picture)
+    seconds = time.monotonic() - started
     print(f"\n{table(results, chain.rates)}\n")
     print(f"outputs: {config.output}/ (manifolds, artifacts, attributor, evaluation, attributions)")
     print("runs:    .venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db")
-    seconds = time.monotonic() - started
     print(f"{seconds:.0f} s")
-    return {"seconds": seconds, "metrics": results, "images_per_second": chain.rates}
+    if config.json_file:
+        found = {"seconds": seconds, "metrics": results, "images_per_second": chain.rates}
+        storage.write_json(config.json_file, found)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the chain as a command."""
-    from manifpt import session
-
-    try:
-        config = parse(Config, __doc__, argv)
-        result = run(config)
-        if config.json_file:
-            storage.write_json(config.json_file, result)
-    except KeyboardInterrupt:
-        print("quickstart: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    except Exception as error:
-        reason = session.cause(error)
-        if not isinstance(reason, ManifptError):
-            raise
-        print(f"quickstart: {reason}", file=sys.stderr)
-        return 2
-    return 0
+    return job.exit_code("quickstart", lambda: run(parse(Config, __doc__, argv)))
 
 
 if __name__ == "__main__":

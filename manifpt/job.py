@@ -43,9 +43,14 @@ def execute(
 def main(
     name: str, kind: type[Config], job: Job[Config], doc: str, argv: Sequence[str] | None = None
 ) -> int:
-    """Run a job as a command: print its summary, return 0, or 2 with the one line of its error."""
+    """Run a job as a command: print its summary and return the exit code."""
+    return exit_code(name, lambda: print(json.dumps(execute(name, kind, job, argv, doc), indent=1)))
+
+
+def exit_code(name: str, command: Callable[[], None]) -> int:
+    """Run a command: 0, 130 when it was stopped, 2 with one line for what a user can mend."""
     try:
-        summary = execute(name, kind, job, argv, doc)
+        command()
     except KeyboardInterrupt:
         print(f"{name}: stopped; the same command goes on from here", file=sys.stderr)
         return 130
@@ -57,5 +62,4 @@ def main(
             raise
         print(f"{name}: {reason}", file=sys.stderr)
         return 2
-    print(json.dumps(summary, indent=1))
     return 0
