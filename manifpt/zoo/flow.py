@@ -146,12 +146,12 @@ class Flow(nn.Module):
         while size > 8 and size % 2 == 0:
             size //= 2
             self.sizes.append(size)
-        values = channels * size * size
+        self.coarse_size = size
         self.details = nn.ModuleList(
             Level(3 * channels, channels, width, depth, width, kernel=3) for _ in self.sizes
         )
         # Its condition is a constant: one vector of affine parameters, learned.
-        self.coarse = Level(values, 1, 1, 3 * depth, 8 * width, kernel=1)
+        self.coarse = Level(channels * size * size, 1, 1, 3 * depth, 8 * width, kernel=1)
 
     def forward(self, x: Tensor, *, initialise: bool = False) -> tuple[list[Tensor], Tensor]:
         """Return the latents, fine to coarse, and log |det| of each sample, B."""
@@ -168,7 +168,7 @@ class Flow(nn.Module):
     def inverse(self, latents: list[Tensor]) -> Tensor:
         """Undo ``forward``."""
         *fine, coarse = latents
-        size = self.sizes[-1]
+        size = self.coarse_size
         vector = self.coarse.inverse(coarse, torch.ones_like(coarse[:, :1]))
         x = vector.reshape(len(vector), self.channels, size, size)
         for level, latent in zip(reversed(self.details), reversed(fine), strict=True):
@@ -199,6 +199,6 @@ class Flow(nn.Module):
     def sample(self, count: int, rng: torch.Generator) -> Tensor:
         """Return ``count`` images, count x C x size x size, clipped to [-1, 1]."""
         shapes = [(3 * self.channels, size, size) for size in self.sizes]
-        shapes.append((self.channels * self.sizes[-1] ** 2, 1, 1))
+        shapes.append((self.channels * self.coarse_size**2, 1, 1))
         latents = [self.temperature * torch.randn(count, *shape, generator=rng) for shape in shapes]
         return self.inverse(latents).nan_to_num(0.0).clamp(-1, 1)

@@ -25,17 +25,17 @@ def test_every_family_trains_and_samples_repeatably(model):
 
 def test_the_flow_is_a_flow():
     torch.manual_seed(0)
-    flow = Flow(1, 8, depth=2, width=8)
+    flow = Flow(1, 16, depth=2, width=8)
     for parameter in flow.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
-    x = torch.rand(2, 1, 8, 8) * 2 - 1
+    x = torch.rand(2, 1, 16, 16) * 2 - 1
     latents, log_det = flow(x)
     torch.testing.assert_close(flow.inverse(latents), x, atol=1e-4, rtol=1e-4)
 
     def flat(v):
         return torch.cat([z.flatten() for z in flow(v)[0]])
 
-    jacobian = torch.autograd.functional.jacobian(flat, x[:1]).reshape(64, 64)
+    jacobian = torch.autograd.functional.jacobian(flat, x[:1]).reshape(256, 256)
     assert torch.linalg.slogdet(jacobian)[1].item() == pytest.approx(log_det[0].item(), rel=1e-3)
 
 
