@@ -136,7 +136,7 @@ class Flow(nn.Module):
         size: int,
         depth: int = 4,
         width: int = 48,
-        temperature: float = 0.8,
+        temperature: float = 0.7,
         lr: float = 1e-3,
     ) -> None:
         super().__init__()
