@@ -32,7 +32,7 @@ lint: $(VENV)/.dev
 # Rebuild the shipped benchmark from Fashion-MNIST (Debian's dataset-fashion-mnist, or any mirror).
 REAL ?= /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 benchmark: $(VENV)/.runtime
-	$(BIN)/python -m jobs.build_benchmark --name GM-FashionMNIST --licence MIT \
+	$(BIN)/python -m jobs.build_benchmark --name GM-FashionMNIST --licence "MIT (Zalando SE)" \
 	  --real $(REAL) --output benchmarks/gm-fashionmnist
 
 clean:

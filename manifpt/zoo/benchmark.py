@@ -1,51 +1,42 @@
 """GM-<real set>: one real set, generators trained on it, samples of each, and a card.
 
 Every image of every class goes through one encoder (PNG of one mode and size), so that nothing
-but its pixels can tell where it comes from. Splits share no image, exact copies included.
+but its pixels can tell where it comes from. Splits share no image, exact copies included. A
+generator whose samples lie far from the reals, or cover little of them, is not published.
 """
 
-import gzip
 import hashlib
-import io
 import json
-import tarfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
-from PIL import Image
-from torch import nn
 
 from manifpt import __version__, storage
 from manifpt.errors import ManifptError
-from manifpt.images.sources import CARD
-from manifpt.zoo.reals import read_reals
-from manifpt.zoo.training import MODELS, Recipe, build, fit, sample
+from manifpt.evaluation.support import support_overlap
+from manifpt.zoo.card import grid, table_of_recipes, write_card
+from manifpt.zoo.models import build, choices
+from manifpt.zoo.reals import Reals, normalised, read_reals
+from manifpt.zoo.recipe import Recipe
+from manifpt.zoo.tars import ENCODER, write_tar
+from manifpt.zoo.training import device, fit, sample
 
 REAL_COUNTS = {"manifold": 4000, "train": 300, "validation": 100, "test": 200}
 GENERATED_COUNTS = {"train": 300, "validation": 100, "test": 200}
 # Sampled beyond what is kept, so that copies can be left out.
 SPARE = 1.1
+# Measured on pixels averaged over 2 x 2 blocks, of as many samples as reals, at most GATE_IMAGES.
+GATE = {"precision": 0.3, "recall": 0.3, "coverage": 0.4}
+GATE_IMAGES = 600
+PREVIEW = 10
 
-
-def read_recipes(path: str) -> list[Recipe]:
-    """Return the recipes of a YAML file."""
-    try:
-        values = yaml.safe_load(Path(path).read_text())
-        recipes = [Recipe(**value) for value in values]
-    except (OSError, TypeError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise ManifptError(f"--recipes {path}: {reason}; see manifpt/zoo/recipes.yaml") from None
-    for recipe in recipes:
-        if recipe.model not in MODELS:
-            known = ", ".join(MODELS)
-            raise ManifptError(
-                f"--recipes {path}: no model {recipe.model!r}; choose one of {known}"
-            )
-    return recipes
+Report = Callable[[str, "Made"], None]
 
 
 def pixel_digests(images: np.ndarray) -> list[bytes]:
@@ -76,80 +67,94 @@ def split_reals(
     return splits, np.setdiff1d(unique, held_out)
 
 
-def trained(recipe: Recipe, images: np.ndarray, folder: Path) -> nn.Module:
-    """Return the recipe's model trained on ``images``, from ``folder`` if it was trained before."""
-    key = hashlib.sha256(json.dumps(recipe.asdict(), sort_keys=True).encode())
-    key.update(images.tobytes())
-    weights = folder / f"{recipe.name}-{key.hexdigest()[:12]}.pt"
+def weights_path(recipe: Recipe, reals: Reals, folder: Path) -> Path:
+    """Return where a recipe's weights lie; its name and its sampling do not decide it."""
+    trained = {k: v for k, v in recipe.asdict().items() if k not in ("name", "sampling")}
+    key = hashlib.sha256(json.dumps(trained, sort_keys=True).encode())
+    key.update(reals.images.tobytes())
+    return folder / f"{recipe.model}-{key.hexdigest()[:12]}.pt"
+
+
+def train(recipe: Recipe, reals: Reals, folder: Path, threads: int) -> Path:
+    """Train a recipe, unless its weights are in ``folder``; return where they are."""
+    torch.set_num_threads(threads)
+    reals = reals.subset(recipe.data, recipe.seed)
+    weights = weights_path(recipe, reals, folder)
     if weights.exists():
-        model = build(recipe, channels=images.shape[3], size=images.shape[1])
-        model.load_state_dict(torch.load(weights, weights_only=True))
-        return model.eval()
-    model, curve = fit(recipe, images)
+        return weights
+    started = time.monotonic()
+    model, curve = fit(recipe, reals.images)
+    facts = {"seconds": time.monotonic() - started, "threads": threads, "curve": curve}
     folder.mkdir(parents=True, exist_ok=True)
-    weights.with_suffix(".json").write_text(json.dumps({"recipe": recipe.asdict(), "curve": curve}))
+    weights.with_suffix(".json").write_text(json.dumps({"recipe": recipe.asdict(), **facts}))
     partial = weights.with_suffix(".partial")
     torch.save(model.state_dict(), partial)
     partial.rename(weights)
-    return model
+    return weights
 
 
-def distinct_samples(model: nn.Module, count: int, seed: int, taken: set[bytes]) -> np.ndarray:
-    """Return ``count`` samples that differ from each other and from ``taken``."""
-    images = sample(model, int(count * SPARE), seed)
-    kept = []
-    for image, digest in zip(images, pixel_digests(images), strict=True):
-        if digest not in taken:
-            taken.add(digest)
-            kept.append(image)
-    if len(kept) < count:
-        raise ManifptError(
-            f"only {len(kept)} of {len(images)} samples are distinct: the generator has collapsed; "
-            f"train it longer or with another seed"
-        )
-    return np.stack(kept[:count])
+@dataclass
+class Made:
+    """The samples of a generator, N x H x W x C uint8, its facts and its training curve."""
+
+    samples: np.ndarray
+    facts: dict[str, Any]
+    curve: list[dict[str, float]] = field(default_factory=list)
 
 
-def png(image: np.ndarray) -> bytes:
-    """Encode H x W x C uint8 pixels, C = 1 or 3: the one encoder of all classes."""
-    sink = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(
-        sink, "PNG", optimize=True
+def draw(recipe: Recipe, weights: Path, reals: Reals, count: int, threads: int) -> Made:
+    """Sample a trained recipe; no sample is a copy of another or of a real it was trained on."""
+    torch.set_num_threads(threads)
+    model = build(recipe, channels=reals.images.shape[3], size=reals.images.shape[1])
+    model.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
+    model.to(device())
+    started = time.monotonic()
+    samples = sample(model.eval(), int(count * SPARE), recipe.seed)
+    seconds = time.monotonic() - started
+    facts = json.loads(weights.with_suffix(".json").read_text())
+    return Made(
+        distinct(samples, set(pixel_digests(reals.images)))[:count],
+        {
+            **recipe.asdict(),
+            "choices": choices(recipe),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "training_seconds": round(facts["seconds"], 1),
+            "samples_per_second": round(len(samples) / seconds, 1),
+        },
+        facts["curve"],
     )
-    return sink.getvalue()
 
 
-def tar_of(images: np.ndarray) -> bytes:
-    """Return a WebDataset tar, gzipped, of numbered PNG; equal images give equal bytes."""
-    sink = io.BytesIO()
-    with (
-        gzip.GzipFile(fileobj=sink, mode="wb", mtime=0, filename="") as packed,
-        tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
-    ):
-        for number, image in enumerate(images):
-            data = png(image)
-            member = tarfile.TarInfo(f"{number:05d}.png")
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return sink.getvalue()
+def distinct(images: np.ndarray, taken: set[bytes]) -> np.ndarray:
+    """Return the images that differ from each other and from those whose digests are ``taken``."""
+    first: dict[bytes, int] = {}
+    for row, digest in enumerate(pixel_digests(images)):
+        if digest not in taken:
+            first.setdefault(digest, row)
+    return images[sorted(first.values())]
 
 
-def _write(output: str, source: str, split: str, images: np.ndarray) -> dict[str, Any]:
-    path = f"{source}/{split}.tar.gz"
-    written = storage.write_bytes(storage.join(output, path), tar_of(images))
-    return {"path": path, "source": source, "split": split, "images": len(images), **written}
+def halved(images: np.ndarray) -> np.ndarray:
+    """Return N x H x W x C images as vectors of their averages over 2 x 2 pixels."""
+    count, height, width, channels = images.shape
+    blocks = images.reshape(count, height // 2, 2, width // 2, 2, channels)
+    vectors: np.ndarray = blocks.mean((2, 4)).reshape(count, -1) / 255
+    return vectors
 
 
-def _generated(
-    recipe: Recipe, images: np.ndarray, folder: Path, counts: dict[str, int]
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Train and sample one recipe with one thread; return samples and facts for the card."""
-    torch.set_num_threads(1)
-    model = trained(recipe, images, folder)
-    taken = set(pixel_digests(images))
-    samples = distinct_samples(model, sum(counts.values()), recipe.seed, taken)
-    parameters = sum(p.numel() for p in model.parameters())
-    return samples, recipe.asdict() | {"parameters": parameters}
+def quality_of(samples: np.ndarray, count: int, references: np.ndarray) -> dict[str, float]:
+    """Return what the gate looks at, and density; all zero for samples that are hardly distinct."""
+    share = min(1.0, len(samples) / count)
+    if len(samples) < count / 2:
+        return {"distinct": share, **dict.fromkeys(GATE, 0.0), "density": 0.0}
+    found = support_overlap(references, halved(samples[: len(references)]))
+    return {"distinct": share, **{name: round(value, 3) for name, value in found.items()}}
+
+
+def passes(quality: dict[str, float]) -> bool:
+    """Return whether samples are fit to be published: all distinct, near the reals and diverse."""
+    enough = quality["distinct"] == 1
+    return enough and all(quality[name] >= least for name, least in GATE.items())
 
 
 def cut(images: np.ndarray, counts: dict[str, int]) -> Iterator[tuple[str, np.ndarray]]:
@@ -160,106 +165,121 @@ def cut(images: np.ndarray, counts: dict[str, int]) -> Iterator[tuple[str, np.nd
         start += count
 
 
-def build_benchmark(
-    name: str,
-    real: Sequence[str],
-    recipes: Sequence[Recipe],
-    output: str,
-    weights: str,
-    *,
-    seed: int = 0,
-    image_size: int | None = None,
-    real_counts: dict[str, int] | None = None,
-    generated_counts: dict[str, int] | None = None,
-    licence: str = "unknown",
-) -> dict[str, Any]:
-    """Train the recipes in parallel Ray tasks, sample them, write tars and card; return the card.
+@dataclass(frozen=True)
+class Plan:
+    """What a benchmark is made of.
 
-    ``weights`` is a local folder where trained generators stay: a recipe found there is not
-    trained again.
+    ``real_counts`` and ``generated_counts`` are images a split; ``generated`` are ``NAME=URI`` of
+    images that others made; ``weights`` is a local folder where trained generators stay.
     """
+
+    name: str
+    real: Sequence[str]
+    recipes: Sequence[Recipe]
+    weights: str
+    generated: Sequence[str] = ()
+    seed: int = 0
+    image_size: int | None = None
+    real_counts: dict[str, int] = field(default_factory=lambda: dict(REAL_COUNTS))
+    generated_counts: dict[str, int] = field(default_factory=lambda: dict(GENERATED_COUNTS))
+    licence: str = "unknown"
+
+
+def make(plan: Plan, reals: Reals, num_cpus: int, num_gpus: float) -> Iterator[tuple[str, Made]]:
+    """Train and sample the recipes in Ray tasks; yield each one's name and samples, in order."""
     import ray
 
-    real_counts = real_counts or REAL_COUNTS
-    generated_counts = generated_counts or GENERATED_COUNTS
-    images = read_reals(real, image_size)
-    splits, pool = split_reals(images, real_counts, seed)
-    shared = ray.put(images[pool])
-    task = ray.remote(num_cpus=1)(_generated)
-    folder = Path(weights).resolve()
-    pending = [task.remote(recipe, shared, folder, generated_counts) for recipe in recipes]
-    files = [_write(output, "real", split, images[rows]) for split, rows in splits.items()]
-    cards, rows = {}, {"real": images[splits["test"][:10]]}
-    for recipe, reference in zip(recipes, pending, strict=True):
-        samples, cards[recipe.name] = ray.get(reference)
-        rows[recipe.name] = samples[:10]
-        files += [
-            _write(output, recipe.name, split, part)
-            for split, part in cut(samples, generated_counts)
-        ]
+    shared = ray.put(reals)
+    folder = Path(plan.weights).resolve()
+    needs = {"num_cpus": num_cpus, "num_gpus": num_gpus}
+    training = ray.remote(**needs)(train)
+    drawing = ray.remote(**needs)(draw)
+    count = sum(plan.generated_counts.values())
+    trained: dict[str, Any] = {}
+    pending = []
+    for recipe in plan.recipes:
+        same = json.dumps({**recipe.asdict(), "name": "", "sampling": {}}, sort_keys=True)
+        if same not in trained:
+            trained[same] = training.remote(recipe, shared, folder, num_cpus)
+        made = drawing.remote(recipe, trained[same], shared, count, num_cpus)
+        pending.append((recipe.name, made))
+    for name, made in pending:
+        yield name, ray.get(made)
+
+
+def brought(plan: Plan, reals: np.ndarray) -> Iterator[tuple[str, Made]]:
+    """Yield the images that others made, through the same decoder, with what they came as."""
+    _, size, _, channels = reals.shape
+    count = sum(plan.generated_counts.values())
+    for given in plan.generated:
+        name, separator, uri = given.partition("=")
+        if not separator:
+            raise ManifptError(f"--generated {given}: name the generator, as NAME=URI")
+        images, came_as = normalised([uri], size, channels)
+        order = np.random.default_rng(plan.seed).permutation(len(images))
+        kept = distinct(images[order], set(pixel_digests(reals)))[:count]
+        if len(kept) < count:
+            raise ManifptError(
+                f"--generated {given}: {len(kept)} images that are no copies, {count} are needed; "
+                "bring more, or ask for fewer with --train-images and its like"
+            )
+        yield name, Made(kept, {"brought_from": uri, "came_as": came_as})
+
+
+def build_benchmark(
+    plan: Plan,
+    output: str,
+    *,
+    num_cpus: int = 1,
+    num_gpus: float = 0.0,
+    report: Report = lambda *_: None,
+) -> dict[str, Any]:
+    """Make all generators' samples, write those that pass the gate and the card; return it.
+
+    A recipe whose weights are in ``plan.weights`` is not trained again, so that an interrupted
+    build goes on where it was.
+    """
+    images = read_reals(plan.real, plan.image_size)
+    splits, pool = split_reals(images.images, plan.real_counts, plan.seed)
+    reals = images.take(pool)
+    references = halved(images.images[splits["manifold"][:GATE_IMAGES]])
+    files = [
+        write_tar(output, "real", split, images.images[rows]) for split, rows in splits.items()
+    ]
+    rows = {"real": images.images[splits["test"][:PREVIEW]]}
+    published: dict[str, Any] = {}
+    refused: dict[str, Any] = {}
+    every = chain(make(plan, reals, num_cpus, num_gpus), brought(plan, images.images))
+    for name, made in every:
+        count = sum(plan.generated_counts.values())
+        made.facts["quality"] = quality_of(made.samples, count, references)
+        report(name, made)
+        if not passes(made.facts["quality"]):
+            refused[name] = made.facts
+            continue
+        published[name] = made.facts
+        rows[name] = made.samples[:PREVIEW]
+        parts = cut(made.samples, plan.generated_counts)
+        files += [write_tar(output, name, split, part) for split, part in parts]
+    if not published:
+        raise ManifptError(f"--recipes: no generator passes the gate {GATE}; train them longer")
     card = {
-        "name": name,
-        "licence": licence,
-        "seed": seed,
-        "shape": list(images.shape[1:]),
-        "encoder": "PNG, optimised, by Pillow; mode L if grey, else RGB",
-        "real_images": len(images),
+        "name": plan.name,
+        "licence": plan.licence,
+        "seed": plan.seed,
+        "shape": list(images.images.shape[1:]),
+        "encoder": ENCODER,
+        "real_images": len(images.images),
         "generators_trained_on": len(pool),
-        "recipes": cards,
+        "gate": GATE,
+        "order": list(published),
+        "recipes": published,
+        "refused": refused,
         "files": files,
         "bytes": sum(file["bytes"] for file in files),
         "manifpt": __version__,
     }
     storage.write_bytes(storage.join(output, "samples.png"), grid(rows))
-    storage.write_bytes(storage.join(output, "README.md"), markdown(card).encode())
-    storage.write_json(storage.join(output, CARD), card)
+    storage.write_bytes(storage.join(output, "recipes.csv"), table_of_recipes(published))
+    write_card(output, card)
     return card
-
-
-def grid(rows: dict[str, np.ndarray], scale: int = 2) -> bytes:
-    """Return a PNG with one line of images a source."""
-    lines = [np.concatenate(list(images), axis=1) for images in rows.values()]
-    picture = np.concatenate(lines, axis=0).repeat(scale, 0).repeat(scale, 1)
-    return png(picture)
-
-
-def markdown(card: dict[str, Any]) -> str:
-    """Render a card for people."""
-    sources = list(dict.fromkeys(file["source"] for file in card["files"]))
-    counts = {(f["source"], f["split"]): f["images"] for f in card["files"]}
-    splits = list(dict.fromkeys(file["split"] for file in card["files"]))
-    lines = [
-        f"# {card['name']}",
-        "",
-        f"{' x '.join(map(str, card['shape']))} images, {card['bytes'] / 2**20:.1f} MiB, "
-        f"seed {card['seed']}. Licence of the reals: {card['licence']}. "
-        f"Encoder of every image: {card['encoder']}.",
-        f"Generators were trained on {card['generators_trained_on']} reals: all but copies and the "
-        "reals held out for train, validation and test. No image is in two splits.",
-        "",
-        "| source | model | seed | steps x batch | parameters | " + " | ".join(splits) + " |",
-        "|---" * (5 + len(splits)) + "|",
-    ]
-    for source in sources:
-        recipe = card["recipes"].get(source)
-        facts = ["-"] * 4
-        if recipe:
-            steps = f"{recipe['steps']} x {recipe['batch_size']}"
-            facts = [recipe["model"], recipe["seed"], steps, recipe["parameters"]]
-        numbers = [counts.get((source, split), 0) for split in splits]
-        lines.append("| " + " | ".join(map(str, [source, *facts, *numbers])) + " |")
-    order = ", ".join(sources)
-    lines += ["", "![samples](samples.png)", "", f"From the top: {order}."]
-    lines += ["", "Sizes and hashes of all files are in `card.json`.", ""]
-    return "\n".join(lines)
-
-
-def verify(folder: str) -> list[str]:
-    """Return the files of a benchmark whose content differs from its card."""
-    card = storage.read_json(storage.join(folder, CARD))
-    return [
-        file["path"]
-        for file in card["files"]
-        if hashlib.sha256(storage.read_bytes(storage.join(folder, file["path"]))).hexdigest()
-        != file["sha256"]
-    ]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from manifpt.zoo.training import Log, average_weights
+from manifpt.zoo.descent import Log, descend, latents
 
 HAAR = 0.5 * torch.tensor([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]).float()
 
@@ -141,6 +141,7 @@ class Flow(nn.Module):
     ) -> None:
         super().__init__()
         self.temperature, self.lr, self.channels = temperature, lr, channels
+        self.fresh = True  # until the first batch has set actnorm
         self.dimension = channels * size * size
         self.sizes = []
         while size > 8 and size % 2 == 0:
@@ -155,19 +156,19 @@ class Flow(nn.Module):
 
     def forward(self, x: Tensor, *, initialise: bool = False) -> tuple[list[Tensor], Tensor]:
         """Return the latents, fine to coarse, and log |det| of each sample, B."""
-        latents, log_det = [], x.new_zeros(len(x))
+        found, log_det = [], x.new_zeros(len(x))
         for level in self.details:
             x, details = haar(x)
             latent, change = level(details, x, initialise=initialise)
-            latents.append(latent)
+            found.append(latent)
             log_det = log_det + change - math.log(2) * x[0].numel()
         vector = x.flatten(1)[:, :, None, None]
         latent, change = self.coarse(vector, torch.ones_like(vector[:, :1]), initialise=initialise)
-        return [*latents, latent], log_det + change
+        return [*found, latent], log_det + change
 
-    def inverse(self, latents: list[Tensor]) -> Tensor:
+    def inverse(self, found: list[Tensor]) -> Tensor:
         """Undo ``forward``."""
-        *fine, coarse = latents
+        *fine, coarse = found
         size = self.coarse_size
         vector = self.coarse.inverse(coarse, torch.ones_like(coarse[:, :1]))
         x = vector.reshape(len(vector), self.channels, size, size)
@@ -177,28 +178,22 @@ class Flow(nn.Module):
 
     def fit(self, batches: Iterator[Tensor], log: Log) -> None:
         """Minimise bits per dimension; keep averaged weights."""
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.lr)
-        averaged = average_weights(self, decay=0.998)
-        for step, real in enumerate(batches):
+
+        def loss(real: Tensor) -> Tensor:
             noisy = real + (torch.rand_like(real) - 0.5) * (2 / 255)
-            latents, log_det = self(noisy, initialise=step == 0)
-            square = torch.stack([z.square().sum((1, 2, 3)) for z in latents]).sum(0)
+            found, log_det = self(noisy, initialise=self.fresh)
+            self.fresh = False
+            square = torch.stack([z.square().sum((1, 2, 3)) for z in found]).sum(0)
             constant = 0.5 * self.dimension * math.log(2 * math.pi)
             nats = 0.5 * square + constant - log_det + self.dimension * math.log(255 / 2)
-            loss = nats.mean() / (self.dimension * math.log(2))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.parameters(), 1.0)
-            for group in optimizer.param_groups:
-                group["lr"] = self.lr * min(1.0, (step + 1) / 200)
-            optimizer.step()
-            averaged.update_parameters(self)
-            log(step, {"bits_per_dim": loss})
-        self.load_state_dict(averaged.module.state_dict())
+            bits: Tensor = nats.mean() / (self.dimension * math.log(2))
+            return bits
+
+        descend(self, loss, self.lr, batches, log)
 
     def sample(self, count: int, rng: torch.Generator) -> Tensor:
         """Return ``count`` images, count x C x size x size, clipped to [-1, 1]."""
         shapes = [(3 * self.channels, size, size) for size in self.sizes]
         shapes.append((self.channels * self.coarse_size**2, 1, 1))
-        latents = [self.temperature * torch.randn(count, *shape, generator=rng) for shape in shapes]
-        return self.inverse(latents).nan_to_num(0.0).clamp(-1, 1)
+        drawn = [self.temperature * latents(self, rng, count, *shape) for shape in shapes]
+        return self.inverse(drawn).nan_to_num(0.0).clamp(-1, 1)

@@ -1,8 +1,11 @@
-"""Score-based diffusion model.
+"""Score-based generators: diffusion and flow matching, on one small U-Net.
 
-Ho et al., "Denoising Diffusion Probabilistic Models", NeurIPS 2020: a small U-Net predicts the
-noise; cosine schedule of Nichol & Dhariwal, ICML 2021, eq. 17. Samples take ``sampling_steps``
-ancestral steps on a strided schedule (Song et al., "DDIM", ICLR 2021, eq. 12 with eta = 1).
+Diffusion: Ho et al., "Denoising Diffusion Probabilistic Models", NeurIPS 2020: the network
+predicts the noise; cosine schedule of Nichol & Dhariwal, ICML 2021, eq. 17. Samples take
+``sampling_steps`` steps on a strided schedule (Song et al., "DDIM", ICLR 2021, eq. 12): random
+ones with ``eta`` = 1, as DDPM's, none with ``eta`` = 0.
+Flow matching: Lipman et al., "Flow Matching for Generative Modeling", ICLR 2023, with the straight
+paths of Liu et al., "Rectified Flow", ICLR 2023; samples integrate with Heun's method.
 """
 
 import math
@@ -12,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from manifpt.zoo.training import Log, average_weights
+from manifpt.zoo.descent import Log, descend, latents
 
 TIMES = 1000
 
@@ -102,11 +105,12 @@ class Diffusion(nn.Module):
         size: int,
         width: int = 32,
         sampling_steps: int = 100,
+        eta: float = 1.0,
         lr: float = 1e-3,
     ) -> None:
         super().__init__()
         self.shape = (channels, size, size)
-        self.sampling_steps, self.lr = sampling_steps, lr
+        self.sampling_steps, self.eta, self.lr = sampling_steps, eta, lr
         self.network = UNet(channels, width)
         steps = torch.linspace(0, 1, TIMES + 1, dtype=torch.float64)
         cosine = torch.cos((steps + 0.008) / 1.008 * math.pi / 2).square()
@@ -115,36 +119,74 @@ class Diffusion(nn.Module):
 
     def fit(self, batches: Iterator[Tensor], log: Log) -> None:
         """Minimise the squared error of the predicted noise; keep averaged weights."""
-        optimizer = torch.optim.Adam(self.network.parameters(), lr=self.lr)
-        averaged = average_weights(self.network, decay=0.998)
-        for step, real in enumerate(batches):
+
+        def loss(real: Tensor) -> Tensor:
             times = torch.randint(TIMES, (len(real),), device=real.device)
             signal = self.signal[times][:, None, None, None]
             noise = torch.randn_like(real)
             noisy = signal.sqrt() * real + (1 - signal).sqrt() * noise
-            loss = (self.network(noisy, times) - noise).square().mean()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-            for group in optimizer.param_groups:
-                group["lr"] = self.lr * min(1.0, (step + 1) / 200)
-            optimizer.step()
-            averaged.update_parameters(self.network)
-            log(step, {"loss": loss})
-        self.network.load_state_dict(averaged.module.state_dict())
+            out: Tensor = (self.network(noisy, times) - noise).square().mean()
+            return out
+
+        descend(self.network, loss, self.lr, batches, log)
 
     def sample(self, count: int, rng: torch.Generator) -> Tensor:
         """Return ``count`` images, count x C x size x size in [-1, 1]."""
-        x = torch.randn(count, *self.shape, generator=rng)
+        x = latents(self, rng, count, *self.shape)
         schedule = torch.linspace(TIMES - 1, 0, self.sampling_steps).round().long().tolist()
         for time, following in zip(schedule, [*schedule[1:], -1], strict=True):
             signal = self.signal[time]
-            after = self.signal[following] if following >= 0 else torch.ones(())
-            noise = self.network(x, torch.full((count,), time))
+            after = self.signal[following] if following >= 0 else torch.ones_like(signal)
+            noise = self.network(x, torch.full((count,), time, device=x.device))
             clean = ((x - (1 - signal).sqrt() * noise) / signal.sqrt()).clamp(-1, 1)
             noise = (x - signal.sqrt() * clean) / (1 - signal).sqrt()
-            sigma = ((1 - after) / (1 - signal) * (1 - signal / after)).clamp_min(0).sqrt()
+            variance = (1 - after) / (1 - signal) * (1 - signal / after)
+            sigma = self.eta * variance.clamp_min(0).sqrt()
             drift = (1 - after - sigma.square()).clamp_min(0).sqrt()
             x = after.sqrt() * clean + drift * noise
-            x = x + sigma * torch.randn(x.shape, generator=rng)
+            x = x + sigma * latents(self, rng, *x.shape)
+        return x.clamp(-1, 1)
+
+
+class FlowMatching(nn.Module):
+    """Learns the velocity from noise to image along straight lines, and samples by following it."""
+
+    def __init__(
+        self,
+        channels: int,
+        size: int,
+        width: int = 32,
+        sampling_steps: int = 25,
+        lr: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        self.shape = (channels, size, size)
+        self.sampling_steps, self.lr = sampling_steps, lr
+        self.network = UNet(channels, width)
+
+    def velocity(self, x: Tensor, times: Tensor) -> Tensor:
+        """Return the velocity of B images at B times, 0 for noise and 1 for images."""
+        out: Tensor = self.network(x, times * TIMES)
+        return out
+
+    def fit(self, batches: Iterator[Tensor], log: Log) -> None:
+        """Minimise the squared error of the predicted velocity; keep averaged weights."""
+
+        def loss(real: Tensor) -> Tensor:
+            times = torch.rand(len(real), device=real.device)
+            noise, mix = torch.randn_like(real), times[:, None, None, None]
+            moved = self.velocity(mix * real + (1 - mix) * noise, times)
+            return (moved - (real - noise)).square().mean()
+
+        descend(self.network, loss, self.lr, batches, log)
+
+    def sample(self, count: int, rng: torch.Generator) -> Tensor:
+        """Return ``count`` images, count x C x size x size in [-1, 1]."""
+        x = latents(self, rng, count, *self.shape)
+        length = 1 / self.sampling_steps
+        for step in range(self.sampling_steps):
+            now = torch.full((count,), step * length, device=x.device)
+            first = self.velocity(x, now)
+            second = self.velocity(x + length * first, now + length)
+            x = x + length / 2 * (first + second)
         return x.clamp(-1, 1)

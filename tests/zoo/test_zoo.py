@@ -1,26 +1,93 @@
+import json
+
 import numpy as np
 import pytest
 import torch
 from conftest import BENCHMARK
 
-from manifpt.zoo.benchmark import split_reals, tar_of, verify
+from manifpt.errors import ManifptError
+from manifpt.images import DecodeRule, plan, read_unit
+from manifpt.zoo import gan
+from manifpt.zoo.benchmark import (
+    distinct,
+    halved,
+    passes,
+    pixel_digests,
+    quality_of,
+    split_reals,
+)
+from manifpt.zoo.card import markdown, verify
 from manifpt.zoo.flow import Flow
-from manifpt.zoo.training import MODELS, Recipe, fit, sample
+from manifpt.zoo.models import MODELS, choices, read_recipes
+from manifpt.zoo.reals import Reals
+from manifpt.zoo.recipe import Recipe
+from manifpt.zoo.tars import tar_of
+from manifpt.zoo.training import fit, sample
+
+VARIANTS = [
+    *((model, {}) for model in MODELS),
+    *(("gan", {"loss": name}) for name in gan.LOSSES),
+    *(("gan", {"upsampling": name}) for name in gan.UPSAMPLINGS),
+    *(("gan", {"normalisation": name}) for name in gan.NORMALISATIONS),
+    *(("gan", {"discriminator_normalisation": name}) for name in gan.DISCRIMINATORS),
+    ("gan", {"skip": True, "activation": "elu", "critic_steps": 2}),
+]
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_every_family_trains_and_samples_repeatably(model):
-    images = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 1), dtype=np.uint8)
-    options = {"sampling_steps": 3} if model == "score" else {}
-    recipe = Recipe(model, model, seed=1, steps=2, batch_size=16, options=options)
+@pytest.mark.parametrize(("model", "options"), VARIANTS)
+def test_every_choice_trains_and_samples_repeatably(model, options):
+    images = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
+    sampling = {"sampling_steps": 3} if MODELS[model][0] == "score" else {}
+    recipe = Recipe(model, model, 1, steps=2, batch_size=16, options=options, sampling=sampling)
     first, curve = fit(recipe, images)
     assert all(np.isfinite(list(row.values())).all() for row in curve)
     again, _ = fit(recipe, images)
     one, two = sample(first, 5, seed=3), sample(again, 5, seed=3)
-    assert one.shape == (5, 16, 16, 1)
+    assert one.shape == (5, 16, 16, 3)
     assert one.dtype == np.uint8
     assert np.array_equal(one, two)
     assert not np.array_equal(one, sample(first, 5, seed=4))
+
+
+def test_shipped_recipes_are_factorial():
+    recipes = {recipe.name: recipe for recipe in read_recipes("fashion")}
+    base = choices(recipes["gan"])
+    for name, recipe in recipes.items():
+        if recipe.model == "gan":
+            varied = {key for key, value in choices(recipe).items() if value != base[key]}
+            assert len(varied) <= 2, name
+    grid = {
+        (c["upsampling"], c["loss"])
+        for c in map(choices, recipes.values())
+        if c["model"] == "gan" and len({*c.items()} ^ {*base.items()}) <= 4
+    }
+    ups, losses = ("transposed", "nearest", "bilinear"), ("nonsaturating", "hinge", "wgan_gp")
+    assert {(up, loss) for up in ups for loss in losses} <= grid
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{name: a, model: gun, seed: 1, steps: 1}", "model 'gun'"),
+        ("{name: a, model: gan, seed: 1, steps: 1, options: {los: hinge}}", "'los'"),
+        ("{name: a, model: gan, seed: 1}", "steps"),
+    ],
+)
+def test_wrong_recipes_are_one_line(tmp_path, line, words):
+    (tmp_path / "r.yaml").write_text(f"recipes:\n- {line}")
+    with pytest.raises(ManifptError, match=words):
+        read_recipes(str(tmp_path / "r.yaml"))
+
+
+def test_training_data_can_be_a_part_of_the_reals():
+    images = np.arange(30, dtype=np.uint8)[:, None, None, None].repeat(8, 1).repeat(8, 2)
+    reals = Reals(images, np.arange(30) % 3)
+    part = reals.subset({"classes": [0, 2], "images": 10}, seed=0)
+    assert len(part.images) == 10
+    assert set(part.labels.tolist()) == {0, 2}
+    assert np.array_equal(part.images[:, 0, 0, 0] % 3, part.labels)
+    with pytest.raises(ManifptError, match="classes"):
+        Reals(images).subset({"classes": [0]}, seed=0)
 
 
 def test_the_flow_is_a_flow():
@@ -55,10 +122,26 @@ def test_equal_images_give_equal_tars():
 
 
 def test_the_shipped_benchmark_is_what_its_card_says():
-    from manifpt.images import DecodeRule, plan, read_unit
-
     assert verify(str(BENCHMARK)) == []
+    card = json.loads((BENCHMARK / "card.json").read_text())
+    assert markdown(card) == (BENCHMARK / "README.md").read_text()
     tables = [t for u in plan([str(BENCHMARK)]) for t in read_unit(u, DecodeRule(28))]
     hashes = [h for t in tables for h in t["pixel_sha256"].to_pylist()]
-    assert len(hashes) == len(set(hashes)) == 4600 + 4 * 600
-    assert sum(f.stat().st_size for f in BENCHMARK.rglob("*") if f.is_file()) < 8 * 2**20
+    assert len(hashes) == len(set(hashes)) == 4600 + 600 * len(card["recipes"])
+    known = {recipe.name: recipe.asdict() for recipe in read_recipes("fashion")}
+    for name, facts in card["recipes"].items():
+        assert known[name].items() <= facts.items()
+    assert sum(f.stat().st_size for f in BENCHMARK.rglob("*") if f.is_file()) < 16 * 2**20
+
+
+def test_the_gate_refuses_copies_and_noise():
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:16, :16] / 16
+    waves = np.sin(rng.uniform(2, 9, (300, 1, 1)) * x + rng.uniform(2, 9, (300, 1, 1)) * y)
+    images = (127 + 120 * waves).astype(np.uint8)[..., None]
+    references = halved(images[:100])
+    assert passes(quality_of(images[100:200], 100, references))
+    assert not passes(quality_of(images[100:101].repeat(100, 0)[:40], 100, references))
+    assert not passes(quality_of(rng.permuted(images, axis=1)[:100], 100, references))
+    kept = distinct(np.concatenate([images[:5], images[:8]]), set(pixel_digests(images[2:3])))
+    assert len(kept) == 7

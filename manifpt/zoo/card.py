@@ -1,0 +1,150 @@
+"""The card of a benchmark: what is in it, how it was made, and whether that is still true."""
+
+import csv
+import hashlib
+import io
+import json
+from typing import Any
+
+import numpy as np
+
+from manifpt import storage
+from manifpt.images.sources import CARD
+from manifpt.zoo.tars import png
+
+
+def grid(rows: dict[str, np.ndarray], scale: int = 2) -> bytes:
+    """Return a PNG with one line of images a source."""
+    lines = [np.concatenate(list(images), axis=1) for images in rows.values()]
+    picture = np.concatenate(lines, axis=0).repeat(scale, 0).repeat(scale, 1)
+    return png(picture)
+
+
+def table_of_recipes(recipes: dict[str, Any]) -> bytes:
+    """Return the design choices of all generators as CSV, one line each: labels for experiments."""
+    rows = [
+        {"name": name, "seed": facts.get("seed"), **facts.get("choices", {})}
+        for name, facts in recipes.items()
+    ]
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(dict.fromkeys(key for row in rows for key in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    return table.getvalue().encode()
+
+
+def _design(facts: dict[str, Any]) -> str:
+    """Say in a few words what is particular to a recipe."""
+    said = facts.get("options", {}) | facts.get("sampling", {}) | facts.get("data", {})
+    return ", ".join(f"{name} {value}" for name, value in said.items()) or "-"
+
+
+def _row(name: str, facts: dict[str, Any]) -> str:
+    q = facts["quality"]
+    quality = [f"{q[k]:.2f}" for k in ("precision", "recall", "density", "coverage")]
+    if "choices" not in facts:
+        unknown = ["brought", "-", facts["brought_from"], "-", "-", "-"]
+        return "| " + " | ".join([name, *unknown, *quality]) + " |"
+    cells = [
+        name,
+        facts["choices"]["family"],
+        facts["seed"],
+        _design(facts),
+        f"{facts['steps']} x {facts['batch_size']}",
+        facts["parameters"],
+        f"{facts['training_seconds']:.0f}",
+        *quality,
+    ]
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def _accuracies(measured: dict[str, Any] | None) -> list[str]:
+    """Return the lines that say how well classifiers tell the classes apart, if that is known."""
+    if measured is None:
+        return []
+    lines = [
+        "How well a classifier tells the classes apart on the test split "
+        f"({', '.join(f'{k} {v}' for k, v in measured['settings'].items())}):",
+        "",
+        "| input | accuracy, mean of seeds | least | most | chance |",
+        "|---" * 5 + "|",
+    ]
+    for name, seeds in measured["metrics"].items():
+        found = [metrics["accuracy"] for metrics in seeds]
+        cells = (sum(found) / len(found), min(found), max(found), seeds[0]["chance"])
+        lines.append(f"| {name} | {' | '.join(f'{value:.3f}' for value in cells)} |")
+    return [*lines, ""]
+
+
+def write_card(output: str, card: dict[str, Any]) -> None:
+    """Write the card for machines and for people, as it will be read again: keys sorted."""
+    card = json.loads(json.dumps(card, sort_keys=True))
+    storage.write_bytes(storage.join(output, "README.md"), markdown(card).encode())
+    storage.write_json(storage.join(output, CARD), card)
+
+
+def add_accuracies(folder: str, uri: str) -> None:
+    """Put the accuracies that ``jobs.quickstart --json`` wrote on a benchmark's card."""
+    card, measured = storage.read_json(storage.join(folder, CARD)), storage.read_json(uri)
+    kept = ("accuracy", "accuracy_low", "accuracy_high", "chance", "images")
+    metrics = {
+        name: [{key: seed[key] for key in kept} for seed in seeds]
+        for name, seeds in measured["metrics"].items()
+    }
+    write_card(
+        folder, card | {"accuracies": {"settings": measured["settings"], "metrics": metrics}}
+    )
+
+
+def markdown(card: dict[str, Any]) -> str:
+    """Render a card for people."""
+    splits = dict.fromkeys(file["split"] for file in card["files"])
+    counts = {(f["source"], f["split"]): f["images"] for f in card["files"]}
+    generated = next(iter(card["recipes"]))
+    shares = [
+        f"{split} {counts.get(('real', split), 0)} reals and "
+        f"{counts.get((generated, split), 0)} samples of each generator"
+        for split in splits
+    ]
+    gate = ", ".join(f"{name} {least}" for name, least in card["gate"].items())
+    lines = [
+        f"# {card['name']}",
+        "",
+        f"{' x '.join(map(str, card['shape']))} images of {len(card['recipes'])} generators and "
+        f"their reals, {card['bytes'] / 2**20:.1f} MiB, seed {card['seed']}. Licence of the reals: "
+        f"{card['licence']}. Encoder of every image: {card['encoder']}.",
+        "",
+        f"Splits: {'; '.join(shares)}. No image is in two of them. Generators were trained on "
+        f"{card['generators_trained_on']} reals, all but copies and the reals held out for train, "
+        "validation and test, unless their recipe takes less.",
+        "",
+        "| name | family | seed | design, where not the default | steps x batch | parameters | "
+        "training s | precision | recall | density | coverage |",
+        "|---" * 11 + "|",
+        *(_row(name, card["recipes"][name]) for name in card["order"]),
+        "",
+        "Precision, recall, density and coverage: of as many samples as reals (at most 600, of the "
+        "manifold), k 5, on pixels averaged over 2 x 2 blocks. A generator is published if it has "
+        f"at least {gate}; "
+        f"refused: {', '.join(card['refused']) or 'none'}.",
+        "",
+        *_accuracies(card.get("accuracies")),
+        "![samples](samples.png)",
+        "",
+        f"From the top: real, {', '.join(card['order'])}.",
+        "",
+        "All design choices are in `recipes.csv`; sizes and hashes of all files in `card.json`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def verify(folder: str) -> list[str]:
+    """Return the files of a benchmark whose content differs from its card."""
+    card = storage.read_json(storage.join(folder, CARD))
+    return [
+        file["path"]
+        for file in card["files"]
+        if hashlib.sha256(storage.read_bytes(storage.join(folder, file["path"]))).hexdigest()
+        != file["sha256"]
+    ]
