@@ -26,6 +26,9 @@ class Config(JobConfig):
     split: Literal["train", "validation", "test"] | None = Field(
         None, description="of images that declare a split, as a benchmark's, only these"
     )
+    sources: tuple[str, ...] = Field(
+        (), description="of images that declare a source, as a benchmark's, only these"
+    )
     manifold: str | None = Field(
         None, description="where the attributor's manifold lies now, if it was moved"
     )
@@ -41,6 +44,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         config.output,
         manifold=config.manifold,
         split=config.split,
+        sources=config.sources,
         demand=config.demand,
         overwrite=config.overwrite,
     )

@@ -35,6 +35,9 @@ class Config(JobConfig):
         "content",
         description="split of images that declare none: by their content 70/10/20, or one for all",
     )
+    sources: tuple[str, ...] = Field(
+        (), description="of images that declare a source, as a benchmark's, only these"
+    )
     float16: bool = Field(False, description="store artifacts as float16 instead of float32")
 
 
@@ -49,6 +52,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         config.output,
         manifold=config.manifold,
         image_size=config.image_size,
+        sources=config.sources,
         undeclared=config.split,
         float16=config.float16,
         demand=config.demand,

@@ -22,7 +22,6 @@ from manifpt.manifold import Manifold, nearest
 from manifpt.spaces import Space, make_space, space_from_card
 
 EVALUATED = ("train", "validation", "test")
-SELECTION = Selection(splits=EVALUATED)
 # The shares of validation and test where images declare no split; the rest is train.
 VALIDATION_SHARE, TEST_SHARE = 0.1, 0.2
 
@@ -149,8 +148,8 @@ def _class_counts(facts: Sequence[dict[str, Any]], split: str) -> dict[str, int]
     return dict(sorted(counts.items()))
 
 
-def _read(text: str, rule: DecodeRule) -> Any:
-    return read_unit(unit_from_json(text), rule, SELECTION)
+def _read(text: str, rule: DecodeRule, selection: Selection) -> Any:
+    return read_unit(unit_from_json(text), rule, selection)
 
 
 def _stage(
@@ -160,7 +159,7 @@ def _stage(
 
 
 def _target(
-    units: Sequence[Unit], manifold: str | None, image_size: int | None
+    units: Sequence[Unit], selection: Selection, manifold: str | None, image_size: int | None
 ) -> tuple[Space, DecodeRule, str | None]:
     """Return the space, the decode rule and the hash of the manifold, or those of raw images."""
     if manifold is not None:
@@ -171,7 +170,7 @@ def _target(
                 f"--image-size {image_size}: the manifold's reals have {rule.size}; leave it out"
             )
         return space_from_card(manifest["space"]), rule, manifest["content_sha256"]
-    rule = DecodeRule(image_size or natural_size(units, SELECTION))
+    rule = DecodeRule(image_size or natural_size(units, selection))
     return make_space("image", rule.size), rule, None
 
 
@@ -181,6 +180,7 @@ def compute_artifacts(
     *,
     manifold: str | None,
     image_size: int | None = None,
+    sources: Sequence[str] | None = None,
     undeclared: str = "content",
     float16: bool = False,
     demand: session.Demand = session.ANY,
@@ -193,6 +193,7 @@ def compute_artifacts(
         output: folder of the artifacts.
         manifold: URI of a manifold, or None for the images themselves.
         image_size: of the images themselves; a manifold has its own.
+        sources: of images that declare a source, as a benchmark's, only these.
         undeclared: the split of images that declare none: ``content`` (70 % train, 10 %
             validation, 20 % test by pixel hash) or the name of one split for all of them.
         float16: halve the storage; artifacts are float32 otherwise.
@@ -202,11 +203,11 @@ def compute_artifacts(
     """
     output = storage.absolute(output)
     manifold = storage.absolute(manifold) if manifold else None
-    units = plan(inputs, SELECTION, labelled=True)
-    space, rule, manifold_sha = _target(units, manifold, image_size)
-    key = storage.digest(
-        [content_key(units), space.card(), rule.card(), manifold_sha, undeclared, float16]
-    )
+    selection = Selection(EVALUATED, tuple(sources) if sources else None)
+    units = plan(inputs, selection, labelled=True)
+    space, rule, manifold_sha = _target(units, selection, manifold, image_size)
+    target = [space.card(), rule.card(), manifold_sha]
+    key = storage.digest([content_key(units), selection.sources, *target, undeclared, float16])
     pool = session.pool(demand, uses_gpu=False)
     finished = outputs.begin(output, "artifacts", key, overwrite=overwrite)
     if finished:
@@ -214,7 +215,7 @@ def compute_artifacts(
     records = pipeline.run(
         f"artifacts {space.name}",
         [unit_to_json(unit) for unit in units],
-        partial(_read, rule=rule),
+        partial(_read, rule=rule, selection=selection),
         partial(_stage, space.card(), manifold, undeclared, float16),
         output,
         pool,

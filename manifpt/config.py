@@ -72,7 +72,8 @@ def _add(parser: argparse.ArgumentParser, name: str, field: Any) -> None:
     if kind is bool:
         options["action"] = argparse.BooleanOptionalAction
     elif get_origin(kind) is tuple:
-        options |= {"nargs": "+", "metavar": "NAME=URI" if name == "input" else name.upper()}
+        count = "+" if field.is_required() else "*"
+        options |= {"nargs": count, "metavar": "NAME=URI" if name == "input" else name.upper()}
     elif get_origin(kind) is Literal:
         options["choices"] = get_args(kind)
     else:

@@ -106,21 +106,23 @@ def attribute(
     *,
     manifold: str | None = None,
     split: str | None = None,
+    sources: Sequence[str] | None = None,
     demand: session.Demand = session.ANY,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Attribute every image of ``inputs`` and publish the table; return the summary.
 
-    ``split`` keeps only the images of that split, and those that declare none.
+    ``split`` keeps only the images of that split, and those that declare none; ``sources`` is the
+    same for sources.
     """
     started = time.monotonic()
     output, model = storage.absolute(output), storage.absolute(model)
     attributor = Attributor.open(model)
     manifold = resolve_manifold(attributor, manifold)
     rule = DecodeRule.from_card(attributor.manifest["decode"])
-    selection = Selection(splits=(split,) if split else None)
+    selection = Selection((split,) if split else None, tuple(sources) if sources else None)
     units = plan(inputs, selection)
-    key = storage.digest([content_key(units), split, attributor.manifest["key"]])
+    key = storage.digest([content_key(units), vars(selection), attributor.manifest["key"]])
     pool = session.pool(demand, uses_gpu=True)
     if outputs.begin(output, "attributions", key, overwrite=overwrite):
         return storage.read_json(storage.join(output, SUMMARY))

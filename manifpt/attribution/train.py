@@ -178,7 +178,6 @@ def train_attributor(
     )
     classes = _classes(artifacts)
     shape = tuple(artifacts["shape"])
-    files = [f for f in artifacts["files"] if f["folder"] in ("train", "validation")]
     options = replace(options, stem=choose_stem(options.stem, shape[-1]))
     content = [artifacts["key"], artifacts["manifold_sha256"], classes]
     key = storage.digest([content, vars(options)])
@@ -187,27 +186,17 @@ def train_attributor(
     if finished:
         return finished
     moments = artifacts["moments"]["train"]
-    rows = sum(artifacts["classes"]["train"].values())
     settings = Settings(
         classes=tuple(classes),
         shape=shape,
         mean=tuple(moments["mean"]),
         std=tuple(moments["std"]),
-        rows=rows,
+        rows=sum(artifacts["classes"]["train"].values()),
         **vars(options),
     )
     epochs_uri = storage.join(output, EPOCHS)
     with _reported(epochs_uri, report):
         state = _fit(settings, folder, artifacts, output, key, workers, die_at)
-    weights = io.BytesIO()
-    torch.save(state["best_weights"], weights)
-    seen = pa.concat_tables(
-        [read_artifacts(storage.join(folder, f["path"]), ["pixel_sha256"]) for f in files]
-    )
-    written = {
-        WEIGHTS: storage.write_bytes(storage.join(output, WEIGHTS), weights.getvalue()),
-        SEEN: storage.write_bytes(storage.join(output, SEEN), storage.parquet_bytes(seen)),
-    }
     best = state["history"][state["best_epoch"]]
     manifest = outputs.publish(
         output,
@@ -217,22 +206,40 @@ def train_attributor(
             **vars(options),
             "classes": classes,
             "shape": list(shape),
-            "space": artifacts["space"],
-            "decode": artifacts["decode"],
-            "manifold": artifacts["manifold"],
-            "manifold_sha256": artifacts["manifold_sha256"],
+            **{
+                name: artifacts[name] for name in ("space", "decode", "manifold", "manifold_sha256")
+            },
             "artifacts": folder,
             "rows": {split: artifacts["classes"][split] for split in ("train", "validation")},
             "history": state["history"],
             "best_epoch": state["best_epoch"],
             "validation_accuracy": best["validation_accuracy"],
             "validation_loss": best["validation_loss"],
-            "files": written,
+            "files": _write(output, folder, artifacts, state["best_weights"]),
         },
     )
     for scratch in (EPOCHS, TRAINING):
         storage.remove(storage.join(output, scratch))
     return manifest
+
+
+def _write(
+    output: str, folder: str, artifacts: dict[str, Any], best_weights: dict[str, Any]
+) -> dict[str, Any]:
+    """Write the weights, and the pixel hashes of what training and validation have seen."""
+    weights = io.BytesIO()
+    torch.save(best_weights, weights)
+    seen = pa.concat_tables(
+        [
+            read_artifacts(storage.join(folder, file["path"]), ["pixel_sha256"])
+            for file in artifacts["files"]
+            if file["folder"] in ("train", "validation")
+        ]
+    )
+    return {
+        WEIGHTS: storage.write_bytes(storage.join(output, WEIGHTS), weights.getvalue()),
+        SEEN: storage.write_bytes(storage.join(output, SEEN), storage.parquet_bytes(seen)),
+    }
 
 
 def _fit(
