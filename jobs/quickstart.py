@@ -17,6 +17,8 @@ from jobs import attribute, build_manifold, compute_artifacts, evaluate, train_a
 from manifpt import job, storage
 from manifpt.config import JobConfig, parse
 
+NAMES = {"rgb": "rgb artifacts", "freq": "freq artifacts", "image": "images (baseline)"}
+
 
 class Config(JobConfig):
     """Options of quickstart."""
@@ -85,9 +87,6 @@ class Chain:
         self.step(f"train {name}", train_attribution, *flags)
         flags = ("--input", artifacts, "--output", self.place("evaluation", name))
         return self.step(f"evaluate {name}", evaluate, *flags, "--model", model)
-
-
-NAMES = {"rgb": "rgb artifacts", "freq": "freq artifacts", "image": "images (baseline)"}
 
 
 def table(results: dict[str, list[dict[str, Any]]]) -> str:

@@ -58,7 +58,7 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
 def arrow_filesystem(uri: str) -> tuple[pa.fs.FileSystem, str]:
     """Return pyarrow's filesystem of ``uri`` and its path there, for libraries that want one."""
     if is_s3(uri):
-        # Of the AWS environment, Arrow's client overlooks the endpoint in some processes.
+        # Arrow 25 takes keys and region from the AWS environment, but not the endpoint.
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         fs = pa.fs.S3FileSystem(endpoint_override=endpoint, connect_timeout=4, request_timeout=20)
         return fs, uri[len("s3://") :]

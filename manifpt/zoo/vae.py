@@ -4,8 +4,9 @@ VAE: Kingma & Welling, "Auto-Encoding Variational Bayes", ICLR 2014; ``beta`` we
 in Higgins et al., "beta-VAE", ICLR 2017. Pixels have a Bernoulli likelihood; a sample is its mean.
 VAE-GAN: Larsen et al., "Autoencoding beyond pixels using a learned similarity metric", ICML 2016:
 the reconstruction is measured in the features of a discriminator that is trained beside it.
-VQ-VAE: van den Oord et al., "Neural Discrete Representation Learning", NeurIPS 2017, with the
-codebook as a moving average (appendix A.1 there); its prior over the codes is a small causal
+VQ-VAE: van den Oord et al., "Neural Discrete Representation Learning", NeurIPS 2017, with a
+codebook that follows a moving average (after appendix A.1 there, means in place of sums and counts,
+unused codes revived); its prior over the codes is a small causal
 transformer (Vaswani et al., NeurIPS 2017), trained beside it.
 """
 
