@@ -40,6 +40,8 @@ class JobConfig(BaseModel):
 
 Config = TypeVar("Config", bound=JobConfig)
 
+SHORT = {"output": ("--out",)}
+
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, without repeating the usage."""
@@ -78,7 +80,7 @@ def _add(parser: argparse.ArgumentParser, name: str, field: Any) -> None:
         options["choices"] = get_args(kind)
     else:
         options["metavar"] = name.upper()
-    parser.add_argument(_flag(field.alias or name), **options)
+    parser.add_argument(_flag(field.alias or name), *SHORT.get(name, ()), **options)
 
 
 def _shown(default: Any) -> str:

@@ -52,6 +52,8 @@ def _versions() -> dict[str, str]:
 
 def _unreachable(uri: str, error: Exception) -> ManifptError:
     reason = str(error).splitlines()[0][:200]
+    if getattr(error, "error_code", None) == "INVALID_PARAMETER_VALUE":
+        return ManifptError(f"MLflow refuses a value of this job: {reason}; rename or shorten it")
     return ManifptError(
         f"MLFLOW_TRACKING_URI {uri}: {reason}; are the server and its artifact store up?"
     )

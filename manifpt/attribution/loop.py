@@ -182,6 +182,7 @@ class Trainer:
             "best_epoch": self.standing.best_epoch,
             "best": list(self.standing.best),
             "history": self.standing.history,
+            "precision": str(self.precision or torch.float32).removeprefix("torch."),
         }
         torch.save(state, Path(folder) / STATE)
 

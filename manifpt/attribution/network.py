@@ -97,7 +97,9 @@ def logits(
 
 def device_and_precision() -> tuple[str, Any]:
     """Return the device of this process and the dtype to train in (None where none pays)."""
-    if not torch.cuda.is_available():
-        # bfloat16 on a CPU without the instructions for it is many times slower than float32.
-        return "cpu", None
-    return "cuda", torch.bfloat16 if torch.cuda.is_bf16_supported() else None
+    if torch.cuda.is_available():
+        return "cuda", torch.bfloat16 if torch.cuda.is_bf16_supported() else None
+    # On a CPU without the instructions for it, bfloat16 is many times slower than float32.
+    has = torch.cpu.get_capabilities()
+    pays = has.get("avx512_bf16") or has.get("amx_bf16")
+    return "cpu", torch.bfloat16 if pays else None

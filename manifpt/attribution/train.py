@@ -212,6 +212,7 @@ def train_attributor(
             "artifacts": folder,
             "rows": {split: artifacts["classes"][split] for split in ("train", "validation")},
             "history": state["history"],
+            "precision": state["precision"],
             "best_epoch": state["best_epoch"],
             "validation_accuracy": best["validation_accuracy"],
             "validation_loss": best["validation_loss"],

@@ -2,6 +2,9 @@
 
 VAE: Kingma & Welling, "Auto-Encoding Variational Bayes", ICLR 2014; ``beta`` weighs the KL term as
 in Higgins et al., "beta-VAE", ICLR 2017. Pixels have a Bernoulli likelihood; a sample is its mean.
+The perceptual loss in its place is one minus the structural similarity of Wang et al., IEEE TIP
+2004, after Snell et al., "Learning to generate images with perceptual similarity metrics", ICIP
+2017.
 VAE-GAN: Larsen et al., "Autoencoding beyond pixels using a learned similarity metric", ICML 2016:
 the reconstruction is measured in the features of a discriminator that is trained beside it.
 VQ-VAE: van den Oord et al., "Neural Discrete Representation Learning", NeurIPS 2017, with a
@@ -21,9 +24,11 @@ from torch.nn.functional import (
     one_hot,
     softplus,
 )
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from manifpt.zoo.descent import Log, average_weights, latents
 from manifpt.zoo.gan import decoder, discriminator, scales
+from manifpt.zoo.recipe import option
 
 
 def encoder(channels: int, size: int, width: int) -> tuple[nn.Sequential, int, int]:
@@ -38,6 +43,22 @@ def encoder(channels: int, size: int, width: int) -> tuple[nn.Sequential, int, i
     return nn.Sequential(*layers), inputs, side
 
 
+def pixel_loss(logits: Tensor, pixels: Tensor) -> Tensor:
+    """Return the Bernoulli negative log-likelihood of an image, mean over the batch, nats."""
+    return binary_cross_entropy_with_logits(logits, pixels, reduction="sum") / len(pixels)
+
+
+def perceptual_loss(logits: Tensor, pixels: Tensor) -> Tensor:
+    """Return one minus the structural similarity, times a quarter of an image's numbers."""
+    alike = structural_similarity_index_measure(
+        torch.sigmoid(logits), pixels, sigma=1.0, kernel_size=7, data_range=1.0
+    )
+    return (1 - torch.as_tensor(alike)) * pixels[0].numel() / 4
+
+
+RECONSTRUCTIONS = {"pixel": pixel_loss, "perceptual": perceptual_loss}
+
+
 class VAE(nn.Module):
     """Encodes an image to a normal latent of ``latent`` numbers and decodes it to pixel logits."""
 
@@ -50,9 +71,11 @@ class VAE(nn.Module):
         beta: float = 1.0,
         lr: float = 1e-3,
         upsampling: str = "transposed",
+        reconstruction: str = "pixel",
     ) -> None:
         super().__init__()
         self.latent, self.beta, self.lr = latent, beta, lr
+        self.unlike = option("reconstruction", reconstruction, RECONSTRUCTIONS)
         maps, outputs, side = encoder(channels, size, width)
         self.encoder = nn.Sequential(
             maps, nn.Flatten(), nn.Linear(outputs * side * side, 2 * latent)
@@ -70,11 +93,7 @@ class VAE(nn.Module):
         optimizer = torch.optim.Adam(self.parameters(), lr=self.lr)
         for step, real in enumerate(batches):
             z, divergence = self.encode(real)
-            pixels = (real + 1) / 2
-            reconstruction = binary_cross_entropy_with_logits(
-                self.decoder(z), pixels, reduction="sum"
-            ) / len(real)
-            loss = reconstruction + self.beta * divergence.mean()
+            loss = self.unlike(self.decoder(z), (real + 1) / 2) + self.beta * divergence.mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

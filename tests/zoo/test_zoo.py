@@ -30,6 +30,7 @@ VARIANTS = [
     *(("gan", {"upsampling": name}) for name in gan.UPSAMPLINGS),
     *(("gan", {"normalisation": name}) for name in gan.NORMALISATIONS),
     *(("gan", {"discriminator_normalisation": name}) for name in gan.DISCRIMINATORS),
+    ("vae", {"reconstruction": "perceptual"}),
     ("gan", {"skip": True, "activation": "elu", "critic_steps": 2}),
 ]
 
