@@ -19,7 +19,7 @@ from manifpt.zoo.benchmark import (
 from manifpt.zoo.card import markdown, verify
 from manifpt.zoo.flow import Flow
 from manifpt.zoo.models import MODELS, choices, read_recipes
-from manifpt.zoo.reals import Reals
+from manifpt.zoo.reals import Reals, read_reals
 from manifpt.zoo.recipe import Recipe
 from manifpt.zoo.tars import tar_of
 from manifpt.zoo.training import fit, sample
@@ -88,6 +88,24 @@ def test_training_data_can_be_a_part_of_the_reals():
     assert np.array_equal(part.images[:, 0, 0, 0] % 3, part.labels)
     with pytest.raises(ManifptError, match="classes"):
         Reals(images).subset({"classes": [0]}, seed=0)
+
+
+def test_torchvision_datasets_are_read_from_its_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    images = np.random.default_rng(0).integers(0, 256, (7, 28, 28), dtype=np.uint8)
+    labels = np.arange(7, dtype=np.uint8)
+    raw = tmp_path / "hub" / "datasets" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        head = np.array([0x803, *images.shape], ">u4").tobytes()
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(head + images.tobytes())
+        head = np.array([0x801, 7], ">u4").tobytes()
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(head + labels.tobytes())
+    reals = read_reals(["torchvision:MNIST"], None)
+    assert np.array_equal(reals.images[..., 0], images)
+    assert np.array_equal(reals.labels, labels)
+    with pytest.raises(ManifptError, match="choose one of"):
+        read_reals(["torchvision:ImageNet"], None)
 
 
 def test_the_flow_is_a_flow():
