@@ -64,7 +64,7 @@ def _accuracies(measured: dict[str, Any] | None) -> list[str]:
         return []
     lines = [
         "How well a classifier tells the classes apart on the test split "
-        f"({', '.join(f'{k} {v}' for k, v in measured['settings'].items())}):",
+        f"({', '.join(f'{k} {v}' for k, v in measured['settings'].items() if v != [])}):",
         "",
         "| input | accuracy, mean of seeds | least | most | chance |",
         "|---" * 5 + "|",
