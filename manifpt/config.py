@@ -40,7 +40,8 @@ class JobConfig(BaseModel):
 
 Config = TypeVar("Config", bound=JobConfig)
 
-SHORT = {"output": ("--out",)}
+# Other spellings of a flag, by field.
+ALSO = {"output": ("--out",)}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -80,7 +81,7 @@ def _add(parser: argparse.ArgumentParser, name: str, field: Any) -> None:
         options["choices"] = get_args(kind)
     else:
         options["metavar"] = name.upper()
-    parser.add_argument(_flag(field.alias or name), *SHORT.get(name, ()), **options)
+    parser.add_argument(_flag(field.alias or name), *ALSO.get(name, ()), **options)
 
 
 def _shown(default: Any) -> str:
