@@ -7,10 +7,12 @@ import sys
 import time
 from pathlib import Path
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 
 from manifpt import tracking
+from manifpt.errors import ManifptError
 
 ROOT = Path(__file__).parents[1]
 WAITING = """
@@ -48,3 +50,8 @@ def test_killed(with_signal):
             break
         time.sleep(0.5)
     assert status(run_id) == "KILLED"
+
+
+def test_a_value_that_mlflow_refuses_is_told_as_such():
+    with pytest.raises(ManifptError, match="refuses a value"), tracking.run("refused", {}):
+        mlflow.log_metric("no?such*name", 1.0)
