@@ -123,6 +123,7 @@ def markdown(card: dict[str, Any]) -> str:
         "|---" * 11 + "|",
         *(_row(name, card["recipes"][name]) for name in card["order"]),
         "",
+        "Training s is wall time, on cores that other work may have shared. "
         "Precision, recall, density and coverage: of as many samples as reals (at most 600, of the "
         "manifold), k 5, on pixels averaged over 2 x 2 blocks. A generator is published if it has "
         f"at least {gate}; "
