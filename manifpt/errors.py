@@ -3,3 +3,11 @@
 
 class ManifptError(Exception):
     """Bad input or an unusable environment; the message is one line and names the remedy."""
+
+
+class DamageError(ManifptError):
+    """A file is not what its manifest says."""
+
+
+class MismatchError(ManifptError):
+    """A verification found a difference: the job did its work and says no, with exit code 1."""

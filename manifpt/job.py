@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from manifpt.config import Config, parse
-from manifpt.errors import ManifptError
+from manifpt.errors import ManifptError, MismatchError
 
 Job = Callable[[Config, Any], dict[str, Any]]
 
@@ -48,7 +48,10 @@ def main(
 
 
 def exit_code(name: str, command: Callable[[], None]) -> int:
-    """Run a command: 0, 130 when it was stopped, 2 with one line for what a user can mend."""
+    """Run a command: 0, 130 when it was stopped, 2 with one line for what a user can mend.
+
+    A verification that finds a difference has 1.
+    """
     try:
         command()
     except KeyboardInterrupt:
@@ -61,5 +64,5 @@ def exit_code(name: str, command: Callable[[], None]) -> int:
         if not isinstance(reason, ManifptError):
             raise
         print(f"{name}: {reason}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(reason, MismatchError) else 2
     return 0

@@ -61,6 +61,13 @@ def capacity() -> dict[str, float]:
     return {name: max(total.get(name, 0.0), grown.get(name, 0.0)) for name in {*total, *grown}}
 
 
+def nodes() -> int:
+    """Return how many nodes the cluster has now."""
+    import ray
+
+    return sum(bool(node["Alive"]) for node in ray.nodes())
+
+
 @dataclass(frozen=True)
 class Pool:
     """How many processes a stage gets, and what each of them holds."""
@@ -79,7 +86,22 @@ class Demand:
     num_gpus: float | None = None
 
 
+@dataclass(frozen=True)
+class SearchDemand:
+    """What the user asks of a search; None and ``auto`` leave the choice to us.
+
+    ``search`` is auto, exact-plain, exact-pruned or approximate; ``placement`` auto, replicated,
+    sharded or scan; ``memory`` what the manifold may take in the whole job, bytes.
+    """
+
+    search: str = "auto"
+    placement: str = "auto"
+    memory: int | None = None
+    float16: bool = False
+
+
 ANY = Demand()
+ANY_SEARCH = SearchDemand()
 
 
 def pool(demand: Demand, *, uses_gpu: bool) -> Pool:

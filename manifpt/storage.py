@@ -5,6 +5,7 @@ AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, ...); they are never written or printed
 """
 
 import errno
+import fcntl
 import hashlib
 import io
 import json
@@ -166,6 +167,63 @@ def write_bytes(uri: str, data: bytes) -> dict[str, Any]:
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
+def sha256(uri: str) -> str:
+    """Return the sha256 of a file's content, read piece by piece."""
+    with reading(uri) as file:
+        found = hashlib.sha256()
+        while data := file.read(8 * 2**20):
+            found.update(data)
+    return found.hexdigest()
+
+
+@contextmanager
+def reading(uri: str) -> Iterator[IO[bytes]]:
+    """Open a file to read it piece by piece."""
+    fs, path = filesystem(uri)
+    with explained(uri), fs.open(path, "rb") as file:
+        yield file
+
+
+def read_versioned(uri: str) -> tuple[bytes, str]:
+    """Return a file's content and a token that changes whenever the content does."""
+    if not is_s3(uri):
+        data = read_bytes(uri)
+        return data, hashlib.sha256(data).hexdigest()
+    import boto3
+
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    with explained(uri):
+        answer = boto3.client("s3").get_object(Bucket=bucket, Key=key)
+    return answer["Body"].read(), answer["ETag"]
+
+
+def replace(uri: str, data: bytes, token: str) -> bool:
+    """Write a file if its content is still what ``token`` came with; tell whether it was."""
+    if not is_s3(uri):
+        return _replace_local(uri, data, token)
+    import boto3
+    from botocore.exceptions import ClientError
+
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    try:
+        boto3.client("s3").put_object(Bucket=bucket, Key=key, Body=data, IfMatch=token)
+    except ClientError as error:
+        if error.response["Error"]["Code"] in {"PreconditionFailed", "ConditionalRequestConflict"}:
+            return False
+        raise ManifptError(f"{uri}: {_reason(error)}; check the bucket's policy") from None
+    return True
+
+
+def _replace_local(uri: str, data: bytes, token: str) -> bool:
+    path = absolute(uri)
+    with open(os.path.join(os.path.dirname(path), ".lock"), "ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if read_versioned(uri)[1] != token:
+            return False
+        write_bytes(uri, data)
+        return True
+
+
 def read_json(uri: str) -> dict[str, Any]:
     """Return a JSON file's object."""
     try:
@@ -179,12 +237,22 @@ def read_json(uri: str) -> dict[str, Any]:
 
 def write_json(uri: str, value: object) -> None:
     """Write a value as JSON, whole."""
-    write_bytes(uri, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+    write_bytes(uri, json_bytes(value))
+
+
+def json_bytes(value: object) -> bytes:
+    """Return a value as JSON text, keys sorted."""
+    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
 
 
 def read_parquet(uri: str, columns: list[str] | None = None) -> pa.Table:
     """Return a Parquet file as a table."""
-    return pq.read_table(io.BytesIO(read_bytes(uri)), columns=columns)
+    return parquet_table(read_bytes(uri), columns)
+
+
+def parquet_table(data: bytes, columns: list[str] | None = None) -> pa.Table:
+    """Return the table in the bytes of a Parquet file."""
+    return pq.read_table(io.BytesIO(data), columns=columns)
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

@@ -227,14 +227,14 @@ def pixels_of(table: pa.Table) -> np.ndarray:
 
 
 def read_unit(
-    unit: Unit, rule: DecodeRule, selection: Selection = Selection()
+    unit: Unit, rule: DecodeRule, selection: Selection = Selection(), chunk: int | None = None
 ) -> Iterator[pa.Table]:
-    """Yield the images table of one unit in chunks of at most ``chunk_rows(rule.size)`` rows.
+    """Yield the images table of one unit in chunks of at most ``chunk`` rows.
 
     This is the one way from any source to images: the rows that ``selection`` keeps, in the
     unit's own order, each decoded or with its error.
     """
-    limit = chunk_rows(rule.size)
+    limit = chunk or chunk_rows(rule.size)
     rows: list[dict[str, Any]] = []
     pixels: list[np.ndarray] = []
     for raw in raw_images(unit, rule):

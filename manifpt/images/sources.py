@@ -168,10 +168,11 @@ def content_key(units: Sequence[Unit]) -> str:
 
 
 def describe(inputs: Sequence[str], units: Sequence[Unit]) -> dict[str, Any]:
-    """Say what the inputs are, for manifests: as named, their kinds, sizes, sources and hash."""
+    """Say what the inputs are, for manifests: name and place, kinds, sizes, sources and hash."""
     kinds = [unit.kind for unit in units]
+    given = [Input.parse(text) for text in inputs]
     return {
-        "given": list(inputs),
+        "given": [f"{i.source}={i.uri}" if i.source else i.uri for i in given],
         "units": len(units),
         "bytes": sum(unit.bytes for unit in units),
         "kinds": {kind: kinds.count(kind) for kind in sorted(set(kinds))},
