@@ -11,11 +11,11 @@ from typing import Any, Literal
 from pydantic import Field
 
 from manifpt import job
-from manifpt.config import JobConfig
+from manifpt.config import SearchConfig
 from manifpt.tracking import Run
 
 
-class Config(JobConfig):
+class Config(SearchConfig):
     """Options of attribute."""
 
     input: tuple[str, ...] = Field(
@@ -45,6 +45,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         manifold=config.manifold,
         split=config.split,
         sources=config.sources,
+        search=config.search_demand,
         demand=config.demand,
         overwrite=config.overwrite,
     )

@@ -2,7 +2,9 @@
 
     python -m jobs.build_manifold --input real=s3://bucket/reals --output s3://bucket/manifold
 
-The input of a benchmark is its folder: the split `manifold` of its reals is taken.
+The input of a benchmark is its folder: the split `manifold` of its reals is taken. --append adds
+reals, --compact merges the small shards that this leaves, --explain prints how neighbours are found
+and from which measurements that was chosen.
 """
 
 import sys
@@ -12,6 +14,7 @@ from pydantic import Field
 
 from manifpt import job
 from manifpt.config import JobConfig
+from manifpt.errors import ManifptError
 from manifpt.tracking import Run
 
 
@@ -19,8 +22,11 @@ class Config(JobConfig):
     """Options of build_manifold."""
 
     input: tuple[str, ...] = Field(
-        min_length=1, description="real images: folders, tars or Parquet, local or s3://"
+        (), description="real images: folders, tars or Parquet, local or s3://"
     )
+    append: bool = Field(False, description="add --input to the manifold in --output")
+    compact: bool = Field(False, description="merge small shards of --output to about --shards")
+    explain: bool = Field(False, description="only print how --output is searched, and why")
     output: str = Field(description="folder for the manifold, local or s3://")
     space: Literal["rgb", "freq"] = Field("rgb", description="embedding space")
     shards: int = Field(4, ge=1, description="number of shards")
@@ -30,6 +36,12 @@ class Config(JobConfig):
     filter: Literal["bicubic", "lanczos", "bilinear"] = Field(
         "bicubic", description="antialiased resize filter for images of another size"
     )
+    metric: Literal["euclidean", "cosine"] = Field(
+        "euclidean", description="what is near: vectors, or their directions"
+    )
+    index: str | None = Field(
+        None, description="FAISS's name of an approximate index to have, too, such as IVF256,Flat"
+    )
     freq_eps: float | None = Field(
         None, gt=0, description="freq: added to magnitudes; 8-bit rounding noise if not given"
     )
@@ -37,25 +49,40 @@ class Config(JobConfig):
 
 
 def run(config: Config, tracked: Run) -> dict[str, Any]:
-    """Build the manifold and return its counts."""
-    from manifpt.manifold.build import build_manifold
+    """Build the manifold, or change or explain it, and return its counts."""
+    from manifpt.manifold.build import append_to_manifold, build_manifold, compact_manifold
+    from manifpt.manifold.manifold import Manifold
+    from manifpt.manifold.prepare import explained
 
-    manifest = build_manifold(
-        config.input,
-        config.output,
-        space=config.space,
-        shards=config.shards,
-        image_size=config.image_size,
-        filter_name=config.filter,
-        eps=config.freq_eps,
-        log=config.freq_log,
-        demand=config.demand,
-        overwrite=config.overwrite,
-    )
-    tracked.inputs(manifest["inputs"], "manifold")
+    if not config.input and not (config.compact or config.explain):
+        raise ManifptError("--input: give the real images")
+    if config.explain:
+        print(explained(Manifold.open(config.output)))
+        return {"output": config.output}
+    if config.compact:
+        manifest = compact_manifold(config.output, config.shards, demand=config.demand)
+    elif config.append:
+        manifest = append_to_manifold(config.input, config.output, demand=config.demand)
+    else:
+        manifest = build_manifold(
+            config.input,
+            config.output,
+            space=config.space,
+            shards=config.shards,
+            image_size=config.image_size,
+            filter_name=config.filter,
+            eps=config.freq_eps,
+            log=config.freq_log,
+            metric=config.metric,
+            factory=config.index,
+            demand=config.demand,
+            overwrite=config.overwrite,
+        )
+    last = manifest["appended"][-1] if config.append else manifest
+    tracked.inputs(last["inputs"], "manifold")
     tracked.document("manifest.json", manifest)
-    counts = {name: manifest[name] for name in ("rows_in", "ok", "quarantined", "by_error")}
-    names = ("reals", "duplicates", "content_sha256")
+    counts = {n: last[n] for n in ("rows_in", "ok", "quarantined", "by_error", "duplicates")}
+    names = ("reals", "content_sha256")
     return {"output": config.output, **counts, **{name: manifest[name] for name in names}}
 
 

@@ -12,12 +12,12 @@ from typing import Any, Literal
 from pydantic import Field
 
 from manifpt import job
-from manifpt.config import JobConfig
+from manifpt.config import ProjectionConfig, SearchConfig
 from manifpt.errors import ManifptError
 from manifpt.tracking import Run
 
 
-class Config(JobConfig):
+class Config(SearchConfig, ProjectionConfig):
     """Options of compute_artifacts."""
 
     input: tuple[str, ...] = Field(
@@ -55,6 +55,8 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         sources=config.sources,
         undeclared=config.split,
         float16=config.float16,
+        projection=config.projection,
+        search=config.search_demand,
         demand=config.demand,
         overwrite=config.overwrite,
     )

@@ -15,12 +15,12 @@ from pydantic import Field
 
 from jobs import attribute, build_manifold, compute_artifacts, evaluate, train_attribution
 from manifpt import job, storage
-from manifpt.config import JobConfig, parse
+from manifpt.config import ProjectionConfig, parse
 
 NAMES = {"rgb": "rgb artifacts", "freq": "freq artifacts", "image": "images (baseline)"}
 
 
-class Config(JobConfig):
+class Config(ProjectionConfig):
     """Options of quickstart."""
 
     output: str = Field("quickstart", description="folder for all outputs, local or s3://")
@@ -43,6 +43,9 @@ class Chain:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.sources = ("--sources", *config.sources) if config.sources else ()
+        ridge, count = ("--ridge", str(config.ridge)), config.neighbors
+        neighbors = ("--neighbors", str(count)) if count else ()
+        self.projection = ("--projector", config.projector, *ridge, *neighbors)
         self.rates: dict[str, float] = {}
 
     def place(self, *parts: str) -> str:
@@ -73,6 +76,7 @@ class Chain:
             target = ["--manifold", manifold]
             flags = ("--input", bench, "--output", manifold, "--space", space)
             self.step(f"manifold {space}", build_manifold, *flags)
+            target += self.projection
         flags = ("--input", bench, "--output", artifacts, *target, *self.sources)
         self.step(f"artifacts {space}", compute_artifacts, *flags)
         return [self.attributor(space, artifacts, seed) for seed in self.config.seeds]
@@ -121,7 +125,7 @@ def run(config: Config) -> None:
     verdicts = chain.place("attributions")
     flags = ("--input", config.benchmark, "--split", "test", "--output", verdicts, *chain.sources)
     chain.step("attribute", attribute, *flags, "--model", chain.place("attributor", "rgb"))
-    for space in ("rgb", "freq"):
+    for space in ("rgb", "freq") if config.projector == "nearest" else ():
         picture = triplets_picture(chain.place("artifacts", space), chain.place("manifolds", space))
         storage.write_bytes(chain.place("evaluation", space, "triplets.png"), picture)
     seconds = time.monotonic() - started
@@ -130,7 +134,8 @@ def run(config: Config) -> None:
     print("runs:    .venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db")
     print(f"{seconds:.0f} s")
     if config.json_file:
-        settings = config.model_dump(include={"sources", "backbone", "stem", "epochs", "seeds"})
+        names = {"sources", "projector", "backbone", "stem", "epochs", "seeds"}
+        settings = config.model_dump(include=names)
         found = {"settings": settings, "seconds": seconds, "metrics": results}
         found["images_per_second"] = chain.rates
         storage.write_json(config.json_file, found)

@@ -13,11 +13,11 @@ from typing import Any, Literal
 from pydantic import Field
 
 from manifpt import job
-from manifpt.config import JobConfig
+from manifpt.config import ProjectionConfig
 from manifpt.tracking import Run
 
 
-class Config(JobConfig):
+class Config(ProjectionConfig):
     """Options of train_attribution."""
 
     input: tuple[str, ...] = Field(
@@ -67,6 +67,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         manifold=config.manifold,
         space=config.space,
         image_size=config.image_size,
+        projection=config.projection,
         num_workers=config.num_workers,
         demand=config.demand,
         report=report,

@@ -4,9 +4,10 @@ ManiFPT (CVPR 2024), section 3. In the space ``image`` there is no manifold and 
 the image itself: the baseline that every claim is measured against.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,10 @@ from manifpt.images import IMAGES, DecodeRule, Selection, Unit, plan, read_unit
 from manifpt.images.probe import natural_size
 from manifpt.images.read import pixels_of, unit_from_json, unit_to_json
 from manifpt.images.sources import content_key, describe
-from manifpt.manifold import Manifold, nearest
-from manifpt.spaces import Space, make_space, space_from_card
+from manifpt.manifold import Manifold
+from manifpt.manifold.placement import Searcher, place
+from manifpt.manifold.projector import NEAREST, Projection
+from manifpt.spaces import Space, make_space
 
 EVALUATED = ("train", "validation", "test")
 # The shares of validation and test where images declare no split; the rest is train.
@@ -34,6 +37,7 @@ ARTIFACTS = {
     "pixel_sha256": pa.string(),
     "neighbor_id": pa.string(),
     "distance": pa.float64(),
+    "percentile": pa.float64(),
     "in_manifold": pa.bool_(),
 }
 
@@ -48,18 +52,20 @@ def split_by_content(pixel_sha256: str) -> str:
 
 @dataclass
 class Projector:
-    """Images -> embeddings -> nearest reals -> artifacts, in one process.
+    """Images -> embeddings -> nearest reals -> projections -> artifacts, in one process.
 
-    ``manifold`` is a URI, or None for the space ``image``.
+    ``manifold`` and ``searcher`` are None in the space ``image``.
     """
 
     space: Space
-    manifold_uri: str | None
+    manifold: Manifold | None = None
+    searcher: Searcher | None = None
+    projection: Projection = NEAREST
 
-    @cached_property
-    def manifold(self) -> Manifold | None:
-        """The manifold, read at first use."""
-        return Manifold.load(self.manifold_uri) if self.manifold_uri else None
+    @property
+    def rows(self) -> int | None:
+        """Images that it would have at once; None leaves it to the reader."""
+        return self.searcher.rows if self.searcher else None
 
     def __call__(self, table: pa.Table) -> tuple[np.ndarray, dict[str, Any]]:
         """Return the artifacts of an images table, N x shape float32, and the columns beside.
@@ -70,17 +76,18 @@ class Projector:
         pipeline.check_columns(table, {"pixel_sha256": IMAGES["pixel_sha256"]}, "project")
         embedded = self.space.embed(pixels_of(table))
         rows = table.num_rows
-        if self.manifold is None:
-            nothing = {"neighbor_id": [None] * rows, "distance": [None] * rows}
+        if self.manifold is None or self.searcher is None:
+            nothing = dict.fromkeys(("neighbor_id", "distance", "percentile"), [None] * rows)
             return embedded, {**nothing, "in_manifold": [False] * rows}
         hashes = np.array(table["pixel_sha256"].to_pylist(), dtype=object)
         flat = embedded.reshape(rows, -1)
-        found = nearest(self.manifold.shards, flat, 1, hashes)
-        points = self.manifold.vectors_at(found.shard[:, 0], found.row[:, 0])
-        return (flat - points).reshape(embedded.shape), {
+        found = self.searcher.nearest(flat, self.projection.neighbours, hashes)
+        artifacts = flat - self.projection.project(flat, found.vector)
+        return artifacts.reshape(embedded.shape), {
             "neighbor_id": found.id[:, 0].tolist(),
             "distance": found.distance[:, 0].tolist(),
-            "in_manifold": [h in self.manifold.pixel_hashes for h in hashes],
+            "percentile": self.manifold.percentile(found.distance[:, 0]).tolist(),
+            "in_manifold": found.seen.tolist(),
         }
 
 
@@ -148,30 +155,23 @@ def _class_counts(facts: Sequence[dict[str, Any]], split: str) -> dict[str, int]
     return dict(sorted(counts.items()))
 
 
-def _read(text: str, rule: DecodeRule, selection: Selection) -> Any:
-    return read_unit(unit_from_json(text), rule, selection)
-
-
-def _stage(
-    card: dict[str, Any], manifold: str | None, undeclared: str, float16: bool
-) -> ArtifactStage:
-    return ArtifactStage(Projector(space_from_card(card), manifold), undeclared, float16)
+def _read(text: str, rule: DecodeRule, selection: Selection, rows: int | None) -> Any:
+    return read_unit(unit_from_json(text), rule, selection, rows)
 
 
 def _target(
-    units: Sequence[Unit], selection: Selection, manifold: str | None, image_size: int | None
-) -> tuple[Space, DecodeRule, str | None]:
-    """Return the space, the decode rule and the hash of the manifold, or those of raw images."""
-    if manifold is not None:
-        manifest = outputs.require(manifold, "manifold", "--manifold")
-        rule = DecodeRule.from_card(manifest["decode"])
-        if image_size not in (None, rule.size):
-            raise ManifptError(
-                f"--image-size {image_size}: the manifold's reals have {rule.size}; leave it out"
-            )
-        return space_from_card(manifest["space"]), rule, manifest["content_sha256"]
-    rule = DecodeRule(image_size or natural_size(units, selection))
-    return make_space("image", rule.size), rule, None
+    units: Sequence[Unit], selection: Selection, manifold: Manifold | None, image_size: int | None
+) -> tuple[Space, DecodeRule]:
+    """Return the space and the decode rule of the manifold, or those of the images themselves."""
+    if manifold is None:
+        rule = DecodeRule(image_size or natural_size(units, selection))
+        return make_space("image", rule.size), rule
+    if image_size not in (None, manifold.rule.size):
+        raise ManifptError(
+            f"--image-size {image_size}: the manifold's reals have {manifold.rule.size}; "
+            "leave it out"
+        )
+    return manifold.space, manifold.rule
 
 
 def compute_artifacts(
@@ -183,6 +183,8 @@ def compute_artifacts(
     sources: Sequence[str] | None = None,
     undeclared: str = "content",
     float16: bool = False,
+    projection: Projection = NEAREST,
+    search: session.SearchDemand = session.ANY_SEARCH,
     demand: session.Demand = session.ANY,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -197,26 +199,33 @@ def compute_artifacts(
         undeclared: the split of images that declare none: ``content`` (70 % train, 10 %
             validation, 20 % test by pixel hash) or the name of one split for all of them.
         float16: halve the storage; artifacts are float32 otherwise.
+        projection: what x* is, from how many neighbours.
+        search: how to find them, and where the manifold lies; the artifacts do not depend on it.
         demand: how many processes, with how many GPUs.
         overwrite: replace an output of other settings.
 
     """
     output = storage.absolute(output)
-    manifold = storage.absolute(manifold) if manifold else None
+    reals = Manifold.open(manifold) if manifold else None
     selection = Selection(EVALUATED, tuple(sources) if sources else None)
     units = plan(inputs, selection, labelled=True)
-    space, rule, manifold_sha = _target(units, selection, manifold, image_size)
-    target = [space.card(), rule.card(), manifold_sha]
+    space, rule = _target(units, selection, reals, image_size)
+    target = [space.card(), rule.card(), reals and reals.sha256, reals and projection.card()]
     key = storage.digest([content_key(units), selection.sources, *target, undeclared, float16])
     pool = session.pool(demand, uses_gpu=False)
     finished = outputs.begin(output, "artifacts", key, overwrite=overwrite)
     if finished:
         return finished
+    projector = Projector(space)
+    if reals is not None:
+        placement, pool = place(reals, search, pool)
+        print(f"artifacts {space.name}: {placement}", file=sys.stderr, flush=True)
+        projector = Projector(space, reals, placement.searcher(), projection)
     records = pipeline.run(
         f"artifacts {space.name}",
         [unit_to_json(unit) for unit in units],
-        partial(_read, rule=rule, selection=selection),
-        partial(_stage, space.card(), manifold, undeclared, float16),
+        partial(_read, rule=rule, selection=selection, rows=projector.rows),
+        partial(ArtifactStage, projector, undeclared, float16),
         output,
         pool,
     )
@@ -236,8 +245,9 @@ def compute_artifacts(
             "space": space.card(),
             "shape": list(space.shape),
             "decode": rule.card(),
-            "manifold": manifold,
-            "manifold_sha256": manifold_sha,
+            "manifold": reals and reals.uri,
+            "manifold_sha256": reals and reals.sha256,
+            "projection": reals and projection.card(),
             **counts,
             "inputs": describe(inputs, units),
             "files": pipeline.parts(records),
@@ -257,6 +267,7 @@ def artifacts_of(
     space: str | None,
     undeclared: str = "content",
     image_size: int | None = None,
+    projection: Projection = NEAREST,
     demand: session.Demand = session.ANY,
 ) -> tuple[str, dict[str, Any]]:
     """Return URI and manifest of the artifacts that ``inputs`` are, or that are made of them.
@@ -275,6 +286,7 @@ def artifacts_of(
         manifold=manifold,
         image_size=image_size,
         undeclared=undeclared,
+        projection=projection,
         demand=demand,
     )
     return storage.absolute(output), made

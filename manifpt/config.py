@@ -6,13 +6,16 @@ import sys
 import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from manifpt.errors import ManifptError
-from manifpt.session import Demand
+from manifpt.session import Demand, SearchDemand
+
+if TYPE_CHECKING:
+    from manifpt.manifold.projector import Projection
 
 
 class JobConfig(BaseModel):
@@ -38,10 +41,54 @@ class JobConfig(BaseModel):
         return Demand(self.num_actors, self.num_gpus_per_actor)
 
 
+class SearchConfig(JobConfig):
+    """The options of jobs that search a manifold; the result depends on none that is exact."""
+
+    search: Literal["auto", "exact-plain", "exact-pruned", "approximate"] = Field(
+        "auto", description="how to find neighbours; auto is what was fastest when it was built"
+    )
+    placement: Literal["auto", "replicated", "sharded", "scan"] = Field(
+        "auto", description="where the manifold lies: in each process, over actors, in storage"
+    )
+    manifold_memory: float | None = Field(
+        None, gt=0, description="GiB that it may take in the whole job; half of Ray's if not given"
+    )
+    gpu_float16: bool = Field(False, description="hold it in half precision on GPUs; still exact")
+
+    @property
+    def search_demand(self) -> SearchDemand:
+        """The search asked for."""
+        memory = int(self.manifold_memory * 2**30) if self.manifold_memory else None
+        return SearchDemand(self.search, self.placement, memory, self.gpu_float16)
+
+
+class ProjectionConfig(JobConfig):
+    """The options of jobs that project images onto a manifold."""
+
+    projector: Literal["nearest", "mean", "tangent"] = Field(
+        "nearest", description="x* from neighbours: the nearest, their mean, or their affine hull"
+    )
+    neighbors: int | None = Field(
+        None, ge=1, description="how many; 1 for nearest, 8 for mean, 16 for tangent if not given"
+    )
+    ridge: float = Field(
+        0.1, gt=0, description="tangent: regularisation, relative to the neighbours' mean variance"
+    )
+
+    @property
+    def projection(self) -> "Projection":
+        """The projection asked for."""
+        from manifpt.manifold.projector import projection_of
+
+        return projection_of(self.projector, self.neighbors, self.ridge)
+
+
 Config = TypeVar("Config", bound=JobConfig)
 
 # Other spellings of a flag, by field.
 ALSO = {"output": ("--out",)}
+# Given to a field, it is an argument by its place, not by a flag.
+POSITIONAL = {"positional": True}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -66,6 +113,9 @@ def _kind(annotation: Any) -> Any:
 
 def _add(parser: argparse.ArgumentParser, name: str, field: Any) -> None:
     kind = _kind(field.annotation)
+    if field.json_schema_extra == POSITIONAL:
+        parser.add_argument(name, nargs="?", default=argparse.SUPPRESS, help=field.description)
+        return
     default = "required" if field.is_required() else f"default: {_shown(field.default)}"
     options: dict[str, Any] = {
         "dest": field.alias or name,
@@ -109,9 +159,10 @@ def parse(kind: type[Config], description: str, argv: Sequence[str] | None = Non
     """Return the config that flags and file give; raise ManifptError naming a wrong option."""
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = _Parser(description=description, allow_abbrev=False)
-    common = set(JobConfig.model_fields)
-    own = {name: f for name, f in kind.model_fields.items() if name not in common}
-    for name, field in {**own, **JobConfig.model_fields}.items():
+    # The job's own options come first, those of all jobs last.
+    common = JobConfig.model_fields
+    names = sorted(kind.model_fields, key=lambda n: (n in common, n not in kind.__annotations__))
+    for name, field in ((name, kind.model_fields[name]) for name in names):
         _add(parser, name, field)
     flags = vars(parser.parse_args(argv))
     values = {**(_from_file(flags["config"]) if "config" in flags else {}), **flags}

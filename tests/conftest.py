@@ -110,3 +110,21 @@ def s3(tmp_path_factory: pytest.TempPathFactory):
     server.wait()
     os.environ.clear()
     os.environ.update(saved)
+
+
+def folder_of(path, numbers, kind="real"):
+    path.mkdir(parents=True)
+    for n in numbers:
+        Image.fromarray(draw(kind, n)).save(path / f"{n:04d}.png")
+    return f"real={path}"
+
+
+@pytest.fixture(scope="session")
+def built(ray_session, tmp_path_factory):
+    out = tmp_path_factory.mktemp("manifold")
+    reals = folder_of(out / "reals", range(300))
+    from jobs import build_manifold
+
+    flags = ["--input", reals, "--output", f"{out}/m", "--shards", "5", "--index", "IVF4,Flat"]
+    assert build_manifold.main(flags) == 0
+    return f"{out}/m"

@@ -184,7 +184,7 @@ def test_training_goes_on_after_a_worker_died_and_seeds_repeat(ray_session, chai
         (build_manifold, ["--input", "CORPUS", "--outptu", "x", "--output", "OUT"], "--outptu"),
         (build_manifold, ["--input", "CORPUS", "--output", "OUT", *HUGE], "too small"),
         (build_manifold, ["--input", "TEXT", "--output", "OUT"], "decoded"),
-        (build_manifold, ["--output", "OUT"], "--input: is required"),
+        (build_manifold, ["--output", "OUT"], "--input: give the real"),
         (compute_artifacts, ["--input", "CORPUS", "--output", "OUT"], "--manifold"),
         (attribute, ["--input", "CORPUS", "--model", "/none", "--output", "OUT"], "no finished"),
         (train_attribution, ["--input", "CORPUS", "--output", "OUT", "--backbone", "x",

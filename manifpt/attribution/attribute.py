@@ -1,5 +1,6 @@
 """Any images -> the attributions table: which generator, how surely, nearest to which real."""
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Selection, plan, read_unit
 from manifpt.images.read import unit_from_json, unit_to_json
 from manifpt.images.sources import content_key, describe
+from manifpt.manifold import Manifold
+from manifpt.manifold.placement import Searcher, place
+from manifpt.manifold.projector import Projection
 from manifpt.spaces import space_from_card
 
 TOP_K = 3
@@ -33,6 +37,7 @@ ATTRIBUTIONS = {
     "top_k": pa.list_(pa.struct({"source": pa.string(), "probability": pa.float64()})),
     "neighbor_id": pa.string(),
     "distance": pa.float64(),
+    "percentile": pa.float64(),
     "in_manifold": pa.bool_(),
 }
 
@@ -42,17 +47,12 @@ class AttributeStage:
     """Images -> attributions, in one process."""
 
     model: str
-    manifold: str | None
+    projector: Projector
 
     @cached_property
     def attributor(self) -> Attributor:
         """The attributor, read at first use."""
         return Attributor.open(self.model, device_and_precision()[0])
-
-    @cached_property
-    def projector(self) -> Projector:
-        """Embeds and projects as the attributor's training images were."""
-        return Projector(space_from_card(self.attributor.manifest["space"]), self.manifold)
 
     def __call__(self, table: pa.Table) -> pipeline.Result:
         """Attribute the rows of an images table."""
@@ -81,22 +81,32 @@ class AttributeStage:
         )
 
 
-def _read(text: str, rule: DecodeRule, selection: Selection) -> Any:
-    return read_unit(unit_from_json(text), rule, selection)
+def _read(text: str, rule: DecodeRule, selection: Selection, rows: int | None) -> Any:
+    return read_unit(unit_from_json(text), rule, selection, rows)
 
 
-def resolve_manifold(attributor: Attributor, manifold: str | None) -> str | None:
-    """Return the manifold to use: the one given, else the one of training; a wrong one raises."""
+def manifold_of(attributor: Attributor, manifold: str | None) -> Manifold | None:
+    """Return the manifold given, else the one of training; a wrong one raises."""
     if attributor.manifest["manifold_sha256"] is None:
         if manifold is not None:
             raise ManifptError(
                 "--manifold: the attributor works on images themselves; leave it out"
             )
         return None
-    uri = storage.absolute(manifold or attributor.manifest["manifold"])
-    found = outputs.require(uri, "manifold", "--manifold")
-    attributor.check_manifold(found["content_sha256"], "--manifold")
-    return uri
+    found = Manifold.open(manifold or attributor.manifest["manifold"])
+    attributor.check_manifold(found.sha256, "--manifold")
+    return found
+
+
+def projector_of(
+    attributor: Attributor, manifold: Manifold | None, searcher: Searcher | None
+) -> Projector:
+    """Return what embeds and projects as was done for the attributor's training images."""
+    space = space_from_card(attributor.manifest["space"])
+    if manifold is None:
+        return Projector(space)
+    projection = Projection(**attributor.manifest["projection"])
+    return Projector(space, manifold, searcher, projection)
 
 
 def attribute(
@@ -107,6 +117,7 @@ def attribute(
     manifold: str | None = None,
     split: str | None = None,
     sources: Sequence[str] | None = None,
+    search: session.SearchDemand = session.ANY_SEARCH,
     demand: session.Demand = session.ANY,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -118,7 +129,7 @@ def attribute(
     started = time.monotonic()
     output, model = storage.absolute(output), storage.absolute(model)
     attributor = Attributor.open(model)
-    manifold = resolve_manifold(attributor, manifold)
+    reals = manifold_of(attributor, manifold)
     rule = DecodeRule.from_card(attributor.manifest["decode"])
     selection = Selection((split,) if split else None, tuple(sources) if sources else None)
     units = plan(inputs, selection)
@@ -126,11 +137,17 @@ def attribute(
     pool = session.pool(demand, uses_gpu=True)
     if outputs.begin(output, "attributions", key, overwrite=overwrite):
         return storage.read_json(storage.join(output, SUMMARY))
+    searcher = None
+    if reals is not None:
+        placement, pool = place(reals, search, pool)
+        print(f"attribute: {placement}", file=sys.stderr, flush=True)
+        searcher = placement.searcher()
+    projector = projector_of(attributor, reals, searcher)
     records = pipeline.run(
         "attribute",
         [unit_to_json(unit) for unit in units],
-        partial(_read, rule=rule, selection=selection),
-        partial(AttributeStage, model, manifold),
+        partial(_read, rule=rule, selection=selection, rows=projector.rows),
+        partial(AttributeStage, model, projector),
         output,
         pool,
     )
@@ -141,7 +158,7 @@ def attribute(
         "seconds": seconds,
         "images_per_second": counts["rows_in"] / seconds,
         "model": model,
-        "manifold": manifold,
+        "manifold": reals and reals.uri,
         "inputs": describe(inputs, units),
     }
     storage.write_json(storage.join(output, SUMMARY), summary)

@@ -14,11 +14,12 @@ from mlflow.models import ModelSignature, set_model
 from mlflow.types import ColSpec, DataType, Schema
 from PIL import Image
 
-from manifpt import outputs, storage
-from manifpt.attribution.attribute import AttributeStage
-from manifpt.attribution.attributor import SEEN, WEIGHTS
+from manifpt import outputs, session, storage
+from manifpt.attribution.attribute import AttributeStage, manifold_of, projector_of
+from manifpt.attribution.attributor import SEEN, WEIGHTS, Attributor
 from manifpt.images.decode import DecodeRule
 from manifpt.images.read import Raw, images_table, row_of
+from manifpt.manifold.placement import Replicated, plan_for
 
 COLUMNS = ("status", "prediction", "probability", "neighbor_id", "distance", "error")
 
@@ -31,7 +32,10 @@ class AttributorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defi
         folder = context.artifacts["attributor"]
         manifest = outputs.require(folder, "attributor", "model")
         self.rule = DecodeRule.from_card(manifest["decode"])
-        self.stage = AttributeStage(folder, manifest["manifold"])
+        attributor = Attributor.open(folder)
+        reals = manifold_of(attributor, None)
+        searcher = Replicated(reals.uri, plan_for(reals, session.ANY_SEARCH)) if reals else None
+        self.stage = AttributeStage(folder, projector_of(attributor, reals, searcher))
 
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None

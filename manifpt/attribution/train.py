@@ -19,6 +19,7 @@ from manifpt.attribution.attributor import SEEN, WEIGHTS
 from manifpt.attribution.loop import Settings, load_state, train_loop
 from manifpt.attribution.network import check_backbone, choose_stem
 from manifpt.errors import ManifptError
+from manifpt.manifold.projector import NEAREST, Projection
 
 if TYPE_CHECKING:
     import ray.data
@@ -158,6 +159,7 @@ def train_attributor(
     manifold: str | None = None,
     space: str | None = None,
     image_size: int | None = None,
+    projection: Projection = NEAREST,
     num_workers: int | None = None,
     demand: session.Demand = session.ANY,
     report: EpochLog = print_epoch,
@@ -174,7 +176,13 @@ def train_attributor(
     check_backbone(options.backbone)
     made = storage.join(output, "artifacts")
     folder, artifacts = artifacts_of(
-        inputs, made, manifold=manifold, space=space, image_size=image_size, demand=demand
+        inputs,
+        made,
+        manifold=manifold,
+        space=space,
+        image_size=image_size,
+        projection=projection,
+        demand=demand,
     )
     classes = _classes(artifacts)
     shape = tuple(artifacts["shape"])
@@ -207,7 +215,8 @@ def train_attributor(
             "classes": classes,
             "shape": list(shape),
             **{
-                name: artifacts[name] for name in ("space", "decode", "manifold", "manifold_sha256")
+                name: artifacts[name]
+                for name in ("space", "decode", "manifold", "manifold_sha256", "projection")
             },
             "artifacts": folder,
             "rows": {split: artifacts["classes"][split] for split in ("train", "validation")},

@@ -16,6 +16,7 @@ from manifpt.attribution.attributor import Attributor
 from manifpt.attribution.network import device_and_precision
 from manifpt.errors import ManifptError
 from manifpt.evaluation.closed_set import closed_set_metrics, confusion_matrix
+from manifpt.manifold.projector import NEAREST, Projection
 
 METRICS = "metrics.json"
 
@@ -87,11 +88,14 @@ def evaluate(
         space="image" if raw else None,
         undeclared="test",
         image_size=attributor.manifest["decode"]["size"] if raw else None,
+        projection=NEAREST if raw else Projection(**attributor.manifest["projection"]),
         demand=demand,
     )
     attributor.check_manifold(artifacts["manifold_sha256"], "--input")
     if artifacts["space"] != attributor.manifest["space"]:
         raise ManifptError("--input: artifacts of another space than the attributor's")
+    if artifacts["projection"] != attributor.manifest["projection"]:
+        raise ManifptError("--input: artifacts of another projector than the attributor's")
     key = storage.digest([artifacts["key"], attributor.manifest["key"]])
     files = [f for f in artifacts["files"] if f["folder"] == "test"]
     if not files:

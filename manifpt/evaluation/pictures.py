@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from manifpt import storage, tensors
 from manifpt.artifacts import read_artifacts
-from manifpt.manifold import Manifold
+from manifpt.manifold import Manifold, Plan
 
 
 def _png(figure: Figure) -> bytes:
@@ -46,10 +46,11 @@ def confusion_picture(metrics: dict[str, Any]) -> bytes:
 def triplets_picture(artifacts: str, manifold: str, per_source: int = 3) -> bytes:
     """Draw x, its nearest real x*, and the artifact x - x*, for some test images a source.
 
-    Artifacts are signed: grey is zero, lighter and darker are above and below.
+    Artifacts are signed: grey is zero, lighter and darker are above and below. The projection must
+    be ``nearest``: of others, x* is no real that could be looked up.
     """
-    reals = Manifold.load(manifold)
-    place = {key: (n, row) for n, s in enumerate(reals.shards) for row, key in enumerate(s.ids)}
+    reals = Manifold.open(manifold).read(Plan())
+    place = {key: row for row, key in enumerate(reals.ids)}
     manifest = storage.read_json(storage.join(artifacts, "manifest.json"))
     shape = manifest["shape"]
     sources = sorted(manifest["classes"]["test"])
@@ -63,8 +64,7 @@ def triplets_picture(artifacts: str, manifold: str, per_source: int = 3) -> byte
         table = next(t for t in rows if t.num_rows >= per_source)
         for n in range(per_source):
             artifact = tensors.from_column(table["artifact"])[n].reshape(shape)
-            shard, row = place[table["neighbor_id"][n].as_py()]
-            star = reals.shards[shard].vectors[row].reshape(shape)
+            star = reals.vectors[place[table["neighbor_id"][n].as_py()]].reshape(shape)
             panels = zip(line[3 * n : 3 * n + 3], (artifact + star, star, artifact), strict=True)
             for m, (axes, values) in enumerate(panels):
                 _show(axes, values, signed=m == 2)

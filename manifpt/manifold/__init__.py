@@ -1,7 +1,8 @@
 """The real-data manifold: embedded reals in shards, and exact search for the nearest of them."""
 
 from manifpt.manifold.build import build_manifold
-from manifpt.manifold.search import Neighbours, nearest
-from manifpt.manifold.shard import Manifold, Shard
+from manifpt.manifold.manifold import Manifold
+from manifpt.manifold.search import Neighbours, Plan, nearest
+from manifpt.manifold.shard import Shard
 
-__all__ = ["Manifold", "Neighbours", "Shard", "build_manifold", "nearest"]
+__all__ = ["Manifold", "Neighbours", "Plan", "Shard", "build_manifold", "nearest"]

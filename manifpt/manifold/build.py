@@ -1,100 +1,43 @@
-"""Real images -> a manifold: embed once, deal the vectors to shards, write one manifest.
+"""Build a manifold from real images, and let it grow."""
 
-A real goes to the shard that its pixel hash names, so that exact copies meet in one shard and are
-kept once (the smallest id), whatever the order of input. In between, each chunk is one Parquet
-file with one row group a shard, so that a shard's task reads only its own rows.
-"""
-
-import hashlib
-import io
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from manifpt import outputs, pipeline, session, storage, tensors
+from manifpt import outputs, pipeline, session, storage
 from manifpt.errors import ManifptError
-from manifpt.images import IMAGES, DecodeRule, Selection, plan, read_unit
+from manifpt.images import DecodeRule, plan
 from manifpt.images.probe import natural_size
-from manifpt.images.read import pixels_of, unit_from_json, unit_to_json
 from manifpt.images.sources import content_key, describe
-from manifpt.manifold.shard import ROWS
-from manifpt.spaces import Space, make_space, space_from_card
+from manifpt.manifold.embed import (
+    EMBEDDED,
+    SELECTION,
+    embed,
+    write_array,
+    write_rows,
+    write_shards,
+)
+from manifpt.manifold.manifold import Manifold
+from manifpt.manifold.prepare import measure_held_out, prepare, write_all_keys
+from manifpt.manifold.search import Plan
+from manifpt.spaces import make_space
 
-EMBEDDED = "_embedded"
-SELECTION = Selection(splits=("manifold",), sources=("real",))
-
-
-@dataclass
-class EmbedStage:
-    """Images -> rows with their vectors, sorted by shard."""
-
-    space: Space
-    shards: int
-    output: str
-
-    def __call__(self, table: pa.Table) -> pipeline.Result:
-        """Write one row group a shard; the record says which file holds them."""
-        pipeline.check_columns(table, {"id": IMAGES["id"], "pixel_sha256": pa.string()}, "embed")
-        vectors = self.space.embed(pixels_of(table)).reshape(table.num_rows, -1)
-        shard = np.array([shard_of(h, self.shards) for h in table["pixel_sha256"].to_pylist()])
-        rows = table.select(list(ROWS)).append_column("vector", tensors.to_column(vectors))
-        sink = io.BytesIO()
-        with pq.ParquetWriter(sink, rows.schema, compression="zstd") as writer:
-            for number in range(self.shards):
-                writer.write_table(rows.filter(pa.array(shard == number)), row_group_size=2**30)
-        data = sink.getvalue()
-        path = f"{EMBEDDED}/{hashlib.sha256(data).hexdigest()}.parquet"
-        storage.write_bytes(storage.join(self.output, path), data)
-        return pipeline.Result({}, {"embedded": path})
+ATTEMPTS = 20
 
 
-def shard_of(pixel_sha256: str, shards: int) -> int:
-    """Return the shard that a pixel hash names."""
-    return int(pixel_sha256[:15], 16) % shards
+def content_sha256(draft: dict[str, Any]) -> str:
+    """Return the hash of a manifold: of its space, its decode rule, its metric and its reals."""
+    total = sum(int(entry["content"], 16) for entry in draft["shards"]) % 2**256
+    return storage.digest([draft["space"], draft["decode"], draft["metric"], f"{total:064x}"])
 
 
-def _row_group(uri: str, number: int) -> pa.Table:
-    fs, path = storage.filesystem(uri)
-    with storage.explained(uri), fs.open(path, "rb") as file:
-        return pq.ParquetFile(file).read_row_group(number)
-
-
-def write_shard(output: str, paths: list[str], number: int) -> dict[str, Any]:
-    """Gather a shard's rows from the embedded chunks, drop copies, write it; return its entry."""
-    table = pa.concat_tables([_row_group(storage.join(output, path), number) for path in paths])
-    table = table.sort_by("id")
-    hashes = np.array(table["pixel_sha256"].to_pylist(), dtype=object)
-    _, first = np.unique(hashes.astype(str), return_index=True)
-    kept = table.take(pa.array(np.sort(first)))
-    vectors = tensors.from_column(kept["vector"])
-    sink = io.BytesIO()
-    np.save(sink, vectors, allow_pickle=False)
-    folder = f"shard-{number:05d}"
-    entry: dict[str, Any] = {
-        "reals": kept.num_rows,
-        "duplicates": table.num_rows - kept.num_rows,
-        "ids_sha256": storage.digest(kept["id"].to_pylist()),
-    }
-    for name, file, data in (
-        ("vectors", "vectors.npy", sink.getvalue()),
-        ("rows", "rows.parquet", storage.parquet_bytes(kept.select(list(ROWS)))),
-    ):
-        path = f"{folder}/{file}"
-        entry[name] = {"path": path, **storage.write_bytes(storage.join(output, path), data)}
-    return entry
-
-
-def _read(text: str, rule: DecodeRule) -> Any:
-    return read_unit(unit_from_json(text), rule, SELECTION)
-
-
-def _stage(card: dict[str, Any], shards: int, output: str) -> EmbedStage:
-    return EmbedStage(space_from_card(card), shards, output)
+def _nothing(counts: dict[str, Any]) -> ManifptError:
+    reason = counts["by_error"] or "no image of source real and split manifold"
+    return ManifptError(
+        f"--input: none of {counts['rows_in']} images could be used ({reason}); check the input"
+    )
 
 
 def build_manifold(
@@ -107,69 +50,202 @@ def build_manifold(
     filter_name: str = "bicubic",
     eps: float | None = None,
     log: bool = True,
+    metric: str = "euclidean",
+    factory: str | None = None,
     demand: session.Demand = session.ANY,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Embed the real images of ``inputs`` and publish the manifold; return its manifest.
 
     Of a benchmark, the reals of the split ``manifold`` are taken; other inputs are taken whole.
+    ``factory`` is FAISS's name of an approximate index to have beside exact search.
     """
     output = storage.absolute(output)
     units = plan(inputs, SELECTION, source="real")
     size = image_size or natural_size(units, SELECTION)
     rule = DecodeRule(size, filter_name)
     chosen = make_space(space, size, eps=eps, log=log)
-    key = storage.digest([content_key(units), chosen.card(), rule.card(), shards])
+    settings = [chosen.card(), rule.card(), shards, metric, factory]
+    key = storage.digest([content_key(units), *settings])
     pool = session.pool(demand, uses_gpu=False)
     finished = outputs.begin(output, "manifold", key, overwrite=overwrite)
     if finished:
         return finished
-    records = pipeline.run(
-        f"embed {space}",
-        [unit_to_json(unit) for unit in units],
-        partial(_read, rule=rule),
-        partial(_stage, chosen.card(), shards, output),
-        output,
-        pool,
-    )
+    records = embed(units, chosen, rule, shards, output, pool)
     counts = pipeline.totals(records)
     if counts["ok"] == 0:
         outputs.abandon(output)
-        reason = counts["by_error"] or "no image of source real and split manifold"
-        raise ManifptError(
-            f"--input: none of {counts['rows_in']} images could be used ({reason}); check the input"
-        )
-    entries = _write_shards(output, records, shards, pool)
-    content = [[entry["ids_sha256"], entry["vectors"]["sha256"]] for entry in entries]
-    manifest = outputs.publish(
-        output,
-        "manifold",
-        key,
-        {
-            "content_sha256": storage.digest([chosen.card(), rule.card(), content]),
-            "space": chosen.card(),
-            "shape": list(chosen.shape),
-            "decode": rule.card(),
-            "reals": sum(entry["reals"] for entry in entries),
-            "duplicates": sum(entry["duplicates"] for entry in entries),
-            **counts,
-            "inputs": describe(inputs, units),
-            "shards": entries,
-            "quarantine": [p for p in pipeline.parts(records) if p["folder"] == "quarantine"],
-        },
-    )
+        raise _nothing(counts)
+    entries = write_shards(output, output, records, shards, pool)
+    draft = {
+        "space": chosen.card(),
+        "shape": list(chosen.shape),
+        "decode": rule.card(),
+        "metric": metric,
+        "reals": sum(entry["reals"] for entry in entries),
+        "duplicates": sum(entry["duplicates"] for entry in entries),
+        **counts,
+        "inputs": describe(inputs, units),
+        "appended": [],
+        "shards": [entry for entry in entries if entry["reals"]],
+        "quarantine": [p for p in pipeline.parts(records) if p["folder"] == "quarantine"],
+    }
+    draft["content_sha256"] = content_sha256(draft)
+    prepare(draft, output, pool, factory)
+    manifest = outputs.publish(output, "manifold", key, draft)
     storage.remove(storage.join(output, EMBEDDED))
     pipeline.clear_records(output)
     return manifest
 
 
-def _write_shards(
-    output: str, records: list[dict[str, Any]], shards: int, pool: session.Pool
-) -> list[dict[str, Any]]:
-    """Write all shards in parallel tasks; return the entries of those that hold any real."""
-    import ray
+def _update(
+    manifold: Manifold, change: Callable[[dict[str, Any]], dict[str, Any] | None]
+) -> dict[str, Any]:
+    """Publish what ``change`` makes of the manifest, again if another did so in between.
 
-    paths = [r["facts"]["embedded"] for r in records if "embedded" in r["facts"]]
-    write = ray.remote(num_cpus=pool.num_cpus)(write_shard)
-    entries = ray.get([write.remote(output, paths, number) for number in range(shards)])
-    return [entry for entry in entries if entry["reals"]]
+    ``change`` gets the manifest as it is and returns the new one, or None if nothing is to do.
+    """
+    uri = storage.join(manifold.uri, outputs.MANIFEST)
+    for _ in range(ATTEMPTS):
+        data, token = storage.read_versioned(uri)
+        changed = change(json.loads(data))
+        if changed is None:
+            return dict(json.loads(data))
+        changed["content_sha256"] = content_sha256(changed)
+        if storage.replace(uri, storage.json_bytes(changed), token):
+            return changed
+    raise ManifptError(f"{uri}: changed {ATTEMPTS} times while this job worked; start it again")
+
+
+def append_to_manifold(
+    inputs: Sequence[str], output: str, *, demand: session.Demand = session.ANY
+) -> dict[str, Any]:
+    """Add the reals of ``inputs`` as new shards; return the manifest.
+
+    The old shards are neither read again nor changed, but for the distances of held-out reals.
+    Reals that are there already are counted and left out; the same call again does nothing.
+    """
+    manifold = Manifold.open(output)
+    units = plan(inputs, SELECTION, source="real")
+    key = storage.digest([content_key(units)])
+    if key in [done["key"] for done in manifold.manifest["appended"]]:
+        return manifold.manifest
+    if manifold.manifest["search"]["index"] is not None:
+        raise ManifptError(
+            f"--append: {output} has the index {manifold.manifest['search']['index']['plan']}, "
+            "which would miss the new reals; build the manifold again"
+        )
+    pool = session.pool(demand, uses_gpu=False)
+    scratch = storage.join(manifold.uri, f"_append-{key[:12]}")
+    shards = len(manifold.manifest["shards"])
+    records = embed(units, manifold.space, manifold.rule, shards, scratch, pool)
+    counts = pipeline.totals(records)
+    if counts["ok"] == 0:
+        storage.remove(scratch)
+        raise _nothing(counts)
+
+    def change(manifest: dict[str, Any]) -> dict[str, Any] | None:
+        if key in [done["key"] for done in manifest["appended"]]:
+            return None
+        known = [storage.join(manifold.uri, s["rows"]["path"]) for s in manifest["shards"]]
+        prefix = f"shard-{key[:12]}"
+        new = write_shards(manifold.uri, scratch, records, shards, pool, prefix, known)
+        kept = [entry for entry in new if entry["reals"]]
+        draft = {**manifest, "shards": [*manifest["shards"], *kept]}
+        draft["reals"] += sum(entry["reals"] for entry in kept)
+        duplicates = sum(entry["duplicates"] for entry in new)
+        done = {"key": key, "inputs": describe(inputs, units), "duplicates": duplicates, **counts}
+        draft["appended"] = [*manifest["appended"], done]
+        draft["quarantine"] = [
+            *manifest["quarantine"],
+            *_moved(records, scratch, manifold.uri, key),
+        ]
+        last = len(draft["shards"])
+        write_all_keys(draft, manifold.uri, pool, range(len(manifest["shards"]), last))
+        measure_held_out(draft, manifold.uri, pool)
+        return draft
+
+    manifest = _update(manifold, change)
+    storage.remove(scratch)
+    return manifest
+
+
+def _moved(
+    records: Sequence[dict[str, Any]], scratch: str, output: str, key: str
+) -> list[dict[str, Any]]:
+    """Copy the quarantine of an append to the manifold's; return its parts."""
+    moved = []
+    for part in pipeline.parts(records):
+        path = f"quarantine/{key[:8]}-{storage.base_name(part['path'])}"
+        data = storage.read_bytes(storage.join(scratch, part["path"]))
+        moved.append(
+            {**part, "path": path, **storage.write_bytes(storage.join(output, path), data)}
+        )
+    return moved
+
+
+def groups(sizes: Sequence[int], target: int) -> list[list[int]]:
+    """Return which shards to merge: runs of those below ``target`` reals, up to about as many."""
+    out: list[list[int]] = []
+    total = target
+    for number, size in enumerate(sizes):
+        if size >= target:
+            continue
+        if total + size > target:
+            out.append([])
+            total = 0
+        out[-1].append(number)
+        total += size
+    return [group for group in out if len(group) > 1]
+
+
+def merge_shards(manifold: Manifold, output: str, numbers: Sequence[int], folder: str) -> Any:
+    """Write some shards as one; return its entry."""
+    entries = [manifold.manifest["shards"][number] for number in numbers]
+    tables = [storage.read_parquet(storage.join(output, e["rows"]["path"])) for e in entries]
+    plan = Plan("bounds") if manifold.basis is not None else Plan()
+    shard = manifold.read(plan, numbers)
+    merged = write_rows(output, folder, pa.concat_tables(tables), shard.vectors)
+    merged["duplicates"] = sum(entry["duplicates"] for entry in entries)
+    if shard.keys is not None:
+        merged["keys"] = write_array(output, f"{folder}/keys.npy", shard.keys)
+    return merged
+
+
+def compact_manifold(
+    output: str, shards: int, *, demand: session.Demand = session.ANY
+) -> dict[str, Any]:
+    """Merge small shards until there are about ``shards``; return the manifest.
+
+    The manifold's hash stays. The files of the merged shards stay, too, until the next compaction,
+    for those who read them now.
+    """
+    manifold = Manifold.open(output)
+    pool = session.pool(demand, uses_gpu=False)
+
+    def change(manifest: dict[str, Any]) -> dict[str, Any] | None:
+        import ray
+
+        now = Manifold(manifold.uri, manifest)
+        old = manifest["shards"]
+        merging = groups([entry["reals"] for entry in old], -(-manifest["reals"] // shards))
+        if not merging:
+            return None
+        number = len(manifest.get("compacted", [])) + 1
+        merge = ray.remote(num_cpus=pool.num_cpus)(merge_shards)
+        new = ray.get(
+            [
+                merge.remote(now, manifold.uri, group, f"shard-c{number:03d}-{n:05d}")
+                for n, group in enumerate(merging)
+            ]
+        )
+        gone = {n for group in merging for n in group}
+        kept = [entry for n, entry in enumerate(old) if n not in gone]
+        for folder in manifest.get("obsolete", []):
+            storage.remove(storage.join(manifold.uri, folder))
+        obsolete = [old[n]["rows"]["path"].partition("/")[0] for n in sorted(gone)]
+        counts = {"from": len(old), "to": len(kept) + len(new)}
+        compacted = [*manifest.get("compacted", []), counts]
+        return {**manifest, "shards": kept + new, "obsolete": obsolete, "compacted": compacted}
+
+    return _update(manifold, change)

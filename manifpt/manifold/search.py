@@ -1,92 +1,237 @@
-"""Exact nearest reals: FAISS proposes in float32, float64 decides, and a bound certifies.
+"""Exact nearest reals: bounds choose the pairs that may be nearest, float64 decides among them.
 
 The result is that of a float64 brute force ordered by (distance, id), whatever the batch, the
-shards and their order: every candidate's distance is recomputed from the stored vectors, and the
-candidates suffice because the last one that FAISS gave lies further than the k-th true distance
-by more than float32 arithmetic can err.
+shards and their order, and whatever the plan, unless that is an approximate index:
+
+    product  bounds all distances by one product of queries and reals;
+    bounds   bounds them from below in a few principal directions, which costs a fraction of that,
+             and looks at the reals themselves only where the bound does not rule them out;
+    index    lets a FAISS index propose; a flat one (which may lie on a GPU) is asked for more until
+             no real that it left out can be nearer, any other is approximate.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-import faiss
 import numpy as np
 
-from manifpt.manifold.shard import Shard
+from manifpt.errors import ManifptError
+from manifpt.manifold.basis import shortened
+from manifpt.manifold.index import FLAT, WIDEST
+from manifpt.manifold.product import Pairs, Product, gamma, squared
+from manifpt.manifold.shard import Shard, points
 
+REFINE_BYTES = 2**20
+QUERIES = 256  # that are searched at once
+# What a pair looked at by itself costs, as so many of a product, which takes at least so many
+# queries' time because it reads all reals.
+PAIR_COST = 10
+LEAST_PRODUCT = 32
+MOST_PAIRS = 2**15  # of one query that pass the first, coarse bound
 FIRST_CANDIDATES = 8
-REFINE_BYTES = 64 * 2**20
+# What rounding two directions to float32 can do to their distance; vectors are given in float32.
+ROUNDING = {"euclidean": 0.0, "cosine": 2.0**-21}
 
 
 class Neighbours(NamedTuple):
-    """The k nearest reals of N queries, each N x k: distance (float64), id, and where it lies."""
+    """The k nearest reals of N queries.
+
+    ``distance`` N x k float64 and ``id`` N x k, inf and "" where there are fewer than k; ``vector``
+    N x k x d float32; ``seen`` N, whether the real that a query may not meet is in the manifold.
+    """
 
     distance: np.ndarray
     id: np.ndarray
-    shard: np.ndarray
-    row: np.ndarray
+    vector: np.ndarray
+    seen: np.ndarray
 
 
-def distances(queries: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """Return Euclidean distances in float64 of N x d queries and their N x c x d candidates."""
-    difference = queries.astype(np.float64)[:, None, :] - vectors
-    out: np.ndarray = np.sqrt((difference * difference).sum(-1))
+@dataclass(frozen=True)
+class Plan:
+    """How to search: a ``method`` of this module, and its settings.
+
+    ``multiply`` is who multiplies, ``directions`` how many bounds are taken in first, ``factory``
+    FAISS's name of an index, ``candidates`` how many an approximate one proposes beside k, and
+    ``float16`` halves what a flat one takes on a GPU.
+    """
+
+    method: str = "product"
+    multiply: str = "torch"
+    directions: int = 32
+    factory: str = FLAT
+    candidates: int = 32
+    float16: bool = False
+
+    def __str__(self) -> str:
+        named = {
+            "product": f"product by {self.multiply}",
+            "bounds": f"bounds on {self.directions} directions by {self.multiply}",
+        }
+        return named.get(self.method, f"index {self.factory}")
+
+    @property
+    def exact(self) -> bool:
+        """Tell whether the result is certain to be that of brute force."""
+        return self.method != "index" or self.factory == FLAT
+
+
+PRODUCT = Plan()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Queries N x d float32, their points, and the row that each may not meet, or -1."""
+
+    queries: np.ndarray
+    points: np.ndarray
+    hidden: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def at(self, rows: Any) -> "Asked":
+        """Return some of them."""
+        x = np.ascontiguousarray(self.points[rows])
+        return Asked(self.queries[rows], x, self.hidden[rows])
+
+
+def _distances(asked: Asked, shard: Shard, pairs: Pairs) -> np.ndarray:
+    """Return the distances of pairs in float64; each depends on its pair alone."""
+    out = np.empty(len(pairs))
+    step = max(1, REFINE_BYTES // (8 * asked.queries.shape[1]))
+    for start in range(0, len(pairs), step):
+        these = slice(start, start + step)
+        query, real = asked.queries[pairs.query[these]], shard.vectors[pairs.row[these]]
+        if shard.metric == "euclidean":
+            difference = np.subtract(query, real, dtype=np.float64)
+        else:
+            exact = (points(v.astype(np.float64), shard.metric) for v in (query, real))
+            difference = np.subtract(*exact)
+        difference *= difference
+        out[these] = np.sqrt(difference.sum(1))
     return out
 
 
-def _rounding(dimension: int, radii: np.ndarray) -> np.ndarray:
-    """Bound the error of a squared distance by norms and dot product in float32.
+def _product_error(radius: np.ndarray, reach: float, norms: np.ndarray, terms: int) -> np.ndarray:
+    """Bound the error of ||x||^2 - 2 q.x in float32 for queries of norm ``radius``.
 
-    Any order of summation errs by at most gamma_n (|x| + |y|)^2, gamma_n = n u / (1 - n u)
-    (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1). The eight extra
-    terms cover centring and the sums of the three parts.
+    ``reach`` bounds the norms of x; all sums err relative to the sum of their parts' sizes.
     """
-    n_u = (dimension + 8) * 2.0**-24
-    return n_u / (1 - n_u) * radii**2
+    error: np.ndarray = gamma(terms + 8) * (float(norms.max()) + 2 * radius * reach)
+    return error
 
 
-def _search_shard(
-    shard: Shard, queries: np.ndarray, k: int, excluded: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return distances and rows, N x k, of the nearest in one shard; inf where there are fewer."""
-    count, (total, dimension) = len(queries), shard.vectors.shape
-    best = np.full((count, k), np.inf)
-    rows = np.full((count, k), -1, dtype=np.int64)
-    centred = np.ascontiguousarray(queries - shard.centre)
-    norms = np.sqrt((centred.astype(np.float64) ** 2).sum(1))
-    error = _rounding(dimension, norms + shard.radius)
-    open_queries = np.arange(count)
-    candidates = min(total, k + FIRST_CANDIDATES)
-    while len(open_queries):
-        approximate, found = shard.index.search(centred[open_queries], candidates)
-        step = max(1, REFINE_BYTES // (8 * candidates * dimension))
-        for start in range(0, len(open_queries), step):
-            these = open_queries[start : start + step]
-            some = found[start : start + step]
-            exact = distances(queries[these], shard.vectors[some])
-            if len(excluded):
-                exact[shard.pixel_sha256[some] == excluded[these][:, None]] = np.inf
-            best[these], rows[these] = _first(exact, some, shard.ids[some], k)
-        if candidates == total:
-            break
-        reach = np.sqrt(np.maximum(approximate[:, -1] - error[open_queries], 0))
-        open_queries = open_queries[reach <= best[open_queries, -1]]
-        candidates = min(total, candidates * 4)
-    return best, rows
+def _norms(vectors: np.ndarray) -> np.ndarray:
+    """Return the Euclidean norms of N x d vectors in float64."""
+    out: np.ndarray = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+    return out
 
 
-def _first(
-    distance: np.ndarray, row: np.ndarray, ids: np.ndarray, k: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Keep the first k of each line by (distance, id); pad with inf and -1."""
-    order = _order(distance, ids)[:, :k]
-    kept = np.take_along_axis(distance, order, 1)
-    rows = np.where(np.isinf(kept), -1, np.take_along_axis(row, order, 1))
-    missing = k - kept.shape[1]
+def _by_product(shard: Shard, asked: Asked, k: int, plan: Plan) -> Pairs:
+    """Return the pairs among which each query's k nearest are, by one product."""
+    centred = asked.points - shard.centre
+    product = Product(centred, shard.points, shard.norms, asked.hidden, plan.multiply)
+    error = _product_error(_norms(centred), shard.reach, shard.norms, centred.shape[1])
+    error += 5 * ROUNDING[shard.metric]  # of the square: two directions are at most 2 apart
+    return product.nearest(k, 2 * error)
+
+
+def _by_bounds(shard: Shard, asked: Asked, k: int, plan: Plan) -> tuple[Pairs, np.ndarray]:
+    """Return pairs as ``_by_product`` does, and the queries for which that did not pay."""
+    if shard.basis is None or shard.keys is None:
+        raise ValueError("search by bounds needs a shard with a basis and keys")
+    count, (total, dimension) = len(asked), shard.vectors.shape
+    exactly = gamma(dimension + 2)
+    keys = shard.keys
+    long = shard.basis.keys(asked.points)
+    short = shortened(long, plan.directions)
+    reals, norms = shard.shortened(plan.directions)
+    radius = _norms(long)
+    slack = shard.basis.slack(radius + shard.spread) + 2 * ROUNDING[shard.metric]
+    product = Product(short, reals, norms, asked.hidden, plan.multiply)
+
+    def bounds(pairs: Pairs) -> np.ndarray:
+        """Return the lower bounds of pairs on all directions."""
+        return np.sqrt(squared(long, keys, pairs) * (1 - gamma(long.shape[1] + 2)))
+
+    def limit(pairs: Pairs, lower: np.ndarray, few: int) -> np.ndarray:
+        """Return the largest bound that the k-th nearest can have, from the closest pairs."""
+        few_pairs = pairs.where(lower <= pairs.kth(lower, few, count)[pairs.query])
+        kth = few_pairs.kth(squared(asked.points, shard.points, few_pairs), k, count)
+        return np.sqrt(kth / (1 - exactly)) + slack
+
+    pairs = product.nearest(min(total, k + 31))
+    best = limit(pairs, bounds(pairs), k + 3)
+    own = np.square(short, dtype=np.float64).sum(1)
+    error = _product_error(radius, shard.spread, norms, short.shape[1])
+    pairs, dropped = product.up_to(np.square(best) - own + error, MOST_PAIRS)
+    share = long.shape[1] / dimension
+    dropped |= _too_many(np.bincount(pairs.query, minlength=count) * share, dropped, total)
+    pairs = pairs.where(~dropped[pairs.query])
+    lower = bounds(pairs)
+    kept = lower <= best[pairs.query]
+    pairs, lower = pairs.where(kept), lower[kept]
+    best = np.minimum(best, limit(pairs, lower, k + 15))
+    pairs = pairs.where(lower <= best[pairs.query])
+    dropped |= _too_many(np.bincount(pairs.query, minlength=count), dropped, total)
+    return pairs.where(~dropped[pairs.query]), np.flatnonzero(dropped)
+
+
+def _too_many(counts: np.ndarray, dropped: np.ndarray, total: int) -> np.ndarray:
+    """Return for which queries one product costs less than their pairs, beside those dropped."""
+    order = np.argsort(-np.where(dropped, np.inf, counts))
+    given = np.arange(len(counts) + 1)
+    product = np.where(given > 0, np.maximum(given, LEAST_PRODUCT) * total, 0)
+    left = np.concatenate([[0.0], np.cumsum(counts[order])])
+    cost = product + PAIR_COST * (left[-1] - left)
+    cost[: dropped.sum()] = np.inf
+    out = np.zeros(len(counts), bool)
+    out[order[: np.argmin(cost)]] = True
+    return out
+
+
+def _by_index(shard: Shard, asked: Asked, k: int, plan: Plan) -> tuple[Pairs, np.ndarray]:
+    """Return pairs that a FAISS index proposes, and the queries that a flat one cannot settle."""
+    index, error = shard.index(plan.factory, float16=plan.float16)
+    centred = asked.points - shard.centre
+    errors = error(_norms(centred)) + 5 * ROUNDING[shard.metric]
+    count, total = len(asked), len(shard.vectors)
+    spare = FIRST_CANDIDATES if plan.exact else plan.candidates
+    width, left = min(total, k + spare), np.arange(count)
+    found = [Pairs(np.empty(0, np.int64), np.empty(0, np.int64))]
+    while len(left) and width <= WIDEST:
+        near, rows = index.search(np.ascontiguousarray(centred[left]), width)
+        query = np.repeat(left, width)
+        pairs = Pairs(query, rows.ravel())
+        pairs = pairs.where((pairs.row >= 0) & (pairs.row != asked.hidden[query]))
+        kth = pairs.kth(squared(asked.points, shard.points, pairs), k, count)
+        certain = near[:, -1] - errors[left] > kth[left] / (1 - gamma(centred.shape[1] + 2))
+        settled = certain | (width == total) | (not plan.exact)
+        found.append(pairs.where(np.isin(pairs.query, left[settled])))
+        left = left[~settled]
+        width = min(total, 4 * width)
+    query = np.concatenate([pairs.query for pairs in found])
+    row = np.concatenate([pairs.row for pairs in found])
+    order = np.argsort(query, kind="stable")
+    return Pairs(query[order], row[order]), left
+
+
+def _first(shard: Shard, asked: Asked, pairs: Pairs, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return distances and rows, N x k, of the nearest by (distance, id) among some pairs."""
+    count = len(asked)
+    if len(pairs) > k * count:
+        error, rounding = gamma(asked.points.shape[1] + 2), 2 * ROUNDING[shard.metric]
+        near = np.sqrt(squared(asked.points, shard.points, pairs), dtype=np.float64)
+        kth = pairs.kth(near, k, count) * (1 + error) + rounding
+        pairs = pairs.where(near * (1 - error) <= kth[pairs.query] + rounding)
+    distance, row = pairs.lines(_distances(asked, shard, pairs), count)
+    missing = k - distance.shape[1]
     if missing > 0:
-        kept = np.pad(kept, ((0, 0), (0, missing)), constant_values=np.inf)
-        rows = np.pad(rows, ((0, 0), (0, missing)), constant_values=-1)
-    return kept, rows
+        distance = np.pad(distance, ((0, 0), (0, missing)), constant_values=np.inf)
+        row = np.pad(row, ((0, 0), (0, missing)), constant_values=-1)
+    order = _order(distance, shard.ids[row])[:, :k]
+    return np.take_along_axis(distance, order, 1), np.take_along_axis(row, order, 1)
 
 
 def _order(distance: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -99,37 +244,69 @@ def _order(distance: np.ndarray, ids: np.ndarray) -> np.ndarray:
     return order
 
 
-def nearest(
-    shards: Sequence[Shard], queries: np.ndarray, k: int = 1, excluded: np.ndarray | None = None
+def search(
+    shard: Shard, queries: np.ndarray, k: int, excluded: np.ndarray | None, plan: Plan
 ) -> Neighbours:
-    """Return the k nearest reals of each query, exactly, ordered by (distance, id).
+    """Return the k nearest reals of one shard, or as many as it has; see ``nearest``."""
+    queries = np.ascontiguousarray(queries, dtype=np.float32)
+    distance = np.full((len(queries), k), np.inf)
+    rows = np.full((len(queries), k), -1, dtype=np.int64)
+    hidden = np.full(len(queries), -1) if excluded is None else shard.rows_of(excluded)
+    every = Asked(queries, points(queries, shard.metric), hidden)
+    for start in range(0, len(queries), QUERIES):
+        part = slice(start, min(start + QUERIES, len(queries)))
+        asked, left = every.at(part), np.arange(part.stop - part.start)
+        if plan.method != "product":
+            propose = _by_bounds if plan.method == "bounds" else _by_index
+            pairs, left = propose(shard, asked, k, plan)
+            distance[part], rows[part] = _first(shard, asked, pairs, k)
+        if len(left):
+            these, rest = start + left, asked.at(left)
+            pairs = _by_product(shard, rest, k, plan)
+            distance[these], rows[these] = _first(shard, rest, pairs, k)
+    ids = np.where(rows < 0, "", shard.ids[rows])
+    return Neighbours(distance, ids, shard.vectors[rows], hidden >= 0)
+
+
+def merge(parts: Sequence[Neighbours], k: int) -> Neighbours:
+    """Return the k nearest of what several shards found."""
+    distance, ids, vector = (np.concatenate([part[i] for part in parts], 1) for i in range(3))
+    order = _order(distance, ids)[:, :k]
+    return Neighbours(
+        np.take_along_axis(distance, order, 1),
+        np.take_along_axis(ids, order, 1),
+        np.take_along_axis(vector, order[:, :, None], 1),
+        np.any([part.seen for part in parts], axis=0),
+    )
+
+
+def nearest(
+    shards: Iterable[Shard],
+    queries: np.ndarray,
+    k: int = 1,
+    excluded: np.ndarray | None = None,
+    plan: Plan = PRODUCT,
+) -> Neighbours:
+    """Return the k nearest reals of each query, ordered by (distance, id).
 
     Args:
-        shards: the manifold.
+        shards: the manifold; each is searched as it comes.
         queries: N x d float32.
         k: neighbours wanted; at most the number of reals that are not excluded.
         excluded: N pixel hashes; a real of that hash is no neighbour of that query, so that an
             image never meets itself or its exact copies.
+        plan: how to search; the result does not depend on it if it is an exact one.
 
     """
-    excluded = np.empty(0, dtype=object) if excluded is None else excluded
-    queries = np.ascontiguousarray(queries, dtype=np.float32)
-    partial = [_search_shard(shard, queries, k, excluded) for shard in shards]
-    distance = np.concatenate([p[0] for p in partial], 1)
-    rows = np.concatenate([p[1] for p in partial], 1)
-    where = np.repeat(np.arange(len(shards)), k)[None, :].repeat(len(queries), 0)
-    ids = np.empty(rows.shape, dtype=object)
-    ids.fill("")
-    for number, shard in enumerate(shards):
-        mine = (where == number) & (rows >= 0)
-        ids[mine] = shard.ids[rows[mine]]
-    order = _order(distance, ids)[:, :k]
-    take = [np.take_along_axis(a, order, 1) for a in (distance, ids, where, rows)]
-    if np.isinf(take[0]).any():
-        raise ValueError(f"the manifold has fewer than k = {k} reals for some query")
-    return Neighbours(*take)
+    found: Neighbours | None = None
+    for shard in shards:
+        part = search(shard, queries, k, excluded, plan)
+        found = part if found is None else merge([found, part], k)
+    return complete(found, k)
 
 
-def use_threads(threads: int) -> None:
-    """Let FAISS use so many threads."""
-    faiss.omp_set_num_threads(threads)
+def complete(found: Neighbours | None, k: int) -> Neighbours:
+    """Return what was found, if every query has k neighbours."""
+    if found is None or np.isinf(found.distance).any():
+        raise ManifptError(f"the manifold has fewer than {k} reals for some image; ask for fewer")
+    return found

@@ -1,19 +1,14 @@
-"""A manifold on disk and in memory: shards of vectors with ids, under one manifest."""
+"""Part of a manifold in memory, and what searching it needs."""
 
-import hashlib
-import io
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import faiss
 import numpy as np
 import pyarrow as pa
 
-from manifpt import outputs, storage
-from manifpt.errors import ManifptError
-from manifpt.images import DecodeRule
-from manifpt.spaces import Space, space_from_card
+from manifpt.manifold.basis import Basis, shortened
+from manifpt.manifold.index import FLAT, Error, flat
 
 ROWS = {
     "id": pa.string(),
@@ -23,92 +18,97 @@ ROWS = {
 }
 
 
+def points(vectors: np.ndarray, metric: str) -> np.ndarray:
+    """Return what a metric compares by Euclidean distance: vectors, or their directions (cosine).
+
+    The distance of two directions is sqrt(2 - 2 cos), which orders as the cosine does. A zero
+    vector has no direction and stays zero. The type of ``vectors`` is kept.
+    """
+    if metric == "euclidean":
+        return vectors
+    norms = np.sqrt(np.square(vectors, dtype=np.float64).sum(1, keepdims=True))
+    out: np.ndarray = (vectors / np.where(norms > 0, norms, 1)).astype(vectors.dtype)
+    return out
+
+
 @dataclass(frozen=True)
 class Shard:
-    """Part of a manifold: ``vectors`` N x d float32, ids and pixel hashes of its N reals."""
+    """Part of a manifold: ``vectors`` N x d float32, ids and pixel hashes of its N reals.
+
+    For search by bounds it has the manifold's ``basis`` and the ``keys`` of its points there;
+    ``indexes`` are FAISS's, by factory name.
+    """
 
     vectors: np.ndarray
     ids: np.ndarray
     pixel_sha256: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=object))
+    metric: str = "euclidean"
+    basis: Basis | None = None
+    keys: np.ndarray | None = None
+    indexes: dict[str, tuple[faiss.Index, Error]] = field(default_factory=dict)
+    _shortened: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+
+    @cached_property
+    def points(self) -> np.ndarray:
+        """What is compared, N x d float32: the vectors, or their directions."""
+        return points(self.vectors, self.metric)
 
     @cached_property
     def centre(self) -> np.ndarray:
-        """The mean vector, d float32. Distances do not change with the origin; rounding does."""
-        mean: np.ndarray = self.vectors.mean(0, dtype=np.float64).astype(np.float32)
+        """The mean point, d float32. Distances do not change with the origin; rounding does."""
+        mean: np.ndarray = self.points.mean(0, dtype=np.float64).astype(np.float32)
         return mean
 
     @cached_property
-    def index(self) -> faiss.Index:
-        """FAISS's flat index of the centred vectors."""
-        index = faiss.IndexFlatL2(self.vectors.shape[1])
-        index.add(np.ascontiguousarray(self.vectors - self.centre))
-        return index
+    def _squares(self) -> tuple[np.ndarray, np.ndarray]:
+        """The squared norms of all points from the centre and from the origin, float64."""
+        parts = []
+        for start in range(0, len(self.points), 256):
+            block = self.points[start : start + 256].astype(np.float64)
+            centred = block - self.centre
+            parts.append([(v * v).sum(1) for v in (centred, block)])
+        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
     @cached_property
-    def radius(self) -> float:
-        """The largest distance of a vector from the centre."""
-        centred = (self.vectors - self.centre).astype(np.float64)
-        return float(np.sqrt((centred * centred).sum(1).max()))
-
-
-@dataclass(frozen=True)
-class Manifold:
-    """All shards of a manifold, with its space and the hash that names its content."""
-
-    shards: tuple[Shard, ...]
-    space: Space
-    manifest: dict[str, Any]
-
-    @property
-    def sha256(self) -> str:
-        """The hash that attributors keep of the manifold that they were trained with."""
-        sha: str = self.manifest["content_sha256"]
-        return sha
-
-    @property
-    def rule(self) -> DecodeRule:
-        """How the reals were decoded, and so how queries must be."""
-        return DecodeRule.from_card(self.manifest["decode"])
+    def norms(self) -> np.ndarray:
+        """The squared distances from the centre, N float32."""
+        return self._squares[0].astype(np.float32)
 
     @cached_property
-    def pixel_hashes(self) -> frozenset[str]:
-        """The pixel hashes of all reals."""
-        return frozenset(h for shard in self.shards for h in shard.pixel_sha256)
+    def spread(self) -> float:
+        """The largest distance from the centre, of the mean or of the basis."""
+        if self.keys is not None:
+            return float(np.sqrt(np.square(self.keys, dtype=np.float64).sum(1).max()))
+        return float(np.sqrt(self._squares[0].max()))
 
-    def vectors_at(self, shards: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Return the vectors at (shard, row) pairs, N x d float32."""
-        out = np.empty((len(rows), self.shards[0].vectors.shape[1]), np.float32)
-        for number, shard in enumerate(self.shards):
-            mine = shards == number
-            out[mine] = shard.vectors[rows[mine]]
-        return out
+    @cached_property
+    def reach(self) -> float:
+        """The largest norm of a point."""
+        return float(np.sqrt(self._squares[1].max()))
 
-    @classmethod
-    def load(cls, uri: str) -> "Manifold":
-        """Read a finished manifold and check its shards against the manifest's hashes."""
-        manifest = outputs.require(uri, "manifold", "--manifold")
-        shards = []
-        for entry in manifest["shards"]:
-            vectors = _checked(uri, entry["vectors"])
-            rows = storage_table(_checked(uri, entry["rows"]))
-            shards.append(
-                Shard(
-                    np.load(io.BytesIO(vectors), allow_pickle=False),
-                    np.array(rows["id"].to_pylist(), dtype=object),
-                    np.array(rows["pixel_sha256"].to_pylist(), dtype=object),
-                )
-            )
-        return cls(tuple(shards), space_from_card(manifest["space"]), manifest)
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {sha: row for row, sha in enumerate(self.pixel_sha256)}
 
+    def rows_of(self, pixel_sha256: np.ndarray) -> np.ndarray:
+        """Return the row of each pixel hash, -1 where it is not here."""
+        return np.array([self._places.get(sha, -1) for sha in pixel_sha256], dtype=np.int64)
 
-def storage_table(data: bytes) -> pa.Table:
-    """Return the table in the bytes of a Parquet file."""
-    return pa.parquet.read_table(io.BytesIO(data))
+    def index(self, factory: str, *, float16: bool = False) -> tuple[faiss.Index, Error]:
+        """Return FAISS's index of that name and the bound of its errors; a flat one is made."""
+        if factory not in self.indexes:
+            if factory != FLAT:
+                raise ValueError(f"a shard without the index {factory}")
+            centred = np.ascontiguousarray(self.points - self.centre)
+            self.indexes[FLAT] = flat(centred, float16=float16)
+        return self.indexes[factory]
 
-
-def _checked(folder: str, entry: dict[str, Any]) -> bytes:
-    uri = storage.join(folder, entry["path"])
-    data = storage.read_bytes(uri)
-    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-        raise ManifptError(f"{uri}: differs from its manifest's hash; build the manifold again")
-    return data
+    def shortened(self, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the keys of the first ``size`` directions and their squared norms."""
+        if size not in self._shortened:
+            if self.keys is None:
+                raise ValueError("a shard without keys has no directions")
+            keys = shortened(self.keys, size)
+            norms = np.square(keys, dtype=np.float64).sum(1).astype(np.float32)
+            self._shortened[size] = keys, norms
+        return self._shortened[size]

@@ -1,0 +1,164 @@
+"""Real images -> embedded chunks -> shards: each real is embedded once, and copies are kept once.
+
+A real goes to the shard that its pixel hash names, so that exact copies meet in one shard, whatever
+the order of input. In between, each chunk is one Parquet file with one row group a shard, so that
+a shard's task reads only its own rows.
+"""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from manifpt import pipeline, session, storage, tensors
+from manifpt.images import IMAGES, DecodeRule, Selection, Unit, read_unit
+from manifpt.images.read import pixels_of, unit_from_json, unit_to_json
+from manifpt.manifold.shard import ROWS
+from manifpt.spaces import Space
+
+EMBEDDED = "_embedded"
+SELECTION = Selection(splits=("manifold",), sources=("real",))
+
+
+@dataclass
+class EmbedStage:
+    """Images -> rows with their vectors, sorted by shard."""
+
+    space: Space
+    shards: int
+    output: str
+
+    def __call__(self, table: pa.Table) -> pipeline.Result:
+        """Write one row group a shard; the record says which file holds them."""
+        pipeline.check_columns(table, {"id": IMAGES["id"], "pixel_sha256": pa.string()}, "embed")
+        vectors = self.space.embed(pixels_of(table)).reshape(table.num_rows, -1)
+        shard = np.array([shard_of(h, self.shards) for h in table["pixel_sha256"].to_pylist()])
+        rows = table.select(list(ROWS)).append_column("vector", tensors.to_column(vectors))
+        sink = io.BytesIO()
+        with pq.ParquetWriter(sink, rows.schema, compression="zstd") as writer:
+            for number in range(self.shards):
+                writer.write_table(rows.filter(pa.array(shard == number)), row_group_size=2**30)
+        data = sink.getvalue()
+        path = f"{EMBEDDED}/{hashlib.sha256(data).hexdigest()}.parquet"
+        storage.write_bytes(storage.join(self.output, path), data)
+        return pipeline.Result({}, {"embedded": path})
+
+
+def shard_of(pixel_sha256: str, shards: int) -> int:
+    """Return the shard that a pixel hash names."""
+    return int(pixel_sha256[:15], 16) % shards
+
+
+def _read(text: str, rule: DecodeRule) -> Any:
+    return read_unit(unit_from_json(text), rule, SELECTION)
+
+
+def embed(
+    units: Sequence[Unit],
+    space: Space,
+    rule: DecodeRule,
+    shards: int,
+    output: str,
+    pool: session.Pool,
+) -> list[dict[str, Any]]:
+    """Embed all images of ``units`` into chunks under ``output``; return the pipeline's records."""
+    return pipeline.run(
+        f"embed {space.name}",
+        [unit_to_json(unit) for unit in units],
+        partial(_read, rule=rule),
+        partial(EmbedStage, space, shards, output),
+        output,
+        pool,
+    )
+
+
+def _row_group(uri: str, number: int) -> pa.Table:
+    with storage.reading(uri) as file:
+        return pq.ParquetFile(file).read_row_group(number)
+
+
+def write_array(output: str, path: str, array: np.ndarray) -> dict[str, Any]:
+    """Write an array as .npy; return its entry of a manifest."""
+    sink = io.BytesIO()
+    np.save(sink, array, allow_pickle=False)
+    return {"path": path, **storage.write_bytes(storage.join(output, path), sink.getvalue())}
+
+
+def write_rows(output: str, folder: str, rows: pa.Table, vectors: np.ndarray) -> dict[str, Any]:
+    """Write a shard's rows and vectors; return its entry of a manifest."""
+    path = f"{folder}/rows.parquet"
+    data = storage.parquet_bytes(rows.select(list(ROWS)))
+    return {
+        "reals": rows.num_rows,
+        "content": content_of(rows["id"].to_pylist(), vectors),
+        "vectors": write_array(output, f"{folder}/vectors.npy", vectors),
+        "rows": {"path": path, **storage.write_bytes(storage.join(output, path), data)},
+    }
+
+
+def content_of(ids: Sequence[str], vectors: np.ndarray) -> str:
+    """Return a hash of a set of reals: neither their order nor their shards change it.
+
+    It is the sum modulo 2^256 of the sha256 of each real (Bellare & Micciancio, "A new paradigm for
+    collision-free hashing", EUROCRYPT 1997, AdHash): it guards against mistakes, not attackers.
+    """
+    total = 0
+    for name, vector in zip(ids, vectors, strict=True):
+        sha = hashlib.sha256(name.encode() + b"\0" + vector.tobytes())
+        total += int.from_bytes(sha.digest(), "big")
+    return f"{total % 2**256:064x}"
+
+
+def write_shard(
+    output: str, scratch: str, paths: Sequence[str], number: int, folder: str, known: Sequence[str]
+) -> dict[str, Any]:
+    """Gather a shard's rows from the embedded chunks, drop copies, write it; return its entry.
+
+    ``known`` are URIs of tables of the reals that are there already.
+    """
+    table = pa.concat_tables([_row_group(storage.join(scratch, path), number) for path in paths])
+    table = table.sort_by("id")
+    hashes = np.array(table["pixel_sha256"].to_pylist(), dtype=str)
+    _, first = np.unique(hashes, return_index=True)
+    there = {h for uri in known for h in pixel_hashes(uri)}
+    new = [row for row in np.sort(first) if hashes[row] not in there]
+    kept = table.take(pa.array(new, pa.int64()))
+    duplicates = {"duplicates": table.num_rows - kept.num_rows}
+    if not new:
+        return {"reals": 0, **duplicates}
+    vectors = tensors.from_column(kept["vector"])
+    return duplicates | write_rows(output, folder, kept, vectors)
+
+
+def pixel_hashes(uri: str) -> list[str]:
+    """Return the pixel hashes of the reals in a shard's table."""
+    hashes: list[str] = storage.read_parquet(uri, ["pixel_sha256"])["pixel_sha256"].to_pylist()
+    return hashes
+
+
+def write_shards(
+    output: str,
+    scratch: str,
+    records: Sequence[dict[str, Any]],
+    shards: int,
+    pool: session.Pool,
+    prefix: str = "shard",
+    known: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """Write all shards in parallel tasks; return their entries, of which some may hold no real."""
+    import ray
+
+    paths = [r["facts"]["embedded"] for r in records if "embedded" in r["facts"]]
+    write = ray.remote(num_cpus=pool.num_cpus)(write_shard)
+    tasks = [
+        write.remote(output, scratch, paths, number, f"{prefix}-{number:05d}", known)
+        for number in range(shards)
+    ]
+    entries: list[dict[str, Any]] = ray.get(tasks)
+    return entries

@@ -1,0 +1,177 @@
+"""A manifold on disk: shards of vectors with ids, and what search needs, under one manifest."""
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import IO, Any
+
+import faiss
+import numpy as np
+
+from manifpt import outputs, storage
+from manifpt.errors import DamageError
+from manifpt.images import DecodeRule
+from manifpt.manifold.basis import Basis
+from manifpt.manifold.search import Plan
+from manifpt.manifold.shard import Shard
+from manifpt.spaces import Space, space_from_card
+
+READ_BYTES = 8 * 2**20
+
+
+@dataclass(frozen=True)
+class Manifold:
+    """A finished manifold; its shards are read when they are asked for."""
+
+    uri: str
+    manifest: dict[str, Any]
+
+    @classmethod
+    def open(cls, uri: str) -> "Manifold":
+        """Open a finished manifold without reading its shards."""
+        uri = storage.absolute(uri)
+        return cls(uri, outputs.require(uri, "manifold", "--manifold"))
+
+    @property
+    def sha256(self) -> str:
+        """The hash that attributors keep of the manifold that they were trained with."""
+        sha: str = self.manifest["content_sha256"]
+        return sha
+
+    @property
+    def space(self) -> Space:
+        """The space that its reals were embedded in."""
+        return space_from_card(self.manifest["space"])
+
+    @property
+    def rule(self) -> DecodeRule:
+        """How the reals were decoded, and so how queries must be."""
+        return DecodeRule.from_card(self.manifest["decode"])
+
+    @property
+    def metric(self) -> str:
+        """What is compared: ``euclidean`` the vectors, ``cosine`` their directions."""
+        metric: str = self.manifest["metric"]
+        return metric
+
+    @property
+    def dimension(self) -> int:
+        """Numbers of a vector."""
+        return int(np.prod(self.manifest["shape"]))
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory that all vectors take."""
+        return int(self.manifest["reals"]) * self.dimension * 4
+
+    @cached_property
+    def basis(self) -> Basis | None:
+        """The principal directions of search by bounds, if it was built for it."""
+        entry = self.manifest["search"]["basis"]
+        if entry is None:
+            return None
+        lines = np.load(io.BytesIO(self._checked(entry)), allow_pickle=False)
+        return Basis(lines[:-1], lines[-1])
+
+    def percentile(self, distances: np.ndarray) -> np.ndarray:
+        """Return how many per cent of held-out reals lie nearer to the manifold than that."""
+        marks = self.manifest["held_out"]["distances"]
+        out: np.ndarray = np.interp(distances, marks, np.linspace(0, 100, len(marks)), left=0)
+        return out
+
+    def read(self, plan: Plan, numbers: Sequence[int] | None = None) -> Shard:
+        """Read all shards, or some, as one, with what ``plan`` needs."""
+        every = self.manifest["shards"]
+        entries = every if numbers is None else [every[number] for number in numbers]
+        ids, hashes = self._rows(entries)
+        vectors = self._array(entries, "vectors", self.dimension)
+        keys = None
+        if plan.method == "bounds" and self.basis is not None:
+            keys = self._array(entries, "keys", len(self.basis.directions) + 1)
+        shard = Shard(vectors, ids, hashes, self.metric, self.basis, keys)
+        if not plan.exact:
+            data = np.frombuffer(self._checked(self.manifest["search"]["index"]), np.uint8)
+            shard.indexes[plan.factory] = faiss.deserialize_index(data), np.zeros_like
+        return shard
+
+    def blocks(self, most_bytes: int) -> Iterator[Shard]:
+        """Read all shards in order, in blocks of at most so many bytes of vectors.
+
+        The last block of a shard whose content differs from its hash raises instead of coming.
+        """
+        step = max(1, most_bytes // (4 * self.dimension))
+        for entry in self.manifest["shards"]:
+            ids, hashes = self._rows([entry])
+            for start, vectors in self._pieces(entry["vectors"], step):
+                part = slice(start, start + step)
+                yield Shard(vectors, ids[part], hashes[part], self.metric)
+
+    def _rows(self, entries: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids and the pixel hashes of some shards."""
+        tables = [storage.parquet_table(self._checked(entry["rows"])) for entry in entries]
+        columns = ("id", "pixel_sha256")
+        ids, hashes = (
+            np.array([v for table in tables for v in table[name].to_pylist()], dtype=object)
+            for name in columns
+        )
+        return ids, hashes
+
+    def _array(self, entries: Sequence[dict[str, Any]], name: str, width: int) -> np.ndarray:
+        """Return the array of that name of some shards as one."""
+        out = np.empty((sum(entry["reals"] for entry in entries), width), np.float32)
+        start = 0
+        for entry in entries:
+            end = start + entry["reals"]
+            for _ in self._pieces(entry[name], end - start, out[start:end]):
+                start = end
+        return out
+
+    def _pieces(
+        self, entry: dict[str, Any], step: int, into: np.ndarray | None = None
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield ``step`` rows of an .npy file at a time; raise at the last if it is damaged."""
+        uri = storage.join(self.uri, entry["path"])
+        sha = hashlib.sha256()
+        with storage.reading(uri) as file:
+            total, width = _header(file, sha)
+            for start in range(0, total, step):
+                shape = (min(step, total - start), width)
+                piece = np.empty(shape, np.float32) if into is None else into
+                _fill(piece.reshape(-1).view(np.uint8), file, sha)
+                if start + step >= total and sha.hexdigest() != entry["sha256"]:
+                    raise _damaged(uri)
+                yield start, piece
+
+    def _checked(self, entry: dict[str, Any]) -> bytes:
+        uri = storage.join(self.uri, entry["path"])
+        data = storage.read_bytes(uri)
+        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+            raise _damaged(uri)
+        return data
+
+
+def _damaged(uri: str) -> DamageError:
+    return DamageError(f"{uri}: differs from its manifest's hash; build the manifold again")
+
+
+def _header(file: IO[bytes], sha: Any) -> tuple[int, int]:
+    """Read the head of an .npy file of float32; return its rows and columns."""
+    start = file.tell()
+    np.lib.format.read_magic(file)
+    shape, _, kind = np.lib.format.read_array_header_1_0(file)
+    if kind != np.float32 or len(shape) != 2:
+        raise ValueError(f"an array of {kind} {shape}, not N x d float32")
+    end = file.tell()
+    file.seek(start)
+    sha.update(file.read(end - start))
+    return shape[0], shape[1]
+
+
+def _fill(out: np.ndarray, file: IO[bytes], sha: Any) -> None:
+    """Fill an array of bytes from a file, a piece at a time; what is missing stays as it was."""
+    for start in range(0, len(out), READ_BYTES):
+        data = file.read(min(READ_BYTES, len(out) - start))
+        out[start : start + len(data)] = np.frombuffer(data, np.uint8)
+        sha.update(data)

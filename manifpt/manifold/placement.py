@@ -1,0 +1,221 @@
+"""Where a manifold lies while it is searched, chosen from its size and what the cluster has.
+
+    replicated  every process that projects holds all of it: no network;
+    sharded     actors hold some shards each, queries go to all, their nearest are merged;
+    scan        it stays in storage: each block of it is read once for each batch of queries.
+
+The neighbours are the same in each.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+
+from manifpt import session
+from manifpt.errors import ManifptError
+from manifpt.manifold.index import FLAT, has_gpu
+from manifpt.manifold.manifold import Manifold
+from manifpt.manifold.search import Neighbours, Plan, complete, merge, nearest, search
+from manifpt.manifold.shard import Shard
+
+PLACEMENTS = ("auto", "replicated", "sharded", "scan")
+# Of a node's memory for Ray, what a manifold may take; the rest is for queries and products.
+SHARE = 0.5
+ANSWER_SECONDS = 900
+
+
+def here(plan: Plan) -> Plan:
+    """Return the plan for this process: an exact one goes to the GPU if the process has one."""
+    return replace(plan, method="index", factory=FLAT) if plan.exact and has_gpu() else plan
+
+
+class Searcher(Protocol):
+    """Finds the nearest reals, wherever they lie."""
+
+    @property
+    def rows(self) -> int | None:
+        """Queries that it would have at once; None if that does not matter."""
+
+    def nearest(self, queries: np.ndarray, k: int, excluded: np.ndarray) -> Neighbours:
+        """Return the k nearest reals of N x d queries; see ``search.nearest``."""
+
+
+@dataclass
+class Replicated:
+    """All of the manifold in this process, read at first use."""
+
+    uri: str
+    plan: Plan
+    rows: int | None = None
+
+    @cached_property
+    def shard(self) -> Shard:
+        """All reals."""
+        return Manifold.open(self.uri).read(self.plan)
+
+    def nearest(self, queries: np.ndarray, k: int, excluded: np.ndarray) -> Neighbours:
+        """See ``Searcher``."""
+        return nearest([self.shard], queries, k, excluded, here(self.plan))
+
+
+@dataclass
+class Scan:
+    """The manifold in storage, read in blocks of at most ``block_bytes``."""
+
+    uri: str
+    plan: Plan
+    block_bytes: int
+
+    @property
+    def rows(self) -> int:
+        """As many as take the memory of a block, so that few passes are made."""
+        return max(1, self.block_bytes // (4 * Manifold.open(self.uri).dimension))
+
+    def nearest(self, queries: np.ndarray, k: int, excluded: np.ndarray) -> Neighbours:
+        """See ``Searcher``."""
+        blocks = Manifold.open(self.uri).blocks(self.block_bytes)
+        return nearest(blocks, queries, k, excluded, self.plan)
+
+
+class Holder:
+    """An actor that holds some shards. If it dies, Ray starts it again and it reads them again."""
+
+    def __init__(self, uri: str, numbers: list[int], plan: Plan, threads: int) -> None:
+        import threadpoolctl
+
+        threadpoolctl.threadpool_limits(threads)
+        self.plan = here(plan)
+        self.shard = Manifold.open(uri).read(plan, numbers)
+
+    def reals(self) -> int:
+        """Return how many reals it holds."""
+        return len(self.shard.ids)
+
+    def search(self, queries: np.ndarray, k: int, excluded: np.ndarray) -> Neighbours:
+        """Return the k nearest of its reals."""
+        return search(self.shard, queries, k, excluded, self.plan)
+
+
+@dataclass
+class Sharded:
+    """The manifold in the memory of actors."""
+
+    holders: Sequence[Any]
+    rows: int | None = None
+
+    def nearest(self, queries: np.ndarray, k: int, excluded: np.ndarray) -> Neighbours:
+        """See ``Searcher``; queries are put in the object store once for all holders."""
+        import ray
+
+        asked = ray.put(queries), k, ray.put(excluded)
+        answers = [holder.search.remote(*asked) for holder in self.holders]
+        try:
+            parts = ray.get(answers, timeout=ANSWER_SECONDS)
+        except ray.exceptions.GetTimeoutError:
+            raise ManifptError(
+                f"a holder of shards gave no answer in {ANSWER_SECONDS} s; are its nodes up?"
+            ) from None
+        return complete(merge(parts, k), k)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A choice, why it was made, and what it needs."""
+
+    kind: str
+    why: str
+    plan: Plan
+    uri: str
+    holders: int = 0
+    block_bytes: int = 0
+    shards: int = 0
+    bytes: int = 0
+    reserved: dict[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"manifold {self.kind} ({self.why}), search: {self.plan}"
+
+    def searcher(self) -> Searcher:
+        """Return what a process is to search with; starts the holders of a sharded manifold."""
+        if self.kind == "replicated":
+            return Replicated(self.uri, self.plan)
+        if self.kind == "scan":
+            return Scan(self.uri, self.plan, self.block_bytes)
+        return Sharded(self._start_holders())
+
+    def _start_holders(self) -> list[Any]:
+        import ray
+
+        each = {name: value / self.holders for name, value in self.reserved.items()}
+        threads = max(1, round(session.capacity().get("CPU", 1) / self.holders))
+        actor = ray.remote(
+            num_cpus=each["CPU"],
+            num_gpus=each.get("GPU", 0),
+            max_restarts=-1,
+            max_task_retries=-1,
+        )(Holder)
+        dealt = [list(range(n, self.shards, self.holders)) for n in range(self.holders)]
+        holders = [actor.remote(self.uri, numbers, self.plan, threads) for numbers in dealt]
+        ready = [holder.reals.remote() for holder in holders]
+        try:
+            ray.get(ready, timeout=ANSWER_SECONDS)
+        except ray.exceptions.GetTimeoutError:
+            raise ManifptError(
+                f"{self.holders} actors for the manifold did not start in {ANSWER_SECONDS} s; "
+                "give the cluster more CPUs, or take --placement scan"
+            ) from None
+        return holders
+
+
+def plan_for(manifold: Manifold, demand: session.SearchDemand) -> Plan:
+    """Return the plan that was measured to be the cheapest of the kind asked for."""
+    measured = manifold.manifest["search"]
+    plans = {kind: Plan(**plan) for kind, plan in measured["plans"].items()}
+    kind = measured["chosen"] if demand.search == "auto" else demand.search
+    if kind not in plans:
+        remedy = {
+            "approximate": "build it with --index, such as IVF256,Flat",
+            "exact-pruned": "it has no directions; take exact-plain",
+        }[kind]
+        raise ManifptError(f"--search {kind}: the manifold was not built for it; {remedy}")
+    return replace(plans[kind], float16=demand.float16)
+
+
+def place(
+    manifold: Manifold, demand: session.SearchDemand, pool: session.Pool
+) -> tuple[Placement, session.Pool]:
+    """Choose the placement for a pool of processes that project; return both.
+
+    Holders of shards take half of the CPUs, and the GPUs that the pool would have had.
+    """
+    plan = plan_for(manifold, demand)
+    size, count = manifold.size, len(manifold.manifest["shards"])
+    memory = demand.memory or int(SHARE * session.capacity().get("memory", 2 * size * pool.size))
+    copies = f"{pool.size} x {size / 2**20:.0f} MiB"
+    kind = demand.placement
+    if kind == "auto":
+        kind = "scan"
+        if size * pool.size <= memory:
+            kind = "replicated"
+        elif size <= memory and plan.exact:
+            kind = "sharded"
+    why = f"{copies}, {memory / 2**20:.0f} MiB for it"
+    chosen = Placement(kind, why, plan, manifold.uri)
+    if kind == "replicated":
+        return chosen, pool
+    if not plan.exact:
+        raise ManifptError(f"--placement {kind}: an approximate index lies whole in each process")
+    if kind == "scan":
+        block = max(1, memory // (2 * pool.size))
+        return replace(chosen, plan=replace(plan, method="product"), block_bytes=block), pool
+    cpus = session.capacity().get("CPU", 1.0)
+    holders = min(count, max(session.nodes(), int(cpus / 2)))
+    reserved = {"CPU": cpus / 2, "GPU": pool.num_gpus * pool.size}
+    smaller = replace(pool, size=max(1, pool.size // 2), num_gpus=0.0)
+    if smaller.size * smaller.num_cpus + reserved["CPU"] >= cpus:
+        smaller = replace(smaller, num_cpus=cpus / 8)
+    chosen = replace(chosen, holders=holders, shards=count, reserved=reserved)
+    return chosen, smaller

@@ -1,0 +1,269 @@
+"""What search needs, made once a manifold's shards are there: directions, keys, and measurements.
+
+The cheapest exact plan is found by timing, on reals of the manifold itself that may not meet
+themselves (which makes them held-out reals) and on the same reals with noise. The distances of
+held-out reals give every later distance its percentile.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import faiss
+import numpy as np
+
+from manifpt import session, storage
+from manifpt.manifold.basis import Basis
+from manifpt.manifold.embed import write_array
+from manifpt.manifold.index import approximate
+from manifpt.manifold.manifold import Manifold
+from manifpt.manifold.product import MULTIPLIERS
+from manifpt.manifold.search import Neighbours, Plan, nearest, search
+from manifpt.manifold.shard import Shard, points
+
+SAMPLE_BYTES = 256 * 2**20
+SAMPLE_REALS = 4096
+DIRECTIONS = 256
+QUERIES = 256
+REPEATS = 3
+# Threads of one library that still wait for work take the cores of the next: let them go to sleep.
+PAUSE = 0.05
+NOISE = 0.1
+HELD_OUT = 1000
+# Search by bounds must be faster for each kind of query, not only on average.
+MARGIN = 1.05
+INDEX_COST = 1.1
+PLAIN, PRUNED, APPROXIMATE = "exact-plain", "exact-pruned", "approximate"
+
+
+def fit_basis(sample: np.ndarray) -> Basis | None:
+    """Return the principal directions of a sample of points; None where they are too few to pay."""
+    size = min(DIRECTIONS, sample.shape[1] // 8, len(sample) // 2)
+    return Basis.fit(sample, size) if size >= 16 else None
+
+
+def sample_of(manifold: Manifold, most: int) -> Shard:
+    """Return the first shards of a manifold, as one, up to so many bytes but at least one.
+
+    Reals are dealt to shards by hash, so that any shard is a random sample.
+    """
+    entries = manifold.manifest["shards"]
+    sizes = np.cumsum([entry["reals"] * manifold.dimension * 4 for entry in entries])
+    return manifold.read(Plan(), range(max(1, int((sizes <= most).sum()))))
+
+
+def write_basis(manifold: Manifold, output: str) -> dict[str, Any] | None:
+    """Fit the basis to a sample and write it; return its entry."""
+    shard = sample_of(manifold, SAMPLE_BYTES)
+    rows = np.random.default_rng(0).permutation(len(shard.ids))[:SAMPLE_REALS]
+    basis = fit_basis(points(shard.vectors[np.sort(rows)], manifold.metric))
+    if basis is None:
+        return None
+    return write_array(output, "basis.npy", np.vstack([basis.directions, basis.centre]))
+
+
+def write_keys(manifold: Manifold, output: str, number: int) -> dict[str, Any]:
+    """Write the keys of one shard; return their entry."""
+    if manifold.basis is None:
+        raise ValueError("a manifold without a basis has no keys")
+    shard = manifold.read(Plan(), [number])
+    folder = manifold.manifest["shards"][number]["vectors"]["path"].rpartition("/")[0]
+    return write_array(output, f"{folder}/keys.npy", manifold.basis.keys(shard.points))
+
+
+def questions(shard: Shard, count: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return queries and the hashes that they may not meet: held-out reals, and noisy ones."""
+    rng = np.random.default_rng(1)
+    rows = rng.permutation(len(shard.ids))[:count]
+    reals = shard.vectors[rows]
+    noise = NOISE * reals.std() * rng.standard_normal(reals.shape)
+    hashes = shard.pixel_sha256[rows]
+    return {"held-out": (reals, hashes), "noisy": ((reals + noise).astype(np.float32), hashes)}
+
+
+def seconds_of(run: Callable[[], object]) -> float:
+    """Return the median seconds of some repetitions, after one that does not count."""
+    run()
+    times = []
+    for _ in range(REPEATS):
+        time.sleep(PAUSE)
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
+    return float(np.median(times))
+
+
+def candidates(basis: Basis | None) -> list[Plan]:
+    """Return the exact plans to choose from: each who multiplies, with and without bounds."""
+    plans = [*(Plan(multiply=name) for name in MULTIPLIERS), Plan("index")]
+    if basis is not None:
+        sizes = [size for size in (16, 32, 64, 128) if size < len(basis.directions)]
+        plans += [Plan("bounds", name, size) for size in sizes for name in MULTIPLIERS]
+    return plans
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds that a plan took for each kind of query."""
+
+    plan: Plan
+    seconds: dict[str, float]
+
+    def row(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {"plan": asdict(self.plan), "seconds": self.seconds}
+
+
+def measure(shard: Shard, plans: Sequence[Plan]) -> list[Timing]:
+    """Time plans side by side on one shard."""
+    asked = questions(shard, QUERIES)
+    return [
+        Timing(
+            plan,
+            {
+                kind: seconds_of(partial(nearest, [shard], queries, 1, hashes, plan))
+                for kind, (queries, hashes) in asked.items()
+                if len(shard.ids) > 1
+            },
+        )
+        for plan in plans
+    ]
+
+
+def choose(timings: Sequence[Timing]) -> dict[str, Any]:
+    """Return the plans by kind, and which of the exact ones is the cheapest."""
+
+    def total(timing: Timing) -> float:
+        return sum(timing.seconds.values())
+
+    def cost(timing: Timing) -> float:
+        # FAISS's index is a second copy of the vectors: it must be worth that.
+        return total(timing) * (INDEX_COST if timing.plan.method == "index" else 1)
+
+    plain = min((t for t in timings if t.plan.method != "bounds"), key=cost)
+    plans, chosen = {PLAIN: asdict(plain.plan)}, PLAIN
+    pruned = [t for t in timings if t.plan.method == "bounds"]
+    if pruned:
+        best = min(pruned, key=total)
+        plans[PRUNED] = asdict(best.plan)
+        faster = total(best) < total(plain)
+        never_slower = all(s <= MARGIN * plain.seconds[kind] for kind, s in best.seconds.items())
+        chosen = PRUNED if faster and never_slower else PLAIN
+    return {"plans": plans, "chosen": chosen, "measured": [t.row() for t in timings]}
+
+
+def calibrate(manifold: Manifold, threads: int) -> dict[str, Any]:
+    """Measure all exact plans on a sample of the manifold; return what the manifest keeps."""
+    import threadpoolctl
+
+    with threadpoolctl.threadpool_limits(threads):
+        shard = sample_of(manifold, SAMPLE_BYTES)
+        if manifold.basis is not None:
+            keys = manifold.basis.keys(shard.points)
+            shard = replace(shard, basis=manifold.basis, keys=keys, indexes={}, _shortened={})
+        return choose(measure(shard, candidates(manifold.basis)))
+
+
+def write_index(manifold: Manifold, output: str, factory: str) -> dict[str, Any]:
+    """Build an approximate index, measure its recall on held-out reals, write it."""
+    shard = manifold.read(Plan())
+    index = approximate(np.ascontiguousarray(shard.points - shard.centre), factory)
+    shard.indexes[factory] = index, np.zeros_like
+    queries, hashes = questions(shard, HELD_OUT)["held-out"]
+    plan = Plan("index", factory=factory)
+    found = search(shard, queries, 1, hashes, plan)
+    exact = nearest([shard], queries, 1, hashes)
+    data = faiss.serialize_index(index).tobytes()
+    entry = storage.write_bytes(storage.join(output, "index.faiss"), data)
+    recall = float((found.id == exact.id).mean())
+    return {"plan": asdict(plan), "recall": recall, "path": "index.faiss", **entry}
+
+
+def held_out_of(manifold: Manifold, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the vectors and pixel hashes of a shard's part of the held-out reals."""
+    shard = manifold.read(Plan(), [number])
+    share = len(shard.ids) / manifold.manifest["reals"]
+    rows = np.argsort(shard.pixel_sha256)[: max(1, round(HELD_OUT * share))]
+    return shard.vectors[rows], shard.pixel_sha256[rows]
+
+
+def held_out_found(manifold: Manifold, number: int, *asked: Any) -> np.ndarray:
+    """Return the distances of held-out reals to their nearest in one shard, inf for none."""
+    queries, hashes = zip(*asked, strict=True)
+    shard = manifold.read(Plan(), [number])
+    found: Neighbours = search(shard, np.concatenate(queries), 1, np.concatenate(hashes), Plan())
+    return found.distance[:, 0]
+
+
+def _task(pool: session.Pool, function: Callable[..., Any], *args: Any) -> Any:
+    import ray
+
+    return ray.remote(num_cpus=pool.num_cpus)(function).remote(*args)
+
+
+def write_all_keys(
+    draft: dict[str, Any], output: str, pool: session.Pool, numbers: Sequence[int]
+) -> None:
+    """Write the keys of some shards in tasks, and their entries into the draft of a manifest."""
+    import ray
+
+    if draft["search"]["basis"] is None:
+        return
+    manifold = Manifold(output, draft)
+    written = ray.get([_task(pool, write_keys, manifold, output, number) for number in numbers])
+    for number, keys in zip(numbers, written, strict=True):
+        draft["shards"][number]["keys"] = keys
+
+
+def measure_held_out(draft: dict[str, Any], output: str, pool: session.Pool) -> None:
+    """Measure how far held-out reals lie from the manifold; write the quantiles into the draft."""
+    import ray
+
+    manifold = Manifold(output, draft)
+    numbers = range(len(draft["shards"]))
+    asked = [_task(pool, held_out_of, manifold, number) for number in numbers]
+    found = ray.get([_task(pool, held_out_found, manifold, number, *asked) for number in numbers])
+    distances = np.min(found, axis=0)
+    marks = np.quantile(distances[np.isfinite(distances)], np.linspace(0, 1, 101))
+    draft["held_out"] = {"reals": len(distances), "distances": marks.tolist()}
+
+
+def prepare(draft: dict[str, Any], output: str, pool: session.Pool, factory: str | None) -> None:
+    """Complete the manifest of a manifold whose shards are written, in tasks."""
+    import ray
+
+    search_part: dict[str, Any] = {"basis": None, "index": None}
+    draft["search"] = search_part
+    search_part["basis"] = ray.get(_task(pool, write_basis, Manifold(output, draft), output))
+    write_all_keys(draft, output, pool, range(len(draft["shards"])))
+    manifold = Manifold(output, draft)
+    search_part |= ray.get(_task(pool, calibrate, manifold, pool.threads))
+    if factory is not None:
+        search_part["index"] = ray.get(_task(pool, write_index, manifold, output, factory))
+        search_part["plans"][APPROXIMATE] = search_part["index"]["plan"]
+    measure_held_out(draft, output, pool)
+
+
+def explained(manifold: Manifold) -> str:
+    """Return how a manifold is searched, and what that was chosen from, as text."""
+    found = manifold.manifest["search"]
+    count = len(manifold.manifest["shards"])
+    lines = [
+        f"{manifold.manifest['reals']} reals of {manifold.dimension} numbers in {count} shards, "
+        f"{manifold.size / 2**20:.0f} MiB, {manifold.metric}",
+        f"auto is {found['chosen']}: {Plan(**found['plans'][found['chosen']])}",
+        f"milliseconds for {QUERIES} queries, median of {REPEATS}, when it was built:",
+    ]
+    for row in found["measured"]:
+        times = "  ".join(f"{kind} {1e3 * s:8.1f}" for kind, s in row["seconds"].items())
+        lines.append(f"  {Plan(**row['plan'])!s:<36}{times}")
+    if found["index"]:
+        plan, recall = Plan(**found["index"]["plan"]), found["index"]["recall"]
+        lines.append(f"approximate is {plan}, recall {recall:.3f} on held-out reals")
+    marks = manifold.manifest["held_out"]["distances"]
+    lines.append(
+        f"held-out reals lie {marks[0]:.3f} to {marks[-1]:.3f} away, half within {marks[50]:.3f}"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,67 @@
+"""Projections x* of embedded images onto the manifold, from their k nearest reals.
+
+    nearest  the nearest real itself (ManiFPT, CVPR 2024, section 3);
+    mean     the mean of the k nearest;
+    tangent  the nearest point of the affine hull of the k nearest, ridge-regularised: an orthogonal
+             projection, as the paper's figure 2 draws it, on the plane that those reals span.
+
+All work in float64 and on each image by itself.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from manifpt.errors import ManifptError
+
+# How many neighbours each takes if nothing else is asked for.
+PROJECTORS = {"nearest": 1, "mean": 8, "tangent": 16}
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A kind of projection, how many neighbours it takes, and the ridge of ``tangent``.
+
+    ``ridge`` is relative to the mean variance of the neighbours; with none, k neighbours in fewer
+    than k dimensions would reach any point.
+    """
+
+    kind: str = "nearest"
+    neighbours: int = 1
+    ridge: float = 0.0
+
+    def card(self) -> dict[str, Any]:
+        """Return all that decides the projection, as JSON values."""
+        return {"kind": self.kind, "neighbours": self.neighbours, "ridge": self.ridge}
+
+    def project(self, queries: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
+        """Return x*, N x d float32, of N x d queries with N x k x d neighbours."""
+        if self.kind == "nearest":
+            nearest: np.ndarray = neighbours[:, 0]
+            return nearest
+        reals = neighbours.astype(np.float64)
+        mean = reals.mean(1)
+        if self.kind == "mean":
+            return np.asarray(mean, dtype=np.float32)
+        spread = reals - mean[:, None]
+        gram = spread @ spread.transpose(0, 2, 1)
+        size = gram.shape[1]
+        # Identical neighbours span nothing: the smallest number keeps the system solvable.
+        scale = np.trace(gram, axis1=1, axis2=2) / size * self.ridge + np.finfo(np.float64).tiny
+        gram += scale[:, None, None] * np.eye(size)
+        beside = spread @ (queries - mean)[:, :, None]
+        weights = np.linalg.solve(gram, beside)
+        star = mean + (spread.transpose(0, 2, 1) @ weights)[:, :, 0]
+        return np.asarray(star, dtype=np.float32)
+
+
+NEAREST = Projection()
+
+
+def projection_of(kind: str, neighbours: int | None, ridge: float) -> Projection:
+    """Return a projection by its settings; ``nearest`` has exactly one neighbour."""
+    count = neighbours or PROJECTORS[kind]
+    if kind == "nearest" and count != 1:
+        raise ManifptError(f"--neighbors {count}: nearest takes 1; choose mean or tangent")
+    return Projection(kind, count, ridge if kind == "tangent" else 0.0)

@@ -1,0 +1,51 @@
+"""The seam for GPUs: with logical ones on any machine, with real ones where there are any."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from manifpt.manifold import Shard, nearest
+from manifpt.manifold.index import flat, has_gpu
+from manifpt.manifold.search import Plan
+
+LOGICAL = """
+import sys
+import numpy as np, ray
+from manifpt import session
+from manifpt.manifold import Manifold
+from manifpt.manifold.placement import place
+ray.init("local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
+manifold = Manifold.open(sys.argv[1])
+pool = session.pool(session.Demand(2, 1.0), uses_gpu=False)
+placement, smaller = place(manifold, session.SearchDemand(placement="sharded"), pool)
+searcher = placement.searcher()
+whole = manifold.read(placement.plan)
+found = searcher.nearest(whole.vectors[:9], 1, np.full(9, "", dtype=object))
+assert found.id[:, 0].tolist() == whole.ids[:9].tolist()
+print(placement.reserved["GPU"], smaller.num_gpus, ray.available_resources().get("GPU", 0.0))
+"""
+
+
+def test_holders_take_the_gpus_that_were_asked_for(built):
+    command = [sys.executable, "-c", LOGICAL, built]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert told.stdout.split()[-3:] == ["2.0", "0.0", "0.0"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("float16", [False, True])
+def test_a_gpu_proposes_and_the_result_is_exact(float16):
+    assert has_gpu()
+    rng = np.random.default_rng(0)
+    reals = rng.random((5000, 768), dtype=np.float32)
+    queries = np.concatenate([reals[:50] + np.float32(1e-3), rng.random((50, 768), np.float32)])
+    ids = np.array([f"{n:05d}" for n in range(5000)], dtype=object)
+    shard = Shard(reals, ids, ids)
+    index, _ = flat(np.ascontiguousarray(reals - shard.centre), float16=float16)
+    assert "Gpu" in type(index).__name__
+    found = nearest([shard], queries, 3, None, Plan("index", float16=float16))
+    expected = nearest([shard], queries, 3)
+    assert found.id.tolist() == expected.id.tolist()
+    assert found.distance.tobytes() == expected.distance.tobytes()
