@@ -1,0 +1,243 @@
+"""Are these artifacts what they should be? Random rows, computed again by brute force.
+
+Nothing of the engine is used: images are read again from their source, distances to all reals are
+float64 sums of squares, projections are solved by least squares. The reals that were found nearest
+are read again from their own source and embedded, too. What is found goes into a certificate.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from manifpt import __version__, outputs, storage, tensors
+from manifpt.artifacts import EVALUATED, read_artifacts
+from manifpt.errors import DamageError, ManifptError
+from manifpt.images import DecodeRule, Selection, plan, read_unit
+from manifpt.images.read import pixels_of
+from manifpt.manifold import Manifold
+from manifpt.spaces import Space
+
+BLOCK_BYTES = 256 * 2**20
+TOLERANCE = {"float": 1e-4, "halffloat": 2e-3}
+DISTANCE_TOLERANCE = 1e-9
+CERTIFICATE = "certificate.json"
+
+
+@dataclass
+class Checked:
+    """Rows of artifacts with what they should be: queries N x d, and the k nearest of each."""
+
+    rows: list[dict[str, Any]]
+    queries: np.ndarray
+    neighbours: int
+    distance: np.ndarray = field(init=False)
+    id: np.ndarray = field(init=False)
+    vector: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        shape = (len(self.rows), self.neighbours)
+        self.distance = np.full(shape, np.inf)
+        self.id = np.full(shape, "", dtype=object)
+        self.vector = np.zeros((*shape, self.queries.shape[1]), np.float32)
+
+    def meet(self, ids: np.ndarray, hashes: np.ndarray, vectors: np.ndarray, metric: str) -> None:
+        """Compare all rows with some reals and keep the nearest, by (distance, id)."""
+        reals = _points(vectors.astype(np.float64), metric)
+        for n, row in enumerate(self.rows):
+            query = _points(self.queries[n : n + 1].astype(np.float64), metric)
+            distance = np.sqrt(np.square(query - reals).sum(1))
+            distance[hashes == row["pixel_sha256"]] = np.inf
+            near = np.argpartition(distance, min(self.neighbours, len(distance)) - 1)
+            far = distance[near[min(self.neighbours, len(distance)) - 1]]
+            some = np.flatnonzero(distance <= far)
+            all_distances = np.concatenate([self.distance[n], distance[some]])
+            all_ids = np.concatenate([self.id[n], ids[some]])
+            first = np.lexsort((all_ids.astype(str), all_distances))[: self.neighbours]
+            vectors_of = np.concatenate([self.vector[n], vectors[some]])
+            self.distance[n], self.id[n] = all_distances[first], all_ids[first]
+            self.vector[n] = vectors_of[first]
+
+
+def _points(vectors: np.ndarray, metric: str) -> np.ndarray:
+    if metric == "euclidean":
+        return vectors
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    out: np.ndarray = vectors / np.where(norms > 0, norms, 1)
+    return out
+
+
+def _projection(query: np.ndarray, reals: np.ndarray, card: dict[str, Any]) -> np.ndarray:
+    """Return x* of one query, by least squares on a system with the ridge appended."""
+    reals = reals.astype(np.float64)
+    if card["kind"] != "tangent":
+        mean: np.ndarray = reals.mean(0)
+        return mean
+    mean = reals.mean(0)
+    spread = (reals - mean).T
+    ridge = np.sqrt(np.square(spread).sum() / len(reals) * card["ridge"])
+    system = np.vstack([spread, ridge * np.eye(len(reals))])
+    goal = np.concatenate([query - mean, np.zeros(len(reals))])
+    weights = np.linalg.lstsq(system, goal, rcond=None)[0]
+    star: np.ndarray = mean + spread @ weights
+    return star
+
+
+def _chosen(folder: str, manifest: dict[str, Any], rows: int, seed: int) -> list[dict[str, Any]]:
+    """Return random rows of an artifacts folder, each with its artifact."""
+    counts = [file["rows"] for file in manifest["files"] if file["folder"] in EVALUATED]
+    files = [file for file in manifest["files"] if file["folder"] in EVALUATED]
+    chosen = np.random.default_rng(seed).permutation(sum(counts))[:rows]
+    edges = np.cumsum([0, *counts])
+    out = []
+    for n, file in enumerate(files):
+        mine = np.sort(chosen[(chosen >= edges[n]) & (chosen < edges[n + 1])]) - edges[n]
+        if not len(mine):
+            continue
+        uri = storage.join(folder, file["path"])
+        if storage.sha256(uri) != file["sha256"]:
+            raise DamageError(f"{uri}: differs from its manifest's hash; compute it again")
+        table = read_artifacts(uri).take(mine)
+        kind = str(table["artifact"].type.value_type)
+        artifacts = tensors.from_column(table["artifact"])
+        for row, artifact in zip(
+            table.drop_columns(["artifact"]).to_pylist(), artifacts, strict=True
+        ):
+            out.append({**row, "artifact": artifact, "kind": kind})
+    return out
+
+
+def _embedded(
+    inputs: Sequence[str],
+    wanted: set[str],
+    selection: Selection,
+    rule: DecodeRule,
+    space: Space,
+    **planned: Any,
+) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Yield id, pixel hash and vector of the images of those ids, read from their source."""
+    for unit in plan(inputs, selection, **planned):
+        for table in read_unit(unit, rule, selection):
+            keep = np.isin(table["id"].to_pylist(), list(wanted))
+            some = table.filter(keep & np.array(table["error"].is_null()))
+            if some.num_rows:
+                vectors = space.embed(pixels_of(some)).reshape(some.num_rows, -1)
+                hashes = some["pixel_sha256"].to_pylist()
+                yield from zip(some["id"].to_pylist(), hashes, vectors, strict=True)
+
+
+def _differences(
+    row: dict[str, Any], distance: float, name: str, artifact: np.ndarray
+) -> Iterator[str]:
+    """Yield what is wrong with a row, given what it should be."""
+    if row["neighbor_id"] != name:
+        yield f"neighbor_id is {row['neighbor_id']}, should be {name}"
+    if abs(row["distance"] - distance) > DISTANCE_TOLERANCE * max(1.0, distance):
+        yield f"distance is {row['distance']}, should be {distance}"
+    error = float(np.abs(row["artifact"].astype(np.float64) - artifact).max())
+    if error > TOLERANCE[row["kind"]] * max(1.0, float(np.abs(artifact).max())):
+        yield f"artifact is off by {error}"
+
+
+def _check_rows(
+    artifacts: dict[str, Any], manifold: Manifold, rows: list[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], Checked]:
+    """Compute rows again from their images; return what differs, and the rows' neighbours."""
+    card = artifacts["projection"]
+    inputs, wanted = artifacts["inputs"]["given"], {row["id"] for row in rows}
+    selection = Selection(EVALUATED, None)
+    read = _embedded(inputs, wanted, selection, manifold.rule, manifold.space, labelled=True)
+    found = {name: (sha, vector) for name, sha, vector in read}
+    wrong = []
+    kept = []
+    for row in rows:
+        sha, _ = found.get(row["id"], (None, None))
+        if sha != row["pixel_sha256"]:
+            what = "its image is gone" if sha is None else "its pixels are others"
+            wrong.append({"id": row["id"], "what": what})
+        else:
+            kept.append(row)
+    queries = np.stack([found[row["id"]][1] for row in kept]) if kept else np.empty((0, 1))
+    checked = Checked(kept, queries, card["neighbours"])
+    for block in manifold.blocks(BLOCK_BYTES):
+        checked.meet(block.ids, block.pixel_sha256, block.vectors, manifold.metric)
+    for n, row in enumerate(kept):
+        query = queries[n].astype(np.float64)
+        artifact = query - _projection(query, checked.vector[n], card)
+        found_wrong = _differences(row, checked.distance[n, 0], checked.id[n, 0], artifact)
+        wrong += [{"id": row["id"], "what": what} for what in found_wrong]
+    return wrong, checked
+
+
+def _check_reals(manifold: Manifold, checked: Checked) -> list[dict[str, Any]]:
+    """Embed the neighbours again from their own images; return those whose vector differs."""
+    wanted = {str(name) for name in checked.id.ravel()}
+    stored = {
+        str(name): v
+        for line, vs in zip(checked.id, checked.vector, strict=True)
+        for name, v in zip(line, vs, strict=True)
+    }
+    selection = Selection(("manifold",), ("real",))
+    sources = [manifold.manifest["inputs"], *(a["inputs"] for a in manifold.manifest["appended"])]
+    again: dict[str, np.ndarray] = {}
+    for inputs in sources:
+        read = _embedded(
+            inputs["given"], wanted, selection, manifold.rule, manifold.space, source="real"
+        )
+        for name, _, vector in read:
+            again.setdefault(name, vector)
+    wrong = []
+    for name, vector in stored.items():
+        if name not in again:
+            wrong.append({"id": name, "what": "the real's image is gone"})
+        elif not np.array_equal(again[name], vector):
+            wrong.append({"id": name, "what": "the real's vector is not that of its image"})
+    return wrong
+
+
+def verify(manifold_uri: str, artifacts_uri: str, rows: int, seed: int = 0) -> dict[str, Any]:
+    """Check random rows of artifacts; write the certificate beside them and return it."""
+    started = time.monotonic()
+    artifacts_uri = storage.absolute(artifacts_uri)
+    artifacts = outputs.require(artifacts_uri, "artifacts", "artifacts")
+    manifold = Manifold.open(manifold_uri)
+    if artifacts["manifold_sha256"] is None:
+        raise ManifptError(f"{artifacts_uri}: images themselves; there is no manifold to verify")
+    wrong: list[dict[str, Any]] = []
+    if artifacts["manifold_sha256"] != manifold.sha256:
+        wrong.append({"id": None, "what": "the artifacts were made with another manifold"})
+    worst, checked_rows, checked_reals = 0.0, 0, 0
+    try:
+        chosen = _chosen(artifacts_uri, artifacts, rows, seed)
+        found, checked = _check_rows(artifacts, manifold, chosen)
+        wrong += found + _check_reals(manifold, checked)
+        checked_rows, checked_reals = len(chosen), len({*checked.id.ravel()})
+        errors = [
+            abs(r["distance"] - d)
+            for r, d in zip(checked.rows, checked.distance[:, 0], strict=True)
+        ]
+        worst = float(max(errors, default=0.0))
+    except DamageError as error:
+        wrong.append({"id": None, "what": str(error)})
+    certificate = {
+        "rows_checked": checked_rows,
+        "reals_checked": checked_reals,
+        "mismatches": len(wrong),
+        "what": wrong,
+        "largest_distance_error": worst,
+        "seed": seed,
+        "manifold": manifold.uri,
+        "manifold_sha256": manifold.sha256,
+        "shards": {
+            s["vectors"]["path"]: s["vectors"]["sha256"] for s in manifold.manifest["shards"]
+        },
+        "artifacts": artifacts_uri,
+        "artifacts_key": artifacts["key"],
+        "seconds": round(time.monotonic() - started, 1),
+        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "manifpt": __version__,
+    }
+    storage.write_json(storage.join(artifacts_uri, CERTIFICATE), certificate)
+    return certificate

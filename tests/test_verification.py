@@ -1,0 +1,129 @@
+"""A certificate is worth what it catches."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from conftest import draw
+from PIL import Image
+
+from jobs import build_manifold, compute_artifacts, verify
+from manifpt import storage
+
+
+def images(path: Path, kind: str, numbers: range) -> Path:
+    path.mkdir(parents=True)
+    for n in numbers:
+        Image.fromarray(draw(kind, n)).save(path / f"{n:03d}.png")
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(ray_session, tmp_path_factory):
+    out = tmp_path_factory.mktemp("verified")
+    images(out / "reals", "real", range(60))
+    images(out / "stripes", "stripes", range(20))
+    images(out / "unseen", "real", range(50, 80))  # ten of them are in the manifold
+    for space, projector in (("rgb", "nearest"), ("freq", "tangent")):
+        flags = ["--input", f"real={out}/reals", "--space", space, "--shards", "3"]
+        assert build_manifold.main([*flags, "--output", f"{out}/m-{space}"]) == 0
+        flags = ["--input", f"stripes={out}/stripes", f"real={out}/unseen"]
+        flags += ["--manifold", f"{out}/m-{space}", "--projector", projector]
+        assert compute_artifacts.main([*flags, "--output", f"{out}/a-{space}"]) == 0
+    return out
+
+
+def rewritten(folder: str, path: str, table: pa.Table) -> None:
+    """Replace a part and make the manifest say so: what only a recomputation can find."""
+    manifest = storage.read_json(f"{folder}/manifest.json")
+    text = storage.json_bytes(manifest).decode()
+    old = storage.sha256(f"{folder}/{path}")
+    new = storage.write_bytes(f"{folder}/{path}", storage.parquet_bytes(table))
+    storage.write_bytes(f"{folder}/manifest.json", text.replace(old, new["sha256"]).encode())
+
+
+@pytest.mark.parametrize("space", ["rgb", "freq"])
+def test_honest_artifacts_have_no_mismatch(made, space):
+    assert verify.main([f"{made}/m-{space}", f"{made}/a-{space}", "--rows", "40"]) == 0
+    certificate = storage.read_json(f"{made}/a-{space}/certificate.json")
+    assert certificate["rows_checked"] == 40
+    assert certificate["reals_checked"] > 10
+    assert certificate["mismatches"] == 0
+    assert certificate["largest_distance_error"] < 1e-9
+
+
+def shard(folder: Path) -> None:
+    path = next(folder.glob("m/shard-*/vectors.npy"))
+    data = bytearray(path.read_bytes())
+    data[400] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def artifact(folder: Path) -> None:
+    path = str(next(folder.glob("a/train/*.parquet")).relative_to(folder / "a"))
+    table = storage.read_parquet(f"{folder}/a/{path}")
+    values = table["artifact"].combine_chunks()
+    flat = np.array(values.flatten())
+    flat[7] += 0.01
+    changed = pa.FixedSizeListArray.from_arrays(pa.array(flat), values.type.list_size)
+    rewritten(f"{folder}/a", path, table.set_column(table.num_columns - 1, "artifact", changed))
+
+
+def neighbour(folder: Path) -> None:
+    for path in folder.glob("a/*/*.parquet"):
+        name = str(path.relative_to(folder / "a"))
+        table = storage.read_parquet(f"{folder}/a/{name}")
+        index = table.column_names.index("neighbor_id")
+        ids = table["neighbor_id"].to_pylist()
+        rewritten(f"{folder}/a", name, table.set_column(index, "neighbor_id", pa.array(ids[::-1])))
+
+
+def real_ids(folder: Path) -> None:
+    for path in folder.glob("m/shard-*/rows.parquet"):
+        name = str(path.relative_to(folder / "m"))
+        table = storage.read_parquet(f"{folder}/m/{name}")
+        ids = pa.array(table["id"].to_pylist()[::-1])
+        rewritten(f"{folder}/m", name, table.set_column(0, "id", ids))
+
+
+def pixel(folder: Path) -> None:
+    path = folder / "stripes" / "003.png"
+    image = np.array(Image.open(path))
+    image[3, 3, 0] ^= 1
+    Image.fromarray(image).save(path)
+
+
+def real_pixel(folder: Path) -> None:
+    for path in (folder / "reals").glob("*.png"):
+        image = np.array(Image.open(path))
+        image[0, 0, 0] ^= 1
+        Image.fromarray(image).save(path)
+
+
+@pytest.mark.parametrize(
+    ("tamper", "words"),
+    [
+        (shard, "differs from its manifest"),
+        (artifact, "artifact is off"),
+        (neighbour, "neighbor_id is"),
+        (real_ids, "neighbor_id is"),
+        (pixel, "its pixels are others"),
+        (real_pixel, "not that of its image"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_was_changed_is_caught(made, tmp_path, tamper, words):
+    for name, to in (("m-rgb", "m"), ("a-rgb", "a"), ("stripes", "stripes"), ("reals", "reals")):
+        shutil.copytree(made / name, tmp_path / to)
+    shutil.copytree(made / "unseen", tmp_path / "unseen")
+    for name in ("m", "a"):  # the copies' images are the copies' own
+        text = (tmp_path / name / "manifest.json").read_text()
+        (tmp_path / name / "manifest.json").write_text(text.replace(str(made), str(tmp_path)))
+    honest = [f"{tmp_path}/m", f"{tmp_path}/a", "--rows", "500"]
+    assert verify.main(honest) == 0
+    tamper(tmp_path)
+    assert verify.main(honest) == 1
+    found = storage.read_json(f"{tmp_path}/a/certificate.json")
+    assert words in str(found["what"])
