@@ -1,0 +1,55 @@
+"""Measure this engine next to what one would use instead, in one run on the same cores.
+
+python -m jobs.benchmark search --quick
+python -m jobs.benchmark search --json search.json
+"""
+
+import os
+import sys
+from typing import Any, Literal
+
+from pydantic import Field
+
+from manifpt import job
+from manifpt.config import POSITIONAL, JobConfig
+from manifpt.tracking import Run
+
+
+class Config(JobConfig):
+    """Options of benchmark."""
+
+    what: Literal["search"] = Field(description="what to measure", json_schema_extra=POSITIONAL)
+    quick: bool = Field(False, description="small shapes, in about three minutes")
+    input: tuple[str, ...] = Field(
+        (), description="photographs to take crops of; scikit-learn's two if not given"
+    )
+    repeats: int = Field(5, ge=1, description="runs of which the median counts")
+    threads: int | None = Field(None, ge=1, description="of every engine; all cores if not given")
+
+
+def run(config: Config, tracked: Run) -> dict[str, Any]:
+    """Measure, print the table, and return it."""
+    from manifpt.throughput import search
+
+    threads = config.threads or os.cpu_count() or 1
+    rows: list[dict[str, Any]] = []
+    shapes = search.QUICK if config.quick else search.FULL
+    for part in search.measure_shapes(shapes, config.input, config.repeats, threads):
+        print(search.table(part), flush=True)
+        rows += part
+    found = {"environment": search.environment(threads), "rows": rows}
+    tracked.document("benchmark.json", found)
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the job as a command; the table is its output."""
+
+    def command() -> None:
+        job.execute("benchmark", Config, run, argv, __doc__)
+
+    return job.exit_code("benchmark", command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
