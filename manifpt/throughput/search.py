@@ -48,7 +48,7 @@ class Shape:
 QUICK = (Shape("rgb", 28, 10_000), Shape("freq", 28, 10_000), Shape("rgb", 64, 8_000))
 FULL = (
     Shape("rgb", 28, 50_000),
-    Shape("rgb", 32, 50_000),
+    Shape("rgb", 32, 100_000),
     Shape("freq", 28, 50_000),
     Shape("rgb", 64, 10_000),
     Shape("rgb", 64, 50_000),
