@@ -26,8 +26,11 @@ from manifpt.manifold.shard import Shard, points
 SAMPLE_BYTES = 256 * 2**20
 SAMPLE_REALS = 4096
 DIRECTIONS = 256
+FIRST_DIRECTIONS = (16, 32, 64, 128)
 QUERIES = 256
 REPEATS = 3
+# A plan that takes so many times as long as the best is not timed again.
+HOPELESS = 2
 # Threads of one library that still wait for work take the cores of the next: let them go to sleep.
 PAUSE = 0.05
 NOISE = 0.1
@@ -83,25 +86,19 @@ def questions(shard: Shard, count: int) -> dict[str, tuple[np.ndarray, np.ndarra
     return {"held-out": (reals, hashes), "noisy": ((reals + noise).astype(np.float32), hashes)}
 
 
-def seconds_of(run: Callable[[], object]) -> float:
-    """Return the median seconds of some repetitions, after one that does not count."""
+def seconds_of(run: Callable[[], object], hopeless: float = np.inf) -> float:
+    """Return the median seconds of some repetitions, after one that does not count.
+
+    A first repetition that takes longer than ``hopeless`` is the last.
+    """
     run()
-    times = []
-    for _ in range(REPEATS):
+    times: list[float] = []
+    while len(times) < REPEATS and (not times or times[0] <= hopeless):
         time.sleep(PAUSE)
         started = time.perf_counter()
         run()
         times.append(time.perf_counter() - started)
     return float(np.median(times))
-
-
-def candidates(basis: Basis | None) -> list[Plan]:
-    """Return the exact plans to choose from: each who multiplies, with and without bounds."""
-    plans = [*(Plan(multiply=name) for name in MULTIPLIERS), Plan("index")]
-    if basis is not None:
-        sizes = [size for size in (16, 32, 64, 128) if size < len(basis.directions)]
-        plans += [Plan("bounds", name, size) for size in sizes for name in MULTIPLIERS]
-    return plans
 
 
 @dataclass(frozen=True)
@@ -111,6 +108,16 @@ class Timing:
     plan: Plan
     seconds: dict[str, float]
 
+    @property
+    def total(self) -> float:
+        """Seconds of all kinds together."""
+        return sum(self.seconds.values())
+
+    @property
+    def cost(self) -> float:
+        """The same, more for FAISS's index: a second copy of the vectors must be worth it."""
+        return self.total * (INDEX_COST if self.plan.method == "index" else 1)
+
     def row(self) -> dict[str, Any]:
         """Return it as JSON values."""
         return {"plan": asdict(self.plan), "seconds": self.seconds}
@@ -118,40 +125,40 @@ class Timing:
 
 def measure(shard: Shard, plans: Sequence[Plan]) -> list[Timing]:
     """Time plans side by side on one shard."""
-    asked = questions(shard, QUERIES)
-    return [
-        Timing(
-            plan,
-            {
-                kind: seconds_of(partial(nearest, [shard], queries, 1, hashes, plan))
-                for kind, (queries, hashes) in asked.items()
-                if len(shard.ids) > 1
-            },
-        )
-        for plan in plans
-    ]
+    asked = questions(shard, QUERIES) if len(shard.ids) > 1 else {}
+    best = dict.fromkeys(asked, np.inf)
+    timings = []
+    for plan in plans:
+        seconds = {}
+        for kind, (queries, hashes) in asked.items():
+            run = partial(nearest, [shard], queries, 1, hashes, plan)
+            seconds[kind] = seconds_of(run, HOPELESS * best[kind])
+            best[kind] = min(best[kind], seconds[kind])
+        timings.append(Timing(plan, seconds))
+    return timings
 
 
-def choose(timings: Sequence[Timing]) -> dict[str, Any]:
-    """Return the plans by kind, and which of the exact ones is the cheapest."""
-
-    def total(timing: Timing) -> float:
-        return sum(timing.seconds.values())
-
-    def cost(timing: Timing) -> float:
-        # FAISS's index is a second copy of the vectors: it must be worth that.
-        return total(timing) * (INDEX_COST if timing.plan.method == "index" else 1)
-
-    plain = min((t for t in timings if t.plan.method != "bounds"), key=cost)
-    plans, chosen = {PLAIN: asdict(plain.plan)}, PLAIN
-    pruned = [t for t in timings if t.plan.method == "bounds"]
+def choose(shard: Shard) -> dict[str, Any]:
+    """Time the exact plans on a shard; return them by kind, and which is the cheapest."""
+    flat = Plan("index")
+    plain = measure(shard, [*(Plan(multiply=name) for name in MULTIPLIERS), flat])
+    who = min((t for t in plain if t.plan != flat), key=lambda t: t.total).plan.multiply
+    cheapest = min(plain, key=lambda t: t.cost)
+    plans, chosen = {PLAIN: asdict(cheapest.plan)}, PLAIN
+    pruned = []
+    if shard.basis is not None:
+        sizes = [size for size in FIRST_DIRECTIONS if size < len(shard.basis.directions)]
+        pruned = measure(shard, [Plan("bounds", who, size) for size in sizes])
     if pruned:
-        best = min(pruned, key=total)
+        best = min(pruned, key=lambda t: t.total)
         plans[PRUNED] = asdict(best.plan)
-        faster = total(best) < total(plain)
-        never_slower = all(s <= MARGIN * plain.seconds[kind] for kind, s in best.seconds.items())
-        chosen = PRUNED if faster and never_slower else PLAIN
-    return {"plans": plans, "chosen": chosen, "measured": [t.row() for t in timings]}
+        never_slower = all(s <= MARGIN * cheapest.seconds[k] for k, s in best.seconds.items())
+        chosen = PRUNED if best.total < cheapest.total and never_slower else PLAIN
+    return {
+        "plans": plans,
+        "chosen": chosen,
+        "measured": [timing.row() for timing in [*plain, *pruned]],
+    }
 
 
 def calibrate(manifold: Manifold, threads: int) -> dict[str, Any]:
@@ -163,7 +170,7 @@ def calibrate(manifold: Manifold, threads: int) -> dict[str, Any]:
         if manifold.basis is not None:
             keys = manifold.basis.keys(shard.points)
             shard = replace(shard, basis=manifold.basis, keys=keys, indexes={}, _shortened={})
-        return choose(measure(shard, candidates(manifold.basis)))
+        return choose(shard)
 
 
 def write_index(manifold: Manifold, output: str, factory: str) -> dict[str, Any]:

@@ -38,18 +38,20 @@ def photographs(inputs: Sequence[str]) -> list[Image.Image]:
 def crops(
     photos: Sequence[Image.Image], size: int, count: int, seed: int, *, seen: bool
 ) -> np.ndarray:
-    """Return random crops, count x size x size x 3 uint8, of a quarter to all of a side."""
+    """Return random crops, count x size x size x 3 uint8, none of them enlarged."""
     rng = np.random.default_rng([seed, seen])
+    photos = [photo.copy() for photo in photos]
+    for photo in photos:
+        photo.thumbnail((8 * size, 8 * size), Image.Resampling.BICUBIC)
     out = np.empty((count, size, size, 3), np.uint8)
     for n in range(count):
         photo = photos[int(rng.integers(len(photos)))]
         width, height = photo.size
         left, right = (0.0, SEEN * width) if seen else (SEEN * width, float(width))
-        side = rng.uniform(0.25, 1.0) * min(right - left, height)
+        side = rng.uniform(0.5, 1.0) * min((1 - SEEN) * width, height)
         x, y = rng.uniform(left, right - side), rng.uniform(0, height - side)
         box = (x, y, x + side, y + side)
-        bicubic = Image.Resampling.BICUBIC
-        crop = np.asarray(photo.resize((size, size), bicubic, box, reducing_gap=3.0))
+        crop = np.asarray(photo.resize((size, size), Image.Resampling.BICUBIC, box))
         light = crop * rng.uniform(0.8, 1.2)
         out[n] = np.clip(light, 0, 255)[:, :: rng.choice((-1, 1))]
     return out

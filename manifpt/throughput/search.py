@@ -20,7 +20,7 @@ import torch
 
 from manifpt import __version__
 from manifpt.errors import ManifptError
-from manifpt.manifold.prepare import PAUSE, PLAIN, candidates, choose, fit_basis, measure
+from manifpt.manifold.prepare import PAUSE, PLAIN, choose, fit_basis
 from manifpt.manifold.product import MULTIPLIERS
 from manifpt.manifold.search import Plan, nearest
 from manifpt.manifold.shard import Shard
@@ -29,7 +29,7 @@ from manifpt.throughput.photographs import crops, generated, photographs
 
 BATCH = 256
 NOISE = 0.1
-NAIVE_QUERIES = 4
+NAIVE_QUERIES = 2
 ORACLE_QUERIES = 8
 ORACLE_ROWS = 1024
 SIDE = 2048
@@ -152,7 +152,7 @@ def rows_of(shape: Shape, inputs: Sequence[str], repeats: int, threads: int) -> 
     basis = fit_basis(vectors[np.sort(rng.permutation(len(vectors))[:4096])])
     keys = basis.keys(vectors) if basis else None
     shard = Shard(vectors, ids, ids, basis=basis, keys=keys)
-    chosen = choose(measure(shard, candidates(basis)))
+    chosen = choose(shard)
     plans = {kind: Plan(**plan) for kind, plan in chosen["plans"].items()}
     auto = plans[chosen["chosen"]]
 
