@@ -38,7 +38,10 @@ def photographs(inputs: Sequence[str]) -> list[Image.Image]:
 def crops(
     photos: Sequence[Image.Image], size: int, count: int, seed: int, *, seen: bool
 ) -> np.ndarray:
-    """Return random crops, count x size x size x 3 uint8, none of them enlarged."""
+    """Return random crops, count x size x size x 3 uint8.
+
+    None is enlarged where the photographs' sides are at least 8 times as long.
+    """
     rng = np.random.default_rng([seed, seen])
     photos = [photo.copy() for photo in photos]
     for photo in photos:
