@@ -47,13 +47,12 @@ class Shape:
 
 QUICK = (Shape("rgb", 28, 10_000), Shape("freq", 28, 10_000), Shape("rgb", 64, 8_000))
 FULL = (
-    Shape("rgb", 28, 50_000),
-    Shape("rgb", 32, 100_000),
-    Shape("freq", 28, 50_000),
-    Shape("rgb", 64, 10_000),
     Shape("rgb", 64, 50_000),
-    Shape("freq", 64, 20_000),
-    Shape("rgb", 128, 20_000, 256),
+    Shape("rgb", 128, 16_000, 256),
+    Shape("freq", 28, 50_000),
+    Shape("rgb", 28, 100_000),
+    Shape("rgb", 32, 10_000),
+    Shape("freq", 64, 10_000),
 )
 
 
@@ -213,7 +212,8 @@ def measure_shapes(
     spawn = multiprocessing.get_context("spawn")
     for shape in shapes:
         here, there = spawn.Pipe()
-        process = spawn.Process(target=_measure, args=(there, shape, inputs, repeats, threads))
+        args = (there, shape, inputs, repeats, threads)
+        process = spawn.Process(target=_measure, args=args, daemon=True)
         process.start()
         there.close()
         try:
