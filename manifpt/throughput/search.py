@@ -45,7 +45,7 @@ class Shape:
     queries: int = 512
 
 
-QUICK = (Shape("rgb", 28, 10_000), Shape("freq", 28, 10_000), Shape("rgb", 64, 8_000))
+QUICK = (Shape("rgb", 28, 10_000), Shape("freq", 28, 10_000), Shape("rgb", 64, 5_000))
 FULL = (
     Shape("rgb", 64, 50_000),
     Shape("rgb", 128, 16_000, 256),
