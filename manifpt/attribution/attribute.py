@@ -13,7 +13,7 @@ import pyarrow as pa
 from manifpt import outputs, pipeline, session, storage
 from manifpt.artifacts import Projector
 from manifpt.attribution.attributor import Attributor
-from manifpt.attribution.network import device_and_precision
+from manifpt.device import device_and_precision
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Selection, plan, read_unit
 from manifpt.images.read import unit_from_json, unit_to_json

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from manifpt import storage
-from manifpt.attribution.network import AttributionNetwork, device_and_precision
+from manifpt.attribution.network import AttributionNetwork
+from manifpt.device import device_and_precision
 
 STATE = "state.pt"
 

@@ -1,28 +1,10 @@
 """The attribution network: a torchvision classifier with a stem that suits the image size."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision import models
 
-from manifpt.errors import ManifptError
-
-STEMS = ("auto", "full", "half", "standard")
-FULL_UP_TO, HALF_UP_TO = 48, 112
-
-
-def choose_stem(stem: str, size: int) -> str:
-    """Return how far the stem reduces: ``full`` not at all, ``half`` by 2, ``standard`` by 4.
-
-    Fingerprints live in the finest detail (Gragnaniello et al., ICME 2021, leave the first
-    reduction out for that reason), and small images have no resolution to lose: ``auto`` keeps
-    full resolution up to 48 pixels and half of it up to 112.
-    """
-    if stem != "auto":
-        return stem
-    return "full" if size <= FULL_UP_TO else "half" if size <= HALF_UP_TO else "standard"
+from manifpt.backbone import build_backbone, choose_stem
 
 
 class AttributionNetwork(nn.Module):
@@ -58,31 +40,6 @@ def _per_channel(values: list[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float32).reshape(1, -1, 1, 1)
 
 
-def check_backbone(backbone: str) -> None:
-    """Raise if torchvision has no classification model of that name."""
-    known = models.list_models(module=models)
-    if backbone not in known:
-        near = ", ".join(sorted(n for n in known if n.startswith("resnet")))
-        raise ManifptError(
-            f"--backbone {backbone}: not a torchvision classifier; try one of {near}"
-        )
-
-
-def build_backbone(backbone: str, classes: int, channels: int, stem: str) -> nn.Module:
-    """Return an untrained torchvision classifier with the stem and the number of classes given."""
-    check_backbone(backbone)
-    network: nn.Module = models.get_model(backbone, weights=None, num_classes=classes)
-    if isinstance(network, models.ResNet):
-        width = network.conv1.out_channels
-        if stem != "standard":
-            stride = 1 if stem == "full" else 2
-            network.conv1 = nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False)
-            network.maxpool = nn.Identity()  # type: ignore[assignment]
-        elif channels != 3:
-            network.conv1 = nn.Conv2d(channels, width, 7, stride=2, padding=3, bias=False)
-    return network
-
-
 @torch.inference_mode()
 def logits(
     network: nn.Module, artifacts: np.ndarray, device: str = "cpu", batch_size: int = 256
@@ -93,13 +50,3 @@ def logits(
         batch = torch.from_numpy(np.ascontiguousarray(artifacts[start : start + batch_size]))
         parts.append(network(batch.float().to(device)).float().cpu().numpy())
     return np.concatenate(parts)
-
-
-def device_and_precision() -> tuple[str, Any]:
-    """Return the device of this process and the dtype to train in (None where none pays)."""
-    if not torch.cuda.is_available():
-        # On CPUs without the instructions bfloat16 is many times slower. With them (Zen 4, torch
-        # 2.14) it is 1.6 times faster, but the gradient of kernel taps that meet nothing but
-        # padding, as in a 3 x 3 convolution of 1 x 1 maps, is memory that was never written.
-        return "cpu", None
-    return "cuda", torch.bfloat16 if torch.cuda.is_bf16_supported() else None

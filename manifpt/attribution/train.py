@@ -17,7 +17,7 @@ from manifpt import outputs, session, storage, tensors
 from manifpt.artifacts import artifacts_of, read_artifacts
 from manifpt.attribution.attributor import SEEN, WEIGHTS
 from manifpt.attribution.loop import Settings, load_state, train_loop
-from manifpt.attribution.network import check_backbone, choose_stem
+from manifpt.backbone import check_backbone, choose_stem
 from manifpt.errors import ManifptError
 from manifpt.manifold.projector import NEAREST, Projection
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from manifpt import outputs, pipeline, session, storage, tensors
 from manifpt.artifacts import artifacts_of, read_artifacts
 from manifpt.attribution.attributor import Attributor
-from manifpt.attribution.network import device_and_precision
+from manifpt.device import device_and_precision
 from manifpt.errors import ManifptError
 from manifpt.evaluation.closed_set import closed_set_metrics, confusion_matrix
 from manifpt.manifold.projector import NEAREST, Projection

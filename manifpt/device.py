@@ -1,0 +1,15 @@
+"""The one place that asks torch for a GPU."""
+
+from typing import Any
+
+import torch
+
+
+def device_and_precision() -> tuple[str, Any]:
+    """Return the device of this process and the dtype to train in (None where none pays)."""
+    if not torch.cuda.is_available():
+        # On CPUs without the instructions bfloat16 is many times slower. With them (Zen 4, torch
+        # 2.14) it is 1.6 times faster, but the gradient of kernel taps that meet nothing but
+        # padding, as in a 3 x 3 convolution of 1 x 1 maps, is memory that was never written.
+        return "cpu", None
+    return "cuda", torch.bfloat16 if torch.cuda.is_bf16_supported() else None
