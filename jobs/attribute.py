@@ -29,8 +29,8 @@ class Config(SearchConfig):
     sources: tuple[str, ...] = Field(
         (), description="of images that declare a source, as a benchmark's, only these"
     )
-    manifold: str | None = Field(
-        None, description="where the attributor's manifold lies now, if it was moved"
+    manifold: tuple[str, ...] = Field(
+        (), description="where the attributor's manifolds lie now, if they were moved"
     )
 
 
@@ -42,7 +42,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         config.input,
         config.model,
         config.output,
-        manifold=config.manifold,
+        manifolds=config.manifold,
         split=config.split,
         sources=config.sources,
         search=config.search_demand,

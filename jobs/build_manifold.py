@@ -8,17 +8,20 @@ and from which measurements that was chosen.
 """
 
 import sys
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from manifpt import job
-from manifpt.config import JobConfig
+from manifpt.config import EmbeddingConfig
 from manifpt.errors import ManifptError
 from manifpt.tracking import Run
 
+if TYPE_CHECKING:
+    from manifpt.spaces import Options
 
-class Config(JobConfig):
+
+class Config(EmbeddingConfig):
     """Options of build_manifold."""
 
     input: tuple[str, ...] = Field(
@@ -28,7 +31,9 @@ class Config(JobConfig):
     compact: bool = Field(False, description="merge small shards of --output to about --shards")
     explain: bool = Field(False, description="only print how --output is searched, and why")
     output: str = Field(description="folder for the manifold, local or s3://")
-    space: Literal["rgb", "freq"] = Field("rgb", description="embedding space")
+    space: str = Field(
+        "rgb", description="rgb, freq, sl, ssl, or several at once, each a manifold: rgb+sl"
+    )
     shards: int = Field(4, ge=1, description="number of shards")
     image_size: int | None = Field(
         None, ge=4, description="side in pixels; the images' own, at most 64, if not given"
@@ -46,11 +51,43 @@ class Config(JobConfig):
         None, gt=0, description="freq: added to magnitudes; 8-bit rounding noise if not given"
     )
     freq_log: bool = Field(True, description="freq: take the logarithm of magnitudes")
+    sl_network: str = Field("resnet50", description="sl: a torchvision classifier")
+    sl_weights: str | None = Field(
+        None, description="sl: file of its weights, local or s3://; torchvision's, if not given"
+    )
+    ssl_network: str = Field("resnet50", description="ssl: a torchvision classifier")
+    ssl_weights: str | None = Field(
+        None, description="ssl: file of Barlow Twins weights, or output of pretrain_embedding"
+    )
+    layer: str | None = Field(
+        None, description="sl, ssl: an inner layer, such as layer2; before the last if not given"
+    )
+    pooled: bool = Field(True, description="sl, ssl: average the layer's map over places")
+    network_size: int | None = Field(
+        None, ge=16, description="sl, ssl: side that images are resized to; 224 if not given"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="sl, ssl: of the network; bfloat16 on GPUs that have it"
+    )
+
+    @property
+    def spaces(self) -> "Options":
+        """The options of spaces."""
+        from manifpt.spaces import Options
+
+        names = set(Options.__dataclass_fields__) & set(type(self).model_fields)
+        given = {name: getattr(self, name) for name in names}
+        return Options(**given, eps=self.freq_eps, log=self.freq_log)
 
 
 def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Build the manifold, or change or explain it, and return its counts."""
-    from manifpt.manifold.build import append_to_manifold, build_manifold, compact_manifold
+    from manifpt.manifold.build import (
+        Settings,
+        append_to_manifold,
+        build_manifold,
+        compact_manifold,
+    )
     from manifpt.manifold.manifold import Manifold
     from manifpt.manifold.prepare import explained
 
@@ -68,13 +105,10 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
             config.input,
             config.output,
             space=config.space,
-            shards=config.shards,
-            image_size=config.image_size,
-            filter_name=config.filter,
-            eps=config.freq_eps,
-            log=config.freq_log,
-            metric=config.metric,
-            factory=config.index,
+            options=config.spaces,
+            settings=Settings(
+                config.shards, config.image_size, config.filter, config.metric, config.index
+            ),
             demand=config.demand,
             overwrite=config.overwrite,
         )

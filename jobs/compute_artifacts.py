@@ -2,8 +2,8 @@
 
     python -m jobs.compute_artifacts --input dcgan=DIR real=DIR --manifold M --output A
 
-The artifacts are Parquet, one folder a split. Without --manifold, `--space image` stores the
-images themselves, for the baseline.
+The artifacts are Parquet, one folder a split. `--space image` stores the images themselves: alone
+for the baseline, beside manifolds as one space of several, which are made in one pass.
 """
 
 import sys
@@ -24,9 +24,11 @@ class Config(SearchConfig, ProjectionConfig):
         min_length=1, description="images by source: folders, tars or Parquet, local or s3://"
     )
     output: str = Field(description="folder for the artifacts, local or s3://")
-    manifold: str | None = Field(None, description="manifold to project on; brings its own space")
+    manifold: tuple[str, ...] = Field(
+        (), description="manifolds to project on, each with its own space; a folder of several"
+    )
     space: Literal["image"] | None = Field(
-        None, description="'image' for the images themselves, without a manifold"
+        None, description="'image' for the images themselves, instead of a manifold or beside"
     )
     image_size: int | None = Field(
         None, ge=4, description="'image' only: side in pixels; the images' own, at most 64"
@@ -45,12 +47,13 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Compute the artifacts and return their counts."""
     from manifpt.artifacts import compute_artifacts
 
-    if (config.manifold is None) == (config.space is None):
+    if not config.manifold and config.space is None:
         raise ManifptError("--manifold: images need a manifold, or --space image to do without")
     manifest = compute_artifacts(
         config.input,
         config.output,
-        manifold=config.manifold,
+        manifolds=config.manifold,
+        images=config.space == "image",
         image_size=config.image_size,
         sources=config.sources,
         undeclared=config.split,

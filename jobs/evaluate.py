@@ -25,8 +25,8 @@ class Config(JobConfig):
     )
     model: str = Field(description="folder of train_attribution")
     output: str = Field(description="folder for metrics, scores and pictures, local or s3://")
-    manifold: str | None = Field(
-        None, description="where the attributor's manifold lies now, if it was moved"
+    manifold: tuple[str, ...] = Field(
+        (), description="where the attributor's manifolds lie now, if they were moved"
     )
 
 
@@ -39,7 +39,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         config.input,
         config.model,
         config.output,
-        manifold=config.manifold,
+        manifolds=config.manifold,
         demand=config.demand,
         overwrite=config.overwrite,
     )

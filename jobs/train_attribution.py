@@ -2,9 +2,11 @@
 
     python -m jobs.train_attribution --input ARTIFACTS --output MODEL
     python -m jobs.train_attribution --input a=DIR b=DIR real=DIR --manifold M --output MODEL
+    python -m jobs.train_attribution --input A-RGB A-SL --fusion early --output MODEL
     python -m jobs.train_attribution --input a=DIR b=DIR real=DIR --space image --output MODEL
 
-The last trains the same network on the images themselves: the baseline of every claim.
+Artifacts of the same images in several spaces are attributed together. The last trains the same
+network on the images themselves: the baseline of every claim.
 """
 
 import sys
@@ -24,14 +26,20 @@ class Config(ProjectionConfig):
         min_length=1, description="a folder of compute_artifacts, or images by source"
     )
     output: str = Field(description="folder for the attributor, local or s3://")
-    manifold: str | None = Field(None, description="manifold for images given as --input")
+    manifold: tuple[str, ...] = Field((), description="manifolds for images given as --input")
     space: Literal["image"] | None = Field(
-        None, description="'image' trains on the images given as --input themselves"
+        None, description="'image' trains on the images given as --input themselves, too"
+    )
+    fusion: Literal["late", "early"] = Field(
+        "late",
+        description="of several spaces: calibrated scores added up, or features in one last layer",
     )
     image_size: int | None = Field(
         None, ge=4, description="'image' only: side in pixels; the images' own, at most 64"
     )
-    backbone: str = Field("resnet50", description="torchvision classifier")
+    backbone: str = Field(
+        "resnet50", description="torchvision classifier for maps; vectors go to a residual MLP"
+    )
     stem: Literal["auto", "full", "half", "standard"] = Field(
         "auto",
         description="resolution that the stem of a ResNet keeps: full, half, a quarter (standard); "
@@ -64,8 +72,8 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         config.input,
         config.output,
         Options(**{name: getattr(config, name) for name in names}),
-        manifold=config.manifold,
-        space=config.space,
+        manifolds=config.manifold,
+        images=config.space == "image",
         image_size=config.image_size,
         projection=config.projection,
         num_workers=config.num_workers,

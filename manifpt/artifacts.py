@@ -4,7 +4,8 @@ ManiFPT (CVPR 2024), section 3. In the space ``image`` there is no manifold and 
 the image itself: the baseline that every claim is measured against.
 """
 
-import sys
+import posixpath
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,15 +16,15 @@ import pyarrow as pa
 
 from manifpt import outputs, pipeline, session, storage, tensors
 from manifpt.errors import ManifptError
-from manifpt.images import IMAGES, DecodeRule, Selection, Unit, plan, read_unit
-from manifpt.images.probe import natural_size
-from manifpt.images.read import pixels_of, unit_from_json, unit_to_json
+from manifpt.images import Selection, plan
+from manifpt.images.read import sized
 from manifpt.images.sources import content_key, describe
-from manifpt.manifold import Manifold
-from manifpt.manifold.placement import Searcher, place
 from manifpt.manifold.projector import NEAREST, Projection
-from manifpt.spaces import Space, make_space
+from manifpt.projection import Projector, project, projectors_of, targets_of
+from manifpt.spaces.space import LEARNED
 
+# The kind of a folder that holds the artifacts of several spaces.
+COMBINATION = "combination"
 EVALUATED = ("train", "validation", "test")
 # The shares of validation and test where images declare no split; the rest is train.
 VALIDATION_SHARE, TEST_SHARE = 0.1, 0.2
@@ -51,78 +52,55 @@ def split_by_content(pixel_sha256: str) -> str:
 
 
 @dataclass
-class Projector:
-    """Images -> embeddings -> nearest reals -> projections -> artifacts, in one process.
+class ArtifactStage:
+    """Images -> one artifacts table a split, for each of the projectors.
 
-    ``manifold`` and ``searcher`` are None in the space ``image``.
+    The tables of a projector go to the folder of its name; of a single one, "" is that name.
     """
 
-    space: Space
-    manifold: Manifold | None = None
-    searcher: Searcher | None = None
-    projection: Projection = NEAREST
-
-    @property
-    def rows(self) -> int | None:
-        """Images that it would have at once; None leaves it to the reader."""
-        return self.searcher.rows if self.searcher else None
-
-    def __call__(self, table: pa.Table) -> tuple[np.ndarray, dict[str, Any]]:
-        """Return the artifacts of an images table, N x shape float32, and the columns beside.
-
-        No image meets a real of its own pixels, whatever its label says: a real under evaluation
-        would have the artifact zero, and an exclusion by label would give the label away.
-        """
-        pipeline.check_columns(table, {"pixel_sha256": IMAGES["pixel_sha256"]}, "project")
-        embedded = self.space.embed(pixels_of(table))
-        rows = table.num_rows
-        if self.manifold is None or self.searcher is None:
-            nothing = dict.fromkeys(("neighbor_id", "distance", "percentile"), [None] * rows)
-            return embedded, {**nothing, "in_manifold": [False] * rows}
-        hashes = np.array(table["pixel_sha256"].to_pylist(), dtype=object)
-        flat = embedded.reshape(rows, -1)
-        found = self.searcher.nearest(flat, self.projection.neighbours, hashes)
-        artifacts = flat - self.projection.project(flat, found.vector)
-        return artifacts.reshape(embedded.shape), {
-            "neighbor_id": found.id[:, 0].tolist(),
-            "distance": found.distance[:, 0].tolist(),
-            "percentile": self.manifold.percentile(found.distance[:, 0]).tolist(),
-            "in_manifold": found.seen.tolist(),
-        }
-
-
-@dataclass
-class ArtifactStage:
-    """Images -> one artifacts table a split."""
-
-    projector: Projector
+    projectors: dict[str, Projector]
     undeclared: str
     float16: bool
 
     def __call__(self, table: pa.Table) -> pipeline.Result:
         """Project, and note the moments of the training artifacts for their normalisation."""
-        artifacts, beside = self.projector(table)
-        hashes = table["pixel_sha256"].to_pylist()
-        chosen = [
-            split_by_content(h) if self.undeclared == "content" else self.undeclared for h in hashes
-        ]
-        split = pa.array([s or c for s, c in zip(table["split"].to_pylist(), chosen, strict=True)])
-        rows = table.select(["id", "uri", "source", "sha256", "pixel_sha256"])
-        rows = rows.append_column("split", split)
-        for name, values in beside.items():
-            rows = rows.append_column(name, pa.array(values, ARTIFACTS[name]))
-        rows = rows.select(list(ARTIFACTS))
-        stored = artifacts.astype(np.float16) if self.float16 else artifacts
-        rows = rows.append_column("artifact", tensors.to_column(stored))
-        tables, moments, classes = {}, {}, {}
-        for name in EVALUATED:
-            mine = np.array(split.to_pylist()) == name
-            if mine.any():
-                tables[name] = rows.filter(pa.array(mine))
-                moments[name] = channel_moments(artifacts[mine])
-                sources = tables[name]["source"].to_pylist()
-                classes[name] = {str(s): sources.count(s) for s in set(sources)}
+        split = self._splits(table)
+        sources = table["source"].to_pylist()
+        masks = {name: np.array([s == name for s in split]) for name in EVALUATED}
+        masks = {name: mask for name, mask in masks.items() if mask.any()}
+        tables, moments = {}, {}
+        for folder, projector in self.projectors.items():
+            rows, artifacts = self._rows(projector, sized(table, projector.space.size), split)
+            for name, mask in masks.items():
+                tables[posixpath.join(folder, name)] = rows.filter(pa.array(mask))
+            kept = {name: channel_moments(artifacts[mask]) for name, mask in masks.items()}
+            moments[folder] = kept
+        classes = {
+            name: dict(Counter(str(s) for s, kept in zip(sources, mask, strict=True) if kept))
+            for name, mask in masks.items()
+        }
         return pipeline.Result(tables, {"moments": moments, "classes": classes})
+
+    def _splits(self, table: pa.Table) -> list[str]:
+        """Return the split of each row: what it declares, else what its content says."""
+        chosen = [
+            split_by_content(sha) if self.undeclared == "content" else self.undeclared
+            for sha in table["pixel_sha256"].to_pylist()
+        ]
+        return [s or c for s, c in zip(table["split"].to_pylist(), chosen, strict=True)]
+
+    def _rows(
+        self, projector: Projector, table: pa.Table, split: list[str]
+    ) -> tuple[pa.Table, np.ndarray]:
+        """Return the artifacts table of an images table, and its artifacts in float32."""
+        artifacts, beside = projector(table)
+        rows = table.select(["id", "uri", "source", "sha256", "pixel_sha256"])
+        for name, values in ({"split": split} | beside).items():
+            rows = rows.append_column(name, pa.array(values, ARTIFACTS[name]))
+        stored = artifacts.astype(np.float16) if self.float16 else artifacts
+        return rows.select(list(ARTIFACTS)).append_column(
+            "artifact", tensors.to_column(stored)
+        ), artifacts
 
 
 def channel_moments(artifacts: np.ndarray) -> dict[str, Any]:
@@ -137,8 +115,9 @@ def channel_moments(artifacts: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _total_moments(facts: Sequence[dict[str, Any]], split: str) -> dict[str, Any]:
-    found = [f["moments"][split] for f in facts if split in f.get("moments", {})]
+def _total_moments(facts: Sequence[dict[str, Any]], folder: str, split: str) -> dict[str, Any]:
+    found = [f["moments"][folder] for f in facts if f]
+    found = [moments[split] for moments in found if split in moments]
     if not found:
         return {}
     count = sum(m["count"] for m in found)
@@ -148,37 +127,18 @@ def _total_moments(facts: Sequence[dict[str, Any]], split: str) -> dict[str, Any
 
 
 def _class_counts(facts: Sequence[dict[str, Any]], split: str) -> dict[str, int]:
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for fact in facts:
-        for source, number in fact.get("classes", {}).get(split, {}).items():
-            counts[source] = counts.get(source, 0) + number
+        counts.update(fact.get("classes", {}).get(split, {}))
     return dict(sorted(counts.items()))
-
-
-def _read(text: str, rule: DecodeRule, selection: Selection, rows: int | None) -> Any:
-    return read_unit(unit_from_json(text), rule, selection, rows)
-
-
-def _target(
-    units: Sequence[Unit], selection: Selection, manifold: Manifold | None, image_size: int | None
-) -> tuple[Space, DecodeRule]:
-    """Return the space and the decode rule of the manifold, or those of the images themselves."""
-    if manifold is None:
-        rule = DecodeRule(image_size or natural_size(units, selection))
-        return make_space("image", rule.size), rule
-    if image_size not in (None, manifold.rule.size):
-        raise ManifptError(
-            f"--image-size {image_size}: the manifold's reals have {manifold.rule.size}; "
-            "leave it out"
-        )
-    return manifold.space, manifold.rule
 
 
 def compute_artifacts(
     inputs: Sequence[str],
     output: str,
     *,
-    manifold: str | None,
+    manifolds: Sequence[str] = (),
+    images: bool = False,
     image_size: int | None = None,
     sources: Sequence[str] | None = None,
     undeclared: str = "content",
@@ -190,10 +150,14 @@ def compute_artifacts(
 ) -> dict[str, Any]:
     """Compute the artifacts of all images and publish them, one folder a split.
 
+    With several spaces each has a folder of its own, complete in itself; their rows are in the
+    same order, and each image is decoded once for all of them.
+
     Args:
         inputs: ``URI`` or ``NAME=URI``; a benchmark's reals of its manifold are left out.
         output: folder of the artifacts.
-        manifold: URI of a manifold, or None for the images themselves.
+        manifolds: URIs of manifolds, or of folders that hold some.
+        images: make the images themselves a space, too.
         image_size: of the images themselves; a manifold has its own.
         sources: of images that declare a source, as a benchmark's, only these.
         undeclared: the split of images that declare none: ``content`` (70 % train, 10 %
@@ -206,29 +170,27 @@ def compute_artifacts(
 
     """
     output = storage.absolute(output)
-    reals = Manifold.open(manifold) if manifold else None
     selection = Selection(EVALUATED, tuple(sources) if sources else None)
     units = plan(inputs, selection, labelled=True)
-    space, rule = _target(units, selection, reals, image_size)
-    target = [space.card(), rule.card(), reals and reals.sha256, reals and projection.card()]
-    key = storage.digest([content_key(units), selection.sources, *target, undeclared, float16])
-    pool = session.pool(demand, uses_gpu=False)
-    finished = outputs.begin(output, "artifacts", key, overwrite=overwrite)
+    targets = targets_of(
+        units, selection, manifolds, projection, images=images, image_size=image_size
+    )
+    facts = {name: target.facts() for name, target in targets.items()}
+    made_of = [
+        [f[k] for k in ("space", "decode", "manifold_sha256", "projection")] for f in facts.values()
+    ]
+    key = storage.digest([content_key(units), selection.sources, made_of, undeclared, float16])
+    learned = any(target.space.name in LEARNED for target in targets.values())
+    pool = session.pool(demand, uses_gpu=learned)
+    kind = "artifacts" if len(targets) == 1 else COMBINATION
+    finished = outputs.begin(output, kind, key, overwrite=overwrite)
     if finished:
         return finished
-    projector = Projector(space)
-    if reals is not None:
-        placement, pool = place(reals, search, pool)
-        print(f"artifacts {space.name}: {placement}", file=sys.stderr, flush=True)
-        projector = Projector(space, reals, placement.searcher(), projection)
-    records = pipeline.run(
-        f"artifacts {space.name}",
-        [unit_to_json(unit) for unit in units],
-        partial(_read, rule=rule, selection=selection, rows=projector.rows),
-        partial(ArtifactStage, projector, undeclared, float16),
-        output,
-        pool,
-    )
+    projectors, pool = projectors_of(targets, search, pool)
+    names = [""] if len(targets) == 1 else list(targets)
+    by_folder = dict(zip(names, projectors, strict=True))
+    build = partial(ArtifactStage, by_folder, undeclared, float16)
+    records = project("artifacts", units, selection, projectors, build, output, pool)
     counts = pipeline.totals(records)
     if counts["ok"] == 0:
         outputs.abandon(output)
@@ -236,65 +198,47 @@ def compute_artifacts(
         raise ManifptError(
             f"--input: none of {counts['rows_in']} images could be used ({reason}); check the input"
         )
-    facts = [record["facts"] for record in records]
-    manifest = outputs.publish(
+    return _publish(
         output,
-        "artifacts",
         key,
+        dict(zip(names, facts.values(), strict=True)),
+        records,
         {
-            "space": space.card(),
-            "shape": list(space.shape),
-            "decode": rule.card(),
-            "manifold": reals and reals.uri,
-            "manifold_sha256": reals and reals.sha256,
-            "projection": reals and projection.card(),
             **counts,
             "inputs": describe(inputs, units),
-            "files": pipeline.parts(records),
-            "classes": {split: _class_counts(facts, split) for split in EVALUATED},
-            "moments": {split: _total_moments(facts, split) for split in EVALUATED},
+            "classes": {
+                split: _class_counts([r["facts"] for r in records], split) for split in EVALUATED
+            },
         },
     )
+
+
+def _publish(
+    output: str,
+    key: str,
+    facts: dict[str, dict[str, Any]],
+    records: Sequence[dict[str, Any]],
+    common: dict[str, Any],
+) -> dict[str, Any]:
+    """Publish each space's artifacts and, if there are several, the folder that holds them."""
+    files = pipeline.parts(records)
+    found = [record["facts"] for record in records]
+    for folder, fact in facts.items():
+        moments = {split: _total_moments(found, folder, split) for split in EVALUATED}
+        start = storage.join(folder, "")
+        mine = [_inside(folder, file) for file in files if file["path"].startswith(start)]
+        body = {**fact, **common, "files": mine, "moments": moments}
+        manifest = outputs.publish(storage.join(output, folder), "artifacts", key, body)
+    if len(facts) > 1:
+        kept = [file for file in files if file["folder"] == "quarantine"]
+        body = {**common, "members": list(facts), "files": kept}
+        manifest = outputs.publish(output, COMBINATION, key, body)
     pipeline.clear_records(output)
     return manifest
 
 
-def artifacts_of(
-    inputs: Sequence[str],
-    output: str,
-    *,
-    manifold: str | None,
-    space: str | None,
-    undeclared: str = "content",
-    image_size: int | None = None,
-    projection: Projection = NEAREST,
-    demand: session.Demand = session.ANY,
-) -> tuple[str, dict[str, Any]]:
-    """Return URI and manifest of the artifacts that ``inputs`` are, or that are made of them.
-
-    One input that is an artifacts folder is used as it is. Images become artifacts in ``output``,
-    projected onto ``manifold`` or, where ``space`` is ``image``, as they are.
-    """
-    first = storage.absolute(inputs[0])
-    if len(inputs) == 1 and outputs.read(first) is not None:
-        return first, outputs.require(first, "artifacts", "--input")
-    if (manifold is None) == (space is None):
-        raise ManifptError("--manifold: images need a manifold, or --space image to do without")
-    made = compute_artifacts(
-        inputs,
-        output,
-        manifold=manifold,
-        image_size=image_size,
-        undeclared=undeclared,
-        projection=projection,
-        demand=demand,
-    )
-    return storage.absolute(output), made
-
-
-def read_artifacts(uri: str, columns: list[str] | None = None) -> pa.Table:
-    """Return one Parquet file of artifacts, checked against the table's schema."""
-    table = storage.read_parquet(uri, columns)
-    expected = {name: kind for name, kind in ARTIFACTS.items() if name in (columns or ARTIFACTS)}
-    pipeline.check_columns(table, expected, "artifacts")
-    return table
+def _inside(folder: str, file: dict[str, Any]) -> dict[str, Any]:
+    """Return a file's entry with its paths relative to a folder."""
+    return file | {
+        name: posixpath.relpath(file[name], folder or ".") for name in ("path", "folder")
+    }

@@ -41,7 +41,18 @@ class JobConfig(BaseModel):
         return Demand(self.num_actors, self.num_gpus_per_actor)
 
 
-class SearchConfig(JobConfig):
+class EmbeddingConfig(JobConfig):
+    """The options of jobs that embed images."""
+
+    compile: bool = Field(False, description="sl, ssl: compile the network first (torch.compile)")
+
+    @property
+    def demand(self) -> Demand:
+        """The processes asked for."""
+        return Demand(self.num_actors, self.num_gpus_per_actor, self.compile)
+
+
+class SearchConfig(EmbeddingConfig):
     """The options of jobs that search a manifold; the result depends on none that is exact."""
 
     search: Literal["auto", "exact-plain", "exact-pruned", "approximate"] = Field(

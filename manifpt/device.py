@@ -4,6 +4,10 @@ from typing import Any
 
 import torch
 
+from manifpt.session import Pool
+
+GPU_SECONDS = 300
+
 
 def device_and_precision() -> tuple[str, Any]:
     """Return the device of this process and the dtype to train in (None where none pays)."""
@@ -13,3 +17,15 @@ def device_and_precision() -> tuple[str, Any]:
         # padding, as in a 3 x 3 convolution of 1 x 1 maps, is memory that was never written.
         return "cpu", None
     return "cuda", torch.bfloat16 if torch.cuda.is_bf16_supported() else None
+
+
+def precision_of(asked: str, pool: Pool) -> str:
+    """Return ``float32`` or ``bfloat16``; ``auto`` is the latter on GPUs that compute in it."""
+    if asked != "auto":
+        return asked
+    if not pool.num_gpus:
+        return "float32"
+    import ray
+
+    there = ray.remote(num_gpus=pool.num_gpus, num_cpus=0)(torch.cuda.is_bf16_supported)
+    return "bfloat16" if ray.get(there.remote(), timeout=GPU_SECONDS) else "float32"

@@ -70,20 +70,25 @@ def nodes() -> int:
 
 @dataclass(frozen=True)
 class Pool:
-    """How many processes a stage gets, and what each of them holds."""
+    """How many processes a stage gets, and what each holds; ``compiled`` is for its networks."""
 
     size: int
     num_cpus: float
     num_gpus: float
     threads: int
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What the user asks of a stage: processes, and GPUs of each; None leaves the choice to us."""
+    """What the user asks of a stage: processes, and GPUs of each; None leaves the choice to us.
+
+    ``compiled`` asks for networks that embed to be compiled first.
+    """
 
     num_actors: int | None = None
     num_gpus: float | None = None
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,8 @@ def pool(demand: Demand, *, uses_gpu: bool) -> Pool:
             f"beside a reader do not fit on its {cpus:g} CPU and {gpus:g} GPU; {remedy}"
         )
     # Readers are light: while they wait, the pool may use all cores.
-    return Pool(wanted, each_cpu, each_gpu, max(1, round(cpus / wanted)))
+    threads = max(1, round(cpus / wanted))
+    return Pool(wanted, each_cpu, each_gpu, threads, demand.compiled)
 
 
 def cause(error: BaseException) -> BaseException:

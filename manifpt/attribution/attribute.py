@@ -1,6 +1,5 @@
 """Any images -> the attributions table: which generator, how surely, nearest to which real."""
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,16 +10,15 @@ import numpy as np
 import pyarrow as pa
 
 from manifpt import outputs, pipeline, session, storage
-from manifpt.artifacts import Projector
 from manifpt.attribution.attributor import Attributor
 from manifpt.device import device_and_precision
 from manifpt.errors import ManifptError
-from manifpt.images import DecodeRule, Selection, plan, read_unit
-from manifpt.images.read import unit_from_json, unit_to_json
+from manifpt.images import DecodeRule, Selection, plan
+from manifpt.images.read import sized
 from manifpt.images.sources import content_key, describe
-from manifpt.manifold import Manifold
-from manifpt.manifold.placement import Searcher, place
+from manifpt.manifold.manifold import Manifold, open_manifolds
 from manifpt.manifold.projector import Projection
+from manifpt.projection import Projector, Target, project, projectors_of
 from manifpt.spaces import space_from_card
 
 TOP_K = 3
@@ -47,7 +45,7 @@ class AttributeStage:
     """Images -> attributions, in one process."""
 
     model: str
-    projector: Projector
+    projectors: list[Projector]
 
     @cached_property
     def attributor(self) -> Attributor:
@@ -59,10 +57,14 @@ class AttributeStage:
         return pipeline.Result({"attributions": self.attributions(table)})
 
     def attributions(self, table: pa.Table) -> pa.Table:
-        """Return the attributions table of an images table; ``source`` is what the input said."""
+        """Return the attributions table of an images table; ``source`` is what the input said.
+
+        Neighbour and distance are those of the first space.
+        """
         classes = self.attributor.classes
-        artifacts, beside = self.projector(table)
-        probabilities = self.attributor.probabilities(artifacts)
+        made = [p(sized(table, p.space.size)) for p in self.projectors]
+        beside = made[0][1]
+        probabilities = self.attributor.probabilities([artifacts for artifacts, _ in made])
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :TOP_K]
         ranked = [
             [{"source": classes[i], "probability": float(p[i])} for i in line]
@@ -81,32 +83,30 @@ class AttributeStage:
         )
 
 
-def _read(text: str, rule: DecodeRule, selection: Selection, rows: int | None) -> Any:
-    return read_unit(unit_from_json(text), rule, selection, rows)
+def targets_of(attributor: Attributor, manifolds: Sequence[str]) -> dict[str, Target]:
+    """Return what embeds and projects as was done for the attributor's training images.
 
-
-def manifold_of(attributor: Attributor, manifold: str | None) -> Manifold | None:
-    """Return the manifold given, else the one of training; a wrong one raises."""
-    if attributor.manifest["manifold_sha256"] is None:
-        if manifold is not None:
-            raise ManifptError(
-                "--manifold: the attributor works on images themselves; leave it out"
-            )
-        return None
-    found = Manifold.open(manifold or attributor.manifest["manifold"])
-    attributor.check_manifold(found.sha256, "--manifold")
-    return found
-
-
-def projector_of(
-    attributor: Attributor, manifold: Manifold | None, searcher: Searcher | None
-) -> Projector:
-    """Return what embeds and projects as was done for the attributor's training images."""
-    space = space_from_card(attributor.manifest["space"])
-    if manifold is None:
-        return Projector(space)
-    projection = Projection(**attributor.manifest["projection"])
-    return Projector(space, manifold, searcher, projection)
+    ``manifolds`` say where its manifolds lie now; by default, where they were. Others raise.
+    """
+    branches = attributor.branches
+    where = manifolds or [b["manifold"] for b in branches if b["manifold"]]
+    opened = open_manifolds(where)
+    wanted = sum(b["manifold"] is not None for b in branches)
+    if len(opened) != wanted:
+        raise ManifptError(f"--manifold: the attributor has {wanted}, not {len(opened)}")
+    left = iter(opened)
+    found: list[Manifold | None] = [next(left) if b["manifold"] else None for b in branches]
+    hashes = [reals.sha256 if reals else None for reals in found]
+    attributor.check_manifolds(hashes, "--manifold")
+    return {
+        branch["name"]: Target(
+            reals.space if reals else space_from_card(branch["space"]),
+            DecodeRule.from_card(branch["decode"]),
+            reals,
+            Projection(**branch["projection"]) if reals else None,
+        )
+        for branch, reals in zip(branches, found, strict=True)
+    }
 
 
 def attribute(
@@ -114,7 +114,7 @@ def attribute(
     model: str,
     output: str,
     *,
-    manifold: str | None = None,
+    manifolds: Sequence[str] = (),
     split: str | None = None,
     sources: Sequence[str] | None = None,
     search: session.SearchDemand = session.ANY_SEARCH,
@@ -129,28 +129,16 @@ def attribute(
     started = time.monotonic()
     output, model = storage.absolute(output), storage.absolute(model)
     attributor = Attributor.open(model)
-    reals = manifold_of(attributor, manifold)
-    rule = DecodeRule.from_card(attributor.manifest["decode"])
+    targets = targets_of(attributor, manifolds)
     selection = Selection((split,) if split else None, tuple(sources) if sources else None)
     units = plan(inputs, selection)
     key = storage.digest([content_key(units), vars(selection), attributor.manifest["key"]])
     pool = session.pool(demand, uses_gpu=True)
     if outputs.begin(output, "attributions", key, overwrite=overwrite):
         return storage.read_json(storage.join(output, SUMMARY))
-    searcher = None
-    if reals is not None:
-        placement, pool = place(reals, search, pool)
-        print(f"attribute: {placement}", file=sys.stderr, flush=True)
-        searcher = placement.searcher()
-    projector = projector_of(attributor, reals, searcher)
-    records = pipeline.run(
-        "attribute",
-        [unit_to_json(unit) for unit in units],
-        partial(_read, rule=rule, selection=selection, rows=projector.rows),
-        partial(AttributeStage, model, projector),
-        output,
-        pool,
-    )
+    projectors, pool = projectors_of(targets, search, pool)
+    build = partial(AttributeStage, model, projectors)
+    records = project("attribute", units, selection, projectors, build, output, pool)
     counts = pipeline.totals(records)
     seconds = time.monotonic() - started
     summary = {
@@ -158,7 +146,7 @@ def attribute(
         "seconds": seconds,
         "images_per_second": counts["rows_in"] / seconds,
         "model": model,
-        "manifold": reals and reals.uri,
+        "manifolds": [target.manifold.uri for target in targets.values() if target.manifold],
         "inputs": describe(inputs, units),
     }
     storage.write_json(storage.join(output, SUMMARY), summary)

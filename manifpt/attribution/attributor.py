@@ -1,6 +1,7 @@
 """A trained attributor as a folder: weights, classes, normalisation, and what it was made from."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 
 from manifpt import outputs, storage
-from manifpt.attribution.network import AttributionNetwork, logits
+from manifpt.attribution.network import AttributionNetwork, Design, log_probabilities
 from manifpt.errors import ManifptError
 
 WEIGHTS = "weights.pt"
@@ -35,22 +36,27 @@ class Attributor:
         names: list[str] = self.manifest["classes"]
         return names
 
+    @property
+    def branches(self) -> list[dict[str, Any]]:
+        """What each space's artifacts were, in the order of the network's branches."""
+        found: list[dict[str, Any]] = self.manifest["branches"]
+        return found
+
     @cached_property
     def network(self) -> AttributionNetwork:
         """The network with its trained weights, ready for inference."""
         data = storage.read_bytes(storage.join(self.uri, WEIGHTS))
-        network = AttributionNetwork(
-            self.manifest["backbone"],
-            len(self.classes),
-            tuple(self.manifest["shape"]),
-            self.manifest["stem"],
-        )
+        network = AttributionNetwork(Design.from_card(self.manifest["design"]))
         network.load_state_dict(torch.load(io.BytesIO(data), weights_only=True))
         return network.eval().to(self.device)
 
-    def probabilities(self, artifacts: np.ndarray) -> np.ndarray:
-        """Return N x classes probabilities of N x C x H x W artifacts, float64."""
-        values = logits(self.network, artifacts, self.device).astype(np.float64)
+    def probabilities(self, artifacts: Sequence[np.ndarray]) -> np.ndarray:
+        """Return N x classes probabilities of the artifacts in each space, float64."""
+        shaped = [
+            a.reshape(-1, *branch["shape"])
+            for a, branch in zip(artifacts, self.branches, strict=True)
+        ]
+        values = log_probabilities(self.network, shaped, self.device).astype(np.float64)
         values = np.exp(values - values.max(1, keepdims=True))
         out: np.ndarray = values / values.sum(1, keepdims=True)
         return out
@@ -60,12 +66,13 @@ class Attributor:
         table = storage.read_parquet(storage.join(self.uri, SEEN))
         return frozenset(table["pixel_sha256"].to_pylist())
 
-    def check_manifold(self, content_sha256: str | None, option: str) -> None:
-        """Raise unless artifacts of that manifold are those that training saw."""
-        expected = self.manifest["manifold_sha256"]
-        if content_sha256 != expected:
-            names = [str(s)[:12] if s else "no manifold" for s in (expected, content_sha256)]
-            raise ManifptError(
-                f"{option}: the attributor was trained with manifold {names[0]}, not {names[1]}; "
-                f"give the manifold that it was trained with"
-            )
+    def check_manifolds(self, content_sha256: Sequence[str | None], option: str) -> None:
+        """Raise unless artifacts of those manifolds, one a branch, are those of training."""
+        for branch, found in zip(self.branches, content_sha256, strict=True):
+            if found != branch["manifold_sha256"]:
+                expected = branch["manifold_sha256"]
+                names = [str(s)[:12] if s else "no manifold" for s in (expected, found)]
+                raise ManifptError(
+                    f"{option}: the attributor was trained with manifold {names[0]}, not "
+                    f"{names[1]}; give the manifold that it was trained with"
+                )

@@ -13,23 +13,22 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, nll_loss
 
 from manifpt import training
-from manifpt.attribution.network import AttributionNetwork
+from manifpt.attribution.fusion import fit_weights
+from manifpt.attribution.network import AttributionNetwork, Design
+from manifpt.branches import artifact_column
 from manifpt.device import device_and_precision
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All that decides a training, besides the data."""
+    """All that decides a training, besides the data; ``moments`` are mean and std a branch."""
 
-    backbone: str
-    stem: str
+    design: Design
     classes: tuple[str, ...]
-    shape: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    moments: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...]
     rows: int
     epochs: int
     batch_size: int
@@ -75,14 +74,10 @@ class Trainer:
         if self.device == "cpu":
             torch.set_num_threads(threads)
         torch.manual_seed(settings.seed)
-        self.network = AttributionNetwork(
-            settings.backbone,
-            len(settings.classes),
-            settings.shape,
-            settings.stem,
-            list(settings.mean),
-            list(settings.std),
-        ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = AttributionNetwork(settings.design)
+        for branch, moments in zip(self.network.branches, settings.moments, strict=True):
+            branch.normalise_by(*moments)  # type: ignore[operator]
+        self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parallel: nn.Module = prepare_model(self.network)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
@@ -98,36 +93,41 @@ class Trainer:
     def _weights(self) -> dict[str, Tensor]:
         return {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
 
-    def _batch(self, batch: dict[str, np.ndarray]) -> tuple[Tensor, Tensor]:
-        artifacts = torch.from_numpy(batch["artifact"]).float()
-        artifacts = artifacts.reshape(-1, *self.settings.shape)
-        return (
-            artifacts.to(self.device, memory_format=torch.channels_last, non_blocking=True),
-            torch.from_numpy(batch["label"]).to(self.device, non_blocking=True),
-        )
+    def _batch(self, batch: dict[str, np.ndarray]) -> tuple[list[Tensor], Tensor]:
+        """Return the artifacts of each branch, and the labels, on the device."""
+        artifacts = []
+        for n, shape in enumerate(self.settings.design.shapes):
+            values = torch.from_numpy(batch[artifact_column(n)]).float().reshape(-1, *shape)
+            layout = torch.channels_last if len(shape) == 3 else torch.contiguous_format
+            artifacts.append(values.to(self.device, memory_format=layout, non_blocking=True))
+        return artifacts, torch.from_numpy(batch["label"]).to(self.device, non_blocking=True)
 
-    def _forward(self, artifacts: Tensor) -> Tensor:
+    def _loss(self, artifacts: list[Tensor], labels: Tensor) -> Tensor:
+        """Return the mean cross entropy of all heads: with late fusion, each learns by itself."""
         with torch.autocast(self.device, self.precision, enabled=self.precision is not None):
             logits: Tensor = self.parallel(artifacts)
-        return logits.float()
+        heads = logits.float().unbind(1)
+        return torch.stack([cross_entropy(head, labels) for head in heads]).sum()
 
     def train(self, batches: Iterator[dict[str, np.ndarray]]) -> dict[str, float]:
-        """One epoch; artifacts are mirrored at random, every class alike."""
+        """One epoch; maps are mirrored at random, every class and every space alike."""
         self.parallel.train()
         torch.manual_seed(self.settings.seed * 1_000_003 + self.standing.epoch * 1009 + self.rank)
         loss_sum = rows = 0.0
         for batch in batches:
             artifacts, labels = self._batch(batch)
-            mirrored = torch.rand(len(artifacts)) < 0.5
-            artifacts[mirrored] = artifacts[mirrored].flip(-1)
-            loss = cross_entropy(self._forward(artifacts), labels)
+            mirrored = torch.rand(len(labels)) < 0.5
+            for values in artifacts:
+                if values.ndim == 4:
+                    values[mirrored] = values[mirrored].flip(-1)
+            loss = self._loss(artifacts, labels)
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             self.schedule.step()
             loss_sum += float(loss.detach()) * len(labels)
             rows += len(labels)
-        loss_sum, rows = self._sum([loss_sum, rows])
+        loss_sum, rows = training.add_up([loss_sum, rows], self.device)
         return {"train_loss": loss_sum / max(1.0, rows), "train_rows": rows}
 
     @torch.inference_mode()
@@ -140,19 +140,28 @@ class Trainer:
             if len(mine["label"]) == 0:
                 continue
             artifacts, labels = self._batch(mine)
-            logits = self.network(artifacts).float()
-            loss_sum += float(cross_entropy(logits, labels, reduction="sum"))
-            right += float((logits.argmax(1) == labels).sum())
+            fused = self.network.fuse(self.network(artifacts))
+            loss_sum += float(nll_loss(fused, labels, reduction="sum"))
+            right += float((fused.argmax(1) == labels).sum())
             rows += len(labels)
-        loss_sum, right, rows = self._sum([loss_sum, right, rows])
+        loss_sum, right, rows = training.add_up([loss_sum, right, rows], self.device)
         return {
             "validation_loss": loss_sum / max(1.0, rows),
             "validation_accuracy": right / max(1.0, rows),
             "validation_rows": rows,
         }
 
-    def _sum(self, values: list[float]) -> list[float]:
-        return training.add_up(values, self.device)
+    def weigh_heads(self, batches: Iterator[dict[str, np.ndarray]]) -> None:
+        """Weigh the heads of the best weights by validation; all workers do the same."""
+        self.network.load_state_dict(self.best_weights)
+        self.network.eval()
+        logits, labels = [], []
+        for batch in batches:
+            artifacts, right = self._batch(batch)
+            with torch.no_grad():
+                logits.append(self.network(artifacts).float().cpu())
+            labels.append(right.cpu())
+        self.best_weights["weights"] = fit_weights(torch.cat(logits), torch.cat(labels))
 
     def close_epoch(self, row: dict[str, float]) -> None:
         """Judge the epoch, and keep its weights if it is the best."""
@@ -200,6 +209,10 @@ def train_loop(config: dict[str, Any]) -> None:
     train = ray.train.get_dataset_shard("train")
     validation = ray.train.get_dataset_shard("validation")
     per_worker = max(1, settings.batch_size // workers)
+
+    def validation_batches() -> Iterator[dict[str, np.ndarray]]:
+        return iter(validation.iter_batches(batch_size=512, batch_format="numpy"))
+
     while not trainer.standing.stopped(settings):
         epoch = trainer.standing.epoch
         batches = train.iter_batches(
@@ -211,6 +224,8 @@ def train_loop(config: dict[str, Any]) -> None:
             local_shuffle_seed=settings.seed * 1_000_003 + epoch,
         )
         row = trainer.train(iter(batches))
-        row |= trainer.validate(iter(validation.iter_batches(batch_size=512, batch_format="numpy")))
+        row |= trainer.validate(validation_batches())
         trainer.close_epoch(row)
+        if trainer.standing.stopped(settings) and len(trainer.network.weights) > 1:
+            trainer.weigh_heads(validation_batches())
         training.end_epoch(row, epoch, trainer.save, config, resumed=bool(earlier))

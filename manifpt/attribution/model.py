@@ -15,10 +15,11 @@ from mlflow.types import ColSpec, DataType, Schema
 from PIL import Image
 
 from manifpt import outputs, session, storage
-from manifpt.attribution.attribute import AttributeStage, manifold_of, projector_of
+from manifpt.attribution.attribute import AttributeStage, targets_of
 from manifpt.attribution.attributor import SEEN, WEIGHTS, Attributor
-from manifpt.images.decode import DecodeRule
 from manifpt.images.read import Raw, images_table, row_of
+from manifpt.manifold import Manifold
+from manifpt.manifold.embed import other_sizes
 from manifpt.manifold.placement import Replicated, plan_for
 
 COLUMNS = ("status", "prediction", "probability", "neighbor_id", "distance", "error")
@@ -30,12 +31,11 @@ class AttributorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defi
     def load_context(self, context: Any) -> None:
         """Open the attributor in the model's own files; its manifold is where its manifest says."""
         folder = context.artifacts["attributor"]
-        manifest = outputs.require(folder, "attributor", "model")
-        self.rule = DecodeRule.from_card(manifest["decode"])
-        attributor = Attributor.open(folder)
-        reals = manifold_of(attributor, None)
-        searcher = Replicated(reals.uri, plan_for(reals, session.ANY_SEARCH)) if reals else None
-        self.stage = AttributeStage(folder, projector_of(attributor, reals, searcher))
+        targets = targets_of(Attributor.open(folder), ()).values()
+        projectors = [t.projector(_searcher(t.manifold)) for t in targets]
+        self.rule = projectors[0].rule
+        self.sizes = other_sizes(self.rule, [projector.space for projector in projectors])
+        self.stage = AttributeStage(folder, projectors)
 
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -43,7 +43,7 @@ class AttributorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defi
         """Return one row for each image of the column ``image`` (bytes), in order."""
         rows, pixels = [], []
         for number, data in enumerate(model_input["image"]):
-            row, image = row_of(Raw(str(number), "", data), self.rule)
+            row, image = row_of(Raw(str(number), "", data), self.rule, self.sizes)
             rows.append(row)
             pixels.append(image)
         good = [i for i, row in enumerate(rows) if row["error"] is None]
@@ -51,12 +51,17 @@ class AttributorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defi
         out["status"] = ["quarantined" if row["error"] else "ok" for row in rows]
         out["error"] = [row["error"] for row in rows]
         if good:
-            table = images_table([rows[i] for i in good], [pixels[i] for i in good])
+            table = images_table([rows[i] for i in good], [pixels[i] for i in good], self.sizes)
             made = self.stage.attributions(table).select(list(COLUMNS[1:-1])).to_pandas()
             out.loc[good, list(COLUMNS[1:-1])] = made.to_numpy(dtype=object)
         for name in ("probability", "distance"):
             out[name] = out[name].astype(float)
         return out
+
+
+def _searcher(manifold: Manifold | None) -> Replicated | None:
+    """Return what searches a manifold in this process."""
+    return Replicated(manifold.uri, plan_for(manifold, session.ANY_SEARCH)) if manifold else None
 
 
 def log_model(uri: str, manifest: dict[str, Any]) -> None:
@@ -84,7 +89,9 @@ def log_model(uri: str, manifest: dict[str, Any]) -> None:
             python_model=__file__,
             artifacts={"attributor": str(local)},
             signature=signature,
-            input_example=pd.DataFrame({"image": [_example(manifest["decode"]["size"])]}),
+            input_example=pd.DataFrame(
+                {"image": [_example(manifest["branches"][0]["decode"]["size"])]}
+            ),
             pip_requirements=["manifpt"],
         )
 

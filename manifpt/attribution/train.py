@@ -4,7 +4,7 @@ import hashlib
 import io
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,16 +12,19 @@ import pyarrow as pa
 import torch
 
 from manifpt import outputs, session, storage, tensors, training
-from manifpt.artifacts import artifacts_of, read_artifacts
 from manifpt.attribution.attributor import SEEN, WEIGHTS
 from manifpt.attribution.loop import Settings, train_loop
-from manifpt.backbone import check_backbone, choose_stem
+from manifpt.attribution.network import Design
+from manifpt.backbone import check_backbone
+from manifpt.branches import Branch, artifact_column, artifacts_of, read_artifacts, read_branches
 from manifpt.errors import ManifptError
 from manifpt.manifold.projector import NEAREST, Projection
 
 if TYPE_CHECKING:
     import ray.data
 
+# Of each space's artifacts, what an attributor must know to make the same of other images.
+KEPT = ("shape", "space", "decode", "manifold", "manifold_sha256", "projection")
 SHUFFLE_BYTES = 256 * 2**20
 IN_MEMORY_SHARE = 0.25
 
@@ -38,38 +41,42 @@ class Options:
     weight_decay: float = 0.05
     patience: int = 8
     seed: int = 0
+    fusion: str = "late"
 
 
 @dataclass
 class _ReadPart:
-    """One artifacts file -> arrays with labels, in a Ray Data task."""
+    """The artifacts of some images in each space -> arrays with labels, in a Ray Data task."""
 
     classes: list[str]
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, np.ndarray]:
-        tables = [read_artifacts(uri, ["source", "artifact"]) for uri in batch["uri"]]
-        table = pa.concat_tables(tables)
+        read = ["id", "source", "artifact"]
+        table = pa.concat_tables([read_branches(list(uris), read) for uris in batch["uris"]])
         labels = [self.classes.index(source) for source in table["source"].to_pylist()]
-        artifacts = tensors.from_column(table["artifact"])
-        return {"artifact": artifacts, "label": np.array(labels, dtype=np.int64)}
+        names = [artifact_column(n) for n in range(len(batch["uris"][0]))]
+        artifacts = {name: tensors.from_column(table[name]) for name in names}
+        return {**artifacts, "label": np.array(labels, dtype=np.int64)}
 
 
-def _dataset(
-    folder: str, manifest: dict[str, Any], split: str, classes: list[str]
-) -> "ray.data.Dataset":
+def _dataset(branches: Sequence[Branch], split: str, classes: list[str]) -> "ray.data.Dataset":
     """Return the rows of one split as a dataset; in memory if it is small, else streamed."""
     import ray.data
 
-    files = [f for f in manifest["files"] if f["folder"] == split]
     # Files hold one source each; in this order the shuffle buffer meets all of them.
-    files.sort(key=lambda f: hashlib.sha256(f["path"].encode()).digest())
-    items = [{"uri": storage.join(folder, f["path"])} for f in files]
+    files = sorted(branches[0].files(split), key=lambda f: hashlib.sha256(f.encode()).digest())
+    items = [{"uris": [storage.join(branch.uri, path) for branch in branches]} for path in files]
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         _ReadPart(classes), batch_size=1
     )
-    size = sum(manifest["classes"][split].values()) * int(np.prod(manifest["shape"])) * 4
+    size = sum(branches[0].manifest["classes"][split].values()) * _row_bytes(branches)
     store = ray.cluster_resources().get("object_store_memory", 0.0)
     return dataset.materialize() if size < IN_MEMORY_SHARE * store else dataset
+
+
+def _row_bytes(branches: Sequence[Branch]) -> int:
+    """Return the bytes of an image's artifacts in all spaces, float32."""
+    return 4 * sum(int(np.prod(branch.manifest["shape"])) for branch in branches)
 
 
 def _classes(manifest: dict[str, Any]) -> list[str]:
@@ -104,8 +111,8 @@ def train_attributor(
     output: str,
     options: Options,
     *,
-    manifold: str | None = None,
-    space: str | None = None,
+    manifolds: Sequence[str] = (),
+    images: bool = False,
     image_size: int | None = None,
     projection: Projection = NEAREST,
     num_workers: int | None = None,
@@ -116,41 +123,43 @@ def train_attributor(
 ) -> dict[str, Any]:
     """Train on the artifacts of the splits train and validation; return the manifest.
 
-    ``inputs`` are an artifacts folder, or images; images are projected onto ``manifold``, or
-    taken as they are where ``space`` is ``image``. Their artifacts stay in ``output``/artifacts.
-    ``die_at`` kills a worker after that epoch, once: a drill for tests and operators.
+    ``inputs`` are artifacts, in one space or several, or images; images are projected onto
+    ``manifolds``, and with ``images`` taken as they are, too. Their artifacts stay in
+    ``output``/artifacts. ``die_at`` kills a worker after that epoch, once: a drill for tests and
+    operators.
     """
     output = storage.absolute(output)
     check_backbone(options.backbone)
     made = storage.join(output, "artifacts")
-    folder, artifacts = artifacts_of(
+    branches = artifacts_of(
         inputs,
         made,
-        manifold=manifold,
-        space=space,
+        manifolds=manifolds,
+        images=images,
         image_size=image_size,
         projection=projection,
         demand=demand,
     )
+    artifacts = branches[0].manifest
     classes = _classes(artifacts)
-    shape = tuple(artifacts["shape"])
-    options = replace(options, stem=choose_stem(options.stem, shape[-1]))
-    content = [artifacts["key"], artifacts["manifold_sha256"], classes]
-    key = storage.digest([content, vars(options)])
+    shapes = tuple(tuple(branch.manifest["shape"]) for branch in branches)
+    design = Design(shapes, len(classes), options.backbone, options.stem, options.fusion)
+    content = [[b.manifest["key"], b.manifest["manifold_sha256"]] for b in branches]
+    key = storage.digest([content, classes, vars(options)])
     workers = training.workers(num_workers, demand.num_gpus)
     finished = outputs.begin(output, "attributor", key, overwrite=overwrite)
     if finished:
         return finished
-    moments = artifacts["moments"]["train"]
-    settings = Settings(
-        classes=tuple(classes),
-        shape=shape,
-        mean=tuple(moments["mean"]),
-        std=tuple(moments["std"]),
-        rows=sum(artifacts["classes"]["train"].values()),
-        **vars(options),
+    print(f"train: {described(branches, design)}", file=sys.stderr, flush=True)
+    state = _fit(
+        _settings(options, design, branches, classes),
+        branches,
+        output,
+        key,
+        workers,
+        report,
+        die_at,
     )
-    state = _fit(settings, folder, artifacts, output, key, workers, report, die_at)
     best = state["history"][state["best_epoch"]]
     manifest = outputs.publish(
         output,
@@ -158,38 +167,55 @@ def train_attributor(
         key,
         {
             **vars(options),
+            "design": design.card(),
+            "network": described(branches, design),
             "classes": classes,
-            "shape": list(shape),
-            **{
-                name: artifacts[name]
-                for name in ("space", "decode", "manifold", "manifold_sha256", "projection")
-            },
-            "artifacts": folder,
+            "branches": [{"name": b.name} | {k: b.manifest[k] for k in KEPT} for b in branches],
+            "weights": state["best_weights"]["weights"].tolist(),
+            "artifacts": [branch.uri for branch in branches],
             "rows": {split: artifacts["classes"][split] for split in ("train", "validation")},
             "history": state["history"],
             "precision": state["precision"],
             "best_epoch": state["best_epoch"],
             "validation_accuracy": best["validation_accuracy"],
             "validation_loss": best["validation_loss"],
-            "files": _write(output, folder, artifacts, state["best_weights"]),
+            "files": _write(output, branches[0], state["best_weights"]),
         },
     )
     training.clear(output)
     return manifest
 
 
-def _write(
-    output: str, folder: str, artifacts: dict[str, Any], best_weights: dict[str, Any]
-) -> dict[str, Any]:
+def described(branches: Sequence[Branch], design: Design) -> str:
+    """Say which artifacts go to which network, and how they are fused."""
+    parts = [
+        f"{branch.name} {' x '.join(map(str, shape))} -> {trunk}"
+        for branch, shape, trunk in zip(branches, design.shapes, design.trunks(), strict=True)
+    ]
+    return "; ".join(parts) + (f"; {design.fusion} fusion" if len(parts) > 1 else "")
+
+
+def _settings(
+    options: Options, design: Design, branches: Sequence[Branch], classes: list[str]
+) -> Settings:
+    found = [branch.manifest["moments"]["train"] for branch in branches]
+    names = "epochs batch_size learning_rate weight_decay patience seed".split()
+    return Settings(
+        design,
+        tuple(classes),
+        tuple((tuple(m["mean"]), tuple(m["std"])) for m in found),
+        sum(branches[0].manifest["classes"]["train"].values()),
+        **{name: getattr(options, name) for name in names},
+    )
+
+
+def _write(output: str, branch: Branch, best_weights: dict[str, Any]) -> dict[str, Any]:
     """Write the weights, and the pixel hashes of what training and validation have seen."""
     weights = io.BytesIO()
     torch.save(best_weights, weights)
+    paths = [path for split in ("train", "validation") for path in branch.files(split)]
     seen = pa.concat_tables(
-        [
-            read_artifacts(storage.join(folder, file["path"]), ["pixel_sha256"])
-            for file in artifacts["files"]
-            if file["folder"] in ("train", "validation")
-        ]
+        [read_artifacts(storage.join(branch.uri, path), ["pixel_sha256"]) for path in paths]
     )
     return {
         WEIGHTS: storage.write_bytes(storage.join(output, WEIGHTS), weights.getvalue()),
@@ -199,8 +225,7 @@ def _write(
 
 def _fit(
     settings: Settings,
-    folder: str,
-    artifacts: dict[str, Any],
+    branches: Sequence[Branch],
     output: str,
     key: str,
     placed: training.Placed,
@@ -209,11 +234,10 @@ def _fit(
 ) -> dict[str, Any]:
     """Train on the splits to the end and return the last checkpoint's state."""
     datasets = {
-        split: _dataset(folder, artifacts, split, list(settings.classes))
+        split: _dataset(branches, split, list(settings.classes))
         for split in ("train", "validation")
     }
-    per_row = 4 * int(np.prod(settings.shape))
-    shuffle_rows = max(settings.batch_size, min(settings.rows, SHUFFLE_BYTES // per_row))
-    config = {"settings": settings, "shuffle_rows": shuffle_rows}
+    shuffle_rows = min(settings.rows, SHUFFLE_BYTES // _row_bytes(branches))
+    config = {"settings": settings, "shuffle_rows": max(settings.batch_size, shuffle_rows)}
     # Every worker reads all of validation and takes its own rows: none is dropped.
     return training.fit(train_loop, config, datasets, output, key, placed, report, die_at)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -11,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from manifpt import outputs, pipeline, session, storage, tensors
-from manifpt.artifacts import artifacts_of, read_artifacts
 from manifpt.attribution.attributor import Attributor
+from manifpt.branches import Branch, artifact_column, artifacts_of, read_branches
 from manifpt.device import device_and_precision
 from manifpt.errors import ManifptError
 from manifpt.evaluation.closed_set import closed_set_metrics, confusion_matrix
@@ -47,9 +48,9 @@ class ScoreStage:
         facts = {"seen": int(seen.sum()), "other_source": int(other.sum())}
         if kept.num_rows == 0:
             return pipeline.Result({}, facts)
-        artifacts = tensors.from_column(kept["artifact"])
-        shape = self.attributor.manifest["shape"]
-        probabilities = self.attributor.probabilities(artifacts.reshape(-1, *shape))
+        names = [artifact_column(n) for n in range(len(self.attributor.branches))]
+        artifacts = [tensors.from_column(kept[name]) for name in names]
+        probabilities = self.attributor.probabilities(artifacts)
         predicted = probabilities.argmax(1)
         truth = np.array([classes.index(source) for source in kept["source"].to_pylist()])
         facts["confusion"] = confusion_matrix(truth, predicted, len(classes)).tolist()
@@ -60,8 +61,24 @@ class ScoreStage:
         return pipeline.Result({"scores": scores}, facts)
 
 
-def _read(uri: str) -> Iterator[pa.Table]:
-    yield read_artifacts(uri)
+def _read(text: str) -> Iterator[pa.Table]:
+    yield read_branches(json.loads(text))
+
+
+def _check(attributor: Attributor, branches: Sequence[Branch]) -> None:
+    """Raise unless artifacts are what the attributor was trained on, in the same spaces."""
+    trained = [branch["name"] for branch in attributor.branches]
+    if len(branches) != len(trained):
+        given = "+".join(branch.name for branch in branches)
+        raise ManifptError(
+            f"--input: artifacts of {given}; the attributor's are {'+'.join(trained)}"
+        )
+    hashes = [branch.manifest["manifold_sha256"] for branch in branches]
+    attributor.check_manifolds(hashes, "--input")
+    for branch, expected in zip(branches, attributor.branches, strict=True):
+        for name, word in (("space", "space"), ("projection", "projector")):
+            if branch.manifest[name] != expected[name]:
+                raise ManifptError(f"--input: artifacts of another {word} than the attributor's")
 
 
 def evaluate(
@@ -69,7 +86,7 @@ def evaluate(
     model: str,
     output: str,
     *,
-    manifold: str | None = None,
+    manifolds: Sequence[str] = (),
     demand: session.Demand = session.ANY,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -80,24 +97,23 @@ def evaluate(
     """
     output, model = storage.absolute(output), storage.absolute(model)
     attributor = Attributor.open(model)
-    raw = attributor.manifest["manifold_sha256"] is None
-    folder, artifacts = artifacts_of(
+    trained = attributor.branches
+    where = manifolds or [b["manifold"] for b in trained if b["manifold"]]
+    images = [b for b in trained if not b["manifold"]]
+    projections = [b["projection"] for b in trained if b["projection"]]
+    branches = artifacts_of(
         inputs,
         storage.join(output, "artifacts"),
-        manifold=None if raw else manifold or attributor.manifest["manifold"],
-        space="image" if raw else None,
+        manifolds=where,
+        images=bool(images),
         undeclared="test",
-        image_size=attributor.manifest["decode"]["size"] if raw else None,
-        projection=NEAREST if raw else Projection(**attributor.manifest["projection"]),
+        image_size=images[0]["decode"]["size"] if images else None,
+        projection=Projection(**projections[0]) if projections else NEAREST,
         demand=demand,
     )
-    attributor.check_manifold(artifacts["manifold_sha256"], "--input")
-    if artifacts["space"] != attributor.manifest["space"]:
-        raise ManifptError("--input: artifacts of another space than the attributor's")
-    if artifacts["projection"] != attributor.manifest["projection"]:
-        raise ManifptError("--input: artifacts of another projector than the attributor's")
-    key = storage.digest([artifacts["key"], attributor.manifest["key"]])
-    files = [f for f in artifacts["files"] if f["folder"] == "test"]
+    _check(attributor, branches)
+    key = storage.digest([[b.manifest["key"] for b in branches], attributor.manifest["key"]])
+    files = branches[0].files("test")
     if not files:
         raise ManifptError("--input: holds no image of the split test; see its manifest.json")
     pool = session.pool(demand, uses_gpu=True)
@@ -105,7 +121,7 @@ def evaluate(
         return storage.read_json(storage.join(output, METRICS))
     records = pipeline.run(
         "evaluate",
-        [storage.join(folder, f["path"]) for f in files],
+        [json.dumps([storage.join(branch.uri, path) for branch in branches]) for path in files],
         _read,
         partial(ScoreStage, model),
         output,
@@ -125,7 +141,12 @@ def evaluate(
         output,
         "evaluation",
         key,
-        {"model": model, "artifacts": folder, "files": pipeline.parts(records), **metrics},
+        {
+            "model": model,
+            "artifacts": [b.uri for b in branches],
+            "files": pipeline.parts(records),
+            **metrics,
+        },
     )
     pipeline.clear_records(output)
     return metrics

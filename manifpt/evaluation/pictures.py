@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from manifpt import storage, tensors
-from manifpt.artifacts import read_artifacts
+from manifpt.branches import read_artifacts
 from manifpt.manifold import Manifold, Plan
 
 

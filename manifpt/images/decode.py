@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -46,12 +47,16 @@ class DecodeError(Exception):
 
 
 class Decoded(NamedTuple):
-    """An image after the rule: ``pixels`` are size x size x 3 uint8; the rest as it came."""
+    """An image after the rule: ``pixels`` are size x size x 3 uint8; the rest as it came.
+
+    ``others`` are the same image in the other sizes asked for.
+    """
 
     pixels: np.ndarray
     format: str
     width: int
     height: int
+    others: tuple[np.ndarray, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ def resize(image: Image.Image, size: int, filter_name: str = "bicubic") -> Image
     return image.crop((left, top, left + size, top + size))
 
 
-def decode(data: bytes, rule: DecodeRule) -> Decoded:
+def decode(data: bytes, rule: DecodeRule, other_sizes: Sequence[int] = ()) -> Decoded:
     """Decode one image; raise DecodeError with a code of ERRORS if that can't be done."""
     if not data:
         raise DecodeError("empty")
@@ -126,9 +131,12 @@ def decode(data: bytes, rule: DecodeRule) -> Decoded:
                     limit = f"{width} x {height} pixels, limit {rule.max_pixels}"
                     raise DecodeError("too_many_pixels", limit)
                 image.load()
-                upright = ImageOps.exif_transpose(image)
-                pixels = np.asarray(resize(to_rgb(upright), rule.size, rule.filter))
-                return Decoded(pixels, image.format or "", width, height)
+                upright = to_rgb(ImageOps.exif_transpose(image))
+                pixels, *others = (
+                    np.asarray(resize(upright, size, rule.filter))
+                    for size in (rule.size, *other_sizes)
+                )
+                return Decoded(pixels, image.format or "", width, height, tuple(others))
     except DecodeError:
         raise
     except UnidentifiedImageError:

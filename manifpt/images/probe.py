@@ -8,7 +8,6 @@ from manifpt.images.decode import DecodeError, DecodeRule, decode
 from manifpt.images.read import raw_images
 from manifpt.images.sources import Selection, Unit
 
-LARGEST = 64
 PROBED = 64
 
 
@@ -26,7 +25,7 @@ def _sides(units: Sequence[Unit], selection: Selection) -> Iterator[int | None]:
 
 
 def natural_size(units: Sequence[Unit], selection: Selection) -> int:
-    """Return the commonest shorter side of the first images, at most LARGEST pixels."""
+    """Return the commonest shorter side of the first images, in pixels."""
     sides: Counter[int] = Counter()
     tried = 0
     for tried, side in enumerate(_sides(units, selection), start=1):
@@ -36,4 +35,4 @@ def natural_size(units: Sequence[Unit], selection: Selection) -> int:
             break
     if not sides:
         raise ManifptError(f"--input: none of {tried} images could be decoded; check the input")
-    return min(LARGEST, sides.most_common(1)[0][0])
+    return sides.most_common(1)[0][0]

@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -195,8 +195,13 @@ def raw_images(unit: Unit, rule: DecodeRule) -> Iterator[Raw]:
         yield raw._replace(source=unit.source or raw.source, split=unit.split or raw.split)
 
 
-def row_of(raw: Raw, rule: DecodeRule) -> tuple[dict[str, Any], np.ndarray]:
-    """Decode one image: its row of the images table, and its pixels (zeros with an error)."""
+def row_of(
+    raw: Raw, rule: DecodeRule, other_sizes: Sequence[int] = ()
+) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Decode one image: its row of the images table, and its pixels in each size.
+
+    Pixels are zeros where the row has an error.
+    """
     row: dict[str, Any] = dict.fromkeys(IMAGES)
     row |= {"id": raw.id, "uri": raw.uri, "source": raw.source, "split": raw.split}
     if raw.data is not None:
@@ -204,20 +209,42 @@ def row_of(raw: Raw, rule: DecodeRule) -> tuple[dict[str, Any], np.ndarray]:
     try:
         if raw.data is None:
             raise DecodeError(raw.error, raw.message)
-        image = decode(raw.data, rule)
+        image = decode(raw.data, rule, other_sizes)
     except DecodeError as error:
         row |= {"error": error.code, "message": str(error)}
-        return row, np.zeros((rule.size, rule.size, 3), np.uint8)
+        return row, [np.zeros((size, size, 3), np.uint8) for size in (rule.size, *other_sizes)]
     row |= {"format": image.format, "width": image.width, "height": image.height}
-    row["pixel_sha256"] = hashlib.sha256(image.pixels.tobytes()).hexdigest()
-    return row, image.pixels
+    pixels = [image.pixels, *image.others]
+    for size, array in zip((None, *other_sizes), pixels, strict=True):
+        row[_named("pixel_sha256", size)] = hashlib.sha256(array.tobytes()).hexdigest()
+    return row, pixels
 
 
-def images_table(rows: list[dict[str, Any]], pixels: list[np.ndarray]) -> pa.Table:
-    """Build an images table from its rows and their size x size x 3 uint8 pixels."""
-    table = pa.Table.from_pylist(rows, schema=pa.schema(IMAGES))
-    tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(np.stack(pixels))
-    return table.append_column("image", tensor)
+def _named(column: str, size: int | None) -> str:
+    """Return the name of a column of the images table, of its own size or of another."""
+    return column if size is None else f"{column}_{size}"
+
+
+def images_table(
+    rows: list[dict[str, Any]], pixels: list[list[np.ndarray]], other_sizes: Sequence[int] = ()
+) -> pa.Table:
+    """Build an images table from its rows and the size x size x 3 uint8 pixels of each."""
+    hashes = {_named("pixel_sha256", size): pa.string() for size in other_sizes}
+    table = pa.Table.from_pylist(rows, schema=pa.schema(IMAGES | hashes))
+    for size, column in zip((None, *other_sizes), zip(*pixels, strict=True), strict=True):
+        tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(np.stack(column))
+        table = table.append_column(_named("image", size), tensor)
+    return table
+
+
+def sized(table: pa.Table, size: int) -> pa.Table:
+    """Return the images table with its images, and their pixel hashes, of one of its sizes."""
+    for name in ("image", "pixel_sha256"):
+        other = _named(name, size)
+        if other in table.column_names:
+            place = table.column_names.index(name)
+            table = table.set_column(place, name, table[other]).drop_columns([other])
+    return table
 
 
 def pixels_of(table: pa.Table) -> np.ndarray:
@@ -227,27 +254,42 @@ def pixels_of(table: pa.Table) -> np.ndarray:
 
 
 def read_unit(
-    unit: Unit, rule: DecodeRule, selection: Selection = Selection(), chunk: int | None = None
+    unit: Unit,
+    rule: DecodeRule,
+    selection: Selection = Selection(),
+    chunk: int | None = None,
+    other_sizes: Sequence[int] = (),
 ) -> Iterator[pa.Table]:
     """Yield the images table of one unit in chunks of at most ``chunk`` rows.
 
     This is the one way from any source to images: the rows that ``selection`` keeps, in the
-    unit's own order, each decoded or with its error.
+    unit's own order, each decoded or with its error. See ``sized`` for ``other_sizes``.
     """
-    limit = chunk or chunk_rows(rule.size)
+    limit = chunk or chunk_rows(max(rule.size, *other_sizes, 1))
     rows: list[dict[str, Any]] = []
-    pixels: list[np.ndarray] = []
+    pixels: list[list[np.ndarray]] = []
     for raw in raw_images(unit, rule):
         if not selection.keeps(raw.source, raw.split):
             continue
-        row, image = row_of(raw, rule)
+        row, images = row_of(raw, rule, other_sizes)
         rows.append(row)
-        pixels.append(image)
+        pixels.append(images)
         if len(rows) == limit:
-            yield images_table(rows, pixels)
+            yield images_table(rows, pixels, other_sizes)
             rows, pixels = [], []
     if rows:
-        yield images_table(rows, pixels)
+        yield images_table(rows, pixels, other_sizes)
+
+
+def read_unit_text(
+    text: str,
+    rule: DecodeRule,
+    selection: Selection = Selection(),
+    chunk: int | None = None,
+    other_sizes: Sequence[int] = (),
+) -> Iterator[pa.Table]:
+    """Yield the images table of a unit given as text, as the pipeline hands units to readers."""
+    return read_unit(unit_from_json(text), rule, selection, chunk, other_sizes)
 
 
 def unit_to_json(unit: Unit) -> str:

@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
 from manifpt import outputs, pipeline, session, storage
+from manifpt.device import precision_of
 from manifpt.errors import ManifptError
-from manifpt.images import DecodeRule, plan
+from manifpt.images import DecodeRule, Unit, plan
 from manifpt.images.probe import natural_size
 from manifpt.images.sources import content_key, describe
 from manifpt.manifold.embed import (
@@ -19,10 +21,13 @@ from manifpt.manifold.embed import (
     write_rows,
     write_shards,
 )
-from manifpt.manifold.manifold import Manifold
+from manifpt.manifold.manifold import MANIFOLDS, Manifold
 from manifpt.manifold.prepare import measure_held_out, prepare, write_all_keys
 from manifpt.manifold.search import Plan
-from manifpt.spaces import make_space
+from manifpt.spaces import Options, Space, make_space
+from manifpt.spaces.learned import compiled, copy_weights
+from manifpt.spaces.space import LEARNED, largest_size
+from manifpt.tracking import versions
 
 ATTEMPTS = 20
 
@@ -40,62 +45,123 @@ def _nothing(counts: dict[str, Any]) -> ManifptError:
     )
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What a manifold is besides its reals and its space.
+
+    ``factory`` is FAISS's name of an approximate index to have beside exact search.
+    """
+
+    shards: int = 4
+    image_size: int | None = None
+    filter_name: str = "bicubic"
+    metric: str = "euclidean"
+    factory: str | None = None
+
+
+def _spaces(
+    names: Sequence[str], units: Sequence[Unit], options: Options, image_size: int | None
+) -> list[Space]:
+    """Return spaces by name, each for images of the size that suits it."""
+    if len(set(names)) < len(names):
+        raise ManifptError(f"--space {'+'.join(names)}: name each space once")
+    natural = image_size or natural_size(units, SELECTION)
+    sizes = [image_size or min(natural, largest_size(name, options)) for name in names]
+    return [make_space(name, size, options) for name, size in zip(names, sizes, strict=True)]
+
+
 def build_manifold(
     inputs: Sequence[str],
     output: str,
     *,
     space: str = "rgb",
-    shards: int = 4,
-    image_size: int | None = None,
-    filter_name: str = "bicubic",
-    eps: float | None = None,
-    log: bool = True,
-    metric: str = "euclidean",
-    factory: str | None = None,
+    options: Options = Options(),
+    settings: Settings = Settings(),
     demand: session.Demand = session.ANY,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Embed the real images of ``inputs`` and publish the manifold; return its manifest.
 
     Of a benchmark, the reals of the split ``manifold`` are taken; other inputs are taken whole.
-    ``factory`` is FAISS's name of an approximate index to have beside exact search.
+    ``space`` may name several, as ``rgb+freq``: each image is decoded once, each space gets a
+    manifold in a folder of its name, and the manifest lists them.
     """
     output = storage.absolute(output)
     units = plan(inputs, SELECTION, source="real")
-    size = image_size or natural_size(units, SELECTION)
-    rule = DecodeRule(size, filter_name)
-    chosen = make_space(space, size, eps=eps, log=log)
-    settings = [chosen.card(), rule.card(), shards, metric, factory]
-    key = storage.digest([content_key(units), *settings])
-    pool = session.pool(demand, uses_gpu=False)
-    finished = outputs.begin(output, "manifold", key, overwrite=overwrite)
+    names = space.split("+")
+    pool = session.pool(demand, uses_gpu=bool(set(names) & set(LEARNED)))
+    options = replace(options, precision=precision_of(options.precision, pool))
+    spaces = _spaces(names, units, options, settings.image_size)
+    rule = DecodeRule(spaces[0].size, settings.filter_name)
+    made_of = [rule.card(), settings.shards, settings.metric, settings.factory]
+    key = storage.digest([content_key(units), *(s.card() for s in spaces), *made_of])
+    kind = "manifold" if len(spaces) == 1 else MANIFOLDS
+    finished = outputs.begin(output, kind, key, overwrite=overwrite)
     if finished:
         return finished
-    records = embed(units, chosen, rule, shards, output, pool)
+    embedding = [compiled(s) for s in spaces] if pool.compiled else spaces
+    records = embed(units, embedding, rule, settings.shards, output, pool)
     counts = pipeline.totals(records)
     if counts["ok"] == 0:
         outputs.abandon(output)
         raise _nothing(counts)
-    entries = write_shards(output, output, records, shards, pool)
-    draft = {
-        "space": chosen.card(),
-        "shape": list(chosen.shape),
-        "decode": rule.card(),
-        "metric": metric,
-        "reals": sum(entry["reals"] for entry in entries),
-        "duplicates": sum(entry["duplicates"] for entry in entries),
-        **counts,
-        "inputs": describe(inputs, units),
-        "appended": [],
-        "shards": [entry for entry in entries if entry["reals"]],
-        "quarantine": [p for p in pipeline.parts(records) if p["folder"] == "quarantine"],
-    }
-    draft["content_sha256"] = content_sha256(draft)
-    prepare(draft, output, pool, factory)
-    manifest = outputs.publish(output, "manifold", key, draft)
+    common = {**counts, "inputs": describe(inputs, units)}
+    quarantine = [p for p in pipeline.parts(records) if p["folder"] == "quarantine"]
+    if len(spaces) == 1:
+        draft = _draft(spaces[0], rule, settings, records, output, output, pool)
+        manifest = outputs.publish(output, kind, key, {**draft, **common, "quarantine": quarantine})
+    else:
+        members = {}
+        for one in spaces:
+            folder = storage.join(output, one.name)
+            draft = _draft(one, rule, settings, records, output, folder, pool)
+            draft |= {**common, "quarantine": []}
+            members[one.name] = outputs.publish(folder, "manifold", key, draft)
+        manifest = _publish_members(output, key, members, {**common, "quarantine": quarantine})
     storage.remove(storage.join(output, EMBEDDED))
     pipeline.clear_records(output)
     return manifest
+
+
+def _draft(
+    space: Space,
+    rule: DecodeRule,
+    settings: Settings,
+    records: Sequence[dict[str, Any]],
+    scratch: str,
+    output: str,
+    pool: session.Pool,
+) -> dict[str, Any]:
+    """Write a manifold's shards and all that search needs; return most of its manifest."""
+    entries = write_shards(output, scratch, records, settings.shards, pool, space.name)
+    draft = {
+        "space": space.card(),
+        "weights": copy_weights(space, output),
+        "shape": list(space.shape),
+        "decode": replace(rule, size=space.size).card(),
+        "metric": settings.metric,
+        "reals": sum(entry["reals"] for entry in entries),
+        "duplicates": sum(entry["duplicates"] for entry in entries),
+        "appended": [],
+        "shards": [entry for entry in entries if entry["reals"]],
+        "versions": versions(),
+    }
+    draft["content_sha256"] = content_sha256(draft)
+    prepare(draft, output, pool, settings.factory)
+    return draft
+
+
+def _publish_members(
+    output: str, key: str, members: dict[str, dict[str, Any]], body: dict[str, Any]
+) -> dict[str, Any]:
+    """Publish the folder that holds one manifold a space."""
+    hashes = {name: manifest["content_sha256"] for name, manifest in members.items()}
+    counts = {
+        name: sum(m[name] for m in members.values()) // len(members)
+        for name in ("reals", "duplicates")
+    }
+    body |= {"members": hashes, "content_sha256": storage.digest(hashes), **counts}
+    return outputs.publish(output, MANIFOLDS, key, body)
 
 
 def _update(
@@ -135,10 +201,11 @@ def append_to_manifold(
             f"--append: {output} has the index {manifold.manifest['search']['index']['plan']}, "
             "which would miss the new reals; build the manifold again"
         )
-    pool = session.pool(demand, uses_gpu=False)
+    pool = session.pool(demand, uses_gpu=manifold.space.name in LEARNED)
     scratch = storage.join(manifold.uri, f"_append-{key[:12]}")
     shards = len(manifold.manifest["shards"])
-    records = embed(units, manifold.space, manifold.rule, shards, scratch, pool)
+    space = manifold.space
+    records = embed(units, [space], manifold.rule, shards, scratch, pool)
     counts = pipeline.totals(records)
     if counts["ok"] == 0:
         storage.remove(scratch)
@@ -149,7 +216,7 @@ def append_to_manifold(
             return None
         known = [storage.join(manifold.uri, s["rows"]["path"]) for s in manifest["shards"]]
         prefix = f"shard-{key[:12]}"
-        new = write_shards(manifold.uri, scratch, records, shards, pool, prefix, known)
+        new = write_shards(manifold.uri, scratch, records, shards, pool, space.name, prefix, known)
         kept = [entry for entry in new if entry["reals"]]
         draft = {**manifest, "shards": [*manifest["shards"], *kept]}
         draft["reals"] += sum(entry["reals"] for entry in kept)

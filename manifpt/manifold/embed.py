@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifpt import pipeline, session, storage, tensors
-from manifpt.images import IMAGES, DecodeRule, Selection, Unit, read_unit
-from manifpt.images.read import pixels_of, unit_from_json, unit_to_json
+from manifpt.images import IMAGES, DecodeRule, Selection, Unit
+from manifpt.images.read import pixels_of, read_unit_text, sized, unit_to_json
 from manifpt.manifold.shard import ROWS
 from manifpt.spaces import Space
 
@@ -28,16 +28,21 @@ SELECTION = Selection(splits=("manifold",), sources=("real",))
 
 @dataclass
 class EmbedStage:
-    """Images -> rows with their vectors, sorted by shard."""
+    """Images -> rows with their vectors in each space, sorted by shard."""
 
-    space: Space
+    spaces: Sequence[Space]
     shards: int
     output: str
 
     def __call__(self, table: pa.Table) -> pipeline.Result:
-        """Write one row group a shard; the record says which file holds them."""
+        """Write one file a space; the record says which."""
         pipeline.check_columns(table, {"id": IMAGES["id"], "pixel_sha256": pa.string()}, "embed")
-        vectors = self.space.embed(pixels_of(table)).reshape(table.num_rows, -1)
+        paths = {space.name: self._write(space, sized(table, space.size)) for space in self.spaces}
+        return pipeline.Result({}, {"embedded": paths})
+
+    def _write(self, space: Space, table: pa.Table) -> str:
+        """Write one row group a shard; return the path."""
+        vectors = space.embed(pixels_of(table)).reshape(table.num_rows, -1)
         shard = np.array([shard_of(h, self.shards) for h in table["pixel_sha256"].to_pylist()])
         rows = table.select(list(ROWS)).append_column("vector", tensors.to_column(vectors))
         sink = io.BytesIO()
@@ -47,7 +52,7 @@ class EmbedStage:
         data = sink.getvalue()
         path = f"{EMBEDDED}/{hashlib.sha256(data).hexdigest()}.parquet"
         storage.write_bytes(storage.join(self.output, path), data)
-        return pipeline.Result({}, {"embedded": path})
+        return path
 
 
 def shard_of(pixel_sha256: str, shards: int) -> int:
@@ -55,27 +60,32 @@ def shard_of(pixel_sha256: str, shards: int) -> int:
     return int(pixel_sha256[:15], 16) % shards
 
 
-def _read(text: str, rule: DecodeRule) -> Any:
-    return read_unit(unit_from_json(text), rule, SELECTION)
-
-
 def embed(
     units: Sequence[Unit],
-    space: Space,
+    spaces: Sequence[Space],
     rule: DecodeRule,
     shards: int,
     output: str,
     pool: session.Pool,
 ) -> list[dict[str, Any]]:
-    """Embed all images of ``units`` into chunks under ``output``; return the pipeline's records."""
+    """Embed all images of ``units`` into chunks under ``output``; return the pipeline's records.
+
+    Each image is decoded once, by ``rule`` in the first space's size.
+    """
+    sizes = other_sizes(rule, spaces)
     return pipeline.run(
-        f"embed {space.name}",
+        f"embed {'+'.join(space.name for space in spaces)}",
         [unit_to_json(unit) for unit in units],
-        partial(_read, rule=rule),
-        partial(EmbedStage, space, shards, output),
+        partial(read_unit_text, rule=rule, selection=SELECTION, other_sizes=sizes),
+        partial(EmbedStage, spaces, shards, output),
         output,
         pool,
     )
+
+
+def other_sizes(rule: DecodeRule, spaces: Sequence[Space]) -> tuple[int, ...]:
+    """Return the sizes that spaces need images in, beside the rule's own."""
+    return tuple(sorted({space.size for space in spaces} - {rule.size}))
 
 
 def _row_group(uri: str, number: int) -> pa.Table:
@@ -148,13 +158,17 @@ def write_shards(
     records: Sequence[dict[str, Any]],
     shards: int,
     pool: session.Pool,
+    name: str,
     prefix: str = "shard",
     known: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """Write all shards in parallel tasks; return their entries, of which some may hold no real."""
+    """Write all shards of the space ``name`` in parallel tasks; return their entries.
+
+    Some may hold no real.
+    """
     import ray
 
-    paths = [r["facts"]["embedded"] for r in records if "embedded" in r["facts"]]
+    paths = [r["facts"]["embedded"][name] for r in records if "embedded" in r["facts"]]
     write = ray.remote(num_cpus=pool.num_cpus)(write_shard)
     tasks = [
         write.remote(output, scratch, paths, number, f"{prefix}-{number:05d}", known)

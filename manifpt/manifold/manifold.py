@@ -19,6 +19,8 @@ from manifpt.manifold.shard import Shard
 from manifpt.spaces import Space, space_from_card
 
 READ_BYTES = 8 * 2**20
+# The kind of a folder that holds one manifold a space.
+MANIFOLDS = "manifolds"
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,10 @@ class Manifold:
 
     @property
     def space(self) -> Space:
-        """The space that its reals were embedded in."""
-        return space_from_card(self.manifest["space"])
+        """The space that its reals were embedded in; its weights lie beside the shards."""
+        entry = self.manifest.get("weights")
+        weights = storage.join(self.uri, entry["path"]) if entry else ""
+        return space_from_card(self.manifest["space"], weights)
 
     @property
     def rule(self) -> DecodeRule:
@@ -150,6 +154,18 @@ class Manifold:
         if hashlib.sha256(data).hexdigest() != entry["sha256"]:
             raise _damaged(uri)
         return data
+
+
+def open_manifolds(uris: Sequence[str]) -> list[Manifold]:
+    """Open manifolds; a folder that holds one a space stands for all of them."""
+    opened = []
+    for uri in map(storage.absolute, uris):
+        manifest = outputs.read(uri) or {}
+        if manifest.get("kind") == MANIFOLDS:
+            opened += [Manifold.open(storage.join(uri, name)) for name in manifest["members"]]
+        else:
+            opened.append(Manifold.open(uri))
+    return opened
 
 
 def _damaged(uri: str) -> DamageError:

@@ -193,7 +193,7 @@ def place(
     """
     plan = plan_for(manifold, demand)
     size, count = manifold.size, len(manifold.manifest["shards"])
-    memory = demand.memory or int(SHARE * session.capacity().get("memory", 2 * size * pool.size))
+    memory = _memory(demand, size * pool.size)
     copies = f"{pool.size} x {size / 2**20:.0f} MiB"
     kind = demand.placement
     if kind == "auto":
@@ -219,3 +219,33 @@ def place(
         smaller = replace(smaller, num_cpus=cpus / 8)
     chosen = replace(chosen, holders=holders, shards=count, reserved=reserved)
     return chosen, smaller
+
+
+def place_all(
+    manifolds: Sequence[Manifold], demand: session.SearchDemand, pool: session.Pool
+) -> tuple[list[Placement], session.Pool]:
+    """Choose the placements of manifolds that are searched in one pass; see ``place``.
+
+    Several share the memory, and none is dealt to actors.
+    """
+    if len(manifolds) == 1:
+        placement, pool = place(manifolds[0], demand, pool)
+        return [placement], pool
+    if demand.placement == "sharded":
+        raise ManifptError("--placement sharded: is for one manifold; take replicated or scan")
+    total = sum(manifold.size for manifold in manifolds)
+    memory = _memory(demand, total * pool.size)
+    kind = demand.placement
+    if kind == "auto":
+        kind = "replicated" if total * pool.size <= memory else "scan"
+    placed = []
+    for manifold in manifolds:
+        part = int(memory * manifold.size / total)
+        placement, _ = place(manifold, replace(demand, placement=kind, memory=part), pool)
+        placed.append(placement)
+    return placed, pool
+
+
+def _memory(demand: session.SearchDemand, enough: int) -> int:
+    """Return the bytes that manifolds may take in the whole job."""
+    return demand.memory or int(SHARE * session.capacity().get("memory", 2 * enough))

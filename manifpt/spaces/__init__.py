@@ -2,6 +2,6 @@
 
 from manifpt.spaces.frequency import Frequency
 from manifpt.spaces.pixels import Pixels
-from manifpt.spaces.space import SPACES, Space, make_space, space_from_card
+from manifpt.spaces.space import SPACES, Options, Space, make_space, space_from_card
 
-__all__ = ["SPACES", "Frequency", "Pixels", "Space", "make_space", "space_from_card"]
+__all__ = ["SPACES", "Frequency", "Options", "Pixels", "Space", "make_space", "space_from_card"]

@@ -30,6 +30,8 @@ class Frequency:
     log: bool = True
     name: str = "freq"
 
+    tolerance = 0.0
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """The shape of one vector."""

@@ -13,6 +13,8 @@ class Pixels:
     size: int
     name: str = "rgb"
 
+    tolerance = 0.0
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """The shape of one vector."""

@@ -1,14 +1,22 @@
 """Spaces by name, and again from the card that a manifest carries."""
 
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from manifpt import storage
 from manifpt.errors import ManifptError
 from manifpt.spaces.frequency import Frequency, rounding_noise
 from manifpt.spaces.pixels import Pixels
 
-SPACES = ("rgb", "freq", "image")
+SPACES = ("rgb", "freq", "sl", "ssl", "image")
+LEARNED = ("sl", "ssl")
+LARGEST = 64
+
+
+if TYPE_CHECKING:
+    from manifpt.spaces.learned import Learned
 
 
 class Space(Protocol):
@@ -26,6 +34,10 @@ class Space(Protocol):
     def shape(self) -> tuple[int, ...]:
         """The shape of one vector."""
 
+    @property
+    def tolerance(self) -> float:
+        """How far two embeddings of an image may differ, relative to the largest number."""
+
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Map N x size x size x 3 uint8 images to N x shape float32, each image by itself."""
 
@@ -33,16 +45,89 @@ class Space(Protocol):
         """Return all that decides the vectors, as JSON values."""
 
 
-def make_space(name: str, size: int, *, eps: float | None = None, log: bool = True) -> Space:
-    """Return a space by name; ``eps`` and ``log`` are for ``freq``."""
+@dataclass(frozen=True)
+class Options:
+    """What the user asks of spaces: ``eps`` and ``log`` of freq, the rest of learned ones.
+
+    Weights are a file, a folder of pretrain_embedding, or None for torchvision's own download.
+    """
+
+    eps: float | None = None
+    log: bool = True
+    sl_network: str = "resnet50"
+    sl_weights: str | None = None
+    ssl_network: str = "resnet50"
+    ssl_weights: str | None = None
+    layer: str | None = None
+    pooled: bool = True
+    network_size: int | None = None
+    precision: str = "float32"
+
+
+def make_space(name: str, size: int, options: Options = Options()) -> Space:
+    """Return a space by name, for images of a size."""
     if name in {"rgb", "image"}:
         return Pixels(size, name)
     if name == "freq":
-        return Frequency(size, rounding_noise(size) if eps is None else eps, log)
+        eps = rounding_noise(size) if options.eps is None else options.eps
+        return Frequency(size, eps, options.log)
+    if name in LEARNED:
+        return _learned(name, size, options)
     raise ManifptError(f"--space {name}: unknown; choose one of {', '.join(SPACES)}")
 
 
-def space_from_card(card: dict[str, Any]) -> Space:
-    """Return the space that wrote ``card``."""
+def _learned(name: str, size: int, options: Options) -> "Learned":
+    from manifpt.spaces import weights
+    from manifpt.spaces.learned import NETWORK_SIZE, Learned
+
+    backbone, given, option = options.sl_network, options.sl_weights, "--sl-weights"
+    if name == "ssl":
+        backbone, given, option = options.ssl_network, options.ssl_weights, "--ssl-weights"
+        if given is None:
+            raise ManifptError(
+                f"{option}: give Barlow Twins weights, or the output of jobs.pretrain_embedding"
+            )
+    source = weights.find_weights(given, backbone, option)
+    facts = {
+        "backbone": backbone,
+        "mean": weights.IMAGENET_MEAN,
+        "std": weights.IMAGENET_STD,
+        "network_size": NETWORK_SIZE,
+        **source.facts,
+    }
+    facts |= {key: tuple(facts[key]) for key in ("mean", "std")}
+    if options.network_size is not None:
+        facts["network_size"] = options.network_size
+    return Learned(
+        name,
+        size,
+        weights_sha256=storage.sha256(source.uri),
+        layer=options.layer,
+        pooled=options.pooled,
+        precision=options.precision,
+        weights=source.uri,
+        **facts,
+    )
+
+
+def space_from_card(card: dict[str, Any], weights: str = "") -> Space:
+    """Return the space that wrote ``card``; ``weights`` says where those of a learned one lie."""
+    if card["name"] in LEARNED:
+        from manifpt.spaces.learned import Learned
+
+        kept = {k: v for k, v in card.items() if k in Learned.__dataclass_fields__}
+        kept |= {key: tuple(card[key]) for key in ("mean", "std")}
+        return Learned(**kept, weights=weights)
     settings = {key: card[key] for key in ("eps", "log") if key in card}
-    return make_space(card["name"], card["size"], **settings)
+    return make_space(card["name"], card["size"], Options(**settings))
+
+
+def largest_size(name: str, options: Options) -> int:
+    """Return the side beyond which images are reduced, where the user names no size.
+
+    Learned spaces have what their network takes, others 64 pixels.
+    """
+    if name not in LEARNED:
+        return LARGEST
+    size: int = _learned(name, 1, options).network_size
+    return size

@@ -14,6 +14,7 @@ from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Selection, plan, read_unit
 from manifpt.images.probe import natural_size
 from manifpt.images.read import pixels_of
+from manifpt.spaces.space import LARGEST
 
 IDX = ("idx3-ubyte", "idx3-ubyte.gz")
 IDX_IMAGES, IDX_LABELS = 0x00000803, 0x00000801
@@ -102,7 +103,7 @@ def normalised(
     format and size, since a format or size of its own gives a class away.
     """
     units = plan(inputs, source="real")
-    rule = DecodeRule(size or natural_size(units, Selection()))
+    rule = DecodeRule(size or min(LARGEST, natural_size(units, Selection())))
     tables = [table for unit in units for table in read_unit(unit, rule)]
     kept = [table.filter(np.array(table["error"].is_null())) for table in tables]
     came_as = Counter(

@@ -1,0 +1,35 @@
+"""Late fusion: how much the head of each space is worth, from validation images.
+
+The fused probability is proportional to the product of the heads' probabilities, each to the power
+of its weight (a logarithmic opinion pool; Genest & Zidek, Statistical Science 1986). A weight is
+also the inverse temperature of its head (Guo et al., ICML 2017), so the pool is calibrated.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, log_softmax, softplus
+
+STEPS = 100
+SMALLEST = 1e-3
+
+
+def fit_weights(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the weights, one a head, that give N x heads x classes logits the least loss.
+
+    Weights are positive. It is a convex problem, solved in float64.
+    """
+    each = log_softmax(logits.double(), 2)
+    heads = each.shape[1]
+    start = torch.log(torch.expm1(torch.full((heads,), 1.0 / heads, dtype=torch.float64)))
+    raw = start.clone().requires_grad_()
+    optimiser = torch.optim.LBFGS([raw], max_iter=STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        pooled = (each * softplus(raw)[:, None]).sum(1)
+        value = cross_entropy(pooled, labels)
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimiser.step(loss)  # type: ignore[no-untyped-call]
+    return softplus(raw.detach()).clamp_min(SMALLEST).float()

@@ -1,0 +1,108 @@
+"""Artifacts as others read them: those of one space, or of several spaces row for row."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from manifpt import outputs, pipeline, session, storage
+from manifpt.artifacts import ARTIFACTS, COMBINATION, EVALUATED, compute_artifacts
+from manifpt.errors import ManifptError
+from manifpt.manifold.projector import NEAREST, Projection
+
+
+class Branch(NamedTuple):
+    """Finished artifacts in one space: its name among several, their folder and manifest."""
+
+    name: str
+    uri: str
+    manifest: dict[str, Any]
+
+    def files(self, split: str) -> list[str]:
+        """Return the paths of the Parquet files of a split."""
+        return [f["path"] for f in self.manifest["files"] if f["folder"] == split]
+
+
+def open_artifacts(uris: Sequence[str]) -> list[Branch]:
+    """Open artifacts; a folder that holds those of several spaces stands for all of them.
+
+    Several must be of the same images, in the same order.
+    """
+    found: list[Branch] = []
+    for uri in map(storage.absolute, uris):
+        manifest = outputs.read(uri) or {}
+        members = manifest.get("members") if manifest.get("kind") == COMBINATION else None
+        for name in members or [""]:
+            folder = storage.join(uri, name) if name else uri
+            one = outputs.require(folder, "artifacts", "--input")
+            found.append(Branch(name or one["space"]["name"], folder, one))
+    if len({branch.name for branch in found}) < len(found):
+        found = [b._replace(name=f"{n}-{b.name}") for n, b in enumerate(found, start=1)]
+    layouts = [[branch.files(split) for split in EVALUATED] for branch in found]
+    if any(layout != layouts[0] for layout in layouts):
+        raise ManifptError("--input: these artifacts are not of the same images; make them at once")
+    return found
+
+
+def artifacts_of(
+    inputs: Sequence[str],
+    output: str,
+    *,
+    manifolds: Sequence[str] = (),
+    images: bool = False,
+    undeclared: str = "content",
+    image_size: int | None = None,
+    projection: Projection = NEAREST,
+    demand: session.Demand = session.ANY,
+) -> list[Branch]:
+    """Return the artifacts that ``inputs`` are, or that are made of them in ``output``.
+
+    Images are projected onto ``manifolds``; with ``images`` they are taken as they are, too.
+    """
+    if all(_are_artifacts(uri) for uri in inputs):
+        return open_artifacts(inputs)
+    if not manifolds and not images:
+        raise ManifptError("--manifold: images need a manifold, or --space image to do without")
+    compute_artifacts(
+        inputs,
+        output,
+        manifolds=manifolds,
+        images=images,
+        image_size=image_size,
+        undeclared=undeclared,
+        projection=projection,
+        demand=demand,
+    )
+    return open_artifacts([output])
+
+
+def _are_artifacts(text: str) -> bool:
+    uri = text if storage.is_s3(text) or "=" not in text else ""
+    return bool(uri) and outputs.read(storage.absolute(uri)) is not None
+
+
+def read_artifacts(uri: str, columns: list[str] | None = None) -> pa.Table:
+    """Return one Parquet file of artifacts, checked against the table's schema."""
+    table = storage.read_parquet(uri, columns)
+    expected = {name: kind for name, kind in ARTIFACTS.items() if name in (columns or ARTIFACTS)}
+    pipeline.check_columns(table, expected, "artifacts")
+    return table
+
+
+def artifact_column(number: int) -> str:
+    """Return the name of a branch's column of artifacts, where they are read together."""
+    return f"artifact_{number}" if number else "artifact"
+
+
+def read_branches(uris: Sequence[str], columns: list[str] | None = None) -> pa.Table:
+    """Return one file's rows with their artifacts in each space, see ``artifact_column``.
+
+    ``uris`` are the same images' files in each space; all else is that of the first.
+    """
+    first = read_artifacts(uris[0], columns)
+    for number, uri in enumerate(uris[1:], start=1):
+        table = read_artifacts(uri, ["id", "artifact"])
+        if not table["id"].equals(first["id"]):
+            raise ManifptError(f"{uri}: other images than {uris[0]}; make the artifacts at once")
+        first = first.append_column(artifact_column(number), table["artifact"])
+    return first

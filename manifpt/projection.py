@@ -1,0 +1,171 @@
+"""Images -> embeddings -> projections x* onto a manifold, in one space or in several at once."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from manifpt import pipeline, session
+from manifpt.errors import ManifptError
+from manifpt.images import IMAGES, DecodeRule, Selection, Unit
+from manifpt.images.probe import natural_size
+from manifpt.images.read import pixels_of, read_unit_text, unit_to_json
+from manifpt.manifold import Manifold
+from manifpt.manifold.embed import other_sizes
+from manifpt.manifold.manifold import open_manifolds
+from manifpt.manifold.placement import Searcher, place_all
+from manifpt.manifold.projector import NEAREST, Projection
+from manifpt.spaces import Space, make_space
+from manifpt.spaces.learned import compiled
+from manifpt.spaces.space import LARGEST
+
+
+@dataclass
+class Projector:
+    """Images -> embeddings -> nearest reals -> projections -> artifacts, in one process.
+
+    ``manifold`` and ``searcher`` are None in the space ``image``.
+    """
+
+    space: Space
+    rule: DecodeRule
+    manifold: Manifold | None = None
+    searcher: Searcher | None = None
+    projection: Projection = NEAREST
+
+    @property
+    def rows(self) -> int | None:
+        """Images that it would have at once; None leaves it to the reader."""
+        return self.searcher.rows if self.searcher else None
+
+    def __call__(self, table: pa.Table) -> tuple[np.ndarray, dict[str, Any]]:
+        """Return the artifacts of an images table, N x shape float32, and the columns beside.
+
+        No image meets a real of its own pixels, whatever its label says: a real under evaluation
+        would have the artifact zero, and an exclusion by label would give the label away.
+        """
+        pipeline.check_columns(table, {"pixel_sha256": IMAGES["pixel_sha256"]}, "project")
+        embedded = self.space.embed(pixels_of(table))
+        rows = table.num_rows
+        if self.manifold is None or self.searcher is None:
+            nothing = dict.fromkeys(("neighbor_id", "distance", "percentile"), [None] * rows)
+            return embedded, {**nothing, "in_manifold": [False] * rows}
+        hashes = np.array(table["pixel_sha256"].to_pylist(), dtype=object)
+        flat = embedded.reshape(rows, -1)
+        found = self.searcher.nearest(flat, self.projection.neighbours, hashes)
+        artifacts = flat - self.projection.project(flat, found.vector)
+        return artifacts.reshape(embedded.shape), {
+            "neighbor_id": found.id[:, 0].tolist(),
+            "distance": found.distance[:, 0].tolist(),
+            "percentile": self.manifold.percentile(found.distance[:, 0]).tolist(),
+            "in_manifold": found.seen.tolist(),
+        }
+
+
+@dataclass(frozen=True)
+class Target:
+    """A space to make artifacts in: its manifold, or None for the images themselves."""
+
+    space: Space
+    rule: DecodeRule
+    manifold: Manifold | None = None
+    projection: Projection | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """Return what decides the artifacts of an image, for manifests."""
+        manifold = self.manifold
+        return {
+            "space": self.space.card(),
+            "shape": list(self.space.shape),
+            "decode": self.rule.card(),
+            "manifold": manifold and manifold.uri,
+            "manifold_sha256": manifold and manifold.sha256,
+            "projection": self.projection and self.projection.card(),
+        }
+
+    def projector(self, searcher: Searcher | None) -> Projector:
+        """Return what makes artifacts in a process, with what finds the nearest reals."""
+        projection = self.projection or NEAREST
+        return Projector(self.space, self.rule, self.manifold, searcher, projection)
+
+
+def targets_of(
+    units: Sequence[Unit],
+    selection: Selection,
+    manifolds: Sequence[str],
+    projection: Projection,
+    *,
+    images: bool,
+    image_size: int | None,
+) -> dict[str, Target]:
+    """Return the spaces to make artifacts in, by name; all decode images by one rule.
+
+    Those of manifolds come first; ``images`` adds the images themselves, in ``image_size``, else
+    the first manifold's, else their own up to 64 pixels.
+    """
+    found: dict[str, Target] = {}
+    for manifold in open_manifolds(manifolds):
+        target = Target(manifold.space, manifold.rule, manifold, projection)
+        name, count = target.space.name, 1
+        while name in found:
+            count += 1
+            name = f"{target.space.name}-{count}"
+        found[name] = target
+    first = next(iter(found.values()), None)
+    if images:
+        rule = first.rule if first else DecodeRule(0)
+        size = image_size or rule.size or min(LARGEST, natural_size(units, selection))
+        found["image"] = Target(make_space("image", size), replace(rule, size=size))
+    elif image_size is not None and first is not None and image_size != first.rule.size:
+        raise ManifptError(
+            f"--image-size {image_size}: the manifold's reals have {first.rule.size}; leave it out"
+        )
+    if len({replace(target.rule, size=1) for target in found.values()}) > 1:
+        raise ManifptError("--manifold: they decode images by different rules; build them alike")
+    return found
+
+
+def projectors_of(
+    targets: dict[str, Target], search: session.SearchDemand, pool: session.Pool
+) -> tuple[list[Projector], session.Pool]:
+    """Place the manifolds of all targets; return their projectors, and the pool that is left."""
+    reals = [target.manifold for target in targets.values() if target.manifold is not None]
+    placements, pool = place_all(reals, search, pool) if reals else ([], pool)
+    for manifold, placement in zip(reals, placements, strict=True):
+        print(f"{manifold.space.name}: {placement}", file=sys.stderr, flush=True)
+    searchers = iter([placement.searcher() for placement in placements])
+    made = [t.projector(next(searchers) if t.manifold else None) for t in targets.values()]
+    if pool.compiled:
+        made = [replace(p, space=compiled(p.space)) for p in made]
+    return made, pool
+
+
+def project(
+    title: str,
+    units: Sequence[Unit],
+    selection: Selection,
+    projectors: Sequence[Projector],
+    build: Callable[[], pipeline.Stage],
+    output: str,
+    pool: session.Pool,
+) -> list[dict[str, Any]]:
+    """Run a stage that projects over all images; return the pipeline's records.
+
+    Each image is decoded once, in the sizes of all projectors.
+    """
+    rule = projectors[0].rule
+    wanted = [projector.rows for projector in projectors if projector.rows]
+    read = partial(
+        read_unit_text,
+        rule=rule,
+        selection=selection,
+        chunk=min(wanted, default=None),
+        other_sizes=other_sizes(rule, [projector.space for projector in projectors]),
+    )
+    names = "+".join(projector.space.name for projector in projectors)
+    specs = [unit_to_json(unit) for unit in units]
+    return pipeline.run(f"{title} {names}", specs, read, build, output, pool)

@@ -1,0 +1,183 @@
+"""SL and SSL: what a trained network makes of an image (ManiFPT, section 4).
+
+SL is a network trained on ImageNet with labels, SSL one trained without any (Barlow Twins, Zbontar
+et al., ICML 2021), both without their last layer. The paper crops images to 224 pixels and does not
+say how it resizes small ones. Here: images come at ``size``, by the rule of all spaces; where the
+network takes another size they are resized by an antialiased bicubic filter, on its device.
+"""
+
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, pad
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
+from manifpt import storage
+from manifpt.backbone import build_backbone, without_head
+from manifpt.device import device_and_precision
+from manifpt.errors import ManifptError
+from manifpt.spaces.weights import load_into, read_weights
+
+NETWORK_SIZE = 224
+# On a CPU, more images at once are no faster, and fewer choose other kernels with other rounding.
+CPU_BATCH = 16
+GPU_BATCH = 1024
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A layer of a network, pooled to ``C`` numbers or as a map C x h x w, float32.
+
+    ``layer`` is the name of an inner layer, None for what the last one is given. On a CPU, vectors
+    do not depend on the batch by one bit; on GPUs, and between machines, they differ by rounding.
+    """
+
+    name: str
+    size: int
+    backbone: str
+    weights_sha256: str
+    stem: str = "standard"
+    network_size: int = NETWORK_SIZE
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    layer: str | None = None
+    pooled: bool = True
+    precision: str = "float32"
+    weights: str = field(default="", compare=False)
+    compiled: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one vector, d or C x h x w."""
+        return encoder(self).shape
+
+    @property
+    def tolerance(self) -> float:
+        """How far two embeddings of an image may differ, relative to the largest number."""
+        return 1e-4 if self.precision == "float32" else 3e-2
+
+    def embed(self, images: np.ndarray) -> np.ndarray:
+        """Map N x size x size x 3 uint8 images to N x shape float32."""
+        return encoder(self)(images)
+
+    def card(self) -> dict[str, Any]:
+        """Return what makes the space: the network, its weights' hash, and its preprocessing."""
+        names = "name size backbone weights_sha256 stem network_size layer pooled precision".split()
+        card = {name: getattr(self, name) for name in names}
+        return card | {"mean": list(self.mean), "std": list(self.std), "resize": "bicubic"}
+
+
+class Encoder:
+    """The network of a space in this process; ``batch`` is the largest that its memory took."""
+
+    def __init__(self, space: Learned, network: nn.Module, device: str, batch: int) -> None:
+        self.space, self.device, self.batch = space, device, batch
+        network = network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = torch.compile(network) if space.compiled else network
+        self.mean, self.std = (
+            torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (space.mean, space.std)
+        )
+        probe = self(np.zeros((1, space.size, space.size, 3), np.uint8))
+        self.shape: tuple[int, ...] = probe.shape[1:]
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Map N x size x size x 3 uint8 images to N x shape float32.
+
+        A batch that does not fit in the GPU's memory is halved, and the half remembered.
+        """
+        parts, start = [], 0
+        while start < len(images):
+            try:
+                parts.append(self._vectors(images[start : start + self.batch]))
+            except torch.OutOfMemoryError:
+                if self.batch == 1:
+                    raise ManifptError(
+                        f"{self.space.name}: one image of {self.space.network_size} pixels needs "
+                        "more memory than the GPU has; lower --network-size"
+                    ) from None
+                self.batch //= 2
+                torch.cuda.empty_cache()
+                continue
+            start += self.batch
+        return np.concatenate(parts)
+
+    @torch.inference_mode()
+    def _vectors(self, images: np.ndarray) -> np.ndarray:
+        batch = torch.from_numpy(np.array(images))  # a copy: Arrow's memory is read-only
+        if self.device == "cuda":
+            batch = batch.pin_memory()
+        pixels = batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
+        if self.device == "cpu":  # batches of one size have kernels of one kind
+            pixels = pad(pixels, (0, 0, 0, 0, 0, 0, 0, self.batch - len(images)))
+        dtype = getattr(torch, self.space.precision)
+        with torch.autocast(self.device, dtype, enabled=dtype != torch.float32):
+            found = self._layer(self._resized(pixels))
+        return found[: len(images)].float().cpu().numpy()
+
+    def _resized(self, pixels: Tensor) -> Tensor:
+        side = self.space.network_size
+        if pixels.shape[-1] != side:
+            pixels = interpolate(pixels, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+        normal: Tensor = (pixels - self.mean) / self.std
+        return normal.contiguous(memory_format=torch.channels_last)
+
+    def _layer(self, pixels: Tensor) -> Tensor:
+        found = self.network(pixels)
+        values: Tensor = found["layer"] if isinstance(found, dict) else found
+        if self.space.pooled:
+            # Maps are averaged over places, sequences over tokens.
+            values = values.float()
+            values = values.mean((2, 3)) if values.ndim == 4 else values
+            values = values.mean(1) if values.ndim == 3 else values
+        elif values.ndim == 3:
+            raise ManifptError(f"--layer {self.space.layer}: a sequence is no map; use --pooled")
+        return values
+
+
+def compiled(space: Any) -> Any:
+    """Return a space whose network, if it has one, is compiled in each process."""
+    return replace(space, compiled=True) if isinstance(space, Learned) else space
+
+
+def _at_layer(network: nn.Module, space: Learned) -> nn.Module:
+    """Return the part of a network that ends with the space's layer."""
+    if space.layer is None:
+        return without_head(network)
+    try:
+        part: nn.Module = create_feature_extractor(network, {space.layer: "layer"})
+    except ValueError:
+        names = [name.split(".") for name in get_graph_node_names(network)[1][1:]]
+        top, below = ([*dict.fromkeys(".".join(n[:k]) for n in names)] for k in (1, 2))
+        some = ", ".join((top if len(top) > 5 else below)[:20])
+        raise ManifptError(
+            f"--layer {space.layer}: {space.backbone} has no such layer; it has {some}"
+        ) from None
+    return part
+
+
+@lru_cache(maxsize=4)
+def encoder(space: Learned) -> Encoder:
+    """Return the network of a space, loaded once in a process."""
+    network = build_backbone(space.backbone, 1, 3, space.stem)
+    tensors = read_weights(space.weights, space.weights_sha256)
+    load_into(network, tensors, space.weights, space.backbone)
+    device, _ = device_and_precision()
+    batch = GPU_BATCH if device == "cuda" else CPU_BATCH
+    return Encoder(space, _at_layer(network.eval(), space), device, batch)
+
+
+def copy_weights(space: Any, folder: str) -> dict[str, Any] | None:
+    """Copy the weights of a learned space into an output folder; return their entry.
+
+    So a manifold brings all that embedding a query for it needs.
+    """
+    if not isinstance(space, Learned):
+        return None
+    path = "weights" + (Path(space.weights).suffix or ".pt")
+    data = storage.read_bytes(space.weights)
+    return {"path": path, **storage.write_bytes(storage.join(folder, path), data)}

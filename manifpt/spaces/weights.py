@@ -1,0 +1,123 @@
+"""Weights of learned spaces: from a file, an encoder of jobs.pretrain_embedding, or torchvision.
+
+Files hold tensors alone: nothing of them is executed.
+"""
+
+import hashlib
+import io
+import pickle
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from manifpt import outputs, storage
+from manifpt.backbone import last_layer
+from manifpt.errors import DamageError, ManifptError
+
+# What the ImageNet networks of torchvision, and Barlow Twins, were given.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+DOWNLOAD_SECONDS = 30
+PREFIXES = ("", "module.", "backbone.", "module.backbone.", "encoder.", "module.encoder.", "model.")
+WRAPPERS = ("state_dict", "model", "model_state_dict")
+
+
+class Source(NamedTuple):
+    """Where weights lie, and what is known of the network that they belong to."""
+
+    uri: str
+    facts: dict[str, Any]
+
+
+def find_weights(given: str | None, backbone: str, option: str) -> Source:
+    """Return where the weights are: a file, a folder of pretrain_embedding, or a download."""
+    if given is None:
+        return Source(_downloaded(backbone, option), {})
+    uri = storage.absolute(given)
+    manifest = outputs.read(uri)
+    if manifest is None:
+        if not storage.exists(uri):
+            raise ManifptError(f"{option} {given}: no such file; check the path")
+        return Source(uri, {})
+    if manifest.get("kind") != "encoder":
+        raise ManifptError(f"{option} {given}: holds {manifest.get('kind')}, not an encoder")
+    names = ("backbone", "stem", "network_size", "mean", "std")
+    return Source(storage.join(uri, "weights.pt"), {name: manifest[name] for name in names})
+
+
+@contextmanager
+def _waiting_at_most(seconds: float) -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _downloaded(backbone: str, option: str) -> str:
+    """Return the file of torchvision's first ImageNet weights, downloaded once a machine."""
+    url = next(iter(models.get_model_weights(backbone))).url
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    path = folder / url.rsplit("/", 1)[-1]
+    if path.exists():
+        return str(path)
+    digest = path.stem.rsplit("-", 1)[-1]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _waiting_at_most(DOWNLOAD_SECONDS):
+            torch.hub.download_url_to_file(url, str(path), digest, progress=False)
+    except (OSError, RuntimeError) as error:
+        raise ManifptError(
+            f"{option}: torchvision's weights of {backbone} could not be downloaded ({error}); "
+            f"give a local file or an s3:// URI with {option}"
+        ) from None
+    return str(path)
+
+
+def read_weights(uri: str, sha256: str) -> dict[str, Tensor]:
+    """Return the tensors of a state dict, by name; checkpoints that wrap one are unwrapped."""
+    data = storage.read_bytes(uri)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise DamageError(f"{uri}: its hash is not that of the space's card; copy it again")
+    try:
+        found = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError):
+        raise ManifptError(
+            f"{uri}: not a PyTorch file of tensors alone; save the network's state_dict()"
+        ) from None
+    for name in WRAPPERS:
+        if isinstance(found, dict) and isinstance(found.get(name), dict):
+            found = found[name]
+    tensors = found if isinstance(found, dict) else {}
+    tensors = {str(k): v for k, v in tensors.items() if isinstance(v, Tensor)}
+    if not tensors:
+        raise ManifptError(f"{uri}: holds no tensors by name; save the network's state_dict()")
+    return tensors
+
+
+def load_into(network: nn.Module, tensors: dict[str, Tensor], uri: str, backbone: str) -> None:
+    """Load weights into a classifier, but for its last layer; they must be that network's."""
+    head, _ = last_layer(network)
+    own = network.state_dict()
+    wanted = {k for k in own if not k.startswith(f"{head}.") and "num_batches" not in k}
+    prefix = max(PREFIXES, key=lambda p: sum(p + name in tensors for name in wanted))
+    given = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    given = {k: v for k, v in given.items() if not k.startswith(f"{head}.")}
+    # Heads and projectors may come along, but not parts of a deeper network of the same kind.
+    parts = {name for name, _ in network.named_children()}
+    foreign = [k for k in given if k not in own and k.split(".")[0] in parts]
+    missing = sorted(wanted - set(given))
+    shapes = [k for k in wanted & set(given) if own[k].shape != given[k].shape]
+    wrong = [*missing, *sorted(foreign), *sorted(shapes)]
+    if wrong:
+        raise ManifptError(
+            f"{uri}: not the weights of {backbone}: {len(wrong)} of its tensors do not fit, "
+            f"such as {wrong[0]}; name the right network"
+        )
+    network.load_state_dict({k: v for k, v in given.items() if k in own}, strict=False)
