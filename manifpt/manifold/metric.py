@@ -19,6 +19,7 @@ from manifpt.manifold.basis import Basis
 METRICS = ("euclidean", "cosine", "whitened")
 DIRECTIONS = 256
 REALS_A_DIRECTION = 8  # of a sample: fewer say little of a variance
+OVERSAMPLED = 16  # directions that are sought beside those that are kept
 # No direction counts for more than 10^4 of another.
 LEAST_VARIANCE = 1e-8
 BLOCK_BYTES = 16 * 2**20
@@ -72,16 +73,17 @@ class Whitening:
         """
         count, dimension = sample.shape
         size = min(DIRECTIONS, dimension, count // REALS_A_DIRECTION)
-        basis = Basis.fit(sample, size)
-        keys = basis.keys(sample).astype(np.float64)
+        basis = Basis.fit(sample, size + OVERSAMPLED)
+        keys = basis.keys(sample).astype(np.float64) / np.sqrt(max(1, count - 1))
         # Principal directions within those that the basis found (Rayleigh-Ritz).
-        variances, turned = np.linalg.eigh(keys[:, :-1].T @ keys[:, :-1] / max(1, count - 1))
-        directions = np.rint(turned[:, ::-1].T @ basis.directions / GRID) * GRID
-        others = (dimension - size) * max(1, count - 1)
-        rest = float(np.square(keys[:, -1]).sum() / others) if others else 0.0
+        variances, turned = np.linalg.eigh(keys[:, :-1].T @ keys[:, :-1])
+        variances, turned = variances[::-1], turned[:, ::-1]
+        directions = np.rint(turned[:, :size].T @ basis.directions / GRID) * GRID
+        others = variances[size:].sum() + np.square(keys[:, -1]).sum()
+        rest = float(others) / max(1, dimension - size)
         rounding = float(np.abs(sample).max()) * 2.0**-24
-        least = max(LEAST_VARIANCE * max(rest, *variances, 0.0), rounding**2) or 1.0
-        floored = np.maximum(variances[::-1], least)
+        least = max(LEAST_VARIANCE * max(rest, *variances), rounding**2) or 1.0
+        floored = np.maximum(variances[:size], least)
         return cls(basis.centre, np.ascontiguousarray(directions), floored, max(rest, least))
 
     @classmethod
