@@ -41,8 +41,9 @@ class Config(EmbeddingConfig):
     filter: Literal["bicubic", "lanczos", "bilinear"] = Field(
         "bicubic", description="antialiased resize filter for images of another size"
     )
-    metric: Literal["euclidean", "cosine"] = Field(
-        "euclidean", description="what is near: vectors, or their directions"
+    metric: Literal["euclidean", "cosine", "whitened"] = Field(
+        "euclidean",
+        description="what is near: vectors, their directions, or vectors by Mahalanobis distance",
     )
     index: str | None = Field(
         None, description="FAISS's name of an approximate index to have, too, such as IVF256,Flat"

@@ -18,53 +18,91 @@ from manifpt.branches import read_artifacts
 from manifpt.errors import DamageError, ManifptError
 from manifpt.images import DecodeRule, Selection, plan, read_unit
 from manifpt.images.read import pixels_of
-from manifpt.manifold import Manifold
+from manifpt.manifold import Manifold, Metric
 from manifpt.spaces import Space
 
 BLOCK_BYTES = 256 * 2**20
 TOLERANCE = {"float": 1e-4, "halffloat": 2e-3}
 DISTANCE_TOLERANCE = 1e-9
+# Whitened distances are those of points in float32: of them relative to distance and points' norms.
+WHITENED_TOLERANCE = 1e-6
+SPARE = 4
 CERTIFICATE = "certificate.json"
 
 
 @dataclass
 class Checked:
-    """Rows of artifacts with what they should be: queries N x d, and the k nearest of each."""
+    """Rows of artifacts with what they should be: queries N x d, and the k nearest of each.
+
+    Until they are settled, some more are kept where the metric's rounding may change the order.
+    """
 
     rows: list[dict[str, Any]]
     queries: np.ndarray
     neighbours: int
+    metric: Metric
     distance: np.ndarray = field(init=False)
     id: np.ndarray = field(init=False)
     vector: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
-        shape = (len(self.rows), self.neighbours)
+        self.kept = self.neighbours + (SPARE if self.metric.whitening else 0)
+        shape = (len(self.rows), self.kept)
         self.distance = np.full(shape, np.inf)
         self.id = np.full(shape, "", dtype=object)
         self.vector = np.zeros((*shape, self.queries.shape[1]), np.float32)
 
-    def meet(self, ids: np.ndarray, hashes: np.ndarray, vectors: np.ndarray, metric: str) -> None:
+    def meet(self, ids: np.ndarray, hashes: np.ndarray, vectors: np.ndarray) -> None:
         """Compare all rows with some reals and keep the nearest, by (distance, id)."""
-        reals = _points(vectors.astype(np.float64), metric)
+        reals = _points(vectors.astype(np.float64), self.metric)
         for n, row in enumerate(self.rows):
-            query = _points(self.queries[n : n + 1].astype(np.float64), metric)
+            query = self._point(n)
             distance = np.sqrt(np.square(query - reals).sum(1))
             distance[hashes == row["pixel_sha256"]] = np.inf
-            near = np.argpartition(distance, min(self.neighbours, len(distance)) - 1)
-            far = distance[near[min(self.neighbours, len(distance)) - 1]]
+            near = np.argpartition(distance, min(self.kept, len(distance)) - 1)
+            far = distance[near[min(self.kept, len(distance)) - 1]]
             some = np.flatnonzero(distance <= far)
             all_distances = np.concatenate([self.distance[n], distance[some]])
             all_ids = np.concatenate([self.id[n], ids[some]])
-            first = np.lexsort((all_ids.astype(str), all_distances))[: self.neighbours]
+            first = np.lexsort((all_ids.astype(str), all_distances))[: self.kept]
             vectors_of = np.concatenate([self.vector[n], vectors[some]])
             self.distance[n], self.id[n] = all_distances[first], all_ids[first]
             self.vector[n] = vectors_of[first]
 
+    def _point(self, n: int) -> np.ndarray:
+        return _points(self.queries[n : n + 1].astype(np.float64), self.metric)
 
-def _points(vectors: np.ndarray, metric: str) -> np.ndarray:
-    if metric == "euclidean":
+    def tolerance(self, n: int) -> float:
+        """Return by how much the distance of a row may be off."""
+        nearest = float(self.distance[n, 0])
+        if self.metric.whitening is None:
+            return DISTANCE_TOLERANCE * max(1.0, nearest)
+        return WHITENED_TOLERANCE * (nearest + float(np.linalg.norm(self._point(n))))
+
+    def settle(self) -> None:
+        """Keep k of each row; a neighbour that it names comes first if only rounding is between."""
+        for n, row in enumerate(self.rows if self.metric.whitening else ()):
+            near = self.distance[n] <= self.distance[n, 0] + self.tolerance(n)
+            named = near & (self.id[n] == row["neighbor_id"])
+            order = np.argsort(~named, kind="stable")
+            for array in (self.distance, self.id, self.vector):
+                array[n] = array[n][order]
+        self.distance, self.id, self.vector = (
+            array[:, : self.neighbours] for array in (self.distance, self.id, self.vector)
+        )
+
+
+def _points(vectors: np.ndarray, metric: Metric) -> np.ndarray:
+    if metric.name == "euclidean":
         return vectors
+    if metric.whitening is not None:
+        c = metric.whitening
+        centred, sigma = vectors - c.mean, c.rest**0.5
+        along = centred @ c.directions.T
+        points: np.ndarray = (
+            centred / sigma + (along / c.variances**0.5 - along / sigma) @ c.directions
+        )
+        return points
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     out: np.ndarray = vectors / np.where(norms > 0, norms, 1)
     return out
@@ -130,12 +168,12 @@ def _embedded(
 
 
 def _differences(
-    row: dict[str, Any], distance: float, name: str, artifact: np.ndarray
+    row: dict[str, Any], distance: float, tolerance: float, name: str, artifact: np.ndarray
 ) -> Iterator[str]:
     """Yield what is wrong with a row, given what it should be."""
     if row["neighbor_id"] != name:
         yield f"neighbor_id is {row['neighbor_id']}, should be {name}"
-    if abs(row["distance"] - distance) > DISTANCE_TOLERANCE * max(1.0, distance):
+    if abs(row["distance"] - distance) > tolerance:
         yield f"distance is {row['distance']}, should be {distance}"
     error = float(np.abs(row["artifact"].astype(np.float64) - artifact).max())
     if error > TOLERANCE[row["kind"]] * max(1.0, float(np.abs(artifact).max())):
@@ -161,13 +199,15 @@ def _check_rows(
         else:
             kept.append(row)
     queries = np.stack([found[row["id"]][1] for row in kept]) if kept else np.empty((0, 1))
-    checked = Checked(kept, queries, card["neighbours"])
+    checked = Checked(kept, queries, card["neighbours"], manifold.metric)
     for block in manifold.blocks(BLOCK_BYTES):
-        checked.meet(block.ids, block.pixel_sha256, block.vectors, manifold.metric)
+        checked.meet(block.ids, block.pixel_sha256, block.vectors)
+    checked.settle()
     for n, row in enumerate(kept):
         query = queries[n].astype(np.float64)
         artifact = query - _projection(query, checked.vector[n], card)
-        found_wrong = _differences(row, checked.distance[n, 0], checked.id[n, 0], artifact)
+        distance, tolerance = checked.distance[n, 0], checked.tolerance(n)
+        found_wrong = _differences(row, distance, tolerance, checked.id[n, 0], artifact)
         wrong += [{"id": row["id"], "what": what} for what in found_wrong]
     return wrong, checked
 

@@ -88,7 +88,7 @@ def test_small_images_are_enlarged_by_a_bicubic_filter_as_pillow_does():
     pixels = seen * np.array(space.std)[:, None, None] + np.array(space.mean)[:, None, None]
     for image, found in zip(images, pixels, strict=True):
         large = Image.fromarray(image).resize((224, 224), Image.Resampling.BICUBIC)
-        np.testing.assert_allclose(found.transpose(1, 2, 0) * 255, np.asarray(large), atol=1)
+        np.testing.assert_allclose(found.transpose(1, 2, 0) * 255, np.asarray(large), atol=1.5)
 
 
 @torch.inference_mode()

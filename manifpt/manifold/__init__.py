@@ -2,7 +2,8 @@
 
 from manifpt.manifold.build import build_manifold
 from manifpt.manifold.manifold import Manifold
+from manifpt.manifold.metric import Metric
 from manifpt.manifold.search import Neighbours, Plan, nearest
 from manifpt.manifold.shard import Shard
 
-__all__ = ["Manifold", "Neighbours", "Plan", "Shard", "build_manifold", "nearest"]
+__all__ = ["Manifold", "Metric", "Neighbours", "Plan", "Shard", "build_manifold", "nearest"]

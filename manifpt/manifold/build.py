@@ -33,9 +33,14 @@ ATTEMPTS = 20
 
 
 def content_sha256(draft: dict[str, Any]) -> str:
-    """Return the hash of a manifold: of its space, its decode rule, its metric and its reals."""
+    """Return the hash of a manifold: of its space, its decode rule, its metric and its reals.
+
+    A covariance is part of the metric: reals that were appended later are not in it.
+    """
     total = sum(int(entry["content"], 16) for entry in draft["shards"]) % 2**256
-    return storage.digest([draft["space"], draft["decode"], draft["metric"], f"{total:064x}"])
+    whitening = [draft["whitening"]["sha256"]] if "whitening" in draft else []
+    settings = [draft["space"], draft["decode"], draft["metric"], *whitening]
+    return storage.digest([*settings, f"{total:064x}"])
 
 
 def _nothing(counts: dict[str, Any]) -> ManifptError:
@@ -146,8 +151,8 @@ def _draft(
         "shards": [entry for entry in entries if entry["reals"]],
         "versions": versions(),
     }
-    draft["content_sha256"] = content_sha256(draft)
     prepare(draft, output, pool, settings.factory)
+    draft["content_sha256"] = content_sha256(draft)
     return draft
 
 
@@ -188,7 +193,8 @@ def append_to_manifold(
 ) -> dict[str, Any]:
     """Add the reals of ``inputs`` as new shards; return the manifest.
 
-    The old shards are neither read again nor changed, but for the distances of held-out reals.
+    The old shards are neither read again nor changed, but for the distances of held-out reals;
+    a covariance stays that of the first reals.
     Reals that are there already are counted and left out; the same call again does nothing.
     """
     manifold = Manifold.open(output)

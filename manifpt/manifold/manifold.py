@@ -14,6 +14,7 @@ from manifpt import outputs, storage
 from manifpt.errors import DamageError
 from manifpt.images import DecodeRule
 from manifpt.manifold.basis import Basis
+from manifpt.manifold.metric import Metric, Whitening
 from manifpt.manifold.search import Plan
 from manifpt.manifold.shard import Shard
 from manifpt.spaces import Space, space_from_card
@@ -54,11 +55,15 @@ class Manifold:
         """How the reals were decoded, and so how queries must be."""
         return DecodeRule.from_card(self.manifest["decode"])
 
-    @property
-    def metric(self) -> str:
-        """What is compared: ``euclidean`` the vectors, ``cosine`` their directions."""
-        metric: str = self.manifest["metric"]
-        return metric
+    @cached_property
+    def metric(self) -> Metric:
+        """What is near; the covariance of ``whitened`` is read at first use."""
+        name = self.manifest["metric"]
+        return Metric(name, self._whitening() if name == "whitened" else None)
+
+    def _whitening(self) -> Whitening:
+        data = self._checked(self.manifest["whitening"])
+        return Whitening.of_lines(np.load(io.BytesIO(data), allow_pickle=False))
 
     @property
     def dimension(self) -> int:
@@ -66,9 +71,15 @@ class Manifold:
         return int(np.prod(self.manifest["shape"]))
 
     @property
+    def real_bytes(self) -> int:
+        """Bytes of memory that a real takes: its vector, and its point where that is another."""
+        arrays = 1 if self.manifest["metric"] == "euclidean" else 2
+        return self.dimension * 4 * arrays
+
+    @property
     def size(self) -> int:
-        """Bytes of memory that all vectors take."""
-        return int(self.manifest["reals"]) * self.dimension * 4
+        """Bytes of memory that all reals take."""
+        return int(self.manifest["reals"]) * self.real_bytes
 
     @cached_property
     def basis(self) -> Basis | None:
@@ -101,11 +112,11 @@ class Manifold:
         return shard
 
     def blocks(self, most_bytes: int) -> Iterator[Shard]:
-        """Read all shards in order, in blocks of at most so many bytes of vectors.
+        """Read all shards in order, in blocks of at most so many bytes of reals.
 
         The last block of a shard whose content differs from its hash raises instead of coming.
         """
-        step = max(1, most_bytes // (4 * self.dimension))
+        step = max(1, most_bytes // self.real_bytes)
         for entry in self.manifest["shards"]:
             ids, hashes = self._rows([entry])
             for start, vectors in self._pieces(entry["vectors"], step):

@@ -72,7 +72,7 @@ class Scan:
     @property
     def rows(self) -> int:
         """As many as take the memory of a block, so that few passes are made."""
-        return max(1, self.block_bytes // (4 * Manifold.open(self.uri).dimension))
+        return max(1, self.block_bytes // Manifold.open(self.uri).real_bytes)
 
     def nearest(self, queries: np.ndarray, k: int, excluded: np.ndarray) -> Neighbours:
         """See ``Searcher``."""

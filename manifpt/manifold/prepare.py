@@ -19,9 +19,10 @@ from manifpt.manifold.basis import Basis
 from manifpt.manifold.embed import write_array
 from manifpt.manifold.index import approximate
 from manifpt.manifold.manifold import Manifold
+from manifpt.manifold.metric import Whitening
 from manifpt.manifold.product import MULTIPLIERS
 from manifpt.manifold.search import Neighbours, Plan, nearest, search
-from manifpt.manifold.shard import Shard, points
+from manifpt.manifold.shard import Shard
 
 SAMPLE_BYTES = 256 * 2**20
 SAMPLE_REALS = 4096
@@ -57,11 +58,26 @@ def sample_of(manifold: Manifold, most: int) -> Shard:
     return manifold.read(Plan(), range(max(1, int((sizes <= most).sum()))))
 
 
+def write_whitening(manifold: Manifold, output: str) -> dict[str, Any]:
+    """Fit a covariance to a sample of vectors and write it; return its entry.
+
+    Of a sample that has all reals, neither their shards nor their order change it; on one thread,
+    nor does the number of threads.
+    """
+    import threadpoolctl
+
+    shard = sample_of(manifold, SAMPLE_BYTES)
+    rows = np.argsort(shard.pixel_sha256)[:SAMPLE_REALS]
+    with threadpoolctl.threadpool_limits(1):
+        whitening = Whitening.fit(shard.vectors[rows])
+    return write_array(output, "whitening.npy", whitening.lines())
+
+
 def write_basis(manifold: Manifold, output: str) -> dict[str, Any] | None:
     """Fit the basis to a sample and write it; return its entry."""
     shard = sample_of(manifold, SAMPLE_BYTES)
     rows = np.random.default_rng(0).permutation(len(shard.ids))[:SAMPLE_REALS]
-    basis = fit_basis(points(shard.vectors[np.sort(rows)], manifold.metric))
+    basis = fit_basis(manifold.metric.points(shard.vectors[np.sort(rows)]))
     if basis is None:
         return None
     return write_array(output, "basis.npy", np.vstack([basis.directions, basis.centre]))
@@ -242,6 +258,9 @@ def prepare(draft: dict[str, Any], output: str, pool: session.Pool, factory: str
 
     search_part: dict[str, Any] = {"basis": None, "index": None}
     draft["search"] = search_part
+    if draft["metric"] == "whitened":
+        vectors = Manifold(output, {**draft, "metric": "euclidean"})
+        draft["whitening"] = ray.get(_task(pool, write_whitening, vectors, output))
     search_part["basis"] = ray.get(_task(pool, write_basis, Manifold(output, draft), output))
     write_all_keys(draft, output, pool, range(len(draft["shards"])))
     manifold = Manifold(output, draft)
@@ -258,7 +277,7 @@ def explained(manifold: Manifold) -> str:
     count = len(manifold.manifest["shards"])
     lines = [
         f"{manifold.manifest['reals']} reals of {manifold.dimension} numbers in {count} shards, "
-        f"{manifold.size / 2**20:.0f} MiB, {manifold.metric}",
+        f"{manifold.size / 2**20:.0f} MiB, {manifold.metric.name}",
         f"auto is {found['chosen']}: {Plan(**found['plans'][found['chosen']])}",
         f"milliseconds for {QUERIES} queries, median of {REPEATS}, when it was built:",
     ]

@@ -20,7 +20,7 @@ from manifpt.errors import ManifptError
 from manifpt.manifold.basis import shortened
 from manifpt.manifold.index import FLAT, WIDEST
 from manifpt.manifold.product import Pairs, Product, gamma, squared
-from manifpt.manifold.shard import Shard, points
+from manifpt.manifold.shard import Shard
 
 REFINE_BYTES = 2**20
 QUERIES = 256  # that are searched at once
@@ -30,8 +30,6 @@ PAIR_COST = 10
 LEAST_PRODUCT = 32
 MOST_PAIRS = 2**15  # of one query that pass the first, coarse bound
 FIRST_CANDIDATES = 8
-# What rounding two directions to float32 can do to their distance; vectors are given in float32.
-ROUNDING = {"euclidean": 0.0, "cosine": 2.0**-21}
 
 
 class Neighbours(NamedTuple):
@@ -102,12 +100,13 @@ def _distances(asked: Asked, shard: Shard, pairs: Pairs) -> np.ndarray:
     step = max(1, REFINE_BYTES // (8 * asked.queries.shape[1]))
     for start in range(0, len(pairs), step):
         these = slice(start, start + step)
-        query, real = asked.queries[pairs.query[these]], shard.vectors[pairs.row[these]]
-        if shard.metric == "euclidean":
-            difference = np.subtract(query, real, dtype=np.float64)
-        else:
-            exact = (points(v.astype(np.float64), shard.metric) for v in (query, real))
+        if shard.metric.rounding:
+            query, real = asked.queries[pairs.query[these]], shard.vectors[pairs.row[these]]
+            exact = (shard.metric.points(v.astype(np.float64)) for v in (query, real))
             difference = np.subtract(*exact)
+        else:
+            query, real = asked.points[pairs.query[these]], shard.points[pairs.row[these]]
+            difference = np.subtract(query, real, dtype=np.float64)
         difference *= difference
         out[these] = np.sqrt(difference.sum(1))
     return out
@@ -133,7 +132,7 @@ def _by_product(shard: Shard, asked: Asked, k: int, plan: Plan) -> Pairs:
     centred = asked.points - shard.centre
     product = Product(centred, shard.points, shard.norms, asked.hidden, plan.multiply)
     error = _product_error(_norms(centred), shard.reach, shard.norms, centred.shape[1])
-    error += 5 * ROUNDING[shard.metric]  # of the square: two directions are at most 2 apart
+    error += 5 * shard.metric.rounding  # of the square: two directions are at most 2 apart
     return product.nearest(k, 2 * error)
 
 
@@ -148,7 +147,7 @@ def _by_bounds(shard: Shard, asked: Asked, k: int, plan: Plan) -> tuple[Pairs, n
     short = shortened(long, plan.directions)
     reals, norms = shard.shortened(plan.directions)
     radius = _norms(long)
-    slack = shard.basis.slack(radius + shard.spread) + 2 * ROUNDING[shard.metric]
+    slack = shard.basis.slack(radius + shard.spread) + 2 * shard.metric.rounding
     product = Product(short, reals, norms, asked.hidden, plan.multiply)
 
     def bounds(pairs: Pairs) -> np.ndarray:
@@ -195,7 +194,7 @@ def _by_index(shard: Shard, asked: Asked, k: int, plan: Plan) -> tuple[Pairs, np
     """Return pairs that a FAISS index proposes, and the queries that a flat one cannot settle."""
     index, error = shard.index(plan.factory, float16=plan.float16)
     centred = asked.points - shard.centre
-    errors = error(_norms(centred)) + 5 * ROUNDING[shard.metric]
+    errors = error(_norms(centred)) + 5 * shard.metric.rounding
     count, total = len(asked), len(shard.vectors)
     spare = FIRST_CANDIDATES if plan.exact else plan.candidates
     width, left = min(total, k + spare), np.arange(count)
@@ -221,7 +220,7 @@ def _first(shard: Shard, asked: Asked, pairs: Pairs, k: int) -> tuple[np.ndarray
     """Return distances and rows, N x k, of the nearest by (distance, id) among some pairs."""
     count = len(asked)
     if len(pairs) > k * count:
-        error, rounding = gamma(asked.points.shape[1] + 2), 2 * ROUNDING[shard.metric]
+        error, rounding = gamma(asked.points.shape[1] + 2), 2 * shard.metric.rounding
         near = np.sqrt(squared(asked.points, shard.points, pairs), dtype=np.float64)
         kth = pairs.kth(near, k, count) * (1 + error) + rounding
         pairs = pairs.where(near * (1 - error) <= kth[pairs.query] + rounding)
@@ -252,7 +251,7 @@ def search(
     distance = np.full((len(queries), k), np.inf)
     rows = np.full((len(queries), k), -1, dtype=np.int64)
     hidden = np.full(len(queries), -1) if excluded is None else shard.rows_of(excluded)
-    every = Asked(queries, points(queries, shard.metric), hidden)
+    every = Asked(queries, shard.metric.points(queries), hidden)
     for start in range(0, len(queries), QUERIES):
         part = slice(start, min(start + QUERIES, len(queries)))
         asked, left = every.at(part), np.arange(part.stop - part.start)

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from manifpt.manifold.basis import Basis, shortened
 from manifpt.manifold.index import FLAT, Error, flat
+from manifpt.manifold.metric import EUCLIDEAN, Metric
 
 ROWS = {
     "id": pa.string(),
@@ -16,19 +17,6 @@ ROWS = {
     "sha256": pa.string(),
     "pixel_sha256": pa.string(),
 }
-
-
-def points(vectors: np.ndarray, metric: str) -> np.ndarray:
-    """Return what a metric compares by Euclidean distance: vectors, or their directions (cosine).
-
-    The distance of two directions is sqrt(2 - 2 cos), which orders as the cosine does. A zero
-    vector has no direction and stays zero. The type of ``vectors`` is kept.
-    """
-    if metric == "euclidean":
-        return vectors
-    norms = np.sqrt(np.square(vectors, dtype=np.float64).sum(1, keepdims=True))
-    out: np.ndarray = (vectors / np.where(norms > 0, norms, 1)).astype(vectors.dtype)
-    return out
 
 
 @dataclass(frozen=True)
@@ -42,7 +30,7 @@ class Shard:
     vectors: np.ndarray
     ids: np.ndarray
     pixel_sha256: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=object))
-    metric: str = "euclidean"
+    metric: Metric = EUCLIDEAN
     basis: Basis | None = None
     keys: np.ndarray | None = None
     indexes: dict[str, tuple[faiss.Index, Error]] = field(default_factory=dict)
@@ -50,8 +38,8 @@ class Shard:
 
     @cached_property
     def points(self) -> np.ndarray:
-        """What is compared, N x d float32: the vectors, or their directions."""
-        return points(self.vectors, self.metric)
+        """What is compared, N x d float32: the vectors, or as many numbers again beside them."""
+        return self.metric.points(self.vectors)
 
     @cached_property
     def centre(self) -> np.ndarray:
