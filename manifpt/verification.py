@@ -34,19 +34,22 @@ CERTIFICATE = "certificate.json"
 class Checked:
     """Rows of artifacts with what they should be: queries N x d, and the k nearest of each.
 
-    Until they are settled, some more are kept where the metric's rounding may change the order.
+    ``rounding`` is what distances may be off by, relative to the points' norms: that of whitened
+    points, or of a network's vectors. Until rows are settled, some more neighbours are kept where
+    it may change the order.
     """
 
     rows: list[dict[str, Any]]
     queries: np.ndarray
     neighbours: int
     metric: Metric
+    rounding: float
     distance: np.ndarray = field(init=False)
     id: np.ndarray = field(init=False)
     vector: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
-        self.kept = self.neighbours + (SPARE if self.metric.whitening else 0)
+        self.kept = self.neighbours + (SPARE if self.rounding else 0)
         shape = (len(self.rows), self.kept)
         self.distance = np.full(shape, np.inf)
         self.id = np.full(shape, "", dtype=object)
@@ -75,13 +78,13 @@ class Checked:
     def tolerance(self, n: int) -> float:
         """Return by how much the distance of a row may be off."""
         nearest = float(self.distance[n, 0])
-        if self.metric.whitening is None:
+        if not self.rounding:
             return DISTANCE_TOLERANCE * max(1.0, nearest)
-        return WHITENED_TOLERANCE * (nearest + float(np.linalg.norm(self._point(n))))
+        return self.rounding * (nearest + float(np.linalg.norm(self._point(n))))
 
     def settle(self) -> None:
         """Keep k of each row; a neighbour that it names comes first if only rounding is between."""
-        for n, row in enumerate(self.rows if self.metric.whitening else ()):
+        for n, row in enumerate(self.rows if self.rounding else ()):
             near = self.distance[n] <= self.distance[n, 0] + self.tolerance(n)
             named = near & (self.id[n] == row["neighbor_id"])
             order = np.argsort(~named, kind="stable")
@@ -168,15 +171,23 @@ def _embedded(
 
 
 def _differences(
-    row: dict[str, Any], distance: float, tolerance: float, name: str, artifact: np.ndarray
+    row: dict[str, Any],
+    distance: float,
+    tolerance: float,
+    name: str,
+    artifact: np.ndarray,
+    rounding: float,
 ) -> Iterator[str]:
-    """Yield what is wrong with a row, given what it should be."""
+    """Yield what is wrong with a row, given what it should be.
+
+    ``rounding`` is what the numbers of its vector may be off by.
+    """
     if row["neighbor_id"] != name:
         yield f"neighbor_id is {row['neighbor_id']}, should be {name}"
     if abs(row["distance"] - distance) > tolerance:
         yield f"distance is {row['distance']}, should be {distance}"
     error = float(np.abs(row["artifact"].astype(np.float64) - artifact).max())
-    if error > TOLERANCE[row["kind"]] * max(1.0, float(np.abs(artifact).max())):
+    if error > TOLERANCE[row["kind"]] * max(1.0, float(np.abs(artifact).max())) + rounding:
         yield f"artifact is off by {error}"
 
 
@@ -186,8 +197,8 @@ def _check_rows(
     """Compute rows again from their images; return what differs, and the rows' neighbours."""
     card = artifacts["projection"]
     inputs, wanted = artifacts["inputs"]["given"], {row["id"] for row in rows}
-    selection = Selection(EVALUATED, None)
-    read = _embedded(inputs, wanted, selection, manifold.rule, manifold.space, labelled=True)
+    selection, space = Selection(EVALUATED, None), manifold.space
+    read = _embedded(inputs, wanted, selection, manifold.rule, space, labelled=True)
     found = {name: (sha, vector) for name, sha, vector in read}
     wrong = []
     kept = []
@@ -199,7 +210,8 @@ def _check_rows(
         else:
             kept.append(row)
     queries = np.stack([found[row["id"]][1] for row in kept]) if kept else np.empty((0, 1))
-    checked = Checked(kept, queries, card["neighbours"], manifold.metric)
+    rounding = max(space.tolerance, WHITENED_TOLERANCE if manifold.metric.whitening else 0.0)
+    checked = Checked(kept, queries, card["neighbours"], manifold.metric, rounding)
     for block in manifold.blocks(BLOCK_BYTES):
         checked.meet(block.ids, block.pixel_sha256, block.vectors)
     checked.settle()
@@ -207,7 +219,8 @@ def _check_rows(
         query = queries[n].astype(np.float64)
         artifact = query - _projection(query, checked.vector[n], card)
         distance, tolerance = checked.distance[n, 0], checked.tolerance(n)
-        found_wrong = _differences(row, distance, tolerance, checked.id[n, 0], artifact)
+        off = space.tolerance * float(np.abs(query).max())
+        found_wrong = _differences(row, distance, tolerance, checked.id[n, 0], artifact, off)
         wrong += [{"id": row["id"], "what": what} for what in found_wrong]
     return wrong, checked
 
@@ -233,7 +246,7 @@ def _check_reals(manifold: Manifold, checked: Checked) -> list[dict[str, Any]]:
     for name, vector in stored.items():
         if name not in again:
             wrong.append({"id": name, "what": "the real's image is gone"})
-        elif not np.array_equal(again[name], vector):
+        elif np.abs(again[name] - vector).max() > manifold.space.tolerance * np.abs(vector).max():
             wrong.append({"id": name, "what": "the real's vector is not that of its image"})
     return wrong
 

