@@ -165,7 +165,7 @@ def _publish_members(
         name: sum(m[name] for m in members.values()) // len(members)
         for name in ("reals", "duplicates")
     }
-    body |= {"members": hashes, "content_sha256": storage.digest(hashes), **counts}
+    body |= {"members": list(members), "content_sha256": storage.digest(hashes), **counts}
     return outputs.publish(output, MANIFOLDS, key, body)
 
 
