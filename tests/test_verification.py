@@ -11,6 +11,9 @@ from PIL import Image
 
 from jobs import build_manifold, compute_artifacts, verify
 from manifpt import storage
+from manifpt.manifold import Metric
+from manifpt.manifold.metric import Whitening
+from manifpt.verification import Checked
 
 MADE = {
     "rgb": ("rgb", "nearest", "euclidean"),
@@ -40,6 +43,22 @@ def made(ray_session, tmp_path_factory):
         flags += ["--manifold", f"{out}/m-{name}", "--projector", projector]
         assert compute_artifacts.main([*flags, "--output", f"{out}/a-{name}"]) == 0
     return out
+
+
+@pytest.mark.parametrize(("farther", "first"), [(1e-8, "b"), (1e-3, "a")])
+def test_a_named_neighbour_may_be_farther_by_rounding_alone(farther, first):
+    whitening = Whitening(np.zeros(2), np.eye(2), np.array([0.25, 4.0]), 1.0)
+    checked = Checked(
+        [{"neighbor_id": "b", "pixel_sha256": ""}],
+        np.zeros((1, 2), np.float32),
+        1,
+        Metric("whitened", whitening),
+    )
+    reals = np.array([[0.5, 0], [0, 2 * (1 + farther)]])  # of distance 1, whitened
+    checked.meet(np.array(["a", "b"], dtype=object), np.array(["x", "y"]), reals)
+    checked.settle()
+    assert checked.id.tolist() == [[first]]
+    assert checked.distance[0, 0] == pytest.approx(1, rel=1e-6)
 
 
 def rewritten(folder: str, path: str, table: pa.Table) -> None:
