@@ -2,46 +2,72 @@
 
     python -m jobs.quickstart --output quickstart
 
-Builds manifolds in rgb and freq, computes artifacts, trains an attributor on each and on the
-images themselves, evaluates them on unseen images, and attributes those as if unlabelled.
+Trains a small self-supervised encoder on the benchmark's reals, builds manifolds in rgb, freq and
+its space in one pass, computes the artifacts of unseen images in all of them in another, trains an
+attributor on each, on the images themselves and on all together, evaluates them on unseen images,
+and attributes those as if unlabelled.
 """
 
 import sys
 import time
+from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
-from jobs import attribute, build_manifold, compute_artifacts, evaluate, train_attribution
+from jobs import (
+    attribute,
+    build_manifold,
+    compute_artifacts,
+    evaluate,
+    pretrain_embedding,
+    train_attribution,
+)
 from manifpt import job, storage
 from manifpt.config import ProjectionConfig, parse
 
-NAMES = {"rgb": "rgb artifacts", "freq": "freq artifacts", "image": "images (baseline)"}
+TOGETHER = "image+rgb+freq+ssl"
+NAMES = {
+    "image": "images (baseline)",
+    "rgb": "rgb artifacts",
+    "freq": "freq artifacts",
+    "ssl": "ssl artifacts",
+    TOGETHER: "all together",
+}
 
 
-class Config(ProjectionConfig):
-    """Options of quickstart."""
+class ChainConfig(ProjectionConfig):
+    """Options of jobs that run the whole chain."""
 
-    output: str = Field("quickstart", description="folder for all outputs, local or s3://")
     benchmark: str = Field("benchmarks/gm-fashionmnist", description="folder of a benchmark")
     sources: tuple[str, ...] = Field(
         ("real", "gan", "vae", "waveletflow", "ddpm"),
         description="which of its classes; all if empty",
     )
+    projector: Literal["nearest", "mean", "tangent"] = Field(
+        "tangent", description="x* from neighbours: the nearest, their mean, or their affine hull"
+    )
     backbone: str = Field("resnet18", description="torchvision classifier, small for two cores")
     stem: str = Field("half", description="see train_attribution")
-    epochs: int = Field(6, ge=1, description="see train_attribution")
+    epochs: int = Field(6, ge=1, description="of attributors on maps, see train_attribution")
+    encoder_epochs: int = Field(10, ge=1, description="of the encoder, see pretrain_embedding")
     seeds: tuple[int, ...] = Field(
         (0,), min_length=1, description="of training; several give the spread of the accuracies"
     )
 
 
+class Config(ChainConfig):
+    """Options of quickstart."""
+
+    output: str = Field("quickstart", description="folder for all outputs, local or s3://")
+
+
 class Chain:
     """Runs jobs in this process, one after the other, and times them."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def __init__(self, config: ChainConfig, output: str) -> None:
+        self.config, self.output = config, output
         self.sources = ("--sources", *config.sources) if config.sources else ()
         ridge, count = ("--ridge", str(config.ridge)), config.neighbors
         neighbors = ("--neighbors", str(count)) if count else ()
@@ -50,7 +76,7 @@ class Chain:
 
     def place(self, *parts: str) -> str:
         """Return a path under the output folder."""
-        return storage.join(self.config.output, *parts)
+        return storage.join(self.output, *parts)
 
     def step(self, title: str, module: Any, *flags: str) -> dict[str, Any]:
         """Run one job; note images/s where it counts them."""
@@ -67,51 +93,68 @@ class Chain:
         print(f"== {title}: {seconds:.1f} s{rate}", file=sys.stderr, flush=True)
         return summary
 
-    def attributors(self, space: str) -> list[dict[str, Any]]:
-        """Build and project one space; train and evaluate once a seed; return their metrics."""
-        bench, artifacts = self.config.benchmark, self.place("artifacts", space)
-        target = ["--space", "image"]
-        if space != "image":
-            manifold = self.place("manifolds", space)
-            target = ["--manifold", manifold]
-            flags = ("--input", bench, "--output", manifold, "--space", space)
-            self.step(f"manifold {space}", build_manifold, *flags)
-            target += self.projection
+    def encoder(self) -> tuple[str, ...]:
+        """Train an encoder on the reals; return the option that names it."""
+        folder = self.place("encoder")
+        small = ("--backbone", "resnet18", "--stem", "standard", "--batch-size", "256")
+        flags = ("--input", self.config.benchmark, "--output", folder, *small)
+        length = ("--epochs", str(self.config.encoder_epochs))
+        self.step("encoder", pretrain_embedding, *flags, *length)
+        return "--ssl-weights", folder
+
+    def artifacts(self, spaces: Sequence[str], *options: str, metric: str = "euclidean") -> str:
+        """Build manifolds of spaces and compute artifacts, and images, in one pass each.
+
+        ``options`` are build_manifold's. Returns the folder of the artifacts of all spaces.
+        """
+        beside = "" if metric == "euclidean" else f"-{metric}"
+        manifolds, artifacts = self.place(f"manifolds{beside}"), self.place(f"artifacts{beside}")
+        bench, names = self.config.benchmark, "+".join(spaces)
+        flags = ("--input", bench, "--output", manifolds, "--space", names, "--metric", metric)
+        self.step(f"manifolds {names}{beside}", build_manifold, *flags, *options)
+        target = ("--manifold", manifolds, "--space", "image", *self.projection)
         flags = ("--input", bench, "--output", artifacts, *target, *self.sources)
-        self.step(f"artifacts {space}", compute_artifacts, *flags)
-        return [self.attributor(space, artifacts, seed) for seed in self.config.seeds]
+        self.step(f"artifacts {names}{beside}", compute_artifacts, *flags)
+        return artifacts
 
-    def attributor(self, space: str, artifacts: str, seed: int) -> dict[str, Any]:
-        """Train and evaluate with one seed; the first one's folders bear the space's name alone."""
-        name = space if seed == self.config.seeds[0] else f"{space}-seed{seed}"
-        model = self.place("attributor", name)
-        network = ("--backbone", self.config.backbone, "--stem", self.config.stem)
-        length = ("--epochs", str(self.config.epochs), "--seed", str(seed))
-        flags = ("--input", artifacts, "--output", model, *network, *length)
-        self.step(f"train {name}", train_attribution, *flags)
-        flags = ("--input", artifacts, "--output", self.place("evaluation", name))
-        return self.step(f"evaluate {name}", evaluate, *flags, "--model", model)
+    def attributors(
+        self, name: str, artifacts: str, fusion: str = "late", title: str | None = None
+    ) -> list[dict[str, Any]]:
+        """Train and evaluate once a seed on the spaces of a name such as ``rgb+freq``."""
+        inputs = [storage.join(artifacts, space) for space in name.split("+")]
+        found = []
+        for seed in self.config.seeds:
+            beside = "" if seed == self.config.seeds[0] else f"-seed{seed}"
+            where = (title or name) + beside
+            model = self.place("attributor", where)
+            network = ("--backbone", self.config.backbone, "--stem", self.config.stem)
+            length = ("--epochs", str(self.config.epochs), "--seed", str(seed))
+            flags = ("--input", *inputs, "--output", model, "--fusion", fusion, *network, *length)
+            self.step(f"train {where}", train_attribution, *flags)
+            flags = ("--input", *inputs, "--output", self.place("evaluation", where))
+            found.append(self.step(f"evaluate {where}", evaluate, *flags, "--model", model))
+        return found
 
 
-def table(results: dict[str, list[dict[str, Any]]]) -> str:
+def table(results: dict[str, list[dict[str, Any]]], names: dict[str, str]) -> str:
     """Return the accuracies as text: with the interval of one seed, or the spread of several."""
-    several = len(results["image"]) > 1
+    several = len(next(iter(results.values()))) > 1
     spread = "mean of seeds (least-most)" if several else "accuracy (95 % interval)"
-    lines = [f"classifier's input   {spread:<28}balanced   macro F1   chance"]
-    for space, seeds in results.items():
-        names = ("accuracy", "balanced_accuracy", "macro_f1", "chance")
-        mean, balanced, macro, chance = (fmean(m[name] for m in seeds) for name in names)
+    lines = [f"{'classifier works on':<32}{spread:<28}balanced   macro F1   chance"]
+    for name, seeds in results.items():
+        keys = ("accuracy", "balanced_accuracy", "macro_f1", "chance")
+        mean, balanced, macro, chance = (fmean(m[key] for m in seeds) for key in keys)
         low = min(m["accuracy" if several else "accuracy_low"] for m in seeds)
         high = max(m["accuracy" if several else "accuracy_high"] for m in seeds)
         accuracy = f"{mean:.3f} ({low:.3f}-{high:.3f})"
-        line = f"{NAMES[space]:<20} {accuracy:<28}{balanced:.3f}      {macro:.3f}      {chance:.3f}"
-        lines.append(line)
+        title = names.get(name, name)
+        lines.append(f"{title:<32}{accuracy:<28}{balanced:.3f}      {macro:.3f}      {chance:.3f}")
     return "\n".join(lines)
 
 
 def rates_table(rates: dict[str, float]) -> str:
     """Return the images/s of each step as text."""
-    lines = [f"{title:<20} {rate:7.0f}" for title, rate in rates.items() if rate]
+    lines = [f"{title:<32}{rate:7.0f}" for title, rate in rates.items() if rate]
     return "\n".join(["images/s of each step, its start-up included", *lines])
 
 
@@ -120,21 +163,25 @@ def run(config: Config) -> None:
     from manifpt.evaluation.pictures import triplets_picture
 
     started = time.monotonic()
-    chain = Chain(config)
-    results = {space: chain.attributors(space) for space in NAMES}
+    chain = Chain(config, config.output)
+    artifacts = chain.artifacts(("rgb", "freq", "ssl"), *chain.encoder())
+    results = {
+        name: chain.attributors(name, artifacts, title="all" if name == TOGETHER else None)
+        for name in NAMES
+    }
     verdicts = chain.place("attributions")
     flags = ("--input", config.benchmark, "--split", "test", "--output", verdicts, *chain.sources)
-    chain.step("attribute", attribute, *flags, "--model", chain.place("attributor", "rgb"))
-    for space in ("rgb", "freq") if config.projector == "nearest" else ():
-        picture = triplets_picture(chain.place("artifacts", space), chain.place("manifolds", space))
+    chain.step("attribute", attribute, *flags, "--model", chain.place("attributor", "all"))
+    for space in ("rgb", "freq"):
+        picture = triplets_picture(chain.place("artifacts", space), chain.place("artifacts/image"))
         storage.write_bytes(chain.place("evaluation", space, "triplets.png"), picture)
     seconds = time.monotonic() - started
-    print(f"\n{table(results)}\n\n{rates_table(chain.rates)}\n")
+    print(f"\n{table(results, NAMES)}\n\n{rates_table(chain.rates)}\n")
     print(f"outputs: {config.output}/ (manifolds, artifacts, attributor, evaluation, attributions)")
     print("runs:    .venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db")
     print(f"{seconds:.0f} s")
     if config.json_file:
-        names = {"sources", "projector", "backbone", "stem", "epochs", "seeds"}
+        names = {"sources", "projector", "backbone", "stem", "epochs", "encoder_epochs", "seeds"}
         settings = config.model_dump(include=names)
         found = {"settings": settings, "seconds": seconds, "metrics": results}
         found["images_per_second"] = chain.rates

@@ -11,8 +11,8 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from manifpt import storage, tensors
-from manifpt.branches import read_artifacts
-from manifpt.manifold import Manifold, Plan
+from manifpt.branches import artifact_column, open_artifacts, read_branches
+from manifpt.spaces import space_from_card
 
 
 def _png(figure: Figure) -> bytes:
@@ -43,30 +43,29 @@ def confusion_picture(metrics: dict[str, Any]) -> bytes:
     return _png(figure)
 
 
-def triplets_picture(artifacts: str, manifold: str, per_source: int = 3) -> bytes:
-    """Draw x, its nearest real x*, and the artifact x - x*, for some test images a source.
+def triplets_picture(artifacts: str, images: str, per_source: int = 3) -> bytes:
+    """Draw phi(x), its projection x*, and the artifact phi(x) - x*, for some test images a source.
 
-    Artifacts are signed: grey is zero, lighter and darker are above and below. The projection must
-    be ``nearest``: of others, x* is no real that could be looked up.
+    ``images`` are the artifacts of the same images in the space ``image``. Artifacts are signed:
+    grey is zero, lighter and darker are above and below.
     """
-    reals = Manifold.open(manifold).read(Plan())
-    place = {key: row for row, key in enumerate(reals.ids)}
-    manifest = storage.read_json(storage.join(artifacts, "manifest.json"))
-    shape = manifest["shape"]
-    sources = sorted(manifest["classes"]["test"])
-    files = [f["path"] for f in manifest["files"] if f["folder"] == "test"]
-    tables = [read_artifacts(storage.join(artifacts, path)) for path in files]
+    maps, pixels = open_artifacts([artifacts, images])
+    space, shape = space_from_card(maps.manifest["space"]), maps.manifest["shape"]
+    uris = [[storage.join(b.uri, path) for b in (maps, pixels)] for path in maps.files("test")]
+    tables = [read_branches(pair) for pair in uris]
+    sources = sorted(maps.manifest["classes"]["test"])
     figure, grid = plt.subplots(
         len(sources), 3 * per_source, figsize=(3 * per_source, 1.1 * len(sources)), squeeze=False
     )
     for line, source in zip(grid, sources, strict=True):
         rows = [t.filter(np.array(t["source"]) == source) for t in tables]
-        table = next(t for t in rows if t.num_rows >= per_source)
-        for n in range(per_source):
-            artifact = tensors.from_column(table["artifact"])[n].reshape(shape)
-            star = reals.vectors[place[table["neighbor_id"][n].as_py()]].reshape(shape)
-            panels = zip(line[3 * n : 3 * n + 3], (artifact + star, star, artifact), strict=True)
-            for m, (axes, values) in enumerate(panels):
+        table = next(t for t in rows if t.num_rows >= per_source).slice(0, per_source)
+        found = tensors.from_column(table["artifact"]).reshape(-1, *shape)
+        image = tensors.from_column(table[artifact_column(1)])
+        image = image.reshape(-1, *pixels.manifest["shape"]).transpose(0, 2, 3, 1)
+        embedded = space.embed((image * 255).round().astype(np.uint8))
+        for n, panels in enumerate(zip(embedded, embedded - found, found, strict=True)):
+            for m, (axes, values) in enumerate(zip(line[3 * n : 3 * n + 3], panels, strict=True)):
                 _show(axes, values, signed=m == 2)
                 if line is grid[0]:
                     axes.set_title(("x", "x*", "x - x*")[m], fontsize=9)

@@ -1,0 +1,88 @@
+r"""Which space, which metric, which combination tells generators apart best? One job, one table.
+
+    python -m jobs.compare_spaces --output comparison --seeds 0 1 2 --sl-weights mobilenet_v2.pth \\
+        --sl-network mobilenet_v2
+
+For each metric, manifolds of all spaces are built and artifacts computed in one pass each; then an
+attributor is trained on each space, and on the combinations by late and early fusion, once a seed,
+and evaluated on images that nothing has seen. A training that is done is not repeated.
+"""
+
+import sys
+from typing import Any
+
+from pydantic import Field
+
+from jobs.quickstart import Chain, ChainConfig, table
+from manifpt import job, storage
+from manifpt.config import parse
+
+
+class Config(ChainConfig):
+    """Options of compare_spaces."""
+
+    output: str = Field(description="folder for all outputs, local or s3://")
+    spaces: tuple[str, ...] = Field(("rgb", "freq", "sl", "ssl"), description="embedding spaces")
+    metrics: tuple[str, ...] = Field(
+        ("euclidean", "cosine", "whitened"), description="see build_manifold; the first is the main"
+    )
+    combinations: tuple[str, ...] = Field(
+        ("rgb+freq", "rgb+freq+sl+ssl", "image+rgb+freq", "image+rgb+freq+sl+ssl"),
+        description="of spaces, fused late and early, in the first metric",
+    )
+    sl_network: str = Field("resnet50", description="see build_manifold")
+    sl_weights: str | None = Field(None, description="see build_manifold")
+    ssl_weights: str | None = Field(
+        None, description="see build_manifold; an encoder is trained on the reals if not given"
+    )
+    network_size: int | None = Field(None, ge=16, description="see build_manifold")
+
+
+def options(config: Config, chain: Chain) -> tuple[str, ...]:
+    """Return build_manifold's options of the learned spaces."""
+    found: tuple[str, ...] = ()
+    if "sl" in config.spaces:
+        given = ("--sl-weights", config.sl_weights) if config.sl_weights else ()
+        found += ("--sl-network", config.sl_network, *given)
+    if "ssl" in config.spaces:
+        encoder = ("--ssl-weights", config.ssl_weights) if config.ssl_weights else chain.encoder()
+        found += encoder
+    size = config.network_size
+    return found + (("--network-size", str(size)) if size else ())
+
+
+def run(config: Config) -> None:
+    """Run all trainings; print the table as it grows, and write the metrics."""
+    chain = Chain(config, config.output)
+    built = options(config, chain)
+    results: dict[str, list[dict[str, Any]]] = {}
+
+    def add(name: str, seeds: list[dict[str, Any]]) -> None:
+        results[name] = seeds
+        print(table({name: seeds}, {}).splitlines()[-1], flush=True)
+
+    for metric in config.metrics:
+        artifacts = chain.artifacts(config.spaces, *built, metric=metric)
+        main = metric == config.metrics[0]
+        for space in ("image", *config.spaces) if main else config.spaces:
+            title = space if main else f"{space} {metric}"
+            add(title, chain.attributors(space, artifacts, title=title.replace(" ", "-")))
+        for name in config.combinations if main else ():
+            for fusion in ("late", "early"):
+                title = f"{name} {fusion}"
+                where = title.replace(" ", "-")
+                add(title, chain.attributors(name, artifacts, fusion, title=where))
+    print(f"\n{table(results, {})}")
+    found = {"settings": config.model_dump(mode="json"), "metrics": results}
+    storage.write_json(storage.join(config.output, "comparison.json"), found)
+    if config.json_file:
+        storage.write_json(config.json_file, found)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the comparison as a command."""
+    return job.exit_code("compare_spaces", lambda: run(parse(Config, __doc__, argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
