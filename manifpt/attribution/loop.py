@@ -5,8 +5,6 @@ the epoch that would have been.
 """
 
 import math
-import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from manifpt import storage
+from manifpt import training
 from manifpt.attribution.network import AttributionNetwork
 from manifpt.device import device_and_precision
-
-STATE = "state.pt"
 
 
 @dataclass(frozen=True)
@@ -97,11 +93,7 @@ class Trainer:
         self.best_weights = self._weights()
 
     def _rate(self, step: int) -> float:
-        """Linear warm-up over the first 5 % of steps, then a cosine to zero."""
-        warm = max(1, self.steps // 20)
-        if step < warm:
-            return (step + 1) / warm
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, self.steps - warm))))
+        return training.warm_cosine(step, self.steps)
 
     def _weights(self) -> dict[str, Tensor]:
         return {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
@@ -160,12 +152,7 @@ class Trainer:
         }
 
     def _sum(self, values: list[float]) -> list[float]:
-        """Add values over all workers."""
-        total = torch.tensor(values, dtype=torch.float64, device=self.device)
-        if self.workers > 1:
-            torch.distributed.all_reduce(total)
-        added: list[float] = total.tolist()
-        return added
+        return training.add_up(values, self.device)
 
     def close_epoch(self, row: dict[str, float]) -> None:
         """Judge the epoch, and keep its weights if it is the best."""
@@ -185,23 +172,17 @@ class Trainer:
             "history": self.standing.history,
             "precision": str(self.precision or torch.float32).removeprefix("torch."),
         }
-        torch.save(state, Path(folder) / STATE)
+        torch.save(state, Path(folder) / training.STATE)
 
     def restore(self, folder: str) -> None:
         """Go on from what ``save`` wrote."""
-        state = load_state(folder)
+        state = training.load_state(folder)
         self.network.load_state_dict(state["network"])
         self.best_weights = state["best_weights"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         best = (state["best"][0], state["best"][1])
         self.standing = Standing(state["epoch"], state["best_epoch"], best, state["history"])
-
-
-def load_state(folder: str) -> dict[str, Any]:
-    """Return a checkpoint's state."""
-    state: dict[str, Any] = torch.load(Path(folder) / STATE, weights_only=True, map_location="cpu")
-    return state
 
 
 def train_loop(config: dict[str, Any]) -> None:
@@ -232,14 +213,4 @@ def train_loop(config: dict[str, Any]) -> None:
         row = trainer.train(iter(batches))
         row |= trainer.validate(iter(validation.iter_batches(batch_size=512, batch_format="numpy")))
         trainer.close_epoch(row)
-        if rank == 0:
-            uri = storage.join(config["epochs_uri"], f"{epoch:05d}.json")
-            storage.write_json(uri, row)
-        with tempfile.TemporaryDirectory() as folder:
-            checkpoint = None
-            if rank == 0:
-                trainer.save(folder)
-                checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report(row, checkpoint=checkpoint)
-        if config.get("die_at") == epoch and not earlier:
-            os._exit(1)
+        training.end_epoch(row, epoch, trainer.save, config, resumed=bool(earlier))

@@ -3,9 +3,7 @@
 import hashlib
 import io
 import sys
-import threading
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from manifpt import outputs, session, storage, tensors
+from manifpt import outputs, session, storage, tensors, training
 from manifpt.artifacts import artifacts_of, read_artifacts
 from manifpt.attribution.attributor import SEEN, WEIGHTS
-from manifpt.attribution.loop import Settings, load_state, train_loop
+from manifpt.attribution.loop import Settings, train_loop
 from manifpt.backbone import check_backbone, choose_stem
 from manifpt.errors import ManifptError
 from manifpt.manifold.projector import NEAREST, Projection
@@ -24,12 +22,8 @@ from manifpt.manifold.projector import NEAREST, Projection
 if TYPE_CHECKING:
     import ray.data
 
-EPOCHS = "_epochs"
-TRAINING = "_training"
 SHUFFLE_BYTES = 256 * 2**20
 IN_MEMORY_SHARE = 0.25
-
-EpochLog = Callable[[dict[str, float], int], None]
 
 
 @dataclass(frozen=True)
@@ -95,52 +89,6 @@ def _classes(manifest: dict[str, Any]) -> list[str]:
     return classes
 
 
-def _workers(num_workers: int | None, num_gpus: float | None) -> tuple[int, dict[str, float], bool]:
-    """Return the number of workers, what each holds, and whether that includes a GPU."""
-    has = session.capacity()
-    cpus, gpus = has.get("CPU", 1.0), has.get("GPU", 0.0)
-    use_gpu = gpus >= 1 if num_gpus is None else num_gpus > 0
-    each_gpu = (num_gpus or 1.0) if use_gpu else 0.0
-    room = max(cpus - 1, 0.5)  # a reader needs the rest
-    workers = num_workers or (int(gpus / each_gpu) if use_gpu else max(1, int(room)))
-    each_cpu = 1.0 if workers <= room else 0.5
-    if workers * each_cpu > room or workers * each_gpu > gpus:
-        raise ManifptError(
-            f"the cluster is too small: {workers} workers of {each_cpu:g} CPU and {each_gpu:g} GPU "
-            f"beside a reader do not fit on its {cpus:g} CPU and {gpus:g} GPU; "
-            f"ask for fewer --num-workers"
-        )
-    holds = {"CPU": each_cpu} | ({"GPU": each_gpu} if use_gpu else {})
-    return workers, holds, use_gpu
-
-
-@contextmanager
-def _reported(epochs_uri: str, report: EpochLog) -> Any:
-    """Report epochs as workers write them, from a thread, while the block waits for them."""
-    done = threading.Event()
-    seen: set[str] = set()
-
-    def look() -> None:
-        found = storage.files_under(epochs_uri) if storage.exists(epochs_uri) else []
-        for uri, _ in found:
-            if uri.endswith(".json") and uri not in seen:
-                seen.add(uri)
-                report(storage.read_json(uri), int(storage.base_name(uri)[:5]))
-
-    def watch() -> None:
-        while not done.wait(2):
-            look()
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join(timeout=30)
-        look()
-
-
 def print_epoch(row: dict[str, float], epoch: int) -> None:
     """Print one line of an epoch."""
     print(
@@ -162,7 +110,7 @@ def train_attributor(
     projection: Projection = NEAREST,
     num_workers: int | None = None,
     demand: session.Demand = session.ANY,
-    report: EpochLog = print_epoch,
+    report: training.EpochLog = print_epoch,
     overwrite: bool = False,
     die_at: int | None = None,
 ) -> dict[str, Any]:
@@ -189,7 +137,7 @@ def train_attributor(
     options = replace(options, stem=choose_stem(options.stem, shape[-1]))
     content = [artifacts["key"], artifacts["manifold_sha256"], classes]
     key = storage.digest([content, vars(options)])
-    workers = _workers(num_workers, demand.num_gpus)
+    workers = training.workers(num_workers, demand.num_gpus)
     finished = outputs.begin(output, "attributor", key, overwrite=overwrite)
     if finished:
         return finished
@@ -202,9 +150,7 @@ def train_attributor(
         rows=sum(artifacts["classes"]["train"].values()),
         **vars(options),
     )
-    epochs_uri = storage.join(output, EPOCHS)
-    with _reported(epochs_uri, report):
-        state = _fit(settings, folder, artifacts, output, key, workers, die_at)
+    state = _fit(settings, folder, artifacts, output, key, workers, report, die_at)
     best = state["history"][state["best_epoch"]]
     manifest = outputs.publish(
         output,
@@ -228,8 +174,7 @@ def train_attributor(
             "files": _write(output, folder, artifacts, state["best_weights"]),
         },
     )
-    for scratch in (EPOCHS, TRAINING):
-        storage.remove(storage.join(output, scratch))
+    training.clear(output)
     return manifest
 
 
@@ -258,51 +203,17 @@ def _fit(
     artifacts: dict[str, Any],
     output: str,
     key: str,
-    placed: tuple[int, dict[str, float], bool],
+    placed: training.Placed,
+    report: training.EpochLog,
     die_at: int | None,
 ) -> dict[str, Any]:
-    """Run Ray Train to the end and return the last checkpoint's state."""
-    from ray.train import (
-        CheckpointConfig,
-        DataConfig,
-        FailureConfig,
-        RunConfig,
-        ScalingConfig,
-    )
-    from ray.train.torch import TorchTrainer
-
-    workers, holds, use_gpu = placed
-    filesystem, path = storage.arrow_filesystem(storage.join(output, TRAINING))
+    """Train on the splits to the end and return the last checkpoint's state."""
     datasets = {
         split: _dataset(folder, artifacts, split, list(settings.classes))
         for split in ("train", "validation")
     }
     per_row = 4 * int(np.prod(settings.shape))
-    trainer = TorchTrainer(
-        train_loop,
-        train_loop_config={
-            "settings": settings,
-            "epochs_uri": storage.join(output, EPOCHS),
-            "shuffle_rows": max(settings.batch_size, min(settings.rows, SHUFFLE_BYTES // per_row)),
-            "die_at": die_at,
-            "threads": max(1, int(session.capacity().get("CPU", 1) / workers)),
-        },
-        datasets=datasets,
-        # Every worker reads all of validation and takes its own rows: none is dropped.
-        dataset_config=DataConfig(datasets_to_split=["train"]),
-        scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=use_gpu, resources_per_worker=holds
-        ),
-        run_config=RunConfig(
-            name=key[:16],
-            storage_path=path,
-            storage_filesystem=filesystem,
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
-            failure_config=FailureConfig(max_failures=3),
-        ),
-    )
-    result = trainer.fit()
-    if result.checkpoint is None:
-        raise ManifptError("training ended without a checkpoint; see the log above")
-    with result.checkpoint.as_directory() as local:
-        return load_state(local)
+    shuffle_rows = max(settings.batch_size, min(settings.rows, SHUFFLE_BYTES // per_row))
+    config = {"settings": settings, "shuffle_rows": shuffle_rows}
+    # Every worker reads all of validation and takes its own rows: none is dropped.
+    return training.fit(train_loop, config, datasets, output, key, placed, report, die_at)
