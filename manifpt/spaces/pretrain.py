@@ -123,13 +123,17 @@ def dimension_of(backbone: str, stem: str, size: int) -> int:
     return int(dimension)
 
 
-def _check_batch(batch_size: int, workers: int, rows: dict[str, int], counts: Any) -> None:
-    """Raise if there is not one whole batch of reals, or none of them is held out."""
+def _check_share(batch_size: int, workers: int) -> None:
+    """Raise if a worker would have a single image, which has no variance."""
     if batch_size < 2 * workers:
         raise ManifptError(
             f"--batch-size {batch_size}: {workers} workers need two images each; give at least "
             f"{2 * workers}"
         )
+
+
+def _check_reals(batch_size: int, rows: dict[str, int], counts: dict[str, Any]) -> None:
+    """Raise if there is not one whole batch of reals, or none of them is held out."""
     if counts["ok"] == 0:
         raise ManifptError(
             f"--input: none of {counts['rows_in']} images could be used "
@@ -181,6 +185,7 @@ def pretrain_encoder(
     dimension = dimension_of(options.backbone, options.stem, size)
     key = storage.digest([content_key(units), rule.card(), vars(options)])
     placed = training.workers(num_workers, demand.num_gpus)
+    _check_share(options.batch_size, placed[0])
     pool = session.pool(replace(demand, num_gpus=None), uses_gpu=False)
     finished = outputs.begin(output, "encoder", key, overwrite=overwrite)
     if finished:
@@ -192,7 +197,7 @@ def pretrain_encoder(
     parts = _parts(records)
     rows = {split: sum(part["rows"] for part in parts[split]) for split in parts}
     try:
-        _check_batch(options.batch_size, placed[0], rows, counts)
+        _check_reals(options.batch_size, rows, counts)
     except ManifptError:
         outputs.abandon(output)
         raise
