@@ -2,10 +2,12 @@ r"""Train an encoder on real images without labels (Barlow Twins), for a space o
 
     python -m jobs.pretrain_embedding --input real=s3://bucket/reals --output s3://bucket/encoder
     python -m jobs.pretrain_embedding --input benchmarks/gm-fashionmnist --output encoder \
-        --backbone resnet18 --stem standard --image-size 28 --epochs 10 --batch-size 256
+        --backbone resnet18 --stem standard --image-size 28 --epochs 10 --batch-size 64 \
+        --projector-width 512
 
-The second takes minutes on 2 cores. Of a benchmark, the split `manifold` of its reals is taken. The
-same command goes on after the last whole epoch, if it was stopped.
+The second takes minutes on 2 cores: with so few reals, small batches make more steps. Of a
+benchmark, the split `manifold` of its reals is taken. The same command goes on after the last whole
+epoch, if it was stopped.
 """
 
 import sys
