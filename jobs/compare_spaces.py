@@ -1,6 +1,6 @@
 r"""Which space, which metric, which combination tells generators apart best? One job, one table.
 
-    python -m jobs.compare_spaces --output comparison --seeds 0 1 2 --sl-weights mobilenet_v2.pth \\
+    python -m jobs.compare_spaces --output comparison --seeds 0 1 2 --sl-weights mobilenet_v2.pth \
         --sl-network mobilenet_v2
 
 For each metric, manifolds of all spaces are built and artifacts computed in one pass each; then an

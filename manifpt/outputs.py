@@ -24,7 +24,11 @@ def require(folder: str, kind: str, option: str) -> dict[str, Any]:
     """Return the manifest of a finished output of a kind; anything else is an error."""
     manifest = read(folder)
     if manifest is None:
-        job = {"manifold": "build_manifold", "artifacts": "compute_artifacts"}
+        job = {
+            "manifold": "build_manifold",
+            "artifacts": "compute_artifacts",
+            "encoder": "pretrain_embedding",
+        }
         made_by = job.get(kind, "train_attribution")
         raise ManifptError(f"{option} {folder}: no finished {kind} there; run jobs.{made_by} first")
     if manifest.get("kind") != kind:

@@ -214,7 +214,7 @@ def test_options_come_from_a_file_and_flags_win(ray_session, corpus, tmp_path):
     assert json.loads((tmp_path / "s.json").read_text())["reals"] == 60
 
 
-@pytest.mark.parametrize("name", [*JOBS, "build_benchmark", "quickstart"])
+@pytest.mark.parametrize("name", [*JOBS, "build_benchmark", "pretrain_embedding", "quickstart"])
 def test_help_is_quick_and_explains(name):
     command = [sys.executable, "-X", "importtime", "-m", f"jobs.{name}", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=20, check=True)
