@@ -2,10 +2,12 @@
 
 python -m jobs.benchmark search --quick
 python -m jobs.benchmark search --json search.json
+python -m jobs.benchmark embed --json embed.json
 """
 
 import os
 import sys
+import tempfile
 from typing import Any, Literal
 
 from pydantic import Field
@@ -18,26 +20,51 @@ from manifpt.tracking import Run
 class Config(JobConfig):
     """Options of benchmark."""
 
-    what: Literal["search"] = Field(description="what to measure", json_schema_extra=POSITIONAL)
+    what: Literal["search", "embed"] = Field(
+        description="what to measure", json_schema_extra=POSITIONAL
+    )
     quick: bool = Field(False, description="small shapes, in about three minutes")
     input: tuple[str, ...] = Field(
         (), description="photographs to take crops of; scikit-learn's two if not given"
     )
     repeats: int = Field(5, ge=1, description="runs of which the median counts")
     threads: int | None = Field(None, ge=1, description="of every engine; all cores if not given")
+    backbone: str = Field("resnet18", description="embed: a torchvision ResNet")
+    image_size: int = Field(64, ge=32, description="embed: side in pixels")
 
 
-def run(config: Config, tracked: Run) -> dict[str, Any]:
-    """Measure, print the table, and return it."""
+def search_rows(config: Config, threads: int) -> list[dict[str, Any]]:
+    """Measure the search; print and return the rows."""
     from manifpt.throughput import search
 
-    threads = config.threads or os.cpu_count() or 1
     rows: list[dict[str, Any]] = []
     shapes = search.QUICK if config.quick else search.FULL
     for part in search.measure_shapes(shapes, config.input, config.repeats, threads):
         print(search.table(part), flush=True)
         rows += part
-    found = {"environment": search.environment(threads), "rows": rows}
+    return rows
+
+
+def embed_rows(config: Config, threads: int) -> list[dict[str, Any]]:
+    """Measure embedding; print and return the rows."""
+    from manifpt.throughput import embed
+
+    few, many = (1024, 4096) if config.quick else (10_240, 30_720)
+    with tempfile.TemporaryDirectory() as folder:
+        work = embed.Work(folder, few, many, config.image_size, config.backbone)
+        embed.prepare(work, config.input)
+        rows = list(embed.measure(work, config.repeats, threads))
+    print(embed.table(rows), flush=True)
+    return rows
+
+
+def run(config: Config, tracked: Run) -> dict[str, Any]:
+    """Measure, print the table, and return it."""
+    from manifpt.throughput.search import environment
+
+    threads = config.threads or os.cpu_count() or 1
+    measured = {"search": search_rows, "embed": embed_rows}[config.what](config, threads)
+    found = {"environment": environment(threads), "rows": measured}
     tracked.document("benchmark.json", found)
     return found
 

@@ -1,0 +1,249 @@
+"""Speed of embedding, next to the loop that one would write, and to Ray Data as one would.
+
+    manifpt     the pipeline of build_manifold: readers, then actors, vectors into Parquet parts
+    DataLoader  a single process: PyTorch's DataLoader with workers -> the network
+    ray.data    read_images -> map_batches with an actor -> iter_batches, as in Ray's examples
+
+All embed the same files by the same network, alternating, on the same cores. Each runs on a few and
+on many images; the difference is the steady rate, what a longer run takes, and the rest start-up.
+"""
+
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchvision import models
+
+from manifpt import pipeline, session
+from manifpt.errors import ManifptError
+from manifpt.images import DecodeRule, plan
+from manifpt.images.read import read_unit_text, unit_to_json
+from manifpt.manifold.embed import EmbedStage
+from manifpt.spaces import Options, Space, make_space
+from manifpt.throughput.photographs import crops, photographs
+
+BATCH = 64
+WORKERS = 2
+ENGINES = ("manifpt", "DataLoader", "ray.data")
+LIMIT_SECONDS = 3600
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is embedded: ``few`` and ``many`` images of a folder, by a network with these weights.
+
+    The folder holds ``few/`` and ``many/``, PNG files of size x size pixels.
+    """
+
+    folder: str
+    few: int
+    many: int
+    size: int
+    backbone: str
+
+    @property
+    def weights(self) -> str:
+        """The file of weights."""
+        return f"{self.folder}/weights.pt"
+
+    def space(self) -> Space:
+        """Return the space that the network makes."""
+        network = {"sl_network": self.backbone, "sl_weights": self.weights}
+        return make_space("sl", self.size, Options(**network, network_size=self.size))  # type: ignore[arg-type]
+
+
+def prepare(work: Work, inputs: Sequence[str]) -> None:
+    """Write the images, crops of photographs, and the weights, which are random."""
+    photos = photographs(inputs)
+    for name, count in (("few", work.few), ("many", work.many)):
+        folder = Path(work.folder) / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for start in range(0, count, 1000):
+            some = crops(photos, work.size, min(1000, count - start), start, seen=True)
+            for n, image in enumerate(some, start=start):
+                Image.fromarray(image).save(folder / f"{n:06d}.png")
+    torch.manual_seed(0)
+    torch.save(models.get_model(work.backbone, weights=None).state_dict(), work.weights)
+
+
+class Files(Dataset[tuple[torch.Tensor, str]]):
+    """The images of a folder, uint8 3 x H x W, with their names."""
+
+    def __init__(self, folder: str) -> None:
+        self.paths = sorted(map(str, Path(folder).iterdir()))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
+        image = np.array(Image.open(self.paths[index]).convert("RGB"))
+        return torch.from_numpy(image).permute(2, 0, 1), self.paths[index]
+
+
+def network_of(work: Work) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return images, B x 3 x H x W uint8 -> features, as one would write it."""
+    network = models.get_model(work.backbone, weights=None)
+    network.load_state_dict(torch.load(work.weights, weights_only=True))
+    network.fc = torch.nn.Identity()
+    network = network.eval().to(memory_format=torch.channels_last)
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+
+    def features(images: torch.Tensor) -> torch.Tensor:
+        x = ((images.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            out: torch.Tensor = network(x)
+        return out
+
+    return features
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def by_dataloader(work: Work, name: str, threads: int) -> tuple[int, float]:
+    """Embed a folder in this process; return how many vectors there are, and peak memory, MB."""
+    torch.set_num_threads(threads)
+    features = network_of(work)
+    files = Files(f"{work.folder}/{name}")
+    found = [
+        features(images).numpy()
+        for images, _ in DataLoader(files, batch_size=BATCH, num_workers=WORKERS)
+    ]
+    np.save(f"{work.folder}/{name}.npy", np.concatenate(found))
+    return sum(map(len, found)), _peak_mb()
+
+
+def _answer(pipe: Any, *args: Any) -> None:
+    pipe.send(by_dataloader(*args))
+
+
+def _in_a_process(work: Work, name: str, threads: int) -> tuple[int, float]:
+    spawn = multiprocessing.get_context("spawn")
+    here, there = spawn.Pipe()
+    process = spawn.Process(target=_answer, args=(there, work, name, threads))
+    process.start()
+    there.close()
+    if not here.poll(LIMIT_SECONDS):
+        process.kill()
+        raise ManifptError(f"benchmark: DataLoader gave no result in {LIMIT_SECONDS} s")
+    found: tuple[int, float] = here.recv()
+    process.join()
+    return found
+
+
+class _Embedder:
+    """The class that one hands to Ray Data's map_batches."""
+
+    def __init__(self, work: Work, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.features = network_of(work)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        images = torch.from_numpy(np.array(batch["image"])).permute(0, 3, 1, 2)
+        rss = np.full(len(images), _peak_mb())
+        return {"vector": self.features(images).numpy(), "peak_mb": rss}
+
+
+def by_ray_data(work: Work, name: str, threads: int) -> tuple[int, float]:
+    """Embed a folder by Ray Data alone; return vectors and an actor's peak memory, MB."""
+    import ray.data
+
+    dataset = ray.data.read_images(f"{work.folder}/{name}", mode="RGB").map_batches(
+        _Embedder,
+        fn_constructor_args=(work, threads),
+        batch_size=BATCH,
+        compute=ray.data.ActorPoolStrategy(size=1),
+    )
+    count, peak = 0, 0.0
+    for batch in dataset.iter_batches(batch_size=None):
+        count += len(batch["vector"])
+        peak = max(peak, float(batch["peak_mb"].max()))
+    return count, peak
+
+
+@dataclass
+class _Watched:
+    """A stage that notes its process's peak memory."""
+
+    stage: EmbedStage
+
+    def __call__(self, table: pa.Table) -> pipeline.Result:
+        result = self.stage(table)
+        return pipeline.Result(result.tables, result.facts | {"peak_mb": _peak_mb()})
+
+
+def by_manifpt(work: Work, name: str, run: int, pool: session.Pool) -> tuple[int, float]:
+    """Embed a folder as build_manifold does; return vectors and an actor's peak memory, MB."""
+    space, rule = work.space(), DecodeRule(work.size)
+    output = f"{work.folder}/out-{name}-{run}"
+    specs = [unit_to_json(unit) for unit in plan([f"{work.folder}/{name}"])]
+    build = partial(_Watched, EmbedStage([space], 4, output))
+    read = partial(read_unit_text, rule=rule)
+    records = pipeline.run("embed", specs, read, build, output, pool)
+    peak = max(record["facts"]["peak_mb"] for record in records)
+    return int(pipeline.totals(records)["ok"]), peak
+
+
+def measure(work: Work, repeats: int, threads: int) -> Iterator[dict[str, Any]]:
+    """Yield a row an engine: medians over ``repeats`` alternating runs."""
+    pool = session.pool(session.ANY, uses_gpu=True)
+    run_by: dict[str, Callable[[str, int], tuple[int, float]]] = {
+        "manifpt": lambda name, run: by_manifpt(work, name, run, pool),
+        "DataLoader": lambda name, run: _in_a_process(work, name, threads),
+        "ray.data": lambda name, run: by_ray_data(work, name, threads),
+    }
+    names = {"few": work.few, "many": work.many}
+    seconds: dict[tuple[str, str], list[float]] = {}
+    peaks: dict[tuple[str, str], float] = {}
+    for run in range(repeats):
+        for engine, embed in run_by.items():
+            for name, count in names.items():
+                started = time.monotonic()
+                found, peak = embed(name, run)
+                seconds.setdefault((engine, name), []).append(time.monotonic() - started)
+                peaks[engine, name] = max(peak, peaks.get((engine, name), 0.0))
+                if found != count:
+                    raise AssertionError(f"{engine}: {found} vectors of {count} images")
+    rates = {e: steady_rate(work, seconds[e, "few"], seconds[e, "many"]) for e in ENGINES}
+    for engine in ENGINES:
+        few = float(np.median(seconds[engine, "few"]))
+        yield {
+            "engine": engine,
+            "images": work.many,
+            "seconds": float(np.median(seconds[engine, "many"])),
+            "start_up_seconds": few - work.few / rates[engine],
+            "images_per_second": rates[engine],
+            "ratio": rates[engine] / rates["DataLoader"],
+            "peak_mb_few": peaks[engine, "few"],
+            "peak_mb_many": peaks[engine, "many"],
+        }
+
+
+def steady_rate(work: Work, few: Sequence[float], many: Sequence[float]) -> float:
+    """Return images/s of what ``many`` has beyond ``few``: the median over runs."""
+    pairs = zip(few, many, strict=True)
+    return float(np.median([(work.many - work.few) / (m - f) for f, m in pairs]))
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return rows as text."""
+    head = f"{'engine':<12}{'images':>8}{'seconds':>9}{'start-up s':>12}{'images/s':>10}"
+    lines = [
+        f"{r['engine']:<12}{r['images']:>8}{r['seconds']:>9.1f}{r['start_up_seconds']:>12.1f}"
+        f"{r['images_per_second']:>10.0f}{r['ratio']:>7.2f}"
+        f"{r['peak_mb_few']:>11.0f}{r['peak_mb_many']:>9.0f}"
+        for r in rows
+    ]
+    return "\n".join([f"{head}{'ratio':>7}{'MB at few':>11}{'at many':>9}", *lines])
