@@ -48,6 +48,9 @@ class Config(EmbeddingConfig):
     index: str | None = Field(
         None, description="FAISS's name of an approximate index to have, too, such as IVF256,Flat"
     )
+    geometry: bool = Field(
+        False, description="learn a Riemannian geometry, too, for --projector riemannian"
+    )
     freq_eps: float | None = Field(
         None, gt=0, description="freq: added to magnitudes; 8-bit rounding noise if not given"
     )
@@ -108,7 +111,12 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
             space=config.space,
             options=config.spaces,
             settings=Settings(
-                config.shards, config.image_size, config.filter, config.metric, config.index
+                config.shards,
+                config.image_size,
+                config.filter,
+                config.metric,
+                config.index,
+                config.geometry,
             ),
             demand=config.demand,
             overwrite=config.overwrite,

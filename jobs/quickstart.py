@@ -45,8 +45,8 @@ class ChainConfig(ProjectionConfig):
         ("real", "gan", "vae", "waveletflow", "ddpm"),
         description="which of its classes; all if empty",
     )
-    projector: Literal["nearest", "mean", "tangent"] = Field(
-        "tangent", description="x* from neighbours: the nearest, their mean, or their affine hull"
+    projector: Literal["nearest", "mean", "tangent", "riemannian"] = Field(
+        "tangent", description="see compute_artifacts"
     )
     backbone: str = Field("resnet18", description="torchvision classifier, small for two cores")
     stem: str = Field("half", description="see train_attribution")

@@ -76,11 +76,13 @@ class SearchConfig(EmbeddingConfig):
 class ProjectionConfig(JobConfig):
     """The options of jobs that project images onto a manifold."""
 
-    projector: Literal["nearest", "mean", "tangent"] = Field(
-        "nearest", description="x* from neighbours: the nearest, their mean, or their affine hull"
+    projector: Literal["nearest", "mean", "tangent", "riemannian"] = Field(
+        "nearest",
+        description="x* from neighbours: the nearest, their mean, their affine hull, or their "
+        "centre of mass in a learned geometry",
     )
     neighbors: int | None = Field(
-        None, ge=1, description="how many; 1 for nearest, 8 for mean, 16 for tangent if not given"
+        None, ge=1, description="how many; if not given 1 for nearest, 16 for tangent, else 8"
     )
     ridge: float = Field(
         0.1, gt=0, description="tangent: regularisation, relative to the neighbours' mean variance"

@@ -57,7 +57,7 @@ class Projector:
         hashes = np.array(table["pixel_sha256"].to_pylist(), dtype=object)
         flat = embedded.reshape(rows, -1)
         found = self.searcher.nearest(flat, self.projection.neighbours, hashes)
-        artifacts = flat - self.projection.project(flat, found.vector)
+        artifacts = flat - self.projection.project(flat, found.vector, self.manifold.geometry)
         return artifacts.reshape(embedded.shape), {
             "neighbor_id": found.id[:, 0].tolist(),
             "distance": found.distance[:, 0].tolist(),
@@ -109,7 +109,8 @@ def targets_of(
     """
     found: dict[str, Target] = {}
     for manifold in open_manifolds(manifolds):
-        target = Target(manifold.space, manifold.rule, manifold, projection)
+        on = projection.on(manifold.manifest)
+        target = Target(manifold.space, manifold.rule, manifold, on)
         name, count = target.space.name, 1
         while name in found:
             count += 1

@@ -19,6 +19,8 @@ from manifpt.errors import DamageError, ManifptError
 from manifpt.images import DecodeRule, Selection, plan, read_unit
 from manifpt.images.read import pixels_of
 from manifpt.manifold import Manifold, Metric
+from manifpt.manifold.geometry import Geometry
+from manifpt.manifold.riemannian import project
 from manifpt.spaces import Space
 
 BLOCK_BYTES = 256 * 2**20
@@ -111,8 +113,16 @@ def _points(vectors: np.ndarray, metric: Metric) -> np.ndarray:
     return out
 
 
-def _projection(query: np.ndarray, reals: np.ndarray, card: dict[str, Any]) -> np.ndarray:
-    """Return x* of one query, by least squares on a system with the ridge appended."""
+def _projection(
+    query: np.ndarray, reals: np.ndarray, card: dict[str, Any], geometry: Geometry | None
+) -> np.ndarray:
+    """Return x* of one query, by least squares on a system with the ridge appended.
+
+    Only a Riemannian centre of mass is computed as before, of this query alone.
+    """
+    if card["kind"] == "riemannian" and geometry is not None:
+        centre: np.ndarray = project(geometry, reals[None])[0].astype(np.float64)
+        return centre
     reals = reals.astype(np.float64)
     if card["kind"] != "tangent":
         mean: np.ndarray = reals.mean(0)
@@ -217,7 +227,7 @@ def _check_rows(
     checked.settle()
     for n, row in enumerate(kept):
         query = queries[n].astype(np.float64)
-        artifact = query - _projection(query, checked.vector[n], card)
+        artifact = query - _projection(query, checked.vector[n], card, manifold.geometry)
         distance, tolerance = checked.distance[n, 0], checked.tolerance(n)
         off = space.tolerance * float(np.abs(query).max())
         found_wrong = _differences(row, distance, tolerance, checked.id[n, 0], artifact, off)

@@ -98,14 +98,20 @@ def targets_of(attributor: Attributor, manifolds: Sequence[str]) -> dict[str, Ta
     found: list[Manifold | None] = [next(left) if b["manifold"] else None for b in branches]
     hashes = [reals.sha256 if reals else None for reals in found]
     attributor.check_manifolds(hashes, "--manifold")
+    projections = [
+        Projection(**branch["projection"]).on(reals.manifest) if reals else None
+        for branch, reals in zip(branches, found, strict=True)
+    ]
+    if [p and p.card() for p in projections] != [branch["projection"] for branch in branches]:
+        raise ManifptError("--manifold: its geometry is not that of training; give that manifold")
     return {
         branch["name"]: Target(
             reals.space if reals else space_from_card(branch["space"]),
             DecodeRule.from_card(branch["decode"]),
             reals,
-            Projection(**branch["projection"]) if reals else None,
+            projection,
         )
-        for branch, reals in zip(branches, found, strict=True)
+        for branch, reals, projection in zip(branches, found, projections, strict=True)
     }
 
 

@@ -30,6 +30,7 @@ from manifpt.spaces.space import LEARNED, largest_size
 from manifpt.tracking import versions
 
 ATTEMPTS = 20
+DECODING = ("image_size", "filter_name")  # settings that the decode rule holds
 
 
 def content_sha256(draft: dict[str, Any]) -> str:
@@ -54,7 +55,8 @@ def _nothing(counts: dict[str, Any]) -> ManifptError:
 class Settings:
     """What a manifold is besides its reals and its space.
 
-    ``factory`` is FAISS's name of an approximate index to have beside exact search.
+    ``factory`` is FAISS's name of an approximate index to have beside exact search; ``geometry``
+    is for the Riemannian projector.
     """
 
     shards: int = 4
@@ -62,6 +64,7 @@ class Settings:
     filter_name: str = "bicubic"
     metric: str = "euclidean"
     factory: str | None = None
+    geometry: bool = False
 
 
 def _spaces(
@@ -98,7 +101,7 @@ def build_manifold(
     options = replace(options, precision=precision_of(options.precision, pool))
     spaces = _spaces(names, units, options, settings.image_size)
     rule = DecodeRule(spaces[0].size, settings.filter_name)
-    made_of = [rule.card(), settings.shards, settings.metric, settings.factory]
+    made_of = [rule.card(), *(v for k, v in vars(settings).items() if k not in DECODING)]
     key = storage.digest([content_key(units), *(s.card() for s in spaces), *made_of])
     kind = "manifold" if len(spaces) == 1 else MANIFOLDS
     finished = outputs.begin(output, kind, key, overwrite=overwrite)
@@ -151,7 +154,7 @@ def _draft(
         "shards": [entry for entry in entries if entry["reals"]],
         "versions": versions(),
     }
-    prepare(draft, output, pool, settings.factory)
+    prepare(draft, output, pool, settings.factory, geometry=settings.geometry)
     draft["content_sha256"] = content_sha256(draft)
     return draft
 

@@ -9,11 +9,13 @@ from typing import IO, Any
 
 import faiss
 import numpy as np
+import torch
 
 from manifpt import outputs, storage
 from manifpt.errors import DamageError
 from manifpt.images import DecodeRule
 from manifpt.manifold.basis import Basis
+from manifpt.manifold.geometry import Geometry
 from manifpt.manifold.metric import Metric, Whitening
 from manifpt.manifold.search import Plan
 from manifpt.manifold.shard import Shard
@@ -64,6 +66,15 @@ class Manifold:
     def _whitening(self) -> Whitening:
         data = self._checked(self.manifest["whitening"])
         return Whitening.of_lines(np.load(io.BytesIO(data), allow_pickle=False))
+
+    @cached_property
+    def geometry(self) -> Geometry | None:
+        """The geometry that was learned of its vectors, if it was built with one."""
+        entry = self.manifest.get("geometry")
+        if entry is None:
+            return None
+        state = torch.load(io.BytesIO(self._checked(entry)), weights_only=True)
+        return Geometry.from_state(state)
 
     @property
     def dimension(self) -> int:

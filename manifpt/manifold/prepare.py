@@ -5,6 +5,7 @@ themselves (which makes them held-out reals) and on the same reals with noise. T
 held-out reals give every later distance its percentile.
 """
 
+import io
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,10 +14,12 @@ from typing import Any
 
 import faiss
 import numpy as np
+import torch
 
 from manifpt import session, storage
 from manifpt.manifold.basis import Basis
 from manifpt.manifold.embed import write_array
+from manifpt.manifold.geometry import Geometry
 from manifpt.manifold.index import approximate
 from manifpt.manifold.manifold import Manifold
 from manifpt.manifold.metric import Whitening
@@ -71,6 +74,20 @@ def write_whitening(manifold: Manifold, output: str) -> dict[str, Any]:
     with threadpoolctl.threadpool_limits(1):
         whitening = Whitening.fit(shard.vectors[rows])
     return write_array(output, "whitening.npy", whitening.lines())
+
+
+def write_geometry(manifold: Manifold, output: str) -> dict[str, Any]:
+    """Learn the geometry of a sample of vectors and write it; return its entry.
+
+    On one thread, so that the same reals give the same geometry.
+    """
+    shard = sample_of(manifold, SAMPLE_BYTES)
+    rows = np.argsort(shard.pixel_sha256)[:SAMPLE_REALS]
+    torch.set_num_threads(1)
+    sink = io.BytesIO()
+    torch.save(Geometry.fit(shard.vectors[rows]).state(), sink)
+    path = "geometry.pt"
+    return {"path": path, **storage.write_bytes(storage.join(output, path), sink.getvalue())}
 
 
 def write_basis(manifold: Manifold, output: str) -> dict[str, Any] | None:
@@ -252,10 +269,20 @@ def measure_held_out(draft: dict[str, Any], output: str, pool: session.Pool) -> 
     draft["held_out"] = {"reals": len(distances), "distances": marks.tolist()}
 
 
-def prepare(draft: dict[str, Any], output: str, pool: session.Pool, factory: str | None) -> None:
+def prepare(
+    draft: dict[str, Any],
+    output: str,
+    pool: session.Pool,
+    factory: str | None,
+    *,
+    geometry: bool,
+) -> None:
     """Complete the manifest of a manifold whose shards are written, in tasks."""
     import ray
 
+    if geometry:
+        learned = _task(pool, write_geometry, Manifold(output, draft), output)
+        draft["geometry"] = ray.get(learned)
     search_part: dict[str, Any] = {"basis": None, "index": None}
     draft["search"] = search_part
     if draft["metric"] == "whitened":

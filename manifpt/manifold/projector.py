@@ -3,25 +3,30 @@
     nearest  the nearest real itself (ManiFPT, CVPR 2024, section 3);
     mean     the mean of the k nearest;
     tangent  the nearest point of the affine hull of the k nearest, ridge-regularised: an orthogonal
-             projection, as the paper's figure 2 draws it, on the plane that those reals span.
+             projection, as the paper's figure 2 draws it, on the plane that those reals span;
+    riemannian  the k nearest reals' centre of mass in a learned geometry (see riemannian.py).
 
 All work in float64 and on each image by itself.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from manifpt.errors import ManifptError
+from manifpt.manifold.geometry import Geometry
+from manifpt.manifold.riemannian import project
 
 # How many neighbours each takes if nothing else is asked for.
-PROJECTORS = {"nearest": 1, "mean": 8, "tangent": 16}
+PROJECTORS = {"nearest": 1, "mean": 8, "tangent": 16, "riemannian": 8}
 
 
 @dataclass(frozen=True)
 class Projection:
     """A kind of projection, how many neighbours it takes, and the ridge of ``tangent``.
+
+    ``geometry`` is the hash of the one that ``riemannian`` takes.
 
     ``ridge`` is relative to the mean variance of the neighbours; with none, k neighbours in fewer
     than k dimensions would reach any point.
@@ -30,16 +35,33 @@ class Projection:
     kind: str = "nearest"
     neighbours: int = 1
     ridge: float = 0.0
+    geometry: str | None = None
 
     def card(self) -> dict[str, Any]:
         """Return all that decides the projection, as JSON values."""
-        return {"kind": self.kind, "neighbours": self.neighbours, "ridge": self.ridge}
+        return asdict(self)
 
-    def project(self, queries: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
+    def on(self, manifest: dict[str, Any]) -> "Projection":
+        """Return this projection on a manifold, by its manifest."""
+        if self.kind != "riemannian":
+            return self
+        if "geometry" not in manifest:
+            raise ManifptError(
+                "--projector riemannian: the manifold has no geometry; build it with --geometry"
+            )
+        return replace(self, geometry=manifest["geometry"]["sha256"])
+
+    def project(
+        self, queries: np.ndarray, neighbours: np.ndarray, geometry: Geometry | None = None
+    ) -> np.ndarray:
         """Return x*, N x d float32, of N x d queries with N x k x d neighbours."""
         if self.kind == "nearest":
             nearest: np.ndarray = neighbours[:, 0]
             return nearest
+        if self.kind == "riemannian":
+            if geometry is None:
+                raise ValueError("a Riemannian projection needs a geometry")
+            return project(geometry, neighbours)
         reals = neighbours.astype(np.float64)
         mean = reals.mean(1)
         if self.kind == "mean":

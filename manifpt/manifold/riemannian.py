@@ -32,7 +32,7 @@ from manifpt.manifold.geometry import Geometry
 # A polygon of 8 segments is 0.6 % shorter than half a circle; cost grows with them.
 SEGMENTS = 8
 # Adam moves a coordinate by at most about the rate a step, here in radii of the neighbours. On
-# circles and spheres 200 steps, with a rate that falls to 0, come as near as 500 do; 100 do not.
+# circles 200 steps, with a rate that falls to 0, come as near as 500 do; 100 do not.
 ITERATIONS = 200
 RATE = 0.05
 ROWS = 64  # images at once: their curves fill some 10 MB

@@ -56,6 +56,7 @@ def test_identical_neighbours_are_themselves_and_each_image_stands_alone():
 
 def test_counts_of_neighbours():
     assert projection_of("tangent", None, 0.1).neighbours == 16
-    assert projection_of("mean", 3, 0.1).card() == {"kind": "mean", "neighbours": 3, "ridge": 0.0}
+    assert projection_of("mean", 3, 0.1) == Projection("mean", 3, 0.0)
+    assert Projection(**projection_of("tangent", 3, 0.1).card()).ridge == 0.1
     with pytest.raises(ManifptError, match="nearest takes 1"):
         projection_of("nearest", 2, 0.1)
