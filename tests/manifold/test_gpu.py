@@ -2,13 +2,18 @@
 
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from conftest import mobilenet
 
 from manifpt.manifold import Shard, nearest
 from manifpt.manifold.index import flat, has_gpu
 from manifpt.manifold.search import Plan
+from manifpt.spaces import Options, learned, make_space
 
 LOGICAL = """
 import sys
@@ -32,6 +37,45 @@ def test_holders_take_the_gpus_that_were_asked_for(built):
     command = [sys.executable, "-c", LOGICAL, built]
     told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert told.stdout.split()[-3:] == ["2.0", "0.0", "0.0"]
+
+
+EMBED = """
+import sys
+import ray
+from manifpt import session
+from manifpt.device import precision_of
+from manifpt.manifold.build import build_manifold
+from manifpt.spaces import Options
+ray.init("local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
+pool = session.pool(session.ANY, uses_gpu=True)
+network = Options(
+    sl_network="mobilenet_v2", sl_weights=sys.argv[2], network_size=32, precision="auto"
+)
+made = build_manifold([sys.argv[1]], sys.argv[3], space="sl", options=network)
+print(pool.size, pool.num_gpus, made["ok"], made["space"]["precision"], precision_of("auto", pool))
+"""
+
+
+def test_embedding_actors_take_gpus_and_leave_readers_a_cpu(built, tmp_path):
+    reals = f"{Path(built).parent}/reals"
+    command = [sys.executable, "-c", EMBED, reals, mobilenet(), str(tmp_path / "m")]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True)
+    expected = ["float32"] * 2 if not torch.cuda.is_available() else ["bfloat16"] * 2
+    assert told.stdout.split()[-5:] == ["2", "1.0", "300", *expected]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_network_on_a_gpu_gives_the_vectors_of_the_cpu_but_for_rounding(precision, monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (50, 64, 64, 3), dtype=np.uint8)
+    options = Options(sl_network="mobilenet_v2", sl_weights=mobilenet(), network_size=64)
+    space = replace(make_space("sl", 64, options), precision=precision)
+    on_gpu = space.embed(images)
+    assert learned.encoder(space).device == "cuda"
+    learned.encoder.cache_clear()
+    monkeypatch.setattr(learned, "device_and_precision", lambda: ("cpu", None))
+    on_cpu = replace(space, precision="float32").embed(images)
+    assert np.abs(on_gpu - on_cpu).max() <= space.tolerance * np.abs(on_cpu).max()
 
 
 @pytest.mark.gpu
