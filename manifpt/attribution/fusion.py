@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax, softplus
 
 STEPS = 100
-SMALLEST = 1e-3
 
 
 def fit_weights(logits: Tensor, labels: Tensor) -> Tensor:
@@ -32,4 +31,4 @@ def fit_weights(logits: Tensor, labels: Tensor) -> Tensor:
         return value
 
     optimiser.step(loss)  # type: ignore[no-untyped-call]
-    return softplus(raw.detach()).clamp_min(SMALLEST).float()
+    return softplus(raw.detach()).float()
