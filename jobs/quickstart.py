@@ -51,7 +51,7 @@ class ChainConfig(ProjectionConfig):
     backbone: str = Field("resnet18", description="torchvision classifier, small for two cores")
     stem: str = Field("half", description="see train_attribution")
     epochs: int = Field(6, ge=1, description="of attributors on maps, see train_attribution")
-    encoder_epochs: int = Field(10, ge=1, description="of the encoder, see pretrain_embedding")
+    encoder_epochs: int = Field(5, ge=1, description="of the encoder, see pretrain_embedding")
     seeds: tuple[int, ...] = Field(
         (0,), min_length=1, description="of training; several give the spread of the accuracies"
     )
@@ -96,9 +96,9 @@ class Chain:
     def encoder(self) -> tuple[str, ...]:
         """Train an encoder on the reals; return the option that names it."""
         folder = self.place("encoder")
-        small = ("--backbone", "resnet18", "--stem", "standard", "--batch-size", "256")
+        small = ("--backbone", "resnet18", "--stem", "standard", "--projector-width", "512")
         flags = ("--input", self.config.benchmark, "--output", folder, *small)
-        length = ("--epochs", str(self.config.encoder_epochs))
+        length = ("--epochs", str(self.config.encoder_epochs), "--batch-size", "64")
         self.step("encoder", pretrain_embedding, *flags, *length)
         return "--ssl-weights", folder
 
