@@ -27,6 +27,7 @@ from jobs import (
 from manifpt import job, storage
 from manifpt.config import ProjectionConfig, parse
 
+VECTORS = ("sl", "ssl")
 TOGETHER = "image+rgb+freq+ssl"
 NAMES = {
     "image": "images (baseline)",
@@ -51,6 +52,7 @@ class ChainConfig(ProjectionConfig):
     backbone: str = Field("resnet18", description="torchvision classifier, small for two cores")
     stem: str = Field("half", description="see train_attribution")
     epochs: int = Field(6, ge=1, description="of attributors on maps, see train_attribution")
+    vector_epochs: int = Field(40, ge=1, description="of attributors on vectors, which are quick")
     encoder_epochs: int = Field(5, ge=1, description="of the encoder, see pretrain_embedding")
     seeds: tuple[int, ...] = Field(
         (0,), min_length=1, description="of training; several give the spread of the accuracies"
@@ -120,7 +122,10 @@ class Chain:
     def attributors(
         self, name: str, artifacts: str, fusion: str = "late", title: str | None = None
     ) -> list[dict[str, Any]]:
-        """Train and evaluate once a seed on the spaces of a name such as ``rgb+freq``."""
+        """Train and evaluate once a seed on the spaces of a name such as ``rgb+freq``.
+
+        Late fusion takes the attributors of the single spaces, which must be there.
+        """
         inputs = [storage.join(artifacts, space) for space in name.split("+")]
         found = []
         for seed in self.config.seeds:
@@ -128,9 +133,14 @@ class Chain:
             where = (title or name) + beside
             model = self.place("attributor", where)
             network = ("--backbone", self.config.backbone, "--stem", self.config.stem)
-            length = ("--epochs", str(self.config.epochs), "--seed", str(seed))
-            flags = ("--input", *inputs, "--output", model, "--fusion", fusion, *network, *length)
-            self.step(f"train {where}", train_attribution, *flags)
+            epochs = self.config.vector_epochs if name in VECTORS else self.config.epochs
+            length = ("--epochs", str(epochs), "--seed", str(seed))
+            if fusion == "late" and len(inputs) > 1:
+                members = [self.place("attributor", space + beside) for space in name.split("+")]
+                self.step(f"fuse {where}", train_attribution, "--output", model, "--fuse", *members)
+            else:
+                flags = ("--input", *inputs, "--output", model, "--fusion", fusion)
+                self.step(f"train {where}", train_attribution, *flags, *network, *length)
             flags = ("--input", *inputs, "--output", self.place("evaluation", where))
             found.append(self.step(f"evaluate {where}", evaluate, *flags, "--model", model))
         return found
@@ -181,7 +191,14 @@ def run(config: Config) -> None:
     print("runs:    .venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db")
     print(f"{seconds:.0f} s")
     if config.json_file:
-        names = {"sources", "projector", "backbone", "stem", "epochs", "encoder_epochs", "seeds"}
+        names = {"vector_epochs", "encoder_epochs"} | {
+            "sources",
+            "projector",
+            "backbone",
+            "stem",
+            "epochs",
+            "seeds",
+        }
         settings = config.model_dump(include=names)
         found = {"settings": settings, "seconds": seconds, "metrics": results}
         found["images_per_second"] = chain.rates

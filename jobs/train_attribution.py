@@ -3,10 +3,12 @@
     python -m jobs.train_attribution --input ARTIFACTS --output MODEL
     python -m jobs.train_attribution --input a=DIR b=DIR real=DIR --manifold M --output MODEL
     python -m jobs.train_attribution --input A-RGB A-SL --fusion early --output MODEL
+    python -m jobs.train_attribution --fuse MODEL-RGB MODEL-SL --output MODEL
     python -m jobs.train_attribution --input a=DIR b=DIR real=DIR --space image --output MODEL
 
-Artifacts of the same images in several spaces are attributed together. The last trains the same
-network on the images themselves: the baseline of every claim.
+Artifacts of the same images in several spaces are attributed together, by one training or by
+fusing trained attributors. The last trains the same network on the images themselves: the baseline
+of every claim.
 """
 
 import sys
@@ -16,6 +18,7 @@ from pydantic import Field
 
 from manifpt import job
 from manifpt.config import ProjectionConfig
+from manifpt.errors import ManifptError
 from manifpt.tracking import Run
 
 
@@ -23,7 +26,10 @@ class Config(ProjectionConfig):
     """Options of train_attribution."""
 
     input: tuple[str, ...] = Field(
-        min_length=1, description="a folder of compute_artifacts, or images by source"
+        (), description="folders of compute_artifacts, or images by source"
+    )
+    fuse: tuple[str, ...] = Field(
+        (), description="train nothing, fuse these attributors of one space each, late"
     )
     output: str = Field(description="folder for the attributor, local or s3://")
     manifold: tuple[str, ...] = Field((), description="manifolds for images given as --input")
@@ -60,13 +66,20 @@ class Config(ProjectionConfig):
 
 def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Train and return the result on the validation split."""
-    from manifpt.attribution.model import log_model
+    from manifpt.attribution.members import fuse_attributors
     from manifpt.attribution.train import Options, print_epoch, train_attributor
 
     def report(row: dict[str, float], epoch: int) -> None:
         print_epoch(row, epoch)
         tracked.metrics(row, step=epoch)
 
+    if bool(config.input) == bool(config.fuse):
+        raise ManifptError("--input: give artifacts or images, or attributors to --fuse")
+    if config.fuse:
+        manifest = fuse_attributors(
+            config.fuse, config.output, demand=config.demand, overwrite=config.overwrite
+        )
+        return _logged(config.output, manifest, tracked)
     names = Options.__dataclass_fields__
     manifest = train_attributor(
         config.input,
@@ -81,10 +94,17 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         report=report,
         overwrite=config.overwrite,
     )
+    return _logged(config.output, manifest, tracked)
+
+
+def _logged(output: str, manifest: dict[str, Any], tracked: Run) -> dict[str, Any]:
+    """Log a finished attributor; return its summary."""
+    from manifpt.attribution.model import log_model
+
     tracked.document("manifest.json", manifest)
-    log_model(config.output, manifest)
-    names = ("classes", "best_epoch", "validation_accuracy", "validation_loss")
-    return {"output": config.output, **{name: manifest[name] for name in names}}
+    log_model(output, manifest)
+    names = ("classes", "network", "best_epoch", "validation_accuracy", "validation_loss")
+    return {"output": output, **{name: manifest[name] for name in names if name in manifest}}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,8 +8,10 @@ import pytest
 import torch
 from conftest import draw, write_folder
 
-from jobs import pretrain_embedding
+from jobs import build_manifold, pretrain_embedding
+from manifpt import storage
 from manifpt.backbone import build_backbone
+from manifpt.manifold import Manifold, Plan
 from manifpt.spaces.pretrain import Options, SplitStage, dimension_of, pretrain_encoder
 from manifpt.spaces.views import Views
 
@@ -149,3 +151,19 @@ def test_errors_are_one_line_and_leave_nothing(ray_session, reals, tmp_path, cap
     assert words in lines[-1]
     assert "Traceback" not in "".join(lines)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_encoder_makes_a_space_from_s3_too(trained, reals, s3, tmp_path):
+    """Its folder says what the network is; a manifold carries a copy of the weights."""
+    for name in ("manifest.json", "weights.pt"):
+        storage.write_bytes(f"{s3}/encoder/{name}", (trained / name).read_bytes())
+    flags = ["--input", f"real={reals}", "--space", "ssl", "--ssl-weights", f"{s3}/encoder"]
+    assert build_manifold.main([*flags, "--output", f"{tmp_path}/m"]) == 0
+    manifold = Manifold.open(f"{tmp_path}/m")
+    card = manifold.manifest["space"]
+    assert (card["backbone"], card["network_size"], card["stem"]) == ("resnet18", 16, "standard")
+    assert manifold.manifest["shape"] == [manifest_of(trained)["dimension"]]
+    images = np.stack([draw("real", n) for n in (0, 1)])
+    shard = manifold.read(Plan())
+    stored = [shard.vectors[list(shard.ids).index(f"real/{n:04d}.png")] for n in (0, 1)]
+    assert np.array_equal(manifold.space.embed(images), stored)

@@ -4,17 +4,22 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from manifpt import outputs, storage
-from manifpt.attribution.network import AttributionNetwork, Design, log_probabilities
+from manifpt.attribution.fusion import pooled
+from manifpt.attribution.network import AttributionNetwork, Design, logits
+from manifpt.branches import Branch, read_artifacts
 from manifpt.errors import ManifptError
 
 WEIGHTS = "weights.pt"
 SEEN = "seen.parquet"
+# Of each space's artifacts, what an attributor must know to make the same of other images.
+KEPT = ("shape", "space", "decode", "manifold", "manifold_sha256", "projection")
 
 
 @dataclass(frozen=True)
@@ -56,9 +61,9 @@ class Attributor:
             a.reshape(-1, *branch["shape"])
             for a, branch in zip(artifacts, self.branches, strict=True)
         ]
-        values = log_probabilities(self.network, shaped, self.device).astype(np.float64)
-        values = np.exp(values - values.max(1, keepdims=True))
-        out: np.ndarray = values / values.sum(1, keepdims=True)
+        heads = torch.from_numpy(logits(self.network, shaped, self.device))
+        weights = self.network.weights.double().cpu()
+        out: np.ndarray = pooled(heads.double(), weights).exp().numpy()
         return out
 
     def seen(self) -> frozenset[str]:
@@ -76,3 +81,54 @@ class Attributor:
                     f"{option}: the attributor was trained with manifold {names[0]}, not "
                     f"{names[1]}; give the manifold that it was trained with"
                 )
+
+
+class Made(NamedTuple):
+    """What makes an attributor: artifacts, design, class names in order, and trained weights."""
+
+    branches: Sequence[Branch]
+    design: Design
+    classes: list[str]
+    weights: dict[str, torch.Tensor]
+
+
+def described(names: Sequence[str], design: Design) -> str:
+    """Say which artifacts go to which network, and how they are fused."""
+    parts = [
+        f"{name} {' x '.join(map(str, shape))} -> {trunk}"
+        for name, shape, trunk in zip(names, design.shapes, design.trunks(), strict=True)
+    ]
+    return "; ".join(parts) + (f"; {design.fusion} fusion" if len(parts) > 1 else "")
+
+
+def publish_attributor(output: str, key: str, made: Made, facts: dict[str, Any]) -> dict[str, Any]:
+    """Write an attributor's files and its manifest, with ``facts`` of its training; return it."""
+    branches = made.branches
+    kept = [{"name": b.name} | {name: b.manifest[name] for name in KEPT} for b in branches]
+    classes = branches[0].manifest["classes"]
+    body = {
+        **facts,
+        "design": made.design.card(),
+        "network": described([branch.name for branch in branches], made.design),
+        "classes": made.classes,
+        "branches": kept,
+        "weights": made.weights["weights"].tolist(),
+        "artifacts": [branch.uri for branch in branches],
+        "rows": {split: classes[split] for split in ("train", "validation")},
+        "files": _write(output, branches[0], made.weights),
+    }
+    return outputs.publish(output, "attributor", key, body)
+
+
+def _write(output: str, branch: Branch, weights: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Write the weights, and the pixel hashes of what training and validation have seen."""
+    sink = io.BytesIO()
+    torch.save(weights, sink)
+    paths = [path for split in ("train", "validation") for path in branch.files(split)]
+    seen = pa.concat_tables(
+        [read_artifacts(storage.join(branch.uri, path), ["pixel_sha256"]) for path in paths]
+    )
+    return {
+        WEIGHTS: storage.write_bytes(storage.join(output, WEIGHTS), sink.getvalue()),
+        SEEN: storage.write_bytes(storage.join(output, SEEN), storage.parquet_bytes(seen)),
+    }

@@ -7,9 +7,15 @@ also the inverse temperature of its head (Guo et al., ICML 2017), so the pool is
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, log_softmax, softplus
+from torch.nn.functional import log_softmax, nll_loss, softplus
 
 STEPS = 100
+
+
+def pooled(logits: Tensor, weights: Tensor) -> Tensor:
+    """Return N x classes log-probabilities of N x heads x classes logits and the heads' weights."""
+    each = log_softmax(logits, 2)
+    return log_softmax((each * weights[:, None]).sum(1), 1)
 
 
 def fit_weights(logits: Tensor, labels: Tensor) -> Tensor:
@@ -17,16 +23,14 @@ def fit_weights(logits: Tensor, labels: Tensor) -> Tensor:
 
     Weights are positive. It is a convex problem, solved in float64.
     """
-    each = log_softmax(logits.double(), 2)
-    heads = each.shape[1]
+    heads = logits.shape[1]
     start = torch.log(torch.expm1(torch.full((heads,), 1.0 / heads, dtype=torch.float64)))
     raw = start.clone().requires_grad_()
     optimiser = torch.optim.LBFGS([raw], max_iter=STEPS, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimiser.zero_grad()
-        pooled = (each * softplus(raw)[:, None]).sum(1)
-        value = cross_entropy(pooled, labels)
+        value = nll_loss(pooled(logits.double(), softplus(raw)), labels)
         value.backward()  # type: ignore[no-untyped-call]
         return value
 

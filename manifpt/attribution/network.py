@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax
 
+from manifpt.attribution.fusion import pooled
 from manifpt.backbone import build_backbone, choose_stem, last_layer, without_head
 
 FUSIONS = ("late", "early")
@@ -148,21 +148,20 @@ class AttributionNetwork(nn.Module):
 
     def fuse(self, logits: Tensor) -> Tensor:
         """Return B x classes log-probabilities: those of the heads, weighted and added up."""
-        each = log_softmax(logits.float(), 2)
-        return log_softmax((each * self.weights[:, None]).sum(1), 1)
+        return pooled(logits.float(), self.weights)
 
 
 @torch.inference_mode()
-def log_probabilities(
+def logits(
     network: AttributionNetwork,
     artifacts: Sequence[np.ndarray],
     device: str = "cpu",
     batch_size: int = 256,
 ) -> np.ndarray:
-    """Return N x classes log-probabilities of the artifacts of each space, N x shape, float32."""
+    """Return N x heads x classes logits of the artifacts of each space, N x shape, float32."""
     parts = []
     for start in range(0, len(artifacts[0]), batch_size):
         some = [np.ascontiguousarray(a[start : start + batch_size]) for a in artifacts]
         batch = [torch.from_numpy(a).float().to(device) for a in some]
-        parts.append(network.fuse(network(batch)).cpu().numpy())
+        parts.append(network(batch).float().cpu().numpy())
     return np.concatenate(parts)

@@ -1,7 +1,6 @@
 """Artifacts -> a trained attributor, by Ray Train on streams of Ray Data."""
 
 import hashlib
-import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,22 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from manifpt import outputs, session, storage, tensors, training
-from manifpt.attribution.attributor import SEEN, WEIGHTS
+from manifpt.attribution.attributor import Made, described, publish_attributor
 from manifpt.attribution.loop import Settings, train_loop
 from manifpt.attribution.network import Design
 from manifpt.backbone import check_backbone
-from manifpt.branches import Branch, artifact_column, artifacts_of, read_artifacts, read_branches
+from manifpt.branches import Branch, artifact_column, artifacts_of, read_branches
 from manifpt.errors import ManifptError
 from manifpt.manifold.projector import NEAREST, Projection
 
 if TYPE_CHECKING:
     import ray.data
 
-# Of each space's artifacts, what an attributor must know to make the same of other images.
-KEPT = ("shape", "space", "decode", "manifold", "manifold_sha256", "projection")
 SHUFFLE_BYTES = 256 * 2**20
 IN_MEMORY_SHARE = 0.25
 
@@ -150,7 +146,11 @@ def train_attributor(
     finished = outputs.begin(output, "attributor", key, overwrite=overwrite)
     if finished:
         return finished
-    print(f"train: {described(branches, design)}", file=sys.stderr, flush=True)
+    print(
+        f"train: {described([branch.name for branch in branches], design)}",
+        file=sys.stderr,
+        flush=True,
+    )
     state = _fit(
         _settings(options, design, branches, classes),
         branches,
@@ -161,38 +161,18 @@ def train_attributor(
         die_at,
     )
     best = state["history"][state["best_epoch"]]
-    manifest = outputs.publish(
-        output,
-        "attributor",
-        key,
-        {
-            **vars(options),
-            "design": design.card(),
-            "network": described(branches, design),
-            "classes": classes,
-            "branches": [{"name": b.name} | {k: b.manifest[k] for k in KEPT} for b in branches],
-            "weights": state["best_weights"]["weights"].tolist(),
-            "artifacts": [branch.uri for branch in branches],
-            "rows": {split: artifacts["classes"][split] for split in ("train", "validation")},
-            "history": state["history"],
-            "precision": state["precision"],
-            "best_epoch": state["best_epoch"],
-            "validation_accuracy": best["validation_accuracy"],
-            "validation_loss": best["validation_loss"],
-            "files": _write(output, branches[0], state["best_weights"]),
-        },
-    )
+    facts = {
+        **vars(options),
+        "history": state["history"],
+        "precision": state["precision"],
+        "best_epoch": state["best_epoch"],
+        "validation_accuracy": best["validation_accuracy"],
+        "validation_loss": best["validation_loss"],
+    }
+    made_of = Made(branches, design, classes, state["best_weights"])
+    manifest = publish_attributor(output, key, made_of, facts)
     training.clear(output)
     return manifest
-
-
-def described(branches: Sequence[Branch], design: Design) -> str:
-    """Say which artifacts go to which network, and how they are fused."""
-    parts = [
-        f"{branch.name} {' x '.join(map(str, shape))} -> {trunk}"
-        for branch, shape, trunk in zip(branches, design.shapes, design.trunks(), strict=True)
-    ]
-    return "; ".join(parts) + (f"; {design.fusion} fusion" if len(parts) > 1 else "")
 
 
 def _settings(
@@ -207,20 +187,6 @@ def _settings(
         sum(branches[0].manifest["classes"]["train"].values()),
         **{name: getattr(options, name) for name in names},
     )
-
-
-def _write(output: str, branch: Branch, best_weights: dict[str, Any]) -> dict[str, Any]:
-    """Write the weights, and the pixel hashes of what training and validation have seen."""
-    weights = io.BytesIO()
-    torch.save(best_weights, weights)
-    paths = [path for split in ("train", "validation") for path in branch.files(split)]
-    seen = pa.concat_tables(
-        [read_artifacts(storage.join(branch.uri, path), ["pixel_sha256"]) for path in paths]
-    )
-    return {
-        WEIGHTS: storage.write_bytes(storage.join(output, WEIGHTS), weights.getvalue()),
-        SEEN: storage.write_bytes(storage.join(output, SEEN), storage.parquet_bytes(seen)),
-    }
 
 
 def _fit(

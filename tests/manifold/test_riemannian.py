@@ -2,11 +2,15 @@
 
 import math
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import write_folder
 
+from jobs import build_manifold, compute_artifacts, verify
+from manifpt import storage
 from manifpt.errors import ManifptError
 from manifpt.manifold.geometry import Geometry
 from manifpt.manifold.riemannian import energy, geodesic, length, project
@@ -156,3 +160,19 @@ def test_each_image_stands_alone_and_identical_neighbours_are_themselves():
 def test_a_few_reals_are_refused():
     with pytest.raises(ManifptError, match="99 reals are too few"):
         Geometry.fit(np.zeros((99, 4), np.float32))
+
+
+def test_a_manifold_with_a_geometry_projects_by_it(built, tmp_path, capsys):
+    """From the options to artifacts that are certified; without a geometry it is one line."""
+    reals = f"{Path(built).parent}/reals"
+    images = write_folder(tmp_path / "stripes", "stripes", range(12))
+    flags = ["--input", f"stripes={images}", "--projector", "riemannian", "--neighbors", "4"]
+    assert compute_artifacts.main([*flags, "--manifold", built, "--output", f"{tmp_path}/no"]) == 2
+    assert "build it with --geometry" in capsys.readouterr().err
+    build = ["--input", f"real={reals}", "--geometry", "--output", f"{tmp_path}/m"]
+    assert build_manifold.main(build) == 0
+    target = ["--manifold", f"{tmp_path}/m", "--output", f"{tmp_path}/a"]
+    assert compute_artifacts.main([*flags, *target]) == 0
+    made = storage.read_json(f"{tmp_path}/a/manifest.json")["projection"]
+    assert (made["kind"], made["neighbours"], len(made["geometry"])) == ("riemannian", 4, 64)
+    assert verify.main([f"{tmp_path}/m", f"{tmp_path}/a", "--rows", "12"]) == 0
