@@ -25,7 +25,7 @@ from jobs import (
     train_attribution,
 )
 from manifpt import job, storage
-from manifpt.config import ProjectionConfig, parse
+from manifpt.config import JobConfig, ProjectionConfig, parse
 
 VECTORS = ("sl", "ssl")
 TOGETHER = "image+rgb+freq+ssl"
@@ -191,15 +191,8 @@ def run(config: Config) -> None:
     print("runs:    .venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db")
     print(f"{seconds:.0f} s")
     if config.json_file:
-        names = {"vector_epochs", "encoder_epochs"} | {
-            "sources",
-            "projector",
-            "backbone",
-            "stem",
-            "epochs",
-            "seeds",
-        }
-        settings = config.model_dump(include=names)
+        hidden = {*JobConfig.model_fields, "output"}
+        settings = config.model_dump(mode="json", exclude=hidden)
         found = {"settings": settings, "seconds": seconds, "metrics": results}
         found["images_per_second"] = chain.rates
         storage.write_json(config.json_file, found)
