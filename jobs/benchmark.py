@@ -49,7 +49,7 @@ def embed_rows(config: Config, threads: int) -> list[dict[str, Any]]:
     """Measure embedding; print and return the rows."""
     from manifpt.throughput import embed
 
-    few, many = (1024, 4096) if config.quick else (10_240, 30_720)
+    few, many = (1024, 4096) if config.quick else (5_120, 20_480)
     with tempfile.TemporaryDirectory() as folder:
         work = embed.Work(folder, few, many, config.image_size, config.backbone)
         embed.prepare(work, config.input)

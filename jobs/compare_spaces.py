@@ -27,7 +27,7 @@ class Config(ChainConfig):
         ("euclidean", "cosine", "whitened"), description="see build_manifold; the first is the main"
     )
     combinations: tuple[str, ...] = Field(
-        ("rgb+freq", "rgb+freq+sl+ssl", "image+rgb+freq", "image+rgb+freq+sl+ssl"),
+        ("rgb+freq+sl+ssl", "image+rgb+freq+sl+ssl"),
         description="of spaces, fused late and early, in the first metric",
     )
     sl_network: str = Field("resnet50", description="see build_manifold")

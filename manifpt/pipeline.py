@@ -6,6 +6,7 @@ and a chunk with a record is never computed again. Nothing but records reaches t
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -112,14 +113,28 @@ def work(stage: Stage, row: dict[str, Any], output: str) -> dict[str, Any]:
     return record
 
 
+def use_threads(count: int) -> None:
+    """Let the libraries that compute use so many threads, when this thread calls them.
+
+    Ray starts an actor with as many as it has CPUs by its logical count.
+    """
+    threadpoolctl.threadpool_limits(count)
+    if "torch" in sys.modules:  # not imported for it
+        sys.modules["torch"].set_num_threads(count)
+
+
 class _Worker:
     """The stage in an actor; Ray Data calls it with batches of one chunk."""
 
     def __init__(self, build: Callable[[], Stage], output: str, threads: int) -> None:
-        self.stage, self.output = build(), output
-        threadpoolctl.threadpool_limits(threads)
+        self.stage, self.output, self.threads = build(), output, threads
+        self.limited: set[int] = set()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+        # OpenMP counts threads for each thread that asks, and Ray calls from one or another.
+        if threading.get_ident() not in self.limited:
+            self.limited.add(threading.get_ident())
+            use_threads(self.threads)
         rows = [{name: batch[name][i] for name in batch} for i in range(len(batch["unit"]))]
         return {"record": [json.dumps(work(self.stage, row, self.output)) for row in rows]}
 

@@ -34,7 +34,7 @@ def test_vectors_do_not_depend_on_the_batch(name):
     whole = space.embed(IMAGES)
     assert whole.shape == (33, *space.shape)
     assert whole.dtype == np.float32
-    for size in (1, 7, 32):
+    for size in (1, 7, 16, 32):
         parts = [space.embed(IMAGES[i : i + size]) for i in range(0, 33, size)]
         assert np.array_equal(np.concatenate(parts), whole)
     again = space_from_card(space.card(), getattr(space, "weights", ""))
@@ -178,7 +178,8 @@ class Greedy(torch.nn.Module):
         return x.mean((2, 3))
 
 
-def test_a_batch_that_does_not_fit_is_halved_and_remembered():
+def test_a_batch_that_does_not_fit_is_halved_and_remembered(monkeypatch):
+    monkeypatch.setattr(learned_spaces, "CPU_STEP", 1)
     greedy = Greedy(5)
     encoder = learned_spaces.Encoder(sl(), greedy, "cpu", 32)
     found = encoder(IMAGES)
@@ -186,7 +187,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_remembered():
     np.testing.assert_allclose(found, learned_spaces.Encoder(sl(), Greedy(99), "cpu", 16)(IMAGES))
     greedy.seen.clear()
     encoder(IMAGES)
-    assert set(greedy.seen) == {4}
+    assert max(greedy.seen) == 4
     with pytest.raises(ManifptError, match="--network-size"):
         learned_spaces.Encoder(sl(), Greedy(0), "cpu", 8)
 

@@ -20,6 +20,7 @@ from manifpt.manifold.index import FLAT, has_gpu
 from manifpt.manifold.manifold import Manifold
 from manifpt.manifold.search import Neighbours, Plan, complete, merge, nearest, search
 from manifpt.manifold.shard import Shard
+from manifpt.pipeline import use_threads
 
 PLACEMENTS = ("auto", "replicated", "sharded", "scan")
 # Of a node's memory for Ray, what a manifold may take; the rest is for queries and products.
@@ -84,9 +85,7 @@ class Holder:
     """An actor that holds some shards. If it dies, Ray starts it again and it reads them again."""
 
     def __init__(self, uri: str, numbers: list[int], plan: Plan, threads: int) -> None:
-        import threadpoolctl
-
-        threadpoolctl.threadpool_limits(threads)
+        use_threads(threads)
         self.plan = here(plan)
         self.shard = Manifold.open(uri).read(plan, numbers)
 

@@ -9,7 +9,6 @@ on many images; the difference is the steady rate, what a longer run takes, and 
 """
 
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -108,8 +107,10 @@ def network_of(work: Work) -> Callable[[torch.Tensor], torch.Tensor]:
     return features
 
 
-def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def _own_mb() -> float:
+    """Return the memory of this process that it shares with no other, MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
 
 
 def by_dataloader(work: Work, name: str, threads: int) -> tuple[int, float]:
@@ -117,12 +118,12 @@ def by_dataloader(work: Work, name: str, threads: int) -> tuple[int, float]:
     torch.set_num_threads(threads)
     features = network_of(work)
     files = Files(f"{work.folder}/{name}")
-    found = [
-        features(images).numpy()
-        for images, _ in DataLoader(files, batch_size=BATCH, num_workers=WORKERS)
-    ]
+    found, peak = [], 0.0
+    for images, _ in DataLoader(files, batch_size=BATCH, num_workers=WORKERS):
+        found.append(features(images).numpy())
+        peak = max(peak, _own_mb())
     np.save(f"{work.folder}/{name}.npy", np.concatenate(found))
-    return sum(map(len, found)), _peak_mb()
+    return sum(map(len, found)), peak
 
 
 def _answer(pipe: Any, *args: Any) -> None:
@@ -152,7 +153,7 @@ class _Embedder:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         images = torch.from_numpy(np.array(batch["image"])).permute(0, 3, 1, 2)
-        rss = np.full(len(images), _peak_mb())
+        rss = np.full(len(images), _own_mb())
         return {"vector": self.features(images).numpy(), "peak_mb": rss}
 
 
@@ -181,7 +182,7 @@ class _Watched:
 
     def __call__(self, table: pa.Table) -> pipeline.Result:
         result = self.stage(table)
-        return pipeline.Result(result.tables, result.facts | {"peak_mb": _peak_mb()})
+        return pipeline.Result(result.tables, result.facts | {"peak_mb": _own_mb()})
 
 
 def by_manifpt(work: Work, name: str, run: int, pool: session.Pool) -> tuple[int, float]:
