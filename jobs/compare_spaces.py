@@ -4,8 +4,9 @@ r"""Which space, which metric, which combination tells generators apart best? On
         --sl-network mobilenet_v2
 
 For each metric, manifolds of all spaces are built and artifacts computed in one pass each; then an
-attributor is trained on each space, and on the combinations by late and early fusion, once a seed,
-and evaluated on images that nothing has seen. A training that is done is not repeated.
+attributor is trained on each space, and in the first metric on the combinations by late and early
+fusion, and evaluated on images that nothing has seen: once a seed, in metrics beside the first with
+the first seed alone. A training that is done is not repeated.
 """
 
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 
 from pydantic import Field
 
-from jobs.quickstart import Chain, ChainConfig, table
+from jobs.quickstart import Chain, ChainConfig, row, table
 from manifpt import job, storage
 from manifpt.config import parse
 
@@ -59,19 +60,22 @@ def run(config: Config) -> None:
 
     def add(name: str, seeds: list[dict[str, Any]]) -> None:
         results[name] = seeds
-        print(table({name: seeds}, {}).splitlines()[-1], flush=True)
+        print(row(name, seeds), flush=True)
 
     for metric in config.metrics:
         artifacts = chain.artifacts(config.spaces, *built, metric=metric)
         main = metric == config.metrics[0]
         for space in ("image", *config.spaces) if main else config.spaces:
             title = space if main else f"{space} {metric}"
-            add(title, chain.attributors(space, artifacts, title=title.replace(" ", "-")))
+            seeds = config.seeds if main else config.seeds[:1]
+            where = title.replace(" ", "-")
+            add(title, chain.attributors(space, artifacts, title=where, seeds=seeds))
         for name in config.combinations if main else ():
             for fusion in ("late", "early"):
                 title = f"{name} {fusion}"
                 where = title.replace(" ", "-")
                 add(title, chain.attributors(name, artifacts, fusion, title=where))
+    # A metric beside the first has one seed and its interval.
     print(f"\n{table(results, {})}")
     found = {"settings": config.model_dump(mode="json"), "metrics": results}
     storage.write_json(storage.join(config.output, "comparison.json"), found)

@@ -120,7 +120,12 @@ class Chain:
         return artifacts
 
     def attributors(
-        self, name: str, artifacts: str, fusion: str = "late", title: str | None = None
+        self,
+        name: str,
+        artifacts: str,
+        fusion: str = "late",
+        title: str | None = None,
+        seeds: Sequence[int] | None = None,
     ) -> list[dict[str, Any]]:
         """Train and evaluate once a seed on the spaces of a name such as ``rgb+freq``.
 
@@ -128,7 +133,7 @@ class Chain:
         """
         inputs = [storage.join(artifacts, space) for space in name.split("+")]
         found = []
-        for seed in self.config.seeds:
+        for seed in seeds or self.config.seeds:
             beside = "" if seed == self.config.seeds[0] else f"-seed{seed}"
             where = (title or name) + beside
             model = self.place("attributor", where)
@@ -150,16 +155,18 @@ def table(results: dict[str, list[dict[str, Any]]], names: dict[str, str]) -> st
     """Return the accuracies as text: with the interval of one seed, or the spread of several."""
     several = len(next(iter(results.values()))) > 1
     spread = "mean of seeds (least-most)" if several else "accuracy (95 % interval)"
-    lines = [f"{'classifier works on':<32}{spread:<28}balanced   macro F1   chance"]
-    for name, seeds in results.items():
-        keys = ("accuracy", "balanced_accuracy", "macro_f1", "chance")
-        mean, balanced, macro, chance = (fmean(m[key] for m in seeds) for key in keys)
-        low = min(m["accuracy" if several else "accuracy_low"] for m in seeds)
-        high = max(m["accuracy" if several else "accuracy_high"] for m in seeds)
-        accuracy = f"{mean:.3f} ({low:.3f}-{high:.3f})"
-        title = names.get(name, name)
-        lines.append(f"{title:<32}{accuracy:<28}{balanced:.3f}      {macro:.3f}      {chance:.3f}")
-    return "\n".join(lines)
+    head = f"{'classifier works on':<32}{spread:<28}balanced   macro F1   chance"
+    return "\n".join([head, *(row(names.get(n, n), seeds) for n, seeds in results.items())])
+
+
+def row(title: str, seeds: list[dict[str, Any]]) -> str:
+    """Return one line of the table."""
+    keys = ("accuracy", "balanced_accuracy", "macro_f1", "chance")
+    mean, balanced, macro, chance = (fmean(m[key] for m in seeds) for key in keys)
+    low = min(m["accuracy" if len(seeds) > 1 else "accuracy_low"] for m in seeds)
+    high = max(m["accuracy" if len(seeds) > 1 else "accuracy_high"] for m in seeds)
+    accuracy = f"{mean:.3f} ({low:.3f}-{high:.3f})"
+    return f"{title:<32}{accuracy:<28}{balanced:.3f}      {macro:.3f}      {chance:.3f}"
 
 
 def rates_table(rates: dict[str, float]) -> str:
