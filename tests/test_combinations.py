@@ -10,7 +10,7 @@ import torch
 from conftest import mobilenet, write_folder
 
 from jobs import attribute, build_manifold, compute_artifacts, evaluate, train_attribution, verify
-from manifpt import storage
+from manifpt import storage, tensors
 from manifpt.attribution.fusion import fit_weights
 from manifpt.attribution.network import AttributionNetwork, Design
 from manifpt.branches import open_artifacts
@@ -100,6 +100,27 @@ def test_a_combination_is_trained_evaluated_and_attributes(out, tmp_path, capsys
     assert (both["neighbor_id_x"] == both["neighbor_id_y"]).all()
     assert evaluate.main([*flags, f"{out}/a/rgb", "--output", f"{tmp_path}/no"]) == 2
     assert "the attributor's are rgb+sl+image" in capsys.readouterr().err
+
+
+def test_trained_attributors_fuse_without_training(out, tmp_path, capsys):
+    for space in ("sl", "image"):
+        flags = ["--input", f"{out}/a/{space}", *NETWORK, "--output", f"{tmp_path}/{space}"]
+        assert train_attribution.main(flags) == 0
+    flags = ["--fuse", f"{tmp_path}/sl", f"{tmp_path}/image", "--output", f"{tmp_path}/fused"]
+    assert train_attribution.main(flags) == 0
+    fused, *members = (Attributor.open(f"{tmp_path}/{n}") for n in ("fused", "sl", "image"))
+    paths = [str(p) for p in sorted((out / "a" / "sl" / "test").iterdir())]
+    found = [ds.dataset([p.replace("/sl/", f"/{s}/") for p in paths]).to_table() for s in
+             ("sl", "image")]  # fmt: skip
+    artifacts = [tensors.from_column(table["artifact"]) for table in found]
+    each = [m.probabilities([a]) for m, a in zip(members, artifacts, strict=True)]
+    expected = np.prod([p**w for p, w in zip(each, fused.manifest["weights"], strict=True)], axis=0)
+    expected /= expected.sum(1, keepdims=True)
+    np.testing.assert_allclose(fused.probabilities(artifacts), expected, atol=1e-5)
+    least = min(m.manifest["validation_loss"] for m in members)
+    assert fused.manifest["validation_loss"] <= least + 1e-4
+    assert train_attribution.main(["--fuse", f"{tmp_path}/sl", "--output", f"{tmp_path}/x"]) == 2
+    assert "--fuse: give two" in capsys.readouterr().err
 
 
 def test_artifacts_of_other_images_do_not_combine(out, tmp_path):
