@@ -11,6 +11,7 @@ from conftest import mobilenet, write_folder
 
 from jobs import attribute, build_manifold, compute_artifacts, evaluate, train_attribution, verify
 from manifpt import storage, tensors
+from manifpt.attribution.attributor import Attributor
 from manifpt.attribution.fusion import fit_weights
 from manifpt.attribution.network import AttributionNetwork, Design
 from manifpt.branches import open_artifacts
