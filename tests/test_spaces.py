@@ -192,6 +192,21 @@ def test_a_batch_that_does_not_fit_is_halved_and_remembered(monkeypatch):
         learned_spaces.Encoder(sl(), Greedy(0), "cpu", 8)
 
 
+@pytest.mark.slow
+def test_a_compiled_network_gives_the_same_vectors_but_for_rounding(monkeypatch):
+    plain = sl(network_size=32)
+    whole = plain.embed(IMAGES)
+    compiled = learned_spaces.compiled(plain)
+    assert compiled != plain
+    assert np.abs(compiled.embed(IMAGES) - whole).max() <= plain.tolerance * np.abs(whole).max()
+    torch.compiler.reset()
+    learned_spaces.encoder.cache_clear()
+    monkeypatch.setenv("CXX", "/no/such/compiler")
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/no/such/compiler",))
+    with pytest.raises(ManifptError, match="--compile"), torch._inductor.utils.fresh_cache():
+        learned_spaces.compiled(sl(network_size=48)).embed(IMAGES)
+
+
 def test_ssl_needs_weights_and_unknown_spaces_name_the_choice():
     with pytest.raises(ManifptError, match="pretrain_embedding"):
         make_space("ssl", 28)

@@ -169,7 +169,12 @@ def encoder(space: Learned) -> Encoder:
     load_into(network, tensors, space.weights, space.backbone)
     device, _ = device_and_precision()
     batch = GPU_BATCH if device == "cuda" else CPU_BATCH
-    return Encoder(space, _at_layer(network.eval(), space), device, batch)
+    part = _at_layer(network.eval(), space)
+    try:
+        return Encoder(space, part, device, batch)
+    except torch._dynamo.exc.TorchDynamoException as error:
+        reason = str(error).splitlines()[0][:200]
+        raise ManifptError(f"--compile: {reason}; is there a C++ compiler? leave it out") from None
 
 
 def copy_weights(space: Any, folder: str) -> dict[str, Any] | None:
