@@ -49,6 +49,10 @@ class Selection:
         )
 
 
+# Of a benchmark, the reals that estimate the manifold.
+MANIFOLD_REALS = Selection(splits=("manifold",), sources=("real",))
+
+
 @dataclass(frozen=True)
 class Unit:
     """A piece of input that one task reads: some files of a folder, one tar, or one Parquet file.

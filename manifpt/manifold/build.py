@@ -12,10 +12,9 @@ from manifpt.device import precision_of
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Unit, plan
 from manifpt.images.probe import natural_size
-from manifpt.images.sources import content_key, describe
+from manifpt.images.sources import MANIFOLD_REALS, content_key, describe
 from manifpt.manifold.embed import (
     EMBEDDED,
-    SELECTION,
     embed,
     write_array,
     write_rows,
@@ -73,7 +72,7 @@ def _spaces(
     """Return spaces by name, each for images of the size that suits it."""
     if len(set(names)) < len(names):
         raise ManifptError(f"--space {'+'.join(names)}: name each space once")
-    natural = image_size or natural_size(units, SELECTION)
+    natural = image_size or natural_size(units, MANIFOLD_REALS)
     sizes = [image_size or min(natural, largest_size(name, options)) for name in names]
     return [make_space(name, size, options) for name, size in zip(names, sizes, strict=True)]
 
@@ -95,7 +94,7 @@ def build_manifold(
     manifold in a folder of its name, and the manifest lists them.
     """
     output = storage.absolute(output)
-    units = plan(inputs, SELECTION, source="real")
+    units = plan(inputs, MANIFOLD_REALS, source="real")
     names = space.split("+")
     pool = session.pool(demand, uses_gpu=bool(set(names) & set(LEARNED)))
     options = replace(options, precision=precision_of(options.precision, pool))
@@ -201,7 +200,7 @@ def append_to_manifold(
     Reals that are there already are counted and left out; the same call again does nothing.
     """
     manifold = Manifold.open(output)
-    units = plan(inputs, SELECTION, source="real")
+    units = plan(inputs, MANIFOLD_REALS, source="real")
     key = storage.digest([content_key(units)])
     if key in [done["key"] for done in manifold.manifest["appended"]]:
         return manifold.manifest

@@ -17,13 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifpt import pipeline, session, storage, tensors
-from manifpt.images import IMAGES, DecodeRule, Selection, Unit
+from manifpt.images import IMAGES, DecodeRule, Unit
 from manifpt.images.read import pixels_of, read_unit_text, sized, unit_to_json
+from manifpt.images.sources import MANIFOLD_REALS
 from manifpt.manifold.shard import ROWS
 from manifpt.spaces import Space
 
 EMBEDDED = "_embedded"
-SELECTION = Selection(splits=("manifold",), sources=("real",))
 
 
 @dataclass
@@ -76,7 +76,7 @@ def embed(
     return pipeline.run(
         f"embed {'+'.join(space.name for space in spaces)}",
         [unit_to_json(unit) for unit in units],
-        partial(read_unit_text, rule=rule, selection=SELECTION, other_sizes=sizes),
+        partial(read_unit_text, rule=rule, selection=MANIFOLD_REALS, other_sizes=sizes),
         partial(EmbedStage, spaces, shards, output),
         output,
         pool,

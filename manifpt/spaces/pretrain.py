@@ -19,8 +19,7 @@ from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, plan, read_unit
 from manifpt.images.probe import natural_size
 from manifpt.images.read import chunk_rows, pixels_of, unit_from_json, unit_to_json
-from manifpt.images.sources import content_key, describe
-from manifpt.manifold.embed import SELECTION
+from manifpt.images.sources import MANIFOLD_REALS, content_key, describe
 from manifpt.spaces.barlow import MEAN, NOW, STD, Settings, pretrain_loop
 from manifpt.spaces.views import Views
 
@@ -65,7 +64,7 @@ class SplitStage:
 
 def _read(text: str, rule: DecodeRule) -> Iterator[pa.Table]:
     chunk = min(PART_ROWS, chunk_rows(rule.size))
-    return read_unit(unit_from_json(text), rule, SELECTION, chunk)
+    return read_unit(unit_from_json(text), rule, MANIFOLD_REALS, chunk)
 
 
 def _read_part(batch: dict[str, Any], size: int) -> dict[str, np.ndarray]:
@@ -178,8 +177,8 @@ def pretrain_encoder(
     """
     output = storage.absolute(output)
     check_backbone(options.backbone)
-    units = plan(inputs, SELECTION, source="real")
-    size = image_size or natural_size(units, SELECTION)
+    units = plan(inputs, MANIFOLD_REALS, source="real")
+    size = image_size or natural_size(units, MANIFOLD_REALS)
     rule = DecodeRule(size, filter_name)
     options = replace(options, stem=choose_stem(options.stem, size))
     dimension = dimension_of(options.backbone, options.stem, size)
