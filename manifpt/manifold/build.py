@@ -24,7 +24,7 @@ from manifpt.manifold.manifold import MANIFOLDS, Manifold
 from manifpt.manifold.prepare import measure_held_out, prepare, write_all_keys
 from manifpt.manifold.search import Plan
 from manifpt.spaces import Options, Space, make_space
-from manifpt.spaces.learned import compiled, copy_weights
+from manifpt.spaces.learned import compiled, keep_weights, weights_entry
 from manifpt.spaces.space import LEARNED, largest_size
 from manifpt.tracking import versions
 
@@ -74,7 +74,10 @@ def _spaces(
         raise ManifptError(f"--space {'+'.join(names)}: name each space once")
     natural = image_size or natural_size(units, MANIFOLD_REALS)
     sizes = [image_size or min(natural, largest_size(name, options)) for name in names]
-    return [make_space(name, size, options) for name, size in zip(names, sizes, strict=True)]
+    spaces = [make_space(name, size, options) for name, size in zip(names, sizes, strict=True)]
+    for space in spaces:
+        _ = space.shape  # loads its network: weights that do not fit are an error now
+    return spaces
 
 
 def build_manifold(
@@ -106,6 +109,9 @@ def build_manifold(
     finished = outputs.begin(output, kind, key, overwrite=overwrite)
     if finished:
         return finished
+    single = len(spaces) == 1
+    folders = [output if single else storage.join(output, s.name) for s in spaces]
+    spaces = [keep_weights(s, folder) for s, folder in zip(spaces, folders, strict=True)]
     embedding = [compiled(s) for s in spaces] if pool.compiled else spaces
     records = embed(units, embedding, rule, settings.shards, output, pool)
     counts = pipeline.totals(records)
@@ -114,16 +120,12 @@ def build_manifold(
         raise _nothing(counts)
     common = {**counts, "inputs": describe(inputs, units)}
     quarantine = [p for p in pipeline.parts(records) if p["folder"] == "quarantine"]
-    if len(spaces) == 1:
-        draft = _draft(spaces[0], rule, settings, records, output, output, pool)
-        manifest = outputs.publish(output, kind, key, {**draft, **common, "quarantine": quarantine})
-    else:
-        members = {}
-        for one in spaces:
-            folder = storage.join(output, one.name)
-            draft = _draft(one, rule, settings, records, output, folder, pool)
-            draft |= {**common, "quarantine": []}
-            members[one.name] = outputs.publish(folder, "manifold", key, draft)
+    members = {}
+    for one, folder in zip(spaces, folders, strict=True):
+        draft = _draft(one, rule, settings, records, output, folder, pool)
+        draft |= {**common, "quarantine": quarantine if single else []}
+        members[one.name] = manifest = outputs.publish(folder, "manifold", key, draft)
+    if not single:
         manifest = _publish_members(output, key, members, {**common, "quarantine": quarantine})
     storage.remove(storage.join(output, EMBEDDED))
     pipeline.clear_records(output)
@@ -143,7 +145,7 @@ def _draft(
     entries = write_shards(output, scratch, records, settings.shards, pool, space.name)
     draft = {
         "space": space.card(),
-        "weights": copy_weights(space, output),
+        "weights": weights_entry(space),
         "shape": list(space.shape),
         "decode": replace(rule, size=space.size).card(),
         "metric": settings.metric,

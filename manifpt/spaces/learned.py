@@ -177,13 +177,20 @@ def encoder(space: Learned) -> Encoder:
         raise ManifptError(f"--compile: {reason}; is there a C++ compiler? leave it out") from None
 
 
-def copy_weights(space: Any, folder: str) -> dict[str, Any] | None:
-    """Copy the weights of a learned space into an output folder; return their entry.
+def keep_weights(space: Any, folder: str) -> Any:
+    """Copy a space's weights, if it has any, into an output folder; return it with these.
 
-    So a manifold brings all that embedding a query for it needs.
+    So every node can read them, and a manifold brings all that embedding a query for it needs.
     """
     if not isinstance(space, Learned):
+        return space
+    kept = storage.join(folder, "weights" + (Path(space.weights).suffix or ".pt"))
+    storage.write_bytes(kept, storage.read_bytes(space.weights))
+    return replace(space, weights=kept)
+
+
+def weights_entry(space: Any) -> dict[str, Any] | None:
+    """Return a manifest's entry of the weights that ``keep_weights`` copied."""
+    if not isinstance(space, Learned):
         return None
-    path = "weights" + (Path(space.weights).suffix or ".pt")
-    data = storage.read_bytes(space.weights)
-    return {"path": path, **storage.write_bytes(storage.join(folder, path), data)}
+    return {"path": storage.base_name(space.weights), "sha256": space.weights_sha256}
