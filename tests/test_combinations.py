@@ -105,8 +105,8 @@ def test_a_combination_is_trained_evaluated_and_attributes(out, tmp_path, capsys
 
 def test_trained_attributors_fuse_without_training(out, tmp_path, capsys):
     for space in ("sl", "image"):
-        flags = ["--input", f"{out}/a/{space}", *NETWORK, "--output", f"{tmp_path}/{space}"]
-        assert train_attribution.main(flags) == 0
+        flags = ["--input", f"{out}/a/{space}", *NETWORK, "--epochs", "2"]
+        assert train_attribution.main([*flags, "--output", f"{tmp_path}/{space}"]) == 0
     flags = ["--fuse", f"{tmp_path}/sl", f"{tmp_path}/image", "--output", f"{tmp_path}/fused"]
     assert train_attribution.main(flags) == 0
     fused, *members = (Attributor.open(f"{tmp_path}/{n}") for n in ("fused", "sl", "image"))

@@ -73,6 +73,7 @@ def test_the_same_command_again_does_nothing(trained, reals):
     assert (trained / "manifest.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_it_goes_on_after_a_worker_died_and_seeds_repeat(trained, reals, tmp_path):
     options = Options("resnet18", "standard", epochs=5, batch_size=32, projector_width=64)
     output = str(tmp_path / "e")
@@ -108,7 +109,7 @@ def test_copies_are_held_out_together_and_few_reals_are():
         {"id": f"{i}", "pixel_sha256": hashlib.sha256(image.tobytes()).hexdigest()}
         for i, image in enumerate(pixels * 2)
     ]
-    tables = SplitStage()(images_table(rows, pixels * 2)).tables
+    tables = SplitStage()(images_table(rows, [[image] for image in pixels * 2])).tables
     held_out = {int(i) for i in tables["_images/validation"]["id"].to_pylist()}
     assert held_out == {i % 1000 for i in held_out} | {i % 1000 + 1000 for i in held_out}
     assert 40 < len(held_out) < 160  # 100 expected; five standard deviations

@@ -13,7 +13,7 @@ from jobs import build_manifold, compute_artifacts, verify
 from manifpt import storage
 from manifpt.manifold import Metric
 from manifpt.manifold.metric import Whitening
-from manifpt.verification import Checked
+from manifpt.verification import WHITENED_TOLERANCE, Checked
 
 MADE = {
     "rgb": ("rgb", "nearest", "euclidean"),
@@ -53,6 +53,7 @@ def test_a_named_neighbour_may_be_farther_by_rounding_alone(farther, first):
         np.zeros((1, 2), np.float32),
         1,
         Metric("whitened", whitening),
+        WHITENED_TOLERANCE,
     )
     reals = np.array([[0.5, 0], [0, 2 * (1 + farther)]])  # of distance 1, whitened
     checked.meet(np.array(["a", "b"], dtype=object), np.array(["x", "y"]), reals)

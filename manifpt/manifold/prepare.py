@@ -280,13 +280,12 @@ def prepare(
     """Complete the manifest of a manifold whose shards are written, in tasks."""
     import ray
 
-    if geometry:
-        learned = _task(pool, write_geometry, Manifold(output, draft), output)
-        draft["geometry"] = ray.get(learned)
     search_part: dict[str, Any] = {"basis": None, "index": None}
     draft["search"] = search_part
+    vectors = Manifold(output, {**draft, "metric": "euclidean"})
+    if geometry:
+        draft["geometry"] = ray.get(_task(pool, write_geometry, vectors, output))
     if draft["metric"] == "whitened":
-        vectors = Manifold(output, {**draft, "metric": "euclidean"})
         draft["whitening"] = ray.get(_task(pool, write_whitening, vectors, output))
     search_part["basis"] = ray.get(_task(pool, write_basis, Manifold(output, draft), output))
     write_all_keys(draft, output, pool, range(len(draft["shards"])))

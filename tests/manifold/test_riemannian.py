@@ -15,14 +15,18 @@ from manifpt.errors import ManifptError
 from manifpt.manifold.geometry import Geometry
 from manifpt.manifold.riemannian import energy, geodesic, length, project
 
+SLOW = pytest.mark.slow
 # Intrinsic dimension, ambient dimension, radial and tangential noise of the reals, seed.
 ROUND = [
-    pytest.param(1, 2, 0.0, 0, id="circle"),
+    pytest.param(1, 2, 0.0, 0, id="circle", marks=SLOW),
     pytest.param(1, 20, 0.0, 1, id="circle in 20 dimensions"),
-    pytest.param(1, 20, 0.02, 2, id="noisy circle in 20 dimensions"),
+    pytest.param(1, 20, 0.02, 2, id="noisy circle in 20 dimensions", marks=SLOW),
     pytest.param(2, 3, 0.0, 3, id="sphere"),
-    pytest.param(2, 20, 0.0, 4, id="sphere in 20 dimensions"),
+    pytest.param(2, 20, 0.0, 4, id="sphere in 20 dimensions", marks=SLOW),
 ]
+
+
+CASES = [pytest.param(one.values, id=one.id, marks=one.marks) for one in ROUND]
 
 
 def unit(points):
@@ -71,8 +75,8 @@ def off_manifold(points):
     return np.abs(np.linalg.norm(points, axis=-1) - 1).mean()
 
 
-@pytest.mark.parametrize("case", [one.values for one in ROUND], ids=[one.id for one in ROUND])
-@pytest.mark.parametrize("angle", [1.0, 1.3])
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("angle", [1.0, pytest.param(1.3, marks=SLOW)])
 def test_the_centre_lies_nearer_to_the_manifold_and_to_the_intrinsic_mean(case, angle):
     geometry, isometry = learned(*case)
     points = spread(case[0], angle)
@@ -83,7 +87,7 @@ def test_the_centre_lies_nearer_to_the_manifold_and_to_the_intrinsic_mean(case, 
     assert mean_distance(star, truth @ isometry) < 0.7 * mean_distance(straight, truth)
 
 
-@pytest.mark.parametrize("case", [one.values for one in ROUND], ids=[one.id for one in ROUND])
+@pytest.mark.parametrize("case", CASES)
 def test_a_geodesic_is_as_long_as_the_arc(case):
     geometry, isometry = learned(*case)
     rng = np.random.default_rng(5)
