@@ -10,7 +10,7 @@ the first seed alone. A training that is done is not repeated.
 """
 
 import sys
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -29,7 +29,10 @@ class Config(ChainConfig):
     )
     combinations: tuple[str, ...] = Field(
         ("rgb+freq+sl+ssl", "image+rgb+freq+sl+ssl"),
-        description="of spaces, fused late and early, in the first metric",
+        description="of spaces, fused, in the first metric",
+    )
+    fusions: tuple[Literal["late", "early"], ...] = Field(
+        ("late", "early"), description="of the combinations; early ones are trainings of their own"
     )
     sl_network: str = Field("resnet50", description="see build_manifold")
     sl_weights: str | None = Field(None, description="see build_manifold")
@@ -71,7 +74,7 @@ def run(config: Config) -> None:
             where = title.replace(" ", "-")
             add(title, chain.attributors(space, artifacts, title=where, seeds=seeds))
         for name in config.combinations if main else ():
-            for fusion in ("late", "early"):
+            for fusion in config.fusions:
                 title = f"{name} {fusion}"
                 where = title.replace(" ", "-")
                 add(title, chain.attributors(name, artifacts, fusion, title=where))
