@@ -67,7 +67,7 @@ def triplets_picture(artifacts: str, images: str, per_source: int = 3) -> bytes:
         for n, panels in enumerate(zip(embedded, embedded - found, found, strict=True)):
             for m, (axes, values) in enumerate(zip(line[3 * n : 3 * n + 3], panels, strict=True)):
                 _show(axes, values, signed=m == 2)
-                if line is grid[0]:
+                if source == sources[0]:
                     axes.set_title(("x", "x*", "x - x*")[m], fontsize=9)
         line[0].set_ylabel(source, fontsize=9)
     return _png(figure)
