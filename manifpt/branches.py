@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from manifpt import outputs, pipeline, session, storage
 from manifpt.artifacts import ARTIFACTS, COMBINATION, EVALUATED, compute_artifacts
 from manifpt.errors import ManifptError
 from manifpt.manifold.projector import NEAREST, Projection
+
+EVIDENCE = ("neighbor_id", "distance", "percentile", "in_manifold")
 
 
 class Branch(NamedTuple):
@@ -97,12 +100,17 @@ def artifact_column(number: int) -> str:
 def read_branches(uris: Sequence[str], columns: list[str] | None = None) -> pa.Table:
     """Return one file's rows with their artifacts in each space, see ``artifact_column``.
 
-    ``uris`` are the same images' files in each space; all else is that of the first.
+    ``uris`` are the same images' files in each space. Where all columns are read, neighbours are
+    those of the first space with a manifold, and an image is in it if it is in any.
     """
     first = read_artifacts(uris[0], columns)
     for number, uri in enumerate(uris[1:], start=1):
-        table = read_artifacts(uri, ["id", "artifact"])
+        table = read_artifacts(uri, None if columns is None else ["id", "artifact"])
         if not table["id"].equals(first["id"]):
             raise ManifptError(f"{uri}: other images than {uris[0]}; make the artifacts at once")
         first = first.append_column(artifact_column(number), table["artifact"])
+        for name in EVIDENCE if columns is None else ():
+            both = pc.or_ if name == "in_manifold" else pc.coalesce
+            place = first.column_names.index(name)
+            first = first.set_column(place, name, both(first[name], table[name]))
     return first

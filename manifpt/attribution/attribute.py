@@ -59,11 +59,13 @@ class AttributeStage:
     def attributions(self, table: pa.Table) -> pa.Table:
         """Return the attributions table of an images table; ``source`` is what the input said.
 
-        Neighbour and distance are those of the first space.
+        Neighbour and distance are those of the first space with a manifold.
         """
         classes = self.attributor.classes
         made = [p(sized(table, p.space.size)) for p in self.projectors]
-        beside = made[0][1]
+        reals = [b for p, (_, b) in zip(self.projectors, made, strict=True) if p.manifold]
+        beside = dict(reals[0] if reals else made[0][1])
+        beside["in_manifold"] = np.any([b["in_manifold"] for _, b in made], axis=0).tolist()
         probabilities = self.attributor.probabilities([artifacts for artifacts, _ in made])
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :TOP_K]
         ranked = [
@@ -83,7 +85,7 @@ class AttributeStage:
         )
 
 
-def targets_of(attributor: Attributor, manifolds: Sequence[str]) -> dict[str, Target]:
+def trained_targets(attributor: Attributor, manifolds: Sequence[str]) -> dict[str, Target]:
     """Return what embeds and projects as was done for the attributor's training images.
 
     ``manifolds`` say where its manifolds lie now; by default, where they were. Others raise.
@@ -135,7 +137,7 @@ def attribute(
     started = time.monotonic()
     output, model = storage.absolute(output), storage.absolute(model)
     attributor = Attributor.open(model)
-    targets = targets_of(attributor, manifolds)
+    targets = trained_targets(attributor, manifolds)
     selection = Selection((split,) if split else None, tuple(sources) if sources else None)
     units = plan(inputs, selection)
     key = storage.digest([content_key(units), vars(selection), attributor.manifest["key"]])

@@ -15,7 +15,7 @@ from mlflow.types import ColSpec, DataType, Schema
 from PIL import Image
 
 from manifpt import outputs, session, storage
-from manifpt.attribution.attribute import AttributeStage, targets_of
+from manifpt.attribution.attribute import AttributeStage, trained_targets
 from manifpt.attribution.attributor import SEEN, WEIGHTS, Attributor
 from manifpt.images.read import Raw, images_table, row_of
 from manifpt.manifold import Manifold
@@ -31,7 +31,7 @@ class AttributorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defi
     def load_context(self, context: Any) -> None:
         """Open the attributor in the model's own files; its manifold is where its manifest says."""
         folder = context.artifacts["attributor"]
-        targets = targets_of(Attributor.open(folder), ()).values()
+        targets = trained_targets(Attributor.open(folder), ()).values()
         projectors = [t.projector(_searcher(t.manifold)) for t in targets]
         self.rule = projectors[0].rule
         self.sizes = other_sizes(self.rule, [projector.space for projector in projectors])

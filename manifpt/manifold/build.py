@@ -70,6 +70,8 @@ def _spaces(
     names: Sequence[str], units: Sequence[Unit], options: Options, image_size: int | None
 ) -> list[Space]:
     """Return spaces by name, each for images of the size that suits it."""
+    if "image" in names:
+        raise ManifptError("--space image: has no manifold; give it to compute_artifacts")
     if len(set(names)) < len(names):
         raise ManifptError(f"--space {'+'.join(names)}: name each space once")
     natural = image_size or natural_size(units, MANIFOLD_REALS)

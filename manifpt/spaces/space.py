@@ -77,6 +77,7 @@ def make_space(name: str, size: int, options: Options = Options()) -> Space:
 
 
 def _learned(name: str, size: int, options: Options) -> "Learned":
+    from manifpt.backbone import check_backbone
     from manifpt.spaces import weights
     from manifpt.spaces.learned import NETWORK_SIZE, Learned
 
@@ -87,6 +88,7 @@ def _learned(name: str, size: int, options: Options) -> "Learned":
             raise ManifptError(
                 f"{option}: give Barlow Twins weights, or the output of jobs.pretrain_embedding"
             )
+    check_backbone(backbone, f"--{name}-network")
     source = weights.find_weights(given, backbone, option)
     facts = {
         "backbone": backbone,
