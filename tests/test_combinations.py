@@ -14,7 +14,7 @@ from manifpt import storage, tensors
 from manifpt.attribution.attributor import Attributor
 from manifpt.attribution.fusion import fit_weights
 from manifpt.attribution.network import AttributionNetwork, Design
-from manifpt.branches import open_artifacts
+from manifpt.branches import open_artifacts, read_branches
 from manifpt.errors import ManifptError
 
 SL = ["--sl-network", "mobilenet_v2", "--sl-weights", mobilenet(), "--network-size", "32"]
@@ -122,6 +122,15 @@ def test_trained_attributors_fuse_without_training(out, tmp_path, capsys):
     assert fused.manifest["validation_loss"] <= least + 1e-4
     assert train_attribution.main(["--fuse", f"{tmp_path}/sl", "--output", f"{tmp_path}/x"]) == 2
     assert "--fuse: give two" in capsys.readouterr().err
+
+
+def test_evidence_is_that_of_the_first_space_with_a_manifold_whatever_the_order(out):
+    path = open_artifacts([f"{out}/a/rgb"])[0].files("train")[0]
+    alone = read_branches([f"{out}/a/rgb/{path}"])
+    both = read_branches([f"{out}/a/{space}/{path}" for space in ("image", "rgb")])
+    for name in ("neighbor_id", "distance", "percentile", "in_manifold"):
+        assert both[name].equals(alone[name])
+        assert both[name].null_count == 0
 
 
 def test_artifacts_of_other_images_do_not_combine(out, tmp_path):
