@@ -4,9 +4,10 @@ r"""Which space, which metric, which combination tells generators apart best? On
         --sl-network mobilenet_v2
 
 For each metric, manifolds of all spaces are built and artifacts computed in one pass each; then an
-attributor is trained on each space, and in the first metric on the combinations by late and early
-fusion, and evaluated on images that nothing has seen: once a seed, in metrics beside the first with
-the first seed alone. A training that is done is not repeated.
+attributor is trained on each space, and evaluated on images that nothing has seen: once a seed, in
+metrics beside the first with the first seed alone. In the first metric the embeddings themselves
+are classified, too, for what the projection is worth (`sl-features`; those of rgb are the image),
+and combinations by late and early fusion. A training that is done is not repeated.
 """
 
 import sys
@@ -14,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from jobs.quickstart import Chain, ChainConfig, row, table
+from jobs.chain import FEATURES, Chain, ChainConfig, row, table
 from manifpt import job, storage
 from manifpt.config import parse
 
@@ -28,8 +29,13 @@ class Config(ChainConfig):
         ("euclidean", "cosine", "whitened"), description="see build_manifold; the first is the main"
     )
     combinations: tuple[str, ...] = Field(
-        ("rgb+freq+sl+ssl", "image+rgb+freq+sl+ssl"),
-        description="of spaces, fused, in the first metric",
+        (
+            "rgb+freq+sl+ssl",
+            "image+freq-features+sl-features+ssl-features",
+            "image+rgb+freq+sl+ssl",
+            "image+rgb+freq+sl+ssl+freq-features+sl-features+ssl-features",
+        ),
+        description="of spaces and features, fused, in the first metric",
     )
     fusions: tuple[Literal["late", "early"], ...] = Field(
         ("late", "early"), description="of the combinations; early ones are trainings of their own"
@@ -68,7 +74,12 @@ def run(config: Config) -> None:
     for metric in config.metrics:
         artifacts = chain.artifacts(config.spaces, *built, metric=metric)
         main = metric == config.metrics[0]
-        for space in ("image", *config.spaces) if main else config.spaces:
+        names = config.spaces
+        if main:
+            chain.features(artifacts)
+            as_they_are = (space + FEATURES for space in config.spaces if space != "rgb")
+            names = ("image", *as_they_are, *config.spaces)
+        for space in names:
             title = space if main else f"{space} {metric}"
             seeds = config.seeds if main else config.seeds[:1]
             where = title.replace(" ", "-")

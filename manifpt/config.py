@@ -76,10 +76,10 @@ class SearchConfig(EmbeddingConfig):
 class ProjectionConfig(JobConfig):
     """The options of jobs that project images onto a manifold."""
 
-    projector: Literal["nearest", "mean", "tangent", "riemannian"] = Field(
+    projector: Literal["nearest", "mean", "tangent", "riemannian", "none"] = Field(
         "nearest",
         description="x* from neighbours: the nearest, their mean, their affine hull, or their "
-        "centre of mass in a learned geometry",
+        "centre of mass in a learned geometry; none takes the embedding itself, a space's baseline",
     )
     neighbors: int | None = Field(
         None, ge=1, description="how many; if not given 1 for nearest, 16 for tangent, else 8"

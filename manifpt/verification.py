@@ -124,6 +124,8 @@ def _projection(
         centre: np.ndarray = project(geometry, reals[None])[0].astype(np.float64)
         return centre
     reals = reals.astype(np.float64)
+    if card["kind"] == "none":
+        return np.zeros_like(query)
     if card["kind"] != "tangent":
         mean: np.ndarray = reals.mean(0)
         return mean

@@ -4,7 +4,8 @@
     mean     the mean of the k nearest;
     tangent  the nearest point of the affine hull of the k nearest, ridge-regularised: an orthogonal
              projection, as the paper's figure 2 draws it, on the plane that those reals span;
-    riemannian  the k nearest reals' centre of mass in a learned geometry (see riemannian.py).
+    riemannian  the k nearest reals' centre of mass in a learned geometry (see riemannian.py);
+    none     the origin: the "artifact" is the embedding itself, the baseline of a space.
 
 All work in float64 and on each image by itself.
 """
@@ -19,7 +20,7 @@ from manifpt.manifold.geometry import Geometry
 from manifpt.manifold.riemannian import project
 
 # How many neighbours each takes if nothing else is asked for.
-PROJECTORS = {"nearest": 1, "mean": 8, "tangent": 16, "riemannian": 8}
+PROJECTORS = {"nearest": 1, "mean": 8, "tangent": 16, "riemannian": 8, "none": 1}
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class Projection:
         if self.kind == "nearest":
             nearest: np.ndarray = neighbours[:, 0]
             return nearest
+        if self.kind == "none":
+            return np.zeros_like(queries)
         if self.kind == "riemannian":
             if geometry is None:
                 raise ValueError("a Riemannian projection needs a geometry")
@@ -82,8 +85,8 @@ NEAREST = Projection()
 
 
 def projection_of(kind: str, neighbours: int | None, ridge: float) -> Projection:
-    """Return a projection by its settings; ``nearest`` has exactly one neighbour."""
+    """Return a projection by its settings; ``nearest`` and ``none`` have exactly one neighbour."""
     count = neighbours or PROJECTORS[kind]
-    if kind == "nearest" and count != 1:
-        raise ManifptError(f"--neighbors {count}: nearest takes 1; choose mean or tangent")
+    if kind in {"nearest", "none"} and count != 1:
+        raise ManifptError(f"--neighbors {count}: {kind} takes 1; choose mean or tangent")
     return Projection(kind, count, ridge if kind == "tangent" else 0.0)

@@ -54,6 +54,11 @@ def test_identical_neighbours_are_themselves_and_each_image_stands_alone():
     assert np.array_equal(whole, alone)
 
 
+def test_none_leaves_the_embedding_as_it_is():
+    queries, reals = cloud()
+    assert not Projection("none").project(queries, reals).any()
+
+
 def test_counts_of_neighbours():
     assert projection_of("tangent", None, 0.1).neighbours == 16
     assert projection_of("mean", 3, 0.1) == Projection("mean", 3, 0.0)
