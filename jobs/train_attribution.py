@@ -6,10 +6,10 @@
     python -m jobs.train_attribution --fuse MODEL-RGB MODEL-SL --output MODEL
     python -m jobs.train_attribution --input a=DIR b=DIR real=DIR --space image --output MODEL
 
---register NAME puts the attributor in MLflow's model registry, as jobs.register does with an
-evaluation on its card. Artifacts of the same images in several spaces are attributed together, by one training or by
+Artifacts of the same images in several spaces are attributed together, by one training or by
 fusing trained attributors. The last trains the same network on the images themselves: the baseline
-of every claim.
+of every claim. --register NAME puts the attributor in MLflow's model registry, as jobs.register
+does, which can put an evaluation on its card.
 """
 
 import sys

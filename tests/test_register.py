@@ -163,7 +163,8 @@ images = [open(uri, "rb").read() for uri in {expected["uri"].tolist()!r}]
 found = model.predict(pd.DataFrame({{"image": images}}))
 import manifpt
 by_module = packages_distributions()
-loaded = {{d.lower() for m in set(k.split(".")[0] for k in sys.modules) for d in by_module.get(m, [])}}
+modules = set(k.split(".")[0] for k in sys.modules)
+loaded = {{d.lower() for m in modules for d in by_module.get(m, [])}}
 reached, left = set(), [p.split("==")[0] for p in {pinned()!r}]
 while left:
     name = left.pop().lower().replace("_", "-")
