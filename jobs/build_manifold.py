@@ -4,7 +4,8 @@
 
 The input of a benchmark is its folder: the split `manifold` of its reals is taken. --append adds
 reals, --compact merges the small shards that this leaves, --explain prints how neighbours are found
-and from which measurements that was chosen.
+and from which measurements that was chosen. A manifold as --input gives its reals as they are
+embedded: for another --metric, or with --reals for a smaller one.
 """
 
 import sys
@@ -25,7 +26,7 @@ class Config(EmbeddingConfig):
     """Options of build_manifold."""
 
     input: tuple[str, ...] = Field(
-        (), description="real images: folders, tars or Parquet, local or s3://"
+        (), description="real images: folders, tars or Parquet, local or s3://; or a manifold"
     )
     append: bool = Field(False, description="add --input to the manifold in --output")
     compact: bool = Field(False, description="merge small shards of --output to about --shards")
@@ -44,6 +45,9 @@ class Config(EmbeddingConfig):
     metric: Literal["euclidean", "cosine", "whitened"] = Field(
         "euclidean",
         description="what is near: vectors, their directions, or vectors by Mahalanobis distance",
+    )
+    reals: int | None = Field(
+        None, ge=2, description="of a manifold given as --input, a random sample of so many"
     )
     index: str | None = Field(
         None, description="FAISS's name of an approximate index to have, too, such as IVF256,Flat"
@@ -84,6 +88,32 @@ class Config(EmbeddingConfig):
         return Options(**given, eps=self.freq_eps, log=self.freq_log)
 
 
+# What a manifold given as --input has already.
+EMBEDDED = (
+    "space shards image_size filter freq_eps freq_log sl_network sl_weights ssl_network "
+    "ssl_weights layer pooled network_size precision"
+).split()
+
+
+def source_manifold(config: Config) -> str | None:
+    """Return the manifold that --input is, or None if it is images."""
+    from manifpt import outputs, storage
+
+    names = [text for text in config.input if "=" not in text or storage.is_s3(text)]
+    kinds = [(outputs.read(storage.absolute(uri)) or {}).get("kind") for uri in names]
+    if "manifold" not in kinds:
+        if config.reals is not None:
+            raise ManifptError("--reals: samples a manifold; build it, then give it as --input")
+        return None
+    if len(config.input) > 1:
+        raise ManifptError("--input: give one manifold alone; --append adds images to one")
+    given = sorted(set(EMBEDDED) & config.model_fields_set)
+    if given:
+        option = given[0].replace("_", "-")
+        raise ManifptError(f"--{option}: the manifold given as --input has its own; leave it out")
+    return names[0]
+
+
 def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Build the manifold, or change or explain it, and return its counts."""
     from manifpt.manifold.build import (
@@ -92,6 +122,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         build_manifold,
         compact_manifold,
     )
+    from manifpt.manifold.derive import derive_manifold
     from manifpt.manifold.manifold import Manifold
     from manifpt.manifold.prepare import explained
 
@@ -105,22 +136,21 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     elif config.append:
         manifest = append_to_manifold(config.input, config.output, demand=config.demand)
     else:
-        manifest = build_manifold(
-            config.input,
-            config.output,
-            space=config.space,
-            options=config.spaces,
-            settings=Settings(
-                config.shards,
-                config.image_size,
-                config.filter,
-                config.metric,
-                config.index,
-                config.geometry,
-            ),
-            demand=config.demand,
-            overwrite=config.overwrite,
+        settings = Settings(
+            config.shards,
+            config.image_size,
+            config.filter,
+            config.metric,
+            config.index,
+            config.geometry,
         )
+        source = source_manifold(config)
+        common = {"settings": settings, "demand": config.demand, "overwrite": config.overwrite}
+        if source:
+            manifest = derive_manifold(source, config.output, reals=config.reals, **common)
+        else:
+            embedding = {"space": config.space, "options": config.spaces}
+            manifest = build_manifold(config.input, config.output, **embedding, **common)
     last = manifest["appended"][-1] if config.append else manifest
     tracked.inputs(last["inputs"], "manifold")
     tracked.document("manifest.json", manifest)

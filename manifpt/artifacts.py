@@ -126,11 +126,13 @@ def _total_moments(facts: Sequence[dict[str, Any]], folder: str, split: str) -> 
     return {"mean": mean.tolist(), "std": np.sqrt(np.maximum(square - mean**2, 0)).tolist()}
 
 
-def _class_counts(facts: Sequence[dict[str, Any]], split: str) -> dict[str, int]:
-    counts: Counter[str] = Counter()
-    for fact in facts:
-        counts.update(fact.get("classes", {}).get(split, {}))
-    return dict(sorted(counts.items()))
+def evaluated_classes(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """Return how many images of each source a pipeline's records count, by split."""
+    counts: dict[str, Counter[str]] = {split: Counter() for split in EVALUATED}
+    for record in records:
+        for split, found in record["facts"].get("classes", {}).items():
+            counts[split].update(found)
+    return {split: dict(sorted(found.items())) for split, found in counts.items()}
 
 
 def compute_artifacts(
@@ -198,7 +200,7 @@ def compute_artifacts(
         raise ManifptError(
             f"--input: none of {counts['rows_in']} images could be used ({reason}); check the input"
         )
-    return _publish(
+    return publish_artifacts(
         output,
         key,
         dict(zip(names, facts.values(), strict=True)),
@@ -206,14 +208,12 @@ def compute_artifacts(
         {
             **counts,
             "inputs": describe(inputs, units),
-            "classes": {
-                split: _class_counts([r["facts"] for r in records], split) for split in EVALUATED
-            },
+            "classes": evaluated_classes(records),
         },
     )
 
 
-def _publish(
+def publish_artifacts(
     output: str,
     key: str,
     facts: dict[str, dict[str, Any]],

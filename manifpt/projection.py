@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from manifpt import pipeline, session
+from manifpt import pipeline, session, tensors
 from manifpt.errors import ManifptError
 from manifpt.images import IMAGES, DecodeRule, Selection, Unit
 from manifpt.images.probe import natural_size
@@ -45,12 +45,17 @@ class Projector:
     def __call__(self, table: pa.Table) -> tuple[np.ndarray, dict[str, Any]]:
         """Return the artifacts of an images table, N x shape float32, and the columns beside.
 
+        A table that has embeddings already, as ``artifact``, is not embedded again.
+
         No image meets a real of its own pixels, whatever its label says: a real under evaluation
         would have the artifact zero, and an exclusion by label would give the label away.
         """
         pipeline.check_columns(table, {"pixel_sha256": IMAGES["pixel_sha256"]}, "project")
-        embedded = self.space.embed(pixels_of(table))
         rows = table.num_rows
+        if "artifact" in table.column_names:
+            embedded = tensors.from_column(table["artifact"]).reshape(rows, *self.space.shape)
+        else:
+            embedded = self.space.embed(pixels_of(table))
         if self.manifold is None or self.searcher is None:
             nothing = dict.fromkeys(("neighbor_id", "distance", "percentile"), [None] * rows)
             return embedded, {**nothing, "in_manifold": [False] * rows}

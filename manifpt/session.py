@@ -10,8 +10,11 @@ from manifpt.errors import ManifptError
 NO_PROGRESS_SECONDS = 600
 
 
-def start() -> None:
-    """Connect to the cluster that RAY_ADDRESS or `ray job submit` names, else start one here."""
+def start(*, dashboard: bool = False) -> None:
+    """Connect to the cluster that RAY_ADDRESS or `ray job submit` names, else start one here.
+
+    An embedded one has a ``dashboard`` where something asks for what only that can tell.
+    """
     # Imported here as everywhere in the library: `--help` must not wait for Ray.
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -28,7 +31,7 @@ def start() -> None:
                 reason = str(error).splitlines()[0][:200]
                 raise ManifptError(f"RAY_ADDRESS {address}: {reason}; is the head up?") from None
         else:
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -47,8 +50,32 @@ def identity() -> dict[str, str]:
     return ids | ({"ray_submission_id": submission} if submission else {})
 
 
+_share: dict[str, float] | None = None
+
+
+def limit(share: dict[str, float] | None) -> None:
+    """Let all that this process starts take no more than ``share``, by Ray's resource names.
+
+    For jobs side by side on one cluster, each in a process of its own; None takes the limit away.
+    """
+    global _share
+    _share = share
+
+
 def capacity() -> dict[str, float]:
-    """Return what the cluster has, or may grow to where an autoscaler says so."""
+    """Return what the cluster has, or may grow to where an autoscaler says so; see ``limit``."""
+    found = _whole()
+    if _share is None:
+        return found
+    # What is counted for each node, such as memory, is shared in proportion to the CPUs.
+    part = min(1.0, _share.get("CPU", 0.0) / max(found.get("CPU", 1.0), 1e-9))
+    return {
+        name: min(value, _share.get(name, 0.0) if name in {"CPU", "GPU"} else value * part)
+        for name, value in found.items()
+    }
+
+
+def _whole() -> dict[str, float]:
     import ray
 
     total = dict(ray.cluster_resources())
