@@ -9,20 +9,18 @@ embedded: for another --metric, or with --reals for a smaller one.
 """
 
 import sys
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from manifpt import job
 from manifpt.config import EmbeddingConfig
 from manifpt.errors import ManifptError
+from manifpt.options import SpaceOptions
 from manifpt.tracking import Run
 
-if TYPE_CHECKING:
-    from manifpt.spaces import Options
 
-
-class Config(EmbeddingConfig):
+class Config(SpaceOptions, EmbeddingConfig):
     """Options of build_manifold."""
 
     input: tuple[str, ...] = Field(
@@ -32,22 +30,9 @@ class Config(EmbeddingConfig):
     compact: bool = Field(False, description="merge small shards of --output to about --shards")
     explain: bool = Field(False, description="only print how --output is searched, and why")
     output: str = Field(description="folder for the manifold, local or s3://")
-    space: str = Field(
-        "rgb", description="rgb, freq, sl, ssl, or several at once, each a manifold: rgb+sl"
-    )
     shards: int = Field(4, ge=1, description="number of shards")
-    image_size: int | None = Field(
-        None, ge=4, description="side in pixels; the images' own, at most 64, if not given"
-    )
     filter: Literal["bicubic", "lanczos", "bilinear"] = Field(
         "bicubic", description="antialiased resize filter for images of another size"
-    )
-    metric: Literal["euclidean", "cosine", "whitened"] = Field(
-        "euclidean",
-        description="what is near: vectors, their directions, or vectors by Mahalanobis distance",
-    )
-    reals: int | None = Field(
-        None, ge=2, description="of a manifold given as --input, a random sample of so many"
     )
     index: str | None = Field(
         None, description="FAISS's name of an approximate index to have, too, such as IVF256,Flat"
@@ -55,37 +40,6 @@ class Config(EmbeddingConfig):
     geometry: bool = Field(
         False, description="learn a Riemannian geometry, too, for --projector riemannian"
     )
-    freq_eps: float | None = Field(
-        None, gt=0, description="freq: added to magnitudes; 8-bit rounding noise if not given"
-    )
-    freq_log: bool = Field(True, description="freq: take the logarithm of magnitudes")
-    sl_network: str = Field("resnet50", description="sl: a torchvision classifier")
-    sl_weights: str | None = Field(
-        None, description="sl: file of its weights, local or s3://; torchvision's, if not given"
-    )
-    ssl_network: str = Field("resnet50", description="ssl: a torchvision classifier")
-    ssl_weights: str | None = Field(
-        None, description="ssl: file of Barlow Twins weights, or output of pretrain_embedding"
-    )
-    layer: str | None = Field(
-        None, description="sl, ssl: an inner layer, such as layer2; before the last if not given"
-    )
-    pooled: bool = Field(True, description="sl, ssl: average the layer's map over places")
-    network_size: int | None = Field(
-        None, ge=16, description="sl, ssl: side that images are resized to; 224 if not given"
-    )
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="sl, ssl: of the network; bfloat16 on GPUs that have it"
-    )
-
-    @property
-    def spaces(self) -> "Options":
-        """The options of spaces."""
-        from manifpt.spaces import Options
-
-        names = set(Options.__dataclass_fields__) & set(type(self).model_fields)
-        given = {name: getattr(self, name) for name in names}
-        return Options(**given, eps=self.freq_eps, log=self.freq_log)
 
 
 # What a manifold given as --input has already.

@@ -6,16 +6,14 @@ import sys
 import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from manifpt.errors import ManifptError
+from manifpt.options import ProjectionOptions
 from manifpt.session import Demand, SearchDemand
-
-if TYPE_CHECKING:
-    from manifpt.manifold.projector import Projection
 
 
 class JobConfig(BaseModel):
@@ -73,27 +71,8 @@ class SearchConfig(EmbeddingConfig):
         return SearchDemand(self.search, self.placement, memory, self.gpu_float16)
 
 
-class ProjectionConfig(JobConfig):
+class ProjectionConfig(ProjectionOptions, JobConfig):
     """The options of jobs that project images onto a manifold."""
-
-    projector: Literal["nearest", "mean", "tangent", "riemannian", "none"] = Field(
-        "nearest",
-        description="x* from neighbours: the nearest, their mean, their affine hull, or their "
-        "centre of mass in a learned geometry; none takes the embedding itself, a space's baseline",
-    )
-    neighbors: int | None = Field(
-        None, ge=1, description="how many; if not given 1 for nearest, 16 for tangent, else 8"
-    )
-    ridge: float = Field(
-        0.1, gt=0, description="tangent: regularisation, relative to the neighbours' mean variance"
-    )
-
-    @property
-    def projection(self) -> "Projection":
-        """The projection asked for."""
-        from manifpt.manifold.projector import projection_of
-
-        return projection_of(self.projector, self.neighbors, self.ridge)
 
 
 Config = TypeVar("Config", bound=JobConfig)

@@ -25,7 +25,11 @@ _WATCH = """
 import sys
 if sys.stdin.readline().strip() != "ended":
     from mlflow import MlflowClient
-    MlflowClient(sys.argv[1]).set_terminated(sys.argv[2], "KILLED")
+    client, run_id = MlflowClient(sys.argv[1]), sys.argv[2]
+    client.set_terminated(run_id, "KILLED")
+    children = f"tags.`mlflow.parentRunId` = '{run_id}' and attributes.status = 'RUNNING'"
+    for run in client.search_runs([client.get_run(run_id).info.experiment_id], children):
+        client.set_terminated(run.info.run_id, "KILLED")
 """
 
 
@@ -103,9 +107,29 @@ class Run:
 
     def tags(self, values: dict[str, str]) -> None:
         """Tag the run with what is known only once it goes, such as Ray's ids of the job."""
-        import mlflow
+        from mlflow import MlflowClient
 
-        mlflow.set_tags({f"manifpt.{name}": value for name, value in values.items()})
+        for name, value in values.items():
+            MlflowClient(self.uri).set_tag(self.id, f"manifpt.{name}", value)
+
+    def child(self, name: str, params: dict[str, Any]) -> "Run":
+        """Open a run below this one, which lasts until ``end``."""
+        from mlflow import MlflowClient
+        from mlflow.entities import Param
+
+        client = MlflowClient(self.uri)
+        experiment = client.get_run(self.id).info.experiment_id
+        tags = {"mlflow.parentRunId": self.id, "mlflow.source.name": name}
+        made = Run(self.uri, client.create_run(experiment, tags=tags, run_name=name).info.run_id)
+        texts = [Param(key, str(value)[:500]) for key, value in params.items()]
+        client.log_batch(made.id, params=texts)
+        return made
+
+    def end(self, status: str) -> None:
+        """End a run that ``child`` opened: FINISHED, KILLED or FAILED."""
+        from mlflow import MlflowClient
+
+        MlflowClient(self.uri).set_terminated(self.id, status)
 
     def document(self, name: str, value: Any) -> None:
         """Log a JSON document."""
