@@ -148,6 +148,7 @@ def compute_artifacts(
     projection: Projection = NEAREST,
     search: session.SearchDemand = session.ANY_SEARCH,
     demand: session.Demand = session.ANY,
+    chunk: int | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Compute the artifacts of all images and publish them, one folder a split.
@@ -168,6 +169,7 @@ def compute_artifacts(
         projection: what x* is, from how many neighbours.
         search: how to find them, and where the manifold lies; the artifacts do not depend on it.
         demand: how many processes, with how many GPUs.
+        chunk: images of a file; artifacts made apart can be read together if theirs are alike.
         overwrite: replace an output of other settings.
 
     """
@@ -192,7 +194,7 @@ def compute_artifacts(
     names = [""] if len(targets) == 1 else list(targets)
     by_folder = dict(zip(names, projectors, strict=True))
     build = partial(ArtifactStage, by_folder, undeclared, float16)
-    records = project("artifacts", units, selection, projectors, build, output, pool)
+    records = project("artifacts", units, selection, projectors, build, output, pool, chunk)
     counts = pipeline.totals(records)
     if counts["ok"] == 0:
         outputs.abandon(output)

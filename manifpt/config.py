@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from manifpt.errors import ManifptError
 from manifpt.options import ProjectionOptions
@@ -80,7 +80,9 @@ Config = TypeVar("Config", bound=JobConfig)
 # Other spellings of a flag, by field.
 ALSO = {"output": ("--out",)}
 # Given to a field, it is an argument by its place, not by a flag.
-POSITIONAL = {"positional": True}
+POSITIONAL: dict[str, JsonValue] = {"positional": True}
+# Given to a field, only the file that --config names can hold it.
+IN_FILE: dict[str, JsonValue] = {"in_file": True}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -105,6 +107,8 @@ def _kind(annotation: Any) -> Any:
 
 def _add(parser: argparse.ArgumentParser, name: str, field: Any) -> None:
     kind = _kind(field.annotation)
+    if field.json_schema_extra == IN_FILE:
+        return
     if field.json_schema_extra == POSITIONAL:
         parser.add_argument(name, nargs="?", default=argparse.SUPPRESS, help=field.description)
         return
@@ -163,6 +167,7 @@ def parse(kind: type[Config], description: str, argv: Sequence[str] | None = Non
     except ValidationError as error:
         first = error.errors()[0]
         option = _flag(str(first["loc"][0])) if first["loc"] else "options"
+        option += "".join(f".{part}" for part in first["loc"][1:])
         reason = re.sub(r"^Value error, ", "", first["msg"])
         if first["type"] == "missing":
             reason = "is required"

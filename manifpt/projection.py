@@ -158,13 +158,15 @@ def project(
     build: Callable[[], pipeline.Stage],
     output: str,
     pool: session.Pool,
+    chunk: int | None = None,
 ) -> list[dict[str, Any]]:
     """Run a stage that projects over all images; return the pipeline's records.
 
-    Each image is decoded once, in the sizes of all projectors.
+    Each image is decoded once, in the sizes of all projectors. ``chunk`` is how many images a part
+    of the output has; by default, what fits their size.
     """
     rule = projectors[0].rule
-    wanted = [projector.rows for projector in projectors if projector.rows]
+    wanted = [rows for rows in (chunk, *(p.rows for p in projectors)) if rows]
     read = partial(
         read_unit_text,
         rule=rule,

@@ -4,6 +4,7 @@ Embeddings are artifacts by the projection ``none``. Decoding and embedding cost
 images; what x* is can be asked again and again without them.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -30,11 +31,30 @@ def embeddings_of(inputs: Sequence[str]) -> Branch | None:
     return open_artifacts(names)[0]
 
 
-def _read(uri: str) -> Iterator[pa.Table]:
-    table = read_artifacts(uri)
-    if table["artifact"].type.value_type != pa.float32():
-        raise ManifptError(f"--input {uri}: float16 embeddings; make them without --float16")
-    yield table
+def _units(embeddings: Branch) -> list[str]:
+    """Return a spec for each unit of images that was embedded: its files, chunk by chunk.
+
+    So the artifacts' files have the names and rows of the embeddings', and those of several
+    spaces can be read together.
+    """
+    found: dict[int, dict[int, list[str]]] = {}
+    for file in embeddings.manifest["files"]:
+        if file["folder"] != "quarantine":
+            unit, chunk = map(int, storage.base_name(file["path"])[: -len(".parquet")].split("-"))
+            uri = storage.join(embeddings.uri, file["path"])
+            found.setdefault(unit, {}).setdefault(chunk, []).append(uri)
+    units = [found.get(unit, {}) for unit in range(max(found) + 1)]
+    return [
+        json.dumps([unit.get(n, []) for n in range(max(unit, default=-1) + 1)]) for unit in units
+    ]
+
+
+def _read(text: str) -> Iterator[pa.Table]:
+    for uris in json.loads(text):
+        table = pa.concat_tables([read_artifacts(uri) for uri in uris]) if uris else pa.table({})
+        if uris and table["artifact"].type.value_type != pa.float32():
+            raise ManifptError(f"--input {uris[0]}: float16 embeddings; make them without it")
+        yield table
 
 
 def project_embeddings(
@@ -66,10 +86,9 @@ def project_embeddings(
     if finished:
         return finished
     projectors, pool = projectors_of({target.space.name: target}, search, pool)
-    files = [f["path"] for f in given["files"] if f["folder"] != "quarantine"]
     records = pipeline.run(
         f"project {target.space.name}",
-        [storage.join(embeddings.uri, path) for path in files],
+        _units(embeddings),
         _read,
         partial(ArtifactStage, {"": projectors[0]}, "content", float16),
         output,
