@@ -188,7 +188,8 @@ def _problems(space: SearchSpace) -> Iterator[str]:
             yield f"search.{name}.when: {min(unknown)} is not an option named before it"
         before.add(name)
         for value in choice.values or (choice.low, choice.high):
-            checked(space.settings({name: value}))
+            met = {other: values[0] for other, values in choice.when.items()}
+            checked(space.settings(met | {name: value}))
     checked(space.settings(space.defaults))
 
 

@@ -40,7 +40,10 @@ def test_importance_finds_the_choice_that_matters():
     sweep = Sweep(SearchSpace.of({}, search, {}), "out", "content", {}, 1)
     rows = [
         result(
-            str(n), 0.9 if n % 2 else 0.3, space=["rgb", "freq"][n % 2], learning_rate=1e-3 + n / 1e4
+            str(n),
+            0.9 if n % 2 else 0.3,
+            space=["rgb", "freq"][n % 2],
+            learning_rate=1e-3 + n / 1e4,
         )
         for n in range(16)
     ]

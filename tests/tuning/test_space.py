@@ -53,7 +53,7 @@ def test_a_grid_has_each_combination_once():
     grid = space(search).grid()
     assert len(grid) == 2 * (1 + 2)
     assert {"projector": "nearest", "space": "rgb"} in grid
-    with pytest.raises(ManifptError, match="learning_rate is a range"):
+    with pytest.raises(ManifptError, match="neighbors is a range"):
         space().grid()
 
 
