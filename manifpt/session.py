@@ -10,11 +10,8 @@ from manifpt.errors import ManifptError
 NO_PROGRESS_SECONDS = 600
 
 
-def start(*, dashboard: bool = False) -> None:
-    """Connect to the cluster that RAY_ADDRESS or `ray job submit` names, else start one here.
-
-    An embedded one has a ``dashboard`` where something asks for what only that can tell.
-    """
+def start() -> None:
+    """Connect to the cluster that RAY_ADDRESS or `ray job submit` names, else start one here."""
     # Imported here as everywhere in the library: `--help` must not wait for Ray.
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -31,7 +28,7 @@ def start(*, dashboard: bool = False) -> None:
                 reason = str(error).splitlines()[0][:200]
                 raise ManifptError(f"RAY_ADDRESS {address}: {reason}; is the head up?") from None
         else:
-            ray.init(include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -86,6 +83,21 @@ def _whole() -> dict[str, float]:
     except (ImportError, AttributeError):
         grown = {}
     return {name: max(total.get(name, 0.0), grown.get(name, 0.0)) for name in {*total, *grown}}
+
+
+def free_placement_groups() -> None:
+    """Free what trainings of this job hold whose processes were killed.
+
+    Ray Train's own cleaner asks the dashboard, which an embedded cluster has not. The last bytes of
+    a placement group's id are those of the job that made it.
+    """
+    import ray
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    job = ray.get_runtime_context().get_job_id()
+    for name, found in ray.util.placement_group_table().items():
+        if name.endswith(job) and found["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(name))))
 
 
 def nodes() -> int:

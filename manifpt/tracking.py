@@ -21,16 +21,27 @@ from manifpt.errors import ManifptError
 EXPERIMENT = "manifpt"
 PACKAGES = ("manifpt", "ray", "torch", "torchvision", "faiss-cpu", "faiss-gpu", "numpy", "pillow")
 
-_WATCH = """
-import sys
-if sys.stdin.readline().strip() != "ended":
+# Runs beside a job, and outlives it.
+_WATCH = "import sys; from manifpt import tracking; tracking.watch(*sys.argv[1:])"
+
+
+def watch(uri: str, run_id: str) -> None:
+    """Wait for a job that is gone or says on the standard input that it has ended its run."""
+    if sys.stdin.readline().strip() != "ended":
+        from mlflow import MlflowClient
+
+        MlflowClient(uri).set_terminated(run_id, "KILLED")
+        end_children(uri, run_id)
+
+
+def end_children(uri: str, run_id: str) -> None:
+    """End as KILLED the runs below a run that still go on."""
     from mlflow import MlflowClient
-    client, run_id = MlflowClient(sys.argv[1]), sys.argv[2]
-    client.set_terminated(run_id, "KILLED")
+
+    client = MlflowClient(uri)
     children = f"tags.`mlflow.parentRunId` = '{run_id}' and attributes.status = 'RUNNING'"
     for run in client.search_runs([client.get_run(run_id).info.experiment_id], children):
         client.set_terminated(run.info.run_id, "KILLED")
-"""
 
 
 def _git_commit() -> str:
@@ -175,8 +186,10 @@ def run(job: str, params: dict[str, Any]) -> Iterator[Run]:
     }
     active = mlflow.start_run(run_name=job, tags=tags)
     run_id = active.info.run_id
-    watch = subprocess.Popen(
+    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    watching = subprocess.Popen(
         [sys.executable, "-c", _WATCH, uri, run_id],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
         stdin=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -195,9 +208,11 @@ def run(job: str, params: dict[str, Any]) -> Iterator[Run]:
     finally:
         with suppress(MlflowException):
             mlflow.end_run(status)
-            if watch.stdin is not None:
-                watch.stdin.write("ended\n")
-        if watch.stdin is not None:
-            watch.stdin.close()
+            if status != "FINISHED":
+                end_children(uri, run_id)
+            if watching.stdin is not None:
+                watching.stdin.write("ended\n")
+        if watching.stdin is not None:
+            watching.stdin.close()
         with suppress(subprocess.TimeoutExpired):
-            watch.wait(timeout=10)
+            watching.wait(timeout=10)

@@ -127,7 +127,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Close the run of a trial that failed; the others go on."""
-        error = session.cause(trial.get_error() or RuntimeError("unknown"))
+        error = session.cause(trial.get_pickled_error() or RuntimeError("its process died"))
         self._end(trial, FAILED, (trial.last_result or {}) | {"error": str(error)[-500:]})
 
     def _end(self, trial: Any, status: str, result: dict[str, Any]) -> None:

@@ -27,6 +27,8 @@ TUNE = {
     # No tables beside ours, and no files.
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # A stop is ours to handle.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
 # Of a trial itself, in bytes: its workers and pipelines take their own.
 NEXT_TO_NOTHING = {"memory": 1}
@@ -188,10 +190,12 @@ def run_study(sweep: Sweep, plan: Plan, images: Images, parent: Run) -> Journal:
             storage_filesystem=filesystem,
             callbacks=[Recorder(journal, parent, budget)],
             stop=budget,
+            failure_config=tune.FailureConfig(max_failures=1),
             verbose=0,
         ),
     )
     tuner.fit()
     ray.kill(cache)
+    session.free_placement_groups()
     storage.remove(storage.join(sweep.output, "_tune"))
     return journal

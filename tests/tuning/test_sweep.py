@@ -118,6 +118,29 @@ def test_a_target_ends_the_study(ray_session, corpus, tmp_path):
     assert [r["status"] for r in results(tmp_path).values()] == ["finished"]
 
 
+def test_time_that_is_up_interrupts_and_frees_what_it_held(ray_session, corpus, tmp_path, capsys):
+    flags = config(tmp_path, corpus, search={"learning_rate": [1e-3, 2e-3]}, fixed={"epochs": 500})
+    assert sweep.main([*flags, "--hours", "0.008", "--no-early-stopping"]) == 2
+    assert "give more --hours" in capsys.readouterr().err
+    assert not results(tmp_path)
+    assert {run.info.status for run in children(last_sweep().info.run_id)} == {"KILLED"}
+    for _ in range(20):
+        if ray.available_resources().get("CPU") == 4:
+            break
+        time.sleep(1)
+    assert ray.available_resources()["CPU"] == 4
+
+
+def test_a_trial_that_fails_is_told_and_the_others_go_on(ray_session, corpus, tmp_path):
+    search = {"backbone": ["mobilenet_v3_small", "no_such_network"]}
+    flags = config(tmp_path, corpus, search=search, sampler="grid", fixed={"epochs": 1})
+    assert sweep.main(flags) == 0
+    found = {r["chosen"]["backbone"]: r for r in results(tmp_path).values()}
+    assert found["mobilenet_v3_small"]["status"] == "finished"
+    assert found["no_such_network"]["status"] == "failed"
+    assert "no_such_network" in found["no_such_network"]["error"]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_driver_that_is_killed_goes_on(corpus, tmp_path):
