@@ -140,5 +140,5 @@ def test_a_submitted_sweep_runs_on_s3_and_an_mlflow_server(cluster, mlflow_serve
         "KILLED",
     }
     assert "leaderboard.txt" in {f.path for f in client.list_artifacts(parent.info.run_id)}
-    keys = {path for path in storage.files_under(f"{s3}/ml")}
-    assert any("leaderboard.txt" in path for path, _ in keys)
+    stored = [path for path, _ in storage.files_under(f"{s3}/ml")]
+    assert any("leaderboard.txt" in path for path in stored)
