@@ -12,7 +12,7 @@ from manifpt.evaluation.evaluate import evaluate
 from manifpt.tracking import Run
 from tuning import report
 from tuning.journal import FINISHED
-from tuning.study import Plan
+from tuning.proposals import Plan
 from tuning.trial import Sweep
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 
 from tuning.journal import FINISHED, in_words
-from tuning.study import Plan, storage_of
+from tuning.proposals import Plan, storage_of
 from tuning.trial import ACCURACY, Sweep
 
 LEAST = 4  # trials that importances and their picture need

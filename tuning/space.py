@@ -129,6 +129,15 @@ class SearchSpace:
         """Return a trial's settings; what is not chosen is fixed or the jobs' default."""
         return Settings.model_validate(self.fixed | chosen)
 
+    @property
+    def most_epochs(self) -> int:
+        """The epochs of the longest trial."""
+        choice = self.search.get("epochs")
+        longest = (choice.values or (choice.high,)) if choice else ()
+        return max(
+            [self.settings({"epochs": e}).epochs for e in longest] or [self.settings({}).epochs]
+        )
+
     def first(self) -> dict[str, Value]:
         """Return the choices of the first trial: the defaults."""
         return self._walk(self._default)

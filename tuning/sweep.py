@@ -76,11 +76,12 @@ def rungs(config: Config, epochs: int) -> tuple[int, ...]:
 
 def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Run the study; evaluate the best trial and the defaults, and print the leaderboard."""
-    from manifpt import storage
+    from manifpt import outputs, storage
     from tuning.cache import images_of
     from tuning.conclusion import conclude
+    from tuning.proposals import Plan
     from tuning.space import SearchSpace
-    from tuning.study import Plan, capacity_of_trials, run_study
+    from tuning.study import capacity_of_trials, run_study
     from tuning.trial import Sweep
 
     space = SearchSpace.of(config.fixed, config.search, config.defaults)
@@ -89,15 +90,17 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     images = images_of(config.reals or config.input, config.input, config.sources)
     count, share, fit = capacity_of_trials(config.num_workers, config.max_concurrent_trials)
     print(f"trials: {fit} at once, {count} workers each, {share}", file=sys.stderr, flush=True)
-    epochs = space.settings(space.first()).epochs
+    output = storage.absolute(config.output)
+    made_of = [images.content, config.seeds, config.fixed, config.search]
+    outputs.begin(output, "sweep", storage.digest(made_of), overwrite=config.overwrite)
     sweep = Sweep(
         space,
-        storage.absolute(config.output),
+        output,
         images.content,
         share,
         count,
         seeds=config.seeds,
-        rungs=rungs(config, epochs),
+        rungs=rungs(config, space.most_epochs),
         rate_of=config.input if "images_per_second" in config.objectives else (),
         population=config.sampler == "pbt",
     )

@@ -17,7 +17,7 @@ from ray import tune
 from manifpt import session, storage
 from manifpt.attribution.train import train_attributor
 from manifpt.errors import ManifptError
-from manifpt.training import STATE
+from manifpt.training import STATE, state_of
 from tuning.cache import Made
 from tuning.rate import attribution_rate
 from tuning.space import SearchSpace, Settings
@@ -86,13 +86,14 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         self.legs = sweep.legs(self.settings.epochs)
         self.progress: Progress | None = None
         self.start: str | None = None
+        self.earlier = 0
 
     def step(self) -> dict[str, Any]:
         """Run a leg; return its metrics."""
         started = time.monotonic()
         if self.progress is None:
             asked = self.cache.artifacts.remote(self.settings)
-            self.progress = Progress(ray.get(asked, timeout=SECONDS))
+            self.progress = Progress(ray.get(asked, timeout=SECONDS), reported=self.earlier)
         return self._leg(self.progress, started)
 
     def _leg(self, progress: Progress, started: float) -> dict[str, Any]:
@@ -164,8 +165,8 @@ class Trial(tune.Trainable):  # type: ignore[misc]
             raise ManifptError("a population exchanges weights only between legs of a training")
         data = file.read_bytes()
         place = storage.join(self.sweep.folder(self.name), f"start-{self.iteration}.pt")
-        self.start = place
         storage.write_bytes(place, data)
+        self.start, self.earlier = place, state_of(data)["epoch"]
 
 
 def _silent(_row: dict[str, float], _epoch: int) -> None:

@@ -3,8 +3,8 @@
 import pytest
 
 from tuning import report
+from tuning.proposals import Plan
 from tuning.space import SearchSpace
-from tuning.study import Plan
 from tuning.trial import Sweep
 
 
