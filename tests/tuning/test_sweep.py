@@ -18,7 +18,7 @@ from tuning import sweep
 from tuning.study import capacity_of_trials
 
 ROOT = Path(__file__).parents[2]
-TINY = {"backbone": "mobilenet_v3_small", "batch_size": 32, "patience": 0}
+TINY = {"backbone": "resnet18", "stem": "standard", "batch_size": 32, "patience": 0}
 
 
 def config(folder, corpus, **options):
@@ -52,12 +52,13 @@ def last_sweep():
 def swept(ray_session, corpus, tmp_path_factory):
     """Eight trials with early stopping, two at once on four logical CPUs."""
     folder = tmp_path_factory.mktemp("swept")
-    search = {"space": ["rgb", "freq"], "learning_rate": {"low": 1e-5, "high": 1e-2, "log": True}}
+    search = {"space": ["rgb", "freq"], "learning_rate": {"low": 1e-8, "high": 1e-2, "log": True}}
     flags = config(folder, corpus, search=search, trials=8)
     assert sweep.main(flags) == 0
     return folder, flags, last_sweep()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_trials_end_early_and_leave_nothing_behind(swept):
     folder, _, _ = swept
@@ -73,6 +74,7 @@ def test_trials_end_early_and_leave_nothing_behind(swept):
     assert not storage.exists(f"{folder}/sweep/_tune")
 
 
+@pytest.mark.slow
 def test_each_trial_is_a_run_below_the_sweeps(swept):
     folder, _, parent = swept
     found = results(folder)
@@ -98,6 +100,7 @@ def test_each_trial_is_a_run_below_the_sweeps(swept):
     assert {"leaderboard.txt", "importance.json", "parallel_coordinates.png"} <= files
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_same_command_repeats_nothing_and_a_larger_budget_goes_on(swept):
     folder, flags, _ = swept
@@ -118,6 +121,7 @@ def test_a_target_ends_the_study(ray_session, corpus, tmp_path):
     assert [r["status"] for r in results(tmp_path).values()] == ["finished"]
 
 
+@pytest.mark.slow
 def test_time_that_is_up_interrupts_and_frees_what_it_held(ray_session, corpus, tmp_path, capsys):
     flags = config(tmp_path, corpus, search={"learning_rate": [1e-3, 2e-3]}, fixed={"epochs": 500})
     assert sweep.main([*flags, "--hours", "0.008", "--no-early-stopping"]) == 2
@@ -131,12 +135,13 @@ def test_time_that_is_up_interrupts_and_frees_what_it_held(ray_session, corpus, 
     assert ray.available_resources()["CPU"] == 4
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_is_told_and_the_others_go_on(ray_session, corpus, tmp_path):
-    search = {"backbone": ["mobilenet_v3_small", "no_such_network"]}
+    search = {"backbone": ["resnet18", "no_such_network"]}
     flags = config(tmp_path, corpus, search=search, sampler="grid", fixed={"epochs": 1})
     assert sweep.main(flags) == 0
     found = {r["chosen"]["backbone"]: r for r in results(tmp_path).values()}
-    assert found["mobilenet_v3_small"]["status"] == "finished"
+    assert found["resnet18"]["status"] == "finished"
     assert found["no_such_network"]["status"] == "failed"
     assert "no_such_network" in found["no_such_network"]["error"]
 
