@@ -1,6 +1,7 @@
 """Say for every image which generator made it, how surely, and which real is nearest.
 
     python -m jobs.attribute --input s3://bucket/crawl --model MODEL --output s3://bucket/verdicts
+    python -m jobs.attribute --input CRAWL --model models:/NAME@champion --output VERDICTS
 
 Every input row ends in exactly one row of `attributions/` or `quarantine/`.
 """
@@ -21,7 +22,9 @@ class Config(SearchConfig):
     input: tuple[str, ...] = Field(
         min_length=1, description="images: folders, tars or Parquet, local or s3://"
     )
-    model: str = Field(description="folder of train_attribution")
+    model: str = Field(
+        description="folder of train_attribution, or a registered one as models:/NAME@ALIAS"
+    )
     output: str = Field(description="folder for the tables, local or s3://")
     split: Literal["train", "validation", "test"] | None = Field(
         None, description="of images that declare a split, as a benchmark's, only these"

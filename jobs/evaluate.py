@@ -23,7 +23,9 @@ class Config(JobConfig):
     input: tuple[str, ...] = Field(
         min_length=1, description="a folder of compute_artifacts, or images by source"
     )
-    model: str = Field(description="folder of train_attribution")
+    model: str = Field(
+        description="folder of train_attribution, or a registered one as models:/NAME@ALIAS"
+    )
     output: str = Field(description="folder for metrics, scores and pictures, local or s3://")
     manifold: tuple[str, ...] = Field(
         (), description="where the attributor's manifolds lie now, if they were moved"

@@ -6,9 +6,10 @@
     python -m jobs.train_attribution --fuse MODEL-RGB MODEL-SL --output MODEL
     python -m jobs.train_attribution --input a=DIR b=DIR real=DIR --space image --output MODEL
 
-Artifacts of the same images in several spaces are attributed together, by one training or by
-fusing trained attributors. The last trains the same network on the images themselves: the baseline
-of every claim.
+--register NAME puts the attributor in MLflow's model registry, as jobs.register does with an
+evaluation on its card. Artifacts of the same images in several spaces are attributed together, by
+one training or by fusing trained attributors. The last trains the same network on the images
+themselves: the baseline of every claim.
 """
 
 import sys
@@ -17,7 +18,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from manifpt import job
-from manifpt.config import ProjectionConfig
+from manifpt.config import Alias, ModelName, ProjectionConfig
 from manifpt.errors import ManifptError
 from manifpt.options import TrainingOptions
 from manifpt.tracking import Run
@@ -43,6 +44,10 @@ class Config(TrainingOptions, ProjectionConfig):
     num_workers: int | None = Field(
         None, ge=1, description="Ray Train workers; one a GPU, or one a CPU but one, if not given"
     )
+    register_as: ModelName | None = Field(
+        None, alias="register", description="put it in MLflow's model registry by this name"
+    )
+    alias: Alias = Field("champion", description="with --register: the version's alias")
 
 
 def run(config: Config, tracked: Run) -> dict[str, Any]:
@@ -60,7 +65,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         manifest = fuse_attributors(
             config.fuse, config.output, demand=config.demand, overwrite=config.overwrite
         )
-        return _logged(config.output, manifest, tracked)
+        return _logged(config, manifest, tracked)
     manifest = train_attributor(
         config.input,
         config.output,
@@ -74,17 +79,24 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         report=report,
         overwrite=config.overwrite,
     )
-    return _logged(config.output, manifest, tracked)
+    return _logged(config, manifest, tracked)
 
 
-def _logged(output: str, manifest: dict[str, Any], tracked: Run) -> dict[str, Any]:
-    """Log a finished attributor; return its summary."""
-    from manifpt.attribution.model import log_model
+def _logged(config: Config, manifest: dict[str, Any], tracked: Run) -> dict[str, Any]:
+    """Log a finished attributor, register it if asked to; return its summary."""
+    from manifpt.registry.register import log_model, register
 
     tracked.document("manifest.json", manifest)
-    log_model(output, manifest)
     names = ("classes", "network", "best_epoch", "validation_accuracy", "validation_loss")
-    return {"output": output, **{name: manifest[name] for name in names if name in manifest}}
+    summary = {"output": config.output, **{n: manifest[n] for n in names if n in manifest}}
+    if config.register_as is not None:
+        logged = log_model(config.output, manifold="auto")
+        return summary | register(logged, config.register_as, config.alias)
+    try:
+        log_model(config.output)
+    except ManifptError as error:  # the attributor is there, whatever became of its manifold
+        print(f"not logged as an MLflow model: {error}", file=sys.stderr, flush=True)
+    return summary
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,10 +6,10 @@ import sys
 import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from manifpt.errors import ManifptError
 from manifpt.options import ProjectionOptions
@@ -69,6 +69,23 @@ class SearchConfig(EmbeddingConfig):
         """The search asked for."""
         memory = int(self.manifold_memory * 2**30) if self.manifold_memory else None
         return SearchDemand(self.search, self.placement, memory, self.gpu_float16)
+
+
+def _model_name(name: str) -> str:
+    if not re.fullmatch(r"[\w][\w. -]{0,99}", name):
+        raise ValueError(f"{name!r} is no name; take letters, digits and . _ - alone")
+    return name
+
+
+def _alias(alias: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_-][\w-]{0,99}", alias) or re.fullmatch(r"latest|v\d+", alias):
+        raise ValueError(f"{alias!r} is no alias; take letters, digits and _ -, no version")
+    return alias
+
+
+# What MLflow's registry, and its URIs, take.
+ModelName = Annotated[str, AfterValidator(_model_name)]
+Alias = Annotated[str, AfterValidator(_alias)]
 
 
 class ProjectionConfig(ProjectionOptions, JobConfig):

@@ -18,16 +18,26 @@ def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 
 def execute(
-    name: str, kind: type[Config], job: Job[Config], argv: Sequence[str] | None, doc: str
+    name: str,
+    kind: type[Config],
+    job: Job[Config],
+    argv: Sequence[str] | None,
+    doc: str,
+    *,
+    on_ray: bool = True,
 ) -> dict[str, Any]:
-    """Parse, start Ray, run the job inside its MLflow run; return its summary or raise."""
+    """Parse, start Ray, run the job inside its MLflow run; return its summary or raise.
+
+    A job that is not ``on_ray`` needs no cluster and starts none.
+    """
     config = parse(kind, doc, argv)
     from manifpt import session, tracking
 
     params = config.model_dump(mode="json", exclude_none=True)
     with tracking.run(name, params) as run:
-        session.start()
-        run.tags(session.identity())
+        if on_ray:
+            session.start()
+            run.tags(session.identity())
         # Ray installs its own handler when it starts; a stop must still end the run.
         signal.signal(signal.SIGTERM, _terminate)
         summary = job(config, run)
@@ -41,10 +51,20 @@ def execute(
 
 
 def main(
-    name: str, kind: type[Config], job: Job[Config], doc: str, argv: Sequence[str] | None = None
+    name: str,
+    kind: type[Config],
+    job: Job[Config],
+    doc: str,
+    argv: Sequence[str] | None = None,
+    *,
+    on_ray: bool = True,
 ) -> int:
     """Run a job as a command: print its summary and return the exit code."""
-    return exit_code(name, lambda: print(json.dumps(execute(name, kind, job, argv, doc), indent=1)))
+
+    def command() -> None:
+        print(json.dumps(execute(name, kind, job, argv, doc, on_ray=on_ray), indent=1))
+
+    return exit_code(name, command)
 
 
 def exit_code(name: str, command: Callable[[], None]) -> int:

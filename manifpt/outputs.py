@@ -28,6 +28,7 @@ def require(folder: str, kind: str, option: str) -> dict[str, Any]:
             "manifold": "build_manifold",
             "artifacts": "compute_artifacts",
             "encoder": "pretrain_embedding",
+            "evaluation": "evaluate",
         }
         made_by = job.get(kind, "train_attribution")
         raise ManifptError(f"{option} {folder}: no finished {kind} there; run jobs.{made_by} first")

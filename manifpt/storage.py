@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from manifpt.errors import ManifptError
+from manifpt.errors import DamageError, ManifptError
 
 S3_OPTIONS = {
     "default_fill_cache": False,
@@ -174,6 +174,17 @@ def sha256(uri: str) -> str:
         while data := file.read(8 * 2**20):
             found.update(data)
     return found.hexdigest()
+
+
+def copy(source: str, target: str, sha: str | None = None) -> None:
+    """Copy a file piece by piece; it appears whole, and not at all if its sha256 is not ``sha``."""
+    found = hashlib.sha256()
+    with reading(source) as file, writing(target) as out:
+        while data := file.read(8 * 2**20):
+            found.update(data)
+            out.write(data)
+        if sha is not None and found.hexdigest() != sha:
+            raise DamageError(f"{source}: differs from its manifest's hash; make it again")
 
 
 @contextmanager

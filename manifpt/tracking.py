@@ -44,7 +44,8 @@ def end_children(uri: str, run_id: str) -> None:
         client.set_terminated(run.info.run_id, "KILLED")
 
 
-def _git_commit() -> str:
+def git_commit() -> str:
+    """Return the commit of this code: MANIFPT_GIT_COMMIT, else the checkout's, else unknown."""
     given = os.environ.get("MANIFPT_GIT_COMMIT")
     if given:
         return given
@@ -181,7 +182,7 @@ def run(job: str, params: dict[str, Any]) -> Iterator[Run]:
 
     tags = {
         "manifpt.job": job,
-        "manifpt.git_commit": _git_commit(),
+        "manifpt.git_commit": git_commit(),
         "mlflow.source.name": f"jobs.{job}",
     }
     active = mlflow.start_run(run_name=job, tags=tags)

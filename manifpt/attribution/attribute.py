@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from manifpt import outputs, pipeline, session, storage
 from manifpt.attribution.attributor import Attributor
+from manifpt.attribution.registered import opened
 from manifpt.device import device_and_precision
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Selection, plan
@@ -23,6 +24,8 @@ from manifpt.spaces import space_from_card
 
 TOP_K = 3
 SUMMARY = "summary.json"
+# The least probability of an answer: none of the others is as likely as all of them together.
+SURE = 0.5
 
 ATTRIBUTIONS = {
     "id": pa.string(),
@@ -32,12 +35,20 @@ ATTRIBUTIONS = {
     "source": pa.string(),
     "prediction": pa.string(),
     "probability": pa.float64(),
+    "decision": pa.string(),
     "top_k": pa.list_(pa.struct({"source": pa.string(), "probability": pa.float64()})),
     "neighbor_id": pa.string(),
     "distance": pa.float64(),
     "percentile": pa.float64(),
     "in_manifold": pa.bool_(),
 }
+
+
+def decision(prediction: str, probability: float) -> str:
+    """Return ``real`` or ``generator`` by the prediction, or ``unsure`` below ``SURE``."""
+    if probability < SURE:
+        return "unsure"
+    return "real" if prediction == "real" else "generator"
 
 
 @dataclass
@@ -77,6 +88,7 @@ class AttributeStage:
             "status": ["ok"] * table.num_rows,
             "prediction": [line[0]["source"] for line in ranked],
             "probability": [line[0]["probability"] for line in ranked],
+            "decision": [decision(r[0]["source"], r[0]["probability"]) for r in ranked],
             "top_k": ranked,
             **beside,
         }
@@ -131,21 +143,26 @@ def attribute(
 ) -> dict[str, Any]:
     """Attribute every image of ``inputs`` and publish the table; return the summary.
 
+    ``model`` is an attributor's folder, or MLflow's name of one (see ``registered``).
+
     ``split`` keeps only the images of that split, and those that declare none; ``sources`` is the
     same for sources.
     """
     started = time.monotonic()
-    output, model = storage.absolute(output), storage.absolute(model)
-    attributor = Attributor.open(model)
-    targets = trained_targets(attributor, manifolds)
+    output = storage.absolute(output)
     selection = Selection((split,) if split else None, tuple(sources) if sources else None)
     units = plan(inputs, selection)
-    key = storage.digest([content_key(units), vars(selection), attributor.manifest["key"]])
-    pool = session.pool(demand, uses_gpu=True)
-    if outputs.begin(output, "attributions", key, overwrite=overwrite):
-        return storage.read_json(storage.join(output, SUMMARY))
+    with opened(model, manifolds) as found:
+        attributor = Attributor.open(found.attributor)
+        trained_targets(attributor, found.manifolds)
+        key = storage.digest([content_key(units), vars(selection), attributor.manifest["key"]])
+        pool = session.pool(demand, uses_gpu=True)
+        if outputs.begin(output, "attributions", key, overwrite=overwrite):
+            return storage.read_json(storage.join(output, SUMMARY))
+        source = found.kept(output)
+    targets = trained_targets(attributor, source.manifolds)
     projectors, pool = projectors_of(targets, search, pool)
-    build = partial(AttributeStage, model, projectors)
+    build = partial(AttributeStage, source.attributor, projectors)
     records = project("attribute", units, selection, projectors, build, output, pool)
     counts = pipeline.totals(records)
     seconds = time.monotonic() - started
@@ -153,7 +170,7 @@ def attribute(
         **counts,
         "seconds": seconds,
         "images_per_second": counts["rows_in"] / seconds,
-        "model": model,
+        **source.facts(),
         "manifolds": [target.manifold.uri for target in targets.values() if target.manifold],
         "inputs": describe(inputs, units),
     }

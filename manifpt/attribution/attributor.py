@@ -114,6 +114,7 @@ def publish_attributor(output: str, key: str, made: Made, facts: dict[str, Any])
         "branches": kept,
         "weights": made.weights["weights"].tolist(),
         "artifacts": [branch.uri for branch in branches],
+        "inputs": branches[0].manifest["inputs"],
         "rows": {split: classes[split] for split in ("train", "validation")},
         "files": _write(output, branches[0], made.weights),
     }

@@ -1,38 +1,71 @@
-"""The attributor as an MLflow model: a table of image bytes in, the attributions table out.
+"""The attributor as an MLflow model: a table of image bytes in, a table of attributions out.
 
-This file is the model's code ("models from code"): nothing is pickled.
+This file is the model's code ("models from code"): nothing is pickled, and no Ray is started. From
+Python, with or without a table of images at once::
+
+    model = mlflow.pyfunc.load_model("models:/NAME@champion")
+    model.predict(pandas.DataFrame({"image": [data]}))  # data: the bytes of a PNG, JPEG, ...
+
+Over Parquet of any size, in one process a core; jobs.attribute does the same with parts that
+survive, a quarantine and counts::
+
+    class Attribute:
+        def __init__(self):
+            self.model = mlflow.pyfunc.load_model("models:/NAME@champion")
+
+        def __call__(self, batch):
+            return self.model.predict(batch[["image"]])
+
+    ray.data.read_parquet(URI, columns=["image"]).map_batches(
+        Attribute, batch_format="pandas", batch_size=256, compute=ray.data.ActorPoolStrategy(size=3)
+    )
+
+Over HTTP, by ``mlflow models serve``, the bytes are base64::
+
+    {"dataframe_split": {"columns": ["image"], "data": [["iVBORw0KGgo..."]]}}
 """
 
-import tempfile
-from pathlib import Path
+import os
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import mlflow
-import numpy as np
 import pandas as pd
-from mlflow.models import ModelSignature, set_model
-from mlflow.types import ColSpec, DataType, Schema
-from PIL import Image
+from mlflow.models import set_model
 
-from manifpt import outputs, session, storage
+from manifpt import outputs, session
 from manifpt.attribution.attribute import AttributeStage, trained_targets
-from manifpt.attribution.attributor import SEEN, WEIGHTS, Attributor
-from manifpt.images.read import Raw, images_table, row_of
+from manifpt.attribution.attributor import Attributor
+from manifpt.attribution.registered import ATTRIBUTOR, MANIFOLDS, included
+from manifpt.errors import ManifptError
+from manifpt.images.read import Raw, chunk_rows, images_table, row_of
 from manifpt.manifold import Manifold
 from manifpt.manifold.embed import other_sizes
-from manifpt.manifold.placement import Replicated, plan_for
+from manifpt.manifold.placement import Replicated, Scan, Searcher, plan_for
 
-COLUMNS = ("status", "prediction", "probability", "neighbor_id", "distance", "error")
+# What is known of an image that could be decoded, in order.
+FOUND = ("prediction", "probability", "decision", "neighbor_id", "distance", "percentile")
+COLUMNS = ("status", *FOUND, "error")
+NUMBERS = frozenset({"probability", "distance", "percentile"})
+# A manifold that takes more of this machine's memory stays in storage and is read in blocks.
+MEMORY_SHARE = 0.5
+BLOCK_BYTES = 256 * 2**20
 
 
 class AttributorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defined]
     """Attributes images given as bytes; a broken one gets ``status`` quarantined and an error."""
 
     def load_context(self, context: Any) -> None:
-        """Open the attributor in the model's own files; its manifold is where its manifest says."""
-        folder = context.artifacts["attributor"]
-        targets = trained_targets(Attributor.open(folder), ()).values()
-        projectors = [t.projector(_searcher(t.manifold)) for t in targets]
+        """Open the attributor in the model's own files, and its manifolds there or where it says.
+
+        A manifold that is gone, or another by now, raises.
+        """
+        folder = context.artifacts[ATTRIBUTOR]
+        attributor = Attributor.open(folder)
+        where = _checked(attributor, context.artifacts.get(MANIFOLDS))
+        targets = trained_targets(attributor, where).values()
+        projectors = [target.projector(_searcher(target.manifold)) for target in targets]
         self.rule = projectors[0].rule
         self.sizes = other_sizes(self.rule, [projector.space for projector in projectors])
         self.stage = AttributeStage(folder, projectors)
@@ -40,68 +73,66 @@ class AttributorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defi
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Return one row for each image of the column ``image`` (bytes), in order."""
-        rows, pixels = [], []
-        for number, data in enumerate(model_input["image"]):
-            row, image = row_of(Raw(str(number), "", data), self.rule, self.sizes)
-            rows.append(row)
-            pixels.append(image)
-        good = [i for i, row in enumerate(rows) if row["error"] is None]
-        out = pd.DataFrame({name: [None] * len(rows) for name in COLUMNS}, dtype=object)
-        out["status"] = ["quarantined" if row["error"] else "ok" for row in rows]
-        out["error"] = [row["error"] for row in rows]
-        if good:
-            table = images_table([rows[i] for i in good], [pixels[i] for i in good], self.sizes)
-            made = self.stage.attributions(table).select(list(COLUMNS[1:-1])).to_pandas()
-            out.loc[good, list(COLUMNS[1:-1])] = made.to_numpy(dtype=object)
-        for name in ("probability", "distance"):
-            out[name] = out[name].astype(float)
-        return out
+        """Return one row for each image of the column ``image`` (bytes), in order.
 
-
-def _searcher(manifold: Manifold | None) -> Replicated | None:
-    """Return what searches a manifold in this process."""
-    return Replicated(manifold.uri, plan_for(manifold, session.ANY_SEARCH)) if manifold else None
-
-
-def log_model(uri: str, manifest: dict[str, Any]) -> None:
-    """Log a finished attributor as an MLflow model of the active run."""
-    signature = ModelSignature(
-        inputs=Schema([ColSpec(DataType.binary, "image")]),
-        outputs=Schema(
-            [
-                ColSpec(
-                    DataType.double if n in {"probability", "distance"} else DataType.string,
-                    n,
-                    required=False,
-                )
-                for n in COLUMNS
-            ]
-        ),
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        local = Path(folder) / "attributor"
-        local.mkdir()
-        for name in (WEIGHTS, SEEN, outputs.MANIFEST):
-            (local / name).write_bytes(storage.read_bytes(storage.join(uri, name)))
-        mlflow.pyfunc.log_model(
-            name="attributor",
-            python_model=__file__,
-            artifacts={"attributor": str(local)},
-            signature=signature,
-            input_example=pd.DataFrame(
-                {"image": [_example(manifest["branches"][0]["decode"]["size"])]}
-            ),
-            pip_requirements=["manifpt"],
+        What is not known is None: JSON has no NaN.
+        """
+        images = list(model_input["image"])
+        step = chunk_rows(max(self.rule.size, *self.sizes, 1))
+        rows: list[dict[str, Any]] = []
+        for start in range(0, len(images), step):
+            rows += self._attributed(images[start : start + step])
+        return pd.DataFrame(
+            {name: pd.Series([row[name] for row in rows], dtype=object) for name in COLUMNS}
         )
 
+    def _attributed(self, images: list[bytes | None]) -> list[dict[str, Any]]:
+        """Return the rows of so many images as are decoded at once."""
+        decoded = [
+            row_of(Raw(str(n), "", data or b""), self.rule, self.sizes)
+            for n, data in enumerate(images)
+        ]
+        good = [one for one in decoded if one[0]["error"] is None]
+        found: Iterator[dict[str, Any]] = iter(())
+        if good:
+            rows, pixels = map(list, zip(*good, strict=True))
+            made = self.stage.attributions(images_table(rows, pixels, self.sizes))
+            found = iter(made.select(list(FOUND)).to_pylist())
+        return [
+            {**dict.fromkeys(FOUND), "status": "quarantined", "error": row["error"]}
+            if row["error"]
+            else {**next(found), "status": "ok", "error": None}
+            for row, _ in decoded
+        ]
 
-def _example(size: int) -> bytes:
-    import io
 
-    sink = io.BytesIO()
-    Image.fromarray(np.full((size, size, 3), 127, np.uint8)).save(sink, "PNG")
-    return sink.getvalue()
+def _checked(attributor: Attributor, folder: str | None) -> list[str]:
+    """Return where the manifolds lie, in the model's ``folder`` or where the attributor says."""
+    branches = [branch for branch in attributor.branches if branch["manifold"]]
+    where = [branch["manifold"] for branch in branches]
+    if folder is not None:
+        where = included(folder, attributor.manifest)
+    for uri, branch in zip(where, branches, strict=True):
+        found = (outputs.read(uri) or {}).get("content_sha256")
+        if found != branch["manifold_sha256"]:
+            state = f"is now {found[:12]}" if found else "is gone"
+            raise ManifptError(
+                f"manifold {uri}: {state}, and the model needs {branch['manifold_sha256'][:12]}; "
+                "put that one there, or register the model again with --moved or "
+                "--manifold include"
+            )
+    return where
+
+
+def _searcher(manifold: Manifold | None) -> Searcher | None:
+    """Return what searches a manifold in this process."""
+    if manifold is None:
+        return None
+    plan = plan_for(manifold, session.ANY_SEARCH)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if manifold.size > MEMORY_SHARE * memory:
+        return Scan(manifold.uri, replace(plan, method="product"), BLOCK_BYTES)
+    return Replicated(manifold.uri, plan)
 
 
 set_model(AttributorModel())

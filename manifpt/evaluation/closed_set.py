@@ -1,6 +1,6 @@
 """Closed-set metrics from a confusion matrix, with bootstrap intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,26 +30,45 @@ def recall(matrix: np.ndarray) -> np.ndarray:
     return np.where(support > 0, found / np.maximum(support, 1), np.nan)
 
 
-def macro_f1(matrix: np.ndarray) -> float:
-    """Mean over the classes that have images of 2 TP / (2 TP + FP + FN)."""
-    found = np.diagonal(matrix)
-    support, predicted = matrix.sum(1), matrix.sum(0)
+def balanced_accuracy(matrix: np.ndarray) -> np.ndarray:
+    """Mean recall of the classes that have images; ``matrix`` may be a stack."""
+    mean: np.ndarray = np.nanmean(recall(matrix), axis=-1)
+    return mean
+
+
+def macro_f1(matrix: np.ndarray) -> np.ndarray:
+    """Mean over the classes that have images of 2 TP / (2 TP + FP + FN), of a stack, too."""
+    found = np.diagonal(matrix, axis1=-2, axis2=-1)
+    support, predicted = matrix.sum(-1), matrix.sum(-2)
     f1 = 2 * found / np.maximum(support + predicted, 1)
-    return float(f1[support > 0].mean())
+    mean: np.ndarray = np.nanmean(np.where(support > 0, f1, np.nan), axis=-1)
+    return mean
 
 
-def accuracy_interval(matrix: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap interval of the accuracy.
+# Metrics of a matrix or of a stack of them, each with an interval.
+METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "accuracy": accuracy,
+    "balanced_accuracy": balanced_accuracy,
+    "macro_f1": macro_f1,
+}
+
+
+def intervals(matrix: np.ndarray, seed: int = 0) -> dict[str, float]:
+    """Percentile bootstrap intervals of METRICS, as NAME_low and NAME_high.
 
     To resample images is to draw cells of the matrix with their shares (Efron & Tibshirani, An
     Introduction to the Bootstrap, 1993, chapter 13): the matrix is all that is needed.
     """
     total = int(matrix.sum())
     draws = np.random.default_rng(seed).multinomial(total, matrix.ravel() / total, RESAMPLES)
-    values = accuracy(draws.reshape(-1, *matrix.shape))
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return float(low), float(high)
+    stack, tail = draws.reshape(-1, *matrix.shape), (1 - CONFIDENCE) / 2
+    found = {name: np.quantile(m(stack), [tail, 1 - tail]) for name, m in METRICS.items()}
+    ends = ("low", "high")
+    return {
+        f"{n}_{e}": float(v)
+        for n, values in found.items()
+        for e, v in zip(ends, values, strict=True)
+    }
 
 
 def closed_set_metrics(matrix: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
@@ -57,16 +76,12 @@ def closed_set_metrics(matrix: np.ndarray, classes: Sequence[str]) -> dict[str, 
 
     ``chance`` is the accuracy of the best constant answer: the share of the largest class.
     """
-    low, high = accuracy_interval(matrix)
     recalls, support = recall(matrix), matrix.sum(1)
     with np.errstate(invalid="ignore"):
         precision = np.diagonal(matrix) / np.maximum(matrix.sum(0), 1)
     return {
-        "accuracy": float(accuracy(matrix)),
-        "accuracy_low": low,
-        "accuracy_high": high,
-        "balanced_accuracy": float(np.nanmean(recalls)),
-        "macro_f1": macro_f1(matrix),
+        **{name: float(metric(matrix)) for name, metric in METRICS.items()},
+        **intervals(matrix),
         "chance": float(support.max() / support.sum()),
         "images": int(matrix.sum()),
         "per_class": {

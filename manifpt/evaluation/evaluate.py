@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from manifpt import outputs, pipeline, session, storage, tensors
 from manifpt.attribution.attributor import Attributor
+from manifpt.attribution.registered import Source, opened
 from manifpt.branches import Branch, artifact_column, artifacts_of, read_branches
 from manifpt.device import device_and_precision
 from manifpt.errors import ManifptError
@@ -81,6 +82,31 @@ def _check(attributor: Attributor, branches: Sequence[Branch]) -> None:
                 raise ManifptError(f"--input: artifacts of another {word} than the attributor's")
 
 
+def _branches(
+    inputs: Sequence[str],
+    attributor: Attributor,
+    source: Source,
+    output: str,
+    demand: session.Demand,
+) -> list[Branch]:
+    """Return the artifacts that ``inputs`` are, or that are made of them as in training."""
+    trained = attributor.branches
+    images = [b for b in trained if not b["manifold"]]
+    projections = [b["projection"] for b in trained if b["projection"]]
+    branches = artifacts_of(
+        inputs,
+        storage.join(output, "artifacts"),
+        manifolds=source.manifolds or [b["manifold"] for b in trained if b["manifold"]],
+        images=bool(images),
+        undeclared="test",
+        image_size=images[0]["decode"]["size"] if images else None,
+        projection=Projection(**projections[0]) if projections else NEAREST,
+        demand=demand,
+    )
+    _check(attributor, branches)
+    return branches
+
+
 def evaluate(
     inputs: Sequence[str],
     model: str,
@@ -93,37 +119,26 @@ def evaluate(
     """Evaluate on the test split of artifacts, or on images; return the metrics.
 
     Images that declare no split all count as test. Whatever was in the manifold, in training or
-    in validation is left out by its pixel hash, and counted.
+    in validation is left out by its pixel hash, and counted. ``model`` is an attributor's folder,
+    or MLflow's name of one (see ``registered``).
     """
-    output, model = storage.absolute(output), storage.absolute(model)
-    attributor = Attributor.open(model)
-    trained = attributor.branches
-    where = manifolds or [b["manifold"] for b in trained if b["manifold"]]
-    images = [b for b in trained if not b["manifold"]]
-    projections = [b["projection"] for b in trained if b["projection"]]
-    branches = artifacts_of(
-        inputs,
-        storage.join(output, "artifacts"),
-        manifolds=where,
-        images=bool(images),
-        undeclared="test",
-        image_size=images[0]["decode"]["size"] if images else None,
-        projection=Projection(**projections[0]) if projections else NEAREST,
-        demand=demand,
-    )
-    _check(attributor, branches)
-    key = storage.digest([[b.manifest["key"] for b in branches], attributor.manifest["key"]])
-    files = branches[0].files("test")
-    if not files:
-        raise ManifptError("--input: holds no image of the split test; see its manifest.json")
-    pool = session.pool(demand, uses_gpu=True)
-    if outputs.begin(output, "evaluation", key, overwrite=overwrite):
-        return storage.read_json(storage.join(output, METRICS))
+    output = storage.absolute(output)
+    with opened(model, manifolds) as found:
+        attributor = Attributor.open(found.attributor)
+        branches = _branches(inputs, attributor, found.kept(output), output, demand)
+        key = storage.digest([[b.manifest["key"] for b in branches], attributor.manifest["key"]])
+        files = branches[0].files("test")
+        if not files:
+            raise ManifptError("--input: holds no image of the split test; see its manifest.json")
+        pool = session.pool(demand, uses_gpu=True)
+        if outputs.begin(output, "evaluation", key, overwrite=overwrite):
+            return storage.read_json(storage.join(output, METRICS))
+        source = found.kept(output)  # again, if --overwrite has just emptied the folder
     records = pipeline.run(
         "evaluate",
         [json.dumps([storage.join(branch.uri, path) for branch in branches]) for path in files],
         _read,
-        partial(ScoreStage, model),
+        partial(ScoreStage, source.attributor),
         output,
         pool,
     )
@@ -142,7 +157,8 @@ def evaluate(
         "evaluation",
         key,
         {
-            "model": model,
+            **source.facts(),
+            "attributor": attributor.manifest["key"],
             "artifacts": [b.uri for b in branches],
             "files": pipeline.parts(records),
             **metrics,

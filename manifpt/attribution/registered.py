@@ -1,0 +1,125 @@
+"""Attributors by MLflow's names (models:/NAME@ALIAS, models:/NAME/3, runs:/ID/attributor).
+
+One that is a folder is used where it lies. One that MLflow holds is brought by the driver, checked
+there, and copied under the job's own output, where every node can read it.
+"""
+
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from manifpt import outputs, storage
+from manifpt.errors import ManifptError
+
+ATTRIBUTOR, MANIFOLDS = "attributor", "manifolds"
+# Under a job's output, where its workers find the model.
+KEPT = "model"
+
+_REGISTERED = re.compile(r"models:/+([^/@]+)(?:@([^/@]+)|/(\d+))")
+
+
+@dataclass(frozen=True)
+class Source:
+    """An attributor to use: its folder, its manifolds if not where it says, and its origin.
+
+    ``origin`` is None for a folder, else the model's ``uri``, ``name``, ``version`` and ``run``.
+    """
+
+    attributor: str
+    manifolds: tuple[str, ...] = ()
+    origin: dict[str, Any] | None = None
+
+    def kept(self, output: str) -> "Source":
+        """Return the same model under ``output``, copied there unless it is; a folder stays."""
+        if self.origin is None:
+            return self
+        here = self.attributor.removesuffix(f"/{ATTRIBUTOR}")
+        there = storage.join(output, KEPT, storage.digest(self.origin)[:12])
+        manifest = storage.join(there, ATTRIBUTOR, outputs.MANIFEST)
+        if not storage.exists(manifest):
+            # The attributor's manifest comes last: with it, all is there.
+            last = storage.join(self.attributor, outputs.MANIFEST)
+            files = [uri for uri, _ in storage.files_under(here) if uri != last]
+            for uri in [*files, last]:
+                storage.copy(uri, there + uri.removeprefix(here))
+        moved = [there + m.removeprefix(here) if m.startswith(here) else m for m in self.manifolds]
+        return replace(self, attributor=storage.join(there, ATTRIBUTOR), manifolds=tuple(moved))
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a job's summary says of the model."""
+        if self.origin is None:
+            return {"model": self.attributor}
+        return {"model": self.origin["uri"], "registered": self.origin}
+
+
+def included(folder: str, manifest: dict[str, Any]) -> list[str]:
+    """Return where the manifolds of a self-contained model lie."""
+    names = [branch["name"] for branch in manifest["branches"] if branch["manifold"]]
+    return [storage.join(folder, name) for name in names]
+
+
+@contextmanager
+def opened(model: str, manifolds: Sequence[str] = ()) -> Iterator[Source]:
+    """Find the attributor that ``--model`` names; one of MLflow's is a local copy in the block.
+
+    ``manifolds`` say where its manifolds lie now, before what the model says.
+    """
+    if not model.startswith(("models:/", "runs:/")):
+        yield Source(storage.absolute(model), tuple(manifolds))
+        return
+    with tempfile.TemporaryDirectory(prefix="manifpt-model-") as scratch:
+        folder, origin = _download(model, scratch)
+        attributor = storage.join(folder, ATTRIBUTOR)
+        manifest = outputs.require(attributor, "attributor", "--model")
+        brought = storage.join(folder, MANIFOLDS)
+        inside = included(brought, manifest) if storage.exists(brought) else []
+        yield Source(attributor, tuple(manifolds or inside), origin)
+
+
+def _download(uri: str, scratch: str) -> tuple[str, dict[str, Any]]:
+    """Download a model's artifacts; return their folder, and which model it is."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        origin = _origin(uri)
+        mlflow.artifacts.download_artifacts(f"{origin['uri']}/artifacts", dst_path=scratch)
+    except (MlflowException, OSError) as error:
+        reason = str(error).splitlines()[0][:200].rstrip(".")
+        raise ManifptError(
+            f"--model {uri}: {reason}; register it by jobs.register, or check the name and "
+            "MLFLOW_TRACKING_URI"
+        ) from None
+    folder = str(Path(scratch) / "artifacts")
+    if not storage.exists(storage.join(folder, ATTRIBUTOR)):
+        raise ManifptError(
+            f"--model {uri}: holds no attributor; name a model that jobs.register made"
+        )
+    return folder, origin
+
+
+def _origin(uri: str) -> dict[str, Any]:
+    """Return the model that a URI means now: an alias may mean another one later."""
+    from mlflow import MlflowClient
+    from mlflow.models import get_model_info
+
+    match = _REGISTERED.fullmatch(uri)
+    if match is None:
+        return {"uri": uri, "run": get_model_info(uri).run_id}
+    name, alias, version = match.groups()
+    client = MlflowClient()
+    found = (
+        client.get_model_version_by_alias(name, alias)
+        if alias
+        else client.get_model_version(name, version)
+    )
+    return {
+        "uri": f"models:/{name}/{found.version}",
+        "name": name,
+        "version": str(found.version),
+        "run": found.run_id,
+    }

@@ -1,0 +1,184 @@
+"""A model card in Markdown: what an attributor was made from, what was measured, what was not."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from manifpt import storage
+from manifpt.attribution.attribute import SURE
+from manifpt.errors import ManifptError
+from manifpt.evaluation.closed_set import closed_set_metrics
+from manifpt.images.sources import CARD, Input
+from manifpt.manifold import Manifold
+
+NOT_STATED = "not stated"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a card is written from; ``manifolds`` are in the order of the branches that have one.
+
+    ``metrics`` are those of an evaluation, None if none was given; ``included`` tells whether the
+    model holds its manifolds.
+    """
+
+    manifest: dict[str, Any]
+    manifolds: Sequence[Manifold]
+    metrics: dict[str, Any] | None
+    included: bool
+    commit: str
+
+
+def public(uri: str) -> str:
+    """Return a URI without the credentials that it may hold."""
+    return re.sub(r"//[^/@\s]*@", "//", uri.partition("?")[0])
+
+
+def licence_of(given: str) -> str:
+    """Return the licence that the card of an input benchmark names."""
+    uri = storage.join(Input.parse(given).uri, CARD)
+    try:
+        card = storage.read_json(uri) if storage.exists(uri) else {}
+    except ManifptError:
+        card = {}
+    return str(card.get("licence") or NOT_STATED)
+
+
+def card(facts: Facts) -> str:
+    """Return the whole card."""
+    manifest = facts.manifest
+    parts = [
+        f"# Attributor of {len(manifest['classes'])} sources\n\n{_purpose(manifest)}",
+        f"## Data\n\n{_data(facts)}",
+        f"## Metrics\n\n{_metrics(facts)}",
+        f"## Limits\n\n{_limits(facts)}",
+        f"## Licence\n\n{_licences(facts)}",
+        f"## Manifold\n\n{_manifolds(facts)}",
+        f"## Network\n\n{manifest['network']}.",
+        f"## Spaces\n\n```json\n{_spaces(manifest)}\n```",
+        f"## Origin\n\n{_origin(facts)}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def description(facts: Facts) -> str:
+    """Return the card in short, for the registered version: MLflow takes 5,000 characters."""
+    parts = [
+        _purpose(facts.manifest),
+        _metrics(facts),
+        f"Manifold: {_manifolds(facts)}",
+        "Closed set: an image of any other generator gets one of these names, too. "
+        "The whole card is in the model, artifacts/model_card.md.",
+    ]
+    return "\n\n".join(parts)[:5000]
+
+
+def _purpose(manifest: dict[str, Any]) -> str:
+    return (
+        f"Says which of {', '.join(manifest['classes'])} an image comes from, how surely, and "
+        "which real image is nearest, by the image's deviation from the manifold of reals."
+    )
+
+
+def _data(facts: Facts) -> str:
+    """Return the inputs, and a line of images per split for each source."""
+    given = [public(g) for g in (facts.manifest.get("inputs") or {}).get("given", [])]
+    rows = facts.manifest["rows"]
+    measured = facts.metrics["per_class"] if facts.metrics else {}
+    lines = [
+        f"Inputs: {', '.join(given) or 'not recorded'}.",
+        "",
+        "| source | train | validation | test |",
+        "|---|---|---|---|",
+    ]
+    for name in facts.manifest["classes"]:
+        counts = [rows[split].get(name, 0) for split in ("train", "validation")]
+        test = measured.get(name, {}).get("images", "-")
+        lines.append(f"| {name} | {counts[0]} | {counts[1]} | {test} |")
+    return "\n".join([*lines, "", "Test images are those of the evaluation below."])
+
+
+def _metrics(facts: Facts) -> str:
+    """Return the metrics of the evaluation, else the accuracy on validation."""
+    metrics = facts.metrics
+    if metrics is None:
+        return (
+            f"Validation accuracy {facts.manifest['validation_accuracy']:.3f}, on the images that "
+            "chose the epoch or the weights. No evaluation on unseen images was given: register "
+            "again with --evaluation."
+        )
+    again = closed_set_metrics(np.array(metrics["confusion"]), metrics["classes"])
+    lines = [
+        f"On {again['images']} unseen images; 95 % intervals by bootstrap over images.",
+        "",
+        "| metric | value | 95 % interval |",
+        "|---|---|---|",
+        *(
+            f"| {name.replace('_', ' ')} | {again[name]:.3f} | "
+            f"{again[f'{name}_low']:.3f} to {again[f'{name}_high']:.3f} |"
+            for name in ("accuracy", "balanced_accuracy", "macro_f1")
+        ),
+        f"| chance (the largest class) | {again['chance']:.3f} | - |",
+        "",
+        "| source | images | recall | precision |",
+        "|---|---|---|---|",
+    ]
+    for name, row in again["per_class"].items():
+        found = "-" if row["recall"] is None else f"{row['recall']:.3f}"
+        lines.append(f"| {name} | {row['images']} | {found} | {row['precision']:.3f} |")
+    return "\n".join(lines)
+
+
+def _limits(facts: Facts) -> str:
+    size = facts.manifest["branches"][0]["decode"]["size"]
+    unseen = "" if facts.metrics else " It was not tested on unseen images at all."
+    return "\n".join(
+        [
+            "- Closed set: an image of a generator that is not listed gets one of the listed "
+            f"names. `decision` is `unsure` below a probability of {SURE:g}; that does not find "
+            "unknown generators.",
+            f"- Images are resized to {size} x {size} pixels, whatever their own size; traces "
+            "finer than that are lost.",
+            "- Not tested: reals of another subject or camera than the inputs, other versions or "
+            "settings of the generators, images that were compressed again, cropped, resized, "
+            f"edited or made to deceive.{unseen}",
+            "- A probability is the network's, not a proof; it is no ground for judging a person.",
+        ]
+    )
+
+
+def _licences(facts: Facts) -> str:
+    given = (facts.manifest.get("inputs") or {}).get("given", [])
+    for manifold in facts.manifolds:
+        given = [*given, *manifold.manifest["inputs"]["given"]]
+    lines = [f"- {public(uri)}: {licence_of(uri)}" for uri in dict.fromkeys(given)]
+    return "\n".join(["Code: Apache-2.0. Images:", "", *(lines or [f"- {NOT_STATED}"])])
+
+
+def _manifolds(facts: Facts) -> str:
+    """Return a line a manifold: where it lies or lay, its hash, and how many reals it has."""
+    if not facts.manifolds:
+        return "none: the network sees the images themselves."
+    where = "in the model, copied from" if facts.included else "not in the model, needed at"
+    return "\n".join(
+        f"- {m.manifest['space']['name']}, {m.manifest['reals']} reals, {where} "
+        f"{public(m.uri)}, sha256 {m.sha256}"
+        for m in facts.manifolds
+    )
+
+
+def _spaces(manifest: dict[str, Any]) -> str:
+    cards = {branch["name"]: branch["space"] for branch in manifest["branches"]}
+    return json.dumps(cards, indent=1, sort_keys=True)
+
+
+def _origin(facts: Facts) -> str:
+    manifest = facts.manifest
+    return (
+        f"Attributor {manifest['key']}, written {manifest['written']} by manifpt "
+        f"{manifest['manifpt']}; registered from commit {facts.commit}."
+    )

@@ -1,0 +1,179 @@
+"""An attributor's folder -> an MLflow model of the active run -> a version in the registry."""
+
+import io
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, Schema
+from PIL import Image
+
+import manifpt
+from manifpt import outputs, storage
+from manifpt.attribution import model
+from manifpt.attribution.attribute import trained_targets
+from manifpt.attribution.attributor import SEEN, WEIGHTS, Attributor
+from manifpt.attribution.registered import ATTRIBUTOR, MANIFOLDS
+from manifpt.errors import ManifptError
+from manifpt.evaluation.evaluate import METRICS
+from manifpt.manifold import Manifold
+from manifpt.manifold.copy import copy_manifold, stored_bytes
+from manifpt.registry.card import Facts, card, description, public
+from manifpt.registry.requirements import pinned
+from manifpt.tracking import git_commit
+
+# Manifolds of at most so many bytes together come with a model, if nothing else is asked for.
+INCLUDE_BYTES = 256 * 2**20
+MODEL_CARD = "model_card.md"
+
+
+@dataclass(frozen=True)
+class Logged:
+    """A model of a run, and the facts on its card."""
+
+    model_id: str
+    facts: Facts
+
+
+def log_model(
+    uri: str,
+    *,
+    manifold: str = "reference",
+    moved: Sequence[str] = (),
+    evaluation: str | None = None,
+) -> Logged:
+    """Log a finished attributor as an MLflow model of the active run.
+
+    Args:
+        uri: the attributor's folder.
+        manifold: ``include`` copies its manifolds into the model; ``reference`` names them by URI
+            and hash; ``auto`` includes them if they take at most INCLUDE_BYTES together.
+        moved: where its manifolds lie now, if not where they were.
+        evaluation: folder of jobs.evaluate, for the card.
+
+    """
+    attributor = Attributor.open(uri)
+    targets = trained_targets(attributor, moved)
+    manifolds = [target.manifold for target in targets.values() if target.manifold]
+    metrics = _metrics(evaluation, attributor) if evaluation else None
+    included = _included(manifold, manifolds)
+    facts = Facts(attributor.manifest, manifolds, metrics, included, git_commit())
+    with tempfile.TemporaryDirectory(prefix="manifpt-register-") as scratch:
+        info = mlflow.pyfunc.log_model(
+            name=ATTRIBUTOR,
+            python_model=model.__file__,
+            code_paths=[str(Path(manifpt.__file__).parent)],
+            artifacts=_files(scratch, attributor, facts),
+            signature=_signature(),
+            input_example=pd.DataFrame({"image": [_example(attributor)]}),
+            pip_requirements=pinned(),
+        )
+    return Logged(info.model_id, facts)
+
+
+def register(logged: Logged, name: str, alias: str) -> dict[str, Any]:
+    """Make a logged model the next version of a registered one; return what it is called now."""
+    facts = logged.facts
+    tags = {
+        "attributor_key": facts.manifest["key"],
+        "git_commit": facts.commit,
+        "manifold": _kept(facts),
+        "manifold_sha256": ",".join(m.sha256 for m in facts.manifolds) or "none",
+        "manifold_uri": ",".join(public(m.uri) for m in facts.manifolds) or "none",
+    }
+    tags = {f"manifpt.{key}": value for key, value in tags.items()}
+    found = mlflow.register_model(f"models:/{logged.model_id}", name, tags=tags)
+    client = mlflow.MlflowClient()
+    client.update_model_version(name, found.version, description(facts))
+    client.set_registered_model_alias(name, alias, found.version)
+    version = str(found.version)
+    print(f"registered models:/{name}/{version} as @{alias}", file=sys.stderr, flush=True)
+    return {
+        "registered": f"models:/{name}/{version}",
+        "version": version,
+        "alias": f"models:/{name}@{alias}",
+        "manifold": _kept(facts),
+    }
+
+
+def _kept(facts: Facts) -> str:
+    """Say where the model has its manifolds."""
+    if not facts.manifolds:
+        return "none"
+    return "included" if facts.included else "referenced"
+
+
+def _included(manifold: str, manifolds: Sequence[Manifold]) -> bool:
+    """Decide whether the manifolds come with the model, and print why."""
+    if manifold == "reference" or not manifolds:
+        return False
+    size = sum(stored_bytes(one) for one in manifolds)
+    chosen = manifold == "include" or size <= INCLUDE_BYTES
+    word = "included" if chosen else "referenced by URI and hash"
+    limit = "" if manifold == "include" else f", auto includes up to {INCLUDE_BYTES / 2**20:.0f}"
+    print(f"manifold: {word} ({size / 2**20:.1f} MiB{limit})", file=sys.stderr, flush=True)
+    return chosen
+
+
+def _metrics(evaluation: str, attributor: Attributor) -> dict[str, Any]:
+    """Return the metrics of an evaluation of that attributor; of another one they raise."""
+    manifest = outputs.require(evaluation, "evaluation", "--evaluation")
+    same_place = manifest["model"] == attributor.uri
+    if (
+        manifest.get("attributor", attributor.manifest["key"] if same_place else None)
+        != (attributor.manifest["key"])
+    ):
+        raise ManifptError(
+            f"--evaluation {evaluation}: is of another attributor; evaluate this one first"
+        )
+    return storage.read_json(storage.join(evaluation, METRICS))
+
+
+def _files(scratch: str, attributor: Attributor, facts: Facts) -> dict[str, str]:
+    """Write the model's files to a local folder; return their paths by name.
+
+    The manifest in the model says where the manifolds lie now.
+    """
+    folder = storage.join(scratch, ATTRIBUTOR)
+    for name in (WEIGHTS, SEEN):
+        entry = attributor.manifest["files"][name]
+        source = storage.join(attributor.uri, name)
+        storage.copy(source, storage.join(folder, name), entry["sha256"])
+    left = iter(facts.manifolds)
+    branches = [b | {"manifold": next(left).uri if b["manifold"] else None}
+                for b in attributor.branches]  # fmt: skip
+    manifest = attributor.manifest | {"branches": branches}
+    storage.write_json(storage.join(folder, outputs.MANIFEST), manifest)
+    text = storage.join(scratch, MODEL_CARD)
+    storage.write_bytes(text, card(facts).encode())
+    files = {ATTRIBUTOR: folder, "model_card": text}
+    if facts.included:
+        files[MANIFOLDS] = storage.join(scratch, MANIFOLDS)
+        named = [b["name"] for b in branches if b["manifold"]]
+        for name, manifold in zip(named, facts.manifolds, strict=True):
+            copy_manifold(manifold, storage.join(files[MANIFOLDS], name))
+    return files
+
+
+def _signature() -> ModelSignature:
+    """Return image bytes in, and the model's columns out."""
+    columns = [
+        ColSpec(DataType.double if n in model.NUMBERS else DataType.string, n, required=False)
+        for n in model.COLUMNS
+    ]
+    return ModelSignature(Schema([ColSpec(DataType.binary, "image")]), Schema(columns))
+
+
+def _example(attributor: Attributor) -> bytes:
+    """Return a grey image of the attributor's size, as PNG."""
+    size = attributor.branches[0]["decode"]["size"]
+    sink = io.BytesIO()
+    Image.fromarray(np.full((size, size, 3), 127, np.uint8)).save(sink, "PNG")
+    return sink.getvalue()
