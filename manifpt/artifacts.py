@@ -20,7 +20,7 @@ from manifpt.images import Selection, plan
 from manifpt.images.read import sized
 from manifpt.images.sources import content_key, describe
 from manifpt.manifold.projector import NEAREST, Projection
-from manifpt.projection import Projector, project, projectors_of, targets_of
+from manifpt.projection import Projector, Target, project, projectors_of, targets_of
 from manifpt.spaces.space import LEARNED
 
 # The kind of a folder that holds the artifacts of several spaces.
@@ -149,6 +149,7 @@ def compute_artifacts(
     search: session.SearchDemand = session.ANY_SEARCH,
     demand: session.Demand = session.ANY,
     chunk: int | None = None,
+    targets: dict[str, Target] | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Compute the artifacts of all images and publish them, one folder a split.
@@ -170,13 +171,15 @@ def compute_artifacts(
         search: how to find them, and where the manifold lies; the artifacts do not depend on it.
         demand: how many processes, with how many GPUs.
         chunk: images of a file; artifacts made apart can be read together if theirs are alike.
+        targets: the spaces and projections themselves, such as an attributor's, instead of
+            ``manifolds``, ``images`` and ``projection``.
         overwrite: replace an output of other settings.
 
     """
     output = storage.absolute(output)
     selection = Selection(EVALUATED, tuple(sources) if sources else None)
     units = plan(inputs, selection, labelled=True)
-    targets = targets_of(
+    targets = targets or targets_of(
         units, selection, manifolds, projection, images=images, image_size=image_size
     )
     facts = {name: target.facts() for name, target in targets.items()}

@@ -164,7 +164,8 @@ found = model.predict(pd.DataFrame({{"image": images}}))
 import manifpt
 by_module = packages_distributions()
 names = {{name.split(".")[0] for name in sys.modules}}
-loaded = {{d.lower() for name in names for d in by_module.get(name, [])}}
+# Of a namespace such as google, one distribution is enough.
+loaded = [{{d.lower().replace("_", "-") for d in by_module.get(name, [])}} for name in names]
 reached, left = set(), [p.split("==")[0] for p in {pinned()!r}]
 while left:
     name = left.pop().lower().replace("_", "-")
@@ -176,7 +177,7 @@ while left:
             pass
 print(json.dumps({{
     "found": found.to_dict("list"), "code": manifpt.__file__, "ray": "ray" in sys.modules,
-    "strange": sorted(d for d in loaded if d.replace("_", "-") not in reached)}}))
+    "strange": sorted(min(some) for some in loaded if some and not some & reached)}}))
 """
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run([sys.executable, "-c", script], env=env, cwd=tmp_path,

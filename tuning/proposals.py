@@ -39,6 +39,7 @@ class Plan:
 
 def storage_of(sweep: Sweep, plan: Plan, results: Sequence[dict[str, Any]]) -> Any:
     """Return Optuna's storage with a study named ``sweep`` that knows the results."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     held = optuna.storages.InMemoryStorage()
     study = optuna.create_study(
         storage=held, study_name="sweep", directions=["maximize" for _ in plan.objectives]
