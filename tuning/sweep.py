@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from manifpt import job
-from manifpt.config import IN_FILE, JobConfig
+from manifpt.config import IN_FILE, Alias, JobConfig, ModelName
 from manifpt.errors import ManifptError
 from manifpt.tracking import Run
 
@@ -56,6 +56,10 @@ class Config(JobConfig):
     )
     num_workers: int | None = Field(None, ge=1, description="Ray Train workers of a trial")
     seed: int = Field(0, ge=0, description="of the sampler")
+    register_as: ModelName | None = Field(
+        None, alias="register", description="put the best in MLflow's registry by this name"
+    )
+    alias: Alias = Field("champion", description="of the registered version")
     fixed: dict[str, Any] = Field(default_factory=dict, json_schema_extra=IN_FILE)
     search: dict[str, Any] = Field(default_factory=dict, json_schema_extra=IN_FILE)
     defaults: dict[str, Any] = Field(default_factory=dict, json_schema_extra=IN_FILE)
@@ -77,6 +81,7 @@ def rungs(config: Config, epochs: int) -> tuple[int, ...]:
 def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Run the study; evaluate the best trial and the defaults, and print the leaderboard."""
     from manifpt import outputs, storage
+    from manifpt.registry.register import log_model, register
     from tuning.cache import images_of
     from tuning.conclusion import conclude
     from tuning.proposals import Plan
@@ -115,7 +120,12 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         seed=config.seed,
     )
     results = run_study(sweep, plan, images, tracked).results()
-    return conclude(sweep, plan, results, tracked)
+    summary = conclude(sweep, plan, results, tracked)
+    if config.register_as is None:
+        return summary
+    evaluation = storage.join(summary["attributor"], "test")
+    logged = log_model(summary["attributor"], manifold="auto", evaluation=evaluation)
+    return summary | register(logged, config.register_as, config.alias)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -49,6 +49,7 @@ def test_nothing_is_embedded_twice(images, tmp_path):
     assert cache.artifacts(settings(freq_log=False)).steps == []
 
 
+@pytest.mark.slow
 def test_artifacts_are_those_of_the_jobs(images, tmp_path):
     cache = Cache(f"{tmp_path}/cache", images)
     (uri,) = cache.artifacts(settings(space="freq", projector="mean", neighbors=3)).uris
@@ -66,6 +67,7 @@ def test_artifacts_are_those_of_the_jobs(images, tmp_path):
     assert rows(uri) == rows(f"{tmp_path}/a")
 
 
+@pytest.mark.slow
 def test_what_fails_is_tried_again(images, tmp_path, monkeypatch):
     cache = Cache(str(tmp_path), images)
     monkeypatch.setattr("tuning.cache.project_embeddings", lambda *a, **k: 1 / 0)

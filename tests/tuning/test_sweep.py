@@ -114,11 +114,24 @@ def test_the_same_command_repeats_nothing_and_a_larger_budget_goes_on(swept):
     assert len(after) == 9
 
 
+@pytest.mark.slow
 def test_a_target_ends_the_study(ray_session, corpus, tmp_path):
     search = {"learning_rate": {"low": 1e-3, "high": 1e-2}}
-    flags = config(tmp_path, corpus, search=search, trials=6, max_concurrent_trials=1)
-    assert sweep.main([*flags, "--target-metric", "0.1", "--no-early-stopping"]) == 0
-    assert [r["status"] for r in results(tmp_path).values()] == ["finished"]
+    flags = config(
+        tmp_path,
+        corpus,
+        search=search,
+        trials=6,
+        max_concurrent_trials=1,
+        fixed=TINY | {"epochs": 1},
+    )
+    given = ["--target-metric", "0.1", "--no-early-stopping", "--register", "swept"]
+    assert sweep.main([*flags, *given]) == 0
+    (only,) = results(tmp_path).values()
+    assert only["status"] == "finished"
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    version = client.get_model_version_by_alias("swept", "champion")
+    assert version.run_id == last_sweep().info.run_id
 
 
 @pytest.mark.slow
