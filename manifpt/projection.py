@@ -17,7 +17,7 @@ from manifpt.images.read import pixels_of, read_unit_text, unit_to_json
 from manifpt.manifold import Manifold
 from manifpt.manifold.embed import other_sizes
 from manifpt.manifold.manifold import open_manifolds
-from manifpt.manifold.placement import Searcher, place_all
+from manifpt.manifold.placement import Searcher, alone, place_all
 from manifpt.manifold.projector import NEAREST, Projection
 from manifpt.spaces import Space, make_space
 from manifpt.spaces.learned import compiled
@@ -96,6 +96,10 @@ class Target:
         """Return what makes artifacts in a process, with what finds the nearest reals."""
         projection = self.projection or NEAREST
         return Projector(self.space, self.rule, self.manifold, searcher, projection)
+
+    def projector_alone(self) -> Projector:
+        """Return what makes artifacts in a process that has no cluster."""
+        return self.projector(alone(self.manifold) if self.manifold else None)
 
 
 def targets_of(

@@ -250,12 +250,13 @@ def test_a_run_and_an_image_attributor_can_be_named(trained, corpus, tmp_path):
 @pytest.mark.slow
 def test_a_manifold_larger_than_memory_is_read_in_blocks(trained, monkeypatch):
     from manifpt.attribution import model
+    from manifpt.manifold import placement
 
     context = SimpleNamespace(artifacts={"attributor": f"{trained}/t"})
     expected = verdicts(trained / "v")
     images = pd.DataFrame({"image": images_of(expected)})
-    monkeypatch.setattr(model, "MEMORY_SHARE", 0.0)
-    monkeypatch.setattr(model, "BLOCK_BYTES", 20_000)
+    monkeypatch.setattr(placement, "SHARE", 0.0)
+    monkeypatch.setattr(placement, "ALONE_BLOCK_BYTES", 20_000)
     scanning = model.AttributorModel()
     scanning.load_context(context)
     assert scanning.stage.projectors[0].searcher.rows

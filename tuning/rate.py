@@ -10,7 +10,6 @@ from manifpt.attribution.attributor import Attributor
 from manifpt.errors import ManifptError
 from manifpt.images import Selection, plan, read_unit
 from manifpt.manifold.embed import other_sizes
-from manifpt.manifold.placement import Replicated, plan_for
 
 IMAGES = 256
 REPEATS = 3
@@ -23,11 +22,7 @@ def attribution_rate(model: str, inputs: Sequence[str]) -> float:
     """
     pipeline.use_threads(max(1, int(session.capacity().get("CPU", 1.0))))
     targets = trained_targets(Attributor.open(model), ()).values()
-    projectors = []
-    for target in targets:
-        reals = target.manifold
-        searcher = Replicated(reals.uri, plan_for(reals, session.ANY_SEARCH)) if reals else None
-        projectors.append(target.projector(searcher))
+    projectors = [target.projector_alone() for target in targets]
     stage, rule = AttributeStage(model, projectors), projectors[0].rule
     sizes = other_sizes(rule, [projector.space for projector in projectors])
     for unit in plan(inputs):
