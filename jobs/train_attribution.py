@@ -6,10 +6,10 @@
     python -m jobs.train_attribution --fuse MODEL-RGB MODEL-SL --output MODEL
     python -m jobs.train_attribution --input a=DIR b=DIR real=DIR --space image --output MODEL
 
-Artifacts of the same images in several spaces are attributed together, by one training or by
-fusing trained attributors. The last trains the same network on the images themselves: the baseline
-of every claim. --register NAME puts the attributor in MLflow's model registry, as jobs.register
-does, which can put an evaluation on its card.
+--register NAME puts the attributor in MLflow's model registry, as jobs.register does with an
+evaluation on its card. Artifacts of the same images in several spaces are attributed together, by
+one training or by fusing trained attributors. The last trains the same network on the images
+themselves: the baseline of every claim.
 """
 
 import sys
@@ -20,10 +20,11 @@ from pydantic import Field
 from manifpt import job
 from manifpt.config import Alias, ModelName, ProjectionConfig
 from manifpt.errors import ManifptError
+from manifpt.options import TrainingOptions
 from manifpt.tracking import Run
 
 
-class Config(ProjectionConfig):
+class Config(TrainingOptions, ProjectionConfig):
     """Options of train_attribution."""
 
     input: tuple[str, ...] = Field(
@@ -37,29 +38,9 @@ class Config(ProjectionConfig):
     space: Literal["image"] | None = Field(
         None, description="'image' trains on the images given as --input themselves, too"
     )
-    fusion: Literal["late", "early"] = Field(
-        "late",
-        description="of several spaces: calibrated scores added up, or features in one last layer",
-    )
     image_size: int | None = Field(
         None, ge=4, description="'image' only: side in pixels; the images' own, at most 64"
     )
-    backbone: str = Field(
-        "resnet50", description="torchvision classifier for maps; vectors go to a residual MLP"
-    )
-    stem: Literal["auto", "full", "half", "standard"] = Field(
-        "auto",
-        description="resolution that the stem of a ResNet keeps: full, half, a quarter (standard); "
-        "auto takes full up to 48 pixels and half up to 112",
-    )
-    epochs: int = Field(30, ge=1, description="most epochs")
-    batch_size: int = Field(128, ge=2, description="images a step, over all workers")
-    learning_rate: float = Field(1e-3, gt=0, description="AdamW's, at its peak")
-    weight_decay: float = Field(0.05, ge=0, description="AdamW's")
-    patience: int = Field(
-        8, ge=0, description="stop after so many epochs without a better validation; 0: never"
-    )
-    seed: int = Field(0, ge=0, description="of weights, order and mirroring")
     num_workers: int | None = Field(
         None, ge=1, description="Ray Train workers; one a GPU, or one a CPU but one, if not given"
     )
@@ -72,7 +53,7 @@ class Config(ProjectionConfig):
 def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Train and return the result on the validation split."""
     from manifpt.attribution.members import fuse_attributors
-    from manifpt.attribution.train import Options, print_epoch, train_attributor
+    from manifpt.attribution.train import print_epoch, train_attributor
 
     def report(row: dict[str, float], epoch: int) -> None:
         print_epoch(row, epoch)
@@ -85,11 +66,10 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
             config.fuse, config.output, demand=config.demand, overwrite=config.overwrite
         )
         return _logged(config, manifest, tracked)
-    names = Options.__dataclass_fields__
     manifest = train_attributor(
         config.input,
         config.output,
-        Options(**{name: getattr(config, name) for name in names}),
+        config.training,
         manifolds=config.manifold,
         images=config.space == "image",
         image_size=config.image_size,

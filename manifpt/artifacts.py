@@ -20,7 +20,7 @@ from manifpt.images import Selection, plan
 from manifpt.images.read import sized
 from manifpt.images.sources import content_key, describe
 from manifpt.manifold.projector import NEAREST, Projection
-from manifpt.projection import Projector, project, projectors_of, targets_of
+from manifpt.projection import Projector, Target, project, projectors_of, targets_of
 from manifpt.spaces.space import LEARNED
 
 # The kind of a folder that holds the artifacts of several spaces.
@@ -126,11 +126,13 @@ def _total_moments(facts: Sequence[dict[str, Any]], folder: str, split: str) -> 
     return {"mean": mean.tolist(), "std": np.sqrt(np.maximum(square - mean**2, 0)).tolist()}
 
 
-def _class_counts(facts: Sequence[dict[str, Any]], split: str) -> dict[str, int]:
-    counts: Counter[str] = Counter()
-    for fact in facts:
-        counts.update(fact.get("classes", {}).get(split, {}))
-    return dict(sorted(counts.items()))
+def evaluated_classes(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """Return how many images of each source a pipeline's records count, by split."""
+    counts: dict[str, Counter[str]] = {split: Counter() for split in EVALUATED}
+    for record in records:
+        for split, found in record["facts"].get("classes", {}).items():
+            counts[split].update(found)
+    return {split: dict(sorted(found.items())) for split, found in counts.items()}
 
 
 def compute_artifacts(
@@ -146,6 +148,8 @@ def compute_artifacts(
     projection: Projection = NEAREST,
     search: session.SearchDemand = session.ANY_SEARCH,
     demand: session.Demand = session.ANY,
+    chunk: int | None = None,
+    targets: dict[str, Target] | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Compute the artifacts of all images and publish them, one folder a split.
@@ -166,13 +170,16 @@ def compute_artifacts(
         projection: what x* is, from how many neighbours.
         search: how to find them, and where the manifold lies; the artifacts do not depend on it.
         demand: how many processes, with how many GPUs.
+        chunk: images of a file; artifacts made apart can be read together if theirs are alike.
+        targets: the spaces and projections themselves, such as an attributor's, instead of
+            ``manifolds``, ``images`` and ``projection``.
         overwrite: replace an output of other settings.
 
     """
     output = storage.absolute(output)
     selection = Selection(EVALUATED, tuple(sources) if sources else None)
     units = plan(inputs, selection, labelled=True)
-    targets = targets_of(
+    targets = targets or targets_of(
         units, selection, manifolds, projection, images=images, image_size=image_size
     )
     facts = {name: target.facts() for name, target in targets.items()}
@@ -190,7 +197,7 @@ def compute_artifacts(
     names = [""] if len(targets) == 1 else list(targets)
     by_folder = dict(zip(names, projectors, strict=True))
     build = partial(ArtifactStage, by_folder, undeclared, float16)
-    records = project("artifacts", units, selection, projectors, build, output, pool)
+    records = project("artifacts", units, selection, projectors, build, output, pool, chunk)
     counts = pipeline.totals(records)
     if counts["ok"] == 0:
         outputs.abandon(output)
@@ -198,7 +205,7 @@ def compute_artifacts(
         raise ManifptError(
             f"--input: none of {counts['rows_in']} images could be used ({reason}); check the input"
         )
-    return _publish(
+    return publish_artifacts(
         output,
         key,
         dict(zip(names, facts.values(), strict=True)),
@@ -206,14 +213,12 @@ def compute_artifacts(
         {
             **counts,
             "inputs": describe(inputs, units),
-            "classes": {
-                split: _class_counts([r["facts"] for r in records], split) for split in EVALUATED
-            },
+            "classes": evaluated_classes(records),
         },
     )
 
 
-def _publish(
+def publish_artifacts(
     output: str,
     key: str,
     facts: dict[str, dict[str, Any]],

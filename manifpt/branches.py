@@ -53,7 +53,6 @@ def artifacts_of(
     *,
     manifolds: Sequence[str] = (),
     images: bool = False,
-    undeclared: str = "content",
     image_size: int | None = None,
     projection: Projection = NEAREST,
     demand: session.Demand = session.ANY,
@@ -62,7 +61,7 @@ def artifacts_of(
 
     Images are projected onto ``manifolds``; with ``images`` they are taken as they are, too.
     """
-    if all(_are_artifacts(uri) for uri in inputs):
+    if are_artifacts(inputs):
         return open_artifacts(inputs)
     if not manifolds and not images:
         raise ManifptError("--manifold: images need a manifold, or --space image to do without")
@@ -72,16 +71,16 @@ def artifacts_of(
         manifolds=manifolds,
         images=images,
         image_size=image_size,
-        undeclared=undeclared,
         projection=projection,
         demand=demand,
     )
     return open_artifacts([output])
 
 
-def _are_artifacts(text: str) -> bool:
-    uri = text if storage.is_s3(text) or "=" not in text else ""
-    return bool(uri) and outputs.read(storage.absolute(uri)) is not None
+def are_artifacts(inputs: Sequence[str]) -> bool:
+    """Tell whether inputs are finished outputs, and not images."""
+    named = [not storage.is_s3(text) and "=" in text for text in inputs]
+    return not any(named) and all(outputs.read(storage.absolute(uri)) for uri in inputs)
 
 
 def read_artifacts(uri: str, columns: list[str] | None = None) -> pa.Table:

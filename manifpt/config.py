@@ -6,26 +6,14 @@ import sys
 import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import (
-    TYPE_CHECKING,
-    Annotated,
-    Any,
-    Literal,
-    NoReturn,
-    TypeVar,
-    Union,
-    get_args,
-    get_origin,
-)
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from manifpt.errors import ManifptError
+from manifpt.options import ProjectionOptions
 from manifpt.session import Demand, SearchDemand
-
-if TYPE_CHECKING:
-    from manifpt.manifold.projector import Projection
 
 
 class JobConfig(BaseModel):
@@ -100,27 +88,8 @@ ModelName = Annotated[str, AfterValidator(_model_name)]
 Alias = Annotated[str, AfterValidator(_alias)]
 
 
-class ProjectionConfig(JobConfig):
+class ProjectionConfig(ProjectionOptions, JobConfig):
     """The options of jobs that project images onto a manifold."""
-
-    projector: Literal["nearest", "mean", "tangent", "riemannian", "none"] = Field(
-        "nearest",
-        description="x* from neighbours: the nearest, their mean, their affine hull, or their "
-        "centre of mass in a learned geometry; none takes the embedding itself, a space's baseline",
-    )
-    neighbors: int | None = Field(
-        None, ge=1, description="how many; if not given 1 for nearest, 16 for tangent, else 8"
-    )
-    ridge: float = Field(
-        0.1, gt=0, description="tangent: regularisation, relative to the neighbours' mean variance"
-    )
-
-    @property
-    def projection(self) -> "Projection":
-        """The projection asked for."""
-        from manifpt.manifold.projector import projection_of
-
-        return projection_of(self.projector, self.neighbors, self.ridge)
 
 
 Config = TypeVar("Config", bound=JobConfig)
@@ -128,7 +97,9 @@ Config = TypeVar("Config", bound=JobConfig)
 # Other spellings of a flag, by field.
 ALSO = {"output": ("--out",)}
 # Given to a field, it is an argument by its place, not by a flag.
-POSITIONAL = {"positional": True}
+POSITIONAL: dict[str, JsonValue] = {"positional": True}
+# Given to a field, only the file that --config names can hold it.
+IN_FILE: dict[str, JsonValue] = {"in_file": True}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -153,6 +124,8 @@ def _kind(annotation: Any) -> Any:
 
 def _add(parser: argparse.ArgumentParser, name: str, field: Any) -> None:
     kind = _kind(field.annotation)
+    if field.json_schema_extra == IN_FILE:
+        return
     if field.json_schema_extra == POSITIONAL:
         parser.add_argument(name, nargs="?", default=argparse.SUPPRESS, help=field.description)
         return
@@ -211,6 +184,7 @@ def parse(kind: type[Config], description: str, argv: Sequence[str] | None = Non
     except ValidationError as error:
         first = error.errors()[0]
         option = _flag(str(first["loc"][0])) if first["loc"] else "options"
+        option += "".join(f".{part}" for part in first["loc"][1:])
         reason = re.sub(r"^Value error, ", "", first["msg"])
         if first["type"] == "missing":
             reason = "is required"

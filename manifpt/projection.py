@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from manifpt import pipeline, session
+from manifpt import pipeline, session, tensors
 from manifpt.errors import ManifptError
 from manifpt.images import IMAGES, DecodeRule, Selection, Unit
 from manifpt.images.probe import natural_size
@@ -17,7 +17,7 @@ from manifpt.images.read import pixels_of, read_unit_text, unit_to_json
 from manifpt.manifold import Manifold
 from manifpt.manifold.embed import other_sizes
 from manifpt.manifold.manifold import open_manifolds
-from manifpt.manifold.placement import Searcher, place_all
+from manifpt.manifold.placement import Searcher, alone, place_all
 from manifpt.manifold.projector import NEAREST, Projection
 from manifpt.spaces import Space, make_space
 from manifpt.spaces.learned import compiled
@@ -45,12 +45,17 @@ class Projector:
     def __call__(self, table: pa.Table) -> tuple[np.ndarray, dict[str, Any]]:
         """Return the artifacts of an images table, N x shape float32, and the columns beside.
 
+        A table that has embeddings already, as ``artifact``, is not embedded again.
+
         No image meets a real of its own pixels, whatever its label says: a real under evaluation
         would have the artifact zero, and an exclusion by label would give the label away.
         """
         pipeline.check_columns(table, {"pixel_sha256": IMAGES["pixel_sha256"]}, "project")
-        embedded = self.space.embed(pixels_of(table))
         rows = table.num_rows
+        if "artifact" in table.column_names:
+            embedded = tensors.from_column(table["artifact"]).reshape(rows, *self.space.shape)
+        else:
+            embedded = self.space.embed(pixels_of(table))
         if self.manifold is None or self.searcher is None:
             nothing = dict.fromkeys(("neighbor_id", "distance", "percentile"), [None] * rows)
             return embedded, {**nothing, "in_manifold": [False] * rows}
@@ -91,6 +96,10 @@ class Target:
         """Return what makes artifacts in a process, with what finds the nearest reals."""
         projection = self.projection or NEAREST
         return Projector(self.space, self.rule, self.manifold, searcher, projection)
+
+    def projector_alone(self) -> Projector:
+        """Return what makes artifacts in a process that has no cluster."""
+        return self.projector(alone(self.manifold) if self.manifold else None)
 
 
 def targets_of(
@@ -153,13 +162,15 @@ def project(
     build: Callable[[], pipeline.Stage],
     output: str,
     pool: session.Pool,
+    chunk: int | None = None,
 ) -> list[dict[str, Any]]:
     """Run a stage that projects over all images; return the pipeline's records.
 
-    Each image is decoded once, in the sizes of all projectors.
+    Each image is decoded once, in the sizes of all projectors. ``chunk`` is how many images a part
+    of the output has; by default, what fits their size.
     """
     rule = projectors[0].rule
-    wanted = [projector.rows for projector in projectors if projector.rows]
+    wanted = [rows for rows in (chunk, *(p.rows for p in projectors)) if rows]
     read = partial(
         read_unit_text,
         rule=rule,

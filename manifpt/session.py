@@ -47,8 +47,32 @@ def identity() -> dict[str, str]:
     return ids | ({"ray_submission_id": submission} if submission else {})
 
 
+_share: dict[str, float] | None = None
+
+
+def limit(share: dict[str, float] | None) -> None:
+    """Let all that this process starts take no more than ``share``, by Ray's resource names.
+
+    For jobs side by side on one cluster, each in a process of its own; None takes the limit away.
+    """
+    global _share
+    _share = share
+
+
 def capacity() -> dict[str, float]:
-    """Return what the cluster has, or may grow to where an autoscaler says so."""
+    """Return what the cluster has, or may grow to where an autoscaler says so; see ``limit``."""
+    found = _whole()
+    if _share is None:
+        return found
+    # What is counted for each node, such as memory, is shared in proportion to the CPUs.
+    part = min(1.0, _share.get("CPU", 0.0) / max(found.get("CPU", 1.0), 1e-9))
+    return {
+        name: min(value, _share.get(name, 0.0) if name in {"CPU", "GPU"} else value * part)
+        for name, value in found.items()
+    }
+
+
+def _whole() -> dict[str, float]:
     import ray
 
     total = dict(ray.cluster_resources())
@@ -59,6 +83,21 @@ def capacity() -> dict[str, float]:
     except (ImportError, AttributeError):
         grown = {}
     return {name: max(total.get(name, 0.0), grown.get(name, 0.0)) for name in {*total, *grown}}
+
+
+def free_placement_groups() -> None:
+    """Free what trainings of this job hold whose processes were killed.
+
+    Ray Train's own cleaner asks the dashboard, which an embedded cluster has not. The last bytes of
+    a placement group's id are those of the job that made it.
+    """
+    import ray
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    job = ray.get_runtime_context().get_job_id()
+    for name, found in ray.util.placement_group_table().items():
+        if name.endswith(job) and found["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(name))))
 
 
 def nodes() -> int:

@@ -21,12 +21,27 @@ from manifpt.errors import ManifptError
 EXPERIMENT = "manifpt"
 PACKAGES = ("manifpt", "ray", "torch", "torchvision", "faiss-cpu", "faiss-gpu", "numpy", "pillow")
 
-_WATCH = """
-import sys
-if sys.stdin.readline().strip() != "ended":
+# Runs beside a job, and outlives it.
+_WATCH = "import sys; from manifpt import tracking; tracking.watch(*sys.argv[1:])"
+
+
+def watch(uri: str, run_id: str) -> None:
+    """Wait for a job that is gone or says on the standard input that it has ended its run."""
+    if sys.stdin.readline().strip() != "ended":
+        from mlflow import MlflowClient
+
+        MlflowClient(uri).set_terminated(run_id, "KILLED")
+        end_children(uri, run_id)
+
+
+def end_children(uri: str, run_id: str) -> None:
+    """End as KILLED the runs below a run that still go on."""
     from mlflow import MlflowClient
-    MlflowClient(sys.argv[1]).set_terminated(sys.argv[2], "KILLED")
-"""
+
+    client = MlflowClient(uri)
+    children = f"tags.`mlflow.parentRunId` = '{run_id}' and attributes.status = 'RUNNING'"
+    for run in client.search_runs([client.get_run(run_id).info.experiment_id], children):
+        client.set_terminated(run.info.run_id, "KILLED")
 
 
 def git_commit() -> str:
@@ -104,9 +119,29 @@ class Run:
 
     def tags(self, values: dict[str, str]) -> None:
         """Tag the run with what is known only once it goes, such as Ray's ids of the job."""
-        import mlflow
+        from mlflow import MlflowClient
 
-        mlflow.set_tags({f"manifpt.{name}": value for name, value in values.items()})
+        for name, value in values.items():
+            MlflowClient(self.uri).set_tag(self.id, f"manifpt.{name}", value)
+
+    def child(self, name: str, params: dict[str, Any]) -> "Run":
+        """Open a run below this one, which lasts until ``end``."""
+        from mlflow import MlflowClient
+        from mlflow.entities import Param
+
+        client = MlflowClient(self.uri)
+        experiment = client.get_run(self.id).info.experiment_id
+        tags = {"mlflow.parentRunId": self.id, "mlflow.source.name": name}
+        made = Run(self.uri, client.create_run(experiment, tags=tags, run_name=name).info.run_id)
+        texts = [Param(key, str(value)[:500]) for key, value in params.items()]
+        client.log_batch(made.id, params=texts)
+        return made
+
+    def end(self, status: str) -> None:
+        """End a run that ``child`` opened: FINISHED, KILLED or FAILED."""
+        from mlflow import MlflowClient
+
+        MlflowClient(self.uri).set_terminated(self.id, status)
 
     def document(self, name: str, value: Any) -> None:
         """Log a JSON document."""
@@ -152,8 +187,10 @@ def run(job: str, params: dict[str, Any]) -> Iterator[Run]:
     }
     active = mlflow.start_run(run_name=job, tags=tags)
     run_id = active.info.run_id
-    watch = subprocess.Popen(
+    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    watching = subprocess.Popen(
         [sys.executable, "-c", _WATCH, uri, run_id],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
         stdin=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -172,9 +209,11 @@ def run(job: str, params: dict[str, Any]) -> Iterator[Run]:
     finally:
         with suppress(MlflowException):
             mlflow.end_run(status)
-            if watch.stdin is not None:
-                watch.stdin.write("ended\n")
-        if watch.stdin is not None:
-            watch.stdin.close()
+            if status != "FINISHED":
+                end_children(uri, run_id)
+            if watching.stdin is not None:
+                watching.stdin.write("ended\n")
+        if watching.stdin is not None:
+            watching.stdin.close()
         with suppress(subprocess.TimeoutExpired):
-            watch.wait(timeout=10)
+            watching.wait(timeout=10)

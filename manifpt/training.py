@@ -1,5 +1,6 @@
 """What every training shares: its workers, Ray Train with a checkpoint an epoch, and its log."""
 
+import io
 import math
 import os
 import tempfile
@@ -63,7 +64,12 @@ def add_up(values: list[float], device: str) -> list[float]:
 
 def load_state(folder: str) -> dict[str, Any]:
     """Return a checkpoint's state."""
-    state: dict[str, Any] = torch.load(Path(folder) / STATE, weights_only=True, map_location="cpu")
+    return state_of((Path(folder) / STATE).read_bytes())
+
+
+def state_of(data: bytes) -> dict[str, Any]:
+    """Return the state that a file holds."""
+    state: dict[str, Any] = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
     return state
 
 

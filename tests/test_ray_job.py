@@ -73,12 +73,12 @@ def cluster(s3, mlflow_server, tmp_path_factory):
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def submit(cluster, name: str, *command: str) -> subprocess.CompletedProcess:
+def submit(cluster, name: str, *command: str, seconds: int = 200) -> subprocess.CompletedProcess:
     address, env = cluster
     flags = ["--address", address, "--submission-id", name, "--working-dir", "."]
     return subprocess.run(
         [BIN / "ray", "job", "submit", *flags, "--", "python", "-m", *command],
-        env=env, cwd=ROOT, capture_output=True, text=True, timeout=200,
+        env=env, cwd=ROOT, capture_output=True, text=True, timeout=seconds,
     )  # fmt: skip
 
 
@@ -113,3 +113,32 @@ def test_a_submitted_job_writes_to_s3_and_is_recorded(cluster, mlflow_server, s3
     assert runs["fail"].info.status == "FAILED"
     files = {f.path for f in client.list_artifacts(runs["build"].info.run_id)}
     assert {"manifest.json", "summary.json", "versions.json"} <= files
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_submitted_sweep_runs_on_s3_and_an_mlflow_server(cluster, mlflow_server, s3, corpus):
+    images = ["--input", f"{corpus}/labelled", "--reals", f"{corpus}/manifold", "--sources"]
+    flags = [*images, "--output", f"{s3}/submitted/sweep", "--trials", "2"]
+    sweep = ["tuning.sweep", "--config", "tuning/quick.yaml", *flags]
+    done = submit(cluster, "sweep", *sweep, seconds=800)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    assert "test images, best" in done.stdout
+    board = storage.read_json(f"{s3}/submitted/sweep/leaderboard.json")
+    assert len(board) == 2
+    assert storage.exists(f"{board[0]['attributor']}/manifest.json")
+
+    client = MlflowClient(mlflow_server)
+    experiment = client.get_experiment_by_name("manifpt").experiment_id
+    parent, *others = client.search_runs([experiment], "tags.`manifpt.job` = 'sweep'")
+    assert not others
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["manifpt.ray_submission_id"] == "sweep"
+    below = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    assert {r.info.status for r in client.search_runs([experiment], below)} <= {
+        "FINISHED",
+        "KILLED",
+    }
+    assert "leaderboard.txt" in {f.path for f in client.list_artifacts(parent.info.run_id)}
+    stored = [path for path, _ in storage.files_under(f"{s3}/ml")]
+    assert any("leaderboard.txt" in path for path in stored)

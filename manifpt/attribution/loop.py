@@ -5,7 +5,7 @@ the epoch that would have been.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, nll_loss
 
-from manifpt import training
+from manifpt import storage, training
 from manifpt.attribution.fusion import fit_weights
 from manifpt.attribution.network import AttributionNetwork, Design
 from manifpt.branches import artifact_column
@@ -24,7 +24,10 @@ from manifpt.device import device_and_precision
 
 @dataclass(frozen=True)
 class Settings:
-    """All that decides a training, besides the data; ``moments`` are mean and std a branch."""
+    """All that decides a training, besides the data; ``moments`` are mean and std a branch.
+
+    ``movable`` says of each branch whether its maps are images, which may be shifted.
+    """
 
     design: Design
     classes: tuple[str, ...]
@@ -36,6 +39,8 @@ class Settings:
     weight_decay: float
     patience: int
     seed: int
+    augment: str
+    movable: tuple[bool, ...]
 
 
 @dataclass
@@ -46,6 +51,12 @@ class Standing:
     best_epoch: int = -1
     best: tuple[float, float] = (-1.0, -math.inf)
     history: list[dict[str, float]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> "Standing":
+        """Return that of a checkpoint's state."""
+        best = (state["best"][0], state["best"][1])
+        return cls(state["epoch"], state["best_epoch"], best, state["history"])
 
     def judge(self, row: dict[str, float]) -> bool:
         """Add an epoch's row; return whether it is the best by accuracy, then by loss."""
@@ -61,6 +72,37 @@ class Standing:
         """Tell whether the last epoch is reached, or patience is spent."""
         waited = self.epoch - 1 - self.best_epoch
         return self.epoch >= settings.epochs or waited >= settings.patience > 0
+
+
+def augmented(artifacts: list[Tensor], how: str, movable: Sequence[bool]) -> list[Tensor]:
+    """Mirror at random the maps among artifacts, and with ``shift`` move those that are movable.
+
+    The maps of an image are changed alike in all spaces. A shift is of up to a sixteenth of the
+    side; what it pushes out comes in again at the other. Spectra are mirrored as their images are,
+    and do not move with them.
+    """
+    if how == "none":
+        return artifacts
+    out = list(artifacts)
+    mirrored = torch.rand(len(out[0])) < 0.5
+    moves = torch.rand(len(out[0]), 2) * 2 - 1 if how == "shift" else None
+    for n, values in enumerate(artifacts):
+        if values.ndim == 4:
+            values[mirrored] = values[mirrored].flip(-1)
+            if moves is not None and movable[n]:
+                out[n] = shifted(values, moves * (values.shape[-1] // 16))
+    return out
+
+
+def shifted(maps: Tensor, moves: Tensor) -> Tensor:
+    """Return N x C x H x W maps, each rolled by its N x 2 moves, rounded to pixels."""
+    rows, columns = (
+        (torch.arange(side)[None] - moves[:, axis : axis + 1].round().long()) % side
+        for axis, side in enumerate(maps.shape[-2:])
+    )
+    places = torch.arange(len(maps))[:, None, None]
+    rolled = maps.permute(0, 2, 3, 1)[places, rows[:, :, None], columns[:, None, :]]
+    return rolled.permute(0, 3, 1, 2)
 
 
 class Trainer:
@@ -110,16 +152,13 @@ class Trainer:
         return torch.stack([cross_entropy(head, labels) for head in heads]).sum()
 
     def train(self, batches: Iterator[dict[str, np.ndarray]]) -> dict[str, float]:
-        """One epoch; maps are mirrored at random, every class and every space alike."""
+        """One epoch; maps are augmented at random, every class and every space alike."""
         self.parallel.train()
         torch.manual_seed(self.settings.seed * 1_000_003 + self.standing.epoch * 1009 + self.rank)
         loss_sum = rows = 0.0
         for batch in batches:
             artifacts, labels = self._batch(batch)
-            mirrored = torch.rand(len(labels)) < 0.5
-            for values in artifacts:
-                if values.ndim == 4:
-                    values[mirrored] = values[mirrored].flip(-1)
+            artifacts = augmented(artifacts, self.settings.augment, self.settings.movable)
             loss = self._loss(artifacts, labels)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -183,15 +222,18 @@ class Trainer:
         }
         torch.save(state, Path(folder) / training.STATE)
 
-    def restore(self, folder: str) -> None:
-        """Go on from what ``save`` wrote."""
-        state = training.load_state(folder)
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what ``save`` wrote, at this training's own rate and decay."""
         self.network.load_state_dict(state["network"])
         self.best_weights = state["best_weights"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        best = (state["best"][0], state["best"][1])
-        self.standing = Standing(state["epoch"], state["best_epoch"], best, state["history"])
+        self.schedule.base_lrs = [self.settings.learning_rate]
+        for group in self.optimizer.param_groups:
+            group["weight_decay"] = self.settings.weight_decay
+            group["initial_lr"] = self.settings.learning_rate
+            group["lr"] = self.settings.learning_rate * self._rate(self.schedule.last_epoch)
+        self.standing = Standing.of(state)
 
 
 def train_loop(config: dict[str, Any]) -> None:
@@ -205,7 +247,9 @@ def train_loop(config: dict[str, Any]) -> None:
     earlier = ray.train.get_checkpoint()
     if earlier:
         with earlier.as_directory() as folder:
-            trainer.restore(folder)
+            trainer.restore(training.load_state(folder))
+    elif config["start"]:
+        trainer.restore(training.state_of(storage.read_bytes(config["start"])))
     train = ray.train.get_dataset_shard("train")
     validation = ray.train.get_dataset_shard("validation")
     per_worker = max(1, settings.batch_size // workers)
@@ -213,7 +257,7 @@ def train_loop(config: dict[str, Any]) -> None:
     def validation_batches() -> Iterator[dict[str, np.ndarray]]:
         return iter(validation.iter_batches(batch_size=512, batch_format="numpy"))
 
-    while not trainer.standing.stopped(settings):
+    while not trainer.standing.stopped(settings) and trainer.standing.epoch < config["until"]:
         epoch = trainer.standing.epoch
         batches = train.iter_batches(
             batch_size=per_worker,

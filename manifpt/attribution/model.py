@@ -25,32 +25,25 @@ Over HTTP, by ``mlflow models serve``, the bytes are base64::
     {"dataframe_split": {"columns": ["image"], "data": [["iVBORw0KGgo..."]]}}
 """
 
-import os
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import mlflow
 import pandas as pd
 from mlflow.models import set_model
 
-from manifpt import outputs, session
+from manifpt import outputs
 from manifpt.attribution.attribute import AttributeStage, trained_targets
 from manifpt.attribution.attributor import Attributor
 from manifpt.attribution.registered import ATTRIBUTOR, MANIFOLDS, included
 from manifpt.errors import ManifptError
 from manifpt.images.read import Raw, chunk_rows, images_table, row_of
-from manifpt.manifold import Manifold
 from manifpt.manifold.embed import other_sizes
-from manifpt.manifold.placement import Replicated, Scan, Searcher, plan_for
 
 # What is known of an image that could be decoded, in order.
 FOUND = ("prediction", "probability", "decision", "neighbor_id", "distance", "percentile")
 COLUMNS = ("status", *FOUND, "error")
 NUMBERS = frozenset({"probability", "distance", "percentile"})
-# A manifold that takes more of this machine's memory stays in storage and is read in blocks.
-MEMORY_SHARE = 0.5
-BLOCK_BYTES = 256 * 2**20
 
 
 class AttributorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defined]
@@ -65,7 +58,7 @@ class AttributorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defi
         attributor = Attributor.open(folder)
         where = _checked(attributor, context.artifacts.get(MANIFOLDS))
         targets = trained_targets(attributor, where).values()
-        projectors = [target.projector(_searcher(target.manifold)) for target in targets]
+        projectors = [target.projector_alone() for target in targets]
         self.rule = projectors[0].rule
         self.sizes = other_sizes(self.rule, [projector.space for projector in projectors])
         self.stage = AttributeStage(folder, projectors)
@@ -122,17 +115,6 @@ def _checked(attributor: Attributor, folder: str | None) -> list[str]:
                 "--manifold include"
             )
     return where
-
-
-def _searcher(manifold: Manifold | None) -> Searcher | None:
-    """Return what searches a manifold in this process."""
-    if manifold is None:
-        return None
-    plan = plan_for(manifold, session.ANY_SEARCH)
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if manifold.size > MEMORY_SHARE * memory:
-        return Scan(manifold.uri, replace(plan, method="product"), BLOCK_BYTES)
-    return Replicated(manifold.uri, plan)
 
 
 set_model(AttributorModel())

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from manifpt import outputs, session, storage, tensors, training
 from manifpt.attribution.attributor import Made, described, publish_attributor
-from manifpt.attribution.loop import Settings, train_loop
+from manifpt.attribution.loop import Settings, Standing, train_loop
 from manifpt.attribution.network import Design
 from manifpt.backbone import check_backbone
 from manifpt.branches import Branch, artifact_column, artifacts_of, read_branches
@@ -38,6 +38,7 @@ class Options:
     patience: int = 8
     seed: int = 0
     fusion: str = "late"
+    augment: str = "mirror"
 
 
 @dataclass
@@ -116,6 +117,8 @@ def train_attributor(
     report: training.EpochLog = print_epoch,
     overwrite: bool = False,
     die_at: int | None = None,
+    until: int | None = None,
+    start: str | None = None,
 ) -> dict[str, Any]:
     """Train on the artifacts of the splits train and validation; return the manifest.
 
@@ -123,6 +126,10 @@ def train_attributor(
     ``manifolds``, and with ``images`` taken as they are, too. Their artifacts stay in
     ``output``/artifacts. ``die_at`` kills a worker after that epoch, once: a drill for tests and
     operators.
+
+    A training that reaches the epoch ``until`` before its end is not published: its ``history``
+    and ``state`` are returned, and the same call with a later ``until`` goes on. ``start`` is the
+    file of another's state to go on from, with these ``options``.
     """
     output = storage.absolute(output)
     check_backbone(options.backbone)
@@ -141,7 +148,7 @@ def train_attributor(
     shapes = tuple(tuple(branch.manifest["shape"]) for branch in branches)
     design = Design(shapes, len(classes), options.backbone, options.stem, options.fusion)
     content = [[b.manifest["key"], b.manifest["manifold_sha256"]] for b in branches]
-    key = storage.digest([content, classes, vars(options)])
+    key = storage.digest([content, classes, vars(options), *([start] if start else [])])
     workers = training.workers(num_workers, demand.num_gpus)
     finished = outputs.begin(output, "attributor", key, overwrite=overwrite)
     if finished:
@@ -151,15 +158,9 @@ def train_attributor(
         file=sys.stderr,
         flush=True,
     )
-    state = _fit(
-        _settings(options, design, branches, classes),
-        branches,
-        output,
-        key,
-        workers,
-        report,
-        die_at,
-    )
+    settings = _settings(options, design, branches, classes)
+    leg = {"until": until or options.epochs, "start": start}
+    state = _fit(settings, leg, branches, output, key, workers, report, die_at)
     best = state["history"][state["best_epoch"]]
     facts = {
         **vars(options),
@@ -169,6 +170,8 @@ def train_attributor(
         "validation_accuracy": best["validation_accuracy"],
         "validation_loss": best["validation_loss"],
     }
+    if not Standing.of(state).stopped(settings):
+        return facts | {"state": state}
     made_of = Made(branches, design, classes, state["best_weights"])
     manifest = publish_attributor(output, key, made_of, facts)
     training.clear(output)
@@ -179,18 +182,20 @@ def _settings(
     options: Options, design: Design, branches: Sequence[Branch], classes: list[str]
 ) -> Settings:
     found = [branch.manifest["moments"]["train"] for branch in branches]
-    names = "epochs batch_size learning_rate weight_decay patience seed".split()
+    names = "epochs batch_size learning_rate weight_decay patience seed augment".split()
     return Settings(
         design,
         tuple(classes),
         tuple((tuple(m["mean"]), tuple(m["std"])) for m in found),
         sum(branches[0].manifest["classes"]["train"].values()),
+        movable=tuple(branch.manifest["space"]["name"] != "freq" for branch in branches),
         **{name: getattr(options, name) for name in names},
     )
 
 
 def _fit(
     settings: Settings,
+    leg: dict[str, Any],
     branches: Sequence[Branch],
     output: str,
     key: str,
@@ -204,6 +209,7 @@ def _fit(
         for split in ("train", "validation")
     }
     shuffle_rows = min(settings.rows, SHUFFLE_BYTES // _row_bytes(branches))
-    config = {"settings": settings, "shuffle_rows": max(settings.batch_size, shuffle_rows)}
+    rows = max(settings.batch_size, shuffle_rows)
+    config = {"settings": settings, "shuffle_rows": rows, **leg}
     # Every worker reads all of validation and takes its own rows: none is dropped.
     return training.fit(train_loop, config, datasets, output, key, placed, report, die_at)

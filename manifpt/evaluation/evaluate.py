@@ -12,13 +12,20 @@ import numpy as np
 import pyarrow as pa
 
 from manifpt import outputs, pipeline, session, storage, tensors
+from manifpt.artifacts import compute_artifacts
+from manifpt.attribution.attribute import trained_targets
 from manifpt.attribution.attributor import Attributor
 from manifpt.attribution.registered import Source, opened
-from manifpt.branches import Branch, artifact_column, artifacts_of, read_branches
+from manifpt.branches import (
+    Branch,
+    are_artifacts,
+    artifact_column,
+    open_artifacts,
+    read_branches,
+)
 from manifpt.device import device_and_precision
 from manifpt.errors import ManifptError
 from manifpt.evaluation.closed_set import closed_set_metrics, confusion_matrix
-from manifpt.manifold.projector import NEAREST, Projection
 
 METRICS = "metrics.json"
 
@@ -90,19 +97,12 @@ def _branches(
     demand: session.Demand,
 ) -> list[Branch]:
     """Return the artifacts that ``inputs`` are, or that are made of them as in training."""
-    trained = attributor.branches
-    images = [b for b in trained if not b["manifold"]]
-    projections = [b["projection"] for b in trained if b["projection"]]
-    branches = artifacts_of(
-        inputs,
-        storage.join(output, "artifacts"),
-        manifolds=source.manifolds or [b["manifold"] for b in trained if b["manifold"]],
-        images=bool(images),
-        undeclared="test",
-        image_size=images[0]["decode"]["size"] if images else None,
-        projection=Projection(**projections[0]) if projections else NEAREST,
-        demand=demand,
-    )
+    if not are_artifacts(inputs):
+        made = storage.join(output, "artifacts")
+        targets = trained_targets(attributor, source.manifolds)
+        compute_artifacts(inputs, made, targets=targets, undeclared="test", demand=demand)
+        inputs = [made]
+    branches = open_artifacts(inputs)
     _check(attributor, branches)
     return branches
 

@@ -7,6 +7,7 @@
 The neighbours are the same in each.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -25,6 +26,7 @@ from manifpt.pipeline import use_threads
 PLACEMENTS = ("auto", "replicated", "sharded", "scan")
 # Of a node's memory for Ray, what a manifold may take; the rest is for queries and products.
 SHARE = 0.5
+ALONE_BLOCK_BYTES = 256 * 2**20
 ANSWER_SECONDS = 900
 
 
@@ -243,6 +245,18 @@ def place_all(
         placement, _ = place(manifold, replace(demand, placement=kind, memory=part), pool)
         placed.append(placement)
     return placed, pool
+
+
+def alone(manifold: Manifold) -> Searcher:
+    """Return what searches a manifold in a process that has no cluster.
+
+    One that takes more than its share of the machine's memory is read in blocks.
+    """
+    plan = plan_for(manifold, session.ANY_SEARCH)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if manifold.size > SHARE * memory:
+        return Scan(manifold.uri, replace(plan, method="product"), ALONE_BLOCK_BYTES)
+    return Replicated(manifold.uri, plan)
 
 
 def _memory(demand: session.SearchDemand, enough: int) -> int:

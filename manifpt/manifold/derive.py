@@ -1,0 +1,90 @@
+"""A manifold of another's reals: fewer of them, or by another metric; nothing is embedded again.
+
+Fewer reals are those of the smallest pixel hashes: a random sample that depends on neither shards
+nor order, and in which each smaller one lies.
+"""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from manifpt import outputs, session, storage
+from manifpt.errors import ManifptError
+from manifpt.manifold.build import Settings, content_sha256
+from manifpt.manifold.embed import write_rows
+from manifpt.manifold.manifold import Manifold
+from manifpt.manifold.prepare import prepare
+from manifpt.manifold.search import Plan
+from manifpt.spaces.learned import keep_weights, weights_entry
+from manifpt.tracking import versions
+
+# What the reals were, whichever of them are taken.
+KEPT = ("space", "shape", "decode", "duplicates", "appended", "inputs", "quarantine")
+COUNTS = ("rows_in", "ok", "quarantined", "by_error")
+
+
+def derive_manifold(
+    source: str,
+    output: str,
+    *,
+    settings: Settings = Settings(),
+    reals: int | None = None,
+    demand: session.Demand = session.ANY,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Publish a manifold of the reals of ``source``, or of ``reals`` of them; return its manifest.
+
+    It has the shards of its source, and of ``settings`` the metric, the index and the geometry.
+    """
+    import ray
+
+    manifold = Manifold.open(source)
+    has, output = manifold.manifest["reals"], storage.absolute(output)
+    if reals is not None and reals > has:
+        raise ManifptError(f"--reals {reals}: {source} has {has}; ask for fewer")
+    made_of = [settings.metric, settings.factory, settings.geometry]
+    key = storage.digest([manifold.sha256, reals, *made_of])
+    pool = session.pool(demand, uses_gpu=False)
+    finished = outputs.begin(output, "manifold", key, overwrite=overwrite)
+    if finished:
+        return finished
+    space = keep_weights(manifold.space, output)
+    take, write = (ray.remote(num_cpus=pool.num_cpus)(task) for task in (_last, _write))
+    last = ray.get(take.remote(manifold, reals)) if reals else None
+    numbers = range(len(manifold.manifest["shards"]))
+    entries = ray.get([write.remote(manifold, output, number, last) for number in numbers])
+    draft = {
+        **{name: manifold.manifest[name] for name in (*KEPT, *COUNTS)},
+        "weights": weights_entry(space),
+        "metric": settings.metric,
+        "derived_from": {"uri": manifold.uri, "sha256": manifold.sha256},
+        "reals": sum(entry["reals"] for entry in entries),
+        "shards": [entry for entry in entries if entry["reals"]],
+        "versions": versions(),
+        "quarantine": [],
+    }
+    prepare(draft, output, pool, settings.factory, geometry=settings.geometry)
+    draft["content_sha256"] = content_sha256(draft)
+    return outputs.publish(output, "manifold", key, draft)
+
+
+def _last(manifold: Manifold, reals: int) -> str:
+    """Return the pixel hash that so many reals of a manifold do not exceed."""
+    rows = [entry["rows"]["path"] for entry in manifold.manifest["shards"]]
+    tables = [storage.read_parquet(storage.join(manifold.uri, p), ["pixel_sha256"]) for p in rows]
+    hashes = np.array(pa.concat_tables(tables)["pixel_sha256"].to_pylist(), dtype=str)
+    return str(np.partition(hashes, reals - 1)[reals - 1])
+
+
+def _write(manifold: Manifold, output: str, number: int, last: str | None) -> dict[str, Any]:
+    """Write a shard again with its reals up to a pixel hash; return its entry."""
+    entry = manifold.manifest["shards"][number]
+    rows = storage.read_parquet(storage.join(manifold.uri, entry["rows"]["path"]))
+    vectors = manifold.read(Plan(), [number]).vectors
+    if last is not None:
+        kept = np.array(rows["pixel_sha256"].to_pylist(), dtype=str) <= last
+        rows, vectors = rows.filter(pa.array(kept)), vectors[kept]
+    if not len(vectors):
+        return {"reals": 0}
+    return {"duplicates": 0, **write_rows(output, f"shard-{number:05d}", rows, vectors)}

@@ -1,0 +1,117 @@
+"""Options that several jobs share, and that a sweep may choose: spaces, projections, trainings."""
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, Field
+
+if TYPE_CHECKING:
+    from manifpt.attribution.train import Options as Training
+    from manifpt.manifold.projector import Projection
+    from manifpt.spaces import Options as Spaces
+
+
+class SpaceOptions(BaseModel):
+    """What images are embedded in, and what is near there."""
+
+    space: str = Field(
+        "rgb", description="rgb, freq, sl, ssl, or several at once, each a manifold: rgb+sl"
+    )
+    image_size: int | None = Field(
+        None, ge=4, description="side in pixels; the images' own, at most 64, if not given"
+    )
+    metric: Literal["euclidean", "cosine", "whitened"] = Field(
+        "euclidean",
+        description="what is near: vectors, their directions, or vectors by Mahalanobis distance",
+    )
+    reals: int | None = Field(
+        None, ge=2, description="of a manifold given as --input, a random sample of so many"
+    )
+    freq_eps: float | None = Field(
+        None, gt=0, description="freq: added to magnitudes; 8-bit rounding noise if not given"
+    )
+    freq_log: bool = Field(True, description="freq: take the logarithm of magnitudes")
+    sl_network: str = Field("resnet50", description="sl: a torchvision classifier")
+    sl_weights: str | None = Field(
+        None, description="sl: file of its weights, local or s3://; torchvision's, if not given"
+    )
+    ssl_network: str = Field("resnet50", description="ssl: a torchvision classifier")
+    ssl_weights: str | None = Field(
+        None, description="ssl: file of Barlow Twins weights, or output of pretrain_embedding"
+    )
+    layer: str | None = Field(
+        None, description="sl, ssl: an inner layer, such as layer2; before the last if not given"
+    )
+    pooled: bool = Field(True, description="sl, ssl: average the layer's map over places")
+    network_size: int | None = Field(
+        None, ge=16, description="sl, ssl: side that images are resized to; 224 if not given"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="sl, ssl: of the network; bfloat16 on GPUs that have it"
+    )
+
+    @property
+    def spaces(self) -> "Spaces":
+        """The options of spaces."""
+        from manifpt.spaces import Options
+
+        names = set(Options.__dataclass_fields__) & set(type(self).model_fields)
+        given = {name: getattr(self, name) for name in names}
+        return Options(**given, eps=self.freq_eps, log=self.freq_log)
+
+
+class ProjectionOptions(BaseModel):
+    """What the nearest real point x* is."""
+
+    projector: Literal["nearest", "mean", "tangent", "riemannian", "none"] = Field(
+        "nearest",
+        description="x* from neighbours: the nearest, their mean, their affine hull, or their "
+        "centre of mass in a learned geometry; none takes the embedding itself, a space's baseline",
+    )
+    neighbors: int | None = Field(
+        None, ge=1, description="how many; if not given 1 for nearest, 16 for tangent, else 8"
+    )
+    ridge: float = Field(
+        0.1, gt=0, description="tangent: regularisation, relative to the neighbours' mean variance"
+    )
+
+    @property
+    def projection(self) -> "Projection":
+        """The projection asked for."""
+        from manifpt.manifold.projector import projection_of
+
+        return projection_of(self.projector, self.neighbors, self.ridge)
+
+
+class TrainingOptions(BaseModel):
+    """How an attributor is trained."""
+
+    fusion: Literal["late", "early"] = Field(
+        "late",
+        description="of several spaces: calibrated scores added up, or features in one last layer",
+    )
+    backbone: str = Field(
+        "resnet50", description="torchvision classifier for maps; vectors go to a residual MLP"
+    )
+    stem: Literal["auto", "full", "half", "standard"] = Field(
+        "auto",
+        description="resolution that the stem of a ResNet keeps: full, half, a quarter (standard); "
+        "auto takes full up to 48 pixels and half up to 112",
+    )
+    epochs: int = Field(30, ge=1, description="most epochs")
+    batch_size: int = Field(128, ge=2, description="images a step, over all workers")
+    learning_rate: float = Field(1e-3, gt=0, description="AdamW's, at its peak")
+    weight_decay: float = Field(0.05, ge=0, description="AdamW's")
+    augment: Literal["none", "mirror", "shift"] = Field(
+        "mirror", description="of maps: mirror them at random; shift moves those of pixels, too"
+    )
+    patience: int = Field(
+        8, ge=0, description="stop after so many epochs without a better validation; 0: never"
+    )
+    seed: int = Field(0, ge=0, description="of weights, order and augmentation")
+
+    @property
+    def training(self) -> "Training":
+        """The training asked for."""
+        from manifpt.attribution.train import Options
+
+        return Options(**{name: getattr(self, name) for name in Options.__dataclass_fields__})

@@ -1,0 +1,177 @@
+"""Manifolds and artifacts by what they are made from: no trial embeds what another has embedded.
+
+    embeddings   of reals and of the benchmark's images, once for each space and its options
+    manifold     of those reals, once for each metric, number of reals and geometry
+    artifacts    of those images, once for each manifold and projection
+
+One actor makes them, one at a time: two trials that need the same wait for the same.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from manifpt import outputs, session, storage
+from manifpt.artifacts import compute_artifacts
+from manifpt.branches import open_artifacts
+from manifpt.images import Selection, plan
+from manifpt.images.sources import MANIFOLD_REALS, content_key
+from manifpt.manifold.build import Settings as Built
+from manifpt.manifold.build import build_manifold
+from manifpt.manifold.derive import derive_manifold
+from manifpt.manifold.projector import projection_of
+from manifpt.reprojection import project_embeddings
+from manifpt.spaces.space import LEARNED
+from tuning.space import Settings
+
+NONE = projection_of("none", None, 0.0)
+# Images of a file, the same in all spaces: they are read together, row for row.
+CHUNK = 128
+# What decides embeddings, by space; the rest of the options is another's.
+OF_ALL = ("image_size",)
+OF_SPACE = {
+    "freq": ("freq_eps", "freq_log"),
+    "sl": ("sl_network", "sl_weights"),
+    "ssl": ("ssl_network", "ssl_weights"),
+}
+OF_LEARNED = ("layer", "pooled", "network_size", "precision")
+
+
+def images_of(reals: Sequence[str], labelled: Sequence[str], sources: Sequence[str]) -> "Images":
+    """Return the images behind the inputs, which must be there."""
+    units = plan(reals, MANIFOLD_REALS, source="real"), plan(labelled, Selection(), labelled=True)
+    content = storage.digest([[content_key(found) for found in units], list(sources)])
+    return Images(content, tuple(reals), tuple(labelled), tuple(sources))
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of a sweep: reals of the manifold, and those of known source.
+
+    ``content`` is a hash of what they are.
+    """
+
+    content: str
+    reals: tuple[str, ...]
+    labelled: tuple[str, ...]
+    sources: tuple[str, ...] = ()
+
+
+@dataclass
+class Made:
+    """What a call of ``Cache.artifacts`` gives: where artifacts lie, and what was done for them."""
+
+    uris: list[str]
+    embedded: int = 0
+    seconds: float = 0.0
+    steps: list[str] = field(default_factory=list)
+
+
+def embedding_options(space: str, settings: Settings) -> dict[str, Any]:
+    """Return those of a trial's settings that decide the embeddings in one space."""
+    names = (*OF_ALL, *OF_SPACE.get(space, ()), *(OF_LEARNED if space in LEARNED else ()))
+    return {name: getattr(settings, name) for name in names}
+
+
+class Cache:
+    """Makes embeddings, manifolds and artifacts under ``folder``, unless they are there.
+
+    ``share`` is what it may take of the cluster while trials train, see ``session.limit``.
+    """
+
+    def __init__(self, folder: str, images: Images, share: dict[str, float] | None = None) -> None:
+        if share is not None:  # in an actor of its own
+            session.start()
+            session.limit(share)
+        self.folder, self.images = folder, images
+
+    def artifacts(self, settings: Settings) -> Made:
+        """Return the artifacts of a trial's spaces, one folder a space, made now or earlier."""
+        started, made = time.monotonic(), Made([])
+        for space in settings.space.split("+"):
+            if space == "image":
+                made.uris.append(self._images(settings, made))
+            else:
+                made.uris.append(self._projected(space, settings, made))
+        made.seconds = time.monotonic() - started
+        open_artifacts(made.uris)
+        return made
+
+    def _place(self, kind: str, made_of: dict[str, Any]) -> tuple[str, bool]:
+        """Return where something lies, and whether it is finished there."""
+        uri = storage.join(self.folder, f"{kind}-{storage.digest(made_of)[:16]}")
+        return uri, outputs.read(uri) is not None
+
+    def _images(self, settings: Settings, made: Made) -> str:
+        made_of = {"size": settings.image_size, "images": self.images.content}
+        uri, there = self._place("image", made_of)
+        if not there:
+            made.steps.append("image")
+            compute_artifacts(
+                self.images.labelled,
+                uri,
+                images=True,
+                image_size=settings.image_size,
+                sources=self.images.sources,
+                chunk=CHUNK,
+            )
+        return uri
+
+    def _projected(self, space: str, settings: Settings, made: Made) -> str:
+        reals, embeddings, made_of = self._embedded(space, settings, made)
+        manifold, made_of = self._manifold(reals, space, settings, made_of, made)
+        projection = settings.projection
+        uri, there = self._place("artifacts", made_of | {"projection": projection.card()})
+        if not there:
+            made.steps.append(f"artifacts {space}")
+            project_embeddings(
+                open_artifacts([embeddings])[0], uri, manifold, projection=projection
+            )
+        return uri
+
+    def _embedded(
+        self, space: str, settings: Settings, made: Made
+    ) -> tuple[str, str, dict[str, Any]]:
+        """Return the manifold of all reals, and the embeddings of the labelled images."""
+        options = embedding_options(space, settings)
+        made_of = {"space": space, **options, "images": self.images.content}
+        reals, there = self._place("reals", made_of)
+        if not there:
+            made.steps.append(f"embed {space}: reals")
+            manifest = build_manifold(
+                self.images.reals,
+                reals,
+                space=space,
+                options=settings.spaces,
+                settings=Built(image_size=settings.image_size),
+            )
+            made.embedded += manifest["ok"]
+        embeddings, there = self._place("embeddings", made_of)
+        if not there:
+            made.steps.append(f"embed {space}: images")
+            manifest = compute_artifacts(
+                self.images.labelled,
+                embeddings,
+                manifolds=[reals],
+                sources=self.images.sources,
+                projection=NONE,
+                chunk=CHUNK,
+            )
+            made.embedded += manifest["ok"]
+        return reals, embeddings, made_of
+
+    def _manifold(
+        self, reals: str, space: str, settings: Settings, made_of: dict[str, Any], made: Made
+    ) -> tuple[str, dict[str, Any]]:
+        """Return the manifold of a trial, and all that it is made from."""
+        built = Built(metric=settings.metric, geometry=settings.projector == "riemannian")
+        chosen = {"metric": built.metric, "reals": settings.reals, "geometry": built.geometry}
+        made_of = made_of | chosen
+        if replace(built, image_size=None) == Built() and settings.reals is None:
+            return reals, made_of
+        uri, there = self._place("manifold", made_of)
+        if not there:
+            made.steps.append(f"manifold {space}")
+            derive_manifold(reals, uri, settings=built, reals=settings.reals)
+        return uri, made_of

@@ -1,0 +1,84 @@
+"""The end of a sweep: its best trial beside the defaults, on test images that no trial has seen."""
+
+import os
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from manifpt import storage
+from manifpt.attribution.attributor import Attributor
+from manifpt.errors import ManifptError
+from manifpt.evaluation.evaluate import evaluate
+from manifpt.tracking import Run
+from tuning import report
+from tuning.journal import FINISHED
+from tuning.proposals import Plan
+from tuning.trial import Sweep
+
+
+def conclude(
+    sweep: Sweep, plan: Plan, results: list[dict[str, Any]], tracked: Run
+) -> dict[str, Any]:
+    """Print and log the leaderboard; evaluate the best trial and the defaults once; return both."""
+    table = report.leaderboard(results, plan)
+    finished = [r for r in report.ranked(results) if r["status"] == FINISHED]
+    if not finished:
+        errors = [r["error"].splitlines()[-1] for r in results if "error" in r]
+        raise ManifptError(f"no trial has finished: {errors[0] if errors else 'give more --hours'}")
+    best = finished[0]
+    first = next((r for r in finished if r["chosen"] == sweep.space.first()), None)
+    test = {"best": tested(sweep, best)} | ({"defaults": tested(sweep, first)} if first else {})
+    weights = report.importances(sweep, plan, results)
+    print(f"\n{table}\n")
+    if weights:
+        print("importance: " + ", ".join(f"{n} {v:.2f}" for n, v in weights.items()))
+    for name, row in test.items():
+        print(f"test images, {name}: {row['accuracy']:.3f} ({row['low']:.3f}-{row['high']:.3f})")
+    print(f"best attributor: {best['attributor']}")
+    store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    print(f"runs: .venv/bin/mlflow ui --backend-store-uri {store}\n", flush=True)
+    _log(sweep, results, table, weights, best, tracked)
+    storage.write_json(storage.join(sweep.output, "leaderboard.json"), report.ranked(results))
+    summary = {"output": sweep.output, "trials": len(results), "best": best["key"]}
+    summary |= {"attributor": best["attributor"], "validation_accuracy": best["accuracy"]}
+    summary |= {f"test_{name}": row for name, row in test.items()}
+    flat = {f"test_accuracy_{name}": row["accuracy"] for name, row in test.items()}
+    return summary | flat | {"choices": best["chosen"], "importance": weights}
+
+
+def tested(sweep: Sweep, result: dict[str, Any]) -> dict[str, Any]:
+    """Return a trial's accuracy on test images: with its interval, or the spread of its seeds."""
+    last = result["attributor"]
+    models = [last]
+    if len(sweep.seeds) > 1:
+        models = [storage.join(last.rpartition("/")[0], f"seed{seed}") for seed in sweep.seeds]
+    found = []
+    for model in models:
+        artifacts = Attributor.open(model).manifest["artifacts"]
+        found.append(evaluate(artifacts, model, storage.join(model, "test")))
+    several = len(found) > 1
+    return {
+        "accuracy": fmean(m["accuracy"] for m in found),
+        "low": min(m["accuracy" if several else "accuracy_low"] for m in found),
+        "high": max(m["accuracy" if several else "accuracy_high"] for m in found),
+        "chance": found[0]["chance"],
+    }
+
+
+def _log(
+    sweep: Sweep,
+    results: list[dict[str, Any]],
+    table: str,
+    weights: dict[str, float],
+    best: dict[str, Any],
+    tracked: Run,
+) -> None:
+    """Log what was found to the sweep's run, and tag the best trial's."""
+    tracked.bytes("leaderboard.txt", table.encode())
+    tracked.document("leaderboard.json", report.ranked(results))
+    tracked.document("importance.json", weights)
+    picture = report.parallel_coordinates(sweep, results)
+    if picture:
+        tracked.bytes("parallel_coordinates.png", picture)
+    tracked.tags({"best_trial": best["key"], "best_run": best["run"]})
+    Run(tracked.uri, best["run"]).tags({"best": "true"})

@@ -1,0 +1,150 @@
+"""What is known of the trials of a study: in their folders, and as MLflow runs below the sweep's.
+
+``trial.json`` is written when a trial begins, ``result.json`` when it has ended; one that was
+interrupted has only the first.
+"""
+
+import sys
+import time
+from typing import Any
+
+from ray import tune
+
+from manifpt import session, storage
+from manifpt.tracking import Run
+from tuning.trial import ACCURACY, Sweep
+
+FINISHED, STOPPED, FAILED, INTERRUPTED = "finished", "stopped", "failed", "interrupted"
+RUNS = {FINISHED: "FINISHED", STOPPED: "KILLED", FAILED: "FAILED", INTERRUPTED: "KILLED"}
+
+
+class Journal:
+    """The trials of a study as their folders tell."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+        self.folder = storage.join(sweep.output, "trials")
+
+    def _read(self, name: str) -> dict[str, dict[str, Any]]:
+        if not storage.exists(self.folder):
+            return {}
+        found = [uri for uri, _ in storage.files_under(self.folder) if uri.endswith("/" + name)]
+        return {uri.split("/")[-2]: storage.read_json(uri) for uri in sorted(found)}
+
+    def results(self) -> list[dict[str, Any]]:
+        """Return the results of the trials that have ended, in the order of their beginning."""
+        return sorted(self._read("result.json").values(), key=lambda r: float(r["began"]))
+
+    def interrupted(self) -> list[dict[str, Any]]:
+        """Return the choices of trials that began and have not ended."""
+        ended = self._read("result.json")
+        begun = self._read("trial.json")
+        return [t["chosen"] for key, t in begun.items() if key not in ended]
+
+    def begin(self, key: str, chosen: dict[str, Any], run: str) -> None:
+        """Note a trial's beginning."""
+        body = {"key": key, "chosen": chosen, "run": run, "began": time.time()}
+        place = storage.join(self.folder, key, "trial.json")
+        if not storage.exists(place):
+            storage.write_json(place, body)
+
+    def end(self, key: str, status: str, result: dict[str, Any]) -> dict[str, Any]:
+        """Note how a trial ended; one that was interrupted has not."""
+        begun = storage.read_json(storage.join(self.folder, key, "trial.json"))
+        body = {**begun, "ended": time.time(), "status": status, **result}
+        if status != INTERRUPTED:
+            storage.write_json(storage.join(self.folder, key, "result.json"), body)
+        return body
+
+
+class Budget(tune.Stopper):  # type: ignore[misc]
+    """Ends the study after some hours, or when a trial has ended as good as was asked for."""
+
+    def __init__(self, hours: float | None, target: float | None) -> None:
+        self.ends = time.time() + hours * 3600 if hours else None
+        self.target, self.reached = target, False
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Look at a result; no trial is stopped alone."""
+        if self.target is not None and result.get("ended"):
+            self.reached |= result[ACCURACY] >= self.target
+        return False
+
+    def over(self) -> bool:
+        """Tell whether it is spent."""
+        return self.reached or (self.ends is not None and time.time() >= self.ends)
+
+    def stop_all(self) -> bool:
+        """Tell Ray Tune whether all trials are to stop."""
+        return self.over()
+
+
+class Recorder(tune.Callback):  # type: ignore[misc]
+    """Records trials: in the journal, and as MLflow runs below the sweep's."""
+
+    def __init__(self, journal: Journal, parent: Run, budget: Budget) -> None:
+        self.journal, self.parent, self.budget = journal, parent, budget
+        self.runs: dict[str, Run] = {}
+
+    def _key(self, trial: Any) -> str:
+        sweep = self.journal.sweep
+        if sweep.population:
+            return str(trial.trial_id)
+        return sweep.key(sweep.space.settings(trial.config))
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Open the trial's run."""
+        if trial.trial_id not in self.runs:
+            key = self._key(trial)
+            settings = self.journal.sweep.space.settings(trial.config)
+            run = self.parent.child(f"trial {key}", settings.model_dump(mode="json"))
+            self.runs[trial.trial_id] = run
+            self.journal.begin(key, trial.config, run.id)
+            print(f"trial {key}: {in_words(trial.config)}", file=sys.stderr, flush=True)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Log the epochs of a leg."""
+        run = self.runs[trial.trial_id]
+        first = result["epochs"] - len(result["history"])
+        for epoch, row in enumerate(result["history"], start=first):
+            run.metrics(row, step=epoch)
+        names = (ACCURACY, "loss", "training_seconds", "images_per_second", "embedded")
+        run.metrics({n: result[n] for n in names if n in result}, step=result["progress"])
+        print(
+            f"trial {result['key']}: epoch {result['epochs']}, accuracy {result[ACCURACY]:.3f}, "
+            f"{result['training_seconds']:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Close the run of a trial that ended by itself or was stopped."""
+        result = trial.last_result or {}
+        status = FINISHED if result.get("ended") else INTERRUPTED if self.budget.over() else STOPPED
+        self._end(trial, status, result)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Close the run of a trial that failed; the others go on."""
+        error = session.cause(trial.get_pickled_error() or RuntimeError("its process died"))
+        self._end(trial, FAILED, (trial.last_result or {}) | {"error": str(error)[-500:]})
+
+    def _end(self, trial: Any, status: str, result: dict[str, Any]) -> None:
+        run, key = self.runs[trial.trial_id], self._key(trial)
+        names = "accuracy accuracies loss epochs training_seconds images_per_second embedded made"
+        kept = [*names.split(), "attributor", "error", "settings"]
+        body = {name: result[name] for name in kept if name in result}
+        self.journal.end(key, status, body)
+        run.tags(
+            {"status": status, "key": key, **({"error": body["error"]} if "error" in body else {})}
+        )
+        run.end(RUNS[status])
+
+
+def in_words(chosen: dict[str, Any]) -> str:
+    """Return choices as text."""
+    return ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in chosen.items()
+    )

@@ -1,0 +1,38 @@
+"""Images/s that one process attributes, from decoded pixels to attributions."""
+
+import time
+from collections.abc import Sequence
+from statistics import median
+
+from manifpt import pipeline, session
+from manifpt.attribution.attribute import AttributeStage, trained_targets
+from manifpt.attribution.attributor import Attributor
+from manifpt.errors import ManifptError
+from manifpt.images import Selection, plan, read_unit
+from manifpt.manifold.embed import other_sizes
+
+IMAGES = 256
+REPEATS = 3
+
+
+def attribution_rate(model: str, inputs: Sequence[str]) -> float:
+    """Return the median images/s of some repetitions over the first images of ``inputs``.
+
+    All steps but reading and decoding, which do not depend on the model, in this process.
+    """
+    pipeline.use_threads(max(1, int(session.capacity().get("CPU", 1.0))))
+    targets = trained_targets(Attributor.open(model), ()).values()
+    projectors = [target.projector_alone() for target in targets]
+    stage, rule = AttributeStage(model, projectors), projectors[0].rule
+    sizes = other_sizes(rule, [projector.space for projector in projectors])
+    for unit in plan(inputs):
+        for table in read_unit(unit, rule, Selection(), IMAGES, sizes):
+            good = table.filter(table["error"].is_null()).drop_columns(["error", "message"])
+            if good.num_rows:
+                seconds = []
+                for _ in range(REPEATS + 1):
+                    started = time.perf_counter()
+                    stage.attributions(good)
+                    seconds.append(time.perf_counter() - started)
+                return float(good.num_rows / median(seconds[1:]))
+    raise ManifptError("--input: no image could be decoded")

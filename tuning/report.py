@@ -1,0 +1,100 @@
+"""What a study found: the leaderboard, the Pareto front, importances, and a picture."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import optuna
+
+from tuning.journal import FINISHED, in_words
+from tuning.proposals import Plan, storage_of
+from tuning.trial import ACCURACY, Sweep
+
+LEAST = 4  # trials that importances and their picture need
+
+
+def ranked(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the trials by accuracy, then by loss; those that have not finished come last."""
+    return sorted(
+        results,
+        key=lambda r: (
+            r["status"] != FINISHED,
+            -r.get(ACCURACY, 0.0),
+            r.get("loss", float("inf")),
+        ),
+    )
+
+
+def pareto(results: Sequence[dict[str, Any]], objectives: Sequence[str]) -> set[str]:
+    """Return the keys of the finished trials that no other beats in all objectives."""
+    rows = [(r["key"], [r[n] for n in objectives]) for r in results if r["status"] == FINISHED]
+
+    def beaten(mine: list[float]) -> bool:
+        return any(
+            other != mine and all(o >= m for o, m in zip(other, mine, strict=True))
+            for _, other in rows
+        )
+
+    return {key for key, mine in rows if not beaten(mine)}
+
+
+def leaderboard(results: Sequence[dict[str, Any]], plan: Plan) -> str:
+    """Return the trials as a table; with several objectives, a star marks the Pareto front."""
+    several = len(plan.objectives) > 1
+    front = pareto(results, plan.objectives) if several else set()
+    head = "trial          accuracy  loss    " + ("images/s  " if several else "")
+    lines = [head + "epochs  seconds  status    choices"]
+    for r in ranked(results):
+        name = r["key"] + ("*" if r["key"] in front else "")
+        rate = f"{r.get('images_per_second', 0):<10.0f}" if several else ""
+        lines.append(
+            f"{name:<15}{r.get(ACCURACY, 0):<10.3f}{r.get('loss', 0):<8.3f}{rate}"
+            f"{r.get('epochs', 0):<8}{r.get('training_seconds', 0):<9.0f}{r['status']:<10}"
+            f"{in_words(r['chosen'])}"
+        )
+    return "\n".join(lines)
+
+
+def importances(sweep: Sweep, plan: Plan, results: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Return how much of the accuracy's variance each choice explains (Optuna's), if it can tell.
+
+    Choices that only some trials make are left out.
+    """
+    study = _study(sweep, results)
+    if len(study.get_trials(states=[optuna.trial.TrialState.COMPLETE])) < LEAST:
+        return {}
+    try:
+        found = optuna.importance.get_param_importances(study)
+    except (RuntimeError, ValueError):  # all trials alike
+        return {}
+    return {name: float(value) for name, value in found.items()}
+
+
+def _study(sweep: Sweep, results: Sequence[dict[str, Any]]) -> optuna.Study:
+    return optuna.load_study(study_name="sweep", storage=storage_of(sweep, Plan(), results))
+
+
+def parallel_coordinates(sweep: Sweep, results: Sequence[dict[str, Any]]) -> bytes | None:
+    """Return a PNG of all trials, one line each through its choices; None for too few."""
+    import warnings
+
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+    from optuna.visualization.matplotlib import plot_parallel_coordinate
+
+    study = _study(sweep, results)
+    trials = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
+    common = set.intersection(*(set(t.params) for t in trials)) if trials else set()
+    names = [name for name in sweep.space.search if name in common]
+    if len(trials) < LEAST or not names:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna calls its pictures experimental
+        plot_parallel_coordinate(study, params=names, target_name=ACCURACY)
+    sink = io.BytesIO()
+    plt.gcf().set_size_inches(max(6.0, 2.0 * len(names)), 5)
+    plt.savefig(sink, format="png", dpi=120, bbox_inches="tight")
+    plt.close("all")
+    return sink.getvalue()

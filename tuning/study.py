@@ -1,0 +1,94 @@
+"""A study: Ray Tune over trials; it goes on where it was and ends within its budget.
+
+A start of the same command tells Optuna how earlier trials ended, takes up first what was
+interrupted, and repeats nothing that has ended.
+"""
+
+import os
+import time
+
+from ray import tune
+
+from manifpt import session, storage
+from manifpt.errors import ManifptError
+from manifpt.tracking import Run
+from tuning.cache import Cache, Images
+from tuning.journal import FINISHED, Budget, Journal, Recorder
+from tuning.proposals import Plan, domain, scheduler, searcher
+from tuning.trial import ACCURACY, Sweep, Trial
+
+TUNE = {
+    # A leg that runs when the study ends gets so long to come to its end.
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "600",
+    # No tables beside ours, and no files.
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # A stop is ours to handle.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+}
+# Of a trial itself, in bytes: its workers and pipelines take their own.
+NEXT_TO_NOTHING = {"memory": 1}
+
+
+def capacity_of_trials(
+    num_workers: int | None, most: int | None
+) -> tuple[int, dict[str, float], int]:
+    """Return the workers of a trial, what it takes of the cluster, and how many run at once.
+
+    A trial trains with its workers beside a reader; it has several where four trials still fit.
+    """
+    has = session.capacity()
+    cpus, gpus = has.get("CPU", 1.0), has.get("GPU", 0.0)
+    count = num_workers or (1 if gpus >= 1 else max(1, min(4, int(cpus / 4) - 1)))
+    share = {"CPU": min(cpus, count + 1.0)} | ({"GPU": float(count)} if gpus >= 1 else {})
+    fit = int(min(cpus / share["CPU"], gpus / count if gpus >= 1 else cpus))
+    if fit < 1 or count + 1 > max(cpus, 2):
+        raise ManifptError(
+            f"--num-workers {count}: a trial needs {count + 1} CPUs, a reader's with them, and the "
+            f"cluster has {cpus:g} CPU and {gpus:g} GPU; ask for fewer"
+        )
+    return count, share, min(fit, most or fit)
+
+
+def run_study(sweep: Sweep, plan: Plan, images: Images, parent: Run) -> Journal:
+    """Run trials until the budget is spent; return the journal."""
+    import ray
+
+    journal = Journal(sweep)
+    results = journal.results()
+    left = (len(sweep.space.grid()) if plan.sampler == "grid" else plan.trials) - len(results)
+    best = max((r[ACCURACY] for r in results if r["status"] == FINISHED), default=0.0)
+    if left <= 0 or (plan.target is not None and best >= plan.target):
+        return journal
+    cache = ray.remote(num_cpus=0, max_restarts=2, max_task_retries=2)(Cache).remote(
+        storage.join(sweep.output, "cache"), images, sweep.share
+    )
+    budget = Budget(plan.hours, plan.target)
+    os.environ |= TUNE
+    population = plan.sampler == "pbt"
+    filesystem, path = storage.arrow_filesystem(storage.join(sweep.output, "_tune"))
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(Trial, sweep=sweep, cache=cache), NEXT_TO_NOTHING),
+        param_space={n: domain(c) for n, c in sweep.space.search.items()} if population else {},
+        tune_config=tune.TuneConfig(
+            num_samples=left,
+            max_concurrent_trials=plan.concurrent,
+            search_alg=None if population else searcher(sweep, plan, journal, results),
+            scheduler=scheduler(sweep, plan),
+            reuse_actors=False,
+        ),
+        run_config=tune.RunConfig(
+            name=str(len(results)) + f"-{time.time():.0f}",
+            storage_path=path,
+            storage_filesystem=filesystem,
+            callbacks=[Recorder(journal, parent, budget)],
+            stop=budget,
+            failure_config=tune.FailureConfig(max_failures=1),
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+    ray.kill(cache)
+    session.free_placement_groups()
+    storage.remove(storage.join(sweep.output, "_tune"))
+    return journal

@@ -1,0 +1,173 @@
+"""One trial: artifacts from the cache, then Ray Train, a leg at a time.
+
+A leg ends where the scheduler may stop the trial: at an epoch of its rungs, after a seed, or where
+a population exchanges weights. Nothing runs between legs, so a trial that is stopped leaves no
+worker behind. Each leg is a step of Ray Tune's.
+"""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+
+from manifpt import session, storage
+from manifpt.attribution.train import train_attributor
+from manifpt.errors import ManifptError
+from manifpt.training import STATE, state_of
+from tuning.cache import Made
+from tuning.rate import attribution_rate
+from tuning.space import SearchSpace, Settings
+
+ACCURACY = "accuracy"
+SECONDS = 24 * 3600.0  # for what a trial waits at most
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What all trials of a sweep have in common.
+
+    ``rungs`` are the epochs at which a trial may be stopped; ``rate_of`` are images to measure
+    images/s on, or none. In a ``population`` settings change between legs.
+    """
+
+    space: SearchSpace
+    output: str
+    content: str
+    share: dict[str, float]
+    num_workers: int
+    seeds: tuple[int, ...] = ()
+    rungs: tuple[int, ...] = ()
+    rate_of: tuple[str, ...] = ()
+    population: bool = False
+
+    def key(self, settings: Settings) -> str:
+        """Return the name of a trial: a hash of all that decides it."""
+        made_of = [settings.model_dump(), list(self.seeds), self.content]
+        return storage.digest(made_of)[:12]
+
+    def folder(self, trial: str) -> str:
+        """Return where a trial is."""
+        return storage.join(self.output, "trials", trial)
+
+    def legs(self, epochs: int) -> list[tuple[int, int]]:
+        """Return (seed's place, epoch) at which legs end."""
+        if len(self.seeds) > 1:
+            return [(n, epochs) for n in range(len(self.seeds))]
+        return [(0, epoch) for epoch in (*(r for r in self.rungs if r < epochs), epochs)]
+
+
+@dataclass
+class Progress:
+    """How far a trial is: its best validation accuracies by seed, and rows of its epochs."""
+
+    made: Made
+    seconds: float = 0.0
+    epoch: int = 0
+    best: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    reported: int = 0
+    state: dict[str, Any] | None = None
+
+
+class Trial(tune.Trainable):  # type: ignore[misc]
+    """What Ray Tune runs; ``config`` are the choices of the search space."""
+
+    def setup(self, config: dict[str, Any], sweep: Sweep, cache: Any) -> None:
+        """Take part of the cluster, see what is to do."""
+        session.start()
+        session.limit(sweep.share)
+        self.sweep, self.cache = sweep, cache
+        self.settings = sweep.space.settings(config)
+        self.name = self.trial_id if sweep.population else sweep.key(self.settings)
+        self.legs = sweep.legs(self.settings.epochs)
+        self.progress: Progress | None = None
+        self.start: str | None = None
+        self.earlier = 0
+
+    def step(self) -> dict[str, Any]:
+        """Run a leg; return its metrics."""
+        started = time.monotonic()
+        if self.progress is None:
+            asked = self.cache.artifacts.remote(self.settings)
+            self.progress = Progress(ray.get(asked, timeout=SECONDS), reported=self.earlier)
+        return self._leg(self.progress, started)
+
+    def _leg(self, progress: Progress, started: float) -> dict[str, Any]:
+        number, until = self.legs[min(self.iteration, len(self.legs) - 1)]
+        seed = self.sweep.seeds[number] if self.sweep.seeds else self.settings.seed
+        settings = self.settings.model_copy(update={"seed": seed})
+        folder = self._folder(seed)
+        manifest = train_attributor(
+            progress.made.uris,
+            folder,
+            settings.training,
+            num_workers=self.sweep.num_workers,
+            report=_silent,
+            until=until,
+            start=self.start,
+        )
+        del progress.best[number:], progress.losses[number:]
+        progress.best.append(manifest["validation_accuracy"])
+        progress.losses.append(manifest["validation_loss"])
+        progress.state = manifest.get("state")
+        progress.epoch = len(manifest["history"])
+        progress.seconds += time.monotonic() - started
+        ended = progress.state is None and number + 1 == max(1, len(self.sweep.seeds))
+        return self._row(progress, manifest["history"], folder, ended=ended)
+
+    def _folder(self, seed: int) -> str:
+        """Return where a leg trains; weights of another trial make it another training."""
+        parts = [f"seed{seed}"]
+        if self.start:
+            parts.append(storage.digest([self.start, self.settings.model_dump()])[:12])
+        return storage.join(self.sweep.folder(self.name), *parts)
+
+    def _row(
+        self, progress: Progress, history: list[dict[str, float]], folder: str, *, ended: bool
+    ) -> dict[str, Any]:
+        several = len(self.sweep.seeds) > 1
+        row = {
+            "accuracy": sum(progress.best) / len(progress.best),
+            "accuracies": list(progress.best),
+            "loss": sum(progress.losses) / len(progress.losses),
+            # What the scheduler counts: epochs, or seeds.
+            "progress": len(progress.best) if several else progress.epoch,
+            "epochs": progress.epoch,
+            "training_seconds": progress.seconds,
+            "embedded": progress.made.embedded,
+            "made": progress.made.steps,
+            "history": [] if several else history[progress.reported :],
+            "attributor": folder,
+            "key": self.name,
+            "settings": self.settings.model_dump(mode="json"),
+            "ended": ended,
+            "done": ended,
+        }
+        progress.reported = len(history)
+        if ended and self.sweep.rate_of:
+            row["images_per_second"] = attribution_rate(folder, self.sweep.rate_of)
+        return row
+
+    def save_checkpoint(self, checkpoint_dir: str) -> str:
+        """Write the state after the last leg: in a population, others go on from it."""
+        if self.progress is not None and self.progress.state is not None:
+            torch.save(self.progress.state, Path(checkpoint_dir) / STATE)
+        return checkpoint_dir
+
+    def load_checkpoint(self, checkpoint: str) -> None:
+        """Go on from another trial's state, with this one's settings."""
+        file = Path(checkpoint) / STATE
+        if not file.exists():
+            raise ManifptError("a population exchanges weights only between legs of a training")
+        data = file.read_bytes()
+        place = storage.join(self.sweep.folder(self.name), f"start-{self.iteration}.pt")
+        storage.write_bytes(place, data)
+        self.start, self.earlier = place, state_of(data)["epoch"]
+
+
+def _silent(_row: dict[str, float], _epoch: int) -> None:
+    """Leave epochs to the result of the leg."""
