@@ -25,6 +25,8 @@ Over HTTP, by ``mlflow models serve``, the bytes are base64::
     {"dataframe_split": {"columns": ["image"], "data": [["iVBORw0KGgo..."]]}}
 """
 
+import base64
+import binascii
 from collections.abc import Iterator
 from typing import Any
 
@@ -79,10 +81,10 @@ class AttributorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defi
             {name: pd.Series([row[name] for row in rows], dtype=object) for name in COLUMNS}
         )
 
-    def _attributed(self, images: list[bytes | None]) -> list[dict[str, Any]]:
+    def _attributed(self, images: list[bytes | str | None]) -> list[dict[str, Any]]:
         """Return the rows of so many images as are decoded at once."""
         decoded = [
-            row_of(Raw(str(n), "", data or b""), self.rule, self.sizes)
+            row_of(Raw(str(n), "", _bytes(data)), self.rule, self.sizes)
             for n, data in enumerate(images)
         ]
         good = [one for one in decoded if one[0]["error"] is None]
@@ -97,6 +99,18 @@ class AttributorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defi
             else {**next(found), "status": "ok", "error": None}
             for row, _ in decoded
         ]
+
+
+def _bytes(data: bytes | str | None) -> bytes:
+    """Return the bytes of an image that may still be base64, which no image's own bytes are.
+
+    MLflow decodes it in ``dataframe_split`` and ``dataframe_records``, but not in ``inputs``.
+    """
+    raw = data.encode() if isinstance(data, str) else bytes(data or b"")
+    try:
+        return base64.b64decode(raw.translate(None, b"\r\n"), validate=True)
+    except binascii.Error:
+        return raw
 
 
 def _checked(attributor: Attributor, folder: str | None) -> list[str]:

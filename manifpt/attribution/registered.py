@@ -81,13 +81,13 @@ def opened(model: str, manifolds: Sequence[str] = ()) -> Iterator[Source]:
 
 
 def _download(uri: str, scratch: str) -> tuple[str, dict[str, Any]]:
-    """Download a model's artifacts; return their folder, and which model it is."""
+    """Download a model; return the folder of its artifacts, and which model it is."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
     try:
         origin = _origin(uri)
-        mlflow.artifacts.download_artifacts(f"{origin['uri']}/artifacts", dst_path=scratch)
+        mlflow.artifacts.download_artifacts(origin["uri"], dst_path=scratch)
     except (MlflowException, OSError) as error:
         reason = str(error).splitlines()[0][:200].rstrip(".")
         raise ManifptError(
@@ -109,7 +109,8 @@ def _origin(uri: str) -> dict[str, Any]:
 
     match = _REGISTERED.fullmatch(uri)
     if match is None:
-        return {"uri": uri, "run": get_model_info(uri).run_id}
+        info = get_model_info(uri)
+        return {"uri": f"models:/{info.model_id}", "run": info.run_id}
     name, alias, version = match.groups()
     client = MlflowClient()
     found = (
