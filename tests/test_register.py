@@ -102,6 +102,7 @@ def test_credentials_never_reach_a_card():
     assert public("https://host/x?X-Amz-Signature=abc") == "https://host/x"
 
 
+@pytest.mark.slow
 def test_a_registered_model_predicts_as_the_job_and_says_where_it_is_from(trained):
     summary = registered(trained, "same", "--evaluation", f"{trained}/e", "--manifold", "reference")
     model = mlflow.pyfunc.load_model("models:/same@champion")
@@ -125,6 +126,7 @@ def test_a_registered_model_predicts_as_the_job_and_says_where_it_is_from(traine
     assert str(moved.version) == again["version"]
 
 
+@pytest.mark.slow
 def test_the_card_says_what_was_measured_and_what_was_not(trained, tmp_path, capsys):
     registered(trained, "card", "--evaluation", f"{trained}/e")
     uri = "models:/card@champion/artifacts/model_card.md"
@@ -166,6 +168,7 @@ def test_a_benchmarks_licence_is_on_the_card():
     assert licence_of("gm=/no/such/folder") == "not stated"
 
 
+@pytest.mark.slow
 def test_the_model_is_complete_without_folder_checkout_or_ray(trained, tmp_path):
     """Its manifolds are deleted; another process without this code loads it and starts no Ray."""
     own = shutil.copytree(trained / "m", tmp_path / "m")
@@ -211,6 +214,7 @@ print(json.dumps({{
     assert all("==" in line for line in requirements.split())
 
 
+@pytest.mark.slow
 def test_a_manifold_that_is_gone_or_another_is_refused_with_the_remedy(trained, corpus, tmp_path):
     own = shutil.copytree(trained / "m", tmp_path / "m")
     registered(trained, "away", "--moved", str(own), "--manifold", "reference")
@@ -225,6 +229,7 @@ def test_a_manifold_that_is_gone_or_another_is_refused_with_the_remedy(trained, 
         mlflow.pyfunc.load_model("models:/away@champion")
 
 
+@pytest.mark.slow
 def test_jobs_take_a_registered_model(trained, corpus, tmp_path, capsys):
     registered(trained, "used", "--manifold", "include")
     flags = ["--input", f"{trained}/mixed", "--output", f"{tmp_path}/v"]
@@ -262,6 +267,7 @@ def test_a_run_and_an_image_attributor_can_be_named(trained, corpus, tmp_path):
     assert found["neighbor_id"].tolist() == [None] * len(found)
 
 
+@pytest.mark.slow
 def test_a_manifold_larger_than_memory_is_read_in_blocks(trained, monkeypatch):
     from manifpt.attribution import model
     from manifpt.manifold import placement
@@ -316,6 +322,7 @@ def server(trained, tmp_path_factory):
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.slow
 def test_it_is_served_over_http(server, trained):
     url, group = server
     expected = verdicts(trained / "v")
