@@ -79,6 +79,7 @@ def test_a_manifold_whose_images_have_another_size_decodes_them_once_in_both(out
             assert both[key][name] == row[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fusion", ["late", "early"])
 def test_a_combination_is_trained_evaluated_and_attributes(out, tmp_path, capsys, fusion):
     spaces = [f"{out}/a/{space}" for space in ("rgb", "sl", "image")]
@@ -103,6 +104,7 @@ def test_a_combination_is_trained_evaluated_and_attributes(out, tmp_path, capsys
     assert "the attributor's are rgb+sl+image" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_trained_attributors_fuse_without_training(out, tmp_path, capsys):
     for space in ("sl", "image"):
         flags = ["--input", f"{out}/a/{space}", *NETWORK, "--epochs", "2"]

@@ -53,7 +53,7 @@ def brute_force(space: str, image: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("space", ["rgb", "freq"])
-@pytest.mark.parametrize("shards", [1, 7])
+@pytest.mark.parametrize("shards", [pytest.param(1, marks=pytest.mark.slow), 7])
 def test_artifacts_equal_brute_force_from_the_images(ray_session, corpus, tmp_path, space, shards):
     reals = ["--input", f"real={corpus}/manifold", "--space", space, "--shards", str(shards)]
     assert build_manifold.main([*reals, "--output", f"{tmp_path}/m"]) == 0
@@ -163,6 +163,7 @@ def test_the_logged_model_predicts_as_the_job_does(chain):
     assert found["status"].tolist() == ["ok"] * 5 + ["quarantined"]
 
 
+@pytest.mark.slow
 def test_training_goes_on_after_a_worker_died_and_seeds_repeat(ray_session, chain, tmp_path):
     from manifpt.attribution import train
 

@@ -154,6 +154,7 @@ def test_errors_are_one_line_and_leave_nothing(ray_session, reals, tmp_path, cap
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_encoder_makes_a_space_from_s3_too(trained, reals, s3, tmp_path):
     """Its folder says what the network is; a manifold carries a copy of the weights."""
     for name in ("manifest.json", "weights.pt"):
