@@ -32,7 +32,7 @@ def rows(uri):
     return {row["id"]: row for row in found}, manifest
 
 
-@pytest.mark.parametrize("manifold", ["m", "cosine"])
+@pytest.mark.parametrize("manifold", [pytest.param("m", marks=pytest.mark.slow), "cosine"])
 def test_artifacts_of_embeddings_are_those_of_images(made, tmp_path, manifold):
     how = ["--manifold", f"{made}/{manifold}", "--projector", "tangent", "--neighbors", "5"]
     for name, given in (("direct", "labelled"), ("again", "e")):
