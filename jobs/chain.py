@@ -161,4 +161,4 @@ def row(title: str, seeds: list[dict[str, Any]]) -> str:
     low = min(m["accuracy" if len(seeds) > 1 else "accuracy_low"] for m in seeds)
     high = max(m["accuracy" if len(seeds) > 1 else "accuracy_high"] for m in seeds)
     accuracy = f"{mean:.3f} ({low:.3f}-{high:.3f})"
-    return f"{title:<48}{accuracy:<28}{balanced:.3f}      {macro:.3f}      {chance:.3f}"
+    return f"{title:<47} {accuracy:<28}{balanced:.3f}      {macro:.3f}      {chance:.3f}"

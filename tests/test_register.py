@@ -179,7 +179,7 @@ def test_the_model_is_complete_without_folder_checkout_or_ray(trained, tmp_path)
     script = f"""
 import json, sys
 import mlflow, pandas as pd
-from importlib.metadata import packages_distributions, requires
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from packaging.requirements import Requirement
 model = mlflow.pyfunc.load_model("models:/whole@champion")
 images = [open(uri, "rb").read() for uri in {expected["uri"].tolist()!r}]
@@ -196,7 +196,7 @@ while left:
         reached.add(name)
         try:
             left += [Requirement(r).name for r in requires(name) or ()]
-        except Exception:
+        except PackageNotFoundError:
             pass
 print(json.dumps({{
     "found": found.to_dict("list"), "code": manifpt.__file__, "ray": "ray" in sys.modules,

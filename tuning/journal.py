@@ -42,11 +42,10 @@ class Journal:
         return [t["chosen"] for key, t in begun.items() if key not in ended]
 
     def begin(self, key: str, chosen: dict[str, Any], run: str) -> None:
-        """Note a trial's beginning."""
-        body = {"key": key, "chosen": chosen, "run": run, "began": time.time()}
+        """Note a trial's beginning; one that was interrupted began when it first did."""
         place = storage.join(self.folder, key, "trial.json")
-        if not storage.exists(place):
-            storage.write_json(place, body)
+        began = storage.read_json(place)["began"] if storage.exists(place) else time.time()
+        storage.write_json(place, {"key": key, "chosen": chosen, "run": run, "began": began})
 
     def end(self, key: str, status: str, result: dict[str, Any]) -> dict[str, Any]:
         """Note how a trial ended; one that was interrupted has not."""

@@ -31,7 +31,6 @@ class Plan:
     hours: float | None = None
     target: float | None = None
     objectives: tuple[str, ...] = (ACCURACY,)
-    rungs: tuple[int, ...] = ()
     reduction: int = 3
     concurrent: int = 1
     seed: int = 0
@@ -114,7 +113,7 @@ def scheduler(sweep: Sweep, plan: Plan) -> Any:
             perturbation_interval=1,
             hyperparam_mutations=mutations(sweep),
         )
-    if len(plan.objectives) > 1 or not plan.rungs:
+    if len(plan.objectives) > 1 or not sweep.rungs:
         return FIFOScheduler()
     most = len(sweep.seeds) if len(sweep.seeds) > 1 else 10**6
     return AsyncHyperBandScheduler(
@@ -122,7 +121,7 @@ def scheduler(sweep: Sweep, plan: Plan) -> Any:
         metric=ACCURACY,
         mode="max",
         max_t=most,
-        grace_period=1 if len(sweep.seeds) > 1 else plan.rungs[0],
+        grace_period=1 if len(sweep.seeds) > 1 else sweep.rungs[0],
         reduction_factor=plan.reduction,
     )
 
