@@ -39,7 +39,8 @@ from manifpt.attribution.attribute import AttributeStage, trained_targets
 from manifpt.attribution.attributor import Attributor
 from manifpt.attribution.registered import ATTRIBUTOR, MANIFOLDS, included
 from manifpt.errors import ManifptError
-from manifpt.images.read import Raw, chunk_rows, images_table, row_of
+from manifpt.images.raw import Raw
+from manifpt.images.read import chunk_rows, images_table, row_of
 from manifpt.manifold.embed import other_sizes
 
 # What is known of an image that could be decoded, in order.

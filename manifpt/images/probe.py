@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from manifpt.errors import ManifptError
 from manifpt.images.decode import DecodeError, DecodeRule, decode
-from manifpt.images.read import raw_images
+from manifpt.images.raw import raw_images
 from manifpt.images.sources import Selection, Unit
 
 PROBED = 64
