@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +27,34 @@ def _mlflow(tmp_path_factory: pytest.TempPathFactory) -> None:
 def ray_session(s3):
     import ray  # after the S3 server: Ray's workers inherit the environment it was started in
 
-    # Logical CPUs: pools of several actors are tested on any machine.
+    from manifpt import session
+
+    # Logical CPUs: pools of several actors are tested on any machine, see `all_cpus`.
     ray.init(
         "local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
     )
+    # Each actor takes seconds to start: one is enough where their number is not what is tested.
+    session.limit({"CPU": 2})
     yield
+    session.limit(None)
     ray.shutdown()
+
+
+@contextmanager
+def all_cpus():
+    """Lift the limit of `ray_session`: pools have three actors then, and two trials run at once."""
+    from manifpt import session
+
+    session.limit(None)
+    yield
+    session.limit({"CPU": 2})
+
+
+@pytest.fixture
+def whole_cluster(ray_session):
+    """Lift the limit of `ray_session` for one test."""
+    with all_cpus():
+        yield
 
 
 def free_ports(count: int) -> list[int]:

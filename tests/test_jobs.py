@@ -54,7 +54,9 @@ def brute_force(space: str, image: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("space", ["rgb", pytest.param("freq", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("shards", [pytest.param(1, marks=pytest.mark.slow), 7])
-def test_artifacts_equal_brute_force_from_the_images(ray_session, corpus, tmp_path, space, shards):
+def test_artifacts_equal_brute_force_from_the_images(
+    whole_cluster, corpus, tmp_path, space, shards
+):
     reals = ["--input", f"real={corpus}/manifold", "--space", space, "--shards", str(shards)]
     assert build_manifold.main([*reals, "--output", f"{tmp_path}/m"]) == 0
     flags = ["--input", *labelled(corpus), f"seen={corpus}/manifold"]

@@ -197,6 +197,9 @@ from manifpt.manifold.embed import write_rows
 from manifpt.manifold.placement import Scan
 from manifpt.manifold.search import Plan
 from manifpt.manifold.shard import ROWS
+
+# Searches are tested over several actors.
+pytestmark = pytest.mark.usefixtures("whole_cluster")
 rng = np.random.default_rng(0)
 queries = rng.random((64, 3072), dtype=np.float32)
 nobody = np.full(64, "", dtype=object)

@@ -19,6 +19,9 @@ from manifpt.manifold.metric import Whitening
 from manifpt.manifold.placement import place
 from manifpt.manifold.search import Plan
 
+# Searches are tested over several actors.
+pytestmark = pytest.mark.usefixtures("whole_cluster")
+
 PLANS = {
     "product": Plan(),
     "bounds": Plan("bounds", directions=3),

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 import ray
 import yaml
+from conftest import all_cpus
 from mlflow import MlflowClient
 
 from manifpt import session, storage
 from tuning import sweep
 from tuning.study import capacity_of_trials
 
+pytestmark = pytest.mark.usefixtures("whole_cluster")
 ROOT = Path(__file__).parents[2]
 TINY = {"backbone": "resnet18", "stem": "standard", "batch_size": 32, "patience": 0}
 
@@ -54,7 +56,8 @@ def swept(ray_session, corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("swept")
     search = {"space": ["rgb", "freq"], "learning_rate": {"low": 1e-8, "high": 1e-2, "log": True}}
     flags = config(folder, corpus, search=search, trials=8)
-    assert sweep.main(flags) == 0
+    with all_cpus():
+        assert sweep.main(flags) == 0
     return folder, flags, last_sweep()
 
 
