@@ -105,6 +105,28 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def labelled(corpus) -> list[str]:
+    return [f"{k}={corpus}/labelled/{k}" for k in ("real", "stripes", "blocks")]
+
+
+@pytest.fixture(scope="session")
+def chain(ray_session, corpus, tmp_path_factory) -> Path:
+    """All steps once, in rgb, with two training workers."""
+    from jobs import build_manifold, compute_artifacts, evaluate, train_attribution
+
+    out = tmp_path_factory.mktemp("chain")
+    reals = ["--input", f"real={corpus}/manifold"]
+    assert build_manifold.main([*reals, "--output", f"{out}/m", "--shards", "3"]) == 0
+    target = ["--manifold", f"{out}/m", "--output", f"{out}/a"]
+    assert compute_artifacts.main(["--input", *labelled(corpus), *target]) == 0
+    network = ["--backbone", "resnet18", "--stem", "half", "--epochs", "12", "--batch-size", "16"]
+    flags = ["--input", f"{out}/a", "--output", f"{out}/t", "--num-workers", "2"]
+    assert train_attribution.main([*flags, *network]) == 0
+    flags = ["--input", f"{out}/a", "--model", f"{out}/t", "--output", f"{out}/e"]
+    assert evaluate.main(flags) == 0
+    return out
+
+
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory):
     """A SeaweedFS server on loopback with the bucket `manifpt`; the environment points to it."""

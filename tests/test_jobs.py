@@ -8,36 +8,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow.dataset as ds
 import pytest
-from conftest import write_folder
+from conftest import labelled, write_folder
 from PIL import Image
 
 from jobs import attribute, build_manifold, compute_artifacts, evaluate, train_attribution
 
 ROOT = Path(__file__).parents[1]
 JOBS = ["build_manifold", "compute_artifacts", "train_attribution", "evaluate", "attribute"]
-NETWORK = ["--backbone", "resnet18", "--stem", "half", "--epochs", "12", "--batch-size", "16"]
-
-
 HUGE = ["--num-actors", "99"]
-
-
-def labelled(corpus) -> list[str]:
-    return [f"{k}={corpus}/labelled/{k}" for k in ("real", "stripes", "blocks")]
-
-
-@pytest.fixture(scope="module")
-def chain(ray_session, corpus, tmp_path_factory) -> Path:
-    """All steps once, in rgb, with two training workers."""
-    out = tmp_path_factory.mktemp("chain")
-    reals = ["--input", f"real={corpus}/manifold"]
-    assert build_manifold.main([*reals, "--output", f"{out}/m", "--shards", "3"]) == 0
-    target = ["--manifold", f"{out}/m", "--output", f"{out}/a"]
-    assert compute_artifacts.main(["--input", *labelled(corpus), *target]) == 0
-    flags = ["--input", f"{out}/a", "--output", f"{out}/t", "--num-workers", "2"]
-    assert train_attribution.main([*flags, *NETWORK]) == 0
-    flags = ["--input", f"{out}/a", "--model", f"{out}/t", "--output", f"{out}/e"]
-    assert evaluate.main(flags) == 0
-    return out
 
 
 def pixels(folder: Path) -> dict[str, np.ndarray]:
@@ -136,11 +114,9 @@ def test_a_finished_job_does_nothing_again_and_other_settings_are_refused(chain,
     assert "--overwrite" in capsys.readouterr().err
 
 
-def test_a_wrong_manifold_is_refused(chain, corpus, tmp_path, capsys):
-    reals = ["--input", f"real={corpus}/labelled/real", "--output", f"{tmp_path}/other"]
-    assert build_manifold.main(reals) == 0
+def test_a_wrong_manifold_is_refused(chain, built, corpus, tmp_path, capsys):
     flags = ["--input", f"{corpus}/manifold", "--model", f"{chain}/t", "--output", f"{tmp_path}/v"]
-    assert attribute.main([*flags, "--manifold", f"{tmp_path}/other"]) == 2
+    assert attribute.main([*flags, "--manifold", built]) == 2
     assert "trained with manifold" in capsys.readouterr().err
     assert not (tmp_path / "v").exists()
 

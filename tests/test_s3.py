@@ -1,6 +1,9 @@
-"""The whole chain from S3 to S3 on a real server, against the same chain on local folders."""
+"""The chain from S3 to S3 on a real server, against the same chain on local folders."""
+
+import shutil
 
 import numpy as np
+import pytest
 import s3fs
 
 from jobs import attribute, build_manifold, compute_artifacts, evaluate, train_attribution
@@ -23,6 +26,20 @@ def run_chain(inputs: str, out: str) -> None:
     assert attribute.main(flags) == 0
 
 
+def same(one: str, other: str, *names: str) -> None:
+    """Assert that the tables of two outputs are equal, but for where their images lie."""
+    for name in names:
+        first, second = table(one, name), table(other, name)
+        assert len(first)
+        assert first["id"].tolist() == second["id"].tolist()
+        assert first["neighbor_id"].tolist() == second["neighbor_id"].tolist()
+        assert first["distance"].tolist() == second["distance"].tolist()
+        for column in {"prediction", "probability"} & set(first.columns):
+            assert first[column].tolist() == second[column].tolist()
+        if "artifact" in first:
+            assert np.array_equal(np.stack(first["artifact"]), np.stack(second["artifact"]))
+
+
 def table(folder: str, name: str):
     files = [uri for uri, _ in storage.files_under(f"{folder}/{name}") if uri.endswith(".parquet")]
     frames = [storage.read_parquet(uri).to_pandas() for uri in files]
@@ -31,31 +48,45 @@ def table(folder: str, name: str):
     return pd.concat(frames).drop(columns="uri", errors="ignore").reset_index(drop=True)
 
 
-def test_s3_equals_local(s3, ray_session, corpus, tmp_path):
-    fs = s3fs.S3FileSystem(use_listings_cache=False)
-    fs.put(str(corpus), "manifpt/corpus", recursive=True)
-    run_chain(str(corpus), str(tmp_path))
-    run_chain(f"{s3}/corpus", f"{s3}/out")
-    local, remote = str(tmp_path), f"{s3}/out"
+@pytest.fixture(scope="module")
+def remote(s3, corpus) -> str:
+    """The corpus on S3."""
+    s3fs.S3FileSystem(use_listings_cache=False).put(str(corpus), "manifpt/corpus", recursive=True)
+    return f"{s3}/corpus"
+
+
+def test_artifacts_and_attributions_on_s3_equal_local_ones(s3, remote, chain, corpus, tmp_path):
+    out = f"{s3}/out"
+    reals = ["--input", f"real={remote}/manifold", "--shards", "3", "--output", f"{out}/m"]
+    assert build_manifold.main(reals) == 0
+    one, two = (storage.read_json(f"{place}/m/manifest.json") for place in (chain, out))
+    assert one["key"] == two["key"]
+    assert one["content_sha256"] == two["content_sha256"]
+    labelled = [f"{k}={remote}/labelled/{k}" for k in ("real", "stripes", "blocks")]
+    flags = ["--input", *labelled, "--manifold", f"{out}/m", "--output", f"{out}/a"]
+    assert compute_artifacts.main(flags) == 0
+    same(str(chain), out, "a/train", "a/test")
+    s3fs.S3FileSystem(use_listings_cache=False).put(f"{chain}/t", "manifpt/out/t", recursive=True)
+    here = shutil.copytree(chain / "t", tmp_path / "t")
+    for images, model, manifold, where in (
+        (f"{corpus}/labelled", str(here), f"{chain}/m", str(tmp_path)),
+        (f"{remote}/labelled", f"{out}/t", f"{out}/m", out),
+    ):
+        flags = ["--input", images, "--model", model, "--manifold", manifold]
+        assert attribute.main([*flags, "--output", f"{where}/v"]) == 0
+    same(str(tmp_path), out, "v/attributions")
+
+
+@pytest.mark.slow
+def test_the_whole_chain_on_s3_equals_the_local_one(s3, remote, ray_session, corpus, tmp_path):
+    local, out = str(tmp_path), f"{s3}/whole"
+    run_chain(str(corpus), local)
+    run_chain(remote, out)
     for name in ("m", "a", "t"):
-        one, two = (storage.read_json(f"{p}/{name}/manifest.json") for p in (local, remote))
+        one, two = (storage.read_json(f"{p}/{name}/manifest.json") for p in (local, out))
         assert one["key"] == two["key"]
-    assert (
-        storage.read_json(f"{local}/m/manifest.json")["content_sha256"]
-        == storage.read_json(f"{remote}/m/manifest.json")["content_sha256"]
-    )
-    for name in ("a/train", "a/test", "e/scores", "v/attributions"):
-        one, two = table(local, name), table(remote, name)
-        assert one["id"].tolist() == two["id"].tolist()
-        assert one["neighbor_id"].tolist() == two["neighbor_id"].tolist()
-        assert one["distance"].tolist() == two["distance"].tolist()
-        for column in {"prediction", "probability"} & set(one.columns):
-            assert one[column].tolist() == two[column].tolist()
-        if "artifact" in one:
-            assert np.array_equal(np.stack(one["artifact"]), np.stack(two["artifact"]))
-    leaked = [
-        u for u, _ in storage.files_under(remote) if b"canary-secret" in storage.read_bytes(u)
-    ]
+    same(local, out, "a/train", "a/test", "e/scores", "v/attributions")
+    leaked = [u for u, _ in storage.files_under(out) if b"canary-secret" in storage.read_bytes(u)]
     assert leaked == []
 
 

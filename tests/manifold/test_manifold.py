@@ -20,6 +20,9 @@ from manifpt.manifold.placement import Sharded, place
 from manifpt.manifold.search import Plan
 from manifpt.manifold.shard import ROWS
 
+# Searches are tested over several actors.
+pytestmark = pytest.mark.usefixtures("whole_cluster")
+
 SIZE = 16
 
 
@@ -143,7 +146,7 @@ def test_appending_equals_building_at_once(ray_session, tmp_path):
     )
 
 
-@pytest.mark.parametrize("where", ["local", "s3"])
+@pytest.mark.parametrize("where", [pytest.param("local", marks=pytest.mark.slow), "s3"])
 def test_concurrent_appends_lose_nothing(where, s3, ray_session, tmp_path):
     out = f"{s3}/grow/m" if where == "s3" else f"{tmp_path}/m"
     first = folder_of(tmp_path / "first", range(20))
@@ -198,8 +201,6 @@ from manifpt.manifold.placement import Scan
 from manifpt.manifold.search import Plan
 from manifpt.manifold.shard import ROWS
 
-# Searches are tested over several actors.
-pytestmark = pytest.mark.usefixtures("whole_cluster")
 rng = np.random.default_rng(0)
 queries = rng.random((64, 3072), dtype=np.float32)
 nobody = np.full(64, "", dtype=object)

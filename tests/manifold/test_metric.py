@@ -22,6 +22,7 @@ from manifpt.manifold.search import Plan
 # Searches are tested over several actors.
 pytestmark = pytest.mark.usefixtures("whole_cluster")
 
+
 PLANS = {
     "product": Plan(),
     "bounds": Plan("bounds", directions=3),

@@ -166,6 +166,7 @@ def test_a_few_reals_are_refused():
         Geometry.fit(np.zeros((99, 4), np.float32))
 
 
+@SLOW
 def test_a_manifold_with_a_geometry_projects_by_it(built, tmp_path, capsys):
     """From the options to artifacts that are certified; without a geometry it is one line."""
     reals = f"{Path(built).parent}/reals"

@@ -4,7 +4,7 @@ import pytest
 from conftest import write_folder
 
 from jobs import build_manifold, compute_artifacts
-from manifpt import outputs, session
+from manifpt import outputs
 from manifpt.branches import read_branches
 from tuning.cache import Cache, images_of
 from tuning.space import DEFAULTS
@@ -19,29 +19,29 @@ def images(ray_session, tmp_path_factory):
     return images_of([f"{root}/reals"], [f"{root}/labelled"], ())
 
 
-@pytest.fixture(autouse=True)
-def _of_two_cpus():
-    """As in a sweep, and with fewer processes to start."""
-    session.limit({"CPU": 2})
-    yield
-    session.limit(None)
-
-
 def settings(**given):
     return DEFAULTS.model_copy(update=given)
 
 
-def test_nothing_is_embedded_twice(images, tmp_path):
+OTHERS = [
+    settings(space="rgb+freq", metric="cosine", reals=20, projector="mean", neighbors=4),
+    settings(space="freq", projector="none"),
+    settings(space="image+rgb", projector="mean", neighbors=4),
+]
+
+
+@pytest.mark.parametrize(
+    ("asked", "embeddings"),
+    [
+        ([settings(), settings(projector="mean", neighbors=4)], 1),
+        pytest.param([settings(), *OTHERS], 2, marks=pytest.mark.slow),
+    ],
+)
+def test_nothing_is_embedded_twice(images, tmp_path, asked, embeddings):
     cache = Cache(str(tmp_path), images)
-    asked = [
-        settings(),
-        settings(space="rgb+freq", metric="cosine", reals=20, projector="mean", neighbors=4),
-        settings(space="freq", projector="none"),
-        settings(space="image+rgb", projector="mean", neighbors=4),
-    ]
     made = [cache.artifacts(one) for one in asked]
-    # 40 reals and 60 images, in two spaces with a manifold.
-    assert sum(m.embedded for m in made) == 2 * (40 + 60)
+    # 40 reals and 60 images, in each space with a manifold.
+    assert sum(m.embedded for m in made) == embeddings * (40 + 60)
     again = [cache.artifacts(one) for one in reversed(asked)]
     assert all(not m.steps for m in again)
     assert [m.uris for m in reversed(again)] == [m.uris for m in made]
