@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import threadpoolctl
 
 from manifpt import storage
-from manifpt.images.read import decode_table, encode_table
+from manifpt.images.read import decode_table, encode_table, metadata_of
 from manifpt.session import Pool
 
 RECORDS = "_records"
@@ -86,7 +86,7 @@ def work(stage: Stage, row: dict[str, Any], output: str) -> dict[str, Any]:
     tables: dict[str, pa.Table] = {}
     if "error" in table.column_names:
         bad = pc.is_valid(table["error"])
-        rejected = table.filter(bad).select(list(QUARANTINE))
+        rejected = table.filter(bad).select([*QUARANTINE, *metadata_of(table)])
         for code in rejected["error"].to_pylist():
             by_error[code] = by_error.get(code, 0) + 1
         if rejected.num_rows:

@@ -23,14 +23,12 @@ import pyarrow.parquet as pq
 
 from manifpt.errors import DamageError, ManifptError
 
-S3_OPTIONS = {
-    "default_fill_cache": False,
-    "config_kwargs": {
-        "connect_timeout": 4,
-        "read_timeout": 20,
-        "retries": {"max_attempts": 3, "mode": "standard"},
-    },
+S3_CONFIG: dict[str, Any] = {
+    "connect_timeout": 4,
+    "read_timeout": 20,
+    "retries": {"max_attempts": 3, "mode": "standard"},
 }
+S3_OPTIONS = {"default_fill_cache": False, "config_kwargs": S3_CONFIG}
 
 
 def is_s3(uri: str) -> bool:

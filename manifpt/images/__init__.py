@@ -2,6 +2,17 @@
 
 from manifpt.images.decode import DecodeRule
 from manifpt.images.read import IMAGES, read_unit
-from manifpt.images.sources import Input, Selection, Unit, plan
+from manifpt.images.sources import Input, Reading, Selection, Unit
+from manifpt.images.units import plan, units
 
-__all__ = ["IMAGES", "DecodeRule", "Input", "Selection", "Unit", "plan", "read_unit"]
+__all__ = [
+    "IMAGES",
+    "DecodeRule",
+    "Input",
+    "Reading",
+    "Selection",
+    "Unit",
+    "plan",
+    "read_unit",
+    "units",
+]

@@ -35,6 +35,11 @@ ERRORS = {
     "unreadable": "storage could not deliver the file",
     "broken_archive": "the rest of a tar or Parquet file could not be read",
     "missing_image": "the row or sample holds no image",
+    "unsafe_path": "the path of a tar's member is absolute or leads out of it",
+    "unsafe_member": "a tar's member is a link, a device, a pipe or a file with holes",
+    "download_failed": "the web could not deliver the image",
+    "too_slow": "the download took longer than the limit",
+    "forbidden_address": "the URI leads where images are not fetched from",
 }
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -47,6 +48,7 @@ def row_of(
     """
     row: dict[str, Any] = dict.fromkeys(IMAGES)
     row |= {"id": raw.id, "uri": raw.uri, "source": raw.source, "split": raw.split}
+    row |= raw.columns or {}
     if raw.data is not None:
         row["sha256"] = hashlib.sha256(raw.data).hexdigest()
     try:
@@ -68,12 +70,29 @@ def _named(column: str, size: int | None) -> str:
     return column if size is None else f"{column}_{size}"
 
 
+def is_own(column: str) -> bool:
+    """Tell whether an images table has a column of this name by itself."""
+    return column in IMAGES or re.fullmatch(r"(image|pixel_sha256)(_\d+)?", column) is not None
+
+
+def metadata_of(table: pa.Table) -> list[str]:
+    """Return the names of the metadata columns that travel with an images table."""
+    return [name for name in table.column_names if not is_own(name)]
+
+
 def images_table(
-    rows: list[dict[str, Any]], pixels: list[list[np.ndarray]], other_sizes: Sequence[int] = ()
+    rows: list[dict[str, Any]],
+    pixels: list[list[np.ndarray]],
+    other_sizes: Sequence[int] = (),
+    columns: Sequence[str] = (),
 ) -> pa.Table:
-    """Build an images table from its rows and the size x size x 3 uint8 pixels of each."""
+    """Build an images table from its rows and the size x size x 3 uint8 pixels of each.
+
+    ``columns`` are the metadata that travel with the images.
+    """
+    metadata = dict.fromkeys(columns, pa.string())
     hashes = {_named("pixel_sha256", size): pa.string() for size in other_sizes}
-    table = pa.Table.from_pylist(rows, schema=pa.schema(IMAGES | hashes))
+    table = pa.Table.from_pylist(rows, schema=pa.schema(IMAGES | metadata | hashes))
     for size, column in zip((None, *other_sizes), zip(*pixels, strict=True), strict=True):
         tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(np.stack(column))
         table = table.append_column(_named("image", size), tensor)
@@ -111,6 +130,7 @@ def read_unit(
     limit = chunk or chunk_rows(max(rule.size, *other_sizes, 1))
     rows: list[dict[str, Any]] = []
     pixels: list[list[np.ndarray]] = []
+    columns = unit.reading.columns
     for raw in raw_images(unit, rule):
         if not selection.keeps(raw.source, raw.split):
             continue
@@ -118,10 +138,10 @@ def read_unit(
         rows.append(row)
         pixels.append(images)
         if len(rows) == limit:
-            yield images_table(rows, pixels, other_sizes)
+            yield images_table(rows, pixels, other_sizes, columns)
             rows, pixels = [], []
     if rows:
-        yield images_table(rows, pixels, other_sizes)
+        yield images_table(rows, pixels, other_sizes, columns)
 
 
 def read_unit_text(
@@ -142,8 +162,7 @@ def unit_to_json(unit: Unit) -> str:
 
 def unit_from_json(text: str) -> Unit:
     """Return the unit that ``unit_to_json`` wrote."""
-    value = json.loads(text)
-    return Unit(**value | {"uris": tuple(value["uris"]), "ids": tuple(value["ids"])})
+    return Unit.from_json(json.loads(text))
 
 
 def encode_table(table: pa.Table) -> bytes:

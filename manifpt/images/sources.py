@@ -1,17 +1,14 @@
-"""Where images are: inputs as the user names them -> units of work, always in the same order."""
+"""Where images are: inputs as the user names them, and the units of work they are cut into."""
 
+import hashlib
+import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from manifpt import storage
-from manifpt.errors import ManifptError
 
-FILES_PER_UNIT = 1024
-TARS = (".tar", ".tar.gz", ".tgz")
-PARQUET = (".parquet", ".pq")
 SPLITS = ("manifold", "train", "validation", "test")
 CARD = "card.json"
 
@@ -54,121 +51,100 @@ MANIFOLD_REALS = Selection(splits=("manifold",), sources=("real",))
 
 
 @dataclass(frozen=True)
-class Unit:
-    """A piece of input that one task reads: some files of a folder, one tar, or one Parquet file.
+class Reading:
+    """How a unit is read, where the user says more than its files do.
 
-    ``ids`` are those of the files, or the prefix of the ids inside the one container; ``bytes``
-    is the size of them all.
+    ``image_column`` holds the bytes in Parquet, ``id_column`` the ids, ``uri_column`` the URIs of
+    a table of them; ``columns`` are metadata that travel with the images. ``allow_private`` lets
+    downloads reach addresses that are not public.
     """
 
-    kind: Literal["files", "tar", "parquet"]
+    image_column: str | None = None
+    id_column: str | None = None
+    uri_column: str | None = None
+    columns: tuple[str, ...] = ()
+    allow_private: bool = False
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Reading":
+        """Return the reading that ``asdict`` made a JSON object of."""
+        return cls(**value | {"columns": tuple(value.get("columns", ()))})
+
+
+AS_FOUND = Reading()
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A piece of input that one task reads.
+
+    It is some files of a folder, one tar, one Parquet file of images, or some rows of a table of
+    URIs. ``ids`` are those of the files, or the prefix of the ids inside the one container;
+    ``bytes`` is the size of them all. Of a table, ``rows`` are the first and the one after the
+    last, and ``offset`` is where the first begins in a file that is text.
+    """
+
+    kind: Literal["files", "tar", "parquet", "table"]
     uris: tuple[str, ...]
     ids: tuple[str, ...]
     source: str | None
     split: str | None
     bytes: int = 0
+    rows: tuple[int, int] | None = None
+    offset: int = 0
+    reading: Reading = AS_FOUND
 
-
-def _stem(path: str) -> str:
-    for ending in (*TARS, *PARQUET):
-        path = path.removesuffix(ending)
-    return path
-
-
-def _from_card(given: Input) -> list[Input] | None:
-    """Expand the folder of a benchmark into its tars, each with its source and split."""
-    card_uri = storage.join(given.uri, CARD)
-    if given.uri.endswith((*TARS, *PARQUET)) or not storage.exists(card_uri):
-        return None
-    card = storage.read_json(card_uri)
-    return [
-        Input(
-            storage.join(given.uri, file["path"]),
-            file["source"],
-            file["split"],
-            storage.join(given.prefix, str(PurePosixPath(file["path"]).parent)),
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Unit":
+        """Return the unit that ``asdict`` made a JSON object of, also before it had all fields."""
+        rows = value.get("rows")
+        return cls(
+            **value
+            | {
+                "uris": tuple(value["uris"]),
+                "ids": tuple(value["ids"]),
+                "rows": tuple(rows) if rows else None,
+                "reading": Reading.from_json(value.get("reading", {})),
+            }
         )
-        for file in card["files"]
-    ]
+
+    @property
+    def content(self) -> list[Any]:
+        """What it holds and how that is read: names and sizes, not where they lie."""
+        facts: list[Any] = [self.kind, self.ids, self.source, self.split, self.bytes]
+        if self.rows is not None:
+            facts.append(self.rows)
+        if self.reading != AS_FOUND:
+            facts.append(asdict(self.reading))
+        return facts
 
 
-def _subfolders(given: Input) -> list[Input]:
-    """Name the sources of an unnamed folder after its subfolders, where it holds nothing else."""
-    if given.source is not None or given.uri.endswith((*TARS, *PARQUET)):
-        return [given]
-    inside = [uri[len(given.uri) + 1 :] for uri, _ in storage.files_under(given.uri)]
-    if not inside or not all("/" in path for path in inside):
-        return [given]
-    names = sorted({path.split("/", 1)[0] for path in inside})
-    return [
-        Input(storage.join(given.uri, name), name, prefix=storage.join(given.prefix, name))
-        for name in names
-    ]
+class ContentKey:
+    """A hash of what units hold, one unit after the other, to know an input again."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256(b"[")
+        self._between = b""
+
+    def add(self, unit: Unit) -> None:
+        """Take the next unit in."""
+        text = json.dumps(unit.content, sort_keys=True)
+        self._hash.update(self._between + text.encode())
+        self._between = b", "
+
+    def hexdigest(self) -> str:
+        """Return the hash of the units so far."""
+        whole = self._hash.copy()
+        whole.update(b"]")
+        return whole.hexdigest()
 
 
-def _units(given: Input) -> list[Unit]:
-    """Cut one input into units."""
-    found = storage.files_under(given.uri)
-    root = given.uri + "/"
-    if [uri for uri, _ in found] == [given.uri]:
-        root = given.uri[: -len(storage.base_name(given.uri))]
-    units: list[Unit] = []
-    loose: list[tuple[str, str, int]] = []
-    for uri, size in found:
-        name = storage.join(given.prefix, uri[len(root) :])
-        label = (given.source, given.split)
-        if uri.endswith(TARS):
-            units.append(Unit("tar", (uri,), (_stem(name),), *label, size))
-        elif uri.endswith(PARQUET):
-            units.append(Unit("parquet", (uri,), (_stem(name),), *label, size))
-        else:
-            loose.append((uri, name, size))
-    for start in range(0, len(loose), FILES_PER_UNIT):
-        uris, ids, sizes = zip(*loose[start : start + FILES_PER_UNIT], strict=True)
-        units.append(Unit("files", uris, ids, given.source, given.split, sum(sizes)))
-    return units
-
-
-def plan(
-    inputs: Sequence[str],
-    selection: Selection = Selection(),
-    *,
-    labelled: bool = False,
-    source: str | None = None,
-) -> list[Unit]:
-    """Return the units of work behind ``--input``, in an order that storage does not change.
-
-    A benchmark's card says which source and split each file belongs to; units that ``selection``
-    does not keep are left out unread. With ``labelled``, an unnamed folder that holds only
-    folders names one source each. ``source`` replaces the names that the user gave.
-    """
-    given = [Input.parse(text) for text in inputs]
-    if len(given) > 1:
-        given = [replace(i, prefix=i.prefix or storage.base_name(i.uri)) for i in given]
-    if len({(i.prefix, i.uri) for i in given}) < len(given):
-        raise ManifptError("--input: the same input is given twice; give each once")
-    if len({i.prefix for i in given if i.source is None}) < sum(i.source is None for i in given):
-        raise ManifptError("--input: two inputs end in the same name; tell them apart by NAME=URI")
-    kept: list[Unit] = []
-    for one in given:
-        expanded = _from_card(one)
-        if expanded is None:
-            named = replace(one, source=source) if source and one.source else one
-            expanded = _subfolders(named) if labelled else [named]
-        pieces = [unit for part in expanded for unit in _units(part)]
-        if not pieces:
-            missing = not storage.exists(one.uri)
-            reason = "no such file or folder" if missing else "holds no files"
-            raise ManifptError(f"--input {one.uri}: {reason}; check the path")
-        kept += [unit for unit in pieces if selection.keeps(unit.source, unit.split)]
-    if not kept:
-        raise ManifptError(f"--input: nothing in it is of {selection}; check its {CARD}")
-    return kept
-
-
-def content_key(units: Sequence[Unit]) -> str:
+def content_key(units: Iterable[Unit]) -> str:
     """Hash what the units hold (names and sizes, not where they lie), to know an input again."""
-    return storage.digest([[u.kind, u.ids, u.source, u.split, u.bytes] for u in units])
+    key = ContentKey()
+    for unit in units:
+        key.add(unit)
+    return key.hexdigest()
 
 
 def describe(inputs: Sequence[str], units: Sequence[Unit]) -> dict[str, Any]:

@@ -1,0 +1,173 @@
+"""Patterns of URIs: ``{a,b}`` and ``{00..99}`` as in a shell, ``*``, ``?``, ``[..]`` and ``**``."""
+
+import re
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+from functools import cached_property
+
+from manifpt import storage
+from manifpt.errors import ManifptError
+from manifpt.images.listing import Found, files, hidden, key_of, objects
+
+MOST = 1_000_000
+_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?")
+_WILD = re.compile(r"[*?\[]")
+_SPECIAL = re.compile(r"[*?\[{]")
+
+
+def is_pattern(uri: str) -> bool:
+    """Tell whether a URI is a pattern; one that names a file or folder as it is, is none."""
+    if storage.is_s3(uri) and _SPECIAL.search(uri.split("/")[2]):
+        return True
+    return bool(_SPECIAL.search(uri)) and not storage.exists(uri)
+
+
+def braces(text: str) -> Iterator[str]:
+    """Yield what a shell makes of a text with braces; those with nothing to choose stay.
+
+    The numbers of a range have as many digits as the longer end, if one begins with a zero.
+    """
+    found = _first_group(text)
+    if found is None:
+        yield text
+        return
+    start, end, parts = found
+    inside = text[start + 1 : end]
+    span = _RANGE.fullmatch(inside) if len(parts) == 1 else None
+    if len(parts) == 1 and span is None:
+        # A pair that chooses nothing stays; what is inside it and after it is expanded.
+        parts = [f"{{{middle}}}" for middle in braces(inside)]
+        yield from _joined(text[:start], parts, text[end + 1 :])
+        return
+    chosen = _numbers(*span.groups()) if span else (m for part in parts for m in braces(part))
+    yield from _joined(text[:start], chosen, text[end + 1 :])
+
+
+def _joined(head: str, middles: Iterable[str], tail: str) -> Iterator[str]:
+    for middle in middles:
+        for rest in braces(tail):
+            yield head + middle + rest
+
+
+def _first_group(text: str) -> tuple[int, int, list[str]] | None:
+    """Return where the first closed pair of braces begins and ends, and its parts by commas."""
+    for start in (match.start() for match in re.finditer("{", text)):
+        depth, parts, begin = 0, list[str](), start + 1
+        for at in range(start, len(text)):
+            depth += {"{": 1, "}": -1}.get(text[at], 0)
+            if depth == 0 or (depth == 1 and text[at] == ","):
+                parts.append(text[begin:at])
+                begin = at + 1
+            if depth == 0:
+                return start, at, parts
+    return None
+
+
+def _numbers(first: str, last: str, step: str | None) -> Iterator[str]:
+    ends = [text.lstrip("-") for text in (first, last)]
+    padded = any(len(digits) > 1 and digits.startswith("0") for digits in ends)
+    width = max(len(first), len(last)) if padded else 0
+    stride = abs(int(step or 1)) or 1
+    start, stop = int(first), int(last)
+    values = range(start, stop + 1, stride) if start <= stop else range(start, stop - 1, -stride)
+    return (f"{value:0{width}d}" for value in values)
+
+
+def matches(path: list[str], pattern: list[str]) -> bool:
+    """Tell whether a path, or a folder above it, is one that the pattern names, part by part."""
+    if not pattern:
+        return True
+    if pattern[0] == "**":
+        return any(matches(path[start:], pattern[1:]) for start in range(len(path) + 1))
+    return bool(path) and fnmatchcase(path[0], pattern[0]) and matches(path[1:], pattern[1:])
+
+
+def leads(folder: list[str], pattern: list[str]) -> bool:
+    """Tell whether something in a folder may match the pattern."""
+    if not folder or not pattern or pattern[0] == "**":
+        return True
+    return fnmatchcase(folder[0], pattern[0]) and leads(folder[1:], pattern[1:])
+
+
+def root_of(pattern: str) -> str:
+    """Return the folder that a pattern is about: what comes before its first special part."""
+    match = _SPECIAL.search(pattern)
+    return pattern[: pattern.rindex("/", 0, match.start())] if match else pattern
+
+
+class Pattern:
+    """A pattern of URIs, and the files that it names, each of them once.
+
+    What it names is read as if it had been given itself: a folder with all that is in it. A
+    choice in braces that names nothing is an error, since a shard may be missing.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.root = root_of(uri)
+        if storage.is_s3(uri) and _SPECIAL.search(uri.split("/")[2]):
+            raise ManifptError(f"--input {uri}: a bucket's name can't be a pattern; name it")
+
+    @cached_property
+    def choices(self) -> dict[str, int]:
+        """The patterns without braces that it stands for, and their order."""
+        found: dict[str, int] = {}
+        for number, choice in enumerate(braces(self.uri)):
+            if number == MOST:
+                raise ManifptError(f"--input {self.uri}: more than {MOST} choices; split it")
+            found.setdefault(choice.rstrip("/"), number)
+        return found
+
+    @cached_property
+    def wild(self) -> dict[str, list[tuple[int, list[str]]]]:
+        """The choices with wildcards, by root: their order, and their parts below it."""
+        found: dict[str, list[tuple[int, list[str]]]] = {}
+        for choice, number in self.choices.items():
+            if _WILD.search(choice):
+                root = root_of(choice)
+                parts = choice[len(root) + 1 :].split("/")
+                found.setdefault(root, []).append((number, parts))
+        return found
+
+    def files(self) -> Iterator[Found]:
+        """Yield the files, choice by choice."""
+        for choice, number in self.choices.items():
+            empty = True
+            for found in self._files(choice):
+                empty = False
+                if not self._named_before(found.uri, number):
+                    yield found
+            if empty:
+                what = f" ({choice})" if choice != self.uri else ""
+                raise ManifptError(f"--input {self.uri}: names no file{what}; check the path")
+
+    def _files(self, choice: str) -> Iterator[Found]:
+        if not _WILD.search(choice):
+            yield from files(choice)
+            return
+        root = root_of(choice)
+        parts = choice[len(root) + 1 :].split("/")
+        for found in self._under(root, choice, parts):
+            inside = found.uri[len(root) + 1 :]
+            if not hidden(inside) and matches(inside.split("/"), parts):
+                yield found
+
+    def _under(self, root: str, choice: str, parts: list[str]) -> Iterator[Found]:
+        if storage.is_s3(choice):
+            return objects(choice, _WILD.split(key_of(choice))[0])
+        return files(root, lambda folder: leads(folder.split("/") if folder else [], parts))
+
+    def _named_before(self, uri: str, number: int) -> bool:
+        """Tell whether an earlier choice names this file, or a folder that it is in."""
+        if number == 0:
+            return False
+        if self.choices.get(uri, number) < number:
+            return True
+        for above in (uri[: match.start()] for match in re.finditer("/", uri)):
+            if self.choices.get(above, number) < number:
+                return True
+            inside = uri[len(above) + 1 :].split("/")
+            for earlier, parts in self.wild.get(above, ()):
+                if earlier < number and matches(inside, parts):
+                    return True
+        return False

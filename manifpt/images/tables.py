@@ -1,0 +1,220 @@
+"""Tables of URIs (CSV, TSV, JSON lines, Parquet): ranges of rows, and the rows of a range.
+
+They are read row by row or batch by batch. A range of a text says where its first row begins, so
+that a reader starts there.
+"""
+
+import csv
+import io
+import itertools
+import json
+import posixpath
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO, NamedTuple
+
+import pyarrow.parquet as pq
+
+from manifpt import storage
+from manifpt.errors import ManifptError
+from manifpt.images.decode import DecodeError
+from manifpt.images.sources import Reading, Unit
+
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
+PARQUET = (".parquet", ".pq")
+ROWS_PER_UNIT = 1024
+MOST_LINE = 2**20
+# Columns that hold URIs, where the user names none; img2dataset, LAION and others use them.
+URI_COLUMNS = (
+    "url",
+    "uri",
+    "image_url",
+    "image_uri",
+    "path",
+    "image_path",
+    "file_path",
+    "file_name",
+    "filename",
+)
+
+
+class Range(NamedTuple):
+    """Some rows of a table: the first and the one after the last, where they begin, their size."""
+
+    rows: tuple[int, int]
+    offset: int
+    bytes: int
+
+
+def uri_column(names: Sequence[str], reading: Reading) -> str | None:
+    """Return the column of URIs among those of a table, in capitals or not."""
+    if reading.uri_column is not None:
+        return reading.uri_column if reading.uri_column in names else None
+    lower = {name.lower(): name for name in reversed(names)}
+    return next((lower[name] for name in URI_COLUMNS if name in lower), None)
+
+
+def ranges(uri: str, size: int, reading: Reading) -> Iterator[Range]:
+    """Cut a table into ranges; one that has no column of URIs, or of ids, raises."""
+    with storage.reading(uri) as file:
+        if uri.endswith(PARQUET):
+            parquet = pq.ParquetFile(file)
+            _check(uri, parquet.schema_arrow.names, reading)
+            yield from _even(parquet.metadata.num_rows, size)
+        else:
+            yield from _of_text(uri, _buffered(file), size, reading)
+
+
+def _buffered(file: Any) -> BinaryIO:
+    """Return a file that reads lines fast, which those of fsspec do not."""
+    return io.BufferedReader(file, MOST_LINE)
+
+
+def _check(uri: str, names: Sequence[str], reading: Reading) -> None:
+    shown = ", ".join(names)[:200]
+    if uri_column(names, reading) is None:
+        option = f"--uri-column {reading.uri_column}" if reading.uri_column else "--input"
+        raise ManifptError(
+            f"{option}: {uri} has no such column of URIs, it has {shown}; name it by --uri-column"
+        )
+    if reading.id_column is not None and reading.id_column not in names:
+        raise ManifptError(f"--id-column {reading.id_column}: {uri} has only {shown}")
+
+
+def _even(count: int, size: int) -> Iterator[Range]:
+    for start in range(0, count, ROWS_PER_UNIT):
+        stop = min(start + ROWS_PER_UNIT, count)
+        yield Range((start, stop), 0, size * stop // count - size * start // count)
+
+
+def _of_text(uri: str, file: BinaryIO, size: int, reading: Reading) -> Iterator[Range]:
+    try:
+        names, offset = _header(uri, file)
+    except (csv.Error, ValueError, StopIteration):
+        raise ManifptError(f"--input {uri}: this is no table of URIs; check the file") from None
+    _check(uri, names, reading)
+    start, stop = 0, 0
+    try:
+        for stop, (_, end) in enumerate(_records(uri, file, offset), start=1):
+            if stop - start == ROWS_PER_UNIT:
+                yield Range((start, stop), offset, end - offset)
+                start, offset = stop, end
+    except (csv.Error, ValueError):
+        stop += 1  # whoever reads the rows meets this, too, and makes it one of them
+    if stop > start:
+        yield Range((start, stop), offset, size - offset)
+
+
+def _header(uri: str, file: BinaryIO) -> tuple[list[str], int]:
+    """Return the names of a text's columns, and where its rows begin."""
+    record, end = next(_records(uri, file, 0))
+    if isinstance(record, dict):
+        return list(record), 0
+    return [name.removeprefix("\ufeff").strip() for name in record], end
+
+
+def _records(
+    uri: str, file: BinaryIO, offset: int
+) -> Iterator[tuple[list[str] | dict[str, Any], int]]:
+    """Yield each record from ``offset`` on, and where it ends; empty lines are none.
+
+    Raises csv.Error or ValueError at the first that is broken beyond its own line.
+    """
+    file.seek(offset)
+    end = offset
+
+    def lines() -> Iterator[str]:
+        nonlocal end
+        while line := file.readline(MOST_LINE + 1):
+            if len(line) > MOST_LINE:
+                raise ValueError(f"a line has more than {MOST_LINE} bytes")
+            end += len(line)
+            yield line.decode("utf-8", "replace")
+
+    if uri.endswith((".jsonl", ".ndjson")):
+        for line in lines():
+            if line.strip():
+                yield _object(line), end
+        return
+    # Tabs can't be quoted in TSV, so a quotation mark there is a letter like any other.
+    tabs = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if uri.endswith(".tsv") else {}
+    for record in csv.reader(lines(), **tabs):  # type: ignore[arg-type]
+        if record:
+            yield record, end
+
+
+def _object(line: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def rows(unit: Unit) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the number and the fields of each row of a unit.
+
+    Raises csv.Error, ValueError, OSError or pa.ArrowException where the rest can't be read.
+    """
+    assert unit.rows is not None
+    start, stop = unit.rows
+    fs, path = storage.filesystem(unit.uris[0])
+    with fs.open(path, "rb") as file:
+        if unit.uris[0].endswith(PARQUET):
+            found = _parquet_rows(pq.ParquetFile(file), unit.reading, start, stop)
+        else:
+            found = _text_rows(unit, _buffered(file))
+        number = start
+        for row in itertools.islice(found, stop - start):
+            yield number, row
+            number += 1
+    if number < stop:
+        raise ValueError(f"the table ends before row {number}; it was changed")
+
+
+def _text_rows(unit: Unit, file: BinaryIO) -> Iterator[dict[str, Any]]:
+    names, _ = _header(unit.uris[0], file)
+    for record, _ in _records(unit.uris[0], file, unit.offset):
+        yield record if isinstance(record, dict) else dict(zip(names, record, strict=False))
+
+
+def _parquet_rows(
+    parquet: pq.ParquetFile, reading: Reading, start: int, stop: int
+) -> Iterator[dict[str, Any]]:
+    names = parquet.schema_arrow.names
+    chosen = (uri_column(names, reading), reading.id_column, "source", "split", *reading.columns)
+    columns = [name for name in dict.fromkeys(chosen) if name in names]
+    at, groups, first = 0, list[int](), start
+    for group in range(parquet.metadata.num_row_groups):
+        after = at + parquet.metadata.row_group(group).num_rows
+        if at < stop and after > start:
+            first = first if groups else at
+            groups.append(group)
+        at = after
+    for batch in parquet.iter_batches(ROWS_PER_UNIT, row_groups=groups, columns=columns):
+        wanted = batch.slice(max(0, start - first), max(0, stop - max(first, start)))
+        first += batch.num_rows
+        yield from wanted.to_pylist()
+
+
+def resolved(text: str, table: str) -> str:
+    """Return where an entry of a table leads: relative paths begin at the table's folder.
+
+    DecodeError if it leads where a table may not: to a local file from one that is not local, out
+    of its bucket, or to a scheme that is not read.
+    """
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", text)
+    if scheme is not None and scheme[1].lower() in {"http", "https", "s3"}:
+        return text
+    if scheme is not None and scheme[1].lower() != "file":
+        raise DecodeError("forbidden_address", f"{scheme[1]}:// is not read")
+    folder = posixpath.dirname(table)
+    if not storage.is_s3(table):
+        return posixpath.normpath(posixpath.join(folder, text.removeprefix("file://")))
+    if scheme is not None or text.startswith("/"):
+        raise DecodeError("forbidden_address", "a local path in a table that is not local")
+    bucket = table.split("/")[2]
+    path = posixpath.normpath(posixpath.join(folder.removeprefix("s3://"), text))
+    if not path.startswith(f"{bucket}/"):
+        raise DecodeError("forbidden_address", "a path that leads out of the table's bucket")
+    return f"s3://{path}"

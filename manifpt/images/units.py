@@ -1,0 +1,265 @@
+"""Inputs -> units of work: what each file is recognised as, one after the other, always alike."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from manifpt import storage
+from manifpt.errors import ManifptError
+from manifpt.images import listing
+from manifpt.images.listing import Found
+from manifpt.images.patterns import Pattern, is_pattern, root_of
+from manifpt.images.raw import found_image_column, image_column, printable
+from manifpt.images.sources import AS_FOUND, CARD, Input, Reading, Selection, Unit
+from manifpt.images.tables import PARQUET, TABLES, ranges, uri_column
+
+FILES_PER_UNIT = 1024
+TARS = (".tar", ".tar.gz", ".tgz")
+STATS = "_stats.json"
+
+
+def _stem(path: str) -> str:
+    for ending in (*TARS, *PARQUET, *TABLES):
+        path = path.removesuffix(ending)
+    return path
+
+
+@dataclass
+class Recognised:
+    """What an input was found to hold."""
+
+    tars: int = 0
+    parquet: int = 0
+    tables: int = 0
+    rows: int = 0
+    files: int = 0
+    sidecars: int = 0
+    units: int = 0
+    bytes: int = 0
+    _last_table: str = field(default="", repr=False)
+
+    def add(self, unit: Unit) -> None:
+        """Count a unit."""
+        self.units += 1
+        self.bytes += unit.bytes
+        self.tars += unit.kind == "tar"
+        self.parquet += unit.kind == "parquet"
+        self.files += len(unit.uris) if unit.kind == "files" else 0
+        if unit.rows is not None:
+            self.rows += unit.rows[1] - unit.rows[0]
+            self.tables += unit.uris[0] != self._last_table
+            self._last_table = unit.uris[0]
+
+    def __str__(self) -> str:
+        kinds = [
+            (self.tars, "tar"),
+            (self.parquet, "image Parquet"),
+            (self.tables, "URI table"),
+            (self.rows, "table row"),
+            (self.files, "file"),
+            (self.sidecars, "metadata file (no images)"),
+            (self.units, "unit"),
+        ]
+        held = ", ".join(f"{count:,} x {name}" for count, name in kinds if count)
+        return f"{held}, {self.bytes:,} bytes"
+
+
+def _from_card(given: Input) -> list[Input] | None:
+    """Expand the folder of a benchmark into its tars, each with its source and split."""
+    card_uri = storage.join(given.uri, CARD)
+    if given.uri.endswith((*TARS, *PARQUET, *TABLES)) or not storage.exists(card_uri):
+        return None
+    card = storage.read_json(card_uri)
+    return [
+        Input(
+            storage.join(given.uri, file["path"]),
+            file["source"],
+            file["split"],
+            storage.join(given.prefix, str(PurePosixPath(file["path"]).parent)),
+        )
+        for file in card["files"]
+    ]
+
+
+def _subfolders(given: Input) -> list[Input]:
+    """Name the sources of an unnamed folder after its subfolders, where it holds nothing else."""
+    if given.source is not None or given.uri.endswith((*TARS, *PARQUET, *TABLES)):
+        return [given]
+    return [
+        Input(storage.join(given.uri, name), name, prefix=storage.join(given.prefix, name))
+        for name in listing.folders(given.uri)
+    ] or [given]
+
+
+@dataclass
+class _Cutter:
+    """Cuts the files of one input into units, in the order in which they come."""
+
+    given: Input
+    reading: Reading
+    root: str
+    explicit: bool  # the user named tables: a text is one, and not a file like others
+    counts: Recognised
+    loose: list[tuple[Found, str]] = field(default_factory=list)
+    shards: list[str] = field(default_factory=list)
+
+    def units(self, found: Iterator[Found]) -> Iterator[Unit]:
+        """Yield the units of some files."""
+        for file in found:
+            inside = file.uri[len(self.root) + 1 :] or storage.base_name(file.uri)
+            yield from self._unit(file, printable(storage.join(self.given.prefix, inside)))
+            if len(self.loose) == FILES_PER_UNIT:
+                yield self._files()
+        if self.loose:
+            yield self._files()
+
+    def _unit(self, file: Found, name: str) -> Iterator[Unit]:
+        label = (self.given.source, self.given.split)
+        if file.uri.endswith((*TARS, *PARQUET)):
+            self._remember(_stem(file.uri))
+        if file.uri.endswith(TARS):
+            yield self._made(Unit("tar", (file.uri,), (_stem(name),), *label, file.bytes))
+        elif file.uri.endswith(PARQUET):
+            kind = _parquet_kind(file.uri, self.reading)
+            if kind == "parquet":
+                yield self._made(Unit("parquet", (file.uri,), (_stem(name),), *label, file.bytes))
+            elif kind == "table":
+                yield from self._table(file, name)
+            else:
+                self.counts.sidecars += 1
+        elif file.uri.endswith(TABLES) and self.explicit:
+            yield from self._table(file, name)
+        elif file.uri.endswith(STATS) and self._is_of_shard(file.uri):
+            self.counts.sidecars += 1
+        else:
+            self.loose.append((file, name))
+
+    def _table(self, file: Found, name: str) -> Iterator[Unit]:
+        for part in ranges(file.uri, file.bytes, self.reading):
+            label = (self.given.source, self.given.split)
+            unit = Unit("table", (file.uri,), (_stem(name),), *label, part.bytes)
+            yield self._made(replace(unit, rows=part.rows, offset=part.offset))
+
+    def _files(self) -> Unit:
+        files, names = zip(*self.loose, strict=True)
+        self.loose = []
+        uris, size = tuple(file.uri for file in files), sum(file.bytes for file in files)
+        return self._made(Unit("files", uris, names, self.given.source, self.given.split, size))
+
+    def _made(self, unit: Unit) -> Unit:
+        unit = replace(unit, reading=self.reading)
+        self.counts.add(unit)
+        return unit
+
+    def _remember(self, shard: str) -> None:
+        """Keep a shard until names come that do not begin with its own, as its statistics do."""
+        while self.shards and not shard.startswith(self.shards[-1]):
+            self.shards.pop()
+        self.shards.append(shard)
+
+    def _is_of_shard(self, uri: str) -> bool:
+        return uri.removesuffix(STATS) in self.shards
+
+
+def _parquet_kind(uri: str, reading: Reading) -> str:
+    """Tell what a Parquet file is: ``parquet`` of images, a ``table`` of URIs, or ``metadata``.
+
+    Metadata describes the images in a tar or folder of the same name, as img2dataset writes it.
+    """
+    fs, path = storage.filesystem(uri)
+    try:
+        with fs.open(path, "rb") as file:
+            schema = pq.ParquetFile(file).schema_arrow
+    except (pa.ArrowException, OSError):
+        return "parquet"  # whoever reads it says what is wrong, in a row
+    uris = uri_column(schema.names, reading)
+    if reading.uri_column is not None and uris is not None and reading.image_column is None:
+        return "table"
+    if found_image_column(schema, reading) is not None:
+        return "parquet"
+    stem = _stem(uri)
+    if "key" in schema.names and any(storage.exists(stem + end) for end in (*TARS, "")):
+        return "metadata"
+    if uris is None:
+        image_column(schema, reading, f"--input {uri}")  # which says what to do
+    return "table"
+
+
+def _cut(given: Input, reading: Reading, counts: Recognised) -> Iterator[Unit]:
+    """Cut one input into units."""
+    if is_pattern(given.uri):
+        pattern = Pattern(given.uri)
+        explicit = any(choice.endswith(TABLES) for choice in pattern.choices)
+        cutter = _Cutter(given, reading, pattern.root, explicit, counts)
+        return cutter.units(pattern.files())
+    root = given.uri.rstrip("/")
+    cutter = _Cutter(given, reading, root, given.uri.endswith(TABLES), counts)
+    return cutter.units(listing.files(given.uri))
+
+
+def _parsed(inputs: Sequence[str]) -> list[Input]:
+    """Return the inputs, each with the prefix of its ids; what would give ids twice is an error."""
+    given = [Input.parse(text) for text in inputs]
+    if len(given) > 1:
+        given = [replace(i, prefix=i.prefix or _name(i.uri)) for i in given]
+    if len({(i.prefix, i.uri) for i in given}) < len(given):
+        raise ManifptError("--input: the same input is given twice; give each once")
+    if len({i.prefix for i in given if i.source is None}) < sum(i.source is None for i in given):
+        raise ManifptError("--input: two inputs end in the same name; tell them apart by NAME=URI")
+    return given
+
+
+def _name(uri: str) -> str:
+    return storage.base_name(root_of(uri) if is_pattern(uri) else uri)
+
+
+def units(
+    inputs: Sequence[str],
+    selection: Selection = Selection(),
+    *,
+    labelled: bool = False,
+    source: str | None = None,
+    reading: Reading = AS_FOUND,
+) -> Iterator[Unit]:
+    """Yield the units of work behind ``--input``, in an order that storage does not change.
+
+    It holds no more of the files than a folder's names, or a page of an object store's listing.
+    Units that declare a source or split which ``selection`` does not keep are left out unread.
+    With ``labelled``, an unnamed folder that holds only folders names one source each. ``source``
+    replaces the names that the user gave. What each input was recognised as goes to stderr.
+    """
+    kept = 0
+    for text, one in zip(inputs, _parsed(inputs), strict=True):
+        counts = Recognised()
+        expanded = None if is_pattern(one.uri) else _from_card(one)
+        if expanded is None:
+            named = replace(one, source=source) if source and one.source else one
+            expanded = _subfolders(named) if labelled and not is_pattern(one.uri) else [named]
+        for part in expanded:
+            for unit in _cut(part, reading, counts):
+                if selection.keeps(unit.source, unit.split):
+                    kept += 1
+                    yield unit
+        if not counts.units:
+            missing = not storage.exists(one.uri)
+            reason = "no such file or folder" if missing else "holds no files"
+            raise ManifptError(f"--input {one.uri}: {reason}; check the path")
+        print(f"--input {text}: {counts}", file=sys.stderr, flush=True)
+    if not kept:
+        raise ManifptError(f"--input: nothing in it is of {selection}; check its {CARD}")
+
+
+def plan(
+    inputs: Sequence[str],
+    selection: Selection = Selection(),
+    *,
+    labelled: bool = False,
+    source: str | None = None,
+    reading: Reading = AS_FOUND,
+) -> list[Unit]:
+    """Return all ``units``, checked before the first is read."""
+    return list(units(inputs, selection, labelled=labelled, source=source, reading=reading))
