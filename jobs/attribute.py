@@ -13,14 +13,16 @@ from pydantic import Field
 
 from manifpt import job
 from manifpt.config import SearchConfig
+from manifpt.options import InputOptions
 from manifpt.tracking import Run
 
 
-class Config(SearchConfig):
+class Config(InputOptions, SearchConfig):
     """Options of attribute."""
 
     input: tuple[str, ...] = Field(
-        min_length=1, description="images: folders, tars or Parquet, local or s3://"
+        min_length=1,
+        description="images: folders, tars, Parquet or tables of URIs, local or s3://; patterns",
     )
     model: str = Field(
         description="folder of train_attribution, or a registered one as models:/NAME@ALIAS"
@@ -48,6 +50,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         manifolds=config.manifold,
         split=config.split,
         sources=config.sources,
+        reading=config.reading,
         search=config.search_demand,
         demand=config.demand,
         overwrite=config.overwrite,

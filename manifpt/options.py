@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field
 
 if TYPE_CHECKING:
     from manifpt.attribution.train import Options as Training
+    from manifpt.images.sources import Reading
     from manifpt.manifold.projector import Projection
     from manifpt.spaces import Options as Spaces
 
@@ -57,6 +58,43 @@ class SpaceOptions(BaseModel):
         names = set(Options.__dataclass_fields__) & set(type(self).model_fields)
         given = {name: getattr(self, name) for name in names}
         return Options(**given, eps=self.freq_eps, log=self.freq_log)
+
+
+class InputOptions(BaseModel):
+    """How inputs are read, where their files do not say."""
+
+    columns: tuple[str, ...] = Field(
+        (), description="metadata of the input that travel to the output, by their names there"
+    )
+    image_column: str | None = Field(
+        None,
+        description="of Parquet, the column of image bytes; found by name or type if not given",
+    )
+    id_column: str | None = Field(
+        None,
+        description="of Parquet and tables of URIs, the column of ids; id or key of Parquet, "
+        "else the row's number, if not given",
+    )
+    uri_column: str | None = Field(
+        None,
+        description="of tables, the column of URIs; url, uri, path, image_url, ... if not given",
+    )
+    allow_private_addresses: bool = Field(
+        False, description="let http(s) URIs lead to private, loopback and reserved addresses"
+    )
+
+    @property
+    def reading(self) -> "Reading":
+        """The way of reading asked for."""
+        from manifpt.images.sources import Reading
+
+        return Reading(
+            self.image_column,
+            self.id_column,
+            self.uri_column,
+            self.columns,
+            self.allow_private_addresses,
+        )
 
 
 class ProjectionOptions(BaseModel):

@@ -1,8 +1,10 @@
 """One Ray session and one S3 server for all tests; images that need no download."""
 
+import io
 import os
 import socket
 import subprocess
+import tarfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,6 +95,21 @@ def write_folder(folder: Path, kind: str, numbers: range, size: int = 16) -> Pat
     for number in numbers:
         Image.fromarray(draw(kind, number, size)).save(folder / f"{number:04d}.png")
     return folder
+
+
+def png(kind: str, number: int) -> bytes:
+    sink = io.BytesIO()
+    Image.fromarray(draw(kind, number)).save(sink, "PNG")
+    return sink.getvalue()
+
+
+def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
 
 
 @pytest.fixture(scope="session")

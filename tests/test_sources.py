@@ -1,32 +1,14 @@
-import io
 import json
-import tarfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import draw, write_folder
-from PIL import Image
+from conftest import png, write_folder, write_tar
 
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Selection, plan, read_unit
 
 RULE = DecodeRule(16)
-
-
-def png(kind, number):
-    sink = io.BytesIO()
-    Image.fromarray(draw(kind, number)).save(sink, "PNG")
-    return sink.getvalue()
-
-
-def write_tar(path, members):
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
 
 
 def rows(inputs, selection=Selection(), **options):

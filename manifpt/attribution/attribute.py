@@ -15,8 +15,8 @@ from manifpt.attribution.registered import opened
 from manifpt.device import device_and_precision
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Selection, plan
-from manifpt.images.read import sized
-from manifpt.images.sources import content_key, describe
+from manifpt.images.read import is_own, sized
+from manifpt.images.sources import AS_FOUND, Reading, content_key, describe
 from manifpt.manifold.manifold import Manifold, open_manifolds
 from manifpt.manifold.projector import Projection
 from manifpt.projection import Projector, Target, project, projectors_of
@@ -57,6 +57,7 @@ class AttributeStage:
 
     model: str
     projectors: list[Projector]
+    columns: tuple[str, ...] = ()
 
     @cached_property
     def attributor(self) -> Attributor:
@@ -91,10 +92,19 @@ class AttributeStage:
             "decision": [decision(r[0]["source"], r[0]["probability"]) for r in ranked],
             "top_k": ranked,
             **beside,
+            **{name: table[name].to_pylist() for name in self.columns},
         }
-        return pa.table(
-            {name: pa.array(columns[name], kind) for name, kind in ATTRIBUTIONS.items()}
-        )
+        schema = ATTRIBUTIONS | dict.fromkeys(self.columns, pa.string())
+        return pa.table({name: pa.array(columns[name], kind) for name, kind in schema.items()})
+
+
+def check_columns(columns: Sequence[str]) -> None:
+    """Raise if metadata columns have names that the tables of the output have themselves."""
+    taken = [c for c in columns if c in ATTRIBUTIONS or c in pipeline.QUARANTINE or is_own(c)]
+    if taken:
+        raise ManifptError(f"--columns {' '.join(taken)}: taken by the output; leave it out")
+    if len(set(columns)) < len(columns):
+        raise ManifptError(f"--columns {' '.join(columns)}: name each only once")
 
 
 def trained_targets(attributor: Attributor, manifolds: Sequence[str]) -> dict[str, Target]:
@@ -137,6 +147,7 @@ def attribute(
     manifolds: Sequence[str] = (),
     split: str | None = None,
     sources: Sequence[str] | None = None,
+    reading: Reading = AS_FOUND,
     search: session.SearchDemand = session.ANY_SEARCH,
     demand: session.Demand = session.ANY,
     overwrite: bool = False,
@@ -146,12 +157,13 @@ def attribute(
     ``model`` is an attributor's folder, or MLflow's name of one (see ``registered``).
 
     ``split`` keeps only the images of that split, and those that declare none; ``sources`` is the
-    same for sources.
+    same for sources. ``reading`` says how inputs are read, and which of their columns travel.
     """
+    check_columns(reading.columns)
     started = time.monotonic()
     output = storage.absolute(output)
     selection = Selection((split,) if split else None, tuple(sources) if sources else None)
-    units = plan(inputs, selection)
+    units = plan(inputs, selection, reading=reading)
     with opened(model, manifolds) as found:
         attributor = Attributor.open(found.attributor)
         trained_targets(attributor, found.manifolds)
@@ -162,7 +174,7 @@ def attribute(
         source = found.kept(output)
     targets = trained_targets(attributor, source.manifolds)
     projectors, pool = projectors_of(targets, search, pool)
-    build = partial(AttributeStage, source.attributor, projectors)
+    build = partial(AttributeStage, source.attributor, projectors, reading.columns)
     records = project("attribute", units, selection, projectors, build, output, pool)
     counts = pipeline.totals(records)
     seconds = time.monotonic() - started

@@ -9,7 +9,7 @@ from manifpt import storage
 from manifpt.errors import ManifptError
 from manifpt.images.listing import Found, files, hidden, key_of, objects
 
-MOST = 1_000_000
+MOST = 100_000
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?")
 _WILD = re.compile(r"[*?\[]")
 _SPECIAL = re.compile(r"[*?\[{]")
@@ -27,7 +27,7 @@ def braces(text: str) -> Iterator[str]:
 
     The numbers of a range have as many digits as the longer end, if one begins with a zero.
     """
-    found = _first_group(text)
+    found = _first_group(text) if "{" in text else None
     if found is None:
         yield text
         return

@@ -71,8 +71,9 @@ def _named(column: str, size: int | None) -> str:
 
 
 def is_own(column: str) -> bool:
-    """Tell whether an images table has a column of this name by itself."""
-    return column in IMAGES or re.fullmatch(r"(image|pixel_sha256)(_\d+)?", column) is not None
+    """Tell whether an images table may have a column of this name by itself."""
+    pixels = re.fullmatch(r"artifact|(image|pixel_sha256)(_\d+)?", column)
+    return column in IMAGES or pixels is not None
 
 
 def metadata_of(table: pa.Table) -> list[str]:

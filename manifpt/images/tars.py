@@ -20,6 +20,7 @@ _FREE = 64 * 2**20
 _PIECE = 2**20
 _SPARSE = "GNU.sparse."
 _LONG = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE)
 CUT = "the archive ends within a member"
 
@@ -122,7 +123,7 @@ def _refused(header: _Header, max_bytes: int) -> Member | None:
         return None
     if name.startswith("/") or ".." in name.split("/"):
         return Member(name, None, "unsafe_path", f"the member's path is {name[:100]!r}")
-    if kind not in tarfile.REGULAR_TYPES or header.sparse:
+    if kind not in _PLAIN or header.sparse:
         return Member(name, None, "unsafe_member", "not a plain file")
     if header.size > max_bytes:
         announced = f"{header.size} bytes announced, limit {max_bytes}"
