@@ -86,11 +86,17 @@ def test_evaluation_leaves_out_what_training_saw(chain, corpus):
     assert again["left_out"]["seen"] == 180 - first["images"]
 
 
-def test_attribution_accounts_for_every_file_and_agrees_with_evaluation(chain, corpus, tmp_path):
+def test_attribution_accounts_for_every_file_and_agrees_with_evaluation(chain, tmp_path, capsys):
     mixed = write_folder(tmp_path / "mixed", "stripes", range(1000, 1010))
     (mixed / "broken.png").write_bytes(b"no image")
     (mixed / "empty.jpg").write_bytes(b"")
-    flags = ["--input", str(mixed), "--model", f"{chain}/t", "--output", f"{tmp_path}/v"]
+    names = sorted(path.name for path in mixed.iterdir())
+    lines = [f"mixed/{name},site {number % 3}" for number, name in enumerate(names)]
+    (tmp_path / "crawl.csv").write_text("\n".join(["path,site", *lines]))
+    flags = ["--input", f"{tmp_path}/crawl.csv", "--model", f"{chain}/t"]
+    flags += ["--output", f"{tmp_path}/v", "--columns", "site"]
+    assert attribute.main([*flags, "uri"]) == 2
+    assert "--columns uri" in capsys.readouterr().err
     assert attribute.main(flags) == 0
     summary = json.loads((tmp_path / "v" / "summary.json").read_text())
     assert (summary["rows_in"], summary["ok"], summary["quarantined"]) == (12, 10, 2)
@@ -98,7 +104,10 @@ def test_attribution_accounts_for_every_file_and_agrees_with_evaluation(chain, c
     table = ds.dataset(tmp_path / "v" / "attributions").to_table().to_pandas()
     assert len(table) == 10
     assert set(table["status"]) == {"ok"}
-    assert len(ds.dataset(tmp_path / "v" / "quarantine").to_table()) == 2
+    quarantine = ds.dataset(tmp_path / "v" / "quarantine").to_table().to_pandas()
+    assert len(quarantine) == 2
+    sites = {f"crawl/{n:08d}": f"site {n % 3}" for n in range(12)}
+    assert sites == {r.id: r.site for part in (table, quarantine) for r in part.itertuples()}
     scores = ds.dataset(chain / "e" / "scores").to_table().to_pandas()
     both = table.merge(scores, on="sha256")
     assert (both["prediction_x"] == both["prediction_y"]).all()

@@ -15,7 +15,7 @@ from manifpt.errors import ManifptError
 from manifpt.images import tables, tars
 from manifpt.images.contents import content, in_order, one_line
 from manifpt.images.decode import DecodeError, DecodeRule
-from manifpt.images.sources import SPLITS, Reading, Unit
+from manifpt.images.sources import PARQUET, SPLITS, Reading, Unit, stem
 
 # Members of a WebDataset sample that describe the image and are none.
 SIDECARS = {"json", "txt", "cls", "cls2", "csv", "caption", "id", "index", "md5", "npy", "pyd"}
@@ -130,7 +130,7 @@ class _Beside:
         return self.rows.get(key.rpartition("/")[2], {})
 
     def _read(self) -> dict[str, dict[str, Any]]:
-        uri = beside(self.unit.uris[0])
+        uri = stem(self.unit.uris[0]) + PARQUET[0]
         if not storage.exists(uri):
             return {}
         with storage.reading(uri) as file:
@@ -141,13 +141,6 @@ class _Beside:
                 return {}
             rows = parquet.read(columns=list(dict.fromkeys(columns))).to_pylist()
         return {str(row["key"]): row for row in rows}
-
-
-def beside(tar: str) -> str:
-    """Return where img2dataset writes the metadata of a tar."""
-    for ending in (".tar", ".tar.gz", ".tgz"):
-        tar = tar.removesuffix(ending)
-    return f"{tar}.parquet"
 
 
 def _sample(members: dict[str, tars.Member], key: str, unit: Unit, known: _Beside) -> Iterator[Raw]:
@@ -180,32 +173,33 @@ def _raw_tar(unit: Unit, max_bytes: int) -> Iterator[Raw]:
             for member in tars.members(file, max_bytes):
                 name = printable(member.name)
                 if member.error and member.error != "too_many_bytes":
-                    row_id = f"{unit.ids[0]}/{_unique(name, seen)}"
+                    row_id = f"{unit.ids[0]}/{unique(name, seen)}"
                     nothing = dict.fromkeys(unit.reading.columns)
                     yield Raw(row_id, f"{unit.uris[0]}#{name}", None, columns=nothing)._replace(
                         error=member.error, message=member.message
                     )
                     continue
                 folder, _, base = name.rpartition("/")
-                stem, _, extension = base.partition(".")
+                sample, _, extension = base.partition(".")
                 # Ids must be unique, and a tar may hold a name twice, or a sample without end.
-                following = f"{folder}/{stem}" if folder else stem
+                following = f"{folder}/{sample}" if folder else sample
                 full = size > 2 * max_bytes
                 if key is not None and (following != key or extension in held or full):
-                    yield from _sample(held, _unique(key, seen), unit, known)
+                    yield from _sample(held, unique(key, seen), unit, known)
                     held, size = {}, 0
                 key = following
                 held[extension] = member
                 size += len(member.data or b"")
         if key is not None:
-            yield from _sample(held, _unique(key, seen), unit, known)
+            yield from _sample(held, unique(key, seen), unit, known)
     except _BROKEN as error:
         if key is not None and held:
-            yield from _sample(held, _unique(key, seen), unit, known)
+            yield from _sample(held, unique(key, seen), unit, known)
         yield _broken(unit, error)
 
 
-def _unique(key: str, seen: set[str]) -> str:
+def unique(key: str, seen: set[str]) -> str:
+    """Return the key, with a number if it was seen before, and remember it."""
     candidate, count = key, 1
     while candidate in seen:
         count += 1
@@ -232,7 +226,7 @@ def _raw_parquet(unit: Unit) -> Iterator[Raw]:
                     cell = values[image]
                     data = cell.get("bytes") if isinstance(cell, dict) else cell
                     key = next((values[name] for name in ids if values.get(name) is not None), None)
-                    inside = _unique(text_of(key) or f"{row:08d}", seen)
+                    inside = unique(text_of(key) or f"{row:08d}", seen)
                     row_id, uri = f"{unit.ids[0]}/{inside}", f"{unit.uris[0]}#{row}"
                     yield Raw(row_id, uri, data, **_declared(values, reading))
                     row += 1

@@ -11,8 +11,19 @@ from manifpt import storage
 
 SPLITS = ("manifold", "train", "validation", "test")
 CARD = "card.json"
+# Files that hold many images, or say where they are, by the ends of their names.
+TARS = (".tar", ".tar.gz", ".tgz")
+PARQUET = (".parquet", ".pq")
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 
 _NAMED = re.compile(r"^([A-Za-z0-9][A-Za-z0-9_.+-]*)=(.+)$", re.DOTALL)
+
+
+def stem(path: str) -> str:
+    """Return a path without the ending that tells what the file holds."""
+    for ending in (*TARS, *PARQUET, *TABLES):
+        path = path.removesuffix(ending)
+    return path
 
 
 @dataclass(frozen=True)

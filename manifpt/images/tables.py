@@ -18,10 +18,8 @@ import pyarrow.parquet as pq
 from manifpt import storage
 from manifpt.errors import ManifptError
 from manifpt.images.decode import DecodeError
-from manifpt.images.sources import Reading, Unit
+from manifpt.images.sources import PARQUET, Reading, Unit
 
-TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
-PARQUET = (".parquet", ".pq")
 ROWS_PER_UNIT = 1024
 MOST_LINE = 2**20
 # Columns that hold URIs, where the user names none; img2dataset, LAION and others use them.
@@ -205,16 +203,16 @@ def resolved(text: str, table: str) -> str:
     """
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", text)
     if scheme is not None and scheme[1].lower() in {"http", "https", "s3"}:
-        return text
+        return scheme[0].lower() + text[scheme.end() :]
     if scheme is not None and scheme[1].lower() != "file":
         raise DecodeError("forbidden_address", f"{scheme[1]}:// is not read")
-    folder = posixpath.dirname(table)
+    folder, path = posixpath.dirname(table), text[scheme.end() if scheme else 0 :]
     if not storage.is_s3(table):
-        return posixpath.normpath(posixpath.join(folder, text.removeprefix("file://")))
-    if scheme is not None or text.startswith("/"):
+        return posixpath.normpath(posixpath.join(folder, path))
+    if scheme is not None or path.startswith("/"):
         raise DecodeError("forbidden_address", "a local path in a table that is not local")
     bucket = table.split("/")[2]
-    path = posixpath.normpath(posixpath.join(folder.removeprefix("s3://"), text))
+    path = posixpath.normpath(posixpath.join(folder.removeprefix("s3://"), path))
     if not path.startswith(f"{bucket}/"):
         raise DecodeError("forbidden_address", "a path that leads out of the table's bucket")
     return f"s3://{path}"

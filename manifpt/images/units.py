@@ -1,9 +1,11 @@
 """Inputs -> units of work: what each file is recognised as, one after the other, always alike."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,19 +15,23 @@ from manifpt.errors import ManifptError
 from manifpt.images import listing
 from manifpt.images.listing import Found
 from manifpt.images.patterns import Pattern, is_pattern, root_of
-from manifpt.images.raw import found_image_column, image_column, printable
-from manifpt.images.sources import AS_FOUND, CARD, Input, Reading, Selection, Unit
-from manifpt.images.tables import PARQUET, TABLES, ranges, uri_column
+from manifpt.images.raw import found_image_column, image_column, printable, unique
+from manifpt.images.sources import (
+    AS_FOUND,
+    CARD,
+    PARQUET,
+    TABLES,
+    TARS,
+    Input,
+    Reading,
+    Selection,
+    Unit,
+    stem,
+)
+from manifpt.images.tables import ranges, uri_column
 
 FILES_PER_UNIT = 1024
-TARS = (".tar", ".tar.gz", ".tgz")
 STATS = "_stats.json"
-
-
-def _stem(path: str) -> str:
-    for ending in (*TARS, *PARQUET, *TABLES):
-        path = path.removesuffix(ending)
-    return path
 
 
 @dataclass
@@ -101,48 +107,68 @@ class _Cutter:
 
     given: Input
     reading: Reading
+    counts: Recognised
     root: str
     explicit: bool  # the user named tables: a text is one, and not a file like others
-    counts: Recognised
+    endings: bool = False  # containers may differ by the ends of their names alone
     loose: list[tuple[Found, str]] = field(default_factory=list)
-    shards: list[str] = field(default_factory=list)
+    stems: list[str] = field(default_factory=list)
 
     def units(self, found: Iterator[Found]) -> Iterator[Unit]:
         """Yield the units of some files."""
         for file in found:
-            inside = file.uri[len(self.root) + 1 :] or storage.base_name(file.uri)
-            yield from self._unit(file, printable(storage.join(self.given.prefix, inside)))
+            # Names that begin alike come together: these are the containers that this may be of.
+            while self.stems and not file.uri.startswith(self.stems[-1]):
+                self.stems.pop()
+            yield from self._unit(file)
             if len(self.loose) == FILES_PER_UNIT:
                 yield self._files()
         if self.loose:
             yield self._files()
 
-    def _unit(self, file: Found, name: str) -> Iterator[Unit]:
-        label = (self.given.source, self.given.split)
-        if file.uri.endswith((*TARS, *PARQUET)):
-            self._remember(_stem(file.uri))
+    def _unit(self, file: Found) -> Iterator[Unit]:
         if file.uri.endswith(TARS):
-            yield self._made(Unit("tar", (file.uri,), (_stem(name),), *label, file.bytes))
+            yield self._container("tar", file)
         elif file.uri.endswith(PARQUET):
-            kind = _parquet_kind(file.uri, self.reading)
-            if kind == "parquet":
-                yield self._made(Unit("parquet", (file.uri,), (_stem(name),), *label, file.bytes))
-            elif kind == "table":
-                yield from self._table(file, name)
-            else:
-                self.counts.sidecars += 1
+            yield from self._parquet(file)
         elif file.uri.endswith(TABLES) and self.explicit:
-            yield from self._table(file, name)
-        elif file.uri.endswith(STATS) and self._is_of_shard(file.uri):
+            yield from self._table(file)
+        elif file.uri.endswith(STATS) and file.uri.removesuffix(STATS) in self.stems:
             self.counts.sidecars += 1
         else:
-            self.loose.append((file, name))
+            self.loose.append((file, self._name(file.uri)))
 
-    def _table(self, file: Found, name: str) -> Iterator[Unit]:
+    def _parquet(self, file: Found) -> Iterator[Unit]:
+        kind = _parquet_kind(file.uri, self.reading)
+        if kind == "parquet":
+            yield self._container("parquet", file)
+        elif kind == "table":
+            yield from self._table(file)
+        else:
+            self.counts.sidecars += 1
+
+    def _table(self, file: Found) -> Iterator[Unit]:
+        whole = self._container("table", file)
         for part in ranges(file.uri, file.bytes, self.reading):
-            label = (self.given.source, self.given.split)
-            unit = Unit("table", (file.uri,), (_stem(name),), *label, part.bytes)
-            yield self._made(replace(unit, rows=part.rows, offset=part.offset))
+            yield self._made(replace(whole, bytes=part.bytes, rows=part.rows, offset=part.offset))
+
+    def _container(self, kind: Literal["tar", "parquet", "table"], file: Found) -> Unit:
+        """Return the unit of a container; its ids begin with its stem, if no other's do."""
+        name, own = self._name(file.uri), stem(file.uri)
+        prefix = name if self.endings or own in self.stems else stem(name)
+        self.stems.append(own)
+        unit = Unit(kind, (file.uri,), (prefix,), self.given.source, self.given.split, file.bytes)
+        return unit if kind == "table" else self._made(unit)
+
+    def _name(self, uri: str) -> str:
+        """Return a file's path inside the input, unlike those of what is in a container."""
+        inside = uri[len(self.root) + 1 :] or storage.base_name(uri)
+        for own in self.stems:
+            if uri.startswith(f"{own}/"):
+                at = len(own) - len(self.root) - 1
+                inside = f"{inside[:at]}~{inside[at:]}"
+                break
+        return printable(storage.join(self.given.prefix, inside))
 
     def _files(self) -> Unit:
         files, names = zip(*self.loose, strict=True)
@@ -154,15 +180,6 @@ class _Cutter:
         unit = replace(unit, reading=self.reading)
         self.counts.add(unit)
         return unit
-
-    def _remember(self, shard: str) -> None:
-        """Keep a shard until names come that do not begin with its own, as its statistics do."""
-        while self.shards and not shard.startswith(self.shards[-1]):
-            self.shards.pop()
-        self.shards.append(shard)
-
-    def _is_of_shard(self, uri: str) -> bool:
-        return uri.removesuffix(STATS) in self.shards
 
 
 def _parquet_kind(uri: str, reading: Reading) -> str:
@@ -181,8 +198,8 @@ def _parquet_kind(uri: str, reading: Reading) -> str:
         return "table"
     if found_image_column(schema, reading) is not None:
         return "parquet"
-    stem = _stem(uri)
-    if "key" in schema.names and any(storage.exists(stem + end) for end in (*TARS, "")):
+    own = stem(uri)
+    if "key" in schema.names and any(storage.exists(own + end) for end in (*TARS, "")):
         return "metadata"
     if uris is None:
         image_column(schema, reading, f"--input {uri}")  # which says what to do
@@ -194,27 +211,34 @@ def _cut(given: Input, reading: Reading, counts: Recognised) -> Iterator[Unit]:
     if is_pattern(given.uri):
         pattern = Pattern(given.uri)
         explicit = any(choice.endswith(TABLES) for choice in pattern.choices)
-        cutter = _Cutter(given, reading, pattern.root, explicit, counts)
+        endings = len({choice[len(stem(choice)) :] for choice in pattern.choices}) > 1
+        cutter = _Cutter(given, reading, counts, pattern.root, explicit, endings)
         return cutter.units(pattern.files())
-    root = given.uri.rstrip("/")
-    cutter = _Cutter(given, reading, root, given.uri.endswith(TABLES), counts)
+    explicit = given.uri.endswith(TABLES)
+    cutter = _Cutter(given, reading, counts, given.uri.rstrip("/"), explicit)
     return cutter.units(listing.files(given.uri))
 
 
 def _parsed(inputs: Sequence[str]) -> list[Input]:
-    """Return the inputs, each with the prefix of its ids; what would give ids twice is an error."""
+    """Return the inputs, each with the prefix of its ids, which no other has."""
     given = [Input.parse(text) for text in inputs]
-    if len(given) > 1:
-        given = [replace(i, prefix=i.prefix or _name(i.uri)) for i in given]
-    if len({(i.prefix, i.uri) for i in given}) < len(given):
+    if len({(i.source, i.uri) for i in given}) < len(given):
         raise ManifptError("--input: the same input is given twice; give each once")
-    if len({i.prefix for i in given if i.source is None}) < sum(i.source is None for i in given):
+    if len(given) == 1:
+        return given
+    names = [storage.base_name(root_of(i.uri) if is_pattern(i.uri) else i.uri) for i in given]
+    unnamed = [name for i, name in zip(given, names, strict=True) if i.source is None]
+    if len(set(unnamed)) < len(unnamed):
         raise ManifptError("--input: two inputs end in the same name; tell them apart by NAME=URI")
-    return given
-
-
-def _name(uri: str) -> str:
-    return storage.base_name(root_of(uri) if is_pattern(uri) else uri)
+    prefixes = Counter(i.source or name for i, name in zip(given, names, strict=True))
+    taken: set[str] = set()
+    found = []
+    for one, name in zip(given, names, strict=True):
+        prefix = one.source or name
+        if one.source is not None and prefixes[prefix] > 1:
+            prefix = unique(f"{prefix}/{name}", taken)
+        found.append(replace(one, prefix=prefix))
+    return found
 
 
 def units(

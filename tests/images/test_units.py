@@ -180,3 +180,28 @@ def test_patterns_tables_and_large_objects_on_s3(s3, tmp_path):
     labelled = plan([f"{s3}/patterns/sub/.."[:-3]], labelled=True)
     assert [u.source for u in labelled] == [None]
     assert [u.ids for u in plan([f"{s3}/patterns/sub/0001.png"])] == [("0001.png",)]
+
+
+@pytest.mark.parametrize("pattern", ["", "/*", "/{a.tar,a.tgz,a,a.parquet,b}", "/{*.t*,*a*,a}"])
+def test_ids_are_unique_where_names_differ_by_their_ends(tmp_path, pattern):
+    members = [("x.png", png("real", 0)), ("x.jpg", png("real", 1))]
+    write_tar(tmp_path / "a.tar", members)
+    write_tar(tmp_path / "a.tgz", members)
+    write_folder(tmp_path / "a", "real", range(1)).joinpath("0000.png").rename(
+        tmp_path / "a" / "x.png"
+    )
+    write_folder(tmp_path / "b", "real", range(1))
+    table = pa.table({"image": images(2), "key": ["x.png", "x.jpg"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    ids = [row["id"] for row in read([f"{tmp_path}{pattern}"])]
+    assert len(set(ids)) == len(ids) >= 7
+
+
+def test_ids_are_unique_where_a_name_is_given_twice(tmp_path):
+    places = [write_folder(tmp_path / n / "same", "real", range(2)) for n in ("a", "b")]
+    places.append(write_folder(tmp_path / "real", "real", range(2)))
+    places.append(write_folder(tmp_path / "other", "real", range(2)))
+    inputs = [f"real={place}" for place in places[:2]] + [str(places[2]), f"x={places[3]}"]
+    ids = [row["id"] for row in read(inputs)]
+    assert len(set(ids)) == 8
+    assert ids[-2:] == ["x/0000.png", "x/0001.png"]
