@@ -8,6 +8,7 @@ follows chains of headers by recursion, and can be led backwards by a negative s
 import gzip
 import os
 import tarfile
+import zlib
 from collections.abc import Iterator
 from typing import IO, NamedTuple
 
@@ -48,7 +49,10 @@ class _Source:
         """Return ``size`` bytes, fewer only at the end."""
         pieces = bytearray()
         while len(pieces) < size:
-            piece = self._file.read(min(size - len(pieces), _PIECE))
+            try:
+                piece = self._file.read(min(size - len(pieces), _PIECE))
+            except zlib.error as error:
+                raise tarfile.ReadError(str(error)) from None
             if not piece:
                 break
             pieces += piece

@@ -7,8 +7,12 @@ import time
 
 import pytest
 from conftest import png, write_tar
+from hypothesis import given
+from hypothesis import strategies as st
 
 from manifpt.images import DecodeRule, Reading, plan, read_unit
+from manifpt.images.raw import raw_images
+from manifpt.images.sources import Unit
 from manifpt.images.tars import members
 
 RULE = DecodeRule(16, max_bytes=2**20)
@@ -96,6 +100,10 @@ def test_a_size_beyond_the_archive_is_one_row_and_ends_it(tmp_path, size, packed
     assert "ends before" in rows[1]["message"]
 
 
+GOOD = b"".join(
+    [file(*BEFORE), pax(b"15 path=p.png\n "[:15]), file("x", IMAGE), file(*AFTER), bytes(1024)]
+)
+
 ENDLESS = {
     "pax header that announces much": header("pax", 2**50, tarfile.XHDTYPE) + bytes(4096),
     "name that announces much": header("@", 2**50, tarfile.GNUTYPE_LONGNAME) + bytes(4096),
@@ -152,6 +160,22 @@ def test_members_are_those_that_tarfile_finds(tmp_path, form, mode):
         expected = [(m.name, tar.extractfile(m).read()) for m in tar if m.isfile()]
     with path.open("rb") as opened:
         assert [(m.name, m.data) for m in members(opened, 2**20)] == expected
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5999), st.binary(min_size=1, max_size=20)), max_size=6),
+    st.integers(0, 6000),
+    st.booleans(),
+)
+def test_any_bytes_make_rows(tmp_path_factory, changes, length, packed):
+    data = bytearray(gzip.compress(GOOD) if packed else GOOD)
+    for place, new in changes:
+        data[place % len(data) : place % len(data) + len(new)] = new
+    path = tmp_path_factory.getbasetemp() / "any.tar"
+    path.write_bytes(data[:length])
+    unit = Unit("tar", (str(path),), ("any",), None, None)
+    found = list(raw_images(unit, RULE))
+    assert len({raw.id for raw in found}) == len(found)
 
 
 def test_metadata_come_from_the_json_else_from_the_parquet_beside(tmp_path):
