@@ -216,7 +216,8 @@ def _failures(
         if isinstance(error, ssl.SSLCertVerificationError):
             raise DecodeError("download_failed", f"{host}: {error.verify_message}") from None
         code = "too_slow" if isinstance(error, TimeoutError) else "download_failed"
-        raise _TransientError(code, f"{host}: {error or type(error).__name__}"[:200]) from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise _TransientError(code, f"{host}: {reason}"[:200]) from None
     else:
         # A cut may also look like the end of an answer without a length.
         if time.monotonic() >= deadline:
