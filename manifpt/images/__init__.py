@@ -3,7 +3,7 @@
 from manifpt.images.decode import DecodeRule
 from manifpt.images.read import IMAGES, read_unit
 from manifpt.images.sources import Input, Reading, Selection, Unit
-from manifpt.images.units import plan, units
+from manifpt.images.units import plan
 
 __all__ = [
     "IMAGES",
@@ -14,5 +14,4 @@ __all__ = [
     "Unit",
     "plan",
     "read_unit",
-    "units",
 ]

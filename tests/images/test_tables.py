@@ -11,9 +11,10 @@ import pytest
 from conftest import png, write_folder
 
 from manifpt.errors import ManifptError
-from manifpt.images import DecodeRule, Reading, plan, read_unit, units
+from manifpt.images import DecodeRule, Reading, plan, read_unit
 from manifpt.images.decode import DecodeError
 from manifpt.images.tables import ROWS_PER_UNIT, resolved, rows
+from manifpt.images.units import units
 
 RULE = DecodeRule(16)
 ENDINGS = ["csv", "tsv", "jsonl", "parquet"]

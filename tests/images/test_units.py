@@ -11,9 +11,10 @@ from conftest import png, write_folder, write_tar
 
 from manifpt import storage
 from manifpt.errors import ManifptError
-from manifpt.images import DecodeRule, Reading, Unit, plan, read_unit, units
+from manifpt.images import DecodeRule, Reading, Unit, plan, read_unit
 from manifpt.images.read import IMAGES, unit_from_json, unit_to_json
 from manifpt.images.sources import content_key
+from manifpt.images.units import units
 
 RULE = DecodeRule(16)
 
