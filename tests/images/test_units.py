@@ -11,7 +11,7 @@ from conftest import png, write_folder, write_tar
 
 from manifpt import storage
 from manifpt.errors import ManifptError
-from manifpt.images import DecodeRule, Reading, Unit, plan, read_unit
+from manifpt.images import DecodeRule, Reading, Unit, listing, plan, read_unit
 from manifpt.images.read import IMAGES, unit_from_json, unit_to_json
 from manifpt.images.sources import content_key
 from manifpt.images.units import units
@@ -206,3 +206,22 @@ def test_ids_are_unique_where_a_name_is_given_twice(tmp_path):
     ids = [row["id"] for row in read(inputs)]
     assert len(set(ids)) == 8
     assert ids[-2:] == ["x/0000.png", "x/0001.png"]
+
+
+def test_errors_of_s3_name_the_remedy(s3, monkeypatch):
+    with pytest.raises(ManifptError, match=r"no-such-bucket.*no such file"):
+        plan(["s3://no-such-bucket/x"])
+    with pytest.raises(ManifptError, match=r"nowhere.*no such file"):
+        plan([f"{s3}/nowhere"])
+    with pytest.raises(ManifptError, match="bucket's name"):
+        plan(["s3://*/x"])
+    with monkeypatch.context() as patch:
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+        s3fs.S3FileSystem.clear_instance_cache()
+        with pytest.raises(ManifptError, match="AWS_SECRET_ACCESS_KEY"):
+            list(listing.files(f"{s3}/x"))
+    with monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        with pytest.raises(ManifptError, match="AWS_ENDPOINT_URL"):
+            list(listing.files(f"{s3}/x"))
+    s3fs.S3FileSystem.clear_instance_cache()
