@@ -1,8 +1,10 @@
 import io
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from manifpt.images.decode import ERRORS, DecodeError, DecodeRule, decode
 
@@ -47,6 +49,47 @@ def test_animation_gives_its_first_frame():
     frames = [Image.new("RGB", (8, 8), (255, 0, 0)), Image.new("RGB", (8, 8), (0, 255, 0))]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert tuple(decode(data, RULE).pixels[0, 0]) == (255, 0, 0)
+
+
+def test_frames_behind_the_first_are_not_looked_at():
+    frames = [Image.fromarray(np.full((8, 8), n, np.uint8)) for n in range(200)]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    spoilt = data[:1200] + b"\xff" * 1000
+    assert (decode(spoilt, RULE).pixels == decode(data, RULE).pixels).all()
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "HEIF"])
+def test_formats_are_known_by_their_content(format):
+    if format == "HEIF":
+        pytest.importorskip("pillow_heif")
+    elif format in {"WEBP", "AVIF"} and not features.check(format.lower()):
+        pytest.skip(f"this Pillow has no {format}")
+    data = encoded(Image.new("RGB", (64, 48), (200, 100, 50)), format)
+    found = decode(data, RULE)
+    assert (found.format, found.width, found.height) == (format, 64, 48)
+    assert np.abs(found.pixels.astype(int) - (200, 100, 50)).max() < 12
+
+
+@pytest.mark.parametrize(("kind", "scale"), [(np.uint16, 65535), (np.int32, 65535), ("f4", 1)])
+def test_deep_images_of_many_rows_are_scaled_as_a_whole(kind, scale):
+    values = (np.linspace(0, 1, 700)[:, None] * np.ones((1, 8)) * scale).astype(kind)
+    data = encoded(Image.fromarray(values), "TIFF")
+    whole = np.rint(values.astype(float) * 255 if scale == 1 else values / 257)
+    found = decode(data, RULE).pixels  # the centre of the height
+    assert (found[:, :, 0] == whole[346:354]).all()
+
+
+def test_limits_of_cost_are_no_part_of_a_card():
+    card = DecodeRule(8).card()
+    assert card == DecodeRule(8, max_seconds=1, max_memory=10**9).card()
+    assert set(card) == {"size", "filter", "max_bytes", "max_pixels", "decoder"}  # as ever
+    assert DecodeRule.from_card(card) == DecodeRule(8)
+
+
+def test_the_readme_lists_the_codes():
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (listed,) = re.findall(r"with one of the codes (.*?);", readme, re.DOTALL)
+    assert sorted(re.findall(r"`(\w+)`", listed)) == sorted(ERRORS)
 
 
 def test_orientation_is_applied():

@@ -39,6 +39,7 @@ from manifpt.attribution.attribute import AttributeStage, trained_targets
 from manifpt.attribution.attributor import Attributor
 from manifpt.attribution.registered import ATTRIBUTOR, MANIFOLDS, included
 from manifpt.errors import ManifptError
+from manifpt.images.decode import outcome
 from manifpt.images.raw import Raw
 from manifpt.images.read import chunk_rows, images_table, row_of
 from manifpt.manifold.embed import other_sizes
@@ -83,10 +84,15 @@ class AttributorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defi
         )
 
     def _attributed(self, images: list[bytes | str | None]) -> list[dict[str, Any]]:
-        """Return the rows of so many images as are decoded at once."""
+        """Return the rows of so many images as are decoded at once.
+
+        They are decoded in this process: a server starts its workers again, and the caller of one
+        that died knows which images it sent.
+        """
+        raws = [Raw(str(n), "", _bytes(data)) for n, data in enumerate(images)]
         decoded = [
-            row_of(Raw(str(n), "", _bytes(data)), self.rule, self.sizes)
-            for n, data in enumerate(images)
+            row_of(raw, outcome(raw.data or b"", self.rule, self.sizes), self.rule, self.sizes)
+            for raw in raws
         ]
         good = [one for one in decoded if one[0]["error"] is None]
         found: Iterator[dict[str, Any]] = iter(())

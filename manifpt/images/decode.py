@@ -1,8 +1,9 @@
 """Bytes of any image format -> uint8 RGB of one size, by one rule for every image."""
 
+import contextlib
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -10,13 +11,19 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+with contextlib.suppress(ImportError):
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+
 # By content, never by name. Left out: formats that run other programs or fetch files (EPS, WMF).
+# HEIF (HEIC) is there where the package pillow-heif is.
 Image.init()
 FORMATS = [
     name
     for name in (
-        "PNG JPEG JPEG2000 MPO WEBP AVIF GIF BMP DIB TIFF PPM TGA ICO ICNS PCX DCX SGI SUN XBM XPM "
-        "DDS BLP MSP PSD QOI SPIDER IM FLI CUR FTEX PIXAR PCD"
+        "PNG JPEG JPEG2000 MPO WEBP AVIF HEIF GIF BMP DIB TIFF PPM TGA ICO ICNS PCX DCX SGI SUN "
+        "XBM XPM DDS BLP MSP PSD QOI SPIDER IM FLI CUR FTEX PIXAR PCD"
     ).split()
     if name in Image.OPEN
 ]
@@ -25,6 +32,9 @@ FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
     "bilinear": Image.Resampling.BILINEAR,
 }
+ROWS = 256  # rows of a deep image that are converted at once
+
+# Every code of a quarantine row. The README lists them, and a test holds the two together.
 ERRORS = {
     "empty": "the file has no bytes",
     "too_many_bytes": "the file is larger than the limit",
@@ -32,13 +42,15 @@ ERRORS = {
     "unknown_format": "the content is no image format that is decoded",
     "truncated": "the file ends before the image does",
     "corrupt": "the decoder found the image broken",
+    "too_slow": "the download or the decoding took longer than its limit",
+    "too_much_memory": "decoding needs more memory than the limit",
+    "crashed": "the process that decoded the image died of it",
     "unreadable": "storage could not deliver the file",
     "broken_archive": "the rest of a tar or Parquet file could not be read",
     "missing_image": "the row or sample holds no image",
     "unsafe_path": "the path of a tar's member is absolute or leads out of it",
     "unsafe_member": "a tar's member is a link, a device, a pipe or a file with holes",
     "download_failed": "the web could not deliver the image",
-    "too_slow": "the download took longer than the limit",
     "forbidden_address": "the URI leads where images are not fetched from",
 }
 
@@ -64,6 +76,10 @@ class Decoded(NamedTuple):
     others: tuple[np.ndarray, ...] = ()
 
 
+# Fields of the rule that bound the cost of an image.
+COSTS = frozenset({"max_seconds", "max_memory"})
+
+
 @dataclass(frozen=True)
 class DecodeRule:
     """How every image becomes size x size RGB.
@@ -71,24 +87,33 @@ class DecodeRule:
     EXIF orientation is applied. Modes: transparency is composited on white; grey is repeated to
     three channels; 16-bit grey is divided by 257; 32-bit integers likewise if any value exceeds
     255; floats are taken as [0, 1] if none exceeds 1, else as [0, 255]; animations give their
-    first frame; everything else is converted by Pillow. Then the shorter side is resized to
-    ``size`` with an antialiased filter and the centre is cropped; an image of that size already
-    is left as it is.
+    first frame, and the others are neither decoded nor counted; everything else is converted by
+    Pillow. Then the shorter side is resized to ``size`` with an antialiased filter and the centre
+    is cropped; an image of that size already is left as it is.
+
+    ``max_seconds`` of processor time and ``max_memory`` bytes bound what one image may cost, where
+    it is decoded in a process of its own (see ``sandbox``).
     """
 
     size: int
     filter: str = "bicubic"
     max_bytes: int = 64 * 2**20
     max_pixels: int = 2**26
+    max_seconds: float = 10.0
+    max_memory: int = 2 * 2**30
 
     def card(self) -> dict[str, Any]:
-        """Return the rule and the decoder's version, for manifests."""
-        return asdict(self) | {"decoder": f"Pillow {PIL.__version__}"}
+        """Return what decides the pixels and the decoder's version, for manifests.
+
+        ``COSTS`` are left out: they say what a machine will bear, and make no image another.
+        """
+        found = {name: value for name, value in asdict(self).items() if name not in COSTS}
+        return found | {"decoder": f"Pillow {PIL.__version__}"}
 
     @classmethod
     def from_card(cls, card: dict[str, Any]) -> "DecodeRule":
         """Return the rule that a manifest carries."""
-        return cls(**{name: card[name] for name in cls.__dataclass_fields__})
+        return cls(**{name: card[name] for name in cls.__dataclass_fields__ if name not in COSTS})
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -98,16 +123,26 @@ def to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
     if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.float64)
-        if image.mode != "I" or values.max(initial=0) > 255:
-            values = values / 257
-        return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8)).convert("RGB")
+        largest = max((block.max() for block in _blocks(image)), default=0)
+        return _grey(image, 1 if image.mode == "I" and largest <= 255 else 1 / 257)
     if image.mode == "F":
-        values = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=255, neginf=0)
-        if values.max(initial=0) <= 1:
-            values = values * 255
-        return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8)).convert("RGB")
+        largest = max((block.max() for block in _blocks(image)), default=0)
+        return _grey(image, 255 if largest <= 1 else 1)
     return image.convert("RGB")
+
+
+def _blocks(image: Image.Image) -> Iterator[np.ndarray]:
+    """Yield a deep image's values in float64, some rows at a time, as all would be too many."""
+    width, height = image.size
+    for top in range(0, height, ROWS):
+        part = image.crop((0, top, width, min(height, top + ROWS)))
+        yield np.nan_to_num(np.asarray(part).astype(np.float64), posinf=255, neginf=0)
+
+
+def _grey(image: Image.Image, scale: float) -> Image.Image:
+    """Return a deep image times ``scale``, rounded to bytes."""
+    blocks = [np.clip(np.rint(block * scale), 0, 255).astype(np.uint8) for block in _blocks(image)]
+    return Image.fromarray(np.concatenate(blocks)).convert("RGB")
 
 
 def resize(image: Image.Image, size: int, filter_name: str = "bicubic") -> Image.Image:
@@ -121,22 +156,40 @@ def resize(image: Image.Image, size: int, filter_name: str = "bicubic") -> Image
     return image.crop((left, top, left + size, top + size))
 
 
-def decode(data: bytes, rule: DecodeRule, other_sizes: Sequence[int] = ()) -> Decoded:
-    """Decode one image; raise DecodeError with a code of ERRORS if that can't be done."""
+def refusal(data: bytes, rule: DecodeRule) -> DecodeError | None:
+    """Return why bytes need not be looked at, if so."""
     if not data:
-        raise DecodeError("empty")
+        return DecodeError("empty")
     if len(data) > rule.max_bytes:
-        raise DecodeError("too_many_bytes", f"{len(data)} bytes, limit {rule.max_bytes}")
+        return DecodeError("too_many_bytes", f"{len(data)} bytes, limit {rule.max_bytes}")
+    return None
+
+
+def _check_pixels(image: Image.Image, rule: DecodeRule) -> None:
+    width, height = image.size
+    if width * height > rule.max_pixels:
+        limit = f"{width} x {height} pixels, limit {rule.max_pixels}"
+        raise DecodeError("too_many_pixels", limit)
+
+
+def decode(data: bytes, rule: DecodeRule, other_sizes: Sequence[int] = ()) -> Decoded:
+    """Decode one image in this process; raise DecodeError with a code of ERRORS if that fails.
+
+    Nothing here bounds time, or survives a codec that crashes: for images of strangers there is
+    ``sandbox.decode_all``, which calls this function in a process of its own.
+    """
+    if refused := refusal(data, rule):
+        raise refused
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 width, height = image.size
-                if width * height > rule.max_pixels:
-                    limit = f"{width} x {height} pixels, limit {rule.max_pixels}"
-                    raise DecodeError("too_many_pixels", limit)
+                _check_pixels(image, rule)
                 image.load()
-                upright = to_rgb(ImageOps.exif_transpose(image))
+                _check_pixels(image, rule)  # an icon may hold a larger image than it announces
+                ImageOps.exif_transpose(image, in_place=True)
+                upright = to_rgb(image)
                 pixels, *others = (
                     np.asarray(resize(upright, size, rule.filter))
                     for size in (rule.size, *other_sizes)
@@ -148,8 +201,20 @@ def decode(data: bytes, rule: DecodeRule, other_sizes: Sequence[int] = ()) -> De
         raise DecodeError("unknown_format") from None
     except Image.DecompressionBombError as error:
         raise DecodeError("too_many_pixels", str(error)) from None
+    except MemoryError:
+        raise DecodeError("too_much_memory") from None
     except Exception as error:
         # Pillow's decoders raise almost anything on hostile bytes; each costs its row only.
         text = f"{type(error).__name__}: {error}".replace("\n", " ")[:200]
         code = "truncated" if "truncated" in text.lower() else "corrupt"
         raise DecodeError(code, text) from None
+
+
+def outcome(
+    data: bytes, rule: DecodeRule, other_sizes: Sequence[int] = ()
+) -> Decoded | DecodeError:
+    """Return what ``decode`` returns, or the error that it raises."""
+    try:
+        return decode(data, rule, other_sizes)
+    except DecodeError as error:
+        return error

@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from manifpt.errors import ManifptError
-from manifpt.images.decode import DecodeError, DecodeRule, decode
+from manifpt.images.decode import DecodeError, DecodeRule
 from manifpt.images.raw import raw_images
+from manifpt.images.sandbox import decode_all
 from manifpt.images.sources import Selection, Unit
 
 PROBED = 64
@@ -14,14 +15,14 @@ PROBED = 64
 def _sides(units: Sequence[Unit], selection: Selection) -> Iterator[int | None]:
     """Yield the shorter side of each wanted image, None where it can't be decoded."""
     rule = DecodeRule(size=1)
-    for unit in units:
-        for raw in raw_images(unit, rule):
-            if selection.keeps(raw.source, raw.split):
-                try:
-                    image = decode(raw.data or b"", rule)
-                    yield min(image.width, image.height)
-                except DecodeError:
-                    yield None
+    kept = (
+        (None, raw.data or b"")
+        for unit in units
+        for raw in raw_images(unit, rule)
+        if selection.keeps(raw.source, raw.split)
+    )
+    for _, found in decode_all(kept, rule):
+        yield None if isinstance(found, DecodeError) else min(found.width, found.height)
 
 
 def natural_size(units: Sequence[Unit], selection: Selection) -> int:

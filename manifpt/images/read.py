@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from manifpt.images.decode import DecodeError, DecodeRule, decode
+from manifpt.images.decode import Decoded, DecodeError, DecodeRule
 from manifpt.images.raw import Raw, raw_images
+from manifpt.images.sandbox import decode_all
 from manifpt.images.sources import Selection, Unit
 
 CHUNK_BYTES = 16 * 2**20
@@ -40,26 +41,24 @@ def chunk_rows(size: int) -> int:
 
 
 def row_of(
-    raw: Raw, rule: DecodeRule, other_sizes: Sequence[int] = ()
+    raw: Raw, found: Decoded | DecodeError, rule: DecodeRule, other_sizes: Sequence[int] = ()
 ) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """Decode one image: its row of the images table, and its pixels in each size.
+    """Return an image's row of the images table, and its pixels in each size.
 
-    Pixels are zeros where the row has an error.
+    ``found`` is what decoding gave. Pixels are zeros where the row has an error.
     """
     row: dict[str, Any] = dict.fromkeys(IMAGES)
     row |= {"id": raw.id, "uri": raw.uri, "source": raw.source, "split": raw.split}
     row |= raw.columns or {}
-    if raw.data is not None:
+    if raw.data is None:
+        found = DecodeError(raw.error, raw.message)
+    else:
         row["sha256"] = hashlib.sha256(raw.data).hexdigest()
-    try:
-        if raw.data is None:
-            raise DecodeError(raw.error, raw.message)
-        image = decode(raw.data, rule, other_sizes)
-    except DecodeError as error:
-        row |= {"error": error.code, "message": str(error)}
+    if isinstance(found, DecodeError):
+        row |= {"error": found.code, "message": str(found)}
         return row, [np.zeros((size, size, 3), np.uint8) for size in (rule.size, *other_sizes)]
-    row |= {"format": image.format, "width": image.width, "height": image.height}
-    pixels = [image.pixels, *image.others]
+    row |= {"format": found.format, "width": found.width, "height": found.height}
+    pixels = [found.pixels, *found.others]
     for size, array in zip((None, *other_sizes), pixels, strict=True):
         row[_named("pixel_sha256", size)] = hashlib.sha256(array.tobytes()).hexdigest()
     return row, pixels
@@ -126,16 +125,20 @@ def read_unit(
     """Yield the images table of one unit in chunks of at most ``chunk`` rows.
 
     This is the one way from any source to images: the rows that ``selection`` keeps, in the
-    unit's own order, each decoded or with its error. See ``sized`` for ``other_sizes``.
+    unit's own order, each decoded, in a process of its own, or with its error. See ``sized`` for
+    ``other_sizes``.
     """
     limit = chunk or chunk_rows(max(rule.size, *other_sizes, 1))
     rows: list[dict[str, Any]] = []
     pixels: list[list[np.ndarray]] = []
     columns = unit.reading.columns
-    for raw in raw_images(unit, rule):
-        if not selection.keeps(raw.source, raw.split):
-            continue
-        row, images = row_of(raw, rule, other_sizes)
+    kept = (
+        (raw, raw.data or b"")
+        for raw in raw_images(unit, rule)
+        if selection.keeps(raw.source, raw.split)
+    )
+    for raw, found in decode_all(kept, rule, other_sizes):
+        row, images = row_of(raw, found, rule, other_sizes)
         rows.append(row)
         pixels.append(images)
         if len(rows) == limit:

@@ -1,0 +1,75 @@
+"""The process that decodes for a reader: image bytes in, pixels out; see ``sandbox``.
+
+    python -m manifpt.images.decoder '[RULE, SIZES]'
+
+It imports only what decoding needs.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import struct
+import sys
+from collections.abc import Sequence
+from typing import BinaryIO
+
+from PIL import AvifImagePlugin, Image
+
+from manifpt.images.decode import DecodeError, DecodeRule, outcome
+
+PIPE_BYTES = 2**20
+WALL = 6  # times the limit of processor time may pass while an image is decoded
+READY = b"\x01"
+OUT_OF_MEMORY = 77  # the exit code
+LENGTH = struct.Struct("<Q")  # before the bytes of an image
+ANSWER = struct.Struct("<II")  # lengths of facts (JSON) and pixels, before them
+
+
+def serve(rule: DecodeRule, sizes: Sequence[int], images: BinaryIO, answers: BinaryIO) -> None:
+    """Decode images until there are no more; what exceeds the limits ends the process."""
+    for name in (signal.SIGPROF, signal.SIGALRM):
+        signal.signal(name, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF, signal.SIGALRM})
+    answers.write(READY)
+    answers.flush()
+    while head := images.read(LENGTH.size):
+        data = images.read(*LENGTH.unpack(head))
+        signal.setitimer(signal.ITIMER_PROF, rule.max_seconds)
+        signal.setitimer(signal.ITIMER_REAL, rule.max_seconds * WALL)
+        found = outcome(data, rule, sizes)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if isinstance(found, DecodeError):
+            if found.code == "too_much_memory":
+                os._exit(OUT_OF_MEMORY)  # whether for this image alone, a new child will show
+            facts: dict[str, str | int] = {"error": found.code, "message": str(found)}
+            pixels = b""
+        else:
+            facts = {"format": found.format, "width": found.width, "height": found.height}
+            pixels = b"".join(array.tobytes() for array in (found.pixels, *found.others))
+        text = json.dumps(facts).encode()
+        answers.write(ANSWER.pack(len(text), len(pixels)) + text + pixels)
+        answers.flush()
+
+
+def main() -> None:
+    """Run as the process: rule and sizes as JSON in the first argument, images in, answers out."""
+    fields, sizes = json.loads(sys.argv[1])
+    rule = DecodeRule(**fields)
+    images, answers = os.fdopen(0, "rb", PIPE_BYTES), os.fdopen(os.dup(1), "wb", PIPE_BYTES)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for output in (1, 2):  # libraries print warnings to either
+        os.dup2(nowhere, output)
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    Image.MAX_IMAGE_PIXELS = rule.max_pixels
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_DATA, (rule.max_memory, rule.max_memory))
+    with contextlib.suppress(BrokenPipeError, struct.error):  # the parent is gone
+        serve(rule, sizes, images, answers)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

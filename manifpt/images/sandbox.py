@@ -1,0 +1,260 @@
+"""Decoding in a process of its own: an image that hangs it, fills it or crashes it costs one row.
+
+Codecs are C code that meets the bytes of strangers. A reader therefore has a child (``decoder``)
+and hands it the images over a pipe, several ahead, so that neither waits for the other. The child
+decodes in order and answers each image before it begins the next: one that is unanswered when the
+child dies is what it died of, or of what earlier ones left behind. So the image is given to a new
+child first, and only what kills that one too is said to be at fault. What becomes of an image does
+then not depend on its neighbours.
+
+The kernel enforces the limits, in C code as well: a timer of processor time, one of real time for
+what waits instead of computing, and RLIMIT_DATA. A child ends with its parent: its input does. It
+has no part of the parent's environment, so no credentials, but it is no jail: it guards against
+images that break their codec, not against ones that take control of it.
+"""
+
+import atexit
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from manifpt.errors import ManifptError
+from manifpt.images.decode import Decoded, DecodeError, DecodeRule, refusal
+from manifpt.images.decoder import ANSWER, LENGTH, OUT_OF_MEMORY, PIPE_BYTES, READY, WALL
+
+COMMAND = (sys.executable, "-P", "-m", "manifpt.images.decoder")
+AHEAD, AHEAD_BYTES = 64, 8 * 2**20  # images and bytes that a child has been given beforehand
+ENVIRONMENT = frozenset({"PATH", "LD_LIBRARY_PATH"})
+_FACTS_BYTES = 2**16
+
+T = TypeVar("T")
+
+
+class _Child:
+    """The process that decodes, as its parent sees it."""
+
+    def __init__(self, rule: DecodeRule, sizes: Sequence[int]) -> None:
+        paths = [str(Path(__file__).parents[2]), *(path or os.getcwd() for path in sys.path)]
+        kept = {name: value for name, value in os.environ.items() if name in ENVIRONMENT}
+        self.process = subprocess.Popen(
+            [*COMMAND, json.dumps([asdict(rule), list(sizes)])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            env=kept | {"PYTHONPATH": os.pathsep.join(paths), "OPENBLAS_NUM_THREADS": "1"},
+            start_new_session=True,  # an interrupt from the terminal is for the parent
+        )
+        assert self.process.stdin
+        assert self.process.stdout
+        self.stdin, self.stdout = self.process.stdin.fileno(), self.process.stdout.fileno()
+        os.set_blocking(self.stdin, False)
+        self.pixels = [(size, size, 3) for size in (rule.size, *sizes)]
+        self.outgoing: deque[memoryview] = deque()
+        self.incoming = bytearray()
+        self.ready, self.confused, self.answered = False, False, 0
+
+    def send(self, data: bytes) -> None:
+        """Give it an image, now or while answers are waited for."""
+        self.outgoing += (memoryview(LENGTH.pack(len(data))), memoryview(data))
+        self._write()
+
+    def _write(self) -> None:
+        """Send what the pipe takes."""
+        try:
+            while self.outgoing:
+                sent = os.writev(self.stdin, [*self.outgoing][:64])
+                while self.outgoing and sent >= len(self.outgoing[0]):
+                    sent -= len(self.outgoing.popleft())
+                if sent:
+                    self.outgoing[0] = self.outgoing[0][sent:]
+        except BlockingIOError:
+            pass
+        except BrokenPipeError:
+            self.outgoing.clear()  # it is dead, as the end of its answers will tell
+
+    def _read(self, count: int) -> bytes | None:
+        """Return so many bytes of its answers, sending meanwhile; None if it dies before."""
+        waiting = select.poll()
+        waiting.register(self.stdout, select.POLLIN)
+        while len(self.incoming) < count:
+            if self.outgoing:
+                waiting.register(self.stdin, select.POLLOUT)
+                ready = dict(waiting.poll())
+                waiting.unregister(self.stdin)
+                if self.stdin in ready:
+                    self._write()
+                if self.stdout not in ready:
+                    continue
+            data = os.read(self.stdout, PIPE_BYTES)
+            if not data:
+                return None
+            self.incoming += data
+        found = bytes(memoryview(self.incoming)[:count])
+        del self.incoming[:count]
+        return found
+
+    def answer(self) -> Decoded | DecodeError | None:
+        """Return what became of the next image; None if the child died, see ``verdict``."""
+        if not self.ready:
+            if self._read(len(READY)) is None:
+                raise ManifptError(self._no_start())
+            self.ready = True
+        head = self._read(ANSWER.size)
+        if head is None:
+            return None
+        text_bytes, pixel_bytes = ANSWER.unpack(head)
+        expected = sum(rows * columns * 3 for rows, columns, _ in self.pixels)
+        if text_bytes > _FACTS_BYTES or pixel_bytes not in {0, expected}:
+            self.confused = True
+            return None
+        text, data = self._read(text_bytes), self._read(pixel_bytes)
+        if text is None or data is None:
+            return None
+        self.answered += 1
+        facts = json.loads(text)
+        if "error" in facts:
+            return DecodeError(facts["error"], facts["message"])
+        arrays, start = [], 0
+        for shape in self.pixels:
+            count = int(np.prod(shape))
+            arrays.append(np.frombuffer(data, np.uint8, count, start).reshape(shape))
+            start += count
+        return Decoded(arrays[0], others=tuple(arrays[1:]), **facts)
+
+    def _no_start(self) -> str:
+        assert self.process.stderr
+        lines = self.process.stderr.read().decode(errors="replace").split("\n")
+        reason = next((line for line in reversed(lines) if line.strip()), "it said nothing")
+        self.close()
+        return (
+            f"the process that decodes images did not start ({reason[:200]}); "
+            "check the Python environment of the nodes"
+        )
+
+    def verdict(self, rule: DecodeRule) -> DecodeError:
+        """Return what the dead child died of."""
+        if self.confused:
+            self.close()
+            return DecodeError("crashed", "its answer made no sense")
+        code = self.process.wait()
+        self.close()
+        if code == -signal.SIGPROF:
+            return DecodeError("too_slow", f"more than {rule.max_seconds:g} s of processor time")
+        if code == -signal.SIGALRM:
+            return DecodeError("too_slow", f"more than {WALL * rule.max_seconds:g} s")
+        if code == OUT_OF_MEMORY:
+            return DecodeError("too_much_memory", f"more than {rule.max_memory} bytes")
+        cause = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+        return DecodeError("crashed", cause)
+
+    def close(self) -> None:
+        """End it, if it has not ended."""
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            assert pipe
+            pipe.close()
+        try:
+            self.process.wait(0.2)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+class Sandbox:
+    """A child that is started again when it dies, and the images that it has not answered."""
+
+    def __init__(self, rule: DecodeRule, sizes: Sequence[int]) -> None:
+        self.rule, self.sizes = rule, tuple(sizes)
+        self.child = _Child(rule, self.sizes)
+        self.waiting: deque[bytes] = deque()
+
+    def give(self, data: bytes) -> None:
+        """Hand it an image."""
+        self.waiting.append(data)
+        self.child.send(data)
+
+    def take(self) -> Decoded | DecodeError:
+        """Return what became of the first image that waits."""
+        while (found := self.child.answer()) is None:
+            first = self.child.answered == 0
+            error = self.child.verdict(self.rule)
+            # Time is counted for each image alone; all else may be what others left behind.
+            at_fault = first or error.code == "too_slow"
+            if at_fault:
+                self.waiting.popleft()
+            self.child = _Child(self.rule, self.sizes)
+            for data in self.waiting:
+                self.child.send(data)
+            if at_fault:
+                return error
+        self.waiting.popleft()
+        return found
+
+
+_idle: list[Sandbox] = []  # at most one, for the next unit of this process
+
+
+def _close_idle() -> None:
+    while _idle:
+        _idle.pop().child.close()
+
+
+atexit.register(_close_idle)
+os.register_at_fork(after_in_child=_idle.clear)  # the pipes of a forked copy are the parent's
+
+
+@contextlib.contextmanager
+def _borrowed(rule: DecodeRule, sizes: Sequence[int]) -> Iterator[Sandbox]:
+    """Lend a sandbox of this rule; it is kept for the next if all its images are answered."""
+    try:
+        found = _idle.pop()
+        if (found.rule, found.sizes) != (rule, tuple(sizes)):
+            found.child.close()
+            raise IndexError
+    except IndexError:
+        found = Sandbox(rule, sizes)
+    try:
+        yield found
+    finally:
+        if found.waiting:
+            found.child.process.kill()
+            found.child.close()
+        else:
+            _close_idle()
+            _idle.append(found)
+
+
+def decode_all(
+    items: Iterable[tuple[T, bytes]], rule: DecodeRule, other_sizes: Sequence[int] = ()
+) -> Iterator[tuple[T, Decoded | DecodeError]]:
+    """Decode the bytes of each item in a process of its own; yield the items in order.
+
+    Raises ManifptError where such a process can't start; an image never raises.
+    """
+    pending: deque[tuple[T, int, DecodeError | None]] = deque()
+    ahead = 0
+    with _borrowed(rule, other_sizes) as sandbox:
+        for item, data in items:
+            refused = refusal(data, rule)
+            pending.append((item, 0 if refused else len(data), refused))
+            if not refused:
+                sandbox.give(data)
+                ahead += len(data)
+            while pending and (pending[0][2] or len(pending) >= AHEAD or ahead >= AHEAD_BYTES):
+                first, size, refused = pending.popleft()
+                ahead -= size
+                yield first, refused or sandbox.take()
+        while pending:
+            first, _, refused = pending.popleft()
+            yield first, refused or sandbox.take()
