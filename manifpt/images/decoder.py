@@ -24,7 +24,8 @@ WALL = 6  # times the limit of processor time may pass while an image is decoded
 READY = b"\x01"
 OUT_OF_MEMORY = 77  # the exit code
 LENGTH = struct.Struct("<Q")  # before the bytes of an image
-ANSWER = struct.Struct("<II")  # lengths of facts (JSON) and pixels, before them
+# An answer: the lengths of what follows, a line "ok WIDTH HEIGHT FORMAT" or "CODE MESSAGE", pixels.
+ANSWER = struct.Struct("<II")
 
 
 def serve(rule: DecodeRule, sizes: Sequence[int], images: BinaryIO, answers: BinaryIO) -> None:
@@ -44,12 +45,10 @@ def serve(rule: DecodeRule, sizes: Sequence[int], images: BinaryIO, answers: Bin
         if isinstance(found, DecodeError):
             if found.code == "too_much_memory":
                 os._exit(OUT_OF_MEMORY)  # whether for this image alone, a new child will show
-            facts: dict[str, str | int] = {"error": found.code, "message": str(found)}
-            pixels = b""
+            text, pixels = f"{found.code} {found}".encode(), b""
         else:
-            facts = {"format": found.format, "width": found.width, "height": found.height}
+            text = f"ok {found.width} {found.height} {found.format}".encode()
             pixels = b"".join(array.tobytes() for array in (found.pixels, *found.others))
-        text = json.dumps(facts).encode()
         answers.write(ANSWER.pack(len(text), len(pixels)) + text + pixels)
         answers.flush()
 

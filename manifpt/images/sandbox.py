@@ -15,15 +15,18 @@ images that break their codec, not against ones that take control of it.
 
 import atexit
 import contextlib
+import fcntl
 import json
 import os
 import select
 import signal
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,8 +38,10 @@ from manifpt.images.decoder import ANSWER, LENGTH, OUT_OF_MEMORY, PIPE_BYTES, RE
 
 COMMAND = (sys.executable, "-P", "-m", "manifpt.images.decoder")
 AHEAD, AHEAD_BYTES = 64, 8 * 2**20  # images and bytes that a child has been given beforehand
+AT_ONCE = 32  # pieces that are sent together
 ENVIRONMENT = frozenset({"PATH", "LD_LIBRARY_PATH"})
-_FACTS_BYTES = 2**16
+PAUSE = 0.005  # seconds; see ``_Child._read``
+_TEXT_BYTES = 2**16
 
 T = TypeVar("T")
 
@@ -60,21 +65,27 @@ class _Child:
         assert self.process.stdout
         self.stdin, self.stdout = self.process.stdin.fileno(), self.process.stdout.fileno()
         os.set_blocking(self.stdin, False)
-        self.pixels = [(size, size, 3) for size in (rule.size, *sizes)]
+        for pipe in (self.stdin, self.stdout):
+            with contextlib.suppress(OSError):  # the user may have too many large ones
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        self.sizes = (rule.size, *sizes)
+        self.pixel_bytes = sum(3 * size * size for size in self.sizes)
         self.outgoing: deque[memoryview] = deque()
         self.incoming = bytearray()
+        self.buffer = bytearray(PIPE_BYTES)
         self.ready, self.confused, self.answered = False, False, 0
 
     def send(self, data: bytes) -> None:
         """Give it an image, now or while answers are waited for."""
         self.outgoing += (memoryview(LENGTH.pack(len(data))), memoryview(data))
-        self._write()
+        if len(self.outgoing) >= AT_ONCE:
+            self._write()
 
     def _write(self) -> None:
         """Send what the pipe takes."""
         try:
             while self.outgoing:
-                sent = os.writev(self.stdin, [*self.outgoing][:64])
+                sent = os.writev(self.stdin, list(islice(self.outgoing, AT_ONCE)))
                 while self.outgoing and sent >= len(self.outgoing[0]):
                     sent -= len(self.outgoing.popleft())
                 if sent:
@@ -84,8 +95,14 @@ class _Child:
         except BrokenPipeError:
             self.outgoing.clear()  # it is dead, as the end of its answers will tell
 
-    def _read(self, count: int) -> bytes | None:
-        """Return so many bytes of its answers, sending meanwhile; None if it dies before."""
+    def _read(self, count: int, *, ahead: bool) -> bytes | None:
+        """Return so many bytes of its answers, sending meanwhile; None if it dies before.
+
+        While it has images ahead, there is no need to be woken for every answer.
+        """
+        if ahead and len(self.incoming) < count:
+            self._write()
+            time.sleep(PAUSE)
         waiting = select.poll()
         waiting.register(self.stdout, select.POLLIN)
         while len(self.incoming) < count:
@@ -97,41 +114,43 @@ class _Child:
                     self._write()
                 if self.stdout not in ready:
                     continue
-            data = os.read(self.stdout, PIPE_BYTES)
-            if not data:
+            got = os.readv(self.stdout, [self.buffer])
+            if not got:
                 return None
-            self.incoming += data
+            self.incoming += memoryview(self.buffer)[:got]
         found = bytes(memoryview(self.incoming)[:count])
         del self.incoming[:count]
         return found
 
-    def answer(self) -> Decoded | DecodeError | None:
-        """Return what became of the next image; None if the child died, see ``verdict``."""
+    def answer(self, *, ahead: bool = False) -> Decoded | DecodeError | None:
+        """Return what became of the next image; None if the child died, see ``verdict``.
+
+        ``ahead`` says that it has many more.
+        """
         if not self.ready:
-            if self._read(len(READY)) is None:
+            if self._read(len(READY), ahead=False) is None:
                 raise ManifptError(self._no_start())
             self.ready = True
-        head = self._read(ANSWER.size)
+        head = self._read(ANSWER.size, ahead=ahead)
         if head is None:
             return None
         text_bytes, pixel_bytes = ANSWER.unpack(head)
-        expected = sum(rows * columns * 3 for rows, columns, _ in self.pixels)
-        if text_bytes > _FACTS_BYTES or pixel_bytes not in {0, expected}:
-            self.confused = True
-            return None
-        text, data = self._read(text_bytes), self._read(pixel_bytes)
-        if text is None or data is None:
+        self.confused = text_bytes > _TEXT_BYTES or pixel_bytes not in {0, self.pixel_bytes}
+        body = None if self.confused else self._read(text_bytes + pixel_bytes, ahead=False)
+        if body is None:
             return None
         self.answered += 1
-        facts = json.loads(text)
-        if "error" in facts:
-            return DecodeError(facts["error"], facts["message"])
+        code, _, text = body[:text_bytes].decode().partition(" ")
+        return DecodeError(code, text) if code != "ok" else self._decoded(text, body[text_bytes:])
+
+    def _decoded(self, text: str, pixels: bytes) -> Decoded:
+        width, height, format = text.split(" ", 2)
         arrays, start = [], 0
-        for shape in self.pixels:
-            count = int(np.prod(shape))
-            arrays.append(np.frombuffer(data, np.uint8, count, start).reshape(shape))
+        for size in self.sizes:
+            count = 3 * size * size
+            arrays.append(np.frombuffer(pixels, np.uint8, count, start).reshape(size, size, 3))
             start += count
-        return Decoded(arrays[0], others=tuple(arrays[1:]), **facts)
+        return Decoded(arrays[0], format, int(width), int(height), tuple(arrays[1:]))
 
     def _no_start(self) -> str:
         assert self.process.stderr
@@ -186,7 +205,7 @@ class Sandbox:
 
     def take(self) -> Decoded | DecodeError:
         """Return what became of the first image that waits."""
-        while (found := self.child.answer()) is None:
+        while (found := self.child.answer(ahead=2 * len(self.waiting) > AHEAD)) is None:
             first = self.child.answered == 0
             error = self.child.verdict(self.rule)
             # Time is counted for each image alone; all else may be what others left behind.
