@@ -11,6 +11,8 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from manifpt.images.perceptual import perceptual_hash
+
 with contextlib.suppress(ImportError):
     import pillow_heif
 
@@ -66,7 +68,8 @@ class DecodeError(Exception):
 class Decoded(NamedTuple):
     """An image after the rule: ``pixels`` are size x size x 3 uint8; the rest as it came.
 
-    ``others`` are the same image in the other sizes asked for.
+    ``others`` are the same image in the other sizes asked for; ``perceptual_hash`` is that of the
+    whole upright image, so it depends neither on size nor crop; None for a flat image.
     """
 
     pixels: np.ndarray
@@ -74,6 +77,7 @@ class Decoded(NamedTuple):
     width: int
     height: int
     others: tuple[np.ndarray, ...] = ()
+    perceptual_hash: int | None = None
 
 
 # Fields of the rule that bound the cost of an image.
@@ -100,7 +104,7 @@ class DecodeRule:
     max_bytes: int = 64 * 2**20
     max_pixels: int = 2**26
     max_seconds: float = 10.0
-    max_memory: int = 2 * 2**30
+    max_memory: int = 3 * 2**30
 
     def card(self) -> dict[str, Any]:
         """Return what decides the pixels and the decoder's version, for manifests.
@@ -194,7 +198,8 @@ def decode(data: bytes, rule: DecodeRule, other_sizes: Sequence[int] = ()) -> De
                     np.asarray(resize(upright, size, rule.filter))
                     for size in (rule.size, *other_sizes)
                 )
-                return Decoded(pixels, image.format or "", width, height, tuple(others))
+                looks = perceptual_hash(upright)
+                return Decoded(pixels, image.format or "", width, height, tuple(others), looks)
     except DecodeError:
         raise
     except UnidentifiedImageError:

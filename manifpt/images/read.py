@@ -27,6 +27,7 @@ IMAGES = {
     "split": pa.string(),
     "sha256": pa.string(),
     "pixel_sha256": pa.string(),
+    "perceptual_hash": pa.uint64(),
     "format": pa.string(),
     "width": pa.int32(),
     "height": pa.int32(),
@@ -58,6 +59,7 @@ def row_of(
         row |= {"error": found.code, "message": str(found)}
         return row, [np.zeros((size, size, 3), np.uint8) for size in (rule.size, *other_sizes)]
     row |= {"format": found.format, "width": found.width, "height": found.height}
+    row["perceptual_hash"] = found.perceptual_hash
     pixels = [found.pixels, *found.others]
     for size, array in zip((None, *other_sizes), pixels, strict=True):
         row[_named("pixel_sha256", size)] = hashlib.sha256(array.tobytes()).hexdigest()

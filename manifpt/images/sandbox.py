@@ -144,13 +144,14 @@ class _Child:
         return DecodeError(code, text) if code != "ok" else self._decoded(text, body[text_bytes:])
 
     def _decoded(self, text: str, pixels: bytes) -> Decoded:
-        width, height, format = text.split(" ", 2)
+        width, height, looks, format = text.split(" ", 3)
         arrays, start = [], 0
         for size in self.sizes:
             count = 3 * size * size
             arrays.append(np.frombuffer(pixels, np.uint8, count, start).reshape(size, size, 3))
             start += count
-        return Decoded(arrays[0], format, int(width), int(height), tuple(arrays[1:]))
+        shown = None if looks == "None" else int(looks)
+        return Decoded(arrays[0], format, int(width), int(height), tuple(arrays[1:]), shown)
 
     def _no_start(self) -> str:
         assert self.process.stderr
