@@ -13,6 +13,7 @@ from pydantic import Field
 
 from manifpt import job
 from manifpt.config import SearchConfig
+from manifpt.images.perceptual import DISTANCE, MOST_DISTANCE
 from manifpt.options import InputOptions
 from manifpt.tracking import Run
 
@@ -37,6 +38,12 @@ class Config(InputOptions, SearchConfig):
     manifold: tuple[str, ...] = Field(
         (), description="where the attributor's manifolds lie now, if they were moved"
     )
+    duplicates: bool = Field(
+        True, description="tell which images are copies of others of the input (duplicates/)"
+    )
+    near_distance: int = Field(
+        DISTANCE, ge=0, le=MOST_DISTANCE, description="bits of 64 in which near duplicates differ"
+    )
 
 
 def run(config: Config, tracked: Run) -> dict[str, Any]:
@@ -51,6 +58,8 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         split=config.split,
         sources=config.sources,
         reading=config.reading,
+        duplicates=config.duplicates,
+        near_distance=config.near_distance,
         search=config.search_demand,
         demand=config.demand,
         overwrite=config.overwrite,

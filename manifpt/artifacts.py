@@ -36,6 +36,7 @@ ARTIFACTS = {
     "split": pa.string(),
     "sha256": pa.string(),
     "pixel_sha256": pa.string(),
+    "perceptual_hash": pa.uint64(),
     "neighbor_id": pa.string(),
     "distance": pa.float64(),
     "percentile": pa.float64(),
@@ -94,7 +95,7 @@ class ArtifactStage:
     ) -> tuple[pa.Table, np.ndarray]:
         """Return the artifacts table of an images table, and its artifacts in float32."""
         artifacts, beside = projector(table)
-        rows = table.select(["id", "uri", "source", "sha256", "pixel_sha256"])
+        rows = table.select(["id", "uri", "source", "sha256", "pixel_sha256", "perceptual_hash"])
         for name, values in ({"split": split} | beside).items():
             rows = rows.append_column(name, pa.array(values, ARTIFACTS[name]))
         stored = artifacts.astype(np.float16) if self.float16 else artifacts

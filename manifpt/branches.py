@@ -1,16 +1,19 @@
 """Artifacts as others read them: those of one space, or of several spaces row for row."""
 
+import io
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from manifpt import outputs, pipeline, session, storage
 from manifpt.artifacts import ARTIFACTS, COMBINATION, EVALUATED, compute_artifacts
 from manifpt.errors import ManifptError
 from manifpt.manifold.projector import NEAREST, Projection
 
+LOOKS = "perceptual_hash"
 EVIDENCE = ("neighbor_id", "distance", "percentile", "in_manifold")
 
 
@@ -84,8 +87,19 @@ def are_artifacts(inputs: Sequence[str]) -> bool:
 
 
 def read_artifacts(uri: str, columns: list[str] | None = None) -> pa.Table:
-    """Return one Parquet file of artifacts, checked against the table's schema."""
-    table = storage.read_parquet(uri, columns)
+    """Return one Parquet file of artifacts, checked against the table's schema.
+
+    Those made before there were perceptual hashes get a column of nulls, or none if it is asked for
+    by name.
+    """
+    data = storage.read_bytes(uri)
+    if LOOKS not in pq.read_schema(io.BytesIO(data)).names:
+        table = storage.parquet_table(data, columns and [c for c in columns if c != LOOKS])
+        if columns is None:
+            table = table.append_column(LOOKS, pa.nulls(table.num_rows, ARTIFACTS[LOOKS]))
+        columns = table.column_names
+    else:
+        table = storage.parquet_table(data, columns)
     expected = {name: kind for name, kind in ARTIFACTS.items() if name in (columns or ARTIFACTS)}
     pipeline.check_columns(table, expected, "artifacts")
     return table

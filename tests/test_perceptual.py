@@ -54,9 +54,10 @@ def test_flat_images_have_no_hash():
 
 
 def test_few_unrelated_images_are_near():
-    (unit,) = plan([str(BENCHMARK / "real" / "test.tar.gz")])
+    tars = [str(BENCHMARK / "real" / f"{name}.tar.gz") for name in ("train", "validation", "test")]
     hashes = [
         value
+        for unit in plan(tars)
         for table in read_unit(unit, DecodeRule(28))
         for value in table["perceptual_hash"].to_pylist()
         if value is not None

@@ -11,10 +11,13 @@ import pyarrow as pa
 
 from manifpt import outputs, pipeline, session, storage
 from manifpt.attribution.attributor import Attributor
+from manifpt.attribution.duplicates import find_duplicates
+from manifpt.attribution.leaks import Leaks, total_leaks
 from manifpt.attribution.registered import opened
 from manifpt.device import device_and_precision
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Selection, plan
+from manifpt.images.perceptual import DISTANCE
 from manifpt.images.read import is_own, sized
 from manifpt.images.sources import AS_FOUND, Reading, content_key, describe
 from manifpt.manifold.manifold import Manifold, open_manifolds
@@ -24,6 +27,8 @@ from manifpt.spaces import space_from_card
 
 TOP_K = 3
 SUMMARY = "summary.json"
+# Columns of the images table that are kept.
+GIVEN = ("id", "uri", "sha256", "pixel_sha256", "perceptual_hash", "source")
 # The least probability of an answer: none of the others is as likely as all of them together.
 SURE = 0.5
 
@@ -31,6 +36,8 @@ ATTRIBUTIONS = {
     "id": pa.string(),
     "uri": pa.string(),
     "sha256": pa.string(),
+    "pixel_sha256": pa.string(),
+    "perceptual_hash": pa.uint64(),
     "status": pa.string(),
     "source": pa.string(),
     "prediction": pa.string(),
@@ -58,15 +65,23 @@ class AttributeStage:
     model: str
     projectors: list[Projector]
     columns: tuple[str, ...] = ()
+    near_distance: int = DISTANCE
 
     @cached_property
     def attributor(self) -> Attributor:
         """The attributor, read at first use."""
         return Attributor.open(self.model, device_and_precision()[0])
 
+    @cached_property
+    def leaks(self) -> Leaks:
+        """What the attributor has seen, read at first use."""
+        manifolds = [p.manifold for p in self.projectors if p.manifold]
+        return Leaks.of(self.attributor, manifolds, self.near_distance)
+
     def __call__(self, table: pa.Table) -> pipeline.Result:
-        """Attribute the rows of an images table."""
-        return pipeline.Result({"attributions": self.attributions(table)})
+        """Attribute the rows of an images table, and mark those that are no news."""
+        attributions, leaks = self.leaks.marked(self.attributions(table))
+        return pipeline.Result({"attributions": attributions}, {"leaks": leaks})
 
     def attributions(self, table: pa.Table) -> pa.Table:
         """Return the attributions table of an images table; ``source`` is what the input said.
@@ -85,7 +100,7 @@ class AttributeStage:
             for p, line in zip(probabilities, order, strict=True)
         ]
         columns = {
-            **{name: table[name].to_pylist() for name in ("id", "uri", "sha256", "source")},
+            **{name: table[name].to_pylist() for name in GIVEN},
             "status": ["ok"] * table.num_rows,
             "prediction": [line[0]["source"] for line in ranked],
             "probability": [line[0]["probability"] for line in ranked],
@@ -148,6 +163,8 @@ def attribute(
     split: str | None = None,
     sources: Sequence[str] | None = None,
     reading: Reading = AS_FOUND,
+    duplicates: bool = True,
+    near_distance: int = DISTANCE,
     search: session.SearchDemand = session.ANY_SEARCH,
     demand: session.Demand = session.ANY,
     overwrite: bool = False,
@@ -158,6 +175,8 @@ def attribute(
 
     ``split`` keeps only the images of that split, and those that declare none; ``sources`` is the
     same for sources. ``reading`` says how inputs are read, and which of their columns travel.
+    ``duplicates`` adds the table of the corpus's own copies (see ``duplicates``); what is near has
+    perceptual hashes within ``near_distance`` bits.
     """
     check_columns(reading.columns)
     started = time.monotonic()
@@ -167,16 +186,24 @@ def attribute(
     with opened(model, manifolds) as found:
         attributor = Attributor.open(found.attributor)
         trained_targets(attributor, found.manifolds)
-        key = storage.digest([content_key(units), vars(selection), attributor.manifest["key"]])
+        copies = [duplicates, near_distance]
+        made_of = [content_key(units), vars(selection), attributor.manifest["key"], copies]
+        key = storage.digest(made_of)
         pool = session.pool(demand, uses_gpu=True)
         if outputs.begin(output, "attributions", key, overwrite=overwrite):
             return storage.read_json(storage.join(output, SUMMARY))
         source = found.kept(output)
     targets = trained_targets(attributor, source.manifolds)
     projectors, pool = projectors_of(targets, search, pool)
-    build = partial(AttributeStage, source.attributor, projectors, reading.columns)
+    build = partial(
+        AttributeStage, source.attributor, projectors, reading.columns, near_distance
+    )
     records = project("attribute", units, selection, projectors, build, output, pool)
-    counts = pipeline.totals(records)
+    counts, files = pipeline.totals(records), pipeline.parts(records)
+    if duplicates:
+        files.append(find_duplicates(output, files, near_distance, pool))
+        counts["duplicates"] = {name: files[-1][name] for name in ("exact", "near")}
+    counts["leaks"] = total_leaks([record["facts"] for record in records])
     seconds = time.monotonic() - started
     summary = {
         **counts,
@@ -187,6 +214,6 @@ def attribute(
         "inputs": describe(inputs, units),
     }
     storage.write_json(storage.join(output, SUMMARY), summary)
-    outputs.publish(output, "attributions", key, {**summary, "files": pipeline.parts(records)})
+    outputs.publish(output, "attributions", key, {**summary, "files": files})
     pipeline.clear_records(output)
     return summary

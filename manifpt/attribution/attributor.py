@@ -13,7 +13,7 @@ import torch
 from manifpt import outputs, storage
 from manifpt.attribution.fusion import pooled
 from manifpt.attribution.network import AttributionNetwork, Design, logits
-from manifpt.branches import Branch, read_artifacts
+from manifpt.branches import LOOKS, Branch, read_artifacts
 from manifpt.errors import ManifptError
 
 WEIGHTS = "weights.pt"
@@ -71,6 +71,14 @@ class Attributor:
         table = storage.read_parquet(storage.join(self.uri, SEEN))
         return frozenset(table["pixel_sha256"].to_pylist())
 
+    def seen_looks(self) -> np.ndarray | None:
+        """Return their perceptual hashes, N uint64, None if it was made of artifacts without."""
+        table = storage.read_parquet(storage.join(self.uri, SEEN))
+        if LOOKS not in table.column_names or table[LOOKS].null_count == table.num_rows:
+            return None
+        found: np.ndarray = np.unique(table[LOOKS].drop_null().to_numpy())
+        return found
+
     def check_manifolds(self, content_sha256: Sequence[str | None], option: str) -> None:
         """Raise unless artifacts of those manifolds, one a branch, are those of training."""
         for branch, found in zip(self.branches, content_sha256, strict=True):
@@ -122,12 +130,12 @@ def publish_attributor(output: str, key: str, made: Made, facts: dict[str, Any])
 
 
 def _write(output: str, branch: Branch, weights: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """Write the weights, and the pixel hashes of what training and validation have seen."""
+    """Write the weights, and the hashes of what training and validation have seen."""
     sink = io.BytesIO()
     torch.save(weights, sink)
     paths = [path for split in ("train", "validation") for path in branch.files(split)]
     seen = pa.concat_tables(
-        [read_artifacts(storage.join(branch.uri, path), ["pixel_sha256"]) for path in paths]
+        [read_artifacts(storage.join(branch.uri, path), ["pixel_sha256", LOOKS]) for path in paths]
     )
     return {
         WEIGHTS: storage.write_bytes(storage.join(output, WEIGHTS), sink.getvalue()),

@@ -54,13 +54,13 @@ class HammingIndex:
         self.bands = []
         for low, high in pairwise(edges):
             keys = self._key(self.hashes, low, high)
-            order = np.argsort(keys, kind="stable")
+            order = np.argsort(keys, kind="stable").astype(np.uint32)
             self.bands.append((low, high, order, keys[order]))
 
     @staticmethod
     def _key(hashes: np.ndarray, low: int, high: int) -> np.ndarray:
         key: np.ndarray = (hashes >> np.uint64(low)) & np.uint64(2 ** int(high - low) - 1)
-        return key
+        return key.astype(np.uint32) if high - low <= 32 else key
 
     def pairs(self, queries: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield rows of ``queries`` and of the hashes that lie near each other; some twice."""

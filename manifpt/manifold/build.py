@@ -23,6 +23,7 @@ from manifpt.manifold.embed import (
 from manifpt.manifold.manifold import MANIFOLDS, Manifold
 from manifpt.manifold.prepare import measure_held_out, prepare, write_all_keys
 from manifpt.manifold.search import Plan
+from manifpt.manifold.shard import ROWS
 from manifpt.spaces import Options, Space, make_space
 from manifpt.spaces.learned import compiled, keep_weights, weights_entry
 from manifpt.spaces.space import LEARNED, largest_size
@@ -284,7 +285,9 @@ def merge_shards(manifold: Manifold, output: str, numbers: Sequence[int], folder
     tables = [storage.read_parquet(storage.join(output, e["rows"]["path"])) for e in entries]
     plan = Plan("bounds") if manifold.basis is not None else Plan()
     shard = manifold.read(plan, numbers)
-    merged = write_rows(output, folder, pa.concat_tables(tables), shard.vectors)
+    common = [name for name in ROWS if all(name in table.column_names for table in tables)]
+    rows = pa.concat_tables([table.select(common) for table in tables])
+    merged = write_rows(output, folder, rows, shard.vectors)
     merged["duplicates"] = sum(entry["duplicates"] for entry in entries)
     if shard.keys is not None:
         merged["keys"] = write_array(output, f"{folder}/keys.npy", shard.keys)

@@ -103,7 +103,7 @@ def write_array(output: str, path: str, array: np.ndarray) -> dict[str, Any]:
 def write_rows(output: str, folder: str, rows: pa.Table, vectors: np.ndarray) -> dict[str, Any]:
     """Write a shard's rows and vectors; return its entry of a manifest."""
     path = f"{folder}/rows.parquet"
-    data = storage.parquet_bytes(rows.select(list(ROWS)))
+    data = storage.parquet_bytes(rows.select([name for name in ROWS if name in rows.column_names]))
     return {
         "reals": rows.num_rows,
         "content": content_of(rows["id"].to_pylist(), vectors),

@@ -144,6 +144,16 @@ class Manifold:
         )
         return ids, hashes
 
+    def perceptual_hashes(self) -> np.ndarray | None:
+        """Return those of all reals that have one, uint64; None if a shard was made without."""
+        found = []
+        for entry in self.manifest["shards"]:
+            table = storage.parquet_table(self._checked(entry["rows"]))
+            if "perceptual_hash" not in table.column_names:
+                return None
+            found.append(table["perceptual_hash"].drop_null().to_numpy())
+        return np.concatenate(found)
+
     def _array(self, entries: Sequence[dict[str, Any]], name: str, width: int) -> np.ndarray:
         """Return the array of that name of some shards as one."""
         out = np.empty((sum(entry["reals"] for entry in entries), width), np.float32)

@@ -16,6 +16,7 @@ ROWS = {
     "uri": pa.string(),
     "sha256": pa.string(),
     "pixel_sha256": pa.string(),
+    "perceptual_hash": pa.uint64(),  # not in shards of earlier versions
 }
 
 
