@@ -114,6 +114,42 @@ def test_attribution_accounts_for_every_file_and_agrees_with_evaluation(chain, t
     np.testing.assert_allclose(both["probability_x"], both["probability_y"], atol=1e-6)
 
 
+def test_attribution_flags_copies_and_what_was_seen(chain, corpus, tmp_path):
+    mixed = write_folder(tmp_path / "mixed", "stripes", range(1000, 1010))
+    (mixed / "same bytes.png").write_bytes((mixed / "1003.png").read_bytes())
+    Image.open(mixed / "1004.png").save(mixed / "same pixels.bmp")
+    nearly = Image.open(mixed / "1005.png")
+    nearly.putpixel((0, 0), tuple(255 - v for v in nearly.getpixel((0, 0))))
+    nearly.save(mixed / "similar.png")
+    (mixed / "z real.png").write_bytes((corpus / "manifold" / "0000.png").read_bytes())
+    flags = ["--input", str(mixed), "--model", f"{chain}/t", "--output", f"{tmp_path}/v"]
+    assert attribute.main(flags) == 0
+    summary = json.loads((tmp_path / "v" / "summary.json").read_text())
+    table = ds.dataset(tmp_path / "v" / "attributions").to_table().to_pandas()
+    assert len(table) == 14
+    copies = ds.dataset(tmp_path / "v" / "duplicates").to_table().to_pylist()
+    assert [tuple(row.values())[:1] + tuple(row.values())[2:5] for row in copies] == [
+        ("same bytes.png", "1003.png", "bytes", None),
+        ("same pixels.bmp", "1004.png", "pixels", None),
+        ("similar.png", None, None, "1005.png"),
+    ]
+    assert summary["duplicates"] == {"exact": 2, "near": 1}
+    marked = table.set_index("id")
+    trained = ds.dataset(
+        [str(p) for s in ("train", "validation") for p in (chain / "a" / s).iterdir()]
+    )
+    seen = set(trained.to_table(["sha256"]).to_pydict()["sha256"])
+    bytes_only = marked.drop(index="same pixels.bmp")
+    assert (bytes_only["in_training"] == bytes_only["sha256"].isin(seen)).all()
+    assert 0 < marked["in_training"].sum() < len(marked)
+    assert marked.loc["same pixels.bmp", "in_training"] == marked.loc["1004.png", "in_training"]
+    assert marked.loc["similar.png", "near_training"] == marked.loc["1005.png", "in_training"]
+    assert not marked.loc["similar.png", "in_training"]
+    assert list(marked.index[marked["near_manifold"].astype(bool)]) == ["z real.png"]
+    assert summary["leaks"]["unavailable"] == []
+    assert summary["leaks"]["in_training"] == marked["in_training"].sum()
+
+
 def test_a_finished_job_does_nothing_again_and_other_settings_are_refused(chain, corpus, capsys):
     before = (chain / "m" / "manifest.json").read_bytes()
     reals = ["--input", f"real={corpus}/manifold", "--output", f"{chain}/m"]

@@ -12,7 +12,7 @@ import pyarrow as pa
 from manifpt import outputs, pipeline, session, storage
 from manifpt.attribution.attributor import Attributor
 from manifpt.attribution.duplicates import find_duplicates
-from manifpt.attribution.leaks import Leaks, total_leaks
+from manifpt.attribution.leaks import LEAKS, Leaks, total_leaks
 from manifpt.attribution.registered import opened
 from manifpt.device import device_and_precision
 from manifpt.errors import ManifptError
@@ -115,7 +115,8 @@ class AttributeStage:
 
 def check_columns(columns: Sequence[str]) -> None:
     """Raise if metadata columns have names that the tables of the output have themselves."""
-    taken = [c for c in columns if c in ATTRIBUTIONS or c in pipeline.QUARANTINE or is_own(c)]
+    own = {*ATTRIBUTIONS, *LEAKS, *pipeline.QUARANTINE}
+    taken = [c for c in columns if c in own or is_own(c)]
     if taken:
         raise ManifptError(f"--columns {' '.join(taken)}: taken by the output; leave it out")
     if len(set(columns)) < len(columns):
