@@ -23,7 +23,7 @@ LEAST_CONTRAST = 4.0
 # each image of a large corpus meets all others; of copies by JPEG 75 or half the size 66 to 100 %.
 DISTANCE = 2
 MOST_DISTANCE = 8
-CANDIDATES = 2**22  # pairs that are compared at once
+CANDIDATES = 2**20  # pairs that are compared at once
 
 _ANGLES = np.pi / (2 * SIDE) * np.outer(np.arange(1, 9), 2 * np.arange(SIDE) + 1)
 _COSINES = np.rint(2**12 * np.cos(_ANGLES))  # DCT-II, without its scale
@@ -55,7 +55,8 @@ class HammingIndex:
         for low, high in pairwise(edges):
             keys = self._key(self.hashes, low, high)
             order = np.argsort(keys, kind="stable").astype(np.uint32)
-            self.bands.append((low, high, order, keys[order]))
+            # Beside each other in memory are those that are compared with the same query.
+            self.bands.append((low, high, order, keys[order], self.hashes[order]))
 
     @staticmethod
     def _key(hashes: np.ndarray, low: int, high: int) -> np.ndarray:
@@ -65,8 +66,10 @@ class HammingIndex:
     def pairs(self, queries: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield rows of ``queries`` and of the hashes that lie near each other; some twice."""
         queries = queries.astype(np.uint64)
-        for low, high, order, keys in self.bands:
+        for low, high, order, keys, hashes in self.bands:
             wanted = self._key(queries, low, high)
+            turn = np.argsort(wanted)  # a search in order stays in the cache
+            wanted, asked = wanted[turn], queries[turn]
             first = np.searchsorted(keys, wanted, "left")
             counts = np.searchsorted(keys, wanted, "right") - first
             ends = np.cumsum(counts)
@@ -75,12 +78,12 @@ class HammingIndex:
                 before = ends[start - 1] if start else 0
                 stop = max(start + 1, int(np.searchsorted(ends, before + CANDIDATES, "right")))
                 some = counts[start:stop]
-                rows = np.repeat(np.arange(start, stop), some)
-                inside = np.arange(some.sum()) - np.repeat(np.cumsum(some) - some, some)
-                others = order[inside + np.repeat(first[start:stop], some)]
-                apart = np.bitwise_count(queries[rows] ^ self.hashes[others])
-                near = apart <= self.distance
-                yield rows[near], others[near]
+                places = np.arange(some.sum())
+                places += np.repeat(first[start:stop] - np.cumsum(some) + some, some)
+                apart = np.bitwise_count(np.repeat(asked[start:stop], some) ^ hashes[places])
+                near = np.flatnonzero(apart <= self.distance)
+                rows = start + np.searchsorted(np.cumsum(some), near, "right")
+                yield turn[rows], order[places[near]]
                 start = stop
 
     def meets(self, queries: np.ndarray) -> np.ndarray:
