@@ -46,7 +46,7 @@ def serve(rule: DecodeRule, sizes: Sequence[int], images: BinaryIO, answers: Bin
         if isinstance(found, DecodeError):
             if found.code == "too_much_memory":
                 os._exit(OUT_OF_MEMORY)  # whether for this image alone, a new child will show
-            text, pixels = f"{found.code} {found}".encode(), b""
+            text, pixels = f"{found.code} {found}".encode(errors="replace"), b""
         else:
             text = (
                 f"ok {found.width} {found.height} {found.perceptual_hash} {found.format}".encode()

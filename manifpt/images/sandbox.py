@@ -33,7 +33,7 @@ from typing import TypeVar
 import numpy as np
 
 from manifpt.errors import ManifptError
-from manifpt.images.decode import Decoded, DecodeError, DecodeRule, refusal
+from manifpt.images.decode import ERRORS, Decoded, DecodeError, DecodeRule, refusal
 from manifpt.images.decoder import ANSWER, LENGTH, OUT_OF_MEMORY, PIPE_BYTES, READY, WALL
 
 COMMAND = (sys.executable, "-P", "-m", "manifpt.images.decoder")
@@ -140,8 +140,16 @@ class _Child:
         if body is None:
             return None
         self.answered += 1
-        code, _, text = body[:text_bytes].decode().partition(" ")
-        return DecodeError(code, text) if code != "ok" else self._decoded(text, body[text_bytes:])
+        code, _, text = body[:text_bytes].decode(errors="replace").partition(" ")
+        try:
+            return (
+                DecodeError(code, text)
+                if code in ERRORS
+                else self._decoded(text, body[text_bytes:])
+            )
+        except ValueError:
+            self.answered, self.confused = self.answered - 1, True
+            return None
 
     def _decoded(self, text: str, pixels: bytes) -> Decoded:
         width, height, looks, format = text.split(" ", 3)
