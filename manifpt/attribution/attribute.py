@@ -196,9 +196,7 @@ def attribute(
         source = found.kept(output)
     targets = trained_targets(attributor, source.manifolds)
     projectors, pool = projectors_of(targets, search, pool)
-    build = partial(
-        AttributeStage, source.attributor, projectors, reading.columns, near_distance
-    )
+    build = partial(AttributeStage, source.attributor, projectors, reading.columns, near_distance)
     records = project("attribute", units, selection, projectors, build, output, pool)
     counts, files = pipeline.totals(records), pipeline.parts(records)
     if duplicates:
