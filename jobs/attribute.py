@@ -14,11 +14,11 @@ from pydantic import Field
 from manifpt import job
 from manifpt.config import SearchConfig
 from manifpt.images.perceptual import DISTANCE, MOST_DISTANCE
-from manifpt.options import InputOptions
+from manifpt.options import DecisionOptions, InputOptions
 from manifpt.tracking import Run
 
 
-class Config(InputOptions, SearchConfig):
+class Config(DecisionOptions, InputOptions, SearchConfig):
     """Options of attribute."""
 
     input: tuple[str, ...] = Field(
@@ -60,6 +60,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         reading=config.reading,
         duplicates=config.duplicates,
         near_distance=config.near_distance,
+        rule=config.rule,
         search=config.search_demand,
         demand=config.demand,
         overwrite=config.overwrite,

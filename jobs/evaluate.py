@@ -4,7 +4,8 @@
     python -m jobs.evaluate --input a=DIR b=DIR real=DIR --model MODEL --output EVALUATION
 
 Of artifacts, and of a benchmark, the split `test` is taken. Other images all count as test, but
-for those whose pixels were in the manifold, in training or in validation.
+for those whose pixels were in the manifold, in training or in validation. Images of sources that
+the attributor does not know measure how well it tells them from its own.
 """
 
 import sys
@@ -14,10 +15,11 @@ from pydantic import Field
 
 from manifpt import job
 from manifpt.config import JobConfig
+from manifpt.options import DecisionOptions
 from manifpt.tracking import Run
 
 
-class Config(JobConfig):
+class Config(DecisionOptions, JobConfig):
     """Options of evaluate."""
 
     input: tuple[str, ...] = Field(
@@ -27,6 +29,9 @@ class Config(JobConfig):
         description="folder of train_attribution, or a registered one as models:/NAME@ALIAS"
     )
     output: str = Field(description="folder for metrics, scores and pictures, local or s3://")
+    sources: tuple[str, ...] = Field(
+        (), description="of the sources in --input, only these, known or unknown"
+    )
     manifold: tuple[str, ...] = Field(
         (), description="where the attributor's manifolds lie now, if they were moved"
     )
@@ -41,11 +46,13 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         config.input,
         config.model,
         config.output,
+        sources=config.sources,
         manifolds=config.manifold,
+        rule=config.rule,
         demand=config.demand,
         overwrite=config.overwrite,
     )
-    for name in ("metrics.json", "confusion.csv", "confusion.png"):
+    for name in ("metrics.json", "confusion.csv", "confusion.png", "reliability.png"):
         tracked.bytes(name, storage.read_bytes(storage.join(config.output, name)))
     return {"output": config.output, **metrics}
 

@@ -34,6 +34,9 @@ class Config(TrainingOptions, ProjectionConfig):
         (), description="train nothing, fuse these attributors of one space each, late"
     )
     output: str = Field(description="folder for the attributor, local or s3://")
+    sources: tuple[str, ...] = Field(
+        (), description="of the sources in --input, only these; the others stay unknown"
+    )
     manifold: tuple[str, ...] = Field((), description="manifolds for images given as --input")
     space: Literal["image"] | None = Field(
         None, description="'image' trains on the images given as --input themselves, too"
@@ -70,6 +73,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         config.input,
         config.output,
         config.training,
+        sources=config.sources,
         manifolds=config.manifold,
         images=config.space == "image",
         image_size=config.image_size,

@@ -116,9 +116,8 @@ def channel_moments(artifacts: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _total_moments(facts: Sequence[dict[str, Any]], folder: str, split: str) -> dict[str, Any]:
-    found = [f["moments"][folder] for f in facts if f]
-    found = [moments[split] for moments in found if split in moments]
+def total_moments(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return mean and standard deviation a channel, of what ``channel_moments`` counted."""
     if not found:
         return {}
     count = sum(m["count"] for m in found)
@@ -228,12 +227,13 @@ def publish_artifacts(
 ) -> dict[str, Any]:
     """Publish each space's artifacts and, if there are several, the folder that holds them."""
     files = pipeline.parts(records)
-    found = [record["facts"] for record in records]
+    found = [record["facts"]["moments"] for record in records if record["facts"]]
     for folder, fact in facts.items():
-        moments = {split: _total_moments(found, folder, split) for split in EVALUATED}
+        mine = [moments[folder] for moments in found]
+        moments = {s: total_moments([m[s] for m in mine if s in m]) for s in EVALUATED}
         start = storage.join(folder, "")
-        mine = [_inside(folder, file) for file in files if file["path"].startswith(start)]
-        body = {**fact, **common, "files": mine, "moments": moments}
+        inside = [_inside(folder, file) for file in files if file["path"].startswith(start)]
+        body = {**fact, **common, "files": inside, "moments": moments}
         manifest = outputs.publish(storage.join(output, folder), "artifacts", key, body)
     if len(facts) > 1:
         kept = [file for file in files if file["folder"] == "quarantine"]

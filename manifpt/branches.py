@@ -105,6 +105,11 @@ def read_artifacts(uri: str, columns: list[str] | None = None) -> pa.Table:
     return table
 
 
+def of_classes(table: pa.Table, classes: Sequence[str]) -> pa.Table:
+    """Return the rows whose source is one of ``classes``."""
+    return table.filter(pc.is_in(table["source"], pa.array(classes, pa.string())))
+
+
 def artifact_column(number: int) -> str:
     """Return the name of a branch's column of artifacts, where they are read together."""
     return f"artifact_{number}" if number else "artifact"

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, Field
 
 if TYPE_CHECKING:
+    from manifpt.attribution.decision import Rule
     from manifpt.attribution.train import Options as Training
     from manifpt.images.sources import Reading
     from manifpt.manifold.projector import Projection
@@ -118,6 +119,28 @@ class ProjectionOptions(BaseModel):
         from manifpt.manifold.projector import projection_of
 
         return projection_of(self.projector, self.neighbors, self.ridge)
+
+
+class DecisionOptions(BaseModel):
+    """When an attributor says generator or real, unknown or unsure."""
+
+    sure: float = Field(
+        0.5, ge=0, le=1, description="decision: least probability of an answer, else unsure"
+    )
+    false_rejection: float = Field(
+        0.05,
+        ge=0,
+        lt=1,
+        description="decision: share of known classes' images that may be called unknown; 0 for "
+        "never",
+    )
+
+    @property
+    def rule(self) -> "Rule":
+        """The rule asked for."""
+        from manifpt.attribution.decision import Rule
+
+        return Rule(self.sure, self.false_rejection)
 
 
 class TrainingOptions(BaseModel):

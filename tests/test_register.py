@@ -21,7 +21,6 @@ import torch
 from conftest import free_ports, write_folder
 
 from jobs import attribute, build_manifold, compute_artifacts, evaluate, register, train_attribution
-from manifpt.attribution.attribute import decision
 from manifpt.attribution.attributor import Made, publish_attributor
 from manifpt.attribution.network import AttributionNetwork, Design
 from manifpt.branches import open_artifacts
@@ -89,12 +88,6 @@ def check_same(found: pd.DataFrame, expected: pd.DataFrame) -> None:
 
 def images_of(table: pd.DataFrame) -> list[bytes]:
     return [Path(uri).read_bytes() for uri in table["uri"]]
-
-
-def test_decision_is_unsure_below_the_threshold():
-    assert decision("real", 0.5) == "real"
-    assert decision("gan", 0.9) == "generator"
-    assert decision("real", 0.4999) == "unsure"
 
 
 def test_credentials_never_reach_a_card():

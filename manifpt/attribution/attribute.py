@@ -1,6 +1,7 @@
 """Any images -> the attributions table: which generator, how surely, nearest to which real."""
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -11,6 +12,7 @@ import pyarrow as pa
 
 from manifpt import outputs, pipeline, session, storage
 from manifpt.attribution.attributor import Attributor
+from manifpt.attribution.decision import DECISIONS, USUAL, Rule, decide
 from manifpt.attribution.duplicates import find_duplicates
 from manifpt.attribution.leaks import LEAKS, Leaks, total_leaks
 from manifpt.attribution.registered import opened
@@ -29,8 +31,6 @@ TOP_K = 3
 SUMMARY = "summary.json"
 # Columns of the images table that are kept.
 GIVEN = ("id", "uri", "sha256", "pixel_sha256", "perceptual_hash", "source")
-# The least probability of an answer: none of the others is as likely as all of them together.
-SURE = 0.5
 
 ATTRIBUTIONS = {
     "id": pa.string(),
@@ -48,14 +48,9 @@ ATTRIBUTIONS = {
     "distance": pa.float64(),
     "percentile": pa.float64(),
     "in_manifold": pa.bool_(),
+    "unknown_score": pa.float64(),
+    "unknown_p": pa.float64(),
 }
-
-
-def decision(prediction: str, probability: float) -> str:
-    """Return ``real`` or ``generator`` by the prediction, or ``unsure`` below ``SURE``."""
-    if probability < SURE:
-        return "unsure"
-    return "real" if prediction == "real" else "generator"
 
 
 @dataclass
@@ -66,6 +61,7 @@ class AttributeStage:
     projectors: list[Projector]
     columns: tuple[str, ...] = ()
     near_distance: int = DISTANCE
+    rule: Rule = USUAL
 
     @cached_property
     def attributor(self) -> Attributor:
@@ -81,7 +77,9 @@ class AttributeStage:
     def __call__(self, table: pa.Table) -> pipeline.Result:
         """Attribute the rows of an images table, and mark those that are no news."""
         attributions, leaks = self.leaks.marked(self.attributions(table))
-        return pipeline.Result({"attributions": attributions}, {"leaks": leaks})
+        decisions = dict(Counter(attributions["decision"].to_pylist()))
+        facts = {"leaks": leaks, "decisions": decisions}
+        return pipeline.Result({"attributions": attributions}, facts)
 
     def attributions(self, table: pa.Table) -> pa.Table:
         """Return the attributions table of an images table; ``source`` is what the input said.
@@ -93,7 +91,10 @@ class AttributeStage:
         reals = [b for p, (_, b) in zip(self.projectors, made, strict=True) if p.manifold]
         beside = dict(reals[0] if reals else made[0][1])
         beside["in_manifold"] = np.any([b["in_manifold"] for _, b in made], axis=0).tolist()
-        probabilities = self.attributor.probabilities([artifacts for artifacts, _ in made])
+        found = self.attributor.outputs([artifacts for artifacts, _ in made])
+        probabilities = self.attributor.fused(found.logits)
+        unknown = self.attributor.unknown(found, beside["distance"])
+        unknown_p = unknown.p_value if unknown else None
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :TOP_K]
         ranked = [
             [{"source": classes[i], "probability": float(p[i])} for i in line]
@@ -104,9 +105,11 @@ class AttributeStage:
             "status": ["ok"] * table.num_rows,
             "prediction": [line[0]["source"] for line in ranked],
             "probability": [line[0]["probability"] for line in ranked],
-            "decision": [decision(r[0]["source"], r[0]["probability"]) for r in ranked],
+            "decision": decide(probabilities, classes, unknown_p, self.rule),
             "top_k": ranked,
             **beside,
+            "unknown_score": unknown.score if unknown else [None] * table.num_rows,
+            "unknown_p": unknown_p if unknown else [None] * table.num_rows,
             **{name: table[name].to_pylist() for name in self.columns},
         }
         schema = ATTRIBUTIONS | dict.fromkeys(self.columns, pa.string())
@@ -166,6 +169,7 @@ def attribute(
     reading: Reading = AS_FOUND,
     duplicates: bool = True,
     near_distance: int = DISTANCE,
+    rule: Rule = USUAL,
     search: session.SearchDemand = session.ANY_SEARCH,
     demand: session.Demand = session.ANY,
     overwrite: bool = False,
@@ -175,9 +179,9 @@ def attribute(
     ``model`` is an attributor's folder, or MLflow's name of one (see ``registered``).
 
     ``split`` keeps only the images of that split, and those that declare none; ``sources`` is the
-    same for sources. ``reading`` says how inputs are read, and which of their columns travel.
-    ``duplicates`` adds the table of the corpus's own copies (see ``duplicates``); what is near has
-    perceptual hashes within ``near_distance`` bits.
+    same for sources. ``rule`` makes decisions of probabilities. ``reading`` says how inputs are
+    read, and which of their columns travel. ``duplicates`` adds the table of the corpus's own
+    copies (see ``duplicates``); what is near has perceptual hashes within ``near_distance`` bits.
     """
     check_columns(reading.columns)
     started = time.monotonic()
@@ -187,16 +191,16 @@ def attribute(
     with opened(model, manifolds) as found:
         attributor = Attributor.open(found.attributor)
         trained_targets(attributor, found.manifolds)
-        copies = [duplicates, near_distance]
-        made_of = [content_key(units), vars(selection), attributor.manifest["key"], copies]
-        key = storage.digest(made_of)
+        copies, known = [duplicates, near_distance], attributor.manifest["key"]
+        key = storage.digest([content_key(units), vars(selection), known, copies, vars(rule)])
         pool = session.pool(demand, uses_gpu=True)
         if outputs.begin(output, "attributions", key, overwrite=overwrite):
             return storage.read_json(storage.join(output, SUMMARY))
         source = found.kept(output)
     targets = trained_targets(attributor, source.manifolds)
     projectors, pool = projectors_of(targets, search, pool)
-    build = partial(AttributeStage, source.attributor, projectors, reading.columns, near_distance)
+    columns = reading.columns
+    build = partial(AttributeStage, source.attributor, projectors, columns, near_distance, rule)
     records = project("attribute", units, selection, projectors, build, output, pool)
     counts, files = pipeline.totals(records), pipeline.parts(records)
     if duplicates:
@@ -204,8 +208,12 @@ def attribute(
         counts["duplicates"] = {name: files[-1][name] for name in ("exact", "near")}
     counts["leaks"] = total_leaks([record["facts"] for record in records])
     seconds = time.monotonic() - started
+    decisions: Counter[str] = Counter()
+    for record in records:
+        decisions.update(record["facts"].get("decisions", {}))
     summary = {
         **counts,
+        "decisions": {name: decisions[name] for name in DECISIONS},
         "seconds": seconds,
         "images_per_second": counts["rows_in"] / seconds,
         **source.facts(),

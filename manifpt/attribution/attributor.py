@@ -12,12 +12,15 @@ import torch
 
 from manifpt import outputs, storage
 from manifpt.attribution.fusion import pooled
-from manifpt.attribution.network import AttributionNetwork, Design, logits
-from manifpt.branches import LOOKS, Branch, read_artifacts
+from manifpt.attribution.network import AttributionNetwork, Design, Outputs
+from manifpt.attribution.network import outputs as network_outputs
+from manifpt.attribution.open_set import OpenSet
+from manifpt.branches import LOOKS, Branch, of_classes, read_artifacts
 from manifpt.errors import ManifptError
 
 WEIGHTS = "weights.pt"
 SEEN = "seen.parquet"
+OPEN_SET = "open_set.npz"
 # Of each space's artifacts, what an attributor must know to make the same of other images.
 KEPT = ("shape", "space", "decode", "manifold", "manifold_sha256", "projection")
 
@@ -55,16 +58,45 @@ class Attributor:
         network.load_state_dict(torch.load(io.BytesIO(data), weights_only=True))
         return network.eval().to(self.device)
 
-    def probabilities(self, artifacts: Sequence[np.ndarray]) -> np.ndarray:
-        """Return N x classes probabilities of the artifacts in each space, float64."""
+    @cached_property
+    def open_set(self) -> OpenSet | None:
+        """What tells the unknown; None of an attributor that was made without."""
+        if OPEN_SET not in self.manifest["files"]:
+            return None
+        return OpenSet.from_bytes(storage.read_bytes(storage.join(self.uri, OPEN_SET)))
+
+    def outputs(self, artifacts: Sequence[np.ndarray]) -> Outputs:
+        """Return the network's logits and features of the artifacts in each space."""
         shaped = [
             a.reshape(-1, *branch["shape"])
             for a, branch in zip(artifacts, self.branches, strict=True)
         ]
-        heads = torch.from_numpy(logits(self.network, shaped, self.device))
-        weights = self.network.weights.double().cpu()
-        out: np.ndarray = pooled(heads.double(), weights).exp().numpy()
+        return network_outputs(self.network, shaped, self.device)
+
+    def fused(self, logits: np.ndarray, weights: Sequence[float] | None = None) -> np.ndarray:
+        """Return N x classes probabilities of N x heads x classes logits, float64.
+
+        Those of the heads' fitted weights, which calibrate them, unless others are given.
+        """
+        fitted = self.network.weights.double().cpu()
+        given = fitted if weights is None else torch.tensor(weights, dtype=torch.float64)
+        out: np.ndarray = pooled(torch.from_numpy(logits).double(), given).exp().numpy()
         return out
+
+    def probabilities(self, artifacts: Sequence[np.ndarray]) -> np.ndarray:
+        """Return N x classes probabilities of the artifacts in each space, float64."""
+        return self.fused(self.outputs(artifacts).logits)
+
+    def unknown(self, outputs: Outputs, distance: Sequence[float | None]) -> "Unknown | None":
+        """Return how strange N images are; None if the attributor cannot tell.
+
+        ``distance`` is that to the nearest real in the first space with a manifold.
+        """
+        if self.open_set is None:
+            return None
+        scores = self.open_set.scores(outputs, np.array(distance, dtype=np.float64))
+        combined = self.open_set.unknown_score(scores)
+        return Unknown(combined, self.open_set.p_value(combined), scores)
 
     def seen(self) -> frozenset[str]:
         """Return the pixel hashes of the images that training and validation used."""
@@ -91,13 +123,25 @@ class Attributor:
                 )
 
 
+class Unknown(NamedTuple):
+    """Of N images: ``unknown_score``, the share of known images as strange, N x single scores."""
+
+    score: np.ndarray
+    p_value: np.ndarray
+    scores: np.ndarray
+
+
 class Made(NamedTuple):
-    """What makes an attributor: artifacts, design, class names in order, and trained weights."""
+    """What makes an attributor: artifacts, design, class names in order, and trained weights.
+
+    ``open_set`` is None where the unknown cannot be told.
+    """
 
     branches: Sequence[Branch]
     design: Design
     classes: list[str]
     weights: dict[str, torch.Tensor]
+    open_set: OpenSet | None = None
 
 
 def described(names: Sequence[str], design: Design) -> str:
@@ -123,21 +167,27 @@ def publish_attributor(output: str, key: str, made: Made, facts: dict[str, Any])
         "weights": made.weights["weights"].tolist(),
         "artifacts": [branch.uri for branch in branches],
         "inputs": branches[0].manifest["inputs"],
-        "rows": {split: classes[split] for split in ("train", "validation")},
-        "files": _write(output, branches[0], made.weights),
+        "rows": {
+            split: {name: classes[split][name] for name in made.classes if name in classes[split]}
+            for split in ("train", "validation")
+        },
+        "files": _write(output, made),
     }
     return outputs.publish(output, "attributor", key, body)
 
 
-def _write(output: str, branch: Branch, weights: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """Write the weights, and the hashes of what training and validation have seen."""
+def _write(output: str, made: Made) -> dict[str, Any]:
+    """Write the weights, what training and validation have seen, and what tells the unknown."""
     sink = io.BytesIO()
-    torch.save(weights, sink)
+    torch.save(made.weights, sink)
+    branch = made.branches[0]
     paths = [path for split in ("train", "validation") for path in branch.files(split)]
-    seen = pa.concat_tables(
-        [read_artifacts(storage.join(branch.uri, path), ["pixel_sha256", LOOKS]) for path in paths]
-    )
+    read = ["source", "pixel_sha256", LOOKS]
+    tables = [read_artifacts(storage.join(branch.uri, path), read) for path in paths]
+    seen = of_classes(pa.concat_tables(tables), made.classes).drop_columns(["source"])
+    found = {WEIGHTS: sink.getvalue(), SEEN: storage.parquet_bytes(seen)}
+    if made.open_set is not None:
+        found[OPEN_SET] = made.open_set.to_bytes()
     return {
-        WEIGHTS: storage.write_bytes(storage.join(output, WEIGHTS), sink.getvalue()),
-        SEEN: storage.write_bytes(storage.join(output, SEEN), storage.parquet_bytes(seen)),
+        name: storage.write_bytes(storage.join(output, name), data) for name, data in found.items()
     }

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, nll_loss
 
 from manifpt import storage, training
-from manifpt.attribution.fusion import fit_weights
 from manifpt.attribution.network import AttributionNetwork, Design
 from manifpt.branches import artifact_column
 from manifpt.device import device_and_precision
@@ -190,18 +189,6 @@ class Trainer:
             "validation_rows": rows,
         }
 
-    def weigh_heads(self, batches: Iterator[dict[str, np.ndarray]]) -> None:
-        """Weigh the heads of the best weights by validation; all workers do the same."""
-        self.network.load_state_dict(self.best_weights)
-        self.network.eval()
-        logits, labels = [], []
-        for batch in batches:
-            artifacts, right = self._batch(batch)
-            with torch.no_grad():
-                logits.append(self.network(artifacts).float().cpu())
-            labels.append(right.cpu())
-        self.best_weights["weights"] = fit_weights(torch.cat(logits), torch.cat(labels))
-
     def close_epoch(self, row: dict[str, float]) -> None:
         """Judge the epoch, and keep its weights if it is the best."""
         if self.standing.judge(row):
@@ -254,9 +241,6 @@ def train_loop(config: dict[str, Any]) -> None:
     validation = ray.train.get_dataset_shard("validation")
     per_worker = max(1, settings.batch_size // workers)
 
-    def validation_batches() -> Iterator[dict[str, np.ndarray]]:
-        return iter(validation.iter_batches(batch_size=512, batch_format="numpy"))
-
     while not trainer.standing.stopped(settings) and trainer.standing.epoch < config["until"]:
         epoch = trainer.standing.epoch
         batches = train.iter_batches(
@@ -268,8 +252,6 @@ def train_loop(config: dict[str, Any]) -> None:
             local_shuffle_seed=settings.seed * 1_000_003 + epoch,
         )
         row = trainer.train(iter(batches))
-        row |= trainer.validate(validation_batches())
+        row |= trainer.validate(iter(validation.iter_batches(batch_size=512, batch_format="numpy")))
         trainer.close_epoch(row)
-        if trainer.standing.stopped(settings) and len(trainer.network.weights) > 1:
-            trainer.weigh_heads(validation_batches())
         training.end_epoch(row, epoch, trainer.save, config, resumed=bool(earlier))

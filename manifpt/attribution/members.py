@@ -1,17 +1,14 @@
 """Late fusion of attributors that are trained already: nothing is trained, heads are weighed."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from manifpt import outputs, session, storage, tensors
-from manifpt.attribution.attributor import Attributor, Made, publish_attributor
-from manifpt.attribution.fusion import fit_weights
-from manifpt.attribution.network import AttributionNetwork, Design, logits
-from manifpt.branches import Branch, artifact_column, open_artifacts, read_branches
+from manifpt import outputs, session, storage
+from manifpt.attribution.attributor import Attributor, publish_attributor
+from manifpt.attribution.calibrate import calibrate
+from manifpt.attribution.network import AttributionNetwork, Design
+from manifpt.branches import open_artifacts
 from manifpt.errors import ManifptError
 
 
@@ -26,28 +23,17 @@ def fuse_attributors(
 
     Their weights stay; what each is worth is fitted on the validation images, in one task.
     """
-    import ray
-
     output = storage.absolute(output)
     opened = [Attributor.open(member) for member in members]
     branches = open_artifacts([member.manifest["artifacts"][0] for member in opened])
     design = _design(opened)
     key = storage.digest([member.manifest["key"] for member in opened])
-    pool = session.pool(demand, uses_gpu=False)
     finished = outputs.begin(output, "attributor", key, overwrite=overwrite)
     if finished:
         return finished
-    weigh = ray.remote(num_cpus=pool.num_cpus)(_weighed)
-    weights, accuracy, loss = ray.get(weigh.remote(opened, branches, design, pool.threads))
-    facts = {
-        "members": [member.uri for member in opened],
-        "seed": opened[0].manifest["seed"],
-        "validation_accuracy": accuracy,
-        "validation_loss": loss,
-    }
-    return publish_attributor(
-        output, key, Made(branches, design, opened[0].classes, weights), facts
-    )
+    made, found = calibrate(partial(_joined, opened, design), branches, opened[0].classes, demand)
+    facts = {"members": [member.uri for member in opened], "seed": opened[0].manifest["seed"]}
+    return publish_attributor(output, key, made, facts | found)
 
 
 def _design(members: Sequence[Attributor]) -> Design:
@@ -66,27 +52,9 @@ def _design(members: Sequence[Attributor]) -> Design:
     return Design(shapes, designs[0].classes, maps[0].backbone, maps[0].stem, "late")
 
 
-def _weighed(
-    members: Sequence[Attributor], branches: Sequence[Branch], design: Design, threads: int
-) -> tuple[dict[str, Tensor], float, float]:
-    """Return the weights of all, and the accuracy and loss of the fused on validation."""
-    torch.set_num_threads(threads)
+def _joined(members: Sequence[Attributor], design: Design) -> AttributionNetwork:
+    """Return the network of all members' branches, in a task."""
     network = AttributionNetwork(design).eval()
     for branch, member in zip(network.branches, members, strict=True):
         branch.load_state_dict(member.network.branches[0].state_dict())
-    found, labels = [], []
-    for path in branches[0].files("validation"):
-        table = read_branches([storage.join(branch.uri, path) for branch in branches])
-        columns = [table[artifact_column(n)] for n in range(len(branches))]
-        artifacts = [
-            tensors.from_column(column).reshape(-1, *shape)
-            for column, shape in zip(columns, design.shapes, strict=True)
-        ]
-        found.append(logits(network, artifacts))
-        labels += [members[0].classes.index(source) for source in table["source"].to_pylist()]
-    heads, right = torch.from_numpy(np.concatenate(found)), torch.tensor(labels)
-    network.weights.copy_(fit_weights(heads, right))
-    fused = network.fuse(heads)
-    accuracy = float((fused.argmax(1) == right).float().mean())
-    loss = float(torch.nn.functional.nll_loss(fused, right))
-    return network.state_dict(), accuracy, loss
+    return network

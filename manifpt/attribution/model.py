@@ -37,6 +37,7 @@ from mlflow.models import set_model
 from manifpt import outputs
 from manifpt.attribution.attribute import AttributeStage, trained_targets
 from manifpt.attribution.attributor import Attributor
+from manifpt.attribution.decision import Rule
 from manifpt.attribution.registered import ATTRIBUTOR, MANIFOLDS, included
 from manifpt.errors import ManifptError
 from manifpt.images.decode import outcome
@@ -45,9 +46,12 @@ from manifpt.images.read import chunk_rows, images_table, row_of
 from manifpt.manifold.embed import other_sizes
 
 # What is known of an image that could be decoded, in order.
-FOUND = ("prediction", "probability", "decision", "neighbor_id", "distance", "percentile")
+FOUND = (
+    "prediction", "probability", "decision", "unknown_score", "unknown_p",
+    "neighbor_id", "distance", "percentile",
+)  # fmt: skip
 COLUMNS = ("status", *FOUND, "error")
-NUMBERS = frozenset({"probability", "distance", "percentile"})
+NUMBERS = frozenset({"probability", "unknown_score", "unknown_p", "distance", "percentile"})
 
 
 class AttributorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defined]
@@ -72,8 +76,10 @@ class AttributorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defi
     ) -> pd.DataFrame:
         """Return one row for each image of the column ``image`` (bytes), in order.
 
-        What is not known is None: JSON has no NaN.
+        ``params`` may have ``sure`` and ``false_rejection``, see ``decision.Rule``. What is not
+        known is None: JSON has no NaN.
         """
+        self.stage.rule = Rule(**(params or {}))
         images = list(model_input["image"])
         step = chunk_rows(max(self.rule.size, *self.sizes, 1))
         rows: list[dict[str, Any]] = []

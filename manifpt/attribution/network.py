@@ -5,9 +5,9 @@ size; artifacts that are vectors, d, to a residual MLP (Gorishniy et al., "Revis
 models for tabular data", NeurIPS 2021, section 3.2).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -126,6 +126,7 @@ class AttributionNetwork(nn.Module):
 
     def __init__(self, design: Design) -> None:
         super().__init__()
+        self.design = design
         early = design.fusion == "early" and len(design.shapes) > 1
         each = None if early else design.classes
         self.branches = nn.ModuleList(Branch(shape, each, design) for shape in design.shapes)
@@ -146,12 +147,56 @@ class AttributionNetwork(nn.Module):
             found = [self.together(torch.cat(found, 1))]
         return torch.stack(found, 1)
 
+    def last_layers(self) -> list[nn.Linear]:
+        """Return the last layer of each head, whose input are the head's features."""
+        if self.together is not None:
+            return [last_layer(self.together)[1]]
+        return [last_layer(branch)[1] for branch in self.branches]
+
     def fuse(self, logits: Tensor) -> Tensor:
         """Return B x classes log-probabilities: those of the heads, weighted and added up."""
         return pooled(logits.float(), self.weights)
 
 
+class Outputs(NamedTuple):
+    """What a network says of N images, float32.
+
+    ``logits`` are N x heads x classes, ``features`` of each head N x its width: what its last layer
+    is given.
+    """
+
+    logits: np.ndarray
+    features: list[np.ndarray]
+
+
 @torch.inference_mode()
+def outputs(
+    network: AttributionNetwork,
+    artifacts: Sequence[np.ndarray],
+    device: str = "cpu",
+    batch_size: int = 256,
+) -> Outputs:
+    """Return logits and features of the artifacts of each space, N x shape."""
+    layers, given = network.last_layers(), dict[int, Tensor]()
+
+    def keep(number: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda _, inputs: given.__setitem__(number, inputs[0])
+
+    hooks = [layer.register_forward_pre_hook(keep(n)) for n, layer in enumerate(layers)]
+    parts, kept = [], []
+    try:
+        for start in range(0, len(artifacts[0]), batch_size):
+            some = [np.ascontiguousarray(a[start : start + batch_size]) for a in artifacts]
+            batch = [torch.from_numpy(a).float().to(device) for a in some]
+            parts.append(network(batch).float().cpu().numpy())
+            kept.append([given[n].float().cpu().numpy() for n in range(len(layers))])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    features = [np.concatenate(head) for head in zip(*kept, strict=True)]
+    return Outputs(np.concatenate(parts), features)
+
+
 def logits(
     network: AttributionNetwork,
     artifacts: Sequence[np.ndarray],
@@ -159,9 +204,4 @@ def logits(
     batch_size: int = 256,
 ) -> np.ndarray:
     """Return N x heads x classes logits of the artifacts of each space, N x shape, float32."""
-    parts = []
-    for start in range(0, len(artifacts[0]), batch_size):
-        some = [np.ascontiguousarray(a[start : start + batch_size]) for a in artifacts]
-        batch = [torch.from_numpy(a).float().to(device) for a in some]
-        parts.append(network(batch).float().cpu().numpy())
-    return np.concatenate(parts)
+    return outputs(network, artifacts, device, batch_size).logits

@@ -1,20 +1,24 @@
 """Artifacts -> a trained attributor, by Ray Train on streams of Ray Data."""
 
 import hashlib
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from manifpt import outputs, session, storage, tensors, training
-from manifpt.attribution.attributor import Made, described, publish_attributor
+from manifpt.artifacts import channel_moments, total_moments
+from manifpt.attribution.attributor import described, publish_attributor
+from manifpt.attribution.calibrate import calibrate, network_of
 from manifpt.attribution.loop import Settings, Standing, train_loop
 from manifpt.attribution.network import Design
 from manifpt.backbone import check_backbone
-from manifpt.branches import Branch, artifact_column, artifacts_of, read_branches
+from manifpt.branches import Branch, artifact_column, artifacts_of, of_classes, read_branches
 from manifpt.errors import ManifptError
 from manifpt.manifold.projector import NEAREST, Projection
 
@@ -50,6 +54,7 @@ class _ReadPart:
     def __call__(self, batch: dict[str, Any]) -> dict[str, np.ndarray]:
         read = ["id", "source", "artifact"]
         table = pa.concat_tables([read_branches(list(uris), read) for uris in batch["uris"]])
+        table = of_classes(table, self.classes)
         labels = [self.classes.index(source) for source in table["source"].to_pylist()]
         names = [artifact_column(n) for n in range(len(batch["uris"][0]))]
         artifacts = {name: tensors.from_column(table[name]) for name in names}
@@ -66,7 +71,8 @@ def _dataset(branches: Sequence[Branch], split: str, classes: list[str]) -> "ray
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         _ReadPart(classes), batch_size=1
     )
-    size = sum(branches[0].manifest["classes"][split].values()) * _row_bytes(branches)
+    counts = branches[0].manifest["classes"][split]
+    size = sum(counts[name] for name in classes) * _row_bytes(branches)
     store = ray.cluster_resources().get("object_store_memory", 0.0)
     return dataset.materialize() if size < IN_MEMORY_SHARE * store else dataset
 
@@ -76,13 +82,19 @@ def _row_bytes(branches: Sequence[Branch]) -> int:
     return 4 * sum(int(np.prod(branch.manifest["shape"])) for branch in branches)
 
 
-def _classes(manifest: dict[str, Any]) -> list[str]:
+def _classes(manifest: dict[str, Any], sources: Sequence[str]) -> list[str]:
+    """Return what is to be told apart: ``sources``, or all that have training images."""
     counts = manifest["classes"]
-    if "None" in counts["train"]:
+    unknown = [name for name in sources if name not in counts["train"]]
+    if unknown:
+        raise ManifptError(
+            f"--sources {unknown[0]}: no training image of it; there are {sorted(counts['train'])}"
+        )
+    classes = sorted(sources or counts["train"])
+    if "None" in classes:
         raise ManifptError(
             f"--input: {counts['train']['None']} training images name no source; give NAME=URI"
         )
-    classes = sorted(counts["train"])
     if len(classes) < 2:
         raise ManifptError(
             f"--input: training needs at least two sources and has {classes}; add --input NAME=URI"
@@ -91,6 +103,31 @@ def _classes(manifest: dict[str, Any]) -> list[str]:
     if missing:
         raise ManifptError(f"--input: no validation image of {missing[0]}; give it more images")
     return classes
+
+
+@dataclass
+class _Moments:
+    """Arrays of some images -> the moments of each space's, in a Ray Data task."""
+
+    shapes: tuple[tuple[int, ...], ...]
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
+        found = [
+            channel_moments(batch[artifact_column(n)].reshape(-1, *shape))
+            for n, shape in enumerate(self.shapes)
+        ]
+        return {"moments": [json.dumps(found)]}
+
+
+def _moments(
+    branches: Sequence[Branch], design: Design, classes: list[str], train: "ray.data.Dataset"
+) -> list[dict[str, Any]]:
+    """Return the moments of each space's training artifacts: those of ``classes`` alone."""
+    if len(classes) == len(branches[0].manifest["classes"]["train"]):
+        return [branch.manifest["moments"]["train"] for branch in branches]
+    rows = train.map_batches(_Moments(design.shapes), batch_size=512).take_all()
+    found = zip(*(json.loads(row["moments"]) for row in rows), strict=True)
+    return [total_moments(list(one)) for one in found]
 
 
 def print_epoch(row: dict[str, float], epoch: int) -> None:
@@ -108,6 +145,7 @@ def train_attributor(
     output: str,
     options: Options,
     *,
+    sources: Sequence[str] = (),
     manifolds: Sequence[str] = (),
     images: bool = False,
     image_size: int | None = None,
@@ -124,8 +162,8 @@ def train_attributor(
 
     ``inputs`` are artifacts, in one space or several, or images; images are projected onto
     ``manifolds``, and with ``images`` taken as they are, too. Their artifacts stay in
-    ``output``/artifacts. ``die_at`` kills a worker after that epoch, once: a drill for tests and
-    operators.
+    ``output``/artifacts. With ``sources`` all other images are left aside. ``die_at`` kills a
+    worker after that epoch, once: a drill for tests and operators.
 
     A training that reaches the epoch ``until`` before its end is not published: its ``history``
     and ``state`` are returned, and the same call with a later ``until`` goes on. ``start`` is the
@@ -133,18 +171,16 @@ def train_attributor(
     """
     output = storage.absolute(output)
     check_backbone(options.backbone)
-    made = storage.join(output, "artifacts")
     branches = artifacts_of(
         inputs,
-        made,
+        storage.join(output, "artifacts"),
         manifolds=manifolds,
         images=images,
         image_size=image_size,
         projection=projection,
         demand=demand,
     )
-    artifacts = branches[0].manifest
-    classes = _classes(artifacts)
+    classes = _classes(branches[0].manifest, sources)
     shapes = tuple(tuple(branch.manifest["shape"]) for branch in branches)
     design = Design(shapes, len(classes), options.backbone, options.stem, options.fusion)
     content = [[b.manifest["key"], b.manifest["manifold_sha256"]] for b in branches]
@@ -158,9 +194,18 @@ def train_attributor(
         file=sys.stderr,
         flush=True,
     )
-    settings = _settings(options, design, branches, classes)
-    leg = {"until": until or options.epochs, "start": start}
-    state = _fit(settings, leg, branches, output, key, workers, report, die_at)
+    datasets = {split: _dataset(branches, split, classes) for split in ("train", "validation")}
+    moments = _moments(branches, design, classes, datasets["train"])
+    settings = _settings(options, design, branches, classes, moments)
+    shuffle_rows = min(settings.rows, SHUFFLE_BYTES // _row_bytes(branches))
+    config = {
+        "settings": settings,
+        "shuffle_rows": max(settings.batch_size, shuffle_rows),
+        "until": until or options.epochs,
+        "start": start,
+    }
+    # Every worker reads all of validation and takes its own rows: none is dropped.
+    state = training.fit(train_loop, config, datasets, output, key, workers, report, die_at)
     best = state["history"][state["best_epoch"]]
     facts = {
         **vars(options),
@@ -172,44 +217,27 @@ def train_attributor(
     }
     if not Standing.of(state).stopped(settings):
         return facts | {"state": state}
-    made_of = Made(branches, design, classes, state["best_weights"])
-    manifest = publish_attributor(output, key, made_of, facts)
+    build = partial(network_of, design, state["best_weights"])
+    made, found = calibrate(build, branches, classes, demand)
+    manifest = publish_attributor(output, key, made, found | facts)
     training.clear(output)
     return manifest
 
 
 def _settings(
-    options: Options, design: Design, branches: Sequence[Branch], classes: list[str]
+    options: Options,
+    design: Design,
+    branches: Sequence[Branch],
+    classes: list[str],
+    moments: Sequence[dict[str, Any]],
 ) -> Settings:
-    found = [branch.manifest["moments"]["train"] for branch in branches]
     names = "epochs batch_size learning_rate weight_decay patience seed augment".split()
+    counts = branches[0].manifest["classes"]["train"]
     return Settings(
         design,
         tuple(classes),
-        tuple((tuple(m["mean"]), tuple(m["std"])) for m in found),
-        sum(branches[0].manifest["classes"]["train"].values()),
+        tuple((tuple(m["mean"]), tuple(m["std"])) for m in moments),
+        sum(counts[name] for name in classes),
         movable=tuple(branch.manifest["space"]["name"] != "freq" for branch in branches),
         **{name: getattr(options, name) for name in names},
     )
-
-
-def _fit(
-    settings: Settings,
-    leg: dict[str, Any],
-    branches: Sequence[Branch],
-    output: str,
-    key: str,
-    placed: training.Placed,
-    report: training.EpochLog,
-    die_at: int | None,
-) -> dict[str, Any]:
-    """Train on the splits to the end and return the last checkpoint's state."""
-    datasets = {
-        split: _dataset(branches, split, list(settings.classes))
-        for split in ("train", "validation")
-    }
-    shuffle_rows = min(settings.rows, SHUFFLE_BYTES // _row_bytes(branches))
-    rows = max(settings.batch_size, shuffle_rows)
-    config = {"settings": settings, "shuffle_rows": rows, **leg}
-    # Every worker reads all of validation and takes its own rows: none is dropped.
-    return training.fit(train_loop, config, datasets, output, key, placed, report, die_at)

@@ -15,26 +15,30 @@ from manifpt import outputs, pipeline, session, storage, tensors
 from manifpt.artifacts import compute_artifacts
 from manifpt.attribution.attribute import trained_targets
 from manifpt.attribution.attributor import Attributor
+from manifpt.attribution.decision import USUAL, Rule, decide
 from manifpt.attribution.registered import Source, opened
 from manifpt.branches import (
     Branch,
     are_artifacts,
     artifact_column,
+    of_classes,
     open_artifacts,
     read_branches,
 )
 from manifpt.device import device_and_precision
 from manifpt.errors import ManifptError
 from manifpt.evaluation.closed_set import closed_set_metrics, confusion_matrix
+from manifpt.evaluation.report import SCORES, UNKNOWN, confidence_report
 
 METRICS = "metrics.json"
 
 
 @dataclass
 class ScoreStage:
-    """Artifacts -> scores of the rows that are neither seen nor of an unknown source."""
+    """Artifacts -> scores of the rows that are not seen; those of other sources are the unknown."""
 
     model: str
+    rule: Rule
 
     @cached_property
     def attributor(self) -> Attributor:
@@ -52,25 +56,51 @@ class ScoreStage:
         hashes, sources = table["pixel_sha256"].to_pylist(), table["source"].to_pylist()
         seen = np.array([h in self.seen for h in hashes]) | np.array(table["in_manifold"])
         other = ~seen & np.array([source not in classes for source in sources])
+        facts: dict[str, Any] = {"seen": int(seen.sum()), "other_source": int(other.sum())}
+        tables = {}
+        if other.any() and self.attributor.open_set is not None:
+            tables[UNKNOWN] = self._scores(table.filter(pa.array(other)))
         kept = table.filter(pa.array(~(seen | other)))
-        facts = {"seen": int(seen.sum()), "other_source": int(other.sum())}
-        if kept.num_rows == 0:
-            return pipeline.Result({}, facts)
+        if kept.num_rows:
+            tables[SCORES] = found = self._scores(kept)
+            truth, predicted = (
+                np.array([classes.index(name) for name in found[column].to_pylist()])
+                for column in ("source", "prediction")
+            )
+            facts["confusion"] = confusion_matrix(truth, predicted, len(classes)).tolist()
+        return pipeline.Result(tables, facts)
+
+    def _scores(self, table: pa.Table) -> pa.Table:
+        """Return the scores table of an artifacts table: all that metrics are computed from.
+
+        ``uncalibrated`` are the probabilities before the heads were weighed.
+        """
+        classes, heads = self.attributor.classes, len(self.attributor.manifest["weights"])
         names = [artifact_column(n) for n in range(len(self.attributor.branches))]
-        artifacts = [tensors.from_column(kept[name]) for name in names]
-        probabilities = self.attributor.probabilities(artifacts)
-        predicted = probabilities.argmax(1)
-        truth = np.array([classes.index(source) for source in kept["source"].to_pylist()])
-        facts["confusion"] = confusion_matrix(truth, predicted, len(classes)).tolist()
-        scores = kept.select(["id", "source", "sha256", "neighbor_id", "distance"])
-        scores = scores.append_column("prediction", pa.array([classes[i] for i in predicted]))
-        scores = scores.append_column("probability", pa.array(probabilities.max(1)))
-        scores = scores.append_column("probabilities", pa.array(list(probabilities)))
-        return pipeline.Result({"scores": scores}, facts)
+        found = self.attributor.outputs([tensors.from_column(table[name]) for name in names])
+        probabilities = self.attributor.fused(found.logits)
+        before = self.attributor.fused(found.logits, [1 / heads] * heads)
+        unknown = self.attributor.unknown(found, table["distance"].to_pylist())
+        unknown_p = unknown.p_value if unknown else None
+        columns: dict[str, Any] = {
+            "prediction": [classes[i] for i in probabilities.argmax(1)],
+            "probability": probabilities.max(1),
+            "probabilities": list(probabilities),
+            "uncalibrated": list(before),
+            "decision": decide(probabilities, classes, unknown_p, self.rule),
+        }
+        if unknown:
+            columns |= {"unknown_score": unknown.score, "unknown_p": unknown.p_value}
+            columns["unknown_scores"] = list(unknown.scores)
+        scores = table.select(["id", "source", "sha256", "neighbor_id", "distance"])
+        for name, values in columns.items():
+            scores = scores.append_column(name, pa.array(values))
+        return scores
 
 
-def _read(text: str) -> Iterator[pa.Table]:
-    yield read_branches(json.loads(text))
+def _read(text: str, sources: Sequence[str]) -> Iterator[pa.Table]:
+    table = read_branches(json.loads(text))
+    yield of_classes(table, sources) if sources else table
 
 
 def _check(attributor: Attributor, branches: Sequence[Branch]) -> None:
@@ -112,7 +142,9 @@ def evaluate(
     model: str,
     output: str,
     *,
+    sources: Sequence[str] = (),
     manifolds: Sequence[str] = (),
+    rule: Rule = USUAL,
     demand: session.Demand = session.ANY,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -120,13 +152,16 @@ def evaluate(
 
     Images that declare no split all count as test. Whatever was in the manifold, in training or
     in validation is left out by its pixel hash, and counted. ``model`` is an attributor's folder,
-    or MLflow's name of one (see ``registered``).
+    or MLflow's name of one (see ``registered``). With ``sources`` only their images are taken.
+    Images of sources that are none of the attributor's classes are the unknown, which ``rule``
+    and scores are to find; they do not count for the closed set.
     """
     output = storage.absolute(output)
     with opened(model, manifolds) as found:
         attributor = Attributor.open(found.attributor)
         branches = _branches(inputs, attributor, found.kept(output), output, demand)
-        key = storage.digest([[b.manifest["key"] for b in branches], attributor.manifest["key"]])
+        content = [b.manifest["key"] for b in branches]
+        key = storage.digest([content, attributor.manifest["key"], list(sources), vars(rule)])
         files = branches[0].files("test")
         if not files:
             raise ManifptError("--input: holds no image of the split test; see its manifest.json")
@@ -134,23 +169,32 @@ def evaluate(
         if outputs.begin(output, "evaluation", key, overwrite=overwrite):
             return storage.read_json(storage.join(output, METRICS))
         source = found.kept(output)  # again, if --overwrite has just emptied the folder
+    import ray
+
     records = pipeline.run(
         "evaluate",
         [json.dumps([storage.join(branch.uri, path) for branch in branches]) for path in files],
-        _read,
-        partial(ScoreStage, source.attributor),
+        partial(_read, sources=sources),
+        partial(ScoreStage, source.attributor, rule),
         output,
         pool,
     )
     facts = [record["facts"] for record in records]
+    parts = pipeline.parts(records)
     matrices = [np.array(f["confusion"]) for f in facts if "confusion" in f]
     left_out = {name: sum(f.get(name, 0) for f in facts) for name in ("seen", "other_source")}
     if not matrices:
         outputs.abandon(output)
         raise ManifptError(f"--input: no unseen image of the attributor's classes ({left_out})")
-    metrics = closed_set_metrics(np.sum(matrices, axis=0), attributor.classes) | {
-        "left_out": left_out
+    metrics = closed_set_metrics(np.sum(matrices, axis=0), attributor.classes)
+    names = attributor.open_set.score_names if attributor.open_set else []
+    report = ray.remote(num_cpus=pool.num_cpus)(confidence_report)
+    paths = {
+        folder: [storage.join(output, p["path"]) for p in parts if p["folder"] == folder]
+        for folder in (SCORES, UNKNOWN)
     }
+    metrics |= ray.get(report.remote(paths, attributor.classes, names, rule))
+    metrics["left_out"] = left_out
     _write(output, metrics)
     outputs.publish(
         output,
@@ -160,7 +204,7 @@ def evaluate(
             **source.facts(),
             "attributor": attributor.manifest["key"],
             "artifacts": [b.uri for b in branches],
-            "files": pipeline.parts(records),
+            "files": parts,
             **metrics,
         },
     )
@@ -169,8 +213,8 @@ def evaluate(
 
 
 def _write(output: str, metrics: dict[str, Any]) -> None:
-    """Write metrics.json, and the confusion matrix as a table and a picture."""
-    from manifpt.evaluation.pictures import confusion_picture
+    """Write metrics.json, the confusion matrix as a table and a picture, and reliability's."""
+    from manifpt.evaluation.pictures import confusion_picture, reliability_picture
 
     table = io.StringIO()
     writer = csv.writer(table)
@@ -179,4 +223,6 @@ def _write(output: str, metrics: dict[str, Any]) -> None:
         writer.writerow([name, *row])
     storage.write_bytes(storage.join(output, "confusion.csv"), table.getvalue().encode())
     storage.write_bytes(storage.join(output, "confusion.png"), confusion_picture(metrics))
+    picture = reliability_picture(metrics["calibration"])
+    storage.write_bytes(storage.join(output, "reliability.png"), picture)
     storage.write_json(storage.join(output, METRICS), metrics)

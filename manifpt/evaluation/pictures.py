@@ -43,6 +43,22 @@ def confusion_picture(metrics: dict[str, Any]) -> bytes:
     return _png(figure)
 
 
+def reliability_picture(calibration: dict[str, Any]) -> bytes:
+    """Draw accuracy against confidence, before and after the heads were weighed."""
+    figure, panels = plt.subplots(1, 2, figsize=(7, 3.4), sharey=True)
+    for axes, (name, found) in zip(panels, calibration.items(), strict=True):
+        bins = found["reliability"]
+        share = np.array(bins["images"]) / sum(bins["images"])
+        axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
+        axes.bar(bins["confidence"], share, width=0.02, color="lightgrey", label="share of images")
+        axes.plot(bins["confidence"], bins["accuracy"], "o-", markersize=4, label="accuracy")
+        error = found["expected_calibration_error"]
+        axes.set_title(f"{name}: ECE {error:.3f}, Brier {found['brier_score']:.3f}", fontsize=9)
+        axes.set_xlabel("probability of the answer")
+    panels[0].legend(fontsize=8)
+    return _png(figure)
+
+
 def triplets_picture(artifacts: str, images: str, per_source: int = 3) -> bytes:
     """Draw phi(x), its projection x*, and the artifact phi(x) - x*, for some test images a source.
 

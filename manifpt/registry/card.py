@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from manifpt import storage
-from manifpt.attribution.attribute import SURE
+from manifpt.attribution.decision import USUAL
 from manifpt.errors import ManifptError
 from manifpt.evaluation.closed_set import closed_set_metrics
 from manifpt.images.sources import CARD, Input
@@ -71,8 +71,7 @@ def description(facts: Facts) -> str:
         _purpose(facts.manifest),
         _metrics(facts),
         f"Manifold: {_manifolds(facts)}",
-        "Closed set: an image of any other generator gets one of these names, too. "
-        "The whole card is in the model, artifacts/model_card.md.",
+        f"{_unknown(facts.manifest)} The whole card is in the model, artifacts/model_card.md.",
     ]
     return "\n\n".join(parts)[:5000]
 
@@ -130,7 +129,44 @@ def _metrics(facts: Facts) -> str:
     for name, row in again["per_class"].items():
         found = "-" if row["recall"] is None else f"{row['recall']:.3f}"
         lines.append(f"| {name} | {row['images']} | {found} | {row['precision']:.3f} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_confidence(metrics)])
+
+
+def _confidence(metrics: dict[str, Any]) -> list[str]:
+    """Return what was measured of probabilities and of unknown generators."""
+    lines = []
+    if "calibration" in metrics:
+        error, brier = (
+            [f"{metrics['calibration'][when][name]:.3f}" for when in ("before", "after")]
+            for name in ("expected_calibration_error", "brier_score")
+        )
+        lines.append(
+            f"Calibration: expected calibration error {error[1]} (before {error[0]}), Brier score "
+            f"{brier[1]} (before {brier[0]})."
+        )
+    if "open_set" in metrics:
+        found = metrics["open_set"]
+        lines += [
+            "",
+            f"Unknown generators ({', '.join(found['sources'])}; {found['unknown_images']} images):"
+            f" AUROC {found['auroc']:.3f} ({found['auroc_low']:.3f} to {found['auroc_high']:.3f}), "
+            f"FPR at 95 % TPR {found['fpr_at_95_tpr']:.3f}, OSCR {found['oscr']:.3f}; called "
+            f"unknown: {found['unknown_found']:.3f} of them, and {found['false_rejection']:.3f} of "
+            f"images of known sources, where {found['rule']['false_rejection']:g} was allowed.",
+        ]
+    return lines
+
+
+def _unknown(manifest: dict[str, Any]) -> str:
+    """Say what becomes of an image of a generator that is not listed."""
+    if not manifest.get("open_set"):
+        return "Closed set: an image of any other generator gets one of these names, too."
+    return (
+        "An image of another generator gets one of these names, too, unless `decision` is "
+        f"`unknown`: it is where at most a share of {USUAL.false_rejection:g} of images of the "
+        "listed sources is as strange (`unknown_p`; another share may be chosen). Near relatives "
+        "of a listed generator are seldom found."
+    )
 
 
 def _limits(facts: Facts) -> str:
@@ -138,9 +174,8 @@ def _limits(facts: Facts) -> str:
     unseen = "" if facts.metrics else " It was not tested on unseen images at all."
     return "\n".join(
         [
-            "- Closed set: an image of a generator that is not listed gets one of the listed "
-            f"names. `decision` is `unsure` below a probability of {SURE:g}; that does not find "
-            "unknown generators.",
+            f"- {_unknown(facts.manifest)} `decision` is `unsure` below a probability of "
+            f"{USUAL.sure:g}; that does not find unknown generators.",
             f"- Images are resized to {size} x {size} pixels, whatever their own size; traces "
             "finer than that are lost.",
             "- Not tested: reals of another subject or camera than the inputs, other versions or "

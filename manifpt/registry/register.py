@@ -12,14 +12,15 @@ import mlflow
 import numpy as np
 import pandas as pd
 from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from PIL import Image
 
 import manifpt
 from manifpt import outputs, storage
 from manifpt.attribution import model
 from manifpt.attribution.attribute import trained_targets
-from manifpt.attribution.attributor import SEEN, WEIGHTS, Attributor
+from manifpt.attribution.attributor import Attributor
+from manifpt.attribution.decision import USUAL
 from manifpt.attribution.registered import ATTRIBUTOR, MANIFOLDS
 from manifpt.errors import ManifptError
 from manifpt.evaluation.evaluate import METRICS
@@ -142,8 +143,7 @@ def _files(scratch: str, attributor: Attributor, facts: Facts) -> dict[str, str]
     The manifest in the model says where the manifolds lie now.
     """
     folder = storage.join(scratch, ATTRIBUTOR)
-    for name in (WEIGHTS, SEEN):
-        entry = attributor.manifest["files"][name]
+    for name, entry in attributor.manifest["files"].items():
         source = storage.join(attributor.uri, name)
         storage.copy(source, storage.join(folder, name), entry["sha256"])
     left = iter(facts.manifolds)
@@ -163,12 +163,14 @@ def _files(scratch: str, attributor: Attributor, facts: Facts) -> dict[str, str]
 
 
 def _signature() -> ModelSignature:
-    """Return image bytes in, and the model's columns out."""
+    """Return image bytes in, the model's columns out, and the rule of decisions as parameters."""
     columns = [
         ColSpec(DataType.double if n in model.NUMBERS else DataType.string, n, required=False)
         for n in model.COLUMNS
     ]
-    return ModelSignature(Schema([ColSpec(DataType.binary, "image")]), Schema(columns))
+    params = [ParamSpec(name, DataType.double, value) for name, value in vars(USUAL).items()]
+    image = Schema([ColSpec(DataType.binary, "image")])
+    return ModelSignature(image, Schema(columns), ParamSchema(params))
 
 
 def _example(attributor: Attributor) -> bytes:

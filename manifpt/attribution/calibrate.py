@@ -1,0 +1,138 @@
+"""What an attributor learns from validation images once its network is trained.
+
+The weights of its heads, which calibrate its probabilities (see ``fusion``), and what is unknown
+(see ``open_set``). Validation has chosen the epoch before: what is measured on it is a little
+better than on new images, and so is what is fitted to it.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from manifpt import session, storage, tensors
+from manifpt.attribution.attributor import Made
+from manifpt.attribution.fusion import fit_weights
+from manifpt.attribution.network import AttributionNetwork, Design, Outputs, outputs
+from manifpt.attribution.open_set import Fitted, fit_open_set
+from manifpt.branches import Branch, artifact_column, of_classes, read_branches
+from manifpt.device import device_and_precision
+
+# Of larger validation sets, so many images are taken, evenly of all classes.
+ROWS = 20_000
+
+Build = Callable[[], AttributionNetwork]
+# The network's outputs, labels, and distances to the nearest real, of validation images.
+Known = tuple[Outputs, np.ndarray, np.ndarray]
+
+
+def network_of(design: Design, weights: dict[str, Tensor]) -> AttributionNetwork:
+    """Return a network with its trained weights, ready for inference."""
+    network = AttributionNetwork(design)
+    network.load_state_dict(weights)
+    return network.eval()
+
+
+def calibrate(
+    build: Build, branches: Sequence[Branch], classes: list[str], demand: session.Demand
+) -> tuple[Made, dict[str, Any]]:
+    """Fit on validation, in one task; return what makes the attributor, and facts of the fit.
+
+    ``build`` returns the trained network, in the task.
+    """
+    import ray
+
+    pool = session.pool(session.Demand(1, demand.num_gpus), uses_gpu=True)
+    fit = ray.remote(num_cpus=pool.num_cpus, num_gpus=pool.num_gpus)(_calibrated)
+    made, facts = ray.get(fit.remote(build, branches, classes, pool.threads))
+    if made.open_set is None:
+        print(
+            "no decision 'unknown': a class has fewer than two validation images",
+            file=sys.stderr,
+            flush=True,
+        )
+    return made, facts
+
+
+def _calibrated(
+    build: Build, branches: Sequence[Branch], classes: list[str], threads: int
+) -> tuple[Made, dict[str, Any]]:
+    torch.set_num_threads(threads)
+    device = device_and_precision()[0]
+    network = build().to(device)
+    found, labels, distance = validation_outputs(network, branches, classes, device)
+    network = network.cpu()
+    heads, right = torch.from_numpy(found.logits), torch.from_numpy(labels)
+    before = _loss(network, heads, right)
+    network.weights.copy_(fit_weights(heads, right))
+    weights, after = network.weights.double().numpy(), _loss(network, heads, right)
+    names = [branch.name for branch in branches] if len(weights) == len(branches) else ["joined"]
+    fitted = fit_open_set(found, labels, classes, names, weights, distance)
+    facts = {
+        "validation_accuracy": float((network.fuse(heads).argmax(1) == right).float().mean()),
+        "validation_loss": after,
+        "calibration": {"rows": len(labels), "loss_before": before, "loss": after},
+        "open_set": _described(fitted),
+    }
+    open_set = fitted.open_set if fitted else None
+    return Made(branches, network.design, classes, network.state_dict(), open_set), facts
+
+
+def _loss(network: AttributionNetwork, heads: Tensor, right: Tensor) -> float:
+    return float(torch.nn.functional.nll_loss(network.fuse(heads), right))
+
+
+def _described(fitted: Fitted | None) -> dict[str, Any] | None:
+    """Return what each score is worth, and its AUROC: the mean of the generators left out."""
+    if fitted is None:
+        return None
+    names, worth = fitted.open_set.score_names, fitted.open_set.worth.tolist()
+    each = fitted.left_out.values()
+    return {
+        "worth": dict(zip(names, worth, strict=True)),
+        "left_out": list(fitted.left_out),
+        "auroc": {n: float(np.mean([one[n] for one in each])) for n in [*names, "combined"]},
+    }
+
+
+def validation_outputs(
+    network: AttributionNetwork, branches: Sequence[Branch], classes: list[str], device: str
+) -> Known:
+    """Return what the network says of validation images, their labels, and their distances.
+
+    Distances are those in the first space with a manifold, else NaN.
+    """
+    found, labels, distances = [], [], []
+    room = np.full(len(classes), max(1, ROWS // len(classes)))
+    for path in branches[0].files("validation"):
+        table = of_classes(
+            read_branches([storage.join(branch.uri, path) for branch in branches]), classes
+        )
+        numbers = np.array([classes.index(s) for s in table["source"].to_pylist()], dtype=np.int64)
+        kept = _first(numbers, room)
+        if not len(kept):
+            continue
+        table = table.take(kept)
+        artifacts = [
+            tensors.from_column(table[artifact_column(n)]).reshape(-1, *branch.manifest["shape"])
+            for n, branch in enumerate(branches)
+        ]
+        found.append(outputs(network, artifacts, device))
+        labels.append(numbers[kept])
+        distances.append(np.array(table["distance"].to_pylist(), dtype=np.float64))
+    logits = np.concatenate([one.logits for one in found])
+    features = [np.concatenate(head) for head in zip(*(o.features for o in found), strict=True)]
+    return Outputs(logits, features), np.concatenate(labels), np.concatenate(distances)
+
+
+def _first(numbers: np.ndarray, room: np.ndarray) -> np.ndarray:
+    """Return the places of rows that find room in their class, and take it up."""
+    kept = []
+    for place, number in enumerate(numbers):
+        if room[number] > 0:
+            room[number] -= 1
+            kept.append(place)
+    return np.array(kept, dtype=np.int64)

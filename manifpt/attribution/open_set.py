@@ -1,0 +1,281 @@
+"""How strange an image is to an attributor, and how strange the images that it knows are.
+
+Several scores are read from the logits, from the features before each head's last layer, and from
+the distance to the manifold; see ``scores``. What must be fitted is fitted on validation images:
+
+- Class means and their shared covariance, in folds: no image meets a mean that it is part of.
+- What each score is worth. Each generator is left out in turn: its logits and its mean are taken
+  away, and its images are the unknown (leave-one-out, as in Neal et al., ECCV 2018, and Vaze et
+  al., "Open-Set Recognition: A Good Closed-Set Classifier is All You Need?", ICLR 2022). The
+  trunk was trained on them, so this separates better than truly unseen generators will; what is
+  taken from it is the proportion of the scores, not a promise.
+- The strangeness of known images, as a list. An image's p-value is the share of them at least as
+  strange (conformal prediction: Vovk et al., 2005; Angelopoulos & Bates, 2023, section 1), so that
+  of new images of the known classes at most a share of a is rejected at p <= a, wherever they are
+  like validation. Validation also chose the epoch, so the share may be a little larger.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from manifpt.attribution.decision import REAL
+from manifpt.attribution.gaussian import ClassGaussian
+from manifpt.attribution.network import Outputs
+
+FOLDS = 5
+# So many generators at most are left out in turn.
+LEFT_OUT = 20
+# By one score alone no image is more familiar than so many deviations below the median: a large
+# logit is no excuse for features that no known image has.
+MOST_FAMILIAR = 3.0
+RIDGE = 0.01
+MANIFOLD = "manifold"
+
+
+class Evidence(NamedTuple):
+    """Of N images against C classes, all that scores are read from, float64.
+
+    ``pooled`` are N x C, the heads' logits times their weights, added up; ``squared`` N x C a head,
+    squared Mahalanobis distances of its features to the class means; ``manifold`` the same, or
+    None, of the distance to the nearest real.
+    """
+
+    pooled: np.ndarray
+    squared: list[np.ndarray]
+    manifold: np.ndarray | None
+
+    def without(self, number: int) -> "Evidence":
+        """Return what it would be without a class: a column less."""
+        manifold = None if self.manifold is None else np.delete(self.manifold, number, 1)
+        squared = [np.delete(s, number, 1) for s in self.squared]
+        return Evidence(np.delete(self.pooled, number, 1), squared, manifold)
+
+
+def pooled_logits(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return N x C of N x heads x C logits: their softmax is the fused probability."""
+    found: np.ndarray = np.einsum("nhc,h->nc", logits.astype(np.float64), weights)
+    return found
+
+
+def scores(evidence: Evidence, heads: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return N values of each score, larger is stranger.
+
+    ``max_probability`` is -log of the greatest (Hendrycks & Gimpel, ICLR 2017), ``max_logit`` minus
+    the greatest logit (Hendrycks et al., ICML 2022), ``energy`` minus their log-sum-exp (Liu et
+    al., NeurIPS 2020), ``features-HEAD`` the Mahalanobis distance to the nearest class mean (Lee et
+    al., NeurIPS 2018), ``manifold`` that of the distance to the nearest real, from what it is in
+    the predicted class.
+    """
+    top = evidence.pooled.max(1)
+    energy = top + np.log(np.exp(evidence.pooled - top[:, None]).sum(1))
+    found = {"max_probability": energy - top, "max_logit": -top, "energy": -energy}
+    for head, squared in zip(heads, evidence.squared, strict=True):
+        found[f"features-{head}"] = np.sqrt(squared.min(1))
+    if evidence.manifold is not None:
+        predicted = evidence.pooled.argmax(1)
+        found[MANIFOLD] = np.sqrt(evidence.manifold[np.arange(len(predicted)), predicted])
+    return found
+
+
+@dataclass(frozen=True)
+class OpenSet:
+    """What tells the known from the unknown; ``known`` are the sorted scores of validation images.
+
+    ``weights`` are those of the heads, ``centre``, ``scale`` and ``worth`` of the scores.
+    """
+
+    heads: tuple[str, ...]
+    weights: np.ndarray
+    gaussians: tuple[ClassGaussian, ...]
+    manifold: ClassGaussian | None
+    centre: np.ndarray
+    scale: np.ndarray
+    worth: np.ndarray
+    known: np.ndarray
+
+    @property
+    def score_names(self) -> list[str]:
+        """The scores, in order."""
+        beside = [] if self.manifold is None else [MANIFOLD]
+        logits = ["max_probability", "max_logit", "energy"]
+        return [*logits, *(f"features-{head}" for head in self.heads), *beside]
+
+    def scores(self, outputs: Outputs, distance: np.ndarray) -> np.ndarray:
+        """Return N x scores; ``distance`` is N to the nearest reals, NaN without a manifold."""
+        squared = [
+            gaussian.squared(features)
+            for gaussian, features in zip(self.gaussians, outputs.features, strict=True)
+        ]
+        manifold = None if self.manifold is None else self.manifold.squared(distance[:, None])
+        evidence = Evidence(pooled_logits(outputs.logits, self.weights), squared, manifold)
+        return np.stack(list(scores(evidence, self.heads).values()), 1)
+
+    def unknown_score(self, scores: np.ndarray) -> np.ndarray:
+        """Return N combined scores of N x scores, float64, higher is less known."""
+        return combined(scores, self.centre, self.scale, self.worth)
+
+    def p_value(self, unknown_score: np.ndarray) -> np.ndarray:
+        """Return the share of known images, the image itself among them, at least as strange."""
+        stranger = len(self.known) - np.searchsorted(self.known, unknown_score, side="left")
+        found: np.ndarray = (stranger + 1) / (len(self.known) + 1)
+        return found
+
+    def to_bytes(self) -> bytes:
+        """Return it as an .npz without pickled objects."""
+        arrays = {name: getattr(self, name) for name in ("weights", "centre", "scale", "worth")}
+        arrays |= {"known": self.known, "heads": np.array(self.heads)}
+        named = {str(n): gaussian for n, gaussian in enumerate(self.gaussians)}
+        for name, gaussian in (named | {MANIFOLD: self.manifold}).items():
+            if gaussian is not None:
+                arrays |= {f"means-{name}": gaussian.means, f"whitening-{name}": gaussian.whitening}
+        sink = io.BytesIO()
+        np.savez(sink, **arrays)
+        return sink.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "OpenSet":
+        """Return what ``to_bytes`` wrote."""
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            arrays = dict(file)
+
+        def gaussian(name: str) -> ClassGaussian | None:
+            means = arrays.get(f"means-{name}")
+            return None if means is None else ClassGaussian(means, arrays[f"whitening-{name}"])
+
+        heads = tuple(arrays["heads"].tolist())
+        found = [gaussian(str(n)) for n in range(len(heads))]
+        rest = {name: arrays[name] for name in ("weights", "centre", "scale", "worth", "known")}
+        gaussians = tuple(one for one in found if one is not None)
+        return cls(heads, gaussians=gaussians, manifold=gaussian(MANIFOLD), **rest)
+
+
+def combined(
+    scores: np.ndarray, centre: np.ndarray, scale: np.ndarray, worth: np.ndarray
+) -> np.ndarray:
+    """Return the mean of N x scores in deviations of known images, weighted by their worth."""
+    found: np.ndarray = np.maximum((scores - centre) / scale, -MOST_FAMILIAR) @ worth
+    return found
+
+
+def auroc(known: np.ndarray, unknown: np.ndarray) -> float:
+    """Return the share of pairs in which the unknown has the higher score; ties count half."""
+    ordered = np.sort(known)
+    below = np.searchsorted(ordered, unknown, "left") + np.searchsorted(ordered, unknown, "right")
+    return float(below.mean() / 2 / len(known))
+
+
+class Fitted(NamedTuple):
+    """An open set, and the AUROC of each score and of ``combined`` for each generator left out."""
+
+    open_set: OpenSet
+    left_out: dict[str, dict[str, float]]
+
+
+def fit_open_set(
+    outputs: Outputs,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    heads: Sequence[str],
+    weights: np.ndarray,
+    distance: np.ndarray,
+) -> Fitted | None:
+    """Fit on N validation images; None if a class has fewer than two of them.
+
+    ``labels`` are N numbers of ``classes``, ``weights`` those of the heads, ``distance`` as in
+    ``OpenSet.scores``.
+    """
+    counts = np.bincount(labels, minlength=len(classes))
+    if counts.min() < 2:
+        return None
+    spaces = list(outputs.features)
+    if not np.isnan(distance).any():
+        spaces.append(distance[:, None])
+    folds = min(FOLDS, int(counts.min()))
+    squared = [crossed(features, labels, len(classes), folds) for features in spaces]
+    count = len(outputs.features)
+    beside = squared[count] if len(squared) > count else None
+    evidence = Evidence(pooled_logits(outputs.logits, weights), squared[:count], beside)
+    found = np.stack(list(scores(evidence, heads).values()), 1)
+    centre, scale = _location(found)
+    left_out = _left_out(evidence, labels, classes, heads)
+    standard = [[(part - centre) / scale for part in pair] for pair in left_out.values()]
+    clipped = [[np.maximum(part, -MOST_FAMILIAR) for part in pair] for pair in standard]
+    worth = fit_worth(*(np.concatenate(parts) for parts in zip(*clipped, strict=True)))
+    known = np.sort(combined(found, centre, scale, worth))
+    fits = [ClassGaussian.fit(features, labels, len(classes)) for features in spaces]
+    manifold = fits[count] if len(fits) > count else None
+    open_set = OpenSet(
+        tuple(heads), weights, tuple(fits[:count]), manifold, centre, scale, worth, known
+    )
+    names = [*open_set.score_names, "combined"]
+    aurocs = {}
+    for name, pair in left_out.items():
+        both = [np.column_stack([s, combined(s, centre, scale, worth)]) for s in pair]
+        each = zip(both[0].T, both[1].T, strict=True)
+        aurocs[name] = dict(zip(names, (auroc(k, u) for k, u in each), strict=True))
+    return Fitted(open_set, aurocs)
+
+
+def crossed(features: np.ndarray, labels: np.ndarray, classes: int, folds: int) -> np.ndarray:
+    """Return N x classes squared distances to means that were fitted without the image's fold."""
+    place = np.empty(len(labels), dtype=np.int64)
+    for number in range(classes):
+        mine = labels == number
+        place[mine] = np.arange(mine.sum()) % folds
+    squared = np.empty((len(labels), classes))
+    for fold in range(folds):
+        other = place != fold
+        gaussian = ClassGaussian.fit(features[other], labels[other], classes)
+        squared[~other] = gaussian.squared(features[~other])
+    return squared
+
+
+def _location(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the median of each score, and the deviation of a normal one with its quartiles."""
+    low, centre, high = np.quantile(scores, [0.25, 0.5, 0.75], axis=0)
+    scale = (high - low) / 1.349
+    return centre, np.where(scale > 0, scale, np.maximum(scores.std(0), 1e-12))
+
+
+def _left_out(
+    evidence: Evidence, labels: np.ndarray, classes: Sequence[str], heads: Sequence[str]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return for each generator left out the scores of the others' images, and of its own."""
+    generators = [n for n, name in enumerate(classes) if name != REAL]
+    step = -(-len(generators) // LEFT_OUT)
+    found = {}
+    for number in generators[::step]:
+        made = np.stack(list(scores(evidence.without(number), heads).values()), 1)
+        mine = labels == number
+        found[classes[number]] = (made[~mine], made[mine])
+    return found
+
+
+def fit_worth(known: np.ndarray, unknown: np.ndarray) -> np.ndarray:
+    """Return what each score is worth, not negative and of sum 1: a logistic regression.
+
+    ``known`` and ``unknown`` are rows x scores; both sides count alike, however many they are.
+    """
+    sides = [torch.from_numpy(known), torch.from_numpy(unknown)]
+    raw = torch.zeros(known.shape[1] + 1, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([raw], max_iter=100, line_search_fn="strong_wolfe")
+    softplus = torch.nn.functional.softplus
+
+    def loss() -> torch.Tensor:
+        optimiser.zero_grad()
+        worth = softplus(raw[:-1])
+        margins = [sides[0] @ worth + raw[-1], -(sides[1] @ worth + raw[-1])]
+        wrong = torch.stack([softplus(margin).mean() for margin in margins]).mean()
+        value = wrong + RIDGE / 2 * worth.square().sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimiser.step(loss)  # type: ignore[no-untyped-call]
+    worth = softplus(raw.detach()[:-1])
+    shares: np.ndarray = (worth / worth.sum()).numpy()
+    return shares

@@ -1,0 +1,72 @@
+"""How well the unknown is told from the known by a score, higher is less known.
+
+Known images are the positive: a true positive is a known image that is accepted. With ties, an
+image is accepted if its score is at most the threshold.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from manifpt.attribution.open_set import auroc
+
+TPR = 0.95
+RESAMPLES = 500
+CONFIDENCE = 0.95
+
+
+def fpr_at_tpr(known: np.ndarray, unknown: np.ndarray, tpr: float = TPR) -> float:
+    """Return the share of unknown images accepted where at least ``tpr`` of the known are.
+
+    "FPR at 95 % TPR" of Liang et al. (ODIN, ICLR 2018), at the least such threshold.
+    """
+    rank = int(np.ceil(tpr * len(known) - 1e-9))
+    threshold = np.partition(known, rank - 1)[rank - 1]
+    return float((unknown <= threshold).mean())
+
+
+def oscr(known: np.ndarray, right: np.ndarray, unknown: np.ndarray) -> float:
+    """Return the area under the open-set classification rate curve.
+
+    Over all thresholds, the share of known images that are accepted and rightly classified
+    (``right``) against the share of unknown images that are accepted (Dhamija et al., "Reducing
+    Network Agnostophobia", NeurIPS 2018, section 4). It is at most the accuracy, which it reaches
+    where all unknown images are stranger than all known ones that are right.
+    """
+    if not right.any():
+        return 0.0
+    return float(right.mean()) * auroc(known[right], unknown)
+
+
+def open_set_metrics(
+    known: np.ndarray,
+    right: np.ndarray,
+    unknown: np.ndarray,
+    rejected: tuple[np.ndarray, np.ndarray],
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Return the metrics of the scores of known and unknown images, with bootstrap intervals.
+
+    ``right`` says of known images whether they are rightly classified, ``rejected`` of known and of
+    unknown ones whether they were called unknown. Known and unknown images are drawn apart; means
+    over generators are not: intervals are for other images of the same generators.
+    """
+
+    def metrics(k: np.ndarray, u: np.ndarray) -> dict[str, float]:
+        return {
+            "auroc": auroc(known[k], unknown[u]),
+            "fpr_at_95_tpr": fpr_at_tpr(known[k], unknown[u]),
+            "oscr": oscr(known[k], right[k], unknown[u]),
+            "false_rejection": float(rejected[0][k].mean()),
+            "unknown_found": float(rejected[1][u].mean()),
+        }
+
+    rng = np.random.default_rng(seed)
+    sizes = (len(known), len(unknown))
+    draws = [metrics(*(rng.integers(0, n, n) for n in sizes)) for _ in range(RESAMPLES)]
+    tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+    found: dict[str, Any] = metrics(*(np.arange(n) for n in sizes))
+    for name in list(found):
+        low, high = np.quantile([draw[name] for draw in draws], tails)
+        found |= {f"{name}_low": float(low), f"{name}_high": float(high)}
+    return found | {"known_images": sizes[0], "unknown_images": sizes[1]}

@@ -1,0 +1,95 @@
+"""From the scores of an evaluation: calibration before and after, and the unknown."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from manifpt import storage
+from manifpt.attribution.decision import Rule
+from manifpt.attribution.open_set import auroc
+from manifpt.evaluation.calibration import calibration_metrics
+from manifpt.evaluation.open_set import fpr_at_tpr, open_set_metrics, oscr
+
+# The folders of scores: of images of the attributor's classes, and of others.
+SCORES, UNKNOWN = "scores", "unknown"
+COMBINED = "unknown_score"
+
+
+def confidence_report(
+    paths: Mapping[str, Sequence[str]], classes: Sequence[str], names: Sequence[str], rule: Rule
+) -> dict[str, Any]:
+    """Return the metrics of score files, by folder; run it in a task, which reads them all.
+
+    ``names`` are those of the single scores of strangeness. Without images of unknown sources
+    there is no ``open_set``.
+    """
+    known = _rows(paths[SCORES], ["source", "prediction", "probabilities", "uncalibrated"], names)
+    truth = np.array([classes.index(name) for name in known["source"].to_pylist()])
+    made = {"before": "uncalibrated", "after": "probabilities"}
+    metrics: dict[str, Any] = {
+        "calibration": {
+            when: calibration_metrics(_array(known[column]), truth) for when, column in made.items()
+        }
+    }
+    if paths[UNKNOWN] and names:
+        unknown = _rows(paths[UNKNOWN], ["source"], names)
+        metrics["open_set"] = _open_set(known, unknown, names, rule)
+    return metrics
+
+
+def _rows(paths: Sequence[str], columns: list[str], names: Sequence[str]) -> pa.Table:
+    beside = [COMBINED, "unknown_scores", "decision"] if names else []
+    return pa.concat_tables([storage.read_parquet(path, columns + beside) for path in paths])
+
+
+def _array(column: pa.ChunkedArray) -> np.ndarray:
+    """Return a column of N lists of one length as N x length."""
+    return np.asarray(column.combine_chunks().flatten()).reshape(len(column), -1)
+
+
+def _open_set(
+    known: pa.Table, unknown: pa.Table, names: Sequence[str], rule: Rule
+) -> dict[str, Any]:
+    """Return the metrics of the combined score, and of each score, by unknown source, too."""
+    right = np.array(known["source"]) == np.array(known["prediction"])
+    rejected = [np.array(table["decision"]) == "unknown" for table in (known, unknown)]
+    combined = [np.array(table[COMBINED]) for table in (known, unknown)]
+    scores = [np.column_stack([_array(t["unknown_scores"]), t[COMBINED]]) for t in (known, unknown)]
+    sources = np.array(unknown["source"])
+    found = open_set_metrics(combined[0], right, combined[1], (rejected[0], rejected[1]))
+    found["rule"] = vars(rule)
+    found["decisions"] = {
+        name: _shares(table["decision"].to_pylist())
+        for name, table in (("known", known), ("unknown", unknown))
+    }
+    found["scores"] = _each(scores[0], right, scores[1], names)
+    found["sources"] = {
+        str(source): {
+            "images": int((sources == source).sum()),
+            "unknown_found": float(rejected[1][sources == source].mean()),
+            "scores": _each(scores[0], right, scores[1][sources == source], names),
+        }
+        for source in np.unique(sources)
+    }
+    return found
+
+
+def _shares(decisions: Sequence[str]) -> dict[str, float]:
+    names, counts = np.unique(np.array(decisions), return_counts=True)
+    return {str(n): float(c / len(decisions)) for n, c in zip(names, counts, strict=True)}
+
+
+def _each(
+    known: np.ndarray, right: np.ndarray, unknown: np.ndarray, names: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Return the metrics of each of the scores, the columns, and of the combined, the last."""
+    return {
+        name: {
+            "auroc": auroc(known[:, n], unknown[:, n]),
+            "fpr_at_95_tpr": fpr_at_tpr(known[:, n], unknown[:, n]),
+            "oscr": oscr(known[:, n], right, unknown[:, n]),
+        }
+        for n, name in enumerate([*names, "combined"])
+    }
