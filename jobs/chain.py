@@ -113,11 +113,16 @@ class Chain:
         fusion: str = "late",
         title: str | None = None,
         seeds: Sequence[int] | None = None,
+        known: Sequence[str] = (),
+        tested: Sequence[str] = (),
     ) -> list[dict[str, Any]]:
         """Train and evaluate once a seed on the spaces of a name such as ``rgb+freq``.
 
-        Late fusion takes the attributors of the single spaces, which must be there.
+        Late fusion takes the attributors of the single spaces, which must be there. Of the sources
+        of the artifacts, it trains on those ``known`` and evaluates on those ``tested``; all, if
+        none is named.
         """
+        train_on, test_on = (("--sources", *s) if s else () for s in (known, tested))
         inputs = [
             storage.join(artifacts + space[len(kind) :], kind)
             for space in name.split("+")
@@ -139,9 +144,9 @@ class Chain:
                 members = [self.place("attributor", space + beside) for space in name.split("+")]
                 self.step(f"fuse {where}", train_attribution, "--output", model, "--fuse", *members)
             else:
-                flags = ("--input", *inputs, "--output", model, "--fusion", fusion)
+                flags = ("--input", *inputs, "--output", model, "--fusion", fusion, *train_on)
                 self.step(f"train {where}", train_attribution, *flags, *network, *length)
-            flags = ("--input", *inputs, "--output", self.place("evaluation", where))
+            flags = ("--input", *inputs, "--output", self.place("evaluation", where), *test_on)
             found.append(self.step(f"evaluate {where}", evaluate, *flags, "--model", model))
         return found
 

@@ -1,0 +1,162 @@
+"""From artifacts to decisions: what is fitted on validation, evaluated, and used, by the jobs."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow.dataset as ds
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from jobs import attribute, compute_artifacts, evaluate, train_attribution
+from manifpt import session, storage, tensors
+from manifpt.attribution.attributor import Attributor, publish_attributor
+from manifpt.attribution.calibrate import calibrate, network_of
+from manifpt.attribution.decision import Rule, decide
+from manifpt.attribution.network import AttributionNetwork, Design, outputs
+from manifpt.attribution.train import _dataset, _moments
+from manifpt.branches import open_artifacts
+
+CLASSES = ["real", "stripes"]  # and blocks are unknown
+
+
+@pytest.fixture(scope="module")
+def out(built, corpus, tmp_path_factory) -> Path:
+    """Artifacts of three sources, and an attributor of two of them, its trunk untrained."""
+    out = tmp_path_factory.mktemp("calibrate")
+    flags = ["--input", f"{corpus}/labelled", "--manifold", built, "--output", f"{out}/a"]
+    assert compute_artifacts.main(flags) == 0
+    branches = open_artifacts([f"{out}/a"])
+    design = Design(((3, 16, 16),), 2, "resnet18", "half")
+    torch.manual_seed(0)
+    build = partial(network_of, design, AttributionNetwork(design).state_dict())
+    made, facts = calibrate(build, branches, CLASSES, session.ANY)
+    publish_attributor(f"{out}/t", "0" * 64, made, facts)
+    return out
+
+
+@pytest.fixture(scope="module")
+def evaluated(out) -> Path:
+    flags = ["--input", f"{out}/a", "--model", f"{out}/t", "--output", f"{out}/e"]
+    assert evaluate.main(flags) == 0
+    return out
+
+
+def test_features_are_what_the_last_layers_are_given():
+    torch.manual_seed(0)
+    for fusion, widths in (("late", [512, 512]), ("early", [1024])):
+        network = AttributionNetwork(Design(((3, 8, 8), (12,)), 4, "resnet18", "full", fusion))
+        artifacts = [np.random.default_rng(0).normal(size=(5, *s)) for s in ((3, 8, 8), (12,))]
+        found = outputs(network.eval(), artifacts, batch_size=2)
+        assert [f.shape for f in found.features] == [(5, width) for width in widths]
+        for n, layer in enumerate(network.last_layers()):
+            logits = torch.nn.functional.linear(
+                torch.from_numpy(found.features[n]), layer.weight, layer.bias
+            )
+            np.testing.assert_allclose(found.logits[:, n], logits.detach(), atol=1e-5)
+
+
+def test_what_is_fitted_is_in_the_manifest_and_only_of_its_classes(out):
+    manifest = storage.read_json(f"{out}/t/manifest.json")
+    assert manifest["calibration"]["loss"] <= manifest["calibration"]["loss_before"] + 1e-6
+    assert manifest["weights"] != [1.0]
+    assert manifest["open_set"]["left_out"] == ["stripes"]
+    counts = storage.read_json(f"{out}/a/manifest.json")["classes"]
+    for split in ("train", "validation"):
+        assert manifest["rows"][split] == {name: counts[split][name] for name in CLASSES}
+    assert manifest["calibration"]["rows"] == sum(manifest["rows"]["validation"].values())
+    seen = Attributor.open(f"{out}/t").seen()
+    assert len(seen) == sum(sum(rows.values()) for rows in manifest["rows"].values())
+    entry = manifest["files"]["open_set.npz"]
+    assert storage.sha256(f"{out}/t/open_set.npz") == entry["sha256"]
+
+
+def test_metrics_are_those_of_the_scores(evaluated):
+    metrics = json.loads((evaluated / "e" / "metrics.json").read_text())
+    known, unknown = (
+        ds.dataset(evaluated / "e" / name).to_table().to_pandas() for name in ("scores", "unknown")
+    )
+    assert set(unknown["source"]) == {"blocks"}
+    assert metrics["left_out"]["other_source"] == len(unknown)
+    assert metrics["images"] == len(known)
+    found = metrics["open_set"]
+    truth = np.repeat([0, 1], [len(known), len(unknown)])
+    both = np.concatenate([known["unknown_score"], unknown["unknown_score"]])
+    assert found["auroc"] == pytest.approx(roc_auc_score(truth, both))
+    each = np.concatenate([np.stack(t["unknown_scores"]) for t in (known, unknown)])
+    for n, values in enumerate(each.T):
+        name = Attributor.open(f"{evaluated}/t").open_set.score_names[n]
+        expected = pytest.approx(roc_auc_score(truth, values))
+        assert found["sources"]["blocks"]["scores"][name]["auroc"] == expected
+    assert found["false_rejection"] == (known["unknown_p"] <= 0.05).mean()
+    assert found["unknown_found"] == (unknown["decision"] == "unknown").mean()
+    for when, column in (("before", "uncalibrated"), ("after", "probabilities")):
+        right = [p[CLASSES.index(s)] for p, s in zip(known[column], known["source"], strict=True)]
+        nll = metrics["calibration"][when]["negative_log_likelihood"]
+        assert nll == pytest.approx(-np.log(right).mean())
+    assert (evaluated / "e" / "reliability.png").stat().st_size > 1000
+
+
+def test_the_job_decides_as_the_evaluation_and_by_the_rule_it_is_given(evaluated, corpus, tmp_path):
+    flags = ["--input", f"{corpus}/labelled", "--model", f"{evaluated}/t", "--sure", "0.6"]
+    flags += ["--false-rejection", "0.3", "--output", f"{tmp_path}/v"]
+    assert attribute.main(flags) == 0
+    verdicts = ds.dataset(tmp_path / "v" / "attributions").to_table().to_pandas()
+    scores = ds.dataset([str(p) for n in ("scores", "unknown") for p in
+                         (evaluated / "e" / n).iterdir()]).to_table().to_pandas()  # fmt: skip
+    both = verdicts.merge(scores, on="sha256")
+    assert len(both) == len(scores) > 10
+    for name in ("unknown_score", "unknown_p"):
+        np.testing.assert_allclose(both[f"{name}_x"], both[f"{name}_y"], rtol=1e-4)
+    expected = decide(np.stack(both["probabilities"]), CLASSES, both["unknown_p_x"], Rule(0.6, 0.3))
+    assert both["decision_x"].tolist() == expected.tolist()
+    summary = json.loads((tmp_path / "v" / "summary.json").read_text())
+    assert summary["decisions"] == {
+        name: int((verdicts["decision"] == name).sum()) for name in summary["decisions"]
+    }
+    assert sum(summary["decisions"].values()) == 180
+
+
+def test_an_attributor_without_an_open_set_opens_and_calls_nothing_unknown(out, tmp_path):
+    old = storage.read_json(f"{out}/t/manifest.json")
+    del old["files"]["open_set.npz"], old["open_set"], old["calibration"]
+    storage.write_json(f"{tmp_path}/manifest.json", old)
+    storage.copy(f"{out}/t/weights.pt", f"{tmp_path}/weights.pt")
+    attributor = Attributor.open(str(tmp_path))
+    found = attributor.outputs([np.zeros((2, 3 * 16 * 16), np.float32)])
+    assert attributor.unknown(found, [1.0, 2.0]) is None
+    assert "unknown" not in decide(attributor.fused(found.logits), CLASSES).tolist()
+
+
+def test_normalisation_is_that_of_the_chosen_sources(out):
+    branches = open_artifacts([f"{out}/a"])
+    design = Design(((3, 16, 16),), 2)
+    train = _dataset(branches, "train", CLASSES)
+    (found,) = _moments(branches, design, CLASSES, train)
+    table = ds.dataset([f"{out}/a/{p}" for p in branches[0].files("train")]).to_table()
+    rows = table.filter(np.isin(np.array(table["source"]), CLASSES))
+    maps = tensors.from_column(rows["artifact"]).reshape(-1, 3, 16, 16).astype(np.float64)
+    np.testing.assert_allclose(found["mean"], maps.mean((0, 2, 3)), atol=1e-6)
+    np.testing.assert_allclose(found["std"], maps.std((0, 2, 3)), rtol=1e-6)
+    assert train.count() == len(maps)
+    every = sorted(branches[0].manifest["classes"]["train"])
+    assert _moments(branches, design, every, train) == [branches[0].manifest["moments"]["train"]]
+
+
+@pytest.mark.slow
+def test_a_training_on_some_sources_knows_them_alone(out, tmp_path):
+    flags = ["--input", f"{out}/a", "--sources", *CLASSES, "--backbone", "resnet18", "--stem"]
+    flags += ["half", "--epochs", "3", "--batch-size", "16", "--output", f"{tmp_path}/t"]
+    assert train_attribution.main(flags) == 0
+    attributor = Attributor.open(f"{tmp_path}/t")
+    assert attributor.classes == CLASSES
+    assert attributor.open_set is not None
+    assert attributor.manifest["weights"] != [1.0]
+
+
+def test_a_source_that_is_not_there_is_named(out, tmp_path, capsys):
+    flags = ["--input", f"{out}/a", "--sources", "real", "dots", "--output", f"{tmp_path}/t"]
+    assert train_attribution.main(flags) == 2
+    assert "--sources dots: no training image" in capsys.readouterr().err.splitlines()[-1]
