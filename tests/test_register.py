@@ -24,7 +24,7 @@ from jobs import attribute, build_manifold, compute_artifacts, evaluate, registe
 from manifpt.attribution.attributor import Made, publish_attributor
 from manifpt.attribution.network import AttributionNetwork, Design
 from manifpt.branches import open_artifacts
-from manifpt.registry.card import public
+from manifpt.registry.card import Facts, description, public
 from manifpt.registry.requirements import pinned
 
 ROOT = Path(__file__).parents[1]
@@ -93,6 +93,25 @@ def images_of(table: pd.DataFrame) -> list[bytes]:
 def test_credentials_never_reach_a_card():
     assert public("real=s3://key:secret@bucket/x") == "real=s3://bucket/x"
     assert public("https://host/x?X-Amz-Signature=abc") == "https://host/x"
+
+
+def test_the_card_says_how_far_unknown_generators_are_found():
+    confusion = [[8, 2], [1, 9]]
+    both = {"expected_calibration_error": 0.1, "brier_score": 0.4}
+    found = {"auroc": 0.71, "auroc_low": 0.6, "auroc_high": 0.8, "fpr_at_95_tpr": 0.8, "oscr": 0.6}
+    found |= {"unknown_found": 0.25, "false_rejection": 0.04, "unknown_images": 40}
+    found |= {"sources": {"vae": {}, "flow": {}}, "rule": {"false_rejection": 0.05}}
+    metrics = {"confusion": confusion, "classes": ["gan", "real"], "open_set": found}
+    metrics["calibration"] = {"before": both, "after": both | {"brier_score": 0.3}}
+    manifest = {"classes": ["gan", "real"], "open_set": {"worth": {}}}
+    text = description(Facts(manifest, [], metrics, False, "0"))
+    for words in ("(vae, flow; 40 images): AUROC 0.710 (0.600 to 0.800)", "called unknown: 0.250",
+                  "0.040 of images of known sources", "Brier score 0.300 (before 0.400)",
+                  "at most a share of 0.05"):  # fmt: skip
+        assert words in text
+    assert "Closed set" not in text
+    metrics = {"confusion": confusion, "classes": ["gan", "real"]}  # as of before
+    assert "Closed set" in description(Facts({"classes": ["gan", "real"]}, [], metrics, False, "0"))
 
 
 @pytest.mark.slow

@@ -154,11 +154,17 @@ class OpenSet:
         return cls(heads, gaussians=gaussians, manifold=gaussian(MANIFOLD), **rest)
 
 
+def standard(scores: np.ndarray, centre: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Return N x scores in deviations of known images, none below -MOST_FAMILIAR."""
+    found: np.ndarray = np.maximum((scores - centre) / scale, -MOST_FAMILIAR)
+    return found
+
+
 def combined(
     scores: np.ndarray, centre: np.ndarray, scale: np.ndarray, worth: np.ndarray
 ) -> np.ndarray:
     """Return the mean of N x scores in deviations of known images, weighted by their worth."""
-    found: np.ndarray = np.maximum((scores - centre) / scale, -MOST_FAMILIAR) @ worth
+    found: np.ndarray = standard(scores, centre, scale) @ worth
     return found
 
 
@@ -203,22 +209,15 @@ def fit_open_set(
     found = np.stack(list(scores(evidence, heads).values()), 1)
     centre, scale = _location(found)
     left_out = _left_out(evidence, labels, classes, heads)
-    standard = [[(part - centre) / scale for part in pair] for pair in left_out.values()]
-    clipped = [[np.maximum(part, -MOST_FAMILIAR) for part in pair] for pair in standard]
-    worth = fit_worth(*(np.concatenate(parts) for parts in zip(*clipped, strict=True)))
+    sides = (np.concatenate(side) for side in zip(*left_out.values(), strict=True))
+    worth = fit_worth(*(standard(side, centre, scale) for side in sides))
     known = np.sort(combined(found, centre, scale, worth))
     fits = [ClassGaussian.fit(features, labels, len(classes)) for features in spaces]
     manifold = fits[count] if len(fits) > count else None
     open_set = OpenSet(
         tuple(heads), weights, tuple(fits[:count]), manifold, centre, scale, worth, known
     )
-    names = [*open_set.score_names, "combined"]
-    aurocs = {}
-    for name, pair in left_out.items():
-        both = [np.column_stack([s, combined(s, centre, scale, worth)]) for s in pair]
-        each = zip(both[0].T, both[1].T, strict=True)
-        aurocs[name] = dict(zip(names, (auroc(k, u) for k, u in each), strict=True))
-    return Fitted(open_set, aurocs)
+    return Fitted(open_set, {name: _aurocs(open_set, *pair) for name, pair in left_out.items()})
 
 
 def crossed(features: np.ndarray, labels: np.ndarray, classes: int, folds: int) -> np.ndarray:
@@ -254,6 +253,14 @@ def _left_out(
         mine = labels == number
         found[classes[number]] = (made[~mine], made[mine])
     return found
+
+
+def _aurocs(open_set: OpenSet, known: np.ndarray, unknown: np.ndarray) -> dict[str, float]:
+    """Return the AUROC of each of the scores, the columns, and of the combined."""
+    found = dict(zip(open_set.score_names, map(auroc, known.T, unknown.T), strict=True))
+    return found | {
+        "combined": auroc(open_set.unknown_score(known), open_set.unknown_score(unknown))
+    }
 
 
 def fit_worth(known: np.ndarray, unknown: np.ndarray) -> np.ndarray:
