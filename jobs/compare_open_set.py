@@ -35,13 +35,16 @@ class Config(ChainConfig):
     output: str = Field(description="folder for all outputs, local or s3://")
     sources: tuple[str, ...] = Field((), description="of the benchmark; all, if empty")
     splits: int = Field(3, ge=1, le=3, description="how many of the splits")
-    spaces: tuple[str, ...] = Field(
-        ("image", "rgb", "freq", "sl"), description="inputs of classifiers; their fusion is added"
+    spaces: tuple[str, ...] = Field(("rgb", "freq", "sl"), description="embedding spaces")
+    inputs: tuple[str, ...] = Field(
+        ("image", "rgb", "freq", "sl", "image+rgb+freq+sl"),
+        description="what classifiers work on; sums are late fusions of what comes before them",
     )
     stem: str = Field("standard", description="see train_attribution")
     epochs: int = Field(5, ge=1, description="of attributors on maps, see train_attribution")
     sl_network: str = Field("resnet50", description="see build_manifold")
     sl_weights: str | None = Field(None, description="see build_manifold")
+    network_size: int | None = Field(None, ge=16, description="see build_manifold")
 
 
 class Split(NamedTuple):
@@ -130,15 +133,14 @@ def run(config: Config) -> None:
     splits = [split_of(rows, number) for number in range(config.splits)]
     given = ("--sl-weights", config.sl_weights) if config.sl_weights else ()
     learned = ("--sl-network", config.sl_network, *given) if "sl" in config.spaces else ()
-    built = [space for space in config.spaces if space != "image"]
-    artifacts = chain.artifacts(built, *learned)
-    together = "+".join(config.spaces)
+    size = ("--network-size", str(config.network_size)) if config.network_size else ()
+    artifacts = chain.artifacts(config.spaces, *learned, *size)
     results: dict[str, list[dict[str, Any]]] = {}
     for number, split in enumerate(splits):
         part = Chain(config, chain.place(f"split-{number}"))
         known = ["real", *split.known]
         tested = [*known, *(name for names in split.unknown.values() for name in names)]
-        for name in (*config.spaces, together):
+        for name in config.inputs:
             made = part.attributors(name, artifacts, known=known, tested=tested)
             results.setdefault(name, []).extend(made[:1])
     print(f"\n{tables(results, splits)}")
