@@ -58,8 +58,9 @@ class ScoreStage:
         other = ~seen & np.array([source not in classes for source in sources])
         facts: dict[str, Any] = {"seen": int(seen.sum()), "other_source": int(other.sum())}
         tables = {}
-        if other.any() and self.attributor.open_set is not None:
-            tables[UNKNOWN] = self._scores(table.filter(pa.array(other)))
+        unknown = other & np.array([source is not None for source in sources])
+        if unknown.any() and self.attributor.open_set is not None:
+            tables[UNKNOWN] = self._scores(table.filter(pa.array(unknown)))
         kept = table.filter(pa.array(~(seen | other)))
         if kept.num_rows:
             tables[SCORES] = found = self._scores(kept)
@@ -156,6 +157,8 @@ def evaluate(
     Images of sources that are none of the attributor's classes are the unknown, which ``rule``
     and scores are to find; they do not count for the closed set.
     """
+    import ray
+
     output = storage.absolute(output)
     with opened(model, manifolds) as found:
         attributor = Attributor.open(found.attributor)
@@ -169,8 +172,6 @@ def evaluate(
         if outputs.begin(output, "evaluation", key, overwrite=overwrite):
             return storage.read_json(storage.join(output, METRICS))
         source = found.kept(output)  # again, if --overwrite has just emptied the folder
-    import ray
-
     records = pipeline.run(
         "evaluate",
         [json.dumps([storage.join(branch.uri, path) for branch in branches]) for path in files],
@@ -187,7 +188,8 @@ def evaluate(
         outputs.abandon(output)
         raise ManifptError(f"--input: no unseen image of the attributor's classes ({left_out})")
     metrics = closed_set_metrics(np.sum(matrices, axis=0), attributor.classes)
-    names = attributor.open_set.score_names if attributor.open_set else []
+    open_set = Attributor.open(source.attributor).open_set
+    names = open_set.score_names if open_set else []
     report = ray.remote(num_cpus=pool.num_cpus)(confidence_report)
     paths = {
         folder: [storage.join(output, p["path"]) for p in parts if p["folder"] == folder]
