@@ -116,7 +116,8 @@ def test_trained_attributors_fuse_without_training(out, tmp_path, capsys):
     found = [ds.dataset([p.replace("/sl/", f"/{s}/") for p in paths]).to_table() for s in
              ("sl", "image")]  # fmt: skip
     artifacts = [tensors.from_column(table["artifact"]) for table in found]
-    each = [m.probabilities([a]) for m, a in zip(members, artifacts, strict=True)]
+    # A member's own weight calibrates it alone; in the fusion it has another.
+    each = [m.fused(m.outputs([a]).logits, [1.0]) for m, a in zip(members, artifacts, strict=True)]
     expected = np.prod([p**w for p, w in zip(each, fused.manifest["weights"], strict=True)], axis=0)
     expected /= expected.sum(1, keepdims=True)
     np.testing.assert_allclose(fused.probabilities(artifacts), expected, atol=1e-5)

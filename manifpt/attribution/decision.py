@@ -14,8 +14,8 @@ class Rule:
     """When an answer is given.
 
     ``sure`` is the least probability of an answer; at one half, none of the others is as likely as
-    all of them together. ``false_rejection`` is the share of images of known classes that may be
-    called unknown; at 0 none is, and nothing else either.
+    all of them together. ``false_rejection`` is the share a of images of known classes that may be
+    called unknown; at 0, or with fewer than 1 / a - 1 validation images, nothing is.
     """
 
     sure: float = 0.5
