@@ -3,16 +3,18 @@
 Several scores are read from the logits, from the features before each head's last layer, and from
 the distance to the manifold; see ``scores``. What must be fitted is fitted on validation images:
 
-- Class means and their shared covariance, in folds: no image meets a mean that it is part of.
+- Class means and their shared covariance, on half of the images. All else on the other half: no
+  known image is compared with a mean that it is part of, as no new image will be.
 - What each score is worth. Each generator is left out in turn: its logits and its mean are taken
   away, and its images are the unknown (leave-one-out, as in Neal et al., ECCV 2018, and Vaze et
   al., "Open-Set Recognition: A Good Closed-Set Classifier is All You Need?", ICLR 2022). The
-  trunk was trained on them, so this separates better than truly unseen generators will; what is
-  taken from it is the proportion of the scores, not a promise.
+  trunk was trained on them, and has learned to keep their logits low: this flatters logits, and
+  promises more than truly unseen generators hold. So features have half of the say in any case;
+  they, and not logits, also find images that are far from all that training has seen.
 - The strangeness of known images, as a list. An image's p-value is the share of them at least as
-  strange (conformal prediction: Vovk et al., 2005; Angelopoulos & Bates, 2023, section 1), so that
-  of new images of the known classes at most a share of a is rejected at p <= a, wherever they are
-  like validation. Validation also chose the epoch, so the share may be a little larger.
+  strange (split conformal prediction: Vovk et al., 2005; Angelopoulos & Bates, 2023, section 1),
+  so that of new images of the known classes at most a share of a is rejected at p <= a, wherever
+  they are like validation. Validation also chose the epoch, so it may be a little more.
 """
 
 import io
@@ -27,7 +29,7 @@ from manifpt.attribution.decision import REAL
 from manifpt.attribution.gaussian import ClassGaussian
 from manifpt.attribution.network import Outputs
 
-FOLDS = 5
+FEATURES_SHARE = 0.5
 # So many generators at most are left out in turn.
 LEFT_OUT = 20
 # By one score alone no image is more familiar than so many deviations below the median: a large
@@ -60,6 +62,19 @@ def pooled_logits(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return N x C of N x heads x C logits: their softmax is the fused probability."""
     found: np.ndarray = np.einsum("nhc,h->nc", logits.astype(np.float64), weights)
     return found
+
+
+def evidence_of(
+    outputs: Outputs,
+    distance: np.ndarray,
+    weights: np.ndarray,
+    gaussians: Sequence[ClassGaussian],
+    manifold: ClassGaussian | None,
+) -> Evidence:
+    """Return the evidence of a network's outputs, and of N distances to the nearest reals."""
+    squared = [g.squared(f) for g, f in zip(gaussians, outputs.features, strict=True)]
+    beside = None if manifold is None else manifold.squared(distance[:, None])
+    return Evidence(pooled_logits(outputs.logits, weights), squared, beside)
 
 
 def scores(evidence: Evidence, heads: Sequence[str]) -> dict[str, np.ndarray]:
@@ -107,12 +122,7 @@ class OpenSet:
 
     def scores(self, outputs: Outputs, distance: np.ndarray) -> np.ndarray:
         """Return N x scores; ``distance`` is N to the nearest reals, NaN without a manifold."""
-        squared = [
-            gaussian.squared(features)
-            for gaussian, features in zip(self.gaussians, outputs.features, strict=True)
-        ]
-        manifold = None if self.manifold is None else self.manifold.squared(distance[:, None])
-        evidence = Evidence(pooled_logits(outputs.logits, self.weights), squared, manifold)
+        evidence = evidence_of(outputs, distance, self.weights, self.gaussians, self.manifold)
         return np.stack(list(scores(evidence, self.heads).values()), 1)
 
     def unknown_score(self, scores: np.ndarray) -> np.ndarray:
@@ -198,40 +208,33 @@ def fit_open_set(
     counts = np.bincount(labels, minlength=len(classes))
     if counts.min() < 2:
         return None
-    spaces = list(outputs.features)
-    if not np.isnan(distance).any():
-        spaces.append(distance[:, None])
-    folds = min(FOLDS, int(counts.min()))
-    squared = [crossed(features, labels, len(classes), folds) for features in spaces]
-    count = len(outputs.features)
-    beside = squared[count] if len(squared) > count else None
-    evidence = Evidence(pooled_logits(outputs.logits, weights), squared[:count], beside)
+    half = _every_other(labels)
+
+    def gaussian(space: np.ndarray) -> ClassGaussian:
+        return ClassGaussian.fit(space[half], labels[half], len(classes))
+
+    gaussians = tuple(map(gaussian, outputs.features))
+    manifold = None if np.isnan(distance).any() else gaussian(distance[:, None])
+    rest = Outputs(outputs.logits[~half], [features[~half] for features in outputs.features])
+    evidence = evidence_of(rest, distance[~half], weights, gaussians, manifold)
     found = np.stack(list(scores(evidence, heads).values()), 1)
     centre, scale = _location(found)
-    left_out = _left_out(evidence, labels, classes, heads)
+    left_out = _left_out(evidence, labels[~half], classes, heads)
     sides = (np.concatenate(side) for side in zip(*left_out.values(), strict=True))
     worth = fit_worth(*(standard(side, centre, scale) for side in sides))
+    features = np.array([name.startswith("features-") for name in scores(evidence, heads)])
+    worth = (1 - FEATURES_SHARE) * worth + FEATURES_SHARE * features / features.sum()
     known = np.sort(combined(found, centre, scale, worth))
-    fits = [ClassGaussian.fit(features, labels, len(classes)) for features in spaces]
-    manifold = fits[count] if len(fits) > count else None
-    open_set = OpenSet(
-        tuple(heads), weights, tuple(fits[:count]), manifold, centre, scale, worth, known
-    )
+    open_set = OpenSet(tuple(heads), weights, gaussians, manifold, centre, scale, worth, known)
     return Fitted(open_set, {name: _aurocs(open_set, *pair) for name, pair in left_out.items()})
 
 
-def crossed(features: np.ndarray, labels: np.ndarray, classes: int, folds: int) -> np.ndarray:
-    """Return N x classes squared distances to means that were fitted without the image's fold."""
-    place = np.empty(len(labels), dtype=np.int64)
-    for number in range(classes):
-        mine = labels == number
-        place[mine] = np.arange(mine.sum()) % folds
-    squared = np.empty((len(labels), classes))
-    for fold in range(folds):
-        other = place != fold
-        gaussian = ClassGaussian.fit(features[other], labels[other], classes)
-        squared[~other] = gaussian.squared(features[~other])
-    return squared
+def _every_other(labels: np.ndarray) -> np.ndarray:
+    """Return a mask of every other image of each class, the first among them."""
+    mask = np.zeros(len(labels), dtype=bool)
+    for number in np.unique(labels):
+        mask[np.flatnonzero(labels == number)[::2]] = True
+    return mask
 
 
 def _location(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
