@@ -88,6 +88,28 @@ ModelName = Annotated[str, AfterValidator(_model_name)]
 Alias = Annotated[str, AfterValidator(_alias)]
 
 
+def _degradations(texts: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    from manifpt.images.degrade import Degradation  # not needed for --help
+
+    for text in texts or ():
+        Degradation.parse(text)
+    return texts
+
+
+def _ranges(texts: tuple[str, ...]) -> tuple[str, ...]:
+    from manifpt.images.degrade import Range
+
+    for text in texts:
+        Range.parse(text)
+    return texts
+
+
+# Notations of images.degrade: jpeg:75, or jpeg:50-95.
+Degradations = Annotated[tuple[str, ...], AfterValidator(_degradations)]
+OptionalDegradations = Annotated[tuple[str, ...] | None, AfterValidator(_degradations)]
+Ranges = Annotated[tuple[str, ...], AfterValidator(_ranges)]
+
+
 class ProjectionConfig(ProjectionOptions, JobConfig):
     """The options of jobs that project images onto a manifold."""
 
