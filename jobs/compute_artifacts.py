@@ -5,17 +5,24 @@
 The artifacts are Parquet, one folder a split. `--space image` stores the images themselves: alone
 for the baseline, beside manifolds as one space of several, which are made in one pass. Embeddings
 (`--projector none`) given as --input are projected without being decoded and embedded again.
+
+    python -m jobs.compute_artifacts ... --augment jpeg resize blur crop noise --copies 2
+
+Robust training: so many degraded copies beside each training image, of every class alike.
 """
 
 import sys
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from manifpt import job
-from manifpt.config import ProjectionConfig, SearchConfig
+from manifpt.config import ProjectionConfig, Ranges, SearchConfig
 from manifpt.errors import ManifptError
 from manifpt.tracking import Run
+
+if TYPE_CHECKING:
+    from manifpt.images.copies import Augmentation
 
 
 class Config(SearchConfig, ProjectionConfig):
@@ -43,11 +50,40 @@ class Config(SearchConfig, ProjectionConfig):
         (), description="of images that declare a source, as a benchmark's, only these"
     )
     float16: bool = Field(False, description="store artifacts as float16 instead of float32")
+    augment: Ranges = Field(
+        (),
+        description="degraded copies of training images: some of jpeg resize blur crop noise, "
+        "alone or as jpeg:50-95",
+    )
+    copies: int = Field(1, ge=1, description="--augment: how many of each training image")
+    augment_validation: bool = Field(
+        True, description="--augment: one of each validation image, too; test stays clean"
+    )
+    augment_seed: int = Field(0, ge=0, description="--augment: of kinds, strengths, places, noise")
+
+
+AUGMENT = ("augment", "copies", "augment_validation", "augment_seed")
+
+
+def augmentation_of(config: Config) -> "Augmentation | None":
+    """Return the degraded copies asked for, if any."""
+    from manifpt.images.copies import Augmentation
+    from manifpt.images.degrade import Range
+
+    if not config.augment:
+        given = set(AUGMENT[1:]) & config.model_fields_set
+        if given:
+            option = sorted(given)[0].replace("_", "-")
+            raise ManifptError(f"--{option}: says how to --augment; give that, too")
+        return None
+    ranges = tuple(map(Range.parse, config.augment))
+    return Augmentation(ranges, config.copies, config.augment_validation, config.augment_seed)
 
 
 def one_manifold(config: Config) -> str:
     """Return the manifold for embeddings, which have their space, sources and splits."""
-    given = {"space", "image_size", "sources", "split"} & config.model_fields_set
+    fixed = {"space", "image_size", "sources", "split", *AUGMENT}
+    given = fixed & config.model_fields_set
     if given:
         option = sorted(given)[0].replace("_", "-")
         raise ManifptError(f"--{option}: the embeddings given as --input are made; leave it out")
@@ -82,12 +118,13 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
             image_size=config.image_size,
             sources=config.sources,
             undeclared=config.split,
+            augmentation=augmentation_of(config),
             **common,
         )
     tracked.inputs(manifest["inputs"], "artifacts")
     tracked.document("manifest.json", manifest)
-    names = ("rows_in", "ok", "quarantined", "by_error", "classes")
-    return {"output": config.output, **{name: manifest[name] for name in names}}
+    names = ("rows_in", "ok", "quarantined", "by_error", "classes", "copies")
+    return {"output": config.output, **{n: manifest[n] for n in names if n in manifest}}
 
 
 def main(argv: list[str] | None = None) -> int:

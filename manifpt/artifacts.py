@@ -17,7 +17,8 @@ import pyarrow as pa
 from manifpt import outputs, pipeline, session, storage, tensors
 from manifpt.errors import ManifptError
 from manifpt.images import Selection, plan
-from manifpt.images.read import sized
+from manifpt.images.copies import COLUMN, Augmentation
+from manifpt.images.read import chunk_rows, sized
 from manifpt.images.sources import content_key, describe
 from manifpt.manifold.projector import NEAREST, Projection
 from manifpt.projection import Projector, Target, project, projectors_of, targets_of
@@ -42,6 +43,8 @@ ARTIFACTS = {
     "percentile": pa.float64(),
     "in_manifold": pa.bool_(),
 }
+# What was done to a degraded copy, where artifacts have some.
+AUGMENTED = {COLUMN: pa.string()}
 
 
 def split_by_content(pixel_sha256: str) -> str:
@@ -57,15 +60,20 @@ class ArtifactStage:
     """Images -> one artifacts table a split, for each of the projectors.
 
     The tables of a projector go to the folder of its name; of a single one, "" is that name.
+    ``augmentation`` puts degraded copies beside images before they are embedded.
     """
 
     projectors: dict[str, Projector]
     undeclared: str
     float16: bool
+    augmentation: Augmentation | None = None
 
     def __call__(self, table: pa.Table) -> pipeline.Result:
         """Project, and note the moments of the training artifacts for their normalisation."""
         split = self._splits(table)
+        if self.augmentation is not None:
+            filter_name = next(iter(self.projectors.values())).rule.filter
+            table, split = self.augmentation.extended(table, split, filter_name)
         sources = table["source"].to_pylist()
         masks = {name: np.array([s == name for s in split]) for name in EVALUATED}
         masks = {name: mask for name, mask in masks.items() if mask.any()}
@@ -95,11 +103,13 @@ class ArtifactStage:
     ) -> tuple[pa.Table, np.ndarray]:
         """Return the artifacts table of an images table, and its artifacts in float32."""
         artifacts, beside = projector(table)
-        rows = table.select(["id", "uri", "source", "sha256", "pixel_sha256", "perceptual_hash"])
+        also = [name for name in AUGMENTED if name in table.column_names]
+        kept = ["id", "uri", "source", "sha256", "pixel_sha256", "perceptual_hash", *also]
+        rows = table.select(kept)
         for name, values in ({"split": split} | beside).items():
             rows = rows.append_column(name, pa.array(values, ARTIFACTS[name]))
         stored = artifacts.astype(np.float16) if self.float16 else artifacts
-        return rows.select(list(ARTIFACTS)).append_column(
+        return rows.select([*ARTIFACTS, *also]).append_column(
             "artifact", tensors.to_column(stored)
         ), artifacts
 
@@ -150,6 +160,7 @@ def compute_artifacts(
     demand: session.Demand = session.ANY,
     chunk: int | None = None,
     targets: dict[str, Target] | None = None,
+    augmentation: Augmentation | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Compute the artifacts of all images and publish them, one folder a split.
@@ -173,6 +184,8 @@ def compute_artifacts(
         chunk: images of a file; artifacts made apart can be read together if theirs are alike.
         targets: the spaces and projections themselves, such as an attributor's, instead of
             ``manifolds``, ``images`` and ``projection``.
+        augmentation: put degraded copies beside training images; counts of images leave them out,
+            ``classes`` are rows with them.
         overwrite: replace an output of other settings.
 
     """
@@ -186,7 +199,10 @@ def compute_artifacts(
     made_of = [
         [f[k] for k in ("space", "decode", "manifold_sha256", "projection")] for f in facts.values()
     ]
-    key = storage.digest([content_key(units), selection.sources, made_of, undeclared, float16])
+    made_by = [content_key(units), selection.sources, made_of, undeclared, float16]
+    first = next(iter(targets.values())).rule
+    augment = augmentation and {**augmentation.card(), "size": first.size}
+    key = storage.digest(made_by + ([augment] if augment else []))
     learned = any(target.space.name in LEARNED for target in targets.values())
     pool = session.pool(demand, uses_gpu=learned)
     kind = "artifacts" if len(targets) == 1 else COMBINATION
@@ -196,7 +212,10 @@ def compute_artifacts(
     projectors, pool = projectors_of(targets, search, pool)
     names = [""] if len(targets) == 1 else list(targets)
     by_folder = dict(zip(names, projectors, strict=True))
-    build = partial(ArtifactStage, by_folder, undeclared, float16)
+    if augmentation is not None:
+        sizes = [target.space.size for target in targets.values()]
+        chunk = chunk or chunk_rows(max(first.size, *sizes)) // (1 + augmentation.copies) + 1
+    build = partial(ArtifactStage, by_folder, undeclared, float16, augmentation)
     records = project("artifacts", units, selection, projectors, build, output, pool, chunk)
     counts = pipeline.totals(records)
     if counts["ok"] == 0:
@@ -205,6 +224,8 @@ def compute_artifacts(
         raise ManifptError(
             f"--input: none of {counts['rows_in']} images could be used ({reason}); check the input"
         )
+    classes = evaluated_classes(records)
+    copies = sum(sum(found.values()) for found in classes.values()) - counts["ok"]
     return publish_artifacts(
         output,
         key,
@@ -213,7 +234,8 @@ def compute_artifacts(
         {
             **counts,
             "inputs": describe(inputs, units),
-            "classes": evaluated_classes(records),
+            "classes": classes,
+            **({"augment": augment, "copies": copies} if augment else {}),
         },
     )
 

@@ -94,10 +94,10 @@ def project_embeddings(
         output,
         pool,
     )
-    if pipeline.totals(records)["ok"] != given["ok"]:
-        raise AssertionError(f"rows are missing: {pipeline.totals(records)}, not {given['ok']}")
-    kept = ("rows_in", "ok", "quarantined", "by_error", "inputs")
-    common = {name: given[name] for name in kept} | {"embeddings": embeddings.uri}
-    return publish_artifacts(
-        output, key, {"": facts}, records, common | {"classes": evaluated_classes(records)}
-    )
+    classes = evaluated_classes(records)
+    if classes != given["classes"]:
+        raise AssertionError(f"rows are missing: {classes}, not {given['classes']}")
+    kept = ("rows_in", "ok", "quarantined", "by_error", "inputs", "augment", "copies")
+    common = {name: given[name] for name in kept if name in given}
+    common |= {"embeddings": embeddings.uri, "classes": classes}
+    return publish_artifacts(output, key, {"": facts}, records, common)

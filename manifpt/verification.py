@@ -7,18 +7,21 @@ are read again from their own source and embedded, too. What is found goes into 
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from manifpt import __version__, outputs, storage, tensors
 from manifpt.artifacts import EVALUATED
 from manifpt.branches import read_artifacts
 from manifpt.errors import DamageError, ManifptError
 from manifpt.images import DecodeRule, Selection, plan, read_unit
-from manifpt.images.read import pixels_of
+from manifpt.images.copies import Augmentation, original_id
+from manifpt.images.read import pixels_of, sized
 from manifpt.manifold import Manifold, Metric
+from manifpt.manifold.embed import other_sizes
 from manifpt.manifold.geometry import Geometry
 from manifpt.manifold.riemannian import project
 from manifpt.spaces import Space
@@ -169,14 +172,26 @@ def _embedded(
     selection: Selection,
     rule: DecodeRule,
     space: Space,
+    augment: dict[str, Any] | None = None,
     **planned: Any,
 ) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Yield id, pixel hash and vector of the images of those ids, read from their source."""
+    """Yield id, pixel hash and vector of the images of those ids, read from their source.
+
+    Among the ids may be those of degraded copies, made again by the card ``augment``.
+    """
+    read = list(wanted | {original_id(name) for name in wanted} if augment else wanted)
+    # What was drawn for a copy depends on the pixels of the size that images were decoded to first.
+    first = replace(rule, size=augment["size"]) if augment else rule
+    others = other_sizes(first, [space])
     for unit in plan(inputs, selection, **planned):
-        for table in read_unit(unit, rule, selection):
-            keep = np.isin(table["id"].to_pylist(), list(wanted))
+        for table in read_unit(unit, first, selection, other_sizes=others):
+            keep = np.isin(table["id"].to_pylist(), read)
             some = table.filter(keep & np.array(table["error"].is_null()))
+            if augment:
+                again = Augmentation.from_card(augment).again(some, wanted, rule.filter)
+                some = pa.concat_tables([some, again.select(some.column_names)])
             if some.num_rows:
+                some = sized(some, space.size)
                 vectors = space.embed(pixels_of(some)).reshape(some.num_rows, -1)
                 hashes = some["pixel_sha256"].to_pylist()
                 yield from zip(some["id"].to_pylist(), hashes, vectors, strict=True)
@@ -210,7 +225,8 @@ def _check_rows(
     card = artifacts["projection"]
     inputs, wanted = artifacts["inputs"]["given"], {row["id"] for row in rows}
     selection, space = Selection(EVALUATED, None), manifold.space
-    read = _embedded(inputs, wanted, selection, manifold.rule, space, labelled=True)
+    augment = artifacts.get("augment")
+    read = _embedded(inputs, wanted, selection, manifold.rule, space, augment, labelled=True)
     found = {name: (sha, vector) for name, sha, vector in read}
     wrong = []
     kept = []

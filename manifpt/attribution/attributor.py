@@ -158,6 +158,7 @@ def publish_attributor(output: str, key: str, made: Made, facts: dict[str, Any])
     branches = made.branches
     kept = [{"name": b.name} | {name: b.manifest[name] for name in KEPT} for b in branches]
     classes = branches[0].manifest["classes"]
+    augment = branches[0].manifest.get("augment")
     body = {
         **facts,
         "design": made.design.card(),
@@ -172,6 +173,7 @@ def publish_attributor(output: str, key: str, made: Made, facts: dict[str, Any])
             for split in ("train", "validation")
         },
         "files": _write(output, made),
+        **({"augment": augment} if augment else {}),
     }
     return outputs.publish(output, "attributor", key, body)
 
