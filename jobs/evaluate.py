@@ -6,6 +6,10 @@
 Of artifacts, and of a benchmark, the split `test` is taken. Other images all count as test, but
 for those whose pixels were in the manifold, in training or in validation. Images of sources that
 the attributor does not know measure how well it tells them from its own.
+
+    python -m jobs.evaluate --robustness --input IMAGES --model MODEL --output CURVES
+
+Images alone: accuracy against JPEG quality, blur, resizing, cropping and noise.
 """
 
 import sys
@@ -14,7 +18,8 @@ from typing import Any
 from pydantic import Field
 
 from manifpt import job
-from manifpt.config import JobConfig
+from manifpt.config import Degradations, JobConfig
+from manifpt.errors import ManifptError
 from manifpt.options import DecisionOptions
 from manifpt.tracking import Run
 
@@ -35,10 +40,46 @@ class Config(DecisionOptions, JobConfig):
     manifold: tuple[str, ...] = Field(
         (), description="where the attributor's manifolds lie now, if they were moved"
     )
+    robustness: bool = Field(
+        False, description="accuracy against degradations of the images, as curves"
+    )
+    levels: Degradations = Field(
+        (),
+        description="--robustness: these, as jpeg:75 blur:1 resize:0.5 crop:0.7 noise:0.1; if not "
+        "given, jpeg 95 to 50, blur 1 to 5, resize 0.5 to 2, crop 0.9 to 0.5, noise 0.05 to 0.25",
+    )
+
+
+def curves(config: Config, tracked: Run) -> dict[str, Any]:
+    """Evaluate on degraded images and return the accuracies."""
+    from manifpt import storage
+    from manifpt.evaluation.robustness import RESULT, evaluate_robustness
+
+    result = evaluate_robustness(
+        config.input,
+        config.model,
+        config.output,
+        levels=config.levels,
+        manifolds=config.manifold,
+        demand=config.demand,
+        overwrite=config.overwrite,
+    )
+    for name in (RESULT, "robustness.csv", "robustness.png"):
+        tracked.bytes(name, storage.read_bytes(storage.join(config.output, name)))
+    accuracies = {
+        "accuracy_" + level["degradation"].replace(":", "_"): level["accuracy"]
+        for level in result["levels"]
+    }
+    common = {name: result[name] for name in ("rows_in", "quarantined", "images", "left_out")}
+    return {"output": config.output, **common, "chance": result["chance"], **accuracies}
 
 
 def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Evaluate and return the metrics."""
+    if config.robustness:
+        return curves(config, tracked)
+    if config.levels:
+        raise ManifptError("--levels: are those of --robustness; give that, too")
     from manifpt import storage
     from manifpt.evaluation.evaluate import evaluate
 

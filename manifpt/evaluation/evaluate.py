@@ -33,6 +33,19 @@ from manifpt.evaluation.report import SCORES, UNKNOWN, confidence_report
 METRICS = "metrics.json"
 
 
+def unusable(
+    table: pa.Table, in_manifold: np.ndarray, seen: frozenset[str], classes: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return masks of the rows that were seen, and of those of other sources that were not.
+
+    ``in_manifold`` and ``seen`` say what the manifold, and training and validation, have.
+    """
+    hashes, sources = table["pixel_sha256"].to_pylist(), table["source"].to_pylist()
+    known = in_manifold | np.array([h in seen for h in hashes], dtype=bool)
+    other = ~known & np.array([source not in classes for source in sources], dtype=bool)
+    return known, other
+
+
 @dataclass
 class ScoreStage:
     """Artifacts -> scores of the rows that are not seen; those of other sources are the unknown."""
@@ -53,12 +66,10 @@ class ScoreStage:
     def __call__(self, table: pa.Table) -> pipeline.Result:
         """Score rows; the record counts what was left out and why."""
         classes = self.attributor.classes
-        hashes, sources = table["pixel_sha256"].to_pylist(), table["source"].to_pylist()
-        seen = np.array([h in self.seen for h in hashes]) | np.array(table["in_manifold"])
-        other = ~seen & np.array([source not in classes for source in sources])
+        seen, other = unusable(table, np.array(table["in_manifold"]), self.seen, classes)
         facts: dict[str, Any] = {"seen": int(seen.sum()), "other_source": int(other.sum())}
         tables = {}
-        unknown = other & np.array([source is not None for source in sources])
+        unknown = other & np.array([name is not None for name in table["source"].to_pylist()])
         if unknown.any() and self.attributor.open_set is not None:
             tables[UNKNOWN] = self._scores(table.filter(pa.array(unknown)))
         kept = table.filter(pa.array(~(seen | other)))

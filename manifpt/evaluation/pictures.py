@@ -1,6 +1,7 @@
 """Pictures of results, as PNG bytes."""
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 
 from manifpt import storage, tensors
 from manifpt.branches import artifact_column, open_artifacts, read_branches
+from manifpt.images.degrade import KINDS, Degradation
 from manifpt.spaces import space_from_card
 
 
@@ -57,6 +59,58 @@ def reliability_picture(calibration: dict[str, Any]) -> bytes:
         axes.set_xlabel("probability of the answer")
     panels[0].legend(fontsize=8)
     return _png(figure)
+
+
+AXES = {
+    "jpeg": "JPEG quality",
+    "blur": "blur, sigma in pixels",
+    "resize": "resized by a factor and back",
+    "crop": "cropped to a share of the side",
+    "noise": "noise, std of [0, 1]",
+}
+
+
+def robustness_picture(result: dict[str, Any]) -> bytes:
+    """Draw accuracy and confidence against strength, a panel a kind, with intervals and chance.
+
+    The image as it is has its place among the strengths of each kind.
+    """
+    clean, *levels = result["levels"]
+    curves: dict[str, list[tuple[float, dict[str, Any]]]] = {}
+    for level in levels:
+        how = Degradation.parse(level["degradation"])
+        if how.strength is not None:
+            start = [(KINDS[how.kind].unchanged, clean)]
+            curves.setdefault(how.kind, start).append((how.strength, level))
+    count = max(1, len(curves))
+    figure = plt.figure(figsize=(3.2 * count, 3.2), layout="constrained")
+    grid = figure.subplots(1, count, sharey=True, squeeze=False)
+    for axes, (kind, points) in zip(grid[0], curves.items(), strict=False):
+        points = sorted(points, key=lambda point: point[0])
+        names = ["clean" if level is clean else f"{strength:g}" for strength, level in points]
+        _curve(axes, names, [level for _, level in points])
+        axes.axhline(result["chance"], color="grey", linestyle="--", linewidth=1, label="chance")
+        axes.set_xlabel(AXES[kind])
+    grid[0][0].set_ylabel(f"{result['images']} unseen images")
+    lines, words = grid[0][0].get_legend_handles_labels()
+    figure.legend(lines, words, loc="outside upper center", ncols=3, frameon=False)
+    return _png(figure)
+
+
+def _curve(axes: Any, names: Sequence[str], levels: Sequence[dict[str, Any]]) -> None:
+    """Draw the accuracy of levels with its interval, and the mean probability of their answers."""
+    places = range(len(levels))
+    accuracy, low, high, confidence = (
+        [level[name] for level in levels]
+        for name in ("accuracy", "accuracy_low", "accuracy_high", "confidence")
+    )
+    axes.fill_between(places, low, high, alpha=0.25, color="tab:blue", linewidth=0)
+    axes.plot(places, accuracy, "o-", color="tab:blue", label="accuracy (95 % interval)")
+    axes.plot(places, confidence, ":", color="tab:orange", label="mean probability of answers")
+    axes.set_xticks(places, names)
+    axes.set_ylim(0, 1)
+    axes.margins(x=0.12)  # else the last tick of a panel meets the first of the next
+    axes.grid(axis="y", alpha=0.3)
 
 
 def triplets_picture(artifacts: str, images: str, per_source: int = 3) -> bytes:

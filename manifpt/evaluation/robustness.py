@@ -1,0 +1,183 @@
+"""Do verdicts survive what the web does to images? Accuracy against kind and strength of damage.
+
+The images that ``evaluate`` would count, each decoded once and then degraded in every way in turn:
+all levels are of the same images, so their differences are not those of samples.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from manifpt import outputs, pipeline, session, storage
+from manifpt.attribution.attribute import trained_targets
+from manifpt.attribution.attributor import Attributor
+from manifpt.attribution.registered import opened
+from manifpt.branches import are_artifacts
+from manifpt.device import device_and_precision
+from manifpt.errors import ManifptError
+from manifpt.evaluation.closed_set import METRICS, closed_set_metrics, confusion_matrix
+from manifpt.evaluation.evaluate import unusable
+from manifpt.images import Selection, plan
+from manifpt.images.copies import view
+from manifpt.images.degrade import IDENTITY, Degradation
+from manifpt.images.read import sized
+from manifpt.images.sources import content_key, describe
+from manifpt.projection import Projector, project, projectors_of
+
+RESULT = "robustness.json"
+LEVELS = (
+    *(f"jpeg:{quality}" for quality in (95, 90, 75, 60, 50)),
+    *(f"blur:{sigma}" for sigma in (1, 2, 3, 4, 5)),
+    *(f"resize:{scale}" for scale in (0.5, 0.75, 1.5, 2)),
+    *(f"crop:{share}" for share in (0.9, 0.7, 0.5)),
+    *(f"noise:{std}" for std in (0.05, 0.1, 0.15, 0.2, 0.25)),
+)
+
+
+@dataclass
+class RobustnessStage:
+    """Images -> scores of those that are neither seen nor of an unknown source, at every level."""
+
+    model: str
+    projectors: list[Projector]
+    levels: tuple[Degradation, ...]
+
+    @cached_property
+    def attributor(self) -> Attributor:
+        """The attributor, read at first use."""
+        return Attributor.open(self.model, device_and_precision()[0])
+
+    @cached_property
+    def seen(self) -> frozenset[str]:
+        """The pixel hashes of training and validation."""
+        return self.attributor.seen()
+
+    def __call__(self, table: pa.Table) -> pipeline.Result:
+        """Score rows at each level; the record counts what was left out and why."""
+        classes = self.attributor.classes
+        seen, other = unusable(table, np.zeros(table.num_rows, bool), self.seen, classes)
+        kept = table.filter(pa.array(~(seen | other)))
+        in_manifold = np.zeros(kept.num_rows, bool)
+        if kept.num_rows:
+            in_manifold = np.any([beside["in_manifold"] for _, beside in self._made(kept)], axis=0)
+            kept = kept.filter(pa.array(~in_manifold))
+        facts = {"seen": int(seen.sum() + in_manifold.sum()), "other_source": int(other.sum())}
+        if kept.num_rows == 0:
+            return pipeline.Result({}, facts)
+        truth = np.array([classes.index(source) for source in kept["source"].to_pylist()])
+        levels, scores = {}, []
+        for level in self.levels:
+            damaged = view(kept, level, self.projectors[0].rule.filter)
+            artifacts = [artifacts for artifacts, _ in self._made(damaged)]
+            probabilities = self.attributor.probabilities(artifacts)
+            predicted = probabilities.argmax(1)
+            levels[str(level)] = {
+                "confusion": confusion_matrix(truth, predicted, len(classes)).tolist(),
+                "confidence": float(probabilities.max(1).sum()),
+            }
+            columns = {
+                "degradation": pa.array([str(level)] * kept.num_rows),
+                "prediction": pa.array([classes[i] for i in predicted]),
+                "probability": pa.array(probabilities.max(1)),
+            }
+            both = {name: kept[name] for name in ("id", "source", "sha256")} | columns
+            scores.append(pa.table(both))
+        return pipeline.Result({"scores": pa.concat_tables(scores)}, {**facts, "levels": levels})
+
+    def _made(self, table: pa.Table) -> list[tuple[np.ndarray, dict[str, Any]]]:
+        """Return the artifacts of an images table in each space, and the columns beside."""
+        return [p(sized(table, p.space.size)) for p in self.projectors]
+
+
+def evaluate_robustness(
+    inputs: Sequence[str],
+    model: str,
+    output: str,
+    *,
+    levels: Sequence[str] = (),
+    manifolds: Sequence[str] = (),
+    demand: session.Demand = session.ANY,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Evaluate on images at each level of degradation; write and return the curves.
+
+    ``levels`` are notations of ``images.degrade``, LEVELS by default; the images as they are come
+    first in any case. Otherwise as ``evaluate``: images that declare no split all count as test,
+    and what the manifold or training has seen is left out and counted.
+    """
+    if are_artifacts(inputs):
+        raise ManifptError("--input: --robustness degrades images; give these, not artifacts")
+    output = storage.absolute(output)
+    parsed = dict.fromkeys(map(Degradation.parse, (IDENTITY, *(levels or LEVELS))))
+    names = [str(level) for level in parsed]
+    selection = Selection(("test",), None)
+    units = plan(inputs, selection, labelled=True)
+    with opened(model, manifolds) as found:
+        attributor = Attributor.open(found.attributor)
+        trained_targets(attributor, found.manifolds)
+        key = storage.digest([content_key(units), names, attributor.manifest["key"]])
+        pool = session.pool(demand, uses_gpu=True)
+        if outputs.begin(output, "robustness", key, overwrite=overwrite):
+            return storage.read_json(storage.join(output, RESULT))
+        source = found.kept(output)
+    targets = trained_targets(attributor, source.manifolds)
+    projectors, pool = projectors_of(targets, session.ANY_SEARCH, pool)
+    build = partial(RobustnessStage, source.attributor, projectors, tuple(parsed))
+    records = project("robustness", units, selection, projectors, build, output, pool)
+    facts = [record["facts"] for record in records]
+    left_out = {name: sum(f.get(name, 0) for f in facts) for name in ("seen", "other_source")}
+    scored = [f["levels"] for f in facts if "levels" in f]
+    if not scored:
+        outputs.abandon(output)
+        raise ManifptError(f"--input: no unseen image of the attributor's classes ({left_out})")
+    result = {
+        **pipeline.totals(records),
+        "left_out": left_out,
+        **curves(scored, names, attributor.classes),
+    }
+    _write(output, result)
+    body = {**source.facts(), "attributor": attributor.manifest["key"], **result}
+    body |= {"inputs": describe(inputs, units), "files": pipeline.parts(records)}
+    outputs.publish(output, "robustness", key, body)
+    pipeline.clear_records(output)
+    return result
+
+
+def curves(
+    scored: Sequence[dict[str, Any]], levels: Sequence[str], classes: Sequence[str]
+) -> dict[str, Any]:
+    """Add up the confusions and confidences of parts; return each level's metrics, in order.
+
+    ``confidence`` is the mean probability of the answers: if it is far above the accuracy, the
+    probabilities do not hold at that level.
+    """
+    found = []
+    for level in levels:
+        matrix = np.sum([part[level]["confusion"] for part in scored], axis=0)
+        metrics = closed_set_metrics(matrix, classes)
+        kept = [f"{name}{end}" for name in METRICS for end in ("", "_low", "_high")]
+        confidence = sum(part[level]["confidence"] for part in scored) / metrics["images"]
+        row = {"degradation": level, **{name: metrics[name] for name in kept}}
+        found.append({**row, "confidence": confidence, "confusion": metrics["confusion"]})
+    common = {name: metrics[name] for name in ("images", "chance", "classes")}
+    return {**common, "levels": found}
+
+
+def _write(output: str, result: dict[str, Any]) -> None:
+    """Write the curves as JSON, as a table, and as a picture."""
+    from manifpt.evaluation.pictures import robustness_picture
+
+    table = io.StringIO()
+    columns = [name for name in result["levels"][0] if name != "confusion"]
+    writer = csv.DictWriter(table, columns, extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(result["levels"])
+    storage.write_bytes(storage.join(output, "robustness.csv"), table.getvalue().encode())
+    storage.write_bytes(storage.join(output, "robustness.png"), robustness_picture(result))
+    storage.write_json(storage.join(output, RESULT), result)
