@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from manifpt import job
-from manifpt.config import SearchConfig
+from manifpt.config import OptionalDegradations, SearchConfig
 from manifpt.images.perceptual import DISTANCE, MOST_DISTANCE
 from manifpt.options import DecisionOptions, InputOptions
 from manifpt.tracking import Run
@@ -34,6 +34,11 @@ class Config(DecisionOptions, InputOptions, SearchConfig):
     )
     sources: tuple[str, ...] = Field(
         (), description="of images that declare a source, as a benchmark's, only these"
+    )
+    ensemble: OptionalDegradations = Field(
+        None,
+        description="ask degraded views of each image, too, whose disagreement lowers its "
+        "probability: --ensemble alone for jpeg:75 jpeg:90 resize:0.75, or with others",
     )
     manifold: tuple[str, ...] = Field(
         (), description="where the attributor's manifolds lie now, if they were moved"
@@ -61,6 +66,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         duplicates=config.duplicates,
         near_distance=config.near_distance,
         rule=config.rule,
+        ensemble=config.ensemble,
         search=config.search_demand,
         demand=config.demand,
         overwrite=config.overwrite,

@@ -14,11 +14,14 @@ from manifpt import outputs, pipeline, session, storage
 from manifpt.attribution.attributor import Attributor
 from manifpt.attribution.decision import DECISIONS, USUAL, Rule, decide
 from manifpt.attribution.duplicates import find_duplicates
+from manifpt.attribution.ensemble import pooled_views, views_of
 from manifpt.attribution.leaks import LEAKS, Leaks, total_leaks
 from manifpt.attribution.registered import opened
 from manifpt.device import device_and_precision
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Selection, plan
+from manifpt.images.copies import view
+from manifpt.images.degrade import Degradation
 from manifpt.images.perceptual import DISTANCE
 from manifpt.images.read import is_own, sized
 from manifpt.images.sources import AS_FOUND, Reading, content_key, describe
@@ -51,17 +54,23 @@ ATTRIBUTIONS = {
     "unknown_score": pa.float64(),
     "unknown_p": pa.float64(),
 }
+# How many views gave the answer, where an ensemble of them was asked.
+AGREEMENT = {"agreement": pa.int32()}
 
 
 @dataclass
 class AttributeStage:
-    """Images -> attributions, in one process."""
+    """Images -> attributions, in one process.
+
+    ``views`` are an ensemble's, the image itself first; none is no ensemble.
+    """
 
     model: str
     projectors: list[Projector]
     columns: tuple[str, ...] = ()
     near_distance: int = DISTANCE
     rule: Rule = USUAL
+    views: tuple[Degradation, ...] = ()
 
     @cached_property
     def attributor(self) -> Attributor:
@@ -95,6 +104,9 @@ class AttributeStage:
         probabilities = self.attributor.fused(found.logits)
         unknown = self.attributor.unknown(found, beside["distance"])
         unknown_p = unknown.p_value if unknown else None
+        if self.views:
+            probabilities, agreement = pooled_views(self._seen_by_views(table, probabilities))
+            beside["agreement"] = agreement.tolist()
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :TOP_K]
         ranked = [
             [{"source": classes[i], "probability": float(p[i])} for i in line]
@@ -112,13 +124,23 @@ class AttributeStage:
             "unknown_p": unknown_p if unknown else [None] * table.num_rows,
             **{name: table[name].to_pylist() for name in self.columns},
         }
-        schema = ATTRIBUTIONS | dict.fromkeys(self.columns, pa.string())
+        schema = ATTRIBUTIONS | (AGREEMENT if self.views else {})
+        schema |= dict.fromkeys(self.columns, pa.string())
         return pa.table({name: pa.array(columns[name], kind) for name, kind in schema.items()})
+
+    def _seen_by_views(self, table: pa.Table, itself: np.ndarray) -> np.ndarray:
+        """Return views x N x classes probabilities; those of the image itself are there."""
+        found = [itself]
+        for how in self.views[1:]:
+            seen = view(table, how, self.projectors[0].rule.filter)
+            artifacts = [p(sized(seen, p.space.size))[0] for p in self.projectors]
+            found.append(self.attributor.probabilities(artifacts))
+        return np.stack(found)
 
 
 def check_columns(columns: Sequence[str]) -> None:
     """Raise if metadata columns have names that the tables of the output have themselves."""
-    own = {*ATTRIBUTIONS, *LEAKS, *pipeline.QUARANTINE}
+    own = {*ATTRIBUTIONS, *AGREEMENT, *LEAKS, *pipeline.QUARANTINE}
     taken = [c for c in columns if c in own or is_own(c)]
     if taken:
         raise ManifptError(f"--columns {' '.join(taken)}: taken by the output; leave it out")
@@ -170,6 +192,7 @@ def attribute(
     duplicates: bool = True,
     near_distance: int = DISTANCE,
     rule: Rule = USUAL,
+    ensemble: Sequence[str] | None = None,
     search: session.SearchDemand = session.ANY_SEARCH,
     demand: session.Demand = session.ANY,
     overwrite: bool = False,
@@ -182,6 +205,8 @@ def attribute(
     same for sources. ``rule`` makes decisions of probabilities. ``reading`` says how inputs are
     read, and which of their columns travel. ``duplicates`` adds the table of the corpus's own
     copies (see ``duplicates``); what is near has perceptual hashes within ``near_distance`` bits.
+    ``ensemble`` names degraded views of each image to be asked beside it, by default those of
+    ``ensemble.VIEWS``; their mean is the answer, and a column counts who agrees.
     """
     check_columns(reading.columns)
     started = time.monotonic()
@@ -192,15 +217,24 @@ def attribute(
         attributor = Attributor.open(found.attributor)
         trained_targets(attributor, found.manifolds)
         copies, known = [duplicates, near_distance], attributor.manifest["key"]
-        key = storage.digest([content_key(units), vars(selection), known, copies, vars(rule)])
+        made_of = [content_key(units), vars(selection), known, copies, vars(rule)]
+        views = () if ensemble is None else views_of(ensemble)
+        key = storage.digest(made_of + ([list(map(str, views))] if views else []))
         pool = session.pool(demand, uses_gpu=True)
         if outputs.begin(output, "attributions", key, overwrite=overwrite):
             return storage.read_json(storage.join(output, SUMMARY))
         source = found.kept(output)
     targets = trained_targets(attributor, source.manifolds)
     projectors, pool = projectors_of(targets, search, pool)
-    columns = reading.columns
-    build = partial(AttributeStage, source.attributor, projectors, columns, near_distance, rule)
+    build = partial(
+        AttributeStage,
+        source.attributor,
+        projectors,
+        reading.columns,
+        near_distance,
+        rule,
+        views,
+    )
     records = project("attribute", units, selection, projectors, build, output, pool)
     counts, files = pipeline.totals(records), pipeline.parts(records)
     if duplicates:
@@ -219,6 +253,7 @@ def attribute(
         **source.facts(),
         "manifolds": [target.manifold.uri for target in targets.values() if target.manifold],
         "inputs": describe(inputs, units),
+        **({"ensemble": list(map(str, views))} if views else {}),
     }
     storage.write_json(storage.join(output, SUMMARY), summary)
     outputs.publish(output, "attributions", key, {**summary, "files": files})
