@@ -13,6 +13,7 @@ from torch.nn.functional import interpolate
 
 from manifpt.images import DecodeRule
 from manifpt.images.copies import Augmentation, view
+from manifpt.images.decode import decode
 from manifpt.images.degrade import KINDS, Degradation, Range, blur, crop, generator, jpeg, noise
 from manifpt.images.degrade import resize as resized
 from manifpt.images.raw import Raw
@@ -127,7 +128,8 @@ def images(count: int, sizes: tuple[int, ...] = ()) -> pa.Table:
     for n in range(count):
         sink = io.BytesIO()
         Image.fromarray(draw("real", n, 24)).save(sink, "PNG")
-        row, arrays = row_of(Raw(f"i{n}", f"u{n}", sink.getvalue()), DecodeRule(16), sizes)
+        raw, rule = Raw(f"i{n}", f"u{n}", sink.getvalue()), DecodeRule(16)
+        row, arrays = row_of(raw, decode(sink.getvalue(), rule, sizes), rule, sizes)
         rows.append(row)
         pixels.append(arrays)
     return images_table(rows, pixels, sizes)

@@ -24,7 +24,7 @@ def views_of(texts: Sequence[str]) -> tuple[Degradation, ...]:
 def pooled_views(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return N x classes means of views x N x classes probabilities, and how many views agree.
 
-    A view agrees if its first answer is that of the mean.
+    A view agrees if its first answer is that of the mean; none may, where it is all's second.
     """
     mean = probabilities.mean(0)
     agreement: np.ndarray = (probabilities.argmax(2) == mean.argmax(1)).sum(0)
