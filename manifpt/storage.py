@@ -11,9 +11,10 @@ import io
 import json
 import os
 import posixpath
+import re
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 import fsspec
@@ -23,12 +24,39 @@ import pyarrow.parquet as pq
 
 from manifpt.errors import DamageError, ManifptError
 
-S3_CONFIG: dict[str, Any] = {
+# One request in twenty may fail: botocore tries each three times, and s3fs those eight times
+# (see ``_s3``), which also outlasts a server that is down for some 20 seconds.
+S3_CONFIG = {
     "connect_timeout": 4,
     "read_timeout": 20,
     "retries": {"max_attempts": 3, "mode": "standard"},
 }
 S3_OPTIONS = {"default_fill_cache": False, "config_kwargs": S3_CONFIG}
+S3_ROUNDS = 8
+AT_ONCE = 64
+PARTIAL = ".partial"
+
+# What storage, its credentials or this machine cause, and not the one file that was asked for.
+_OF_STORAGE = {
+    errno.EIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ENOSPC,
+}
+# How s3fs puts 503, 500, and no answer in time.
+_FAILS = {errno.EBUSY, errno.EREMOTEIO, errno.ETIMEDOUT}
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
+_UNREACHABLE = {
+    "EndpointConnectionError",
+    "ConnectTimeoutError",
+    "ConnectionClosedError",
+    "ReadTimeoutError",
+    "HTTPClientError",
+}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def is_s3(uri: str) -> bool:
@@ -49,9 +77,43 @@ def absolute(uri: str) -> str:
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return the filesystem of ``uri`` and its path there."""
     if is_s3(uri):
-        # The listing cache would hide what other processes wrote.
-        return fsspec.filesystem("s3", use_listings_cache=False, **S3_OPTIONS), uri[len("s3://") :]
+        return _s3(), uri[len("s3://") :]
     return fsspec.filesystem("file"), absolute(uri)
+
+
+def _s3() -> fsspec.AbstractFileSystem:
+    import s3fs.core
+
+    # s3fs itself repeats what fails on the way, but of a server's answers only some.
+    s3fs.core.set_custom_error_handler(_passes)
+    # The listing cache would hide what other processes wrote.
+    found = fsspec.filesystem("s3", use_listings_cache=False, **S3_OPTIONS)
+    found.retries = S3_ROUNDS
+    return found
+
+
+def _passes(error: BaseException) -> bool:
+    """Tell whether a server's answer is one that passes: 5xx, or too many requests."""
+    answer = getattr(error, "response", None) or {}
+    status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    return status >= 500 or status == 429
+
+
+def _code(error: BaseException) -> str:
+    """Return the code in S3's answer, or what s3fs was told; "" if there is none."""
+    answer = getattr(error.__cause__ or error, "response", None) or {}
+    return str(answer.get("Error", {}).get("Code", ""))
+
+
+def blames_file(error: OSError, uri: str) -> bool:
+    """Tell whether an error is of this one file, so that another try would find the same.
+
+    What comes from the storage as a whole, such as credentials that have expired or a server
+    that fails, must stop a job: it would turn good images into rows of errors.
+    """
+    if is_s3(uri):
+        return isinstance(error, FileNotFoundError) or _code(error) == "AccessDenied"
+    return error.errno not in _OF_STORAGE
 
 
 def arrow_filesystem(uri: str) -> tuple[pa.fs.FileSystem, str]:
@@ -59,7 +121,12 @@ def arrow_filesystem(uri: str) -> tuple[pa.fs.FileSystem, str]:
     if is_s3(uri):
         # Arrow 25 takes keys and region from the AWS environment, but not the endpoint.
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        fs = pa.fs.S3FileSystem(endpoint_override=endpoint, connect_timeout=4, request_timeout=20)
+        fs = pa.fs.S3FileSystem(
+            endpoint_override=endpoint,
+            connect_timeout=4,
+            request_timeout=20,
+            retry_strategy=pa.fs.AwsStandardS3RetryStrategy(max_attempts=S3_ROUNDS),
+        )
         return fs, uri[len("s3://") :]
     return pa.fs.LocalFileSystem(), absolute(uri)
 
@@ -84,20 +151,27 @@ def explained(uri: str) -> Iterator[None]:
     except FileNotFoundError:
         raise ManifptError(f"{uri}: no such file or folder; check the path") from None
     except PermissionError as error:
+        if _code(error) in _EXPIRED:
+            remedy = "renew them; the same command goes on from here"
+            raise ManifptError(f"{uri}: the AWS credentials have expired; {remedy}") from None
         remedy = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy"
         remedy = remedy if is_s3(uri) else "check the permissions of the path"
         raise ManifptError(f"{uri}: access denied ({_reason(error)}); {remedy}") from None
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise ManifptError(f"{uri}: no space left on the device; free some") from None
+        if error.errno in _FULL:
+            remedy = "free some; the same command goes on from here"
+            raise ManifptError(f"{uri}: no space left ({_reason(error)}); {remedy}") from None
+        if is_s3(uri) and (error.errno in _FAILS or isinstance(error, TimeoutError)):
+            remedy = "try again later; the same command goes on from here"
+            raise ManifptError(f"{uri}: the server fails ({_reason(error)}); {remedy}") from None
         raise ManifptError(f"{uri}: {_reason(error)}; check the path") from None
     except Exception as error:
         name = type(error).__name__
         if name in {"NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError"}:
             remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             raise ManifptError(f"{uri}: no AWS credentials; {remedy}") from None
-        if name in {"EndpointConnectionError", "ConnectTimeoutError", "ConnectionClosedError"}:
-            endpoint = os.environ.get("AWS_ENDPOINT_URL", "the AWS default")
+        if name in _UNREACHABLE:
+            endpoint = public(os.environ.get("AWS_ENDPOINT_URL", "the AWS default"))
             remedy = "check AWS_ENDPOINT_URL and the network"
             raise ManifptError(f"{uri}: cannot reach endpoint {endpoint}; {remedy}") from None
         raise
@@ -105,7 +179,17 @@ def explained(uri: str) -> Iterator[None]:
 
 def _reason(error: BaseException) -> str:
     text = str(getattr(error, "strerror", None) or error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__
+    return public(text.splitlines()[0])[:200] if text else type(error).__name__
+
+
+def public(text: str) -> str:
+    """Return a text without the credentials that URIs in it may hold: user, password, query.
+
+    A ``?`` that is a pattern's stays.
+    """
+    text = re.sub(r"(\w://)[^/@\s]*@", r"\1", text)
+    text = re.sub(r"(https?://[^\s?'\"]*)\?[^\s'\"]*", r"\1", text)
+    return re.sub(r"(\w://[^\s?'\"]*)\?[^\s'\"=]*=[^\s'\"]*", r"\1", text)
 
 
 def exists(uri: str) -> bool:
@@ -130,6 +214,19 @@ def read_bytes(uri: str) -> bytes:
     return data
 
 
+def read_many(uris: Sequence[str]) -> Iterator[bytes]:
+    """Yield the contents of files in order; an object store is asked for many at once."""
+    for start in range(0, len(uris), AT_ONCE):
+        some = uris[start : start + AT_ONCE]
+        if not is_s3(some[0]):
+            yield from map(read_bytes, some)
+            continue
+        fs, _ = filesystem(some[0])
+        with explained(some[0]):
+            found = fs.cat([uri[len("s3://") :] for uri in some])
+        yield from (found[uri[len("s3://") :]] for uri in some)
+
+
 @contextmanager
 def writing(uri: str) -> Iterator[IO[bytes]]:
     """Open a file that appears under ``uri`` whole when the block ends, and not at all if it fails.
@@ -147,10 +244,12 @@ def writing(uri: str) -> Iterator[IO[bytes]]:
                     raise
             return
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        partial = f"{path}.{uuid.uuid4().hex[:8]}.partial"
+        partial = f"{path}.{uuid.uuid4().hex[:8]}{PARTIAL}"
         try:
             with open(partial, "wb") as file:
                 yield file
+                file.flush()
+                os.fsync(file.fileno())  # else a machine that stops may keep the name alone
             os.replace(partial, path)
         except BaseException:
             if os.path.exists(partial):
@@ -193,16 +292,22 @@ def reading(uri: str) -> Iterator[IO[bytes]]:
         yield file
 
 
+def _boto() -> Any:
+    import boto3
+    from botocore.config import Config
+
+    retries = {"max_attempts": S3_ROUNDS, "mode": "standard"}
+    return boto3.client("s3", config=Config(**S3_CONFIG | {"retries": retries}))
+
+
 def read_versioned(uri: str) -> tuple[bytes, str]:
     """Return a file's content and a token that changes whenever the content does."""
     if not is_s3(uri):
         data = read_bytes(uri)
         return data, hashlib.sha256(data).hexdigest()
-    import boto3
-
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     with explained(uri):
-        answer = boto3.client("s3").get_object(Bucket=bucket, Key=key)
+        answer = _boto().get_object(Bucket=bucket, Key=key)
     return answer["Body"].read(), answer["ETag"]
 
 
@@ -210,12 +315,11 @@ def replace(uri: str, data: bytes, token: str) -> bool:
     """Write a file if its content is still what ``token`` came with; tell whether it was."""
     if not is_s3(uri):
         return _replace_local(uri, data, token)
-    import boto3
     from botocore.exceptions import ClientError
 
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     try:
-        boto3.client("s3").put_object(Bucket=bucket, Key=key, Body=data, IfMatch=token)
+        _boto().put_object(Bucket=bucket, Key=key, Body=data, IfMatch=token)
     except ClientError as error:
         if error.response["Error"]["Code"] in {"PreconditionFailed", "ConditionalRequestConflict"}:
             return False
@@ -290,6 +394,26 @@ def remove(uri: str) -> None:
     with explained(uri):
         if fs.exists(path):
             fs.rm(path, recursive=True)
+
+
+def remove_empty(uri: str) -> None:
+    """Remove a local folder if nothing is in it; an object store has no empty ones."""
+    if not is_s3(uri):
+        with suppress(OSError):
+            os.rmdir(absolute(uri))
+
+
+def remove_partials(uri: str) -> None:
+    """Remove what processes that were killed left half written under a local folder.
+
+    An object store shows no half of a file.
+    """
+    if is_s3(uri):
+        return
+    for folder, _, names in os.walk(absolute(uri)):
+        for name in names:
+            if name.endswith(PARTIAL):
+                os.unlink(os.path.join(folder, name))
 
 
 def check_writable(uri: str) -> None:

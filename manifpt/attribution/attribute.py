@@ -14,14 +14,18 @@ from manifpt.attribution.attributor import Attributor
 from manifpt.attribution.registered import opened
 from manifpt.device import device_and_precision
 from manifpt.errors import ManifptError
-from manifpt.images import DecodeRule, Selection, plan
-from manifpt.images.read import is_own, sized
-from manifpt.images.sources import AS_FOUND, Reading, content_key, describe
+from manifpt.images import DecodeRule, Selection
+from manifpt.images.listing import Listing
+from manifpt.images.read import sized, unit_to_json
 from manifpt.manifold.manifold import Manifold, open_manifolds
 from manifpt.manifold.projector import Projection
+from manifpt.progress import alive
 from manifpt.projection import Projector, Target, project, projectors_of
 from manifpt.spaces import space_from_card
+from manifpt.unique import check_ids
+from manifpt.work import FOLDER, Work
 
+KIND = "attributions"
 TOP_K = 3
 SUMMARY = "summary.json"
 # The least probability of an answer: none of the others is as likely as all of them together.
@@ -154,6 +158,9 @@ def attribute(
 ) -> dict[str, Any]:
     """Attribute every image of ``inputs`` and publish the table; return the summary.
 
+    The inputs are listed once; until the output is finished, every later start is about what was
+    listed then (see ``work``). Once it is, an input that has changed makes other settings.
+
     ``model`` is an attributor's folder, or MLflow's name of one (see ``registered``).
 
     ``split`` keeps only the images of that split, and those that declare none; ``sources`` is the
@@ -163,19 +170,29 @@ def attribute(
     started = time.monotonic()
     output = storage.absolute(output)
     selection = Selection((split,) if split else None, tuple(sources) if sources else None)
-    units = plan(inputs, selection, reading=reading)
+    listing = Listing(inputs, selection)
     with opened(model, manifolds) as found:
         attributor = Attributor.open(found.attributor)
         trained_targets(attributor, found.manifolds)
-        key = storage.digest([content_key(units), vars(selection), attributor.manifest["key"]])
+        made_of = [vars(selection), attributor.manifest["key"]]
         pool = session.pool(demand, uses_gpu=True)
-        if outputs.begin(output, "attributions", key, overwrite=overwrite):
+        if outputs.begin(
+            output,
+            KIND,
+            storage.digest([listing.given, *made_of]),
+            overwrite=overwrite,
+            published=lambda: storage.digest([listing.key(), *made_of]),
+        ):
             return storage.read_json(storage.join(output, SUMMARY))
+        work = Work.find(output) or _listed(listing, output)
         source = found.kept(output)
-    targets = trained_targets(attributor, source.manifolds)
-    projectors, pool = projectors_of(targets, search, pool)
-    build = partial(AttributeStage, source.attributor, projectors, reading.columns)
-    records = project("attribute", units, selection, projectors, build, output, pool)
+    with alive(output):
+        targets = trained_targets(attributor, source.manifolds)
+        projectors, pool = projectors_of(targets, search, pool)
+        build = partial(AttributeStage, source.attributor, projectors)
+        records = project("attribute", work, selection, projectors, build, output, pool)
+        files = pipeline.parts(records)
+        check_ids(output, files)
     counts = pipeline.totals(records)
     seconds = time.monotonic() - started
     summary = {
@@ -184,9 +201,20 @@ def attribute(
         "images_per_second": counts["rows_in"] / seconds,
         **source.facts(),
         "manifolds": [target.manifold.uri for target in targets.values() if target.manifold],
-        "inputs": describe(inputs, units),
+        "inputs": work.facts,
     }
     storage.write_json(storage.join(output, SUMMARY), summary)
-    outputs.publish(output, "attributions", key, {**summary, "files": pipeline.parts(records)})
-    pipeline.clear_records(output)
+    key = storage.digest([work.facts["content_key"], *made_of])
+    outputs.publish(output, KIND, key, {**summary, "files": files})
+    pipeline.clear_records(output, work=False)  # --retry-quarantined reads the units again
     return summary
+
+
+def _listed(listing: Listing, output: str) -> Work:
+    """List the inputs and store their units; if that fails, the folder is as it was before."""
+    try:
+        with alive(output):
+            return Work.store(output, map(unit_to_json, listing), listing.describe)
+    except ManifptError:
+        outputs.release(output, FOLDER)
+        raise

@@ -1,7 +1,6 @@
 """A model card in Markdown: what an attributor was made from, what was measured, what was not."""
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,11 +30,6 @@ class Facts:
     metrics: dict[str, Any] | None
     included: bool
     commit: str
-
-
-def public(uri: str) -> str:
-    """Return a URI without the credentials that it may hold."""
-    return re.sub(r"//[^/@\s]*@", "//", uri.partition("?")[0])
 
 
 def licence_of(given: str) -> str:
@@ -86,7 +80,7 @@ def _purpose(manifest: dict[str, Any]) -> str:
 
 def _data(facts: Facts) -> str:
     """Return the inputs, and a line of images per split for each source."""
-    given = [public(g) for g in (facts.manifest.get("inputs") or {}).get("given", [])]
+    given = [storage.public(g) for g in (facts.manifest.get("inputs") or {}).get("given", [])]
     rows = facts.manifest["rows"]
     measured = facts.metrics["per_class"] if facts.metrics else {}
     lines = [
@@ -155,7 +149,7 @@ def _licences(facts: Facts) -> str:
     given = (facts.manifest.get("inputs") or {}).get("given", [])
     for manifold in facts.manifolds:
         given = [*given, *manifold.manifest["inputs"]["given"]]
-    lines = [f"- {public(uri)}: {licence_of(uri)}" for uri in dict.fromkeys(given)]
+    lines = [f"- {storage.public(uri)}: {licence_of(uri)}" for uri in dict.fromkeys(given)]
     return "\n".join(["Code: Apache-2.0. Images:", "", *(lines or [f"- {NOT_STATED}"])])
 
 
@@ -166,7 +160,7 @@ def _manifolds(facts: Facts) -> str:
     where = "in the model, copied from" if facts.included else "not in the model, needed at"
     return "\n".join(
         f"- {m.manifest['space']['name']}, {m.manifest['reals']} reals, {where} "
-        f"{public(m.uri)}, sha256 {m.sha256}"
+        f"{storage.public(m.uri)}, sha256 {m.sha256}"
         for m in facts.manifolds
     )
 

@@ -25,7 +25,7 @@ from manifpt.errors import ManifptError
 from manifpt.evaluation.evaluate import METRICS
 from manifpt.manifold import Manifold
 from manifpt.manifold.copy import copy_manifold, stored_bytes
-from manifpt.registry.card import Facts, card, description, public
+from manifpt.registry.card import Facts, card, description
 from manifpt.registry.requirements import pinned
 from manifpt.tracking import git_commit
 
@@ -86,7 +86,7 @@ def register(logged: Logged, name: str, alias: str) -> dict[str, Any]:
         "git_commit": facts.commit,
         "manifold": _kept(facts),
         "manifold_sha256": ",".join(m.sha256 for m in facts.manifolds) or "none",
-        "manifold_uri": ",".join(public(m.uri) for m in facts.manifolds) or "none",
+        "manifold_uri": ",".join(storage.public(m.uri) for m in facts.manifolds) or "none",
     }
     tags = {f"manifpt.{key}": value for key, value in tags.items()}
     found = mlflow.register_model(f"models:/{logged.model_id}", name, tags=tags)
