@@ -188,7 +188,7 @@ class _Reader:
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, list[Any]]]:
         for unit in map(int, batch["unit"]):
             spec = self.stored.spec(unit)
-            about = f"unit {unit}, {storage.public(spec)[:200]}"
+            about = f"unit {unit}, {spec[:200]}"
             with attempts.bounded(self.place.output, f"{unit:06d}-read", partial(str, about)):
                 for row in chunks(self.read, spec, unit, self.done.get(unit, set())):
                     yield {name: [value] for name, value in row.items()}

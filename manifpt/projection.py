@@ -1,7 +1,7 @@
 """Images -> embeddings -> projections x* onto a manifold, in one space or in several at once."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -165,22 +165,25 @@ def project(
     output: str,
     pool: session.Pool,
     chunk: int | None = None,
+    read: Callable[..., Iterator[pa.Table]] = read_unit_text,
+    **options: Any,
 ) -> Records:
     """Run a stage that projects over all images; return the pipeline's records.
 
     Each image is decoded once, in the sizes of all projectors. ``chunk`` is how many images a part
-    of the output has; by default, what fits their size.
+    of the output has; by default, what fits their size. ``read`` takes a unit as text and the
+    options of ``read_unit``; other ``options`` are the pipeline's.
     """
     stored = units if isinstance(units, Work) else Work.store(output, map(unit_to_json, units))
     read = partial(
-        read_unit_text,
+        read,
         rule=projectors[0].rule,
         selection=selection,
         chunk=stored.pinned("chunk", rows_of_chunk(projectors, chunk)),
         other_sizes=sizes_beside(projectors),
     )
     names = "+".join(projector.space.name for projector in projectors)
-    return pipeline.run(f"{title} {names}", stored, read, build, output, pool)
+    return pipeline.run(f"{title} {names}", stored, read, build, output, pool, **options)
 
 
 def sizes_beside(projectors: Sequence[Projector]) -> tuple[int, ...]:

@@ -11,7 +11,6 @@ import io
 import json
 import os
 import posixpath
-import re
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,7 +21,7 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from manifpt.errors import DamageError, ManifptError
+from manifpt.errors import DamageError, ManifptError, public
 
 # One request in twenty may fail: botocore tries each three times, and s3fs those eight times
 # (see ``_s3``), which also outlasts a server that is down for some 20 seconds.
@@ -171,7 +170,7 @@ def explained(uri: str) -> Iterator[None]:
             remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             raise ManifptError(f"{uri}: no AWS credentials; {remedy}") from None
         if name in _UNREACHABLE:
-            endpoint = public(os.environ.get("AWS_ENDPOINT_URL", "the AWS default"))
+            endpoint = os.environ.get("AWS_ENDPOINT_URL", "the AWS default")
             remedy = "check AWS_ENDPOINT_URL and the network"
             raise ManifptError(f"{uri}: cannot reach endpoint {endpoint}; {remedy}") from None
         raise
@@ -180,16 +179,6 @@ def explained(uri: str) -> Iterator[None]:
 def _reason(error: BaseException) -> str:
     text = str(getattr(error, "strerror", None) or error).strip()
     return public(text.splitlines()[0])[:200] if text else type(error).__name__
-
-
-def public(text: str) -> str:
-    """Return a text without the credentials that URIs in it may hold: user, password, query.
-
-    A ``?`` that is a pattern's stays.
-    """
-    text = re.sub(r"(\w://)[^/@\s]*@", r"\1", text)
-    text = re.sub(r"(https?://[^\s?'\"]*)\?[^\s'\"]*", r"\1", text)
-    return re.sub(r"(\w://[^\s?'\"]*)\?[^\s'\"=]*=[^\s'\"]*", r"\1", text)
 
 
 def exists(uri: str) -> bool:

@@ -1,7 +1,7 @@
 """Any images -> the attributions table: which generator, how surely, nearest to which real."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -12,15 +12,17 @@ import pyarrow as pa
 from manifpt import outputs, pipeline, session, storage
 from manifpt.attribution.attributor import Attributor
 from manifpt.attribution.registered import opened
+from manifpt.attribution.retry import again, begin, check_codes, clean, merged, read_again
 from manifpt.device import device_and_precision
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Selection
-from manifpt.images.listing import Listing
+from manifpt.images.inventory import Inventory
 from manifpt.images.read import sized, unit_to_json
 from manifpt.manifold.manifold import Manifold, open_manifolds
 from manifpt.manifold.projector import Projection
 from manifpt.progress import alive
 from manifpt.projection import Projector, Target, project, projectors_of
+from manifpt.records import Records
 from manifpt.spaces import space_from_card
 from manifpt.unique import check_ids
 from manifpt.work import FOLDER, Work
@@ -155,6 +157,7 @@ def attribute(
     search: session.SearchDemand = session.ANY_SEARCH,
     demand: session.Demand = session.ANY,
     overwrite: bool = False,
+    retry: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Attribute every image of ``inputs`` and publish the table; return the summary.
 
@@ -164,33 +167,46 @@ def attribute(
     ``model`` is an attributor's folder, or MLflow's name of one (see ``registered``).
 
     ``split`` keeps only the images of that split, and those that declare none; ``sources`` is the
-    same for sources. ``reading`` says how inputs are read, and which of their columns travel.
+    same for sources. ``retry`` tries again only what a finished output has quarantined, for one
+    of these codes, or for any if there is none.
     """
     check_columns(reading.columns)
     started = time.monotonic()
+    check_codes(retry or ())
     output = storage.absolute(output)
     selection = Selection((split,) if split else None, tuple(sources) if sources else None)
-    listing = Listing(inputs, selection)
+    inventory = Inventory(inputs, selection)
     with opened(model, manifolds) as found:
         attributor = Attributor.open(found.attributor)
         trained_targets(attributor, found.manifolds)
         made_of = [vars(selection), attributor.manifest["key"]]
+        claim = storage.digest([inventory.given, *made_of])
         pool = session.pool(demand, uses_gpu=True)
-        if outputs.begin(
+        manifest: dict[str, Any] | None
+        if retry is not None:
+            manifest = _finished(output, claim)
+        elif manifest := outputs.begin(
             output,
             KIND,
-            storage.digest([listing.given, *made_of]),
+            claim,
             overwrite=overwrite,
-            published=lambda: storage.digest([listing.key(), *made_of]),
+            published=lambda: storage.digest([inventory.key(), *made_of]),
         ):
+            clean(output, manifest)
             return storage.read_json(storage.join(output, SUMMARY))
-        work = Work.find(output) or _listed(listing, output)
+        work = Work.find(output) or _listed(inventory, output)
         source = found.kept(output)
     with alive(output):
         targets = trained_targets(attributor, source.manifolds)
         projectors, pool = projectors_of(targets, search, pool)
-        build = partial(AttributeStage, source.attributor, projectors)
-        records = project("attribute", work, selection, projectors, build, output, pool)
+        stage = partial(AttributeStage, source.attributor, projectors)
+        to_do = partial(
+            project, "attribute", selection=selection, projectors=projectors, build=stage,
+            output=output, pool=pool,
+        )  # fmt: skip
+        if manifest is not None and retry is not None:
+            return _try_again(output, manifest, retry, to_do)
+        records = to_do(units=work)
         files = pipeline.parts(records)
         check_ids(output, files)
     counts = pipeline.totals(records)
@@ -205,16 +221,51 @@ def attribute(
     }
     storage.write_json(storage.join(output, SUMMARY), summary)
     key = storage.digest([work.facts["content_key"], *made_of])
-    outputs.publish(output, KIND, key, {**summary, "files": files})
+    outputs.publish(output, KIND, key, {**summary, "claim": claim, "files": files})
     pipeline.clear_records(output, work=False)  # --retry-quarantined reads the units again
     return summary
 
 
-def _listed(listing: Listing, output: str) -> Work:
+def _listed(inventory: Inventory, output: str) -> Work:
     """List the inputs and store their units; if that fails, the folder is as it was before."""
     try:
         with alive(output):
-            return Work.store(output, map(unit_to_json, listing), listing.describe)
+            return Work.store(output, map(unit_to_json, inventory), inventory.describe)
     except ManifptError:
         outputs.release(output, FOLDER)
         raise
+
+
+def _finished(output: str, claim: str) -> dict[str, Any]:
+    """Return the manifest of a finished output of the same options."""
+    manifest = outputs.require(output, KIND, "--output")
+    if manifest.get("claim") != claim:
+        raise ManifptError(
+            f"--output {output}: holds attributions made with other settings; --retry-quarantined "
+            "wants the options of the command that made them"
+        )
+    return manifest
+
+
+def _try_again(
+    output: str,
+    manifest: dict[str, Any],
+    codes: Sequence[str],
+    to_do: Callable[..., Records],
+) -> dict[str, Any]:
+    """Try the rows quarantined for one of ``codes`` again, and publish what that changes."""
+    summary = storage.read_json(storage.join(output, SUMMARY))
+    generation = begin(output, manifest, codes)
+    tried = again(output, manifest["files"], codes)
+    if tried.files:
+        read = partial(read_again, output=output, codes=codes)
+        records = to_do(units=tried, read=read, only=tried.files, generation=generation)
+        files, counts = merged(manifest, tried, records)
+        check_ids(output, files)
+        summary |= counts
+        storage.write_json(storage.join(output, SUMMARY), summary)
+        body = {"claim": manifest["claim"], "files": files}
+        body["retries"] = manifest.get("retries", 0) + 1
+        manifest = outputs.publish(output, KIND, manifest["key"], summary | body)
+    clean(output, manifest)
+    return summary

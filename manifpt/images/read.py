@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from manifpt.errors import public
 from manifpt.images.decode import DecodeError, DecodeRule, decode
-from manifpt.images.raw import Raw, raw_images
+from manifpt.images.raw import Raw, Wanted, raw_images
 from manifpt.images.sources import Selection, Unit
 
 CHUNK_BYTES = 16 * 2**20
@@ -47,8 +48,7 @@ def row_of(
     Pixels are zeros where the row has an error.
     """
     row: dict[str, Any] = dict.fromkeys(IMAGES)
-    row |= {"id": raw.id, "uri": raw.uri, "source": raw.source, "split": raw.split}
-    row |= raw.columns or {}
+    row |= {"id": raw.id, "uri": public(raw.uri), "source": raw.source, "split": raw.split}
     if raw.data is not None:
         row["sha256"] = hashlib.sha256(raw.data).hexdigest()
     try:
@@ -56,7 +56,7 @@ def row_of(
             raise DecodeError(raw.error, raw.message)
         image = decode(raw.data, rule, other_sizes)
     except DecodeError as error:
-        row |= {"error": error.code, "message": str(error)}
+        row |= {"error": error.code, "message": public(str(error))}
         return row, [np.zeros((size, size, 3), np.uint8) for size in (rule.size, *other_sizes)]
     row |= {"format": image.format, "width": image.width, "height": image.height}
     pixels = [image.pixels, *image.others]
@@ -122,17 +122,18 @@ def read_unit(
     selection: Selection = Selection(),
     chunk: int | None = None,
     other_sizes: Sequence[int] = (),
+    wanted: Wanted | None = None,
 ) -> Iterator[pa.Table]:
     """Yield the images table of one unit in chunks of at most ``chunk`` rows.
 
-    This is the one way from any source to images: the rows that ``selection`` keeps, in the
-    unit's own order, each decoded or with its error. See ``sized`` for ``other_sizes``.
+    This is the one way from any source to images: the rows that ``selection`` keeps and whose id
+    is ``wanted``, in the unit's own order, each decoded or with its error. See ``sized`` for
+    ``other_sizes``.
     """
     limit = chunk or chunk_rows(max(rule.size, *other_sizes, 1))
     rows: list[dict[str, Any]] = []
     pixels: list[list[np.ndarray]] = []
-    columns = unit.reading.columns
-    for raw in raw_images(unit, rule):
+    for raw in raw_images(unit, rule, wanted):
         if not selection.keeps(raw.source, raw.split):
             continue
         row, images = row_of(raw, rule, other_sizes)

@@ -9,7 +9,7 @@ import numpy as np
 
 from manifpt import storage
 from manifpt.attribution.attribute import SURE
-from manifpt.errors import ManifptError
+from manifpt.errors import ManifptError, public
 from manifpt.evaluation.closed_set import closed_set_metrics
 from manifpt.images.sources import CARD, Input
 from manifpt.manifold import Manifold
@@ -80,7 +80,7 @@ def _purpose(manifest: dict[str, Any]) -> str:
 
 def _data(facts: Facts) -> str:
     """Return the inputs, and a line of images per split for each source."""
-    given = [storage.public(g) for g in (facts.manifest.get("inputs") or {}).get("given", [])]
+    given = [public(g) for g in (facts.manifest.get("inputs") or {}).get("given", [])]
     rows = facts.manifest["rows"]
     measured = facts.metrics["per_class"] if facts.metrics else {}
     lines = [
@@ -149,7 +149,7 @@ def _licences(facts: Facts) -> str:
     given = (facts.manifest.get("inputs") or {}).get("given", [])
     for manifold in facts.manifolds:
         given = [*given, *manifold.manifest["inputs"]["given"]]
-    lines = [f"- {storage.public(uri)}: {licence_of(uri)}" for uri in dict.fromkeys(given)]
+    lines = [f"- {public(uri)}: {licence_of(uri)}" for uri in dict.fromkeys(given)]
     return "\n".join(["Code: Apache-2.0. Images:", "", *(lines or [f"- {NOT_STATED}"])])
 
 
@@ -160,7 +160,7 @@ def _manifolds(facts: Facts) -> str:
     where = "in the model, copied from" if facts.included else "not in the model, needed at"
     return "\n".join(
         f"- {m.manifest['space']['name']}, {m.manifest['reals']} reals, {where} "
-        f"{storage.public(m.uri)}, sha256 {m.sha256}"
+        f"{public(m.uri)}, sha256 {m.sha256}"
         for m in facts.manifolds
     )
 

@@ -21,7 +21,7 @@ from manifpt.attribution import model
 from manifpt.attribution.attribute import trained_targets
 from manifpt.attribution.attributor import SEEN, WEIGHTS, Attributor
 from manifpt.attribution.registered import ATTRIBUTOR, MANIFOLDS
-from manifpt.errors import ManifptError
+from manifpt.errors import ManifptError, public
 from manifpt.evaluation.evaluate import METRICS
 from manifpt.manifold import Manifold
 from manifpt.manifold.copy import copy_manifold, stored_bytes
@@ -86,7 +86,7 @@ def register(logged: Logged, name: str, alias: str) -> dict[str, Any]:
         "git_commit": facts.commit,
         "manifold": _kept(facts),
         "manifold_sha256": ",".join(m.sha256 for m in facts.manifolds) or "none",
-        "manifold_uri": ",".join(storage.public(m.uri) for m in facts.manifolds) or "none",
+        "manifold_uri": ",".join(public(m.uri) for m in facts.manifolds) or "none",
     }
     tags = {f"manifpt.{key}": value for key, value in tags.items()}
     found = mlflow.register_model(f"models:/{logged.model_id}", name, tags=tags)

@@ -6,16 +6,17 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from manifpt.errors import public
 from manifpt.images.sources import Input, Selection, Unit, plan
 
 
-class Listing:
+class Inventory:
     """Lists inputs in one pass; what it tells of them is complete when that has ended."""
 
     def __init__(self, inputs: Sequence[str], selection: Selection = Selection()) -> None:
         self.inputs, self.selection = inputs, selection
         parsed = [Input.parse(text) for text in inputs]
-        self.given = [f"{i.source}={i.uri}" if i.source else i.uri for i in parsed]
+        self.given = [public(f"{i.source}={i.uri}" if i.source else i.uri) for i in parsed]
         self._begin()
 
     def _begin(self) -> None:
