@@ -12,8 +12,10 @@ import json
 import os
 import posixpath
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from itertools import islice
 from typing import IO, Any
 
 import fsspec
@@ -203,17 +205,22 @@ def read_bytes(uri: str) -> bytes:
     return data
 
 
-def read_many(uris: Sequence[str]) -> Iterator[bytes]:
-    """Yield the contents of files in order; an object store is asked for many at once."""
-    for start in range(0, len(uris), AT_ONCE):
-        some = uris[start : start + AT_ONCE]
-        if not is_s3(some[0]):
-            yield from map(read_bytes, some)
-            continue
-        fs, _ = filesystem(some[0])
-        with explained(some[0]):
-            found = fs.cat([uri[len("s3://") :] for uri in some])
-        yield from (found[uri[len("s3://") :]] for uri in some)
+def read_many(uris: Iterable[str]) -> Iterator[bytes]:
+    """Yield the contents of small files in order; an object store is asked for many at once."""
+    left = iter(uris)
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        while some := list(islice(left, AT_ONCE)):
+            yield from threads.map(_read_small, some) if is_s3(some[0]) else map(_read_small, some)
+
+
+def _read_small(uri: str) -> bytes:
+    if not is_s3(uri):
+        return read_bytes(uri)
+    fs, path = filesystem(uri)
+    with explained(uri):
+        # With more, s3fs would ask for the size first.
+        data: bytes = fs.cat_file(path, max_concurrency=1)
+    return data
 
 
 @contextmanager

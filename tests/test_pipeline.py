@@ -15,7 +15,6 @@ from manifpt.errors import DamageError, ManifptError
 from manifpt.images import plan
 from manifpt.images.inventory import Inventory
 from manifpt.images.sources import content_key, describe
-from manifpt.session import Pool
 from manifpt.unique import check_ids
 from manifpt.work import SHARD_UNITS, Work
 

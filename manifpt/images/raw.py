@@ -98,7 +98,11 @@ def _raw_files(unit: Unit) -> Iterator[Raw]:
     for start in range(0, len(unit.uris), step):
         uris = unit.uris[start : start + step]
         paths = [storage.filesystem(uri)[1] for uri in uris]
-        contents = fs.cat(paths, on_error="return") if remote else _local_contents(paths)
+        contents = (
+            fs.cat(paths, on_error="return", max_concurrency=1)
+            if remote
+            else _local_contents(paths)
+        )
         for uri, path, key in zip(uris, paths, unit.ids[start : start + step], strict=True):
             data = contents[path]
             if isinstance(data, bytes):
