@@ -8,7 +8,7 @@ def public(text: str) -> str:
 
     A ``?`` that is a pattern's stays.
     """
-    text = re.sub(r"(\w://)[^/@\s]*@", r"\1", text)
+    text = re.sub(r"(\w://)[^/@\s'\"]*@", r"\1", text)
     text = re.sub(r"(https?://[^\s?'\"]*)\?[^\s'\"]*", r"\1", text)
     return re.sub(r"(\w://[^\s?'\"]*)\?[^\s'\"=]*=[^\s'\"]*", r"\1", text)
 

@@ -4,7 +4,6 @@ Credentials and endpoint come from the environment that the AWS tools read (AWS_
 AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, ...); they are never written or printed.
 """
 
-import errno
 import fcntl
 import hashlib
 import io
@@ -23,7 +22,10 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from manifpt.errors import DamageError, ManifptError, public
+from manifpt.errors import DamageError, ManifptError
+from manifpt.failures import blames_file as blames_file
+from manifpt.failures import explained as explained
+from manifpt.failures import reason
 
 # One request in twenty may fail: botocore tries each three times, and s3fs those eight times
 # (see ``_s3``), which also outlasts a server that is down for some 20 seconds.
@@ -36,28 +38,6 @@ S3_OPTIONS = {"default_fill_cache": False, "config_kwargs": S3_CONFIG}
 S3_ROUNDS = 8
 AT_ONCE = 64
 PARTIAL = ".partial"
-
-# What storage, its credentials or this machine cause, and not the one file that was asked for.
-_OF_STORAGE = {
-    errno.EIO,
-    errno.ESTALE,
-    errno.ETIMEDOUT,
-    errno.EMFILE,
-    errno.ENFILE,
-    errno.ENOMEM,
-    errno.ENOSPC,
-}
-# How s3fs puts 503, 500, and no answer in time.
-_FAILS = {errno.EBUSY, errno.EREMOTEIO, errno.ETIMEDOUT}
-_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
-_UNREACHABLE = {
-    "EndpointConnectionError",
-    "ConnectTimeoutError",
-    "ConnectionClosedError",
-    "ReadTimeoutError",
-    "HTTPClientError",
-}
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def is_s3(uri: str) -> bool:
@@ -100,23 +80,6 @@ def _passes(error: BaseException) -> bool:
     return status >= 500 or status == 429
 
 
-def _code(error: BaseException) -> str:
-    """Return the code in S3's answer, or what s3fs was told; "" if there is none."""
-    answer = getattr(error.__cause__ or error, "response", None) or {}
-    return str(answer.get("Error", {}).get("Code", ""))
-
-
-def blames_file(error: OSError, uri: str) -> bool:
-    """Tell whether an error is of this one file, so that another try would find the same.
-
-    What comes from the storage as a whole, such as credentials that have expired or a server
-    that fails, must stop a job: it would turn good images into rows of errors.
-    """
-    if is_s3(uri):
-        return isinstance(error, FileNotFoundError) or _code(error) == "AccessDenied"
-    return error.errno not in _OF_STORAGE
-
-
 def arrow_filesystem(uri: str) -> tuple[pa.fs.FileSystem, str]:
     """Return pyarrow's filesystem of ``uri`` and its path there, for libraries that want one."""
     if is_s3(uri):
@@ -140,47 +103,6 @@ def join(uri: str, *parts: str) -> str:
 def base_name(uri: str) -> str:
     """Return the last path segment of a URI."""
     return posixpath.basename(uri.rstrip("/"))
-
-
-@contextmanager
-def explained(uri: str) -> Iterator[None]:
-    """Turn the storage errors that a user can mend into a ManifptError with the remedy."""
-    try:
-        yield
-    except ManifptError:
-        raise
-    except FileNotFoundError:
-        raise ManifptError(f"{uri}: no such file or folder; check the path") from None
-    except PermissionError as error:
-        if _code(error) in _EXPIRED:
-            remedy = "renew them; the same command goes on from here"
-            raise ManifptError(f"{uri}: the AWS credentials have expired; {remedy}") from None
-        remedy = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy"
-        remedy = remedy if is_s3(uri) else "check the permissions of the path"
-        raise ManifptError(f"{uri}: access denied ({_reason(error)}); {remedy}") from None
-    except OSError as error:
-        if error.errno in _FULL:
-            remedy = "free some; the same command goes on from here"
-            raise ManifptError(f"{uri}: no space left ({_reason(error)}); {remedy}") from None
-        if is_s3(uri) and (error.errno in _FAILS or isinstance(error, TimeoutError)):
-            remedy = "try again later; the same command goes on from here"
-            raise ManifptError(f"{uri}: the server fails ({_reason(error)}); {remedy}") from None
-        raise ManifptError(f"{uri}: {_reason(error)}; check the path") from None
-    except Exception as error:
-        name = type(error).__name__
-        if name in {"NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError"}:
-            remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-            raise ManifptError(f"{uri}: no AWS credentials; {remedy}") from None
-        if name in _UNREACHABLE:
-            endpoint = os.environ.get("AWS_ENDPOINT_URL", "the AWS default")
-            remedy = "check AWS_ENDPOINT_URL and the network"
-            raise ManifptError(f"{uri}: cannot reach endpoint {endpoint}; {remedy}") from None
-        raise
-
-
-def _reason(error: BaseException) -> str:
-    text = str(getattr(error, "strerror", None) or error).strip()
-    return public(text.splitlines()[0])[:200] if text else type(error).__name__
 
 
 def exists(uri: str) -> bool:
@@ -319,7 +241,7 @@ def replace(uri: str, data: bytes, token: str) -> bool:
     except ClientError as error:
         if error.response["Error"]["Code"] in {"PreconditionFailed", "ConditionalRequestConflict"}:
             return False
-        raise ManifptError(f"{uri}: {_reason(error)}; check the bucket's policy") from None
+        raise ManifptError(f"{uri}: {reason(error)}; check the bucket's policy") from None
     return True
 
 

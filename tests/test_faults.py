@@ -1,5 +1,6 @@
 """Storage that fails, disks that fill, processes that die: right counts, or one line and resume."""
 
+import json
 import os
 import resource
 import signal
@@ -228,3 +229,62 @@ def test_quarantined_rows_are_tried_again(ray_session, tmp_path, capsys):
     assert storage.read_json(f"{tmp_path}/out/manifest.json")["files"] == manifest["files"]
     assert attribute.main(["--status", f"{tmp_path}/out"]) == 0
     assert "finished" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("images", "kills"), [(500, 4), (5000, 20)])
+def test_random_kills_of_actors_workers_nodes_and_the_driver_change_no_byte(images, kills):
+    flags = ["--images", str(images), "--kills", str(kills)]
+    done = subprocess.run(
+        [sys.executable, "tests/drill.py", *flags], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    assert found["kills"] == dict.fromkeys(("actor", "worker", "node", "driver"), kills // 4)
+    assert (found["rows_in"], found["identical"], found["left_over"]) == (images, True, [])
+    assert found["ok"] + found["quarantined"] == images
+
+
+def job(*flags: str, **env: str) -> subprocess.CompletedProcess:
+    """Run the job as a command, with a Ray of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "jobs.attribute", *flags],
+        capture_output=True, text=True, cwd=ROOT, env=os.environ | env,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_job_on_s3_outlasts_failures_and_goes_on_when_credentials_are_renewed(
+    s3, faulty, tmp_path
+):
+    model = handmade.attributor(tmp_path / "model")
+    handmade.tars(tmp_path / "tars", 12, 40)
+    fs = s3fs.S3FileSystem(use_listings_cache=False)
+    fs.put(str(tmp_path / "tars"), "manifpt/job/tars", recursive=True)
+    flags = ["--input", f"{s3}/job/tars", "--model", model, "--num-actors", "1", "--output"]
+    calm = job(*flags, f"{s3}/job/calm")
+    assert calm.returncode == 0, calm.stderr[-2000:]
+
+    faulty.share, faulty.slow = 0.05, 1.0
+    faulty.expire_after = faulty.writes + 20
+    expired = job(*flags, f"{s3}/job/faulty")
+    assert expired.returncode == 2, expired.stderr[-2000:]
+    assert expired.stderr.splitlines()[-1].startswith("attribute: s3://manifpt/job/")
+    assert "expired" in expired.stderr.splitlines()[-1]
+    assert "Traceback" not in expired.stderr
+    faulty.expire_after, faulty.expired = None, False
+    status = job("--status", f"{s3}/job/faulty")
+    assert "interrupted" in status.stdout
+    renewed = job(*flags, f"{s3}/job/faulty")
+    assert renewed.returncode == 0, renewed.stderr[-2000:]
+    assert faulty.failed + faulty.slowed > 5
+
+    def tables(output: str) -> dict[str, bytes]:
+        folders = [f"{s3}/job/{output}/{name}" for name in ("attributions", "quarantine")]
+        uris = [uri for folder in folders for uri, _ in storage.files_under(folder)]
+        return {uri.removeprefix(f"{s3}/job/{output}"): storage.read_bytes(uri) for uri in uris}
+
+    assert tables("calm") == tables("faulty")
+    assert storage.read_json(f"{s3}/job/faulty/summary.json")["rows_in"] == 480
