@@ -7,6 +7,7 @@ mark that stays is a death. What is killed from outside now and then stays far b
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 from manifpt import storage
 from manifpt.errors import ManifptError
@@ -46,10 +47,17 @@ def _again() -> bool:
         return False
     context = ray.get_runtime_context()
     if context.get_actor_id():
-        return bool(context.was_current_actor_reconstructed)
+        return _restarted(context.get_actor_id())
     from ray._private.worker import global_worker  # there is no public call that returns it
 
     return bool(global_worker.core_worker.get_current_task_attempt_number())
+
+
+@cache  # a process is one life of an actor, and Ray's head knows which
+def _restarted(actor_id: str) -> bool:
+    import ray
+
+    return bool(ray.get_runtime_context().was_current_actor_reconstructed)
 
 
 def clear(output: str) -> None:

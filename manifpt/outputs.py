@@ -28,6 +28,7 @@ def require(folder: str, kind: str, option: str) -> dict[str, Any]:
         job = {
             "manifold": "build_manifold",
             "artifacts": "compute_artifacts",
+            "attributions": "attribute",
             "encoder": "pretrain_embedding",
             "evaluation": "evaluate",
         }

@@ -255,9 +255,10 @@ def _try_again(
 ) -> dict[str, Any]:
     """Try the rows quarantined for one of ``codes`` again, and publish what that changes."""
     summary = storage.read_json(storage.join(output, SUMMARY))
-    generation = begin(output, manifest, codes)
+    clean(output, manifest)
     tried = again(output, manifest["files"], codes)
     if tried.files:
+        generation = begin(output, manifest, codes)
         read = partial(read_again, output=output, codes=codes)
         records = to_do(units=tried, read=read, only=tried.files, generation=generation)
         files, counts = merged(manifest, tried, records)
@@ -267,5 +268,5 @@ def _try_again(
         body = {"claim": manifest["claim"], "files": files}
         body["retries"] = manifest.get("retries", 0) + 1
         manifest = outputs.publish(output, KIND, manifest["key"], summary | body)
-    clean(output, manifest)
+        clean(output, manifest)
     return summary

@@ -125,7 +125,6 @@ def _rows(
 
 def begin(output: str, manifest: dict[str, Any], codes: Sequence[str]) -> str:
     """Begin another try, or go on with one of the same codes; return its generation."""
-    clean(output, manifest)
     number = manifest.get("retries", 0) + 1
     uri, mark = storage.join(output, MARK), {"retry": number, "codes": sorted(set(codes))}
     if not storage.exists(uri) or storage.read_json(uri) != mark:
