@@ -17,6 +17,7 @@ from pydantic import Field
 
 from manifpt import job
 from manifpt.config import JobConfig, SearchConfig, parse
+from manifpt.options import InputOptions
 from manifpt.tracking import Run
 
 

@@ -40,7 +40,7 @@ def _code(error: BaseException) -> str:
     return str(answer.get("Error", {}).get("Code", ""))
 
 
-def blames_file(error: OSError, uri: str) -> bool:
+def blames_file(error: Exception, uri: str) -> bool:
     """Tell whether an error is of this one file, so that another try would find the same.
 
     What comes from the storage as a whole, such as credentials that have expired or a server
@@ -48,7 +48,7 @@ def blames_file(error: OSError, uri: str) -> bool:
     """
     if _is_s3(uri):
         return isinstance(error, FileNotFoundError) or _code(error) == "AccessDenied"
-    return error.errno not in _OF_STORAGE
+    return isinstance(error, OSError) and error.errno not in _OF_STORAGE
 
 
 @contextmanager

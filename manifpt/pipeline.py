@@ -22,7 +22,7 @@ import threadpoolctl
 
 from manifpt import attempts, storage
 from manifpt import records as recorded
-from manifpt.images.read import decode_table, encode_table
+from manifpt.images.read import decode_table, encode_table, metadata_of
 from manifpt.progress import Progress
 from manifpt.records import Records
 from manifpt.records import parts as parts

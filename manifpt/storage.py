@@ -29,7 +29,7 @@ from manifpt.failures import reason
 
 # One request in twenty may fail: botocore tries each three times, and s3fs those eight times
 # (see ``_s3``), which also outlasts a server that is down for some 20 seconds.
-S3_CONFIG = {
+S3_CONFIG: dict[str, Any] = {
     "connect_timeout": 4,
     "read_timeout": 20,
     "retries": {"max_attempts": 3, "mode": "standard"},

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -17,7 +17,8 @@ from manifpt.device import device_and_precision
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Selection
 from manifpt.images.inventory import Inventory
-from manifpt.images.read import sized, unit_to_json
+from manifpt.images.read import is_own, sized, unit_to_json
+from manifpt.images.sources import AS_FOUND, Reading
 from manifpt.manifold.manifold import Manifold, open_manifolds
 from manifpt.manifold.projector import Projection
 from manifpt.progress import alive
@@ -167,7 +168,8 @@ def attribute(
     ``model`` is an attributor's folder, or MLflow's name of one (see ``registered``).
 
     ``split`` keeps only the images of that split, and those that declare none; ``sources`` is the
-    same for sources. ``retry`` tries again only what a finished output has quarantined, for one
+    same for sources. ``reading`` says how inputs are read, and which of their columns travel.
+    ``retry`` tries again only what a finished output has quarantined, for one
     of these codes, or for any if there is none.
     """
     check_columns(reading.columns)
@@ -175,12 +177,12 @@ def attribute(
     check_codes(retry or ())
     output = storage.absolute(output)
     selection = Selection((split,) if split else None, tuple(sources) if sources else None)
-    inventory = Inventory(inputs, selection)
+    inventory = Inventory(inputs, selection, reading)
     with opened(model, manifolds) as found:
         attributor = Attributor.open(found.attributor)
         trained_targets(attributor, found.manifolds)
         made_of = [vars(selection), attributor.manifest["key"]]
-        claim = storage.digest([inventory.given, *made_of])
+        claim = storage.digest([inventory.given, asdict(reading), *made_of])
         pool = session.pool(demand, uses_gpu=True)
         manifest: dict[str, Any] | None
         if retry is not None:
@@ -199,7 +201,7 @@ def attribute(
     with alive(output):
         targets = trained_targets(attributor, source.manifolds)
         projectors, pool = projectors_of(targets, search, pool)
-        stage = partial(AttributeStage, source.attributor, projectors)
+        stage = partial(AttributeStage, source.attributor, projectors, reading.columns)
         to_do = partial(
             project, "attribute", selection=selection, projectors=projectors, build=stage,
             output=output, pool=pool,

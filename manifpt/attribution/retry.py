@@ -110,7 +110,7 @@ def read_again(
         some = rows[start : start + chunk]
         sizes = (rule.size, *other_sizes)
         nothing = [np.zeros((size, size, 3), np.uint8) for size in sizes]
-        yield images_table(some, [nothing] * len(some), other_sizes)
+        yield images_table(some, [nothing] * len(some), other_sizes, unit.reading.columns)
 
 
 def _rows(

@@ -4,7 +4,7 @@ import csv
 import json
 import tarfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -69,7 +69,12 @@ def _declared(facts: dict[str, Any], reading: Reading) -> dict[str, Any]:
 
 
 def _broken(unit: Unit, error: BaseException) -> Raw:
-    """Return the one row that the unreadable rest of a tar or a table costs."""
+    """Return the one row that the unreadable rest of a tar or a table costs.
+
+    An error that is the storage's is raised again: the rest would be there another time.
+    """
+    if isinstance(error, OSError) and not storage.blames_file(error, unit.uris[0]):
+        raise error
     inside = "~broken" if unit.rows is None else f"~broken-{unit.rows[0]:08d}"
     row_id = f"{unit.ids[0]}/{inside}"
     return Raw(row_id, unit.uris[0], None, error="broken_archive", message=one_line(error))
@@ -85,33 +90,21 @@ def _fetched(raw: Raw, max_bytes: int, allow_private: bool) -> Raw:
         return raw._replace(error=error.code, message=str(error))
 
 
-def _all_fetched(raws: Iterator[Raw], unit: Unit, max_bytes: int) -> Iterator[Raw]:
+def _all_fetched(
+    raws: Iterator[Raw], unit: Unit, max_bytes: int, wanted: Wanted | None
+) -> Iterator[Raw]:
+    if wanted is not None:  # the others are not even asked for
+        raws = (raw for raw in raws if wanted(printable(raw.id)))
     fetch = partial(_fetched, max_bytes=max_bytes, allow_private=unit.reading.allow_private)
     remote = unit.kind == "table" or storage.is_s3(unit.uris[0])
     return in_order(fetch, raws) if remote else map(fetch, raws)
 
 
 def _raw_files(unit: Unit) -> Iterator[Raw]:
-    fs, _ = storage.filesystem(unit.uris[0])
-    remote = storage.is_s3(unit.uris[0])
-    step = 64 if remote else 1  # an object store answers many requests at once
-    for start in range(0, len(unit.uris), step):
-        uris = unit.uris[start : start + step]
-        paths = [storage.filesystem(uri)[1] for uri in uris]
-        contents = (
-            fs.cat(paths, on_error="return", max_concurrency=1)
-            if remote
-            else _local_contents(paths)
-        )
-        for uri, path, key in zip(uris, paths, unit.ids[start : start + step], strict=True):
-            data = contents[path]
-            if isinstance(data, bytes):
-                yield Raw(key, uri, data)
-            elif isinstance(data, OSError) and not storage.blames_file(data, uri):
-                raise data
-            else:
-                text = f"{type(data).__name__}: {data}".splitlines()[0][:200]
-                yield Raw(key, uri, None, error="unreadable", message=text)
+    """Yield the files of a unit, their content still to be fetched."""
+    for uri, key in zip(unit.uris, unit.ids, strict=True):
+        columns = dict.fromkeys(unit.reading.columns)
+        yield Raw(key, uri, None, error="", columns=columns)
 
 
 def _raw_rows(unit: Unit) -> Iterator[Raw]:
@@ -211,15 +204,12 @@ def _raw_tar(unit: Unit, max_bytes: int) -> Iterator[Raw]:
                 held[extension] = member
                 size += len(member.data or b"")
         if key is not None:
-            yield from _sample(members, _unique(key, seen), unit)
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        if isinstance(error, OSError) and not storage.blames_file(error, unit.uris[0]):
-            raise
-        if key is not None and members:
-            yield from _sample(members, _unique(key, seen), unit)
-        text = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        broken = storage.join(unit.ids[0], "~broken")
-        yield Raw(broken, unit.uris[0], None, error="broken_archive", message=text)
+            yield from _sample(held, unique(key, seen), unit, known)
+    except _BROKEN as error:
+        broken = _broken(unit, error)  # raises before a sample is taken for whole
+        if key is not None and held:
+            yield from _sample(held, unique(key, seen), unit, known)
+        yield broken
 
 
 def unique(key: str, seen: set[str]) -> str:
@@ -254,12 +244,8 @@ def _raw_parquet(unit: Unit) -> Iterator[Raw]:
                     row_id, uri = f"{unit.ids[0]}/{inside}", f"{unit.uris[0]}#{row}"
                     yield Raw(row_id, uri, data, **_declared(values, reading))
                     row += 1
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and not storage.blames_file(error, unit.uris[0]):
-            raise
-        text = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        broken = storage.join(unit.ids[0], "~broken")
-        yield Raw(broken, unit.uris[0], None, error="broken_archive", message=text)
+    except _BROKEN as error:
+        yield _broken(unit, error)
 
 
 def image_column(schema: pa.Schema, reading: Reading, uri: str) -> str:
@@ -295,23 +281,27 @@ def _holds_bytes(kind: pa.DataType) -> bool:
 def raw_images(unit: Unit, rule: DecodeRule, wanted: Wanted | None = None) -> Iterator[Raw]:
     """Yield the undecoded images of a unit in a fixed order; what the unit declares wins.
 
-    Of images whose id is not ``wanted``, files are not even read.
+    Only those are returned whose id is ``wanted``.
     """
-    if wanted and unit.kind == "files":
-        pairs = [(u, i) for u, i in zip(unit.uris, unit.ids, strict=True) if wanted(i)]
-        unit = replace(unit, uris=tuple(u for u, _ in pairs), ids=tuple(i for _, i in pairs))
-    with storage.explained(unit.uris[0] if unit.uris else ""):
-        for raw in _raw(unit, rule):
+    with storage.explained(unit.uris[0]):
+        for raw in _raw(unit, rule, wanted):
             if wanted is None or wanted(raw.id):
-                source, split = unit.source or raw.source, unit.split or raw.split
-                yield raw._replace(source=source, split=split)
+                yield raw
 
 
-def _raw(unit: Unit, rule: DecodeRule) -> Iterator[Raw]:
-    if not unit.uris:
-        return iter(())
+def _raw(unit: Unit, rule: DecodeRule, wanted: Wanted | None) -> Iterator[Raw]:
     if unit.kind == "files":
-        return _raw_files(unit)
-    if unit.kind == "tar":
-        return _raw_tar(unit, rule.max_bytes)
-    return _raw_parquet(unit)
+        found = _all_fetched(_raw_files(unit), unit, rule.max_bytes, wanted)
+    elif unit.kind == "table":
+        found = _all_fetched(_raw_rows(unit), unit, rule.max_bytes, wanted)
+    elif unit.kind == "tar":
+        found = _raw_tar(unit, rule.max_bytes)
+    else:
+        found = _raw_parquet(unit)
+    for raw in found:
+        yield raw._replace(
+            id=printable(raw.id),
+            uri=printable(raw.uri),
+            source=unit.source or raw.source,
+            split=unit.split or raw.split,
+        )

@@ -49,6 +49,7 @@ def row_of(
     """
     row: dict[str, Any] = dict.fromkeys(IMAGES)
     row |= {"id": raw.id, "uri": public(raw.uri), "source": raw.source, "split": raw.split}
+    row |= raw.columns or {}
     if raw.data is not None:
         row["sha256"] = hashlib.sha256(raw.data).hexdigest()
     try:
@@ -133,6 +134,7 @@ def read_unit(
     limit = chunk or chunk_rows(max(rule.size, *other_sizes, 1))
     rows: list[dict[str, Any]] = []
     pixels: list[list[np.ndarray]] = []
+    columns = unit.reading.columns
     for raw in raw_images(unit, rule, wanted):
         if not selection.keeps(raw.source, raw.split):
             continue

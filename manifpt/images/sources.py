@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from manifpt import storage
-from manifpt.errors import ManifptError, public
+from manifpt.errors import public
 
 SPLITS = ("manifold", "train", "validation", "test")
 CARD = "card.json"
