@@ -2,17 +2,21 @@
 
     python -m jobs.attribute --input s3://bucket/crawl --model MODEL --output s3://bucket/verdicts
     python -m jobs.attribute --input CRAWL --model models:/NAME@champion --output VERDICTS
+    python -m jobs.attribute ... --retry-quarantined unreadable
+    python -m jobs.attribute --status VERDICTS
 
-Every input row ends in exactly one row of `attributions/` or `quarantine/`.
+Every input row ends in exactly one row of `attributions/` or `quarantine/`. Whatever is killed, the
+same command goes on. `--status` reads how far a job is from its output, and needs no cluster.
 """
 
 import sys
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field
 
 from manifpt import job
-from manifpt.config import OptionalDegradations, SearchConfig
+from manifpt.config import JobConfig, OptionalDegradations, SearchConfig, parse
 from manifpt.images.perceptual import DISTANCE, MOST_DISTANCE
 from manifpt.options import DecisionOptions, InputOptions
 from manifpt.tracking import Run
@@ -49,6 +53,16 @@ class Config(DecisionOptions, InputOptions, SearchConfig):
     near_distance: int = Field(
         DISTANCE, ge=0, le=MOST_DISTANCE, description="bits of 64 in which near duplicates differ"
     )
+    retry_quarantined: tuple[str, ...] | None = Field(
+        None,
+        description="of a finished output, try these rows again: of the error codes given, or all",
+    )
+
+
+class Status(JobConfig):
+    """Options of attribute --status."""
+
+    status: str = Field(description="folder of the tables, local or s3://")
 
 
 def run(config: Config, tracked: Run) -> dict[str, Any]:
@@ -70,13 +84,28 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         search=config.search_demand,
         demand=config.demand,
         overwrite=config.overwrite,
+        retry=config.retry_quarantined,
     )
     tracked.inputs(summary["inputs"], "attribute")
     return {"output": config.output, **summary}
 
 
+def show(argv: Sequence[str]) -> None:
+    """Print how far the job of an output is, from storage alone."""
+    from manifpt import progress, storage
+
+    config = parse(Status, __doc__, argv)
+    found = progress.status(config.status)
+    if config.json_file:
+        storage.write_json(config.json_file, found)
+    print(progress.text(found))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the job as a command."""
+    given = sys.argv[1:] if argv is None else argv
+    if any(flag.split("=", 1)[0] == "--status" for flag in given):
+        return job.exit_code("attribute", lambda: show(given))
     return job.main("attribute", Config, run, __doc__, argv)
 
 

@@ -5,6 +5,7 @@ with the same settings goes on and one with other settings is refused.
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from manifpt import __version__, storage
@@ -27,6 +28,7 @@ def require(folder: str, kind: str, option: str) -> dict[str, Any]:
         job = {
             "manifold": "build_manifold",
             "artifacts": "compute_artifacts",
+            "attributions": "attribute",
             "encoder": "pretrain_embedding",
             "evaluation": "evaluate",
         }
@@ -37,14 +39,26 @@ def require(folder: str, kind: str, option: str) -> dict[str, Any]:
     return manifest
 
 
-def begin(folder: str, kind: str, key: str, *, overwrite: bool = False) -> dict[str, Any] | None:
+def begin(
+    folder: str,
+    kind: str,
+    key: str,
+    *,
+    overwrite: bool = False,
+    published: Callable[[], str] | None = None,
+) -> dict[str, Any] | None:
     """Claim a folder for an output; return its manifest if that same output is finished.
 
     ``key`` is a hash of all that decides the content. A folder of another key or kind is an
-    error, unless ``overwrite`` empties it first.
+    error, unless ``overwrite`` empties it first. Where a long listing decides the content, too,
+    ``key`` is of the rest, and ``published``, called if there is a manifest, of both.
     """
     manifest = read(folder)
-    if manifest is not None and (manifest["kind"], manifest["key"]) == (kind, key):
+    if (
+        manifest is not None
+        and manifest["kind"] == kind
+        and manifest["key"] == (published() if published else key)
+    ):
         return manifest
     plan_uri = storage.join(folder, PLAN)
     plan = storage.read_json(plan_uri) if storage.exists(plan_uri) else None
@@ -61,6 +75,13 @@ def begin(folder: str, kind: str, key: str, *, overwrite: bool = False) -> dict[
         storage.check_writable(folder)
         storage.write_json(plan_uri, {"kind": kind, "key": key})
     return None
+
+
+def release(folder: str, *made: str) -> None:
+    """Give a folder back in which nothing is but what the claim made; other files stay."""
+    for name in (*made, PLAN):
+        storage.remove(storage.join(folder, name))
+    storage.remove_empty(folder)
 
 
 def abandon(folder: str) -> None:

@@ -1,27 +1,38 @@
 """The Ray layer: units -> tables read by tasks -> a stage in actors -> Parquet parts.
 
-One chunk of rows is the unit of work that survives: its parts are written whole, then its record,
-and a chunk with a record is never computed again. Nothing but records reaches the driver.
+One chunk of rows is the unit of work that survives: its parts are written whole under names that
+its input decides, then its record, and a chunk with a record is never computed again. Whatever is
+killed, the same command goes on and makes the same files. Nothing but unit numbers leaves the
+driver, and nothing but records reaches it.
 """
 
 import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import threadpoolctl
 
-from manifpt import storage
+from manifpt import attempts, storage
+from manifpt import records as recorded
 from manifpt.images.read import decode_table, encode_table, metadata_of
-from manifpt.session import Pool
+from manifpt.progress import Progress
+from manifpt.records import Records
+from manifpt.records import parts as parts
+from manifpt.records import totals as totals
+from manifpt.session import Pool, lost
+from manifpt.work import Work
 
-RECORDS = "_records"
 READER_MEMORY = 64 * 2**20
+# Reading tasks of one execution; with more units, each reads several, one after another.
+TASKS = 4096
 QUARANTINE = {
     "id": pa.string(),
     "uri": pa.string(),
@@ -57,27 +68,37 @@ def check_columns(table: pa.Table, schema: dict[str, pa.DataType], stage: str) -
             raise TypeError(f"{stage}: column {name!r} is {found}, not {kind}")
 
 
-def _record_uri(output: str, unit: int, chunk: int) -> str:
-    return storage.join(output, RECORDS, f"{unit:06d}-{chunk:06d}.json")
+def chunks(read: Read, spec: str, unit: int, done: set[int]) -> Iterator[dict[str, Any]]:
+    """Yield the chunks of one unit that have no record yet, each as one row of bytes.
 
-
-def chunks(read: Read, item: dict[str, Any], done: dict[int, set[int]]) -> Iterator[dict[str, Any]]:
-    """Yield the chunks of one unit that have no record yet, each as one row of bytes."""
-    number = int(item["unit"])
+    A unit in which there is nothing has one chunk without rows, so that it has a record, too.
+    """
     ready: tuple[int, pa.Table] | None = None
-    for index, table in enumerate(read(item["spec"])):
+    index = -1
+    for index, table in enumerate(read(spec)):
         if ready is not None:
-            yield _row(number, *ready, last=False)
-        ready = None if index in done.get(number, ()) else (index, table)
+            yield _row(unit, *ready, last=False)
+        ready = None if index in done else (index, table)
     if ready is not None:
-        yield _row(number, *ready, last=True)
+        yield _row(unit, *ready, last=True)
+    elif index < 0:
+        yield _row(unit, 0, pa.table({}), last=True)
 
 
 def _row(unit: int, chunk: int, table: pa.Table, *, last: bool) -> dict[str, Any]:
     return {"unit": unit, "chunk": chunk, "last": last, "table": encode_table(table)}
 
 
-def work(stage: Stage, row: dict[str, Any], output: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Place:
+    """Where a pipeline writes; ``generation`` is in the names of what comes after the first."""
+
+    output: str
+    started: float
+    generation: str = ""
+
+
+def work(stage: Stage, row: dict[str, Any], place: Place) -> dict[str, Any]:
     """Run a stage over one chunk, write its parts and then its record; return the record."""
     started = time.monotonic()
     table = decode_table(row["table"])
@@ -95,8 +116,9 @@ def work(stage: Stage, row: dict[str, Any], output: str) -> dict[str, Any]:
     result = stage(table) if table.num_rows else Result({})
     parts = []
     for folder, part in (tables | result.tables).items():
-        path = f"{folder}/{unit:06d}-{chunk:06d}.parquet"
-        written = storage.write_bytes(storage.join(output, path), storage.parquet_bytes(part))
+        path = f"{folder}/{unit:06d}-{chunk:06d}{place.generation}.parquet"
+        uri = storage.join(place.output, path)
+        written = storage.write_bytes(uri, storage.parquet_bytes(part))
         parts.append({"path": path, "folder": folder, "rows": part.num_rows, **written})
     record = {
         "unit": unit,
@@ -106,10 +128,12 @@ def work(stage: Stage, row: dict[str, Any], output: str) -> dict[str, Any]:
         "ok": table.num_rows,
         "by_error": by_error,
         "seconds": time.monotonic() - started,
+        "started": place.started,
+        "written": time.time(),
         "parts": parts,
         "facts": result.facts,
     }
-    storage.write_json(_record_uri(output, unit, chunk), record)
+    storage.write_json(recorded.uri_of(place.output, unit, chunk, place.generation), record)
     return record
 
 
@@ -126,8 +150,8 @@ def use_threads(count: int) -> None:
 class _Worker:
     """The stage in an actor; Ray Data calls it with batches of one chunk."""
 
-    def __init__(self, build: Callable[[], Stage], output: str, threads: int) -> None:
-        self.stage, self.output, self.threads = build(), output, threads
+    def __init__(self, build: Callable[[], Stage], place: Place, threads: int) -> None:
+        self.stage, self.place, self.threads = build(), place, threads
         self.limited: set[int] = set()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
@@ -136,127 +160,103 @@ class _Worker:
             self.limited.add(threading.get_ident())
             use_threads(self.threads)
         rows = [{name: batch[name][i] for name in batch} for i in range(len(batch["unit"]))]
-        return {"record": [json.dumps(work(self.stage, row, self.output)) for row in rows]}
+        return {"record": [json.dumps(self.work(row)) for row in rows]}
+
+    def work(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Work on one chunk."""
+        name = f"{row['unit']:06d}-{row['chunk']:06d}"
+        with attempts.bounded(self.place.output, name, lambda: _rows_of(row)):
+            return work(self.stage, row, self.place)
 
 
+def _rows_of(row: dict[str, Any]) -> str:
+    table = decode_table(row["table"])
+    ids = table["id"].to_pylist() if "id" in table.column_names else []
+    rows = f", rows {ids[0]} to {ids[-1]}" if ids else ""
+    return f"unit {row['unit']}, chunk {row['chunk']}{rows}"
+
+
+@dataclass
 class _Reader:
     """The reading side, as a callable that Ray can ship."""
 
-    def __init__(self, read: Read, done: dict[int, set[int]]) -> None:
-        self.read, self.done = read, done
+    read: Read
+    stored: Work
+    done: dict[int, set[int]]
+    place: Place
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, list[Any]]]:
-        for unit, spec in zip(batch["unit"], batch["spec"], strict=True):
-            for row in chunks(self.read, {"unit": unit, "spec": spec}, self.done):
-                yield {name: [value] for name, value in row.items()}
-
-
-class Progress:
-    """Lines of units done, rows, rows/s and time left, to stderr, at most one in ``every`` s."""
-
-    def __init__(self, title: str, units: int, every: float = 5.0) -> None:
-        self.title, self.units, self.every = title, units, every
-        self.started = self.printed = time.monotonic()
-        self.rows = self.finished = 0
-
-    def add(self, record: dict[str, Any]) -> None:
-        """Count a record, and print a line if it is time."""
-        self.rows += record["rows_in"]
-        self.finished += record["last"]
-        now = time.monotonic()
-        if now - self.printed >= self.every:
-            self.printed = now
-            seconds = now - self.started
-            left = seconds / self.finished * (self.units - self.finished) if self.finished else None
-            self.line(
-                f"{self.rows / seconds:.0f} rows/s" + (f", {left:.0f} s left" if left else "")
-            )
-
-    def line(self, text: str) -> None:
-        """Print the counts and ``text``."""
-        done = f"{self.finished}/{self.units} units, {self.rows} rows"
-        print(f"{self.title}: {done}, {text}", file=sys.stderr, flush=True)
-
-
-def _finished(output: str) -> list[dict[str, Any]]:
-    folder = storage.join(output, RECORDS)
-    if not storage.exists(folder):
-        return []
-    return [storage.read_json(uri) for uri, _ in _record_files(folder)]
-
-
-def _record_files(folder: str) -> list[tuple[str, int]]:
-    return [(uri, size) for uri, size in storage.files_under(folder) if uri.endswith(".json")]
+        for unit in map(int, batch["unit"]):
+            spec = self.stored.spec(unit)
+            about = f"unit {unit}, {spec[:200]}"
+            with attempts.bounded(self.place.output, f"{unit:06d}-read", partial(str, about)):
+                for row in chunks(self.read, spec, unit, self.done.get(unit, set())):
+                    yield {name: [value] for name, value in row.items()}
 
 
 def run(
     title: str,
-    specs: Sequence[str],
+    specs: Iterable[str] | Work,
     read: Read,
     build: Callable[[], Stage],
     output: str,
     pool: Pool,
-) -> list[dict[str, Any]]:
+    *,
+    only: Iterable[int] | None = None,
+    generation: str = "",
+) -> Records:
     """Work through all units and return the records of their chunks, in order.
 
-    ``specs`` are the units as text, ``read`` yields a unit's tables in a task, ``build`` makes
-    the stage in each actor. Chunks with a record from an earlier start are not repeated.
+    ``specs`` are the units, each a line of JSON, or what stores them already; ``read`` yields a
+    unit's tables in a task, ``build`` makes the stage in each actor. Chunks with a record from an
+    earlier start are not repeated. ``only`` names the units that another ``generation`` of the
+    output works on again.
     """
+    place = Place(output, time.time(), generation)
+    stored = specs if isinstance(specs, Work) else Work.store(output, specs)
+    attempts.clear(output)
+    found = Records(recorded.stored(output, generation))
+    closed, done = recorded.by_unit(found)
+    units = np.array(range(stored.units) if only is None else sorted(only), dtype=np.int64)
+    left = units[~np.isin(units, list(closed))]
+    progress = Progress(title, len(units), len(units) - len(left))
+    if len(left):
+        reader = _Reader(read, stored, done, place)
+        for record in _execute(left, reader, build, stored.pinned("threads", pool.threads), pool):
+            found.add(record)
+            progress.add(record)
+    attempts.clear(output)
+    storage.remove_partials(output)
+    return found
+
+
+def _execute(
+    units: np.ndarray, reader: _Reader, build: Callable[[], Stage], threads: int, pool: Pool
+) -> Iterator[dict[str, Any]]:
+    """Yield the records of chunks as they are done."""
     import ray.data
 
-    records = {(r["unit"], r["chunk"]): r for r in _finished(output)}
-    done: dict[int, set[int]] = {}
-    for unit, chunk in records:
-        done.setdefault(unit, set()).add(chunk)
-    closed = {
-        unit for (unit, chunk), r in records.items() if r["last"] and len(done[unit]) == chunk + 1
-    }
-    items = [{"unit": unit, "spec": spec} for unit, spec in enumerate(specs) if unit not in closed]
-    progress = Progress(title, len(specs))
-    progress.finished = len(closed)
-    if items:
-        # With arguments unlike the actors', Ray keeps reading apart from the stage: fused into
-        # one, all of a large tar would be read and worked on by one process.
-        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-            _Reader(read, done), batch_size=1, num_cpus=pool.num_cpus, memory=READER_MEMORY
-        )
-        dataset = dataset.map_batches(
-            _Worker,
-            fn_constructor_args=(build, output, pool.threads),
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=pool.size),
-            num_cpus=pool.num_cpus,
-            num_gpus=pool.num_gpus,
-        )
+    blocks = np.array_split(units, min(TASKS, len(units)))
+    # With arguments unlike the actors', Ray keeps reading apart from the stage: fused into
+    # one, all of a large tar would be read and worked on by one process.
+    dataset = ray.data.from_arrow([pa.table({"unit": block}) for block in blocks]).map_batches(
+        reader, batch_size=1, num_cpus=pool.num_cpus, memory=READER_MEMORY
+    )
+    dataset = dataset.map_batches(
+        _Worker,
+        fn_constructor_args=(build, reader.place, threads),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=pool.size),
+        num_cpus=pool.num_cpus,
+        num_gpus=pool.num_gpus,
+    )
+    with lost():
         for row in dataset.iter_rows():
-            record = json.loads(row["record"])
-            records[record["unit"], record["chunk"]] = record
-            progress.add(record)
-    return [records[key] for key in sorted(records)]
+            yield json.loads(row["record"])
 
 
-def totals(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Add up rows: ``rows_in`` = ``ok`` + ``quarantined``, and the quarantined by error."""
-    by_error: dict[str, int] = {}
-    for record in records:
-        for code, count in record["by_error"].items():
-            by_error[code] = by_error.get(code, 0) + count
-    counts = {
-        "rows_in": sum(r["rows_in"] for r in records),
-        "ok": sum(r["ok"] for r in records),
-        "quarantined": sum(by_error.values()),
-        "by_error": dict(sorted(by_error.items())),
-    }
-    if counts["rows_in"] != counts["ok"] + counts["quarantined"]:
-        raise AssertionError(f"rows are missing: {counts}")
-    return counts
-
-
-def parts(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the parts of all records, in order."""
-    return [part for record in records for part in record["parts"]]
-
-
-def clear_records(output: str) -> None:
-    """Remove the records once a manifest has taken over from them."""
-    storage.remove(storage.join(output, RECORDS))
+def clear_records(output: str, *, work: bool = True) -> None:
+    """Remove the records, and the stored units, once a manifest has taken over from them."""
+    recorded.clear(output)
+    if work:
+        Work.clear(output)

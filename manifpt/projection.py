@@ -1,7 +1,7 @@
 """Images -> embeddings -> projections x* onto a manifold, in one space or in several at once."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,15 +13,17 @@ from manifpt import pipeline, session, tensors
 from manifpt.errors import ManifptError
 from manifpt.images import IMAGES, DecodeRule, Selection, Unit
 from manifpt.images.probe import natural_size
-from manifpt.images.read import pixels_of, read_unit_text, unit_to_json
+from manifpt.images.read import chunk_rows, pixels_of, read_unit_text, unit_to_json
 from manifpt.manifold import Manifold
 from manifpt.manifold.embed import other_sizes
 from manifpt.manifold.manifold import open_manifolds
 from manifpt.manifold.placement import Searcher, alone, place_all
 from manifpt.manifold.projector import NEAREST, Projection
+from manifpt.records import Records
 from manifpt.spaces import Space, make_space
 from manifpt.spaces.learned import compiled
 from manifpt.spaces.space import LARGEST
+from manifpt.work import Work
 
 
 @dataclass
@@ -156,28 +158,41 @@ def projectors_of(
 
 def project(
     title: str,
-    units: Sequence[Unit],
+    units: Sequence[Unit] | Work,
     selection: Selection,
     projectors: Sequence[Projector],
     build: Callable[[], pipeline.Stage],
     output: str,
     pool: session.Pool,
     chunk: int | None = None,
-) -> list[dict[str, Any]]:
+    read: Callable[..., Iterator[pa.Table]] = read_unit_text,
+    **options: Any,
+) -> Records:
     """Run a stage that projects over all images; return the pipeline's records.
 
     Each image is decoded once, in the sizes of all projectors. ``chunk`` is how many images a part
-    of the output has; by default, what fits their size.
+    of the output has; by default, what fits their size. ``read`` takes a unit as text and the
+    options of ``read_unit``; other ``options`` are the pipeline's.
     """
-    rule = projectors[0].rule
-    wanted = [rows for rows in (chunk, *(p.rows for p in projectors)) if rows]
+    stored = units if isinstance(units, Work) else Work.store(output, map(unit_to_json, units))
     read = partial(
-        read_unit_text,
-        rule=rule,
+        read,
+        rule=projectors[0].rule,
         selection=selection,
-        chunk=min(wanted, default=None),
-        other_sizes=other_sizes(rule, [projector.space for projector in projectors]),
+        chunk=stored.pinned("chunk", rows_of_chunk(projectors, chunk)),
+        other_sizes=sizes_beside(projectors),
     )
     names = "+".join(projector.space.name for projector in projectors)
-    specs = [unit_to_json(unit) for unit in units]
-    return pipeline.run(f"{title} {names}", specs, read, build, output, pool)
+    return pipeline.run(f"{title} {names}", stored, read, build, output, pool, **options)
+
+
+def sizes_beside(projectors: Sequence[Projector]) -> tuple[int, ...]:
+    """Return the sizes that projectors need images in, beside that of their rule."""
+    return other_sizes(projectors[0].rule, [projector.space for projector in projectors])
+
+
+def rows_of_chunk(projectors: Sequence[Projector], asked: int | None = None) -> int:
+    """Return how many images a chunk has: what was asked for, or suits the search, or fits."""
+    wanted = [rows for rows in (asked, *(p.rows for p in projectors)) if rows]
+    largest = max(projectors[0].rule.size, *sizes_beside(projectors), 1)
+    return min(wanted, default=chunk_rows(largest))

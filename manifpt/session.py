@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from manifpt.errors import ManifptError
@@ -174,6 +176,26 @@ def pool(demand: Demand, *, uses_gpu: bool) -> Pool:
     # Readers are light: while they wait, the pool may use all cores.
     threads = max(1, round(cpus / wanted))
     return Pool(wanted, each_cpu, each_gpu, threads, demand.compiled)
+
+
+@contextmanager
+def lost() -> Iterator[None]:
+    """Turn what Ray says when processes, nodes or memory are lost for good into one line."""
+    from ray import exceptions
+
+    try:
+        yield
+    except exceptions.RayError as error:
+        reason = cause(error)
+        if isinstance(reason, exceptions.RayTaskError) or not isinstance(
+            reason, exceptions.RayError
+        ):
+            raise  # an error of our code
+        what = f"{type(reason).__name__}: {str(reason).splitlines()[0][:200]}"
+        raise ManifptError(
+            f"Ray lost what it worked with ({what}); look at `ray status`, then the same command "
+            "goes on from here"
+        ) from None
 
 
 def cause(error: BaseException) -> BaseException:

@@ -4,7 +4,6 @@ Credentials and endpoint come from the environment that the AWS tools read (AWS_
 AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, ...); they are never written or printed.
 """
 
-import errno
 import fcntl
 import hashlib
 import io
@@ -12,8 +11,10 @@ import json
 import os
 import posixpath
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from itertools import islice
 from typing import IO, Any
 
 import fsspec
@@ -22,13 +23,21 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from manifpt.errors import DamageError, ManifptError
+from manifpt.failures import blames_file as blames_file
+from manifpt.failures import explained as explained
+from manifpt.failures import reason
 
+# One request in twenty may fail: botocore tries each three times, and s3fs those eight times
+# (see ``_s3``), which also outlasts a server that is down for some 20 seconds.
 S3_CONFIG: dict[str, Any] = {
     "connect_timeout": 4,
     "read_timeout": 20,
     "retries": {"max_attempts": 3, "mode": "standard"},
 }
 S3_OPTIONS = {"default_fill_cache": False, "config_kwargs": S3_CONFIG}
+S3_ROUNDS = 8
+AT_ONCE = 64
+PARTIAL = ".partial"
 
 
 def is_s3(uri: str) -> bool:
@@ -49,9 +58,26 @@ def absolute(uri: str) -> str:
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return the filesystem of ``uri`` and its path there."""
     if is_s3(uri):
-        # The listing cache would hide what other processes wrote.
-        return fsspec.filesystem("s3", use_listings_cache=False, **S3_OPTIONS), uri[len("s3://") :]
+        return _s3(), uri[len("s3://") :]
     return fsspec.filesystem("file"), absolute(uri)
+
+
+def _s3() -> fsspec.AbstractFileSystem:
+    import s3fs.core
+
+    # s3fs itself repeats what fails on the way, but of a server's answers only some.
+    s3fs.core.set_custom_error_handler(_passes)
+    # The listing cache would hide what other processes wrote.
+    found = fsspec.filesystem("s3", use_listings_cache=False, **S3_OPTIONS)
+    found.retries = S3_ROUNDS
+    return found
+
+
+def _passes(error: BaseException) -> bool:
+    """Tell whether a server's answer is one that passes: 5xx, or too many requests."""
+    answer = getattr(error, "response", None) or {}
+    status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    return status >= 500 or status == 429
 
 
 def arrow_filesystem(uri: str) -> tuple[pa.fs.FileSystem, str]:
@@ -59,7 +85,12 @@ def arrow_filesystem(uri: str) -> tuple[pa.fs.FileSystem, str]:
     if is_s3(uri):
         # Arrow 25 takes keys and region from the AWS environment, but not the endpoint.
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        fs = pa.fs.S3FileSystem(endpoint_override=endpoint, connect_timeout=4, request_timeout=20)
+        fs = pa.fs.S3FileSystem(
+            endpoint_override=endpoint,
+            connect_timeout=4,
+            request_timeout=20,
+            retry_strategy=pa.fs.AwsStandardS3RetryStrategy(max_attempts=S3_ROUNDS),
+        )
         return fs, uri[len("s3://") :]
     return pa.fs.LocalFileSystem(), absolute(uri)
 
@@ -72,40 +103,6 @@ def join(uri: str, *parts: str) -> str:
 def base_name(uri: str) -> str:
     """Return the last path segment of a URI."""
     return posixpath.basename(uri.rstrip("/"))
-
-
-@contextmanager
-def explained(uri: str) -> Iterator[None]:
-    """Turn the storage errors that a user can mend into a ManifptError with the remedy."""
-    try:
-        yield
-    except ManifptError:
-        raise
-    except FileNotFoundError:
-        raise ManifptError(f"{uri}: no such file or folder; check the path") from None
-    except PermissionError as error:
-        remedy = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy"
-        remedy = remedy if is_s3(uri) else "check the permissions of the path"
-        raise ManifptError(f"{uri}: access denied ({_reason(error)}); {remedy}") from None
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise ManifptError(f"{uri}: no space left on the device; free some") from None
-        raise ManifptError(f"{uri}: {_reason(error)}; check the path") from None
-    except Exception as error:
-        name = type(error).__name__
-        if name in {"NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError"}:
-            remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-            raise ManifptError(f"{uri}: no AWS credentials; {remedy}") from None
-        if name in {"EndpointConnectionError", "ConnectTimeoutError", "ConnectionClosedError"}:
-            endpoint = os.environ.get("AWS_ENDPOINT_URL", "the AWS default")
-            remedy = "check AWS_ENDPOINT_URL and the network"
-            raise ManifptError(f"{uri}: cannot reach endpoint {endpoint}; {remedy}") from None
-        raise
-
-
-def _reason(error: BaseException) -> str:
-    text = str(getattr(error, "strerror", None) or error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__
 
 
 def exists(uri: str) -> bool:
@@ -130,6 +127,24 @@ def read_bytes(uri: str) -> bytes:
     return data
 
 
+def read_many(uris: Iterable[str]) -> Iterator[bytes]:
+    """Yield the contents of small files in order; an object store is asked for many at once."""
+    left = iter(uris)
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        while some := list(islice(left, AT_ONCE)):
+            yield from threads.map(_read_small, some) if is_s3(some[0]) else map(_read_small, some)
+
+
+def _read_small(uri: str) -> bytes:
+    if not is_s3(uri):
+        return read_bytes(uri)
+    fs, path = filesystem(uri)
+    with explained(uri):
+        # With more, s3fs would ask for the size first.
+        data: bytes = fs.cat_file(path, max_concurrency=1)
+    return data
+
+
 @contextmanager
 def writing(uri: str) -> Iterator[IO[bytes]]:
     """Open a file that appears under ``uri`` whole when the block ends, and not at all if it fails.
@@ -147,10 +162,12 @@ def writing(uri: str) -> Iterator[IO[bytes]]:
                     raise
             return
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        partial = f"{path}.{uuid.uuid4().hex[:8]}.partial"
+        partial = f"{path}.{uuid.uuid4().hex[:8]}{PARTIAL}"
         try:
             with open(partial, "wb") as file:
                 yield file
+                file.flush()
+                os.fsync(file.fileno())  # else a machine that stops may keep the name alone
             os.replace(partial, path)
         except BaseException:
             if os.path.exists(partial):
@@ -193,16 +210,22 @@ def reading(uri: str) -> Iterator[IO[bytes]]:
         yield file
 
 
+def _boto() -> Any:
+    import boto3
+    from botocore.config import Config
+
+    retries = {"max_attempts": S3_ROUNDS, "mode": "standard"}
+    return boto3.client("s3", config=Config(**S3_CONFIG | {"retries": retries}))
+
+
 def read_versioned(uri: str) -> tuple[bytes, str]:
     """Return a file's content and a token that changes whenever the content does."""
     if not is_s3(uri):
         data = read_bytes(uri)
         return data, hashlib.sha256(data).hexdigest()
-    import boto3
-
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     with explained(uri):
-        answer = boto3.client("s3").get_object(Bucket=bucket, Key=key)
+        answer = _boto().get_object(Bucket=bucket, Key=key)
     return answer["Body"].read(), answer["ETag"]
 
 
@@ -210,16 +233,15 @@ def replace(uri: str, data: bytes, token: str) -> bool:
     """Write a file if its content is still what ``token`` came with; tell whether it was."""
     if not is_s3(uri):
         return _replace_local(uri, data, token)
-    import boto3
     from botocore.exceptions import ClientError
 
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     try:
-        boto3.client("s3").put_object(Bucket=bucket, Key=key, Body=data, IfMatch=token)
+        _boto().put_object(Bucket=bucket, Key=key, Body=data, IfMatch=token)
     except ClientError as error:
         if error.response["Error"]["Code"] in {"PreconditionFailed", "ConditionalRequestConflict"}:
             return False
-        raise ManifptError(f"{uri}: {_reason(error)}; check the bucket's policy") from None
+        raise ManifptError(f"{uri}: {reason(error)}; check the bucket's policy") from None
     return True
 
 
@@ -290,6 +312,26 @@ def remove(uri: str) -> None:
     with explained(uri):
         if fs.exists(path):
             fs.rm(path, recursive=True)
+
+
+def remove_empty(uri: str) -> None:
+    """Remove a local folder if nothing is in it; an object store has no empty ones."""
+    if not is_s3(uri):
+        with suppress(OSError):
+            os.rmdir(absolute(uri))
+
+
+def remove_partials(uri: str) -> None:
+    """Remove what processes that were killed left half written under a local folder.
+
+    An object store shows no half of a file.
+    """
+    if is_s3(uri):
+        return
+    for folder, _, names in os.walk(absolute(uri)):
+        for name in names:
+            if name.endswith(PARTIAL):
+                os.unlink(os.path.join(folder, name))
 
 
 def check_writable(uri: str) -> None:

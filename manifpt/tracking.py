@@ -4,6 +4,7 @@ The server is MLFLOW_TRACKING_URI, else a local SQLite store (mlflow.db). A smal
 the job ends its run as KILLED when the job is gone without having said how it ended.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from manifpt.errors import ManifptError
+from manifpt.errors import ManifptError, public
 
 EXPERIMENT = "manifpt"
 PACKAGES = ("manifpt", "ray", "torch", "torchvision", "faiss-cpu", "faiss-gpu", "numpy", "pillow")
@@ -25,8 +26,9 @@ PACKAGES = ("manifpt", "ray", "torch", "torchvision", "faiss-cpu", "faiss-gpu", 
 _WATCH = "import sys; from manifpt import tracking; tracking.watch(*sys.argv[1:])"
 
 
-def watch(uri: str, run_id: str) -> None:
+def watch(run_id: str) -> None:
     """Wait for a job that is gone or says on the standard input that it has ended its run."""
+    uri = os.environ["MLFLOW_TRACKING_URI"]
     if sys.stdin.readline().strip() != "ended":
         from mlflow import MlflowClient
 
@@ -133,7 +135,7 @@ class Run:
         experiment = client.get_run(self.id).info.experiment_id
         tags = {"mlflow.parentRunId": self.id, "mlflow.source.name": name}
         made = Run(self.uri, client.create_run(experiment, tags=tags, run_name=name).info.run_id)
-        texts = [Param(key, str(value)[:500]) for key, value in params.items()]
+        texts = [Param(key, public(str(value))[:500]) for key, value in params.items()]
         client.log_batch(made.id, params=texts)
         return made
 
@@ -147,7 +149,7 @@ class Run:
         """Log a JSON document."""
         import mlflow
 
-        mlflow.log_dict(value, name)
+        mlflow.log_dict(json.loads(public(json.dumps(value))), name)
 
     def bytes(self, name: str, data: bytes) -> None:
         """Log a file by its content."""
@@ -189,15 +191,17 @@ def run(job: str, params: dict[str, Any]) -> Iterator[Run]:
     run_id = active.info.run_id
     paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     watching = subprocess.Popen(
-        [sys.executable, "-c", _WATCH, uri, run_id],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        [sys.executable, "-c", _WATCH, run_id],
+        # Not an argument: the list of processes is public, and a URI may hold a password.
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "MLFLOW_TRACKING_URI": uri},
         stdin=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
     status = "FAILED"
     try:
-        mlflow.log_params({k: str(v)[:500] for k, v in params.items()})
+        mlflow.log_params({k: public(str(v))[:500] for k, v in params.items()})
         mlflow.log_dict(versions(), "versions.json")
         yield Run(uri, run_id)
         status = "FINISHED"

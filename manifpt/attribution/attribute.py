@@ -2,8 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -17,19 +17,34 @@ from manifpt.attribution.duplicates import find_duplicates
 from manifpt.attribution.ensemble import pooled_views, views_of
 from manifpt.attribution.leaks import LEAKS, Leaks, total_leaks
 from manifpt.attribution.registered import opened
+from manifpt.attribution.retry import (
+    FOLDERS,
+    again,
+    begin,
+    check_codes,
+    clean,
+    merged,
+    read_again,
+)
 from manifpt.device import device_and_precision
 from manifpt.errors import ManifptError
-from manifpt.images import DecodeRule, Selection, plan
+from manifpt.images import DecodeRule, Selection
 from manifpt.images.copies import view
 from manifpt.images.degrade import Degradation
+from manifpt.images.inventory import Inventory
 from manifpt.images.perceptual import DISTANCE
-from manifpt.images.read import is_own, sized
-from manifpt.images.sources import AS_FOUND, Reading, content_key, describe
+from manifpt.images.read import is_own, sized, unit_to_json
+from manifpt.images.sources import AS_FOUND, Reading
 from manifpt.manifold.manifold import Manifold, open_manifolds
 from manifpt.manifold.projector import Projection
+from manifpt.progress import alive
 from manifpt.projection import Projector, Target, project, projectors_of
+from manifpt.records import Records
 from manifpt.spaces import space_from_card
+from manifpt.unique import check_ids
+from manifpt.work import FOLDER, Work
 
+KIND = "attributions"
 TOP_K = 3
 SUMMARY = "summary.json"
 # Columns of the images table that are kept.
@@ -54,6 +69,8 @@ ATTRIBUTIONS = {
     "unknown_score": pa.float64(),
     "unknown_p": pa.float64(),
 }
+Find = Callable[[Sequence[dict[str, Any]]], dict[str, Any]]
+
 # How many views gave the answer, where an ensemble of them was asked.
 AGREEMENT = {"agreement": pa.int32()}
 
@@ -196,8 +213,12 @@ def attribute(
     search: session.SearchDemand = session.ANY_SEARCH,
     demand: session.Demand = session.ANY,
     overwrite: bool = False,
+    retry: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Attribute every image of ``inputs`` and publish the table; return the summary.
+
+    The inputs are listed once; until the output is finished, every later start is about what was
+    listed then (see ``work``). Once it is, an input that has changed makes other settings.
 
     ``model`` is an attributor's folder, or MLflow's name of one (see ``registered``).
 
@@ -207,55 +228,158 @@ def attribute(
     copies (see ``duplicates``); what is near has perceptual hashes within ``near_distance`` bits.
     ``ensemble`` names degraded views of each image to be asked beside it, by default those of
     ``ensemble.VIEWS``; their mean is the answer, and a column counts who agrees.
+
+    ``retry`` tries again only what a finished output has quarantined, for one of these codes, or
+    for any if there is none.
     """
     check_columns(reading.columns)
     started = time.monotonic()
+    check_codes(retry or ())
     output = storage.absolute(output)
     selection = Selection((split,) if split else None, tuple(sources) if sources else None)
-    units = plan(inputs, selection, reading=reading)
+    inventory = Inventory(inputs, selection, reading)
     with opened(model, manifolds) as found:
         attributor = Attributor.open(found.attributor)
         trained_targets(attributor, found.manifolds)
-        copies, known = [duplicates, near_distance], attributor.manifest["key"]
-        made_of = [content_key(units), vars(selection), known, copies, vars(rule)]
         views = () if ensemble is None else views_of(ensemble)
-        key = storage.digest(made_of + ([list(map(str, views))] if views else []))
+        made_of = [
+            vars(selection),
+            asdict(reading),
+            attributor.manifest["key"],
+            [duplicates, near_distance],
+            vars(rule),
+            list(map(str, views)),
+        ]
+        claim = storage.digest([inventory.given, *made_of])
         pool = session.pool(demand, uses_gpu=True)
-        if outputs.begin(output, "attributions", key, overwrite=overwrite):
+        manifest: dict[str, Any] | None
+        if retry is not None:
+            manifest = _finished(output, claim)
+        elif manifest := outputs.begin(
+            output,
+            KIND,
+            claim,
+            overwrite=overwrite,
+            published=lambda: storage.digest([inventory.key(), *made_of]),
+        ):
+            clean(output, manifest)
             return storage.read_json(storage.join(output, SUMMARY))
+        work = Work.find(output) or _listed(inventory, output)
         source = found.kept(output)
-    targets = trained_targets(attributor, source.manifolds)
-    projectors, pool = projectors_of(targets, search, pool)
-    build = partial(
-        AttributeStage,
-        source.attributor,
-        projectors,
-        reading.columns,
-        near_distance,
-        rule,
-        views,
-    )
-    records = project("attribute", units, selection, projectors, build, output, pool)
-    counts, files = pipeline.totals(records), pipeline.parts(records)
-    if duplicates:
-        files.append(find_duplicates(output, files, near_distance, pool))
-        counts["duplicates"] = {name: files[-1][name] for name in ("exact", "near")}
-    counts["leaks"] = total_leaks([record["facts"] for record in records])
+    with alive(output):
+        targets = trained_targets(attributor, source.manifolds)
+        projectors, pool = projectors_of(targets, search, pool)
+        stage = partial(
+            AttributeStage,
+            source.attributor,
+            projectors,
+            reading.columns,
+            near_distance,
+            rule,
+            views,
+        )
+        to_do = partial(
+            project, "attribute", selection=selection, projectors=projectors, build=stage,
+            output=output, pool=pool,
+        )  # fmt: skip
+        find = (
+            partial(find_duplicates, output, distance=near_distance, pool=pool)
+            if duplicates
+            else None
+        )
+        if manifest is not None and retry is not None:
+            return _try_again(output, manifest, retry, to_do, find)
+        records = to_do(units=work)
+        files = pipeline.parts(records)
+        check_ids(output, files)
+        counts = pipeline.totals(records) | _facts(records) | _with_copies(files, find)
     seconds = time.monotonic() - started
-    decisions: Counter[str] = Counter()
-    for record in records:
-        decisions.update(record["facts"].get("decisions", {}))
     summary = {
         **counts,
-        "decisions": {name: decisions[name] for name in DECISIONS},
         "seconds": seconds,
         "images_per_second": counts["rows_in"] / seconds,
         **source.facts(),
         "manifolds": [target.manifold.uri for target in targets.values() if target.manifold],
-        "inputs": describe(inputs, units),
+        "inputs": work.facts,
         **({"ensemble": list(map(str, views))} if views else {}),
     }
     storage.write_json(storage.join(output, SUMMARY), summary)
-    outputs.publish(output, "attributions", key, {**summary, "files": files})
-    pipeline.clear_records(output)
+    key = storage.digest([work.facts["content_key"], *made_of])
+    outputs.publish(output, KIND, key, {**summary, "claim": claim, "files": files})
+    pipeline.clear_records(output, work=False)  # --retry-quarantined reads the units again
+    return summary
+
+
+def _facts(records: Records) -> dict[str, Any]:
+    """Return what the records of chunks count besides rows: leaks, and decisions."""
+    facts = [record["facts"] for record in records]
+    decisions: Counter[str] = Counter()
+    for fact in facts:
+        decisions.update(fact.get("decisions", {}))
+    return {
+        "leaks": total_leaks(facts),
+        "decisions": {name: decisions[name] for name in DECISIONS},
+    }
+
+
+def _added(facts: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts of both, added up."""
+    decisions = {name: n + more["decisions"][name] for name, n in facts["decisions"].items()}
+    leaks = {name: facts["leaks"][name] + more["leaks"][name] for name in LEAKS}
+    return {"leaks": facts["leaks"] | leaks, "decisions": decisions}
+
+
+def _with_copies(files: list[dict[str, Any]], find: Find | None) -> dict[str, Any]:
+    """Add the table of duplicates to an output's files; return how many there are."""
+    if find is None:
+        return {}
+    files.append(find(files))
+    return {"duplicates": {name: files[-1][name] for name in ("exact", "near")}}
+
+
+def _listed(inventory: Inventory, output: str) -> Work:
+    """List the inputs and store their units; if that fails, the folder is as it was before."""
+    try:
+        with alive(output):
+            return Work.store(output, map(unit_to_json, inventory), inventory.describe)
+    except ManifptError:
+        outputs.release(output, FOLDER)
+        raise
+
+
+def _finished(output: str, claim: str) -> dict[str, Any]:
+    """Return the manifest of a finished output of the same options."""
+    manifest = outputs.require(output, KIND, "--output")
+    if manifest.get("claim") != claim:
+        raise ManifptError(
+            f"--output {output}: holds attributions made with other settings; --retry-quarantined "
+            "wants the options of the command that made them"
+        )
+    return manifest
+
+
+def _try_again(
+    output: str,
+    manifest: dict[str, Any],
+    codes: Sequence[str],
+    to_do: Callable[..., Records],
+    find: Find | None,
+) -> dict[str, Any]:
+    """Try the rows quarantined for one of ``codes`` again, and publish what that changes."""
+    summary = storage.read_json(storage.join(output, SUMMARY))
+    clean(output, manifest)
+    parts = [file for file in manifest["files"] if file["folder"] in FOLDERS]
+    tried = again(output, parts, codes)
+    if tried.files:
+        generation = begin(output, manifest, codes)
+        read = partial(read_again, output=output, codes=codes)
+        records = to_do(units=tried, read=read, only=tried.files, generation=generation)
+        files, counts = merged(manifest | {"files": parts}, tried, records)
+        check_ids(output, files)
+        summary |= counts | _added(summary, _facts(records)) | _with_copies(files, find)
+        storage.write_json(storage.join(output, SUMMARY), summary)
+        body = {"claim": manifest["claim"], "files": files}
+        body["retries"] = manifest.get("retries", 0) + 1
+        manifest = outputs.publish(output, KIND, manifest["key"], summary | body)
+        clean(output, manifest)
     return summary

@@ -32,7 +32,8 @@ def one_line(error: BaseException) -> str:
 def content(uri: str, max_bytes: int, *, allow_private: bool = False) -> bytes:
     """Return what a local path, an s3:// or an http(s):// URI holds.
 
-    Raises DecodeError where that can't be had, or is more than ``max_bytes``, which are not read.
+    Raises DecodeError where that can't be had, or is more than ``max_bytes``, which are not read;
+    and ManifptError if it is the storage that fails, or its credentials, and not this one file.
     """
     try:
         if is_web(uri):
@@ -41,6 +42,9 @@ def content(uri: str, max_bytes: int, *, allow_private: bool = False) -> bytes:
     except DecodeError:
         raise
     except Exception as error:
+        if not is_web(uri) and not storage.blames_file(error, uri):
+            with storage.explained(uri):
+                raise
         # Of s3fs and botocore many kinds; a file that can't be had costs its row only.
         raise DecodeError("unreadable", one_line(error)) from None
 

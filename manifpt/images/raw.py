@@ -3,7 +3,7 @@
 import csv
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,6 +22,10 @@ SIDECARS = {"json", "txt", "cls", "cls2", "csv", "caption", "id", "index", "md5"
 MOST_JSON = 2**20
 IMAGE_COLUMNS = ("image", "bytes", "image_bytes", "image_data", "jpg", "jpeg", "png", "webp", "img")
 _BROKEN = (pa.ArrowException, tarfile.TarError, csv.Error, OSError, EOFError, ValueError)
+
+
+# Told an id: whether its image is wanted.
+Wanted = Callable[[str], bool]
 
 
 class Raw(NamedTuple):
@@ -65,7 +69,12 @@ def _declared(facts: dict[str, Any], reading: Reading) -> dict[str, Any]:
 
 
 def _broken(unit: Unit, error: BaseException) -> Raw:
-    """Return the one row that the unreadable rest of a tar or a table costs."""
+    """Return the one row that the unreadable rest of a tar or a table costs.
+
+    An error that is the storage's is raised again: the rest would be there another time.
+    """
+    if isinstance(error, OSError) and not storage.blames_file(error, unit.uris[0]):
+        raise error
     inside = "~broken" if unit.rows is None else f"~broken-{unit.rows[0]:08d}"
     row_id = f"{unit.ids[0]}/{inside}"
     return Raw(row_id, unit.uris[0], None, error="broken_archive", message=one_line(error))
@@ -81,7 +90,11 @@ def _fetched(raw: Raw, max_bytes: int, allow_private: bool) -> Raw:
         return raw._replace(error=error.code, message=str(error))
 
 
-def _all_fetched(raws: Iterator[Raw], unit: Unit, max_bytes: int) -> Iterator[Raw]:
+def _all_fetched(
+    raws: Iterator[Raw], unit: Unit, max_bytes: int, wanted: Wanted | None
+) -> Iterator[Raw]:
+    if wanted is not None:  # the others are not even asked for
+        raws = (raw for raw in raws if wanted(printable(raw.id)))
     fetch = partial(_fetched, max_bytes=max_bytes, allow_private=unit.reading.allow_private)
     remote = unit.kind == "table" or storage.is_s3(unit.uris[0])
     return in_order(fetch, raws) if remote else map(fetch, raws)
@@ -193,9 +206,10 @@ def _raw_tar(unit: Unit, max_bytes: int) -> Iterator[Raw]:
         if key is not None:
             yield from _sample(held, unique(key, seen), unit, known)
     except _BROKEN as error:
+        broken = _broken(unit, error)  # raises before a sample is taken for whole
         if key is not None and held:
             yield from _sample(held, unique(key, seen), unit, known)
-        yield _broken(unit, error)
+        yield broken
 
 
 def unique(key: str, seen: set[str]) -> str:
@@ -264,12 +278,22 @@ def _holds_bytes(kind: pa.DataType) -> bool:
     )
 
 
-def raw_images(unit: Unit, rule: DecodeRule) -> Iterator[Raw]:
-    """Yield the undecoded images of a unit in a fixed order; what the unit declares wins."""
+def raw_images(unit: Unit, rule: DecodeRule, wanted: Wanted | None = None) -> Iterator[Raw]:
+    """Yield the undecoded images of a unit in a fixed order; what the unit declares wins.
+
+    Only those are returned whose id is ``wanted``.
+    """
+    with storage.explained(unit.uris[0]):
+        for raw in _raw(unit, rule, wanted):
+            if wanted is None or wanted(raw.id):
+                yield raw
+
+
+def _raw(unit: Unit, rule: DecodeRule, wanted: Wanted | None) -> Iterator[Raw]:
     if unit.kind == "files":
-        found = _all_fetched(_raw_files(unit), unit, rule.max_bytes)
+        found = _all_fetched(_raw_files(unit), unit, rule.max_bytes, wanted)
     elif unit.kind == "table":
-        found = _all_fetched(_raw_rows(unit), unit, rule.max_bytes)
+        found = _all_fetched(_raw_rows(unit), unit, rule.max_bytes, wanted)
     elif unit.kind == "tar":
         found = _raw_tar(unit, rule.max_bytes)
     else:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from manifpt.errors import public
 from manifpt.images.decode import Decoded, DecodeError, DecodeRule
-from manifpt.images.raw import Raw, raw_images
+from manifpt.images.raw import Raw, Wanted, raw_images
 from manifpt.images.sandbox import decode_all
 from manifpt.images.sources import Selection, Unit
 
@@ -49,14 +50,14 @@ def row_of(
     ``found`` is what decoding gave. Pixels are zeros where the row has an error.
     """
     row: dict[str, Any] = dict.fromkeys(IMAGES)
-    row |= {"id": raw.id, "uri": raw.uri, "source": raw.source, "split": raw.split}
+    row |= {"id": raw.id, "uri": public(raw.uri), "source": raw.source, "split": raw.split}
     row |= raw.columns or {}
     if raw.data is None:
         found = DecodeError(raw.error, raw.message)
     else:
         row["sha256"] = hashlib.sha256(raw.data).hexdigest()
     if isinstance(found, DecodeError):
-        row |= {"error": found.code, "message": str(found)}
+        row |= {"error": found.code, "message": public(str(found))}
         return row, [np.zeros((size, size, 3), np.uint8) for size in (rule.size, *other_sizes)]
     row |= {"format": found.format, "width": found.width, "height": found.height}
     row["perceptual_hash"] = found.perceptual_hash
@@ -123,11 +124,13 @@ def read_unit(
     selection: Selection = Selection(),
     chunk: int | None = None,
     other_sizes: Sequence[int] = (),
+    wanted: Wanted | None = None,
 ) -> Iterator[pa.Table]:
     """Yield the images table of one unit in chunks of at most ``chunk`` rows.
 
-    This is the one way from any source to images: the rows that ``selection`` keeps, in the
-    unit's own order, each decoded, in a process of its own, or with its error. See ``sized`` for
+    This is the one way from any source to images: the rows that ``selection`` keeps and whose id
+    is ``wanted``, in the unit's own order, each decoded, in a process of its own, or with its
+    error. See ``sized`` for
     ``other_sizes``.
     """
     limit = chunk or chunk_rows(max(rule.size, *other_sizes, 1))
@@ -136,7 +139,7 @@ def read_unit(
     columns = unit.reading.columns
     kept = (
         (raw, raw.data or b"")
-        for raw in raw_images(unit, rule)
+        for raw in raw_images(unit, rule, wanted)
         if selection.keeps(raw.source, raw.split)
     )
     for raw, found in decode_all(kept, rule, other_sizes):

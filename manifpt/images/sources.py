@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from manifpt import storage
+from manifpt.errors import public
 
 SPLITS = ("manifold", "train", "validation", "test")
 CARD = "card.json"
@@ -163,7 +164,7 @@ def describe(inputs: Sequence[str], units: Sequence[Unit]) -> dict[str, Any]:
     kinds = [unit.kind for unit in units]
     given = [Input.parse(text) for text in inputs]
     return {
-        "given": [f"{i.source}={i.uri}" if i.source else i.uri for i in given],
+        "given": [public(f"{i.source}={i.uri}" if i.source else i.uri) for i in given],
         "units": len(units),
         "bytes": sum(unit.bytes for unit in units),
         "kinds": {kind: kinds.count(kind) for kind in sorted(set(kinds))},

@@ -21,6 +21,7 @@ from manifpt.images import IMAGES, DecodeRule, Unit
 from manifpt.images.read import pixels_of, read_unit_text, sized, unit_to_json
 from manifpt.images.sources import MANIFOLD_REALS
 from manifpt.manifold.shard import ROWS
+from manifpt.records import Records
 from manifpt.spaces import Space
 
 EMBEDDED = "_embedded"
@@ -67,7 +68,7 @@ def embed(
     shards: int,
     output: str,
     pool: session.Pool,
-) -> list[dict[str, Any]]:
+) -> Records:
     """Embed all images of ``units`` into chunks under ``output``; return the pipeline's records.
 
     Each image is decoded once, by ``rule`` in the first space's size.

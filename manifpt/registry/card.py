@@ -1,7 +1,6 @@
 """A model card in Markdown: what an attributor was made from, what was measured, what was not."""
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 
 from manifpt import storage
 from manifpt.attribution.decision import USUAL
-from manifpt.errors import ManifptError
+from manifpt.errors import ManifptError, public
 from manifpt.evaluation.closed_set import closed_set_metrics
 from manifpt.images.sources import CARD, Input
 from manifpt.manifold import Manifold
@@ -31,11 +30,6 @@ class Facts:
     metrics: dict[str, Any] | None
     included: bool
     commit: str
-
-
-def public(uri: str) -> str:
-    """Return a URI without the credentials that it may hold."""
-    return re.sub(r"//[^/@\s]*@", "//", uri.partition("?")[0])
 
 
 def licence_of(given: str) -> str:

@@ -22,11 +22,11 @@ from manifpt.attribution.attribute import trained_targets
 from manifpt.attribution.attributor import Attributor
 from manifpt.attribution.decision import USUAL
 from manifpt.attribution.registered import ATTRIBUTOR, MANIFOLDS
-from manifpt.errors import ManifptError
+from manifpt.errors import ManifptError, public
 from manifpt.evaluation.evaluate import METRICS
 from manifpt.manifold import Manifold
 from manifpt.manifold.copy import copy_manifold, stored_bytes
-from manifpt.registry.card import Facts, card, description, public
+from manifpt.registry.card import Facts, card, description
 from manifpt.registry.requirements import pinned
 from manifpt.tracking import git_commit
 

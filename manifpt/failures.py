@@ -1,0 +1,93 @@
+"""What the errors of storage mean: whom they blame, and a line that says the remedy."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from manifpt.errors import ManifptError, public
+
+# What storage, its credentials or this machine cause, and not the one file that was asked for.
+_OF_STORAGE = {
+    errno.EIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ENOSPC,
+}
+# How s3fs puts 503, 500, and no answer in time.
+_FAILS = {errno.EBUSY, errno.EREMOTEIO, errno.ETIMEDOUT}
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
+_UNREACHABLE = {
+    "EndpointConnectionError",
+    "ConnectTimeoutError",
+    "ConnectionClosedError",
+    "ReadTimeoutError",
+    "HTTPClientError",
+}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def _is_s3(uri: str) -> bool:
+    return uri.startswith("s3://")
+
+
+def _code(error: BaseException) -> str:
+    """Return the code in S3's answer, or what s3fs was told; "" if there is none."""
+    answer = getattr(error.__cause__ or error, "response", None) or {}
+    return str(answer.get("Error", {}).get("Code", ""))
+
+
+def blames_file(error: Exception, uri: str) -> bool:
+    """Tell whether an error is of this one file, so that another try would find the same.
+
+    What comes from the storage as a whole, such as credentials that have expired or a server
+    that fails, must stop a job: it would turn good images into rows of errors.
+    """
+    if _is_s3(uri):
+        return isinstance(error, FileNotFoundError) or _code(error) == "AccessDenied"
+    return isinstance(error, OSError) and error.errno not in _OF_STORAGE
+
+
+@contextmanager
+def explained(uri: str) -> Iterator[None]:
+    """Turn the storage errors that a user can mend into a ManifptError with the remedy."""
+    try:
+        yield
+    except ManifptError:
+        raise
+    except FileNotFoundError:
+        raise ManifptError(f"{uri}: no such file or folder; check the path") from None
+    except PermissionError as error:
+        if _code(error) in _EXPIRED:
+            remedy = "renew them; the same command goes on from here"
+            raise ManifptError(f"{uri}: the AWS credentials have expired; {remedy}") from None
+        remedy = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy"
+        remedy = remedy if _is_s3(uri) else "check the permissions of the path"
+        raise ManifptError(f"{uri}: access denied ({reason(error)}); {remedy}") from None
+    except OSError as error:
+        if error.errno in _FULL:
+            remedy = "free some; the same command goes on from here"
+            raise ManifptError(f"{uri}: no space left ({reason(error)}); {remedy}") from None
+        if _is_s3(uri) and (error.errno in _FAILS or isinstance(error, TimeoutError)):
+            remedy = "try again later; the same command goes on from here"
+            raise ManifptError(f"{uri}: the server fails ({reason(error)}); {remedy}") from None
+        raise ManifptError(f"{uri}: {reason(error)}; check the path") from None
+    except Exception as error:
+        name = type(error).__name__
+        if name in {"NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError"}:
+            remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            raise ManifptError(f"{uri}: no AWS credentials; {remedy}") from None
+        if name in _UNREACHABLE:
+            endpoint = os.environ.get("AWS_ENDPOINT_URL", "the AWS default")
+            remedy = "check AWS_ENDPOINT_URL and the network"
+            raise ManifptError(f"{uri}: cannot reach endpoint {endpoint}; {remedy}") from None
+        raise
+
+
+def reason(error: BaseException) -> str:
+    """Return an error's first line."""
+    text = str(getattr(error, "strerror", None) or error).strip()
+    return public(text.splitlines()[0])[:200] if text else type(error).__name__

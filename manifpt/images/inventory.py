@@ -1,0 +1,57 @@
+"""The units of inputs as they are listed, one by one, and what they hold together."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from manifpt.errors import public
+from manifpt.images.sources import AS_FOUND, ContentKey, Input, Reading, Selection, Unit
+from manifpt.images.units import units
+
+
+class Inventory:
+    """Lists inputs in one pass; what it tells of them is complete when that has ended."""
+
+    def __init__(
+        self,
+        inputs: Sequence[str],
+        selection: Selection = Selection(),
+        reading: Reading = AS_FOUND,
+    ) -> None:
+        self.inputs, self.selection, self.reading = inputs, selection, reading
+        parsed = [Input.parse(text) for text in inputs]
+        self.given = [public(f"{i.source}={i.uri}" if i.source else i.uri) for i in parsed]
+        self._begin()
+
+    def _begin(self) -> None:
+        self._key = ContentKey()
+        self._kinds: Counter[str] = Counter()
+        self._sources: set[str] = set()
+        self._bytes = 0
+
+    def __iter__(self) -> Iterator[Unit]:
+        self._begin()
+        for unit in units(self.inputs, self.selection, reading=self.reading):
+            self._key.add(unit)
+            self._kinds[unit.kind] += 1
+            self._bytes += unit.bytes
+            if unit.source is not None:
+                self._sources.add(unit.source)
+            yield unit
+
+    def key(self) -> str:
+        """List the inputs once more, and return their ``sources.content_key``."""
+        for _ in self:
+            pass
+        return self._key.hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """Say what the inputs are, as ``sources.describe`` does."""
+        return {
+            "given": self.given,
+            "units": self._kinds.total(),
+            "bytes": self._bytes,
+            "kinds": dict(sorted(self._kinds.items())),
+            "sources": sorted(self._sources),
+            "content_key": self._key.hexdigest(),
+        }

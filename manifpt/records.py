@@ -1,0 +1,95 @@
+"""What a pipeline notes of each chunk that is done, and what all notes say together."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, overload
+
+from manifpt import storage
+
+FOLDER = "_records"
+
+
+def uri_of(output: str, unit: int, chunk: int, generation: str = "") -> str:
+    """Return where the record of a chunk lies."""
+    return storage.join(output, FOLDER + generation, f"{unit:06d}-{chunk:06d}.json")
+
+
+class Records(Sequence[dict[str, Any]]):
+    """The records of chunks in order; held as text, which takes a tenth of the objects' memory."""
+
+    def __init__(self, records: Iterable[dict[str, Any]] = ()) -> None:
+        self._texts: dict[tuple[int, int], bytes] = {}
+        self._order: list[tuple[int, int]] | None = None
+        for record in records:
+            self.add(record)
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Add the record of a chunk, or replace it."""
+        self._texts[record["unit"], record["chunk"]] = json.dumps(record).encode()
+        self._order = None
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        if self._order is None:
+            self._order = sorted(self._texts)
+        if isinstance(index, slice):
+            return [json.loads(self._texts[key]) for key in self._order[index]]
+        found: dict[str, Any] = json.loads(self._texts[self._order[index]])
+        return found
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+
+def stored(output: str, generation: str = "") -> Iterator[dict[str, Any]]:
+    """Yield the records that an output has, of all starts."""
+    folder = storage.join(output, FOLDER + generation)
+    if not storage.exists(folder):
+        return
+    uris = [uri for uri, _ in storage.files_under(folder) if uri.endswith(".json")]
+    yield from map(json.loads, storage.read_many(uris))
+
+
+def by_unit(found: Iterable[dict[str, Any]]) -> tuple[set[int], dict[int, set[int]]]:
+    """Return the units of which all chunks have a record, and the chunks that the others have."""
+    done: dict[int, set[int]] = {}
+    last: dict[int, int] = {}
+    for record in found:
+        done.setdefault(record["unit"], set()).add(record["chunk"])
+        if record["last"]:
+            last[record["unit"]] = record["chunk"]
+    closed = {unit for unit, chunk in last.items() if len(done[unit]) == chunk + 1}
+    return closed, {unit: chunks for unit, chunks in done.items() if unit not in closed}
+
+
+def totals(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Add up rows: ``rows_in`` = ``ok`` + ``quarantined``, and the quarantined by error."""
+    rows_in = ok = 0
+    by_error: dict[str, int] = {}
+    for record in records:
+        rows_in, ok = rows_in + record["rows_in"], ok + record["ok"]
+        for code, count in record["by_error"].items():
+            by_error[code] = by_error.get(code, 0) + count
+    quarantined = sum(by_error.values())
+    counts = {
+        "rows_in": rows_in,
+        "ok": ok,
+        "quarantined": quarantined,
+        "by_error": dict(sorted(by_error.items())),
+    }
+    if rows_in != ok + quarantined:
+        raise AssertionError(f"rows are missing: {counts}")
+    return counts
+
+
+def parts(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the parts of all records, in order."""
+    return [part for record in records for part in record["parts"]]
+
+
+def clear(output: str, generation: str = "") -> None:
+    """Remove the records once a manifest has taken over from them."""
+    storage.remove(storage.join(output, FOLDER + generation))

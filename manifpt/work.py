@@ -1,0 +1,110 @@
+"""The units of work of an output, listed once and stored under it; every later start reads them.
+
+``_work/00000.jsonl`` and so on hold one unit a line, the JSON that the job's reader understands;
+``_work/index.json``, written last, says how many there are and what they hold together. A listing
+that was cut short has no index and is made again.
+
+While an output is unfinished, what was listed is what the job is about: files that come later
+change nothing, and those that go become rows of ``quarantine``.
+"""
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from manifpt import storage
+from manifpt.errors import DamageError
+
+FOLDER = "_work"
+INDEX = "index.json"
+# A reader holds one shard at a time.
+SHARD_BYTES = 4 * 2**20
+SHARD_UNITS = 4096
+
+
+@dataclass(frozen=True)
+class Work:
+    """Stored units: shard i holds those from ``first[i]`` on, in a file of hash ``sha256[i]``."""
+
+    output: str
+    units: int
+    first: tuple[int, ...]
+    sha256: tuple[str, ...]
+    facts: dict[str, Any]
+
+    @classmethod
+    def store(
+        cls, output: str, specs: Iterable[str], facts: Callable[[], dict[str, Any]] = dict
+    ) -> "Work":
+        """Write units one by one as they come; ``facts`` tells of them all when they have come."""
+        first: list[int] = []
+        hashes: list[str] = []
+        units = 0
+        for lines in _shards(specs):
+            data = "\n".join(lines).encode()
+            uri = storage.join(output, FOLDER, f"{len(first):05d}.jsonl")
+            hashes.append(storage.write_bytes(uri, data)["sha256"])
+            first.append(units)
+            units += len(lines)
+        made = cls(output, units, tuple(first), tuple(hashes), facts())
+        index = {"units": units, "first": first, "sha256": hashes, "facts": made.facts}
+        storage.write_json(storage.join(output, FOLDER, INDEX), index)
+        return made
+
+    @classmethod
+    def find(cls, output: str) -> "Work | None":
+        """Return the work stored under an output, or None if it was not listed to its end."""
+        uri = storage.join(output, FOLDER, INDEX)
+        if not storage.exists(uri):
+            return None
+        index = storage.read_json(uri)
+        first, hashes = tuple(index["first"]), tuple(index["sha256"])
+        return cls(output, index["units"], first, hashes, index["facts"])
+
+    def spec(self, unit: int) -> str:
+        """Return a unit by its number; its shard is read, and kept until the next one's."""
+        shard = bisect_right(self.first, unit) - 1
+        uri = storage.join(self.output, FOLDER, f"{shard:05d}.jsonl")
+        return _lines(uri, self.sha256[shard])[unit - self.first[shard]]
+
+    def pinned(self, name: str, value: int) -> int:
+        """Return what the first start chose for ``name``; ``value``, if this is the first.
+
+        What may depend on the machines of the moment, and decides a result's last bit or how rows
+        are cut into files, must not change when the job goes on elsewhere.
+        """
+        uri = storage.join(self.output, FOLDER, f"{name}.json")
+        if storage.exists(uri):
+            return int(storage.read_json(uri)["value"])
+        storage.write_json(uri, {"value": value})
+        return value
+
+    @staticmethod
+    def clear(output: str) -> None:
+        """Remove the stored units of a finished output of which nobody will ask for them."""
+        storage.remove(storage.join(output, FOLDER))
+
+
+def _shards(specs: Iterable[str]) -> Iterator[list[str]]:
+    lines: list[str] = []
+    size = 0
+    for spec in specs:
+        if lines and (len(lines) == SHARD_UNITS or size + len(spec) > SHARD_BYTES):
+            yield lines
+            lines, size = [], 0
+        lines.append(spec)
+        size += len(spec)
+    if lines:
+        yield lines
+
+
+# By its hash, too: a process of Ray's outlives the job, and a folder may be written anew.
+@lru_cache(maxsize=1)
+def _lines(uri: str, sha256: str) -> list[str]:
+    data = storage.read_bytes(uri)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise DamageError(f"{uri}: differs from its index's hash; start again with --overwrite")
+    return data.decode().split("\n")

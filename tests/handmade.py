@@ -1,0 +1,60 @@
+"""An attributor that nobody trained: random weights, made in a second, good enough for faults."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import torch
+from conftest import draw
+from PIL import Image
+
+from manifpt import outputs, storage
+from manifpt.attribution.attributor import KEPT, WEIGHTS
+from manifpt.attribution.network import AttributionNetwork, Design
+from manifpt.images import DecodeRule
+from manifpt.manifold import Manifold
+from manifpt.manifold.projector import NEAREST
+from manifpt.projection import Target
+from manifpt.spaces import make_space
+
+CLASSES = ["blocks", "real", "stripes"]
+
+
+def attributor(folder: Path | str, manifold: str | None = None, size: int = 16) -> str:
+    """Publish an attributor of images, or of artifacts to the nearest real of a manifold."""
+    folder = str(folder)
+    if manifold:
+        reals = Manifold.open(manifold)
+        target = Target(reals.space, reals.rule, reals, NEAREST.on(reals.manifest))
+    else:
+        target = Target(make_space("image", size), DecodeRule(size))
+    torch.manual_seed(0)
+    facts = target.facts()
+    design = Design(
+        (tuple(facts["shape"]),), len(CLASSES), "mobilenet_v3_small", "standard", "late"
+    )
+    network = AttributionNetwork(design).eval()
+    sink = io.BytesIO()
+    torch.save(network.state_dict(), sink)
+    storage.write_bytes(f"{folder}/{WEIGHTS}", sink.getvalue())
+    branch = {"name": target.space.name} | {name: facts[name] for name in KEPT}
+    body = {"design": design.card(), "classes": CLASSES, "branches": [branch]}
+    outputs.publish(folder, "attributor", "handmade", body)
+    return folder
+
+
+def tars(folder: Path, count: int, images: int, size: int = 16, broken_every: int = 97) -> Path:
+    """Write tars of PNG files, every so many of which are no image."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        with tarfile.open(folder / f"{number:04d}.tar", "w") as tar:
+            for i in range(number * images, (number + 1) * images):
+                sink = io.BytesIO(b"no image")
+                if i % broken_every:
+                    sink = io.BytesIO()
+                    kind = CLASSES[i % 3]
+                    Image.fromarray(draw(kind, i, size)).save(sink, "PNG", compress_level=1)
+                member = tarfile.TarInfo(f"{i:06d}.png")
+                member.size = len(sink.getvalue())
+                tar.addfile(member, io.BytesIO(sink.getvalue()))
+    return folder
