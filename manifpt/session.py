@@ -178,6 +178,12 @@ def pool(demand: Demand, *, uses_gpu: bool) -> Pool:
     return Pool(wanted, each_cpu, each_gpu, threads, demand.compiled)
 
 
+LOSSES = (
+    "RayActorError WorkerCrashedError NodeDiedError LocalRayletDiedError ObjectLostError "
+    "OutOfMemoryError OutOfDiskError ObjectStoreFullError"
+).split()
+
+
 @contextmanager
 def lost() -> Iterator[None]:
     """Turn what Ray says when processes, nodes or memory are lost for good into one line."""
@@ -187,9 +193,7 @@ def lost() -> Iterator[None]:
         yield
     except exceptions.RayError as error:
         reason = cause(error)
-        if isinstance(reason, exceptions.RayTaskError) or not isinstance(
-            reason, exceptions.RayError
-        ):
+        if not isinstance(reason, tuple(getattr(exceptions, name) for name in LOSSES)):
             raise  # an error of our code
         what = f"{type(reason).__name__}: {str(reason).splitlines()[0][:200]}"
         raise ManifptError(

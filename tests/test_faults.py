@@ -12,6 +12,7 @@ import handmade
 import pyarrow as pa
 import pytest
 import s3fs
+import test_pipeline
 from conftest import write_folder
 from faulty_s3 import FaultyS3
 from test_pipeline import Copy, hashes, read
@@ -135,6 +136,10 @@ class Poisoned:
 
 
 def run(output: Path, stage, reader=read) -> pipeline.Records:
+    from ray import cloudpickle
+
+    for module in (sys.modules[__name__], test_pipeline):  # Ray's workers cannot import tests
+        cloudpickle.register_pickle_by_value(module)
     return pipeline.run("test", map(str, range(4)), reader, stage, str(output), POOL)
 
 
