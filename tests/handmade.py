@@ -4,12 +4,13 @@ import io
 import tarfile
 from pathlib import Path
 
+import pyarrow as pa
 import torch
 from conftest import draw
 from PIL import Image
 
 from manifpt import outputs, storage
-from manifpt.attribution.attributor import KEPT, WEIGHTS
+from manifpt.attribution.attributor import KEPT, SEEN, WEIGHTS
 from manifpt.attribution.network import AttributionNetwork, Design
 from manifpt.images import DecodeRule
 from manifpt.manifold import Manifold
@@ -37,8 +38,10 @@ def attributor(folder: Path | str, manifold: str | None = None, size: int = 16) 
     sink = io.BytesIO()
     torch.save(network.state_dict(), sink)
     storage.write_bytes(f"{folder}/{WEIGHTS}", sink.getvalue())
+    seen = pa.table({"pixel_sha256": pa.array([], pa.string())})
+    storage.write_bytes(f"{folder}/{SEEN}", storage.parquet_bytes(seen))
     branch = {"name": target.space.name} | {name: facts[name] for name in KEPT}
-    body = {"design": design.card(), "classes": CLASSES, "branches": [branch]}
+    body = {"design": design.card(), "classes": CLASSES, "branches": [branch], "files": {}}
     outputs.publish(folder, "attributor", "handmade", body)
     return folder
 
