@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.dataset as ds
 import pytest
 import torch
+from conftest import write_folder
 from sklearn.metrics import roc_auc_score
 
 from jobs import attribute, compute_artifacts, evaluate, train_attribution
@@ -23,10 +24,12 @@ CLASSES = ["real", "stripes"]  # and blocks are unknown
 
 
 @pytest.fixture(scope="module")
-def out(built, corpus, tmp_path_factory) -> Path:
+def out(built, tmp_path_factory) -> Path:
     """Artifacts of three sources, and an attributor of two of them, its trunk untrained."""
     out = tmp_path_factory.mktemp("calibrate")
-    flags = ["--input", f"{corpus}/labelled", "--manifold", built, "--output", f"{out}/a"]
+    for kind in (*CLASSES, "blocks"):
+        write_folder(out / "labelled" / kind, kind, range(1000, 1100))
+    flags = ["--input", f"{out}/labelled", "--manifold", built, "--output", f"{out}/a"]
     assert compute_artifacts.main(flags) == 0
     branches = open_artifacts([f"{out}/a"])
     design = Design(((3, 16, 16),), 2, "resnet18", "half")
@@ -99,8 +102,8 @@ def test_metrics_are_those_of_the_scores(evaluated):
     assert (evaluated / "e" / "reliability.png").stat().st_size > 1000
 
 
-def test_the_job_decides_as_the_evaluation_and_by_the_rule_it_is_given(evaluated, corpus, tmp_path):
-    flags = ["--input", f"{corpus}/labelled", "--model", f"{evaluated}/t", "--sure", "0.6"]
+def test_the_job_decides_as_the_evaluation_and_by_the_rule_it_is_given(evaluated, tmp_path):
+    flags = ["--input", f"{evaluated}/labelled", "--model", f"{evaluated}/t", "--sure", "0.6"]
     flags += ["--false-rejection", "0.3", "--output", f"{tmp_path}/v"]
     assert attribute.main(flags) == 0
     verdicts = ds.dataset(tmp_path / "v" / "attributions").to_table().to_pandas()
@@ -116,7 +119,7 @@ def test_the_job_decides_as_the_evaluation_and_by_the_rule_it_is_given(evaluated
     assert summary["decisions"] == {
         name: int((verdicts["decision"] == name).sum()) for name in summary["decisions"]
     }
-    assert sum(summary["decisions"].values()) == 180
+    assert sum(summary["decisions"].values()) == 300
 
 
 def test_an_attributor_without_an_open_set_opens_and_calls_nothing_unknown(out, tmp_path):
