@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import BENCHMARK, mobilenet
-from PIL import Image
 
 from manifpt.artifacts import compute_artifacts
 from manifpt.attribution.extend import extend_attributor, extended, features_of, last_layers
