@@ -56,7 +56,9 @@ class Attributor:
         data = storage.read_bytes(storage.join(self.uri, WEIGHTS))
         network = AttributionNetwork(Design.from_card(self.manifest["design"]))
         network.load_state_dict(torch.load(io.BytesIO(data), weights_only=True))
-        return network.eval().to(self.device)
+        # As in training: on CPUs convolutions are half as fast again in this order.
+        ordered: AttributionNetwork = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return ordered.to(self.device)
 
     @cached_property
     def open_set(self) -> OpenSet | None:
