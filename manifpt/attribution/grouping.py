@@ -42,14 +42,14 @@ GROUP_ROWS = {
 def evidence_of(images: pa.Table, by: str, rows: pa.Table, probabilities: np.ndarray) -> pa.Table:
     """Return what grouping needs of some images; those whose group is null are left out.
 
-    A group is the value of the column ``by``, or where there is none the image's folder. ``images``
+    A group is the value of the column ``by``, or with FOLDER the image's folder. ``images``
     is their images table, ``rows`` their attributions, ``probabilities`` N x K.
     """
-    if by in images.column_names:
-        column = images[by].cast(pa.string())
-    else:
+    if by == FOLDER and FOLDER not in images.column_names:
         groups = [row_id.rpartition("/")[0] or "." for row_id in images["id"].to_pylist()]
         column = pa.array(groups, pa.string())
+    else:
+        column = images[by].cast(pa.string())
     made = pa.table(
         {
             "group": column,
