@@ -1,160 +1,103 @@
 """New sources for a trained attributor from few images: its trunks stay, its last layers are new.
 
 What a network makes of an image before a last layer are the image's features. Those of the old
-training images and of the new ones give the last layer of each head anew (see ``heads``), and the
-heads are weighed again on validation. Manifolds and projections are those of the old attributor.
+training images and of the new ones give the last layer of each head anew (see ``heads``), and what
+is learned of validation images is learned again of all (see ``calibrate``). Manifolds and
+projections are those of the old attributor.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor, nn
 
 from manifpt import outputs, session, storage, tensors
 from manifpt.artifacts import EVALUATED, compute_artifacts
 from manifpt.attribution.attribute import trained_targets
 from manifpt.attribution.attributor import (
     SEEN,
-    WEIGHTS,
     Attributor,
+    Made,
     described,
     seen_by,
-    state_bytes,
+    write_files,
 )
-from manifpt.attribution.fusion import fit_weights
-from manifpt.attribution.heads import FITS
-from manifpt.attribution.network import AttributionNetwork, Design, logits
-from manifpt.backbone import last_layer
-from manifpt.branches import Branch, artifact_column, open_artifacts, read_branches
+from manifpt.attribution.calibrate import calibrate
+from manifpt.attribution.heads import FITS, Layer
+from manifpt.attribution.network import AttributionNetwork
+from manifpt.attribution.network import outputs as network_outputs
+from manifpt.branches import Branch, artifact_column, of_classes, open_artifacts, read_branches
 from manifpt.device import device_and_precision
 from manifpt.errors import ManifptError
 from manifpt.images import Selection, plan
+from manifpt.images.copies import Augmentation
 from manifpt.images.sources import content_key
 
 # Of a class, more training images than this change a last layer little; it bounds the memory.
 MOST_IMAGES = 2000
-# What of a manifest is of the attributor itself and not of its training.
+# What of an old manifest is of its own output and training.
 RENEWED = ("kind", "key", "written", "manifpt", "files", "history", "best_epoch")
 
 
-@dataclass(frozen=True)
-class _Refit:
-    """Artifacts -> new last layers, in one process. ``sets`` are artifacts, each in all spaces."""
+def extended(network: AttributionNetwork, layers: Sequence[Layer]) -> AttributionNetwork:
+    """Return the network with other last layers, one a head: weight and bias."""
+    state = network.state_dict()
+    names = {module: name for name, module in network.named_modules()}
+    for top, (weight, bias) in zip(network.last_layers(), layers, strict=True):
+        state |= {
+            f"{names[top]}.weight": torch.from_numpy(weight).float(),
+            f"{names[top]}.bias": torch.from_numpy(bias).float(),
+        }
+    made = AttributionNetwork(replace(network.design, classes=len(layers[0][1])))
+    made.load_state_dict(state)
+    return made.eval()
 
-    attributor: Attributor
-    sets: Sequence[Sequence[Branch]]
-    classes: list[str]
-    head: str
-    threads: int
 
-    def __call__(self) -> tuple[dict[str, Tensor], float, float]:
-        """Return the weights of all, and the accuracy and loss on validation."""
-        torch.set_num_threads(self.threads)
-        device = device_and_precision()[0]
-        old = replace(self.attributor, device=device).network
-        features, labels = self._features(old, device)
-        layers = [FITS[self.head](f, labels, len(self.classes)) for f in features]
-        network = extended(old, layers, Design.from_card(self.attributor.manifest["design"]))
-        network = network.eval().to(device)
-        heads, right = self._validation(network, device)
-        network.weights.copy_(fit_weights(heads, right))
-        fused = network.fuse(heads)
-        accuracy = float((fused.argmax(1) == right).float().mean())
-        loss = float(torch.nn.functional.nll_loss(fused, right))
-        return {k: v.cpu() for k, v in network.state_dict().items()}, accuracy, loss
-
-    def _rows(self, split: str) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
-        """Yield the artifacts of each space, and the labels, file by file."""
-        shapes = Design.from_card(self.attributor.manifest["design"]).shapes
-        for branches in self.sets:
-            for path in branches[0].files(split):
-                uris = [storage.join(branch.uri, path) for branch in branches]
-                table = read_branches(uris, ["id", "source", "artifact"])
-                columns = [table[artifact_column(n)] for n in range(len(branches))]
-                labels = [self.classes.index(source) for source in table["source"].to_pylist()]
-                yield (
-                    [
-                        tensors.from_column(column).reshape(-1, *shape)
-                        for column, shape in zip(columns, shapes, strict=True)
-                    ],
-                    np.array(labels, dtype=np.int64),
-                )
-
-    def _features(
-        self, network: AttributionNetwork, device: str
-    ) -> tuple[list[np.ndarray], np.ndarray]:
-        """Return the features of each head, N x d, of the first MOST_IMAGES of each class."""
-        room = Counter(dict.fromkeys(range(len(self.classes)), MOST_IMAGES))
-        parts, labels = [], []
-        for artifacts, found in self._rows("train"):
+def _training_rows(
+    sets: Sequence[Sequence[Branch]], classes: list[str]
+) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
+    """Yield the artifacts in each space, and the labels, of the first MOST_IMAGES of each class."""
+    room = np.full(len(classes), MOST_IMAGES)
+    for branches in sets:
+        for path in branches[0].files("train"):
+            uris = [storage.join(branch.uri, path) for branch in branches]
+            table = of_classes(read_branches(uris, ["id", "source", "artifact"]), classes)
+            labels = np.array([classes.index(s) for s in table["source"].to_pylist()], dtype=int)
             kept = []
-            for row, label in enumerate(found.tolist()):
+            for row, label in enumerate(labels):
                 if room[label] > 0:
                     room[label] -= 1
                     kept.append(row)
             if kept:
-                parts.append(features_of(network, [a[kept] for a in artifacts], device))
-                labels.append(found[kept])
-        features = [np.concatenate(head) for head in zip(*parts, strict=True)]
-        return features, np.concatenate(labels)
-
-    def _validation(self, network: AttributionNetwork, device: str) -> tuple[Tensor, Tensor]:
-        """Return the logits of all validation images, N x heads x classes, and their labels."""
-        found, labels = [], []
-        for artifacts, right in self._rows("validation"):
-            found.append(logits(network, artifacts, device))
-            labels.append(right)
-        return torch.from_numpy(np.concatenate(found)), torch.from_numpy(np.concatenate(labels))
+                table = table.take(kept)
+                yield (
+                    [
+                        tensors.from_column(table[artifact_column(n)]).reshape(
+                            -1, *branch.manifest["shape"]
+                        )
+                        for n, branch in enumerate(branches)
+                    ],
+                    labels[kept],
+                )
 
 
-def last_layers(network: AttributionNetwork) -> dict[str, nn.Linear]:
-    """Return the last layer of each head by its name in the network."""
-    if network.together is not None:
-        tops = [last_layer(network.together)[1]]
-    else:
-        tops = [last_layer(branch)[1] for branch in network.branches]
-    names = {module: name for name, module in network.named_modules()}
-    return {names[top]: top for top in tops}
-
-
-def features_of(
-    network: AttributionNetwork, artifacts: Sequence[np.ndarray], device: str
-) -> list[np.ndarray]:
-    """Return what goes into the last layer of each head, N x d float32."""
-    layers = list(last_layers(network).values())
-    found: list[list[np.ndarray]] = [[] for _ in layers]
-    hooks = [
-        layer.register_forward_pre_hook(
-            lambda _, given, into=into: into.append(given[0].float().cpu().numpy())
-        )
-        for layer, into in zip(layers, found, strict=True)
-    ]
-    try:
-        logits(network, artifacts, device)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return [np.concatenate(parts) for parts in found]
-
-
-def extended(
-    network: AttributionNetwork, layers: Sequence[tuple[np.ndarray, np.ndarray]], design: Design
+def _refitted(
+    old: Attributor, sets: Sequence[Sequence[Branch]], classes: list[str], head: str
 ) -> AttributionNetwork:
-    """Return the network with other last layers, one a head: weight and bias."""
-    state = network.state_dict()
-    for name, (weight, bias) in zip(last_layers(network), layers, strict=True):
-        state |= {
-            f"{name}.weight": torch.from_numpy(weight).float(),
-            f"{name}.bias": torch.from_numpy(bias).float(),
-        }
-    made = AttributionNetwork(replace(design, classes=len(layers[0][1])))
-    made.load_state_dict(state)
-    return made
+    """Return the network with last layers for ``classes``, in a task."""
+    device = device_and_precision()[0]
+    network = replace(old, device=device).network
+    parts, labels = [], []
+    for artifacts, numbers in _training_rows(sets, classes):
+        parts.append(network_outputs(network, artifacts, device).features)
+        labels.append(numbers)
+    features = [np.concatenate(one) for one in zip(*parts, strict=True)]
+    layers = [FITS[head](f, np.concatenate(labels), len(classes)) for f in features]
+    return extended(network.cpu(), layers)
 
 
 def training_sets(attributor: Attributor) -> list[list[Branch]]:
@@ -204,67 +147,62 @@ def extend_attributor(
     training were, stay in ``output``/artifacts: by content, a tenth of them is for validation, a
     fifth is kept for evaluation, and the rest is trained on. ``head`` is one of ``heads.FITS``.
     """
-    import ray
-
     output = storage.absolute(output)
     old = Attributor.open(model)
     targets = trained_targets(old, manifolds)
     sets = training_sets(old)
     units = plan(additions, Selection(EVALUATED), labelled=True)
     key = storage.digest([old.manifest["key"], content_key(units), head])
-    pool = session.pool(demand, uses_gpu=True)
     finished = outputs.begin(output, "attributor", key, overwrite=overwrite)
     if finished:
         return finished
-    made = storage.join(output, "artifacts")
-    compute_artifacts(additions, made, targets=targets, demand=demand)
-    branches = open_artifacts([made])
+    place, augment = storage.join(output, "artifacts"), old.manifest.get("augment")
+    compute_artifacts(
+        additions,
+        place,
+        targets=targets,
+        augmentation=Augmentation.from_card(augment) if augment else None,
+        demand=demand,
+    )
+    new = open_artifacts([place])
     try:
-        added = new_classes(old, branches[0].manifest)
+        classes = [*old.classes, *new_classes(old, new[0].manifest)]
     except ManifptError:
         outputs.abandon(output)
         raise
-    classes = [*old.classes, *added]
-    refit = _Refit(old, [*sets, branches], classes, head, pool.threads)
-    task = ray.remote(num_cpus=pool.num_cpus, num_gpus=pool.num_gpus)(_Refit.__call__)
-    weights, accuracy, loss = ray.get(task.remote(refit))
-    facts = {"head": head, "validation_accuracy": accuracy, "validation_loss": loss}
-    return _publish(output, key, old, branches, classes, weights, facts)
+    build = partial(_refitted, old, [*sets, new], classes, head)
+    made, facts = calibrate(build, sets[0], classes, demand, [*sets[1:], new])
+    return _publish(output, key, old, new, made, {"head": head, **facts})
 
 
 def _publish(
     output: str,
     key: str,
     old: Attributor,
-    branches: Sequence[Branch],
-    classes: list[str],
-    weights: dict[str, Tensor],
+    new: Sequence[Branch],
+    made: Made,
     facts: dict[str, Any],
 ) -> dict[str, Any]:
     """Write the extended attributor's files and its manifest; return it."""
-    design = replace(Design.from_card(old.manifest["design"]), classes=len(classes))
-    counts = branches[0].manifest["classes"]
+    counts = new[0].manifest["classes"]
     extension = {
         "model": old.uri,
         "key": old.manifest["key"],
-        "inputs": branches[0].manifest["inputs"],
-        "artifacts": [branch.uri for branch in branches],
-        "classes": classes[len(old.classes) :],
+        "inputs": new[0].manifest["inputs"],
+        "artifacts": [branch.uri for branch in new],
+        "classes": made.classes[len(old.classes) :],
     }
-    seen = storage.read_parquet(storage.join(old.uri, SEEN))
-    seen = pa.concat_tables([seen, seen_by(branches[0])])
+    before = storage.read_parquet(storage.join(old.uri, SEEN))
+    seen = pa.concat_tables([before, seen_by(new[0], made.classes)], promote_options="default")
     body = {
         **{name: value for name, value in old.manifest.items() if name not in RENEWED},
         **facts,
-        "design": design.card(),
-        "network": described([branch["name"] for branch in old.branches], design),
-        "classes": classes,
-        "weights": weights["weights"].tolist(),
+        "design": made.design.card(),
+        "network": described([branch["name"] for branch in old.branches], made.design),
+        "classes": made.classes,
+        "weights": made.weights["weights"].tolist(),
         "rows": {split: n | counts[split] for split, n in old.manifest["rows"].items()},
         "extensions": [*old.manifest.get("extensions", []), extension],
-        "files": {
-            WEIGHTS: storage.write_bytes(storage.join(output, WEIGHTS), state_bytes(weights)),
-            SEEN: storage.write_bytes(storage.join(output, SEEN), storage.parquet_bytes(seen)),
-        },
+        "files": write_files(output, made, seen),
     }
     return outputs.publish(output, "attributor", key, body)

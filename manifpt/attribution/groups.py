@@ -75,9 +75,7 @@ class Pooling:
     sure: float = USUAL.sure
 
     @classmethod
-    def of(
-        cls, manifest: dict[str, Any], eps: float = EPS, sure: float = USUAL.sure
-    ) -> "Pooling":
+    def of(cls, manifest: dict[str, Any], eps: float = EPS, sure: float = USUAL.sure) -> "Pooling":
         """Return the pooling of an attributor's probabilities, from its manifest."""
         return cls(tuple(manifest["classes"]), priors_of(manifest), eps, sure)
 

@@ -10,8 +10,8 @@ import torch
 from conftest import BENCHMARK, mobilenet
 
 from manifpt.artifacts import compute_artifacts
-from manifpt.attribution.extend import extend_attributor, extended, features_of, last_layers
-from manifpt.attribution.network import AttributionNetwork, Design, logits
+from manifpt.attribution.extend import extend_attributor, extended
+from manifpt.attribution.network import AttributionNetwork, Design, outputs
 from manifpt.attribution.train import Options, train_attributor
 from manifpt.evaluation.evaluate import evaluate
 from manifpt.manifold.build import Settings, build_manifold
@@ -27,13 +27,12 @@ def test_the_last_layers_are_all_that_an_extension_changes(fusion):
     network = AttributionNetwork(design).eval()
     rng = np.random.default_rng(0)
     artifacts = [rng.normal(0, 1, (5, *shape)).astype(np.float32) for shape in design.shapes]
-    features = features_of(network, artifacts, "cpu")
+    before, features = outputs(network, artifacts)
     layers = []
-    for layer in last_layers(network).values():
+    for layer in network.last_layers():
         weight, bias = (p.detach().double().numpy() for p in layer.parameters())
         layers.append((np.concatenate([weight, weight[:1]]), np.append(bias, 7.0)))
-    found = logits(extended(network, layers, design).eval(), artifacts)
-    before = logits(network, artifacts)
+    found = outputs(extended(network, layers), artifacts).logits
     assert found.shape == (5, before.shape[1], 4)
     np.testing.assert_allclose(found[..., :3], before, atol=1e-5)
     for head, (f, (weight, bias)) in enumerate(zip(features, layers, strict=True)):

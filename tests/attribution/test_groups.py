@@ -151,7 +151,7 @@ def test_the_table_is_that_of_each_group_by_itself(
     monkeypatch.setattr(grouping, "RUN_ROWS", limit)
     monkeypatch.setattr(grouping, "BUCKET_ROWS", limit)
     pool = session.pool(session.ANY, uses_gpu=False)
-    parts = grouping.write_groups(str(tmp_path), files, POOLING, pool)
+    parts, counts = grouping.write_groups(str(tmp_path), files, POOLING, pool)
     assert len(parts) == (1 if limit > 100 else -(-len(rows) // 25))
     tables = [storage.read_parquet(f"{tmp_path}/{part['path']}") for part in parts]
     found = {row["group"]: row for table in tables for row in table.to_pylist()}
@@ -161,8 +161,8 @@ def test_the_table_is_that_of_each_group_by_itself(
         p = np.array([r[2] for r in mine], dtype=np.float64)
         expected = POOLING.judge(group, [r[1] for r in mine], p, ["generator"] * len(mine))
         assert row == expected
-    again = grouping.write_groups(str(tmp_path), files, POOLING, pool)
-    assert again == parts
+    assert counts == {"groups": len(found), "images": len(rows)}
+    assert grouping.write_groups(str(tmp_path), files, POOLING, pool)[0] == parts
 
 
 def test_a_group_larger_than_the_most_is_judged_by_its_first_hashes(tmp_path, monkeypatch):
