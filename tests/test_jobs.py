@@ -166,7 +166,7 @@ def test_the_images_of_a_site_are_judged_together(chain, tmp_path):
     right = alone["prediction"] == alone["site"].map(table["prediction"])
     assert table["agreeing"].mean() == pytest.approx(right.mean())
     summary = json.loads((tmp_path / "v" / "summary.json").read_text())
-    assert summary["groups"] == {"by": "site", "groups": 2, "images": 24}
+    assert summary["groups"] == {"groups": 2, "images": 24}
     assert summary["ok"] == 25
 
 

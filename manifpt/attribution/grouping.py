@@ -2,8 +2,8 @@
 
 An external shuffle: a task a run of evidence files sorts their rows into buckets by a hash of the
 group, a row group of a Parquet file each; then a task a bucket reads its row groups and judges its
-groups. No process holds more than a run or a bucket, whatever the corpus. Files that are there are
-not written again.
+groups. No process holds more than a run or a bucket, whatever the corpus. It takes little
+beside the attribution: one that was interrupted begins again.
 """
 
 import hashlib
@@ -82,8 +82,6 @@ def _runs(files: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
 
 def sort_run(output: str, paths: Sequence[str], target: str, buckets: int) -> None:
     """Write the rows of a run of evidence files as one file with a row group a bucket."""
-    if storage.exists(target):
-        return
     table = pa.concat_tables([storage.read_parquet(storage.join(output, p)) for p in paths])
     places = np.array([bucket_of(group, buckets) for group in table["group"].to_pylist()])
     with (
@@ -114,11 +112,6 @@ def judge_bucket(
     sorted_files: Sequence[str], bucket: int, target: str, pooling: Pooling
 ) -> dict[str, Any]:
     """Write the table of the groups of one bucket, by name; return its rows, bytes and sha256."""
-    if storage.exists(target):
-        data = storage.read_bytes(target)
-        table = storage.parquet_table(data, ["group"])
-        sha = hashlib.sha256(data).hexdigest()
-        return {"rows": table.num_rows, "bytes": len(data), "sha256": sha}
     groups: defaultdict[str, _Group] = defaultdict(_Group)
     for uri in sorted_files:
         with storage.reading(uri) as file:
