@@ -7,6 +7,8 @@
 
 Every input row ends in exactly one row of `attributions/` or `quarantine/`. Whatever is killed, the
 same command goes on. `--status` reads how far a job is from its output, and needs no cluster.
+With --group-by, `groups/` has a decision on each site, account or album, from the pooled evidence
+of its images.
 """
 
 import sys
@@ -43,6 +45,13 @@ class Config(DecisionOptions, InputOptions, SearchConfig):
         None,
         description="ask degraded views of each image, too, whose disagreement lowers its "
         "probability: --ensemble alone for jpeg:75 jpeg:90 resize:0.75, or with others",
+    )
+    group_by: str | None = Field(
+        None,
+        description="judge together the images of each value of this column, or of each 'folder'",
+    )
+    foreign: float = Field(
+        0.1, gt=0, lt=1, description="with --group-by: share of a group's images of other sources"
     )
     manifold: tuple[str, ...] = Field(
         (), description="where the attributor's manifolds lie now, if they were moved"
@@ -81,6 +90,8 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         near_distance=config.near_distance,
         rule=config.rule,
         ensemble=config.ensemble,
+        group_by=config.group_by,
+        foreign=config.foreign,
         search=config.search_demand,
         demand=config.demand,
         overwrite=config.overwrite,

@@ -3,6 +3,7 @@
 python -m jobs.benchmark search --quick
 python -m jobs.benchmark search --json search.json
 python -m jobs.benchmark embed --json embed.json
+python -m jobs.benchmark attribute --json attribute.json
 """
 
 import os
@@ -20,7 +21,7 @@ from manifpt.tracking import Run
 class Config(JobConfig):
     """Options of benchmark."""
 
-    what: Literal["search", "embed"] = Field(
+    what: Literal["search", "embed", "attribute"] = Field(
         description="what to measure", json_schema_extra=POSITIONAL
     )
     quick: bool = Field(False, description="small shapes, in about three minutes")
@@ -58,12 +59,28 @@ def embed_rows(config: Config, threads: int) -> list[dict[str, Any]]:
     return rows
 
 
+def attribute_rows(config: Config, threads: int) -> list[dict[str, Any]]:
+    """Measure attribution, its rates and then its memory; print and return the rows."""
+    from manifpt.throughput import attribute
+
+    few, many, more = (1_000, 3_000, 5_000) if config.quick else (5_000, 20_000, 50_000)
+    with tempfile.TemporaryDirectory() as folder:
+        work = attribute.Work(folder)
+        attribute.prepare(work, more, config.input)
+        rows = list(attribute.measure(work, few, many, config.repeats, threads))
+        print(attribute.table(rows), flush=True)
+        memory = list(attribute.memory(work, (few, more)))
+    print(attribute.memory_table(memory), flush=True)
+    return rows + memory
+
+
 def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Measure, print the table, and return it."""
     from manifpt.throughput.search import environment
 
     threads = config.threads or os.cpu_count() or 1
-    measured = {"search": search_rows, "embed": embed_rows}[config.what](config, threads)
+    rows = {"search": search_rows, "embed": embed_rows, "attribute": attribute_rows}
+    measured = rows[config.what](config, threads)
     found = {"environment": environment(threads), "rows": measured}
     tracked.document("benchmark.json", found)
     return found
@@ -73,7 +90,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the job as a command; the table is its output."""
 
     def command() -> None:
-        job.execute("benchmark", Config, run, argv, __doc__)
+        # Measurements start Ray where they need it, and as often as they need it.
+        job.execute("benchmark", Config, run, argv, __doc__, on_ray=False)
 
     return job.exit_code("benchmark", command)
 

@@ -10,6 +10,9 @@ the attributor does not know measure how well it tells them from its own.
     python -m jobs.evaluate --robustness --input IMAGES --model MODEL --output CURVES
 
 Images alone: accuracy against JPEG quality, blur, resizing, cropping and noise.
+
+--groups adds how often groups of test images are told right by `jobs.attribute --group-by`, against
+their size.
 """
 
 import sys
@@ -37,6 +40,7 @@ class Config(DecisionOptions, JobConfig):
     sources: tuple[str, ...] = Field(
         (), description="of the sources in --input, only these, known or unknown"
     )
+    groups: bool = Field(False, description="measure groups of test images, too; a table")
     manifold: tuple[str, ...] = Field(
         (), description="where the attributor's manifolds lie now, if they were moved"
     )
@@ -93,6 +97,11 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         demand=config.demand,
         overwrite=config.overwrite,
     )
+    if config.groups:
+        from manifpt.evaluation.groups import measure_groups, table
+
+        metrics["groups"] = measure_groups(config.output)
+        print(table(metrics["groups"]), file=sys.stderr, flush=True)
     for name in ("metrics.json", "confusion.csv", "confusion.png", "reliability.png"):
         tracked.bytes(name, storage.read_bytes(storage.join(config.output, name)))
     return {"output": config.output, **metrics}

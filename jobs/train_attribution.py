@@ -4,12 +4,14 @@
     python -m jobs.train_attribution --input a=DIR b=DIR real=DIR --manifold M --output MODEL
     python -m jobs.train_attribution --input A-RGB A-SL --fusion early --output MODEL
     python -m jobs.train_attribution --fuse MODEL-RGB MODEL-SL --output MODEL
+    python -m jobs.train_attribution --extend MODEL --add NAME=URI [NAME=URI ...] --output NEW
     python -m jobs.train_attribution --input a=DIR b=DIR real=DIR --space image --output MODEL
 
 --register NAME puts the attributor in MLflow's model registry, as jobs.register does with an
 evaluation on its card. Artifacts of the same images in several spaces are attributed together, by
-one training or by fusing trained attributors. The last trains the same network on the images
-themselves: the baseline of every claim.
+one training or by fusing trained attributors. --extend adds sources to a trained attributor, each
+from about fifty images, without training its trunk again. The last trains the same network on the
+images themselves: the baseline of every claim.
 """
 
 import sys
@@ -33,6 +35,14 @@ class Config(TrainingOptions, ProjectionConfig):
     fuse: tuple[str, ...] = Field(
         (), description="train nothing, fuse these attributors of one space each, late"
     )
+    extend: str | None = Field(
+        None, description="train no trunk, add sources to this attributor by new last layers"
+    )
+    add: tuple[str, ...] = Field((), description="with --extend: images of new sources, NAME=URI")
+    head: Literal["linear", "lda"] = Field(
+        "linear",
+        description="with --extend: last layers by logistic regression or by discriminant analysis",
+    )
     output: str = Field(description="folder for the attributor, local or s3://")
     sources: tuple[str, ...] = Field(
         (), description="of the sources in --input, only these; the others stay unknown"
@@ -55,6 +65,7 @@ class Config(TrainingOptions, ProjectionConfig):
 
 def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Train and return the result on the validation split."""
+    from manifpt.attribution.extend import extend_attributor
     from manifpt.attribution.members import fuse_attributors
     from manifpt.attribution.train import print_epoch, train_attributor
 
@@ -62,8 +73,23 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         print_epoch(row, epoch)
         tracked.metrics(row, step=epoch)
 
-    if bool(config.input) == bool(config.fuse):
-        raise ManifptError("--input: give artifacts or images, or attributors to --fuse")
+    if [bool(config.input), bool(config.fuse), config.extend is not None].count(True) != 1:
+        raise ManifptError(
+            "--input: give artifacts or images, or attributors to --fuse or --extend"
+        )
+    if bool(config.add) != (config.extend is not None):
+        raise ManifptError("--add: goes with --extend, NAME=URI of each new source")
+    if config.extend is not None:
+        manifest = extend_attributor(
+            config.extend,
+            config.add,
+            config.output,
+            head=config.head,
+            manifolds=config.manifold,
+            demand=config.demand,
+            overwrite=config.overwrite,
+        )
+        return _logged(config, manifest, tracked)
     if config.fuse:
         manifest = fuse_attributors(
             config.fuse, config.output, demand=config.demand, overwrite=config.overwrite

@@ -2,16 +2,15 @@
 
 import io
 import os
-import socket
-import subprocess
 import tarfile
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from manifpt.throughput.seaweed import s3_server
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "gm-fashionmnist"
 os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -57,16 +56,6 @@ def whole_cluster(ray_session):
     """Lift the limit of `ray_session` for one test."""
     with all_cpus():
         yield
-
-
-def free_ports(count: int) -> list[int]:
-    held = [socket.socket() for _ in range(count)]
-    for one in held:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return ports
 
 
 def mobilenet() -> str:
@@ -147,38 +136,8 @@ def chain(ray_session, corpus, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory):
     """A SeaweedFS server on loopback with the bucket `manifpt`; the environment points to it."""
-    folder = tmp_path_factory.mktemp("weed")
-    port, master, volume, filer = free_ports(4)
-    keys = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "canary-secret-8412"}
-    saved = dict(os.environ)
-    endpoint = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_REGION": "us-east-1"}
-    os.environ.update(keys | endpoint | {"AWS_DEFAULT_REGION": "us-east-1"})
-    command = [
-        "weed", "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-        f"-s3.port={port}", f"-master.port={master}", f"-volume.port={volume}",
-        f"-filer.port={filer}", "-admin.ui=false", "-webdav=false", "-bucket=manifpt",
-    ]  # fmt: skip
-    binary = Path(os.sys.executable).parent / "weed"
-    log = (folder / "log.txt").open("wb")
-    server = subprocess.Popen([str(binary), *command[1:]], stdout=log, stderr=log)
-    import s3fs
-
-    for _ in range(60):
-        time.sleep(0.5)
-        try:
-            fs = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True)
-            fs.pipe_file("manifpt/ready", b"1")
-            break
-        except Exception:  # the server is starting: any error means not yet
-            continue
-    else:
-        server.kill()
-        pytest.fail((folder / "log.txt").read_text()[-2000:])
-    yield "s3://manifpt"
-    server.kill()
-    server.wait()
-    os.environ.clear()
-    os.environ.update(saved)
+    with s3_server(tmp_path_factory.mktemp("weed"), "tester", "canary-secret-8412") as bucket:
+        yield bucket
 
 
 def folder_of(path, numbers, kind="real"):

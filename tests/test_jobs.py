@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.dataset as ds
 import pytest
-from conftest import labelled, write_folder
+from conftest import draw, labelled, write_folder
 from PIL import Image
 
 from jobs import attribute, build_manifold, compute_artifacts, evaluate, train_attribution
@@ -150,6 +150,51 @@ def test_attribution_flags_copies_and_what_was_seen(chain, corpus, tmp_path):
     assert summary["leaks"]["in_training"] == marked["in_training"].sum()
 
 
+def test_the_images_of_a_site_are_judged_together(chain, tmp_path):
+    for kind in ("stripes", "blocks"):
+        write_folder(tmp_path / kind, kind, range(3000, 3012))
+    sites = {"stripes": "a.example", "blocks": "b.example"}
+    lines = [f"{kind}/{n}.png,{sites[kind]}" for n in range(3000, 3012) for kind in sites]
+    (tmp_path / "crawl.csv").write_text("\n".join(["url,site", *lines, "blocks/3000.png,"]))
+    flags = ["--input", f"{tmp_path}/crawl.csv", "--model", f"{chain}/t"]
+    assert attribute.main([*flags, "--output", f"{tmp_path}/v", "--group-by", "site"]) == 0
+    table = ds.dataset(tmp_path / "v" / "groups").to_table().to_pandas().set_index("group")
+    assert table["images"].to_dict() == {"a.example": 12, "b.example": 12}
+    assert table["prediction"].to_dict() == {"a.example": "stripes", "b.example": "blocks"}
+    alone = ds.dataset(tmp_path / "v" / "attributions").to_table().to_pandas()
+    alone = alone[alone["site"].notna()]  # a row of no site is of no group
+    right = alone["prediction"] == alone["site"].map(table["prediction"])
+    assert table["agreeing"].mean() == pytest.approx(right.mean())
+    summary = json.loads((tmp_path / "v" / "summary.json").read_text())
+    assert summary["groups"] == {"groups": 2, "images": 24}
+    assert summary["ok"] == 25
+
+
+def test_a_source_is_added_to_an_attributor_from_few_images(chain, tmp_path):
+    new = tmp_path / "new"
+    new.mkdir()
+    for number in range(4000, 4050):  # stripes of the other direction
+        image = np.asarray(draw("stripes", number)).transpose(1, 0, 2)
+        Image.fromarray(image).save(new / f"{number}.png")
+    flags = ["--extend", f"{chain}/t", "--add", f"columns={new}", "--output", f"{tmp_path}/x"]
+    assert train_attribution.main(flags) == 0
+    manifest = json.loads((tmp_path / "x" / "manifest.json").read_text())
+    assert manifest["classes"] == ["blocks", "real", "stripes", "columns"]
+    assert sum(manifest["rows"][s]["columns"] for s in ("train", "validation")) < 50
+    accuracy = {}
+    for name, artifacts, model in (
+        ("before", f"{chain}/a", f"{chain}/t"),
+        ("old", f"{chain}/a", f"{tmp_path}/x"),
+        ("new", f"{tmp_path}/x/artifacts", f"{tmp_path}/x"),
+    ):
+        out = tmp_path / name
+        assert evaluate.main(["--input", artifacts, "--model", model, "--output", str(out)]) == 0
+        accuracy[name] = json.loads((out / "metrics.json").read_text())["accuracy"]
+    assert accuracy["new"] > 0.6
+    assert accuracy["old"] > accuracy["before"] - 0.15
+    assert manifest["extensions"][0]["classes"] == ["columns"]
+
+
 def test_a_finished_job_does_nothing_again_and_other_settings_are_refused(chain, corpus, capsys):
     before = (chain / "m" / "manifest.json").read_bytes()
     reals = ["--input", f"real={corpus}/manifold", "--output", f"{chain}/m"]
@@ -211,6 +256,7 @@ def test_training_goes_on_after_a_worker_died_and_seeds_repeat(ray_session, chai
         (build_manifold, ["--output", "OUT"], "--input: give the real"),
         (compute_artifacts, ["--input", "CORPUS", "--output", "OUT"], "--manifold"),
         (attribute, ["--input", "CORPUS", "--model", "/none", "--output", "OUT"], "no finished"),
+        (train_attribution, ["--extend", "x", "--output", "OUT"], "--add"),
         (train_attribution, ["--input", "CORPUS", "--output", "OUT", "--backbone", "x",
                              "--space", "image"], "--backbone"),
     ],

@@ -12,10 +12,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import free_ports
 from mlflow import MlflowClient
 
 from manifpt import storage
+from manifpt.throughput.seaweed import free_ports
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent

@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow.dataset as ds
 import pytest
 import torch
-from conftest import free_ports, write_folder
+from conftest import write_folder
 
 from jobs import attribute, build_manifold, compute_artifacts, evaluate, register, train_attribution
 from manifpt.attribution.attributor import Made, publish_attributor
@@ -26,6 +26,7 @@ from manifpt.attribution.network import AttributionNetwork, Design
 from manifpt.branches import open_artifacts
 from manifpt.registry.card import Facts, description, public
 from manifpt.registry.requirements import pinned
+from manifpt.throughput.seaweed import free_ports
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent

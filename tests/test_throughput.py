@@ -1,10 +1,14 @@
-"""The benchmark of search measures what it says, and its engine finds what others find."""
+"""The benchmarks measure what they say, and this engine finds what others find."""
+
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from manifpt.errors import ManifptError
-from manifpt.throughput import search
+from manifpt.throughput import attribute, search
+from manifpt.throughput.measure import Watch, in_a_process, steady_rate
 from manifpt.throughput.photographs import crops, photographs
 
 SHAPE = search.Shape("rgb", 8, 300, queries=40)
@@ -34,3 +38,49 @@ def test_unseen_crops_are_of_other_parts_of_the_photographs():
     assert seen.shape == (200, 8, 8, 3)
     assert not {c.tobytes() for c in seen} & {c.tobytes() for c in unseen}
     assert np.array_equal(seen, crops(photos, 8, 200, 1, seen=True))
+
+
+def test_a_steady_rate_has_no_start_up():
+    runs = [
+        (3 + 100 / 50, 3 + 300 / 50),
+        (9 + 100 / 50, 9 + 300 / 50),
+        (3 + 100 / 10, 3 + 300 / 40),
+    ]
+    assert steady_rate(100, 300, runs[:2]) == pytest.approx(50)
+    assert steady_rate(100, 300, runs) == pytest.approx(50)
+
+
+def test_memory_is_watched_of_all_that_a_process_starts():
+    peaks = []
+    for megabytes in (50, 250):
+        watches = []
+
+        def watch(process, watches=watches):
+            watches.append(Watch(process, {"held =": "holder"}))
+            return watches[0]
+
+        code = f"import time; held = b'x' * ({megabytes} << 20); time.sleep(1)"
+        in_a_process("a test", subprocess.run, [sys.executable, "-c", code], watch=watch)
+        assert watches[0].peaks["driver"] > 1
+        peaks.append(watches[0].peaks["holder"])
+    assert peaks[1] - peaks[0] == pytest.approx(200, abs=2)
+
+
+def test_a_process_that_dies_is_one_line():
+    with pytest.raises(ManifptError, match="a test was not measured"):
+        in_a_process("a test", sys.exit, 3)
+
+
+@pytest.mark.slow
+def test_attribution_is_measured_and_says_what_the_loop_says(tmp_path, monkeypatch):
+    monkeypatch.setattr(attribute, "TAR_IMAGES", 40)
+    work = attribute.Work(str(tmp_path / "work"))
+    attribute.prepare(work, 120, ())
+    rows = list(attribute.measure(work, 40, 120, repeats=1, threads=2))
+    assert [row["engine"] for row in rows] == ["manifpt", "loop", "manifpt S3"]
+    assert [row["other_predictions"] for row in rows] == [0, 0, 0]
+    assert all(row["images"] == 120 for row in rows)
+    assert rows[0]["first_result_seconds"] > 0
+    assert len(attribute.table(rows).splitlines()) == 4
+    (held,) = attribute.memory(work, [40])
+    assert {"driver", "reader", "actor"} <= set(held["peak_mb"])

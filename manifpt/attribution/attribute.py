@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -11,10 +11,12 @@ import numpy as np
 import pyarrow as pa
 
 from manifpt import outputs, pipeline, session, storage
+from manifpt.attribution import grouping
 from manifpt.attribution.attributor import Attributor
 from manifpt.attribution.decision import DECISIONS, USUAL, Rule, decide
 from manifpt.attribution.duplicates import find_duplicates
 from manifpt.attribution.ensemble import pooled_views, views_of
+from manifpt.attribution.groups import EPS, Pooling
 from manifpt.attribution.leaks import LEAKS, Leaks, total_leaks
 from manifpt.attribution.registered import opened
 from manifpt.attribution.retry import (
@@ -33,7 +35,7 @@ from manifpt.images.copies import view
 from manifpt.images.degrade import Degradation
 from manifpt.images.inventory import Inventory
 from manifpt.images.perceptual import DISTANCE
-from manifpt.images.read import is_own, sized, unit_to_json
+from manifpt.images.read import IMAGES, is_own, sized, unit_to_json
 from manifpt.images.sources import AS_FOUND, Reading
 from manifpt.manifold.manifold import Manifold, open_manifolds
 from manifpt.manifold.projector import Projection
@@ -70,6 +72,8 @@ ATTRIBUTIONS = {
     "unknown_p": pa.float64(),
 }
 Find = Callable[[Sequence[dict[str, Any]]], dict[str, Any]]
+# The same for the table of groups: its files, and how many groups and images are in it.
+Judge = Callable[[Sequence[dict[str, Any]]], tuple[list[dict[str, Any]], dict[str, int]]]
 
 # How many views gave the answer, where an ensemble of them was asked.
 AGREEMENT = {"agreement": pa.int32()}
@@ -88,6 +92,7 @@ class AttributeStage:
     near_distance: int = DISTANCE
     rule: Rule = USUAL
     views: tuple[Degradation, ...] = ()
+    group_by: str | None = None
 
     @cached_property
     def attributor(self) -> Attributor:
@@ -102,16 +107,25 @@ class AttributeStage:
 
     def __call__(self, table: pa.Table) -> pipeline.Result:
         """Attribute the rows of an images table, and mark those that are no news."""
-        attributions, leaks = self.leaks.marked(self.attributions(table))
+        rows, probabilities = self._attributed(table)
+        attributions, leaks = self.leaks.marked(rows)
         decisions = dict(Counter(attributions["decision"].to_pylist()))
         facts = {"leaks": leaks, "decisions": decisions}
-        return pipeline.Result({"attributions": attributions}, facts)
+        tables = {"attributions": attributions}
+        if self.group_by is not None:
+            evidence = grouping.evidence_of(table, self.group_by, rows, probabilities)
+            tables[grouping.EVIDENCE] = evidence
+        return pipeline.Result(tables, facts)
 
     def attributions(self, table: pa.Table) -> pa.Table:
         """Return the attributions table of an images table; ``source`` is what the input said.
 
         Neighbour and distance are those of the first space with a manifold.
         """
+        return self._attributed(table)[0]
+
+    def _attributed(self, table: pa.Table) -> tuple[pa.Table, np.ndarray]:
+        """Return the attributions table and all probabilities, N x classes."""
         classes = self.attributor.classes
         made = [p(sized(table, p.space.size)) for p in self.projectors]
         reals = [b for p, (_, b) in zip(self.projectors, made, strict=True) if p.manifold]
@@ -143,7 +157,8 @@ class AttributeStage:
         }
         schema = ATTRIBUTIONS | (AGREEMENT if self.views else {})
         schema |= dict.fromkeys(self.columns, pa.string())
-        return pa.table({name: pa.array(columns[name], kind) for name, kind in schema.items()})
+        rows = pa.table({name: pa.array(columns[name], kind) for name, kind in schema.items()})
+        return rows, probabilities
 
     def _seen_by_views(self, table: pa.Table, itself: np.ndarray) -> np.ndarray:
         """Return views x N x classes probabilities; those of the image itself are there."""
@@ -210,6 +225,8 @@ def attribute(
     near_distance: int = DISTANCE,
     rule: Rule = USUAL,
     ensemble: Sequence[str] | None = None,
+    group_by: str | None = None,
+    foreign: float = EPS,
     search: session.SearchDemand = session.ANY_SEARCH,
     demand: session.Demand = session.ANY,
     overwrite: bool = False,
@@ -228,10 +245,14 @@ def attribute(
     copies (see ``duplicates``); what is near has perceptual hashes within ``near_distance`` bits.
     ``ensemble`` names degraded views of each image to be asked beside it, by default those of
     ``ensemble.VIEWS``; their mean is the answer, and a column counts who agrees.
+    ``group_by`` is a column of the images, or ``folder``: the images of each of its values are
+    judged together, too, where a share of ``foreign`` may be of other sources.
 
     ``retry`` tries again only what a finished output has quarantined, for one of these codes, or
     for any if there is none.
     """
+    if group_by not in {None, grouping.FOLDER, *IMAGES, *reading.columns}:
+        reading = replace(reading, columns=(*reading.columns, str(group_by)))
     check_columns(reading.columns)
     started = time.monotonic()
     check_codes(retry or ())
@@ -249,6 +270,7 @@ def attribute(
             [duplicates, near_distance],
             vars(rule),
             list(map(str, views)),
+            *([[group_by, foreign]] if group_by else []),
         ]
         claim = storage.digest([inventory.given, *made_of])
         pool = session.pool(demand, uses_gpu=True)
@@ -277,6 +299,7 @@ def attribute(
             near_distance,
             rule,
             views,
+            group_by,
         )
         to_do = partial(
             project, "attribute", selection=selection, projectors=projectors, build=stage,
@@ -287,12 +310,17 @@ def attribute(
             if duplicates
             else None
         )
+        pooling = Pooling.of(attributor.manifest, foreign, rule.sure)
+        judge = (
+            partial(grouping.write_groups, output, pooling=pooling, pool=pool) if group_by else None
+        )
         if manifest is not None and retry is not None:
-            return _try_again(output, manifest, retry, to_do, find)
+            return _try_again(output, manifest, retry, to_do, find, judge)
         records = to_do(units=work)
         files = pipeline.parts(records)
         check_ids(output, files)
         counts = pipeline.totals(records) | _facts(records) | _with_copies(files, find)
+        counts |= _with_groups(files, judge)
     seconds = time.monotonic() - started
     summary = {
         **counts,
@@ -337,6 +365,15 @@ def _with_copies(files: list[dict[str, Any]], find: Find | None) -> dict[str, An
     return {"duplicates": {name: files[-1][name] for name in ("exact", "near")}}
 
 
+def _with_groups(files: list[dict[str, Any]], judge: Judge | None) -> dict[str, Any]:
+    """Add the table of groups to an output's files; return how many groups and images it has."""
+    if judge is None:
+        return {}
+    made, counts = judge(files)
+    files += made
+    return {"groups": counts}
+
+
 def _listed(inventory: Inventory, output: str) -> Work:
     """List the inputs and store their units; if that fails, the folder is as it was before."""
     try:
@@ -364,6 +401,7 @@ def _try_again(
     codes: Sequence[str],
     to_do: Callable[..., Records],
     find: Find | None,
+    judge: Judge | None,
 ) -> dict[str, Any]:
     """Try the rows quarantined for one of ``codes`` again, and publish what that changes."""
     summary = storage.read_json(storage.join(output, SUMMARY))
@@ -377,6 +415,7 @@ def _try_again(
         files, counts = merged(manifest | {"files": parts}, tried, records)
         check_ids(output, files)
         summary |= counts | _added(summary, _facts(records)) | _with_copies(files, find)
+        summary |= _with_groups(files, judge)
         storage.write_json(storage.join(output, SUMMARY), summary)
         body = {"claim": manifest["claim"], "files": files}
         body["retries"] = manifest.get("retries", 0) + 1

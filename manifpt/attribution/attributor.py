@@ -56,7 +56,9 @@ class Attributor:
         data = storage.read_bytes(storage.join(self.uri, WEIGHTS))
         network = AttributionNetwork(Design.from_card(self.manifest["design"]))
         network.load_state_dict(torch.load(io.BytesIO(data), weights_only=True))
-        return network.eval().to(self.device)
+        # As in training: on CPUs convolutions are half as fast again in this order.
+        ordered: AttributionNetwork = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return ordered.to(self.device)
 
     @cached_property
     def open_set(self) -> OpenSet | None:
@@ -172,21 +174,24 @@ def publish_attributor(output: str, key: str, made: Made, facts: dict[str, Any])
             split: {name: classes[split][name] for name in made.classes if name in classes[split]}
             for split in ("train", "validation")
         },
-        "files": _write(output, made),
+        "files": write_files(output, made, seen_by(branches[0], made.classes)),
         **({"augment": augment} if augment else {}),
     }
     return outputs.publish(output, "attributor", key, body)
 
 
-def _write(output: str, made: Made) -> dict[str, Any]:
-    """Write the weights, what training and validation have seen, and what tells the unknown."""
-    sink = io.BytesIO()
-    torch.save(made.weights, sink)
-    branch = made.branches[0]
+def seen_by(branch: Branch, classes: Sequence[str]) -> pa.Table:
+    """Return the hashes of what training and validation have seen of artifacts."""
     paths = [path for split in ("train", "validation") for path in branch.files(split)]
     read = ["source", "pixel_sha256", LOOKS]
     tables = [read_artifacts(storage.join(branch.uri, path), read) for path in paths]
-    seen = of_classes(pa.concat_tables(tables), made.classes).drop_columns(["source"])
+    return of_classes(pa.concat_tables(tables), classes).drop_columns(["source"])
+
+
+def write_files(output: str, made: Made, seen: pa.Table) -> dict[str, Any]:
+    """Write the weights, what training and validation have seen, and what tells the unknown."""
+    sink = io.BytesIO()
+    torch.save(made.weights, sink)
     found = {WEIGHTS: sink.getvalue(), SEEN: storage.parquet_bytes(seen)}
     if made.open_set is not None:
         found[OPEN_SET] = made.open_set.to_bytes()

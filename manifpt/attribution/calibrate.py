@@ -37,17 +37,22 @@ def network_of(design: Design, weights: dict[str, Tensor]) -> AttributionNetwork
 
 
 def calibrate(
-    build: Build, branches: Sequence[Branch], classes: list[str], demand: session.Demand
+    build: Build,
+    branches: Sequence[Branch],
+    classes: list[str],
+    demand: session.Demand,
+    more: Sequence[Sequence[Branch]] = (),
 ) -> tuple[Made, dict[str, Any]]:
     """Fit on validation, in one task; return what makes the attributor, and facts of the fit.
 
-    ``build`` returns the trained network, in the task.
+    ``build`` returns the trained network, in the task. ``more`` are artifacts of further images, in
+    the same spaces.
     """
     import ray
 
     pool = session.pool(session.Demand(1, demand.num_gpus), uses_gpu=True)
     fit = ray.remote(num_cpus=pool.num_cpus, num_gpus=pool.num_gpus)(_calibrated)
-    made, facts = ray.get(fit.remote(build, branches, classes, pool.threads))
+    made, facts = ray.get(fit.remote(build, [branches, *more], classes, pool.threads))
     if made.open_set is None:
         print(
             "no decision 'unknown': a class has fewer than two validation images",
@@ -58,12 +63,14 @@ def calibrate(
 
 
 def _calibrated(
-    build: Build, branches: Sequence[Branch], classes: list[str], threads: int
+    build: Build, sets: Sequence[Sequence[Branch]], classes: list[str], threads: int
 ) -> tuple[Made, dict[str, Any]]:
     torch.set_num_threads(threads)
     device = device_and_precision()[0]
     network = build().to(device)
-    found, labels, distance = validation_outputs(network, branches, classes, device)
+    known = [validation_outputs(network, branches, classes, device) for branches in sets]
+    found, labels, distance = _joined(known)
+    branches = sets[0]
     network = network.cpu()
     heads, right = torch.from_numpy(found.logits), torch.from_numpy(labels)
     before = _loss(network, heads, right)
@@ -126,6 +133,15 @@ def validation_outputs(
     logits = np.concatenate([one.logits for one in found])
     features = [np.concatenate(head) for head in zip(*(o.features for o in found), strict=True)]
     return Outputs(logits, features), np.concatenate(labels), np.concatenate(distances)
+
+
+def _joined(known: Sequence[Known]) -> Known:
+    """Return what is known of several sets of images as one."""
+    logits = np.concatenate([found.logits for found, _, _ in known])
+    heads = zip(*(found.features for found, _, _ in known), strict=True)
+    features = [np.concatenate(head) for head in heads]
+    labels, distances = (np.concatenate([one[n] for one in known]) for n in (1, 2))
+    return Outputs(logits, features), labels, distances
 
 
 def _first(numbers: np.ndarray, room: np.ndarray) -> np.ndarray:

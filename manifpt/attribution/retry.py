@@ -24,7 +24,7 @@ from manifpt.images.sources import Selection
 from manifpt.work import Work
 
 MARK = "_retry.json"
-FOLDERS = ("attributions", "quarantine")
+FOLDERS = ("attributions", "quarantine", "evidence")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ All embed the same files by the same network, alternating, on the same cores. Ea
 on many images; the difference is the steady rate, what a longer run takes, and the rest start-up.
 """
 
-import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,17 +23,16 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import models
 
 from manifpt import pipeline, session
-from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, plan
 from manifpt.images.read import read_unit_text, unit_to_json
 from manifpt.manifold.embed import EmbedStage
 from manifpt.spaces import Options, Space, make_space
+from manifpt.throughput.measure import in_a_process, own_mb, steady_rate
 from manifpt.throughput.photographs import crops, photographs
 
 BATCH = 64
 WORKERS = 2
 ENGINES = ("manifpt", "DataLoader", "ray.data")
-LIMIT_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -107,12 +105,6 @@ def network_of(work: Work) -> Callable[[torch.Tensor], torch.Tensor]:
     return features
 
 
-def _own_mb() -> float:
-    """Return the memory of this process that it shares with no other, MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
-
-
 def by_dataloader(work: Work, name: str, threads: int) -> tuple[int, float]:
     """Embed a folder in this process; return how many vectors there are, and peak memory, MB."""
     torch.set_num_threads(threads)
@@ -121,27 +113,9 @@ def by_dataloader(work: Work, name: str, threads: int) -> tuple[int, float]:
     found, peak = [], 0.0
     for images, _ in DataLoader(files, batch_size=BATCH, num_workers=WORKERS):
         found.append(features(images).numpy())
-        peak = max(peak, _own_mb())
+        peak = max(peak, own_mb())
     np.save(f"{work.folder}/{name}.npy", np.concatenate(found))
     return sum(map(len, found)), peak
-
-
-def _answer(pipe: Any, *args: Any) -> None:
-    pipe.send(by_dataloader(*args))
-
-
-def _in_a_process(work: Work, name: str, threads: int) -> tuple[int, float]:
-    spawn = multiprocessing.get_context("spawn")
-    here, there = spawn.Pipe()
-    process = spawn.Process(target=_answer, args=(there, work, name, threads))
-    process.start()
-    there.close()
-    if not here.poll(LIMIT_SECONDS):
-        process.kill()
-        raise ManifptError(f"benchmark: DataLoader gave no result in {LIMIT_SECONDS} s")
-    found: tuple[int, float] = here.recv()
-    process.join()
-    return found
 
 
 class _Embedder:
@@ -153,7 +127,7 @@ class _Embedder:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         images = torch.from_numpy(np.array(batch["image"])).permute(0, 3, 1, 2)
-        rss = np.full(len(images), _own_mb())
+        rss = np.full(len(images), own_mb())
         return {"vector": self.features(images).numpy(), "peak_mb": rss}
 
 
@@ -182,7 +156,7 @@ class _Watched:
 
     def __call__(self, table: pa.Table) -> pipeline.Result:
         result = self.stage(table)
-        return pipeline.Result(result.tables, result.facts | {"peak_mb": _own_mb()})
+        return pipeline.Result(result.tables, result.facts | {"peak_mb": own_mb()})
 
 
 def by_manifpt(work: Work, name: str, run: int, pool: session.Pool) -> tuple[int, float]:
@@ -199,10 +173,13 @@ def by_manifpt(work: Work, name: str, run: int, pool: session.Pool) -> tuple[int
 
 def measure(work: Work, repeats: int, threads: int) -> Iterator[dict[str, Any]]:
     """Yield a row an engine: medians over ``repeats`` alternating runs."""
+    session.start()
     pool = session.pool(session.ANY, uses_gpu=True)
     run_by: dict[str, Callable[[str, int], tuple[int, float]]] = {
         "manifpt": lambda name, run: by_manifpt(work, name, run, pool),
-        "DataLoader": lambda name, run: _in_a_process(work, name, threads),
+        "DataLoader": lambda name, run: in_a_process(
+            "DataLoader", by_dataloader, work, name, threads
+        ),
         "ray.data": lambda name, run: by_ray_data(work, name, threads),
     }
     names = {"few": work.few, "many": work.many}
@@ -217,7 +194,8 @@ def measure(work: Work, repeats: int, threads: int) -> Iterator[dict[str, Any]]:
                 peaks[engine, name] = max(peak, peaks.get((engine, name), 0.0))
                 if found != count:
                     raise AssertionError(f"{engine}: {found} vectors of {count} images")
-    rates = {e: steady_rate(work, seconds[e, "few"], seconds[e, "many"]) for e in ENGINES}
+    pairs = {e: zip(seconds[e, "few"], seconds[e, "many"], strict=True) for e in ENGINES}
+    rates = {e: steady_rate(work.few, work.many, list(pairs[e])) for e in ENGINES}
     for engine in ENGINES:
         few = float(np.median(seconds[engine, "few"]))
         yield {
@@ -230,12 +208,6 @@ def measure(work: Work, repeats: int, threads: int) -> Iterator[dict[str, Any]]:
             "peak_mb_few": peaks[engine, "few"],
             "peak_mb_many": peaks[engine, "many"],
         }
-
-
-def steady_rate(work: Work, few: Sequence[float], many: Sequence[float]) -> float:
-    """Return images/s of what ``many`` has beyond ``few``: the median over runs."""
-    pairs = zip(few, many, strict=True)
-    return float(np.median([(work.many - work.few) / (m - f) for f, m in pairs]))
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

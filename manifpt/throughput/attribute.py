@@ -1,0 +1,302 @@
+"""Speed of attribution, next to the loop that one would write; its memory; and reading from S3.
+
+    manifpt     the call of jobs.attribute: readers, then actors, parts that survive a crash
+    loop        a single process: DataLoader with workers -> faiss.IndexFlatL2 -> the network
+    manifpt S3  as manifpt; the same tars come from a SeaweedFS server on the same cores
+
+All attribute the same tars with the same attributor, alternating, each run in a process of its own.
+Each runs on a few and on many images; the difference is the steady rate, what a longer run takes,
+and the rest start-up.
+"""
+
+import io
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from manifpt import session, storage
+from manifpt.attribution.attribute import attribute
+from manifpt.attribution.attributor import Attributor
+from manifpt.attribution.train import Options, train_attributor
+from manifpt.manifold.build import Settings, build_manifold
+from manifpt.manifold.manifold import Manifold
+from manifpt.manifold.search import Plan
+from manifpt.throughput.measure import Watch, in_a_process, steady_rate
+from manifpt.throughput.photographs import crops, generated, photographs
+from manifpt.throughput.seaweed import binary, s3_server
+
+TAR_IMAGES = 1000
+STORED, SIDE = 64, 32  # sides in pixels: of the files, and of what is attributed
+REALS, TRAINING = 4000, 600
+BATCH, WORKERS = 256, 2
+OURS, FROM_S3, LOOP = "manifpt", "manifpt S3", "loop"
+# Parts of the names that Ray gives to the processes of a job.
+ROLES = {"_Reader": "reader", "_Worker": "actor"}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is attributed: tars of TAR_IMAGES images under ``folder``/crawl."""
+
+    folder: str
+
+    @property
+    def model(self) -> str:
+        """The attributor."""
+        return f"{self.folder}/model"
+
+    @property
+    def manifold(self) -> str:
+        """Its manifold."""
+        return f"{self.folder}/manifold"
+
+    def tars(self, images: int, root: str = "") -> list[str]:
+        """Return the tars that hold so many images, here or under another root."""
+        root = root or self.folder
+        return [f"{root}/crawl/{n:05d}.tar" for n in range(-(-images // TAR_IMAGES))]
+
+
+class Ran(NamedTuple):
+    """A run: when it could begin and when it ended, on the machine's clock, and what it made."""
+
+    ready: float
+    ended: float
+    first: float | None
+    images: int
+    predictions: list[str]
+
+
+def _write_tar(path: str, images: np.ndarray) -> None:
+    with tarfile.open(path, "w") as tar:
+        for number, image in enumerate(images):
+            sink = io.BytesIO()
+            Image.fromarray(image).save(sink, "PNG")
+            member = tarfile.TarInfo(f"{number:05d}.png")
+            member.size = len(sink.getvalue())
+            sink.seek(0)
+            tar.addfile(member, sink)
+
+
+def prepare(work: Work, images: int, inputs: Sequence[str]) -> None:
+    """Write the tars, crops of photographs, and train an attributor on others for one epoch."""
+    photos = photographs(inputs)
+    Path(work.folder, "crawl").mkdir(parents=True)
+    for number, path in enumerate(work.tars(images)):
+        _write_tar(path, crops(photos, STORED, TAR_IMAGES, number, seen=False))
+    reals = crops(photos, SIDE, REALS, 10**6, seen=True)
+    others = crops(photos, SIDE, TRAINING, 10**6 + 1, seen=True)
+    for name, some in (("reals", reals), ("real", others), ("pca", generated(reals, TRAINING, 3))):
+        _write_tar(f"{work.folder}/{name}.tar", some)
+    in_a_process("preparation", _train, work)
+
+
+def _train(work: Work) -> None:
+    import ray
+
+    session.start()
+    reals = f"real={work.folder}/reals.tar"
+    build_manifold([reals], work.manifold, settings=Settings(image_size=SIDE))
+    train_attributor(
+        [f"{name}={work.folder}/{name}.tar" for name in ("real", "pca")],
+        work.model,
+        Options("resnet18", "standard", epochs=1),
+        manifolds=[work.manifold],
+    )
+    ray.shutdown()
+
+
+class Tars(IterableDataset[tuple[torch.Tensor, str]]):
+    """The images of tars, uint8 3 x SIDE x SIDE, with their names; each worker has its own tars."""
+
+    def __init__(self, paths: list[str]) -> None:
+        self.paths = paths
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, str]]:
+        info = get_worker_info()
+        mine = self.paths[info.id :: info.num_workers] if info else self.paths
+        for path in mine:
+            with tarfile.open(path, "r|") as tar:
+                for member in tar:
+                    content = tar.extractfile(member)
+                    if content is not None:
+                        image = Image.open(io.BytesIO(content.read())).convert("RGB")
+                        image = image.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+                        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+                        yield pixels, f"{path}#{member.name}"
+
+
+def by_loop(work: Work, paths: list[str], output: str, threads: int) -> Ran:
+    """Attribute tars in this process as one would write it."""
+    ready = time.monotonic()
+    torch.set_num_threads(threads)
+    attributor = Attributor.open(work.model)
+    network, classes = attributor.network, attributor.classes
+    reals = Manifold.open(work.manifold).read(Plan()).vectors
+    index = faiss.IndexFlatL2(reals.shape[1])
+    index.add(reals)
+    parts = []
+    for images, names in DataLoader(Tars(paths), batch_size=BATCH, num_workers=WORKERS):
+        x = images.float() / 255
+        distance, nearest = index.search(x.flatten(1).numpy(), 1)
+        artifacts = x - torch.from_numpy(reals[nearest[:, 0]]).view_as(x)
+        with torch.inference_mode():
+            probability, predicted = network([artifacts])[:, 0].softmax(1).max(1)
+        columns = {
+            "id": names,
+            "prediction": [classes[i] for i in predicted.tolist()],
+            "probability": probability.numpy(),
+            "neighbor": nearest[:, 0],
+            "distance": np.sqrt(distance[:, 0]),
+        }
+        parts.append(pa.table(columns))
+    found = pa.concat_tables(parts)
+    pq.write_table(found, f"{output}.parquet")
+    ended = time.monotonic()
+    order = np.argsort(found["id"].to_pylist())
+    return Ran(ready, ended, None, len(found), found["prediction"].take(order).to_pylist())
+
+
+def by_manifpt(work: Work, uris: list[str], output: str) -> Ran:
+    """Attribute tars as jobs.attribute does, on a Ray of its own."""
+    import ray
+
+    session.start()
+    ready, wall = time.monotonic(), time.time()
+    summary = attribute(uris, work.model, output)
+    ended = time.monotonic()
+    ray.shutdown()
+    parts = sorted(Path(output, "attributions").iterdir())
+    first = min(part.stat().st_mtime for part in parts) - wall
+    found = [p for part in parts for p in pq.read_table(part)["prediction"].to_pylist()]
+    if summary["rows_in"] != len(found):
+        raise AssertionError(f"{len(found)} attributions of {summary['rows_in']} images")
+    return Ran(ready, ended, first, len(found), found)
+
+
+def upload(work: Work, images: int, bucket: str) -> None:
+    """Copy the tars to a bucket."""
+    for path, uri in zip(work.tars(images), work.tars(images, bucket), strict=True):
+        storage.copy(path, uri)
+
+
+@dataclass
+class Measured:
+    """The runs of one engine, by how many images: seconds, of start-up, until the first result."""
+
+    seconds: dict[int, list[float]]
+    start_up: list[float]
+    first: list[float]
+    predictions: dict[int, list[str]]
+
+    def row(self, engine: str, few: int, many: int) -> dict[str, Any]:
+        """Return the medians."""
+        pairs = list(zip(self.seconds[few], self.seconds[many], strict=True))
+        rate = steady_rate(few, many, pairs)
+        here = float(np.median(self.seconds[few])) - few / rate
+        return {
+            "engine": engine,
+            "images": many,
+            "seconds": float(np.median(self.seconds[many])),
+            "start_up_seconds": float(np.median(self.start_up)) + here,
+            "first_result_seconds": float(np.median(self.first)) if self.first else None,
+            "images_per_second": rate,
+        }
+
+
+def measure(
+    work: Work, few: int, many: int, repeats: int, threads: int
+) -> Iterator[dict[str, Any]]:
+    """Yield a row an engine: medians over ``repeats`` alternating runs."""
+    found: dict[str, Measured] = {}
+    with ExitStack() as stack:
+        bucket = None
+        if binary() is not None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            bucket = stack.enter_context(s3_server(Path(folder), "benchmark", "benchmark"))
+            upload(work, many, bucket)
+        for run in range(repeats):
+            for images in (few, many):
+                for engine in (OURS, LOOP, *([FROM_S3] if bucket else [])):
+                    output = f"{work.folder}/{engine.replace(' ', '-')}-{images}-{run}"
+                    root = bucket if engine == FROM_S3 else None
+                    args = (work, work.tars(images, root or ""), output)
+                    started = time.monotonic()
+                    ran = (
+                        in_a_process(engine, by_loop, *args, threads)
+                        if engine == LOOP
+                        else in_a_process(engine, by_manifpt, *args)
+                    )
+                    _note(found.setdefault(engine, Measured({}, [], [], {})), images, ran, started)
+    rows = [measured.row(engine, few, many) for engine, measured in found.items()]
+    by_engine = {row["engine"]: row for row in rows}
+    for row in rows:
+        theirs = by_engine[LOOP]
+        row["ratio"] = row["images_per_second"] / theirs["images_per_second"]
+        pairs = zip(
+            found[row["engine"]].predictions[many], found[LOOP].predictions[many], strict=True
+        )
+        row["other_predictions"] = sum(a != b for a, b in pairs)
+        yield row
+
+
+def _note(measured: Measured, images: int, ran: Ran, started: float) -> None:
+    if ran.images != images:
+        raise AssertionError(f"{ran.images} attributions of {images} images")
+    measured.seconds.setdefault(images, []).append(ran.ended - ran.ready)
+    measured.start_up.append(ran.ready - started)
+    measured.predictions[images] = ran.predictions
+    if ran.first is not None:
+        measured.first.append(ran.ready - started + ran.first)
+
+
+def memory(work: Work, sizes: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Yield the peak memory of the job's processes, MB a role, a row a number of images."""
+    for images in sizes:
+        watches: list[Watch] = []
+
+        def watch(process: int, watches: list[Watch] = watches) -> Watch:
+            watches.append(Watch(process, ROLES))
+            return watches[0]
+
+        args = (work, work.tars(images), f"{work.folder}/memory-{images}")
+        ran = in_a_process(OURS, by_manifpt, *args, watch=watch)
+        yield {"images": ran.images, "peak_mb": dict(sorted(watches[0].peaks.items()))}
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the rows of ``measure`` as text."""
+    head = f"{'engine':<12}{'images':>8}{'seconds':>9}{'start-up s':>12}{'first s':>9}"
+    lines = [f"{head}{'images/s':>10}{'ratio':>7}{'other predictions':>19}"]
+    for r in rows:
+        first = r["first_result_seconds"]
+        shown = "-" if first is None else f"{first:.1f}"
+        lines.append(
+            f"{r['engine']:<12}{r['images']:>8}{r['seconds']:>9.1f}{r['start_up_seconds']:>12.1f}"
+            f"{shown:>9}{r['images_per_second']:>10.0f}{r['ratio']:>7.2f}"
+            f"{r['other_predictions']:>19}"
+        )
+    return "\n".join(lines)
+
+
+def memory_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the rows of ``memory`` as text."""
+    roles = sorted({role for row in rows for role in row["peak_mb"]})
+    lines = [f"{'peak MB at':<12}" + "".join(f"{role:>9}" for role in roles)]
+    lines += [
+        f"{row['images']:<12}" + "".join(f"{row['peak_mb'].get(role, 0):>9.0f}" for role in roles)
+        for row in rows
+    ]
+    return "\n".join(lines)
