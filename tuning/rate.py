@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from statistics import median
 
 from manifpt import pipeline, session
-from manifpt.attribution.attribute import AttributeStage, trained_targets
 from manifpt.attribution.attributor import Attributor
+from manifpt.attribution.stage import AttributeStage, trained_targets
 from manifpt.errors import ManifptError
 from manifpt.images import Selection, plan, read_unit
 from manifpt.manifold.embed import other_sizes

@@ -17,7 +17,6 @@ import torch
 
 from manifpt import outputs, session, storage, tensors
 from manifpt.artifacts import EVALUATED, compute_artifacts
-from manifpt.attribution.attribute import trained_targets
 from manifpt.attribution.attributor import (
     SEEN,
     Attributor,
@@ -30,6 +29,7 @@ from manifpt.attribution.calibrate import calibrate
 from manifpt.attribution.heads import FITS, Layer
 from manifpt.attribution.network import AttributionNetwork
 from manifpt.attribution.network import outputs as network_outputs
+from manifpt.attribution.stage import trained_targets
 from manifpt.branches import Branch, artifact_column, of_classes, open_artifacts, read_branches
 from manifpt.device import device_and_precision
 from manifpt.errors import ManifptError

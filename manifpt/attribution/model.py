@@ -35,10 +35,10 @@ import pandas as pd
 from mlflow.models import set_model
 
 from manifpt import outputs
-from manifpt.attribution.attribute import AttributeStage, trained_targets
 from manifpt.attribution.attributor import Attributor
 from manifpt.attribution.decision import Rule
 from manifpt.attribution.registered import ATTRIBUTOR, MANIFOLDS, included
+from manifpt.attribution.stage import AttributeStage, trained_targets
 from manifpt.errors import ManifptError
 from manifpt.images.decode import outcome
 from manifpt.images.raw import Raw

@@ -13,10 +13,10 @@ import pyarrow as pa
 
 from manifpt import outputs, pipeline, session, storage, tensors
 from manifpt.artifacts import compute_artifacts
-from manifpt.attribution.attribute import trained_targets
 from manifpt.attribution.attributor import Attributor
 from manifpt.attribution.decision import USUAL, Rule, decide
 from manifpt.attribution.registered import Source, opened
+from manifpt.attribution.stage import trained_targets
 from manifpt.branches import (
     Branch,
     are_artifacts,

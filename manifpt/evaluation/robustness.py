@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 
 from manifpt import outputs, pipeline, session, storage
-from manifpt.attribution.attribute import trained_targets
 from manifpt.attribution.attributor import Attributor
 from manifpt.attribution.registered import opened
+from manifpt.attribution.stage import trained_targets
 from manifpt.branches import are_artifacts
 from manifpt.device import device_and_precision
 from manifpt.errors import ManifptError

@@ -18,10 +18,10 @@ from PIL import Image
 import manifpt
 from manifpt import outputs, storage
 from manifpt.attribution import model
-from manifpt.attribution.attribute import trained_targets
 from manifpt.attribution.attributor import Attributor
 from manifpt.attribution.decision import USUAL
 from manifpt.attribution.registered import ATTRIBUTOR, MANIFOLDS
+from manifpt.attribution.stage import trained_targets
 from manifpt.errors import ManifptError, public
 from manifpt.evaluation.evaluate import METRICS
 from manifpt.manifold import Manifold
