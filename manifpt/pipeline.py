@@ -20,8 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import threadpoolctl
 
-from manifpt import attempts, storage
+from manifpt import attempts, errors, storage
 from manifpt import records as recorded
+from manifpt.errors import ManifptError
 from manifpt.images.read import decode_table, encode_table, metadata_of
 from manifpt.progress import Progress
 from manifpt.records import Records
@@ -163,10 +164,27 @@ class _Worker:
         return {"record": [json.dumps(self.work(row)) for row in rows]}
 
     def work(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Work on one chunk."""
+        """Work on one chunk; return its record, or the error that ends the job, see ``_failed``."""
+        if row["failed"]:
+            return {"failed": row["failed"]}
         name = f"{row['unit']:06d}-{row['chunk']:06d}"
-        with attempts.bounded(self.place.output, name, lambda: _rows_of(row)):
-            return work(self.stage, row, self.place)
+        try:
+            with attempts.bounded(self.place.output, name, lambda: _rows_of(row)):
+                return work(self.stage, row, self.place)
+        except ManifptError as error:
+            return {"failed": _failed(error)}
+
+
+def _failed(error: ManifptError) -> str:
+    """Return an error as text: Ray Data would bring its traceback to the driver, but not itself."""
+    return json.dumps([type(error).__name__, str(error)])
+
+
+def _raised(text: str) -> ManifptError:
+    """Return the error that ``_failed`` wrote."""
+    name, message = json.loads(text)
+    kind: type[ManifptError] = getattr(errors, name, ManifptError)
+    return kind(message)
 
 
 def _rows_of(row: dict[str, Any]) -> str:
@@ -189,9 +207,13 @@ class _Reader:
         for unit in map(int, batch["unit"]):
             spec = self.stored.spec(unit)
             about = f"unit {unit}, {spec[:200]}"
-            with attempts.bounded(self.place.output, f"{unit:06d}-read", partial(str, about)):
-                for row in chunks(self.read, spec, unit, self.done.get(unit, set())):
-                    yield {name: [value] for name, value in row.items()}
+            try:
+                with attempts.bounded(self.place.output, f"{unit:06d}-read", partial(str, about)):
+                    for row in chunks(self.read, spec, unit, self.done.get(unit, set())):
+                        yield {name: [value] for name, value in (row | {"failed": ""}).items()}
+            except ManifptError as error:
+                last = _row(unit, 0, pa.table({}), last=False) | {"failed": _failed(error)}
+                yield {name: [value] for name, value in last.items()}
 
 
 def run(
@@ -252,7 +274,10 @@ def _execute(
     )
     with lost():
         for row in dataset.iter_rows():
-            yield json.loads(row["record"])
+            record = json.loads(row["record"])
+            if "failed" in record:
+                raise _raised(record["failed"])
+            yield record
 
 
 def clear_records(output: str, *, work: bool = True) -> None:

@@ -216,7 +216,7 @@ def test_the_logged_model_predicts_as_the_job_does(chain):
     import pandas as pd
 
     runs = mlflow.search_runs(
-        experiment_names=["manifpt"], filter_string="tags.`manifpt.job` = 'train_attribution'"
+        experiment_names=["manifpt"], filter_string=f"params.output = '{chain}/t'"
     )
     run_id = runs.iloc[0]["run_id"]
     assert runs.iloc[0]["status"] == "FINISHED"

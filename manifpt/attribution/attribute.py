@@ -18,6 +18,7 @@ from manifpt.attribution.leaks import LEAKS, total_leaks
 from manifpt.attribution.registered import opened
 from manifpt.attribution.retry import (
     FOLDERS,
+    ROWS,
     again,
     begin,
     check_codes,
@@ -143,15 +144,15 @@ def attribute(
             if duplicates
             else None
         )
-        pooling = Pooling.of(attributor.manifest, foreign, rule.sure)
-        judge = (
-            partial(grouping.write_groups, output, pooling=pooling, pool=pool) if group_by else None
-        )
+        judge = None
+        if group_by is not None:
+            pooling = Pooling.of(attributor.manifest, foreign, rule.sure)
+            judge = partial(grouping.write_groups, output, pooling=pooling, pool=pool)
         if manifest is not None and retry is not None:
             return _try_again(output, manifest, retry, to_do, find, judge)
         records = to_do(units=work)
         files = pipeline.parts(records)
-        check_ids(output, files)
+        check_ids(output, [file for file in files if file["folder"] in ROWS])
         counts = pipeline.totals(records) | _facts(records) | _with_copies(files, find)
         counts |= _with_groups(files, judge)
     seconds = time.monotonic() - started
@@ -246,7 +247,7 @@ def _try_again(
         read = partial(read_again, output=output, codes=codes)
         records = to_do(units=tried, read=read, only=tried.files, generation=generation)
         files, counts = merged(manifest | {"files": parts}, tried, records)
-        check_ids(output, files)
+        check_ids(output, [file for file in files if file["folder"] in ROWS])
         summary |= counts | _added(summary, _facts(records)) | _with_copies(files, find)
         summary |= _with_groups(files, judge)
         storage.write_json(storage.join(output, SUMMARY), summary)

@@ -160,7 +160,7 @@ def publish_attributor(output: str, key: str, made: Made, facts: dict[str, Any])
     branches = made.branches
     kept = [{"name": b.name} | {name: b.manifest[name] for name in KEPT} for b in branches]
     classes = branches[0].manifest["classes"]
-    augment = branches[0].manifest.get("augment")
+    augmentation = branches[0].manifest.get("augment")
     body = {
         **facts,
         "design": made.design.card(),
@@ -175,7 +175,8 @@ def publish_attributor(output: str, key: str, made: Made, facts: dict[str, Any])
             for split in ("train", "validation")
         },
         "files": write_files(output, made, seen_by(branches[0], made.classes)),
-        **({"augment": augment} if augment else {}),
+        # `augment` is what training itself does to maps.
+        **({"augmentation": augmentation} if augmentation else {}),
     }
     return outputs.publish(output, "attributor", key, body)
 

@@ -156,7 +156,7 @@ def extend_attributor(
     finished = outputs.begin(output, "attributor", key, overwrite=overwrite)
     if finished:
         return finished
-    place, augment = storage.join(output, "artifacts"), old.manifest.get("augment")
+    place, augment = storage.join(output, "artifacts"), old.manifest.get("augmentation")
     compute_artifacts(
         additions,
         place,

@@ -24,7 +24,9 @@ from manifpt.images.sources import Selection
 from manifpt.work import Work
 
 MARK = "_retry.json"
-FOLDERS = ("attributions", "quarantine", "evidence")
+# Every input row is in one of these, by its id.
+ROWS = ("attributions", "quarantine")
+FOLDERS = (*ROWS, "evidence")
 
 
 @dataclass(frozen=True)
