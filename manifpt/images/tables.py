@@ -173,7 +173,11 @@ def rows(unit: Unit) -> Iterator[tuple[int, dict[str, Any]]]:
 def _text_rows(unit: Unit, file: BinaryIO) -> Iterator[dict[str, Any]]:
     names, _ = _header(unit.uris[0], file)
     for record, _ in _records(unit.uris[0], file, unit.offset):
-        yield record if isinstance(record, dict) else dict(zip(names, record, strict=False))
+        if isinstance(record, dict):
+            yield record
+        else:  # CSV knows no null: an empty cell is one
+            cells = [cell or None for cell in record]
+            yield dict(zip(names, cells, strict=False))
 
 
 def _parquet_rows(

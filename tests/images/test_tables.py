@@ -60,6 +60,8 @@ def test_ranges_cover_every_row_once(tmp_path, ending):
     assert table.stat().st_size - 20 < total <= table.stat().st_size
     again = [row for unit in reversed(found) for row in reversed(list(rows(unit)))][::-1]
     assert [number for number, _ in again] == list(range(count))
+    if ending in {"csv", "tsv"}:  # which know no null
+        records = [{name: cell or None for name, cell in row.items()} for row in records]
     assert [row for _, row in again] == records
 
 

@@ -1,0 +1,186 @@
+"""Images -> attributions in one process, and all that it must know of the attributor's training."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+
+from manifpt import pipeline
+from manifpt.attribution import grouping
+from manifpt.attribution.attributor import Attributor
+from manifpt.attribution.decision import USUAL, Rule, decide
+from manifpt.attribution.ensemble import pooled_views
+from manifpt.attribution.leaks import LEAKS, Leaks
+from manifpt.device import device_and_precision
+from manifpt.errors import ManifptError
+from manifpt.images import DecodeRule
+from manifpt.images.copies import view
+from manifpt.images.degrade import Degradation
+from manifpt.images.perceptual import DISTANCE
+from manifpt.images.read import is_own, sized
+from manifpt.manifold.manifold import Manifold, open_manifolds
+from manifpt.manifold.projector import Projection
+from manifpt.projection import Projector, Target
+from manifpt.spaces import space_from_card
+
+TOP_K = 3
+# Columns of the images table that are kept.
+GIVEN = ("id", "uri", "sha256", "pixel_sha256", "perceptual_hash", "source")
+
+ATTRIBUTIONS = {
+    "id": pa.string(),
+    "uri": pa.string(),
+    "sha256": pa.string(),
+    "pixel_sha256": pa.string(),
+    "perceptual_hash": pa.uint64(),
+    "status": pa.string(),
+    "source": pa.string(),
+    "prediction": pa.string(),
+    "probability": pa.float64(),
+    "decision": pa.string(),
+    "top_k": pa.list_(pa.struct({"source": pa.string(), "probability": pa.float64()})),
+    "neighbor_id": pa.string(),
+    "distance": pa.float64(),
+    "percentile": pa.float64(),
+    "in_manifold": pa.bool_(),
+    "unknown_score": pa.float64(),
+    "unknown_p": pa.float64(),
+}
+# How many views gave the answer, where an ensemble of them was asked.
+AGREEMENT = {"agreement": pa.int32()}
+
+
+@dataclass
+class AttributeStage:
+    """Images -> attributions, in one process.
+
+    ``views`` are an ensemble's, the image itself first; none is no ensemble.
+    """
+
+    model: str
+    projectors: list[Projector]
+    columns: tuple[str, ...] = ()
+    near_distance: int = DISTANCE
+    rule: Rule = USUAL
+    views: tuple[Degradation, ...] = ()
+    group_by: str | None = None
+
+    @cached_property
+    def attributor(self) -> Attributor:
+        """The attributor, read at first use."""
+        return Attributor.open(self.model, device_and_precision()[0])
+
+    @cached_property
+    def leaks(self) -> Leaks:
+        """What the attributor has seen, read at first use."""
+        manifolds = [p.manifold for p in self.projectors if p.manifold]
+        return Leaks.of(self.attributor, manifolds, self.near_distance)
+
+    def __call__(self, table: pa.Table) -> pipeline.Result:
+        """Attribute the rows of an images table, and mark those that are no news."""
+        rows, probabilities = self._attributed(table)
+        attributions, leaks = self.leaks.marked(rows)
+        decisions = dict(Counter(attributions["decision"].to_pylist()))
+        facts = {"leaks": leaks, "decisions": decisions}
+        tables = {"attributions": attributions}
+        if self.group_by is not None:
+            evidence = grouping.evidence_of(table, self.group_by, rows, probabilities)
+            tables[grouping.EVIDENCE] = evidence
+        return pipeline.Result(tables, facts)
+
+    def attributions(self, table: pa.Table) -> pa.Table:
+        """Return the attributions table of an images table; ``source`` is what the input said.
+
+        Neighbour and distance are those of the first space with a manifold.
+        """
+        return self._attributed(table)[0]
+
+    def _attributed(self, table: pa.Table) -> tuple[pa.Table, np.ndarray]:
+        """Return the attributions table and all probabilities, N x classes."""
+        classes = self.attributor.classes
+        made = [p(sized(table, p.space.size)) for p in self.projectors]
+        reals = [b for p, (_, b) in zip(self.projectors, made, strict=True) if p.manifold]
+        beside = dict(reals[0] if reals else made[0][1])
+        beside["in_manifold"] = np.any([b["in_manifold"] for _, b in made], axis=0).tolist()
+        found = self.attributor.outputs([artifacts for artifacts, _ in made])
+        probabilities = self.attributor.fused(found.logits)
+        unknown = self.attributor.unknown(found, beside["distance"])
+        unknown_p = unknown.p_value if unknown else None
+        if self.views:
+            probabilities, agreement = pooled_views(self._seen_by_views(table, probabilities))
+            beside["agreement"] = agreement.tolist()
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :TOP_K]
+        ranked = [
+            [{"source": classes[i], "probability": float(p[i])} for i in line]
+            for p, line in zip(probabilities, order, strict=True)
+        ]
+        columns = {
+            **{name: table[name].to_pylist() for name in GIVEN},
+            "status": ["ok"] * table.num_rows,
+            "prediction": [line[0]["source"] for line in ranked],
+            "probability": [line[0]["probability"] for line in ranked],
+            "decision": decide(probabilities, classes, unknown_p, self.rule),
+            "top_k": ranked,
+            **beside,
+            "unknown_score": unknown.score if unknown else [None] * table.num_rows,
+            "unknown_p": unknown_p if unknown else [None] * table.num_rows,
+            **{name: table[name].to_pylist() for name in self.columns},
+        }
+        schema = ATTRIBUTIONS | (AGREEMENT if self.views else {})
+        schema |= dict.fromkeys(self.columns, pa.string())
+        rows = pa.table({name: pa.array(columns[name], kind) for name, kind in schema.items()})
+        return rows, probabilities
+
+    def _seen_by_views(self, table: pa.Table, itself: np.ndarray) -> np.ndarray:
+        """Return views x N x classes probabilities; those of the image itself are there."""
+        found = [itself]
+        for how in self.views[1:]:
+            seen = view(table, how, self.projectors[0].rule.filter)
+            artifacts = [p(sized(seen, p.space.size))[0] for p in self.projectors]
+            found.append(self.attributor.probabilities(artifacts))
+        return np.stack(found)
+
+
+def check_columns(columns: Sequence[str]) -> None:
+    """Raise if metadata columns have names that the tables of the output have themselves."""
+    own = {*ATTRIBUTIONS, *AGREEMENT, *LEAKS, *pipeline.QUARANTINE}
+    taken = [c for c in columns if c in own or is_own(c)]
+    if taken:
+        raise ManifptError(f"--columns {' '.join(taken)}: taken by the output; leave it out")
+    if len(set(columns)) < len(columns):
+        raise ManifptError(f"--columns {' '.join(columns)}: name each only once")
+
+
+def trained_targets(attributor: Attributor, manifolds: Sequence[str]) -> dict[str, Target]:
+    """Return what embeds and projects as was done for the attributor's training images.
+
+    ``manifolds`` say where its manifolds lie now; by default, where they were. Others raise.
+    """
+    branches = attributor.branches
+    where = manifolds or [b["manifold"] for b in branches if b["manifold"]]
+    opened = open_manifolds(where)
+    wanted = sum(b["manifold"] is not None for b in branches)
+    if len(opened) != wanted:
+        raise ManifptError(f"--manifold: the attributor has {wanted}, not {len(opened)}")
+    left = iter(opened)
+    found: list[Manifold | None] = [next(left) if b["manifold"] else None for b in branches]
+    hashes = [reals.sha256 if reals else None for reals in found]
+    attributor.check_manifolds(hashes, "--manifold")
+    projections = [
+        Projection(**branch["projection"]).on(reals.manifest) if reals else None
+        for branch, reals in zip(branches, found, strict=True)
+    ]
+    if [p and p.card() for p in projections] != [branch["projection"] for branch in branches]:
+        raise ManifptError("--manifold: its geometry is not that of training; give that manifold")
+    return {
+        branch["name"]: Target(
+            reals.space if reals else space_from_card(branch["space"]),
+            DecodeRule.from_card(branch["decode"]),
+            reals,
+            projection,
+        )
+        for branch, reals, projection in zip(branches, found, projections, strict=True)
+    }
