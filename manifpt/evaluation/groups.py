@@ -8,6 +8,7 @@ import numpy as np
 from manifpt import outputs, storage
 from manifpt.attribution.attributor import Attributor
 from manifpt.attribution.groups import EPS, Pooling, log_evidence
+from manifpt.attribution.registered import opened
 
 SIZES, FOREIGN, SEEDS = (1, 2, 5, 10, 20, 50), (0.0, 0.1, 0.2), (0, 1, 2)
 GROUPS = 100  # a class, a seed
@@ -58,12 +59,8 @@ def group_accuracies(
             yield {"size": size, "foreign": foreign, "share": share, **found}
 
 
-def _measured(output: str) -> list[dict[str, Any]]:
-    """Return the rows for the scores of a finished evaluation; in a task, for it reads them all."""
-    manifest = outputs.require(output, "evaluation", "--output")
-    attributor = Attributor.open(manifest["model"])
-    pooling = Pooling.of(attributor.manifest)
-    paths = [file["path"] for file in manifest["files"] if file["folder"] == "scores"]
+def _measured(output: str, paths: Sequence[str], pooling: Pooling) -> list[dict[str, Any]]:
+    """Return the rows for the scores in some files; in a task, for it reads them all."""
     tables = [storage.read_parquet(storage.join(output, path)) for path in paths]
     probabilities = np.array([p for t in tables for p in t["probabilities"].to_pylist()])
     sources = [source for t in tables for source in t["source"].to_pylist()]
@@ -75,7 +72,12 @@ def measure_groups(output: str) -> list[dict[str, Any]]:
     """Draw groups from the scores of a finished evaluation; write and return the rows."""
     import ray
 
-    rows: list[dict[str, Any]] = ray.get(ray.remote(num_cpus=1)(_measured).remote(output))
+    manifest = outputs.require(output, "evaluation", "--output")
+    with opened(manifest["model"]) as found:
+        pooling = Pooling.of(Attributor.open(found.attributor).manifest)
+    paths = [file["path"] for file in manifest["files"] if file["folder"] == "scores"]
+    task = ray.remote(num_cpus=1)(_measured)
+    rows: list[dict[str, Any]] = ray.get(task.remote(output, paths, pooling))
     storage.write_json(storage.join(output, RESULT), rows)
     return rows
 
