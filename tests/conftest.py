@@ -47,8 +47,10 @@ def all_cpus():
     from manifpt import session
 
     session.limit(None)
-    yield
-    session.limit({"CPU": 2})
+    try:
+        yield
+    finally:
+        session.limit({"CPU": 2})
 
 
 @pytest.fixture
