@@ -77,21 +77,26 @@ class Status(JobConfig):
 def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Attribute and return the counts."""
     from manifpt.attribution.attribute import attribute
+    from manifpt.attribution.ensemble import views_of
+    from manifpt.attribution.settings import Settings
 
-    summary = attribute(
-        config.input,
-        config.model,
-        config.output,
-        manifolds=config.manifold,
+    settings = Settings(
         split=config.split,
         sources=config.sources,
         reading=config.reading,
         duplicates=config.duplicates,
         near_distance=config.near_distance,
         rule=config.rule,
-        ensemble=config.ensemble,
+        views=() if config.ensemble is None else views_of(config.ensemble),
         group_by=config.group_by,
         foreign=config.foreign,
+    )
+    summary = attribute(
+        config.input,
+        config.model,
+        config.output,
+        settings,
+        manifolds=config.manifold,
         search=config.search_demand,
         demand=config.demand,
         overwrite=config.overwrite,

@@ -8,6 +8,8 @@ def public(text: str) -> str:
 
     A ``?`` that is a pattern's stays.
     """
+    if "://" not in text:
+        return text
     text = re.sub(r"(\w://)[^/@\s'\"]*@", r"\1", text)
     text = re.sub(r"(https?://[^\s?'\"]*)\?[^\s'\"]*", r"\1", text)
     return re.sub(r"(\w://[^\s?'\"]*)\?[^\s'\"=]*=[^\s'\"]*", r"\1", text)

@@ -7,7 +7,7 @@ import torch
 from conftest import mobilenet
 from torchvision import models
 
-from manifpt.backbone import build_backbone
+from manifpt.backbone import build_backbone, folded
 from manifpt.errors import DamageError, ManifptError
 from manifpt.spaces import Options, make_space, space_from_card
 from manifpt.spaces import learned as learned_spaces
@@ -212,3 +212,20 @@ def test_ssl_needs_weights_and_unknown_spaces_name_the_choice():
         make_space("ssl", 28)
     with pytest.raises(ManifptError, match="rgb, freq"):
         make_space("clip", 8)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v2", "densenet121", "convnext_tiny"])
+def test_folding_changes_nothing_but_the_speed(backbone):
+    torch.manual_seed(0)
+    network = build_backbone(backbone, None).eval()
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        torch.nn.init.normal_(norm.running_mean, std=0.1)
+        torch.nn.init.uniform_(norm.running_var, 0.5, 1.5)
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected, after = network(images), folded(network)
+        found = after(images)
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    left = [m for m in after.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert len(left) < len(norms) or not norms

@@ -15,6 +15,7 @@ from manifpt.attribution.fusion import pooled
 from manifpt.attribution.network import AttributionNetwork, Design, Outputs
 from manifpt.attribution.network import outputs as network_outputs
 from manifpt.attribution.open_set import OpenSet
+from manifpt.backbone import folded
 from manifpt.branches import LOOKS, Branch, of_classes, read_artifacts
 from manifpt.errors import ManifptError
 
@@ -50,15 +51,22 @@ class Attributor:
         found: list[dict[str, Any]] = self.manifest["branches"]
         return found
 
-    @cached_property
     def network(self) -> AttributionNetwork:
-        """The network with its trained weights, ready for inference."""
+        """Read the network with its weights as they were trained."""
         data = storage.read_bytes(storage.join(self.uri, WEIGHTS))
         network = AttributionNetwork(Design.from_card(self.manifest["design"]))
         network.load_state_dict(torch.load(io.BytesIO(data), weights_only=True))
         # As in training: on CPUs convolutions are half as fast again in this order.
         ordered: AttributionNetwork = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return ordered.to(self.device)
+
+    @cached_property
+    def ready(self) -> AttributionNetwork:
+        """The network for inference, whose batch norms are folded."""
+        network = self.network()
+        for branch in network.branches:
+            branch.trunk = folded(branch.get_submodule("trunk"))
+        return network
 
     @cached_property
     def open_set(self) -> OpenSet | None:
@@ -73,14 +81,14 @@ class Attributor:
             a.reshape(-1, *branch["shape"])
             for a, branch in zip(artifacts, self.branches, strict=True)
         ]
-        return network_outputs(self.network, shaped, self.device)
+        return network_outputs(self.ready, shaped, self.device)
 
     def fused(self, logits: np.ndarray, weights: Sequence[float] | None = None) -> np.ndarray:
         """Return N x classes probabilities of N x heads x classes logits, float64.
 
         Those of the heads' fitted weights, which calibrate them, unless others are given.
         """
-        fitted = self.network.weights.double().cpu()
+        fitted = self.ready.weights.double().cpu()
         given = fitted if weights is None else torch.tensor(weights, dtype=torch.float64)
         out: np.ndarray = pooled(torch.from_numpy(logits).double(), given).exp().numpy()
         return out

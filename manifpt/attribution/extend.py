@@ -90,7 +90,7 @@ def _refitted(
 ) -> AttributionNetwork:
     """Return the network with last layers for ``classes``, in a task."""
     device = device_and_precision()[0]
-    network = replace(old, device=device).network
+    network = replace(old, device=device).network()
     parts, labels = [], []
     for artifacts, numbers in _training_rows(sets, classes):
         parts.append(network_outputs(network, artifacts, device).features)

@@ -56,5 +56,5 @@ def _joined(members: Sequence[Attributor], design: Design) -> AttributionNetwork
     """Return the network of all members' branches, in a task."""
     network = AttributionNetwork(design).eval()
     for branch, member in zip(network.branches, members, strict=True):
-        branch.load_state_dict(member.network.branches[0].state_dict())
+        branch.load_state_dict(member.network().branches[0].state_dict())
     return network

@@ -11,7 +11,7 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from manifpt.images.perceptual import perceptual_hash
+from manifpt.images.perceptual import thumbnail
 
 with contextlib.suppress(ImportError):
     import pillow_heif
@@ -68,16 +68,16 @@ class DecodeError(Exception):
 class Decoded(NamedTuple):
     """An image after the rule: ``pixels`` are size x size x 3 uint8; the rest as it came.
 
-    ``others`` are the same image in the other sizes asked for; ``perceptual_hash`` is that of the
-    whole upright image, so it depends neither on size nor crop; None for a flat image.
+    ``others`` are the same image in the other sizes asked for; ``looks`` is the thumbnail of the
+    whole upright image, for its perceptual hash, which so depends neither on size nor crop.
     """
 
     pixels: np.ndarray
     format: str
     width: int
     height: int
+    looks: np.ndarray
     others: tuple[np.ndarray, ...] = ()
-    perceptual_hash: int | None = None
 
 
 # Fields of the rule that bound the cost of an image.
@@ -198,8 +198,8 @@ def decode(data: bytes, rule: DecodeRule, other_sizes: Sequence[int] = ()) -> De
                     np.asarray(resize(upright, size, rule.filter))
                     for size in (rule.size, *other_sizes)
                 )
-                looks = perceptual_hash(upright)
-                return Decoded(pixels, image.format or "", width, height, tuple(others), looks)
+                looks = thumbnail(upright)
+                return Decoded(pixels, image.format or "", width, height, looks, tuple(others))
     except DecodeError:
         raise
     except UnidentifiedImageError:

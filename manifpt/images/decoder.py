@@ -24,8 +24,8 @@ WALL = 6  # times the limit of processor time may pass while an image is decoded
 READY = b"\x01"
 OUT_OF_MEMORY = 77  # the exit code
 LENGTH = struct.Struct("<Q")  # before the bytes of an image
-# An answer: the lengths of what follows, a line "ok WIDTH HEIGHT HASH FORMAT" or "CODE MESSAGE",
-# and pixels.
+# An answer: the lengths of what follows, a line "ok WIDTH HEIGHT FORMAT" or "CODE MESSAGE", and
+# arrays of bytes: the thumbnail, the pixels.
 ANSWER = struct.Struct("<II")
 
 
@@ -48,10 +48,9 @@ def serve(rule: DecodeRule, sizes: Sequence[int], images: BinaryIO, answers: Bin
                 os._exit(OUT_OF_MEMORY)  # whether for this image alone, a new child will show
             text, pixels = f"{found.code} {found}".encode(errors="replace"), b""
         else:
-            text = (
-                f"ok {found.width} {found.height} {found.perceptual_hash} {found.format}".encode()
-            )
-            pixels = b"".join(array.tobytes() for array in (found.pixels, *found.others))
+            text = f"ok {found.width} {found.height} {found.format}".encode()
+            arrays = (found.looks, found.pixels, *found.others)
+            pixels = b"".join(array.tobytes() for array in arrays)
         answers.write(ANSWER.pack(len(text), len(pixels)) + text + pixels)
         answers.flush()
 

@@ -8,7 +8,7 @@ their median. All numbers are whole and below 2^53, so every machine finds the s
 It sees composition, not content: pictures of centred objects on plain ground are alike to it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -29,16 +29,27 @@ _ANGLES = np.pi / (2 * SIDE) * np.outer(np.arange(1, 9), 2 * np.arange(SIDE) + 1
 _COSINES = np.rint(2**12 * np.cos(_ANGLES))  # DCT-II, without its scale
 
 
-def perceptual_hash(image: Image.Image) -> int | None:
-    """Return the 64 bits of an image in RGB, None where it has too little contrast for them."""
-    small = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    grey = np.asarray(small, np.float64)
-    flat = grey.ravel()
-    if flat.size * (flat @ flat) - flat.sum() ** 2 < (LEAST_CONTRAST * flat.size) ** 2:
-        return None
-    low = (_COSINES @ grey @ _COSINES.T).ravel()
-    middle = np.sort(low)[31:33].sum()
-    return int.from_bytes(np.packbits(2 * low > middle).tobytes(), "big")
+def thumbnail(image: Image.Image) -> np.ndarray:
+    """Return what is hashed of an image in RGB, SIDE x SIDE uint8."""
+    grey = image.convert("L")
+    return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0))
+
+
+def perceptual_hashes(thumbnails: Sequence[np.ndarray]) -> list[int | None]:
+    """Return the 64 bits of each thumbnail, None where it has too little contrast for them.
+
+    They are hashed together, which is several times faster than one by one.
+    """
+    if not thumbnails:
+        return []
+    grey = np.stack(thumbnails).astype(np.float64)
+    flat = grey.reshape(len(grey), -1)
+    count = flat.shape[1]
+    shown = count * (flat * flat).sum(1) - flat.sum(1) ** 2 >= (LEAST_CONTRAST * count) ** 2
+    low = (_COSINES @ grey @ _COSINES.T).reshape(len(grey), 64)
+    middle = np.sort(low, 1)[:, 31:33].sum(1, keepdims=True)
+    bits = np.packbits(2 * low > middle, axis=1).view(">u8")[:, 0].tolist()
+    return [value if some else None for value, some in zip(bits, shown, strict=True)]
 
 
 class HammingIndex:

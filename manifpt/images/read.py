@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from manifpt.errors import public
 from manifpt.images.decode import Decoded, DecodeError, DecodeRule
+from manifpt.images.perceptual import perceptual_hashes
 from manifpt.images.raw import Raw, Wanted, raw_images
 from manifpt.images.sandbox import decode_all
 from manifpt.images.sources import Selection, Unit
@@ -47,7 +48,8 @@ def row_of(
 ) -> tuple[dict[str, Any], list[np.ndarray]]:
     """Return an image's row of the images table, and its pixels in each size.
 
-    ``found`` is what decoding gave. Pixels are zeros where the row has an error.
+    ``found`` is what decoding gave. Pixels are zeros where the row has an error. ``looks`` is in
+    the row in place of the perceptual hash, see ``images_table``.
     """
     row: dict[str, Any] = dict.fromkeys(IMAGES)
     row |= {"id": raw.id, "uri": public(raw.uri), "source": raw.source, "split": raw.split}
@@ -60,7 +62,7 @@ def row_of(
         row |= {"error": found.code, "message": public(str(found))}
         return row, [np.zeros((size, size, 3), np.uint8) for size in (rule.size, *other_sizes)]
     row |= {"format": found.format, "width": found.width, "height": found.height}
-    row["perceptual_hash"] = found.perceptual_hash
+    row["looks"] = found.looks
     pixels = [found.pixels, *found.others]
     for size, array in zip((None, *other_sizes), pixels, strict=True):
         row[_named("pixel_sha256", size)] = hashlib.sha256(array.tobytes()).hexdigest()
@@ -91,8 +93,12 @@ def images_table(
 ) -> pa.Table:
     """Build an images table from its rows and the size x size x 3 uint8 pixels of each.
 
-    ``columns`` are the metadata that travel with the images.
+    ``columns`` are the metadata that travel with the images. Rows with ``looks`` get their
+    perceptual hashes here.
     """
+    seen = [row for row in rows if "looks" in row]
+    for row, value in zip(seen, perceptual_hashes([r.pop("looks") for r in seen]), strict=True):
+        row["perceptual_hash"] = value
     metadata = dict.fromkeys(columns, pa.string())
     hashes = {_named("pixel_sha256", size): pa.string() for size in other_sizes}
     table = pa.Table.from_pylist(rows, schema=pa.schema(IMAGES | metadata | hashes))

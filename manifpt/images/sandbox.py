@@ -17,6 +17,7 @@ import atexit
 import contextlib
 import fcntl
 import json
+import math
 import os
 import select
 import signal
@@ -35,6 +36,7 @@ import numpy as np
 from manifpt.errors import ManifptError
 from manifpt.images.decode import ERRORS, Decoded, DecodeError, DecodeRule, refusal
 from manifpt.images.decoder import ANSWER, LENGTH, OUT_OF_MEMORY, PIPE_BYTES, READY, WALL
+from manifpt.images.perceptual import SIDE
 
 COMMAND = (sys.executable, "-P", "-m", "manifpt.images.decoder")
 AHEAD, AHEAD_BYTES = 64, 8 * 2**20  # images and bytes that a child has been given beforehand
@@ -68,8 +70,8 @@ class _Child:
         for pipe in (self.stdin, self.stdout):
             with contextlib.suppress(OSError):  # the user may have too many large ones
                 fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        self.sizes = (rule.size, *sizes)
-        self.pixel_bytes = sum(3 * size * size for size in self.sizes)
+        self.shapes = [(SIDE, SIDE), *((size, size, 3) for size in (rule.size, *sizes))]
+        self.pixel_bytes = sum(map(math.prod, self.shapes))
         self.outgoing: deque[memoryview] = deque()
         self.incoming = bytearray()
         self.buffer = bytearray(PIPE_BYTES)
@@ -152,14 +154,14 @@ class _Child:
             return None
 
     def _decoded(self, text: str, pixels: bytes) -> Decoded:
-        width, height, looks, format = text.split(" ", 3)
+        width, height, format = text.split(" ", 2)
         arrays, start = [], 0
-        for size in self.sizes:
-            count = 3 * size * size
-            arrays.append(np.frombuffer(pixels, np.uint8, count, start).reshape(size, size, 3))
+        for shape in self.shapes:
+            count = math.prod(shape)
+            arrays.append(np.frombuffer(pixels, np.uint8, count, start).reshape(shape))
             start += count
-        shown = None if looks == "None" else int(looks)
-        return Decoded(arrays[0], format, int(width), int(height), tuple(arrays[1:]), shown)
+        looks, image, *others = arrays
+        return Decoded(image, format, int(width), int(height), looks, tuple(others))
 
     def _no_start(self) -> str:
         assert self.process.stderr

@@ -18,7 +18,7 @@ from torch.nn.functional import interpolate, pad
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from manifpt import storage
-from manifpt.backbone import build_backbone, without_head
+from manifpt.backbone import build_backbone, folded, without_head
 from manifpt.device import device_and_precision
 from manifpt.errors import ManifptError
 from manifpt.spaces.weights import load_into, read_weights
@@ -78,7 +78,7 @@ class Encoder:
 
     def __init__(self, space: Learned, network: nn.Module, device: str, batch: int) -> None:
         self.space, self.device, self.batch = space, device, batch
-        network = network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = folded(network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network = torch.compile(network) if space.compiled else network
         self.mean, self.std = (
             torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (space.mean, space.std)

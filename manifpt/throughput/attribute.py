@@ -143,7 +143,7 @@ def by_loop(work: Work, paths: list[str], output: str, threads: int) -> Ran:
     ready = time.monotonic()
     torch.set_num_threads(threads)
     attributor = Attributor.open(work.model)
-    network, classes = attributor.network, attributor.classes
+    network, classes = attributor.network(), attributor.classes
     reals = Manifold.open(work.manifold).read(Plan()).vectors
     index = faiss.IndexFlatL2(reals.shape[1])
     index.add(reals)
