@@ -122,16 +122,21 @@ def attribute(
 
 
 def _of_the_whole(
-    output: str, settings: Settings, attributor: Attributor, pool: session.Pool, files: Files
+    output: str,
+    settings: Settings,
+    attributor: Attributor,
+    pool: session.Pool,
+    files: Files,
+    generation: str = "",
 ) -> dict[str, Any]:
     """Add to an output's files the tables that are about all of its images; return their counts."""
     counts: dict[str, Any] = {}
     if settings.duplicates:
-        files.append(find_duplicates(output, files, settings.near_distance, pool))
+        files.append(find_duplicates(output, files, settings.near_distance, pool, generation))
         counts["duplicates"] = {name: files[-1][name] for name in ("exact", "near")}
     if settings.group_by is not None:
         pooling = settings.pooling(attributor)
-        made, counts["groups"] = grouping.write_groups(output, files, pooling, pool)
+        made, counts["groups"] = grouping.write_groups(output, files, pooling, pool, generation)
         files += made
     return counts
 
@@ -181,7 +186,7 @@ def _try_again(
     manifest: dict[str, Any],
     codes: Sequence[str],
     to_do: Callable[..., Records],
-    whole: Callable[[Files], dict[str, Any]],
+    whole: Callable[..., dict[str, Any]],
 ) -> dict[str, Any]:
     """Try the rows quarantined for one of ``codes`` again, and publish what that changes."""
     summary = storage.read_json(storage.join(output, SUMMARY))
@@ -194,7 +199,7 @@ def _try_again(
         records = to_do(units=tried, read=read, only=tried.files, generation=generation)
         files, counts = merged(manifest | {"files": parts}, tried, records)
         check_ids(output, [file for file in files if file["folder"] in ROWS])
-        summary |= counts | _added(summary, _facts(records)) | whole(files)
+        summary |= counts | _added(summary, _facts(records)) | whole(files, generation)
         storage.write_json(storage.join(output, SUMMARY), summary)
         body = {"claim": manifest["claim"], "files": files}
         body["retries"] = manifest.get("retries", 0) + 1

@@ -79,7 +79,9 @@ def _numbers(hexadecimal: pa.ChunkedArray) -> np.ndarray:
     return np.frombuffer(data, ">u8").astype(np.uint64).reshape(-1, 2)
 
 
-def write_duplicates(output: str, paths: Sequence[str], distance: int) -> dict[str, Any]:
+def write_duplicates(
+    output: str, paths: Sequence[str], distance: int, generation: str = ""
+) -> dict[str, Any]:
     """Write the table of the duplicates among the attributions at ``paths``; return its entry.
 
     It reads the parts twice, one at a time, and holds some 80 bytes an image in between.
@@ -114,7 +116,7 @@ def write_duplicates(output: str, paths: Sequence[str], distance: int) -> dict[s
             rows["distance"].append(bits if bits is None else int(bits))
         start += table.num_rows
     table = pa.table({name: pa.array(rows[name], kind) for name, kind in DUPLICATES.items()})
-    path = f"{FOLDER}/000000.parquet"
+    path = f"{FOLDER}/000000{generation}.parquet"
     written = storage.write_bytes(storage.join(output, path), storage.parquet_bytes(table))
     return {"path": path, "folder": FOLDER, "rows": table.num_rows, **written} | {
         "exact": int((exact < NONE).sum()),
@@ -138,15 +140,20 @@ def _named(
 
 
 def find_duplicates(
-    output: str, parts: Sequence[dict[str, Any]], distance: int, pool: session.Pool
+    output: str,
+    parts: Sequence[dict[str, Any]],
+    distance: int,
+    pool: session.Pool,
+    generation: str = "",
 ) -> dict[str, Any]:
     """Write the table in a task of the cluster; return its entry for the manifest.
 
-    A job that stops here does this step again; it gives the same bytes.
+    ``generation`` is in its name. A job that stops here does this step again, and gets the same
+    bytes.
     """
     import ray
 
     paths = [part["path"] for part in parts if part["folder"] == "attributions"]
     task = ray.remote(num_cpus=pool.num_cpus)(write_duplicates)
-    entry: dict[str, Any] = ray.get(task.remote(output, paths, distance))
+    entry: dict[str, Any] = ray.get(task.remote(output, paths, distance, generation))
     return entry

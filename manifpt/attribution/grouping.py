@@ -137,11 +137,16 @@ def judge_bucket(
 
 
 def write_groups(
-    output: str, files: Sequence[dict[str, Any]], pooling: Pooling, pool: session.Pool
+    output: str,
+    files: Sequence[dict[str, Any]],
+    pooling: Pooling,
+    pool: session.Pool,
+    generation: str = "",
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Write the table of groups; return its files, and how many groups and images are in it.
 
-    ``files`` are the pipeline's parts, in order, of which those of EVIDENCE count.
+    ``files`` are the pipeline's parts, in order, of which those of EVIDENCE count; ``generation``
+    is in the names.
     """
     import ray
 
@@ -153,7 +158,7 @@ def write_groups(
     sort = ray.remote(num_cpus=pool.num_cpus)(sort_run)
     ray.get([sort.remote(output, run, s, buckets) for run, s in zip(runs, scratch, strict=True)])
     judge = ray.remote(num_cpus=pool.num_cpus)(judge_bucket)
-    paths = [f"{GROUPS}/{bucket:06d}.parquet" for bucket in range(buckets)]
+    paths = [f"{GROUPS}/{bucket:06d}{generation}.parquet" for bucket in range(buckets)]
     targets = [storage.join(output, path) for path in paths]
     written = ray.get(
         [judge.remote(scratch, n, target, pooling) for n, target in enumerate(targets)]

@@ -27,6 +27,8 @@ MARK = "_retry.json"
 # Every input row is in one of these, by its id.
 ROWS = ("attributions", "quarantine")
 FOLDERS = (*ROWS, "evidence")
+# Made of all rows together, anew with each try.
+WHOLE = ("duplicates", "groups")
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def clean(output: str, manifest: dict[str, Any]) -> None:
     if not storage.exists(uri) or storage.read_json(uri)["retry"] != manifest.get("retries", 0):
         return
     listed = {storage.join(output, file["path"]) for file in manifest["files"]}
-    for folder in (storage.join(output, name) for name in FOLDERS):
+    for folder in (storage.join(output, name) for name in (*FOLDERS, *WHOLE)):
         for file, _ in storage.files_under(folder) if storage.exists(folder) else []:
             if file not in listed:
                 storage.remove(file)
