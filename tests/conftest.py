@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from manifpt import session
 from manifpt.throughput.seaweed import s3_server
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "gm-fashionmnist"
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ["RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S"] = "120"
+os.environ.update(session.SPIN)  # pytest and Ray's processes share two cores
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -27,8 +29,6 @@ def _mlflow(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session")
 def ray_session(s3):
     import ray  # after the S3 server: Ray's workers inherit the environment it was started in
-
-    from manifpt import session
 
     # Logical CPUs: pools of several actors are tested on any machine, see `all_cpus`.
     ray.init(
@@ -44,8 +44,6 @@ def ray_session(s3):
 @contextmanager
 def all_cpus():
     """Lift the limit of `ray_session`: pools have three actors then, and two trials run at once."""
-    from manifpt import session
-
     session.limit(None)
     try:
         yield

@@ -5,7 +5,7 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,48 +25,24 @@ from manifpt.branches import (
     open_artifacts,
     read_branches,
 )
-from manifpt.device import device_and_precision
 from manifpt.errors import ManifptError
 from manifpt.evaluation.closed_set import closed_set_metrics, confusion_matrix
 from manifpt.evaluation.report import SCORES, UNKNOWN, confidence_report
+from manifpt.evaluation.unseen import Unseen
 
 METRICS = "metrics.json"
 
 
-def unusable(
-    table: pa.Table, in_manifold: np.ndarray, seen: frozenset[str], classes: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return masks of the rows that were seen, and of those of other sources that were not.
-
-    ``in_manifold`` and ``seen`` say what the manifold, and training and validation, have.
-    """
-    hashes, sources = table["pixel_sha256"].to_pylist(), table["source"].to_pylist()
-    known = in_manifold | np.array([h in seen for h in hashes], dtype=bool)
-    other = ~known & np.array([source not in classes for source in sources], dtype=bool)
-    return known, other
-
-
 @dataclass
-class ScoreStage:
+class ScoreStage(Unseen):
     """Artifacts -> scores of the rows that are not seen; those of other sources are the unknown."""
 
-    model: str
     rule: Rule
-
-    @cached_property
-    def attributor(self) -> Attributor:
-        """The attributor, read at first use."""
-        return Attributor.open(self.model, device_and_precision()[0])
-
-    @cached_property
-    def seen(self) -> frozenset[str]:
-        """The pixel hashes of training and validation."""
-        return self.attributor.seen()
 
     def __call__(self, table: pa.Table) -> pipeline.Result:
         """Score rows; the record counts what was left out and why."""
         classes = self.attributor.classes
-        seen, other = unusable(table, np.array(table["in_manifold"]), self.seen, classes)
+        seen, other = self.unusable(table, np.array(table["in_manifold"]))
         facts: dict[str, Any] = {"seen": int(seen.sum()), "other_source": int(other.sum())}
         tables = {}
         unknown = other & np.array([name is not None for name in table["source"].to_pylist()])

@@ -8,7 +8,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,9 @@ from manifpt.attribution.attributor import Attributor
 from manifpt.attribution.registered import opened
 from manifpt.attribution.stage import trained_targets
 from manifpt.branches import are_artifacts
-from manifpt.device import device_and_precision
 from manifpt.errors import ManifptError
 from manifpt.evaluation.closed_set import METRICS, closed_set_metrics, confusion_matrix
-from manifpt.evaluation.evaluate import unusable
+from manifpt.evaluation.unseen import Unseen
 from manifpt.images import Selection, plan
 from manifpt.images.copies import view
 from manifpt.images.degrade import IDENTITY, Degradation
@@ -41,27 +40,16 @@ LEVELS = (
 
 
 @dataclass
-class RobustnessStage:
+class RobustnessStage(Unseen):
     """Images -> scores of those that are neither seen nor of an unknown source, at every level."""
 
-    model: str
     projectors: list[Projector]
     levels: tuple[Degradation, ...]
-
-    @cached_property
-    def attributor(self) -> Attributor:
-        """The attributor, read at first use."""
-        return Attributor.open(self.model, device_and_precision()[0])
-
-    @cached_property
-    def seen(self) -> frozenset[str]:
-        """The pixel hashes of training and validation."""
-        return self.attributor.seen()
 
     def __call__(self, table: pa.Table) -> pipeline.Result:
         """Score rows at each level; the record counts what was left out and why."""
         classes = self.attributor.classes
-        seen, other = unusable(table, np.zeros(table.num_rows, bool), self.seen, classes)
+        seen, other = self.unusable(table, np.zeros(table.num_rows, bool))
         kept = table.filter(pa.array(~(seen | other)))
         in_manifold = np.zeros(kept.num_rows, bool)
         if kept.num_rows:

@@ -132,7 +132,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         largest = max((block.max() for block in _blocks(image)), default=0)
         return _grey(image, 255 if largest <= 1 else 1)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _blocks(image: Image.Image) -> Iterator[np.ndarray]:
@@ -152,6 +152,8 @@ def _grey(image: Image.Image, scale: float) -> Image.Image:
 def resize(image: Image.Image, size: int, filter_name: str = "bicubic") -> Image.Image:
     """Resize the shorter side to ``size`` and crop the centre to a square."""
     width, height = image.size
+    if width == height == size:
+        return image
     scale = size / min(width, height)
     target = max(size, round(width * scale)), max(size, round(height * scale))
     if target != image.size:

@@ -1,0 +1,38 @@
+"""What of a table an evaluation may count: rows that no step of the attributor has seen."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+
+from manifpt.attribution.attributor import Attributor
+from manifpt.device import device_and_precision
+
+
+@dataclass
+class Unseen:
+    """The attributor ``model`` in one process, and which rows are news to it."""
+
+    model: str
+
+    @cached_property
+    def attributor(self) -> Attributor:
+        """The attributor, read at first use."""
+        return Attributor.open(self.model, device_and_precision()[0])
+
+    @cached_property
+    def seen(self) -> frozenset[str]:
+        """The pixel hashes of training and validation."""
+        return self.attributor.seen()
+
+    def unusable(self, table: pa.Table, in_manifold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return masks of the rows that were seen, and of those of other sources that were not.
+
+        ``in_manifold`` says which rows the manifold has.
+        """
+        hashes, sources = table["pixel_sha256"].to_pylist(), table["source"].to_pylist()
+        known = in_manifold | np.array([h in self.seen for h in hashes], dtype=bool)
+        classes = self.attributor.classes
+        other = ~known & np.array([source not in classes for source in sources], dtype=bool)
+        return known, other
