@@ -64,10 +64,15 @@ class Budget(tune.Stopper):  # type: ignore[misc]
         self.target, self.reached = target, False
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Look at a result; no trial is stopped alone."""
-        if self.target is not None and result.get("ended"):
-            self.reached |= result[ACCURACY] >= self.target
+        """No trial is stopped alone."""
         return False
+
+    def count(self, accuracy: float) -> None:
+        """Look at what a trial has that has ended and is recorded: the study may end with it.
+
+        On its last result alone, Tune would stop the study before it tells that the trial is over.
+        """
+        self.reached |= self.target is not None and accuracy >= self.target
 
     def over(self) -> bool:
         """Tell whether it is spent."""
@@ -123,6 +128,8 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         result = trial.last_result or {}
         status = FINISHED if result.get("ended") else INTERRUPTED if self.budget.over() else STOPPED
         self._end(trial, status, result)
+        if status == FINISHED:
+            self.budget.count(result[ACCURACY])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Close the run of a trial that failed; the others go on."""

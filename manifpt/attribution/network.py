@@ -7,6 +7,7 @@ models for tabular data", NeurIPS 2021, section 3.2).
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from threading import get_ident
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from manifpt.attribution.fusion import pooled
 from manifpt.backbone import build_backbone, choose_stem, last_layer, without_head
+from manifpt.device import CPU_BATCH, in_parallel, parts_of
 
 FUSIONS = ("late", "early")
 MLP_WIDTH, MLP_BLOCKS, MLP_DROPOUT = 512, 2, 0.3
@@ -169,7 +171,6 @@ class Outputs(NamedTuple):
     features: list[np.ndarray]
 
 
-@torch.inference_mode()
 def outputs(
     network: AttributionNetwork,
     artifacts: Sequence[np.ndarray],
@@ -177,24 +178,27 @@ def outputs(
     batch_size: int = 256,
 ) -> Outputs:
     """Return logits and features of the artifacts of each space, N x shape."""
-    layers, given = network.last_layers(), dict[int, Tensor]()
+    layers, given = network.last_layers(), dict[tuple[int, int], Tensor]()
 
     def keep(number: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda _, inputs: given.__setitem__(number, inputs[0])
+        return lambda _, inputs: given.__setitem__((get_ident(), number), inputs[0])
+
+    @torch.inference_mode()
+    def asked(rows: np.ndarray) -> list[np.ndarray]:
+        some = [np.ascontiguousarray(a[rows[0] : rows[-1] + 1]) for a in artifacts]
+        found = network([torch.from_numpy(a).float().to(device) for a in some])
+        features = [given.pop((get_ident(), n)) for n in range(len(layers))]
+        return [part.float().cpu().numpy() for part in (found, *features)]
 
     hooks = [layer.register_forward_pre_hook(keep(n)) for n, layer in enumerate(layers)]
-    parts, kept = [], []
     try:
-        for start in range(0, len(artifacts[0]), batch_size):
-            some = [np.ascontiguousarray(a[start : start + batch_size]) for a in artifacts]
-            batch = [torch.from_numpy(a).float().to(device) for a in some]
-            parts.append(network(batch).float().cpu().numpy())
-            kept.append([given[n].float().cpu().numpy() for n in range(len(layers))])
+        parts = parts_of(np.arange(len(artifacts[0])), CPU_BATCH if device == "cpu" else batch_size)
+        made = in_parallel(asked, parts) if device == "cpu" else list(map(asked, parts))
     finally:
         for hook in hooks:
             hook.remove()
-    features = [np.concatenate(head) for head in zip(*kept, strict=True)]
-    return Outputs(np.concatenate(parts), features)
+    found, *features = (np.concatenate(one) for one in zip(*made, strict=True))
+    return Outputs(found, features)
 
 
 def logits(

@@ -19,14 +19,11 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 
 from manifpt import storage
 from manifpt.backbone import build_backbone, folded, without_head
-from manifpt.device import device_and_precision
+from manifpt.device import CPU_BATCH, CPU_STEP, device_and_precision, in_parallel, parts_of
 from manifpt.errors import ManifptError
 from manifpt.spaces.weights import load_into, read_weights
 
 NETWORK_SIZE = 224
-# On a CPU, more images at once are no faster, and batches that are no multiple of 16 get kernels
-# whose rounding is another (oneDNN, torch 2.14; all multiples gave the same bits).
-CPU_BATCH, CPU_STEP = 64, 16
 GPU_BATCH = 1024
 
 
@@ -91,10 +88,9 @@ class Encoder:
 
         A batch that does not fit in the GPU's memory is halved, and the half remembered.
         """
-        parts, start = [], 0
-        while start < len(images):
+        while True:
             try:
-                parts.append(self._vectors(images[start : start + self.batch]))
+                return np.concatenate(self._parts(images))
             except torch.OutOfMemoryError:
                 if self.batch == 1:
                     raise ManifptError(
@@ -103,9 +99,12 @@ class Encoder:
                     ) from None
                 self.batch //= 2
                 torch.cuda.empty_cache()
-                continue
-            start += self.batch
-        return np.concatenate(parts)
+
+    def _parts(self, images: np.ndarray) -> list[np.ndarray]:
+        if self.device == "cpu" and not self.space.compiled:
+            return in_parallel(self._vectors, parts_of(images, self.batch))
+        starts = range(0, len(images), self.batch)
+        return [self._vectors(images[start : start + self.batch]) for start in starts]
 
     @torch.inference_mode()
     def _vectors(self, images: np.ndarray) -> np.ndarray:
