@@ -66,6 +66,7 @@ def test_each_spaces_artifacts_are_those_that_are_made_alone(out):
     assert verify.main([f"{out}/m/sl", f"{out}/a/sl", "--rows", "50"]) == 0
 
 
+@pytest.mark.slow
 def test_a_manifold_whose_images_have_another_size_decodes_them_once_in_both(out):
     flags = ["--input", f"real={out}/reals", "--image-size", "12"]
     assert build_manifold.main([*flags, "--output", f"{out}/m12"]) == 0

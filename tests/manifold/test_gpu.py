@@ -56,6 +56,7 @@ print(pool.size, pool.num_gpus, made["ok"], made["space"]["precision"], precisio
 """
 
 
+@pytest.mark.slow
 def test_embedding_actors_take_gpus_and_leave_readers_a_cpu(built, tmp_path):
     reals = f"{Path(built).parent}/reals"
     command = [sys.executable, "-c", EMBED, reals, mobilenet(), str(tmp_path / "m")]

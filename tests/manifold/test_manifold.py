@@ -146,7 +146,8 @@ def test_appending_equals_building_at_once(ray_session, tmp_path):
     )
 
 
-@pytest.mark.parametrize("where", [pytest.param("local", marks=pytest.mark.slow), "s3"])
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["local", "s3"])
 def test_concurrent_appends_lose_nothing(where, s3, ray_session, tmp_path):
     out = f"{s3}/grow/m" if where == "s3" else f"{tmp_path}/m"
     first = folder_of(tmp_path / "first", range(20))
