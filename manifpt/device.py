@@ -1,10 +1,9 @@
 """The one place that asks torch for a GPU."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 
 from manifpt.session import Pool
@@ -44,24 +43,22 @@ def precision_of(asked: str, pool: Pool) -> str:
     return "bfloat16" if ray.get(there.remote(), timeout=GPU_SECONDS) else "float32"
 
 
-def parts_of(rows: np.ndarray, most: int) -> list[np.ndarray]:
-    """Cut an array into parts of at most ``most`` rows, if possible one or more for each thread."""
-    for_each = -(-len(rows) // torch.get_num_threads())
-    size = min(most, max(1, -(-for_each // CPU_STEP)) * CPU_STEP)
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
+def in_batches(
+    network: Callable[[slice], T], rows: int, most: int, threads: int | None = None
+) -> list[T]:
+    """Return what a network makes of each batch of at most ``most`` of its rows, in order.
 
-
-def in_parallel(network: Callable[[np.ndarray], T], parts: Sequence[np.ndarray]) -> list[T]:
-    """Return what a network makes of each part on this CPU, a thread for each part.
-
-    As many are at work as this thread may use. Threads that share each layer wait, layer by layer,
-    for the one whose core a reader has: beside one busy process that is half as fast on two cores.
+    On a CPU each thread that the caller may use has a batch of its own. Threads that share each
+    layer wait, layer by layer, for the one whose core a reader has: beside one busy process that
+    is half as fast on two cores. With ``threads`` 1, as on a GPU, the caller does it alone.
     """
-    threads = torch.get_num_threads()
+    threads = threads or torch.get_num_threads()
+    size = min(most, max(1, -(-rows // (threads * CPU_STEP))) * CPU_STEP)
+    batches = [slice(start, start + size) for start in range(0, rows, size)]
     if threads == 1:
-        return list(map(network, parts))
+        return list(map(network, batches))
     try:
         with ThreadPoolExecutor(threads, "network", torch.set_num_threads, (1,)) as pool:
-            return list(pool.map(network, parts))
+            return list(pool.map(network, batches))
     finally:
         torch.set_num_threads(threads)  # it is also what threads yet to come start with

@@ -44,7 +44,8 @@ def same(found, expected) -> bool:
     if isinstance(expected, DecodeError):
         return (found.code, str(found)) == (expected.code, str(expected))
     arrays, others = (([one.looks, one.pixels, *one.others]) for one in (found, expected))
-    return found[1:4] == expected[1:4] and all(map(np.array_equal, arrays, others))
+    pairs = zip(arrays, others, strict=True)
+    return found[1:4] == expected[1:4] and all(np.array_equal(a, b) for a, b in pairs)
 
 
 def test_the_child_decodes_as_decode_does():

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from manifpt.attribution.fusion import pooled
 from manifpt.backbone import build_backbone, choose_stem, last_layer, without_head
-from manifpt.device import CPU_BATCH, in_parallel, parts_of
+from manifpt.device import CPU_BATCH, in_batches
 
 FUSIONS = ("late", "early")
 MLP_WIDTH, MLP_BLOCKS, MLP_DROPOUT = 512, 2, 0.3
 EARLY_DROPOUT = 0.2
 # A feature that hardly varies among training artifacts must not be blown up at another image.
 LEAST_STD = 1e-6
+GPU_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -175,37 +176,28 @@ def outputs(
     network: AttributionNetwork,
     artifacts: Sequence[np.ndarray],
     device: str = "cpu",
-    batch_size: int = 256,
+    batch_size: int | None = None,
 ) -> Outputs:
     """Return logits and features of the artifacts of each space, N x shape."""
+    on_cpu = device == "cpu"
     layers, given = network.last_layers(), dict[tuple[int, int], Tensor]()
 
     def keep(number: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         return lambda _, inputs: given.__setitem__((get_ident(), number), inputs[0])
 
     @torch.inference_mode()
-    def asked(rows: np.ndarray) -> list[np.ndarray]:
-        some = [np.ascontiguousarray(a[rows[0] : rows[-1] + 1]) for a in artifacts]
+    def asked(rows: slice) -> list[np.ndarray]:
+        some = [np.ascontiguousarray(a[rows]) for a in artifacts]
         found = network([torch.from_numpy(a).float().to(device) for a in some])
         features = [given.pop((get_ident(), n)) for n in range(len(layers))]
         return [part.float().cpu().numpy() for part in (found, *features)]
 
     hooks = [layer.register_forward_pre_hook(keep(n)) for n, layer in enumerate(layers)]
     try:
-        parts = parts_of(np.arange(len(artifacts[0])), CPU_BATCH if device == "cpu" else batch_size)
-        made = in_parallel(asked, parts) if device == "cpu" else list(map(asked, parts))
+        most = batch_size or (CPU_BATCH if on_cpu else GPU_BATCH)
+        made = in_batches(asked, len(artifacts[0]), most, None if on_cpu else 1)
     finally:
         for hook in hooks:
             hook.remove()
     found, *features = (np.concatenate(one) for one in zip(*made, strict=True))
     return Outputs(found, features)
-
-
-def logits(
-    network: AttributionNetwork,
-    artifacts: Sequence[np.ndarray],
-    device: str = "cpu",
-    batch_size: int = 256,
-) -> np.ndarray:
-    """Return N x heads x classes logits of the artifacts of each space, N x shape, float32."""
-    return outputs(network, artifacts, device, batch_size).logits

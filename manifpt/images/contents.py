@@ -55,7 +55,7 @@ def _file(path: str, max_bytes: int) -> bytes:
         raise DecodeError("unreadable", "neither a file nor a link to one")
     if status.st_size > max_bytes:
         raise DecodeError("too_many_bytes", f"{status.st_size} bytes, limit {max_bytes}")
-    with open(path, "rb", buffering=0) as file:
+    with open(path, "rb") as file:
         return file.read(status.st_size)
 
 

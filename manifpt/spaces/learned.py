@@ -19,7 +19,7 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 
 from manifpt import storage
 from manifpt.backbone import build_backbone, folded, without_head
-from manifpt.device import CPU_BATCH, CPU_STEP, device_and_precision, in_parallel, parts_of
+from manifpt.device import CPU_BATCH, CPU_STEP, device_and_precision, in_batches
 from manifpt.errors import ManifptError
 from manifpt.spaces.weights import load_into, read_weights
 
@@ -88,9 +88,13 @@ class Encoder:
 
         A batch that does not fit in the GPU's memory is halved, and the half remembered.
         """
+        threads = None if self.device == "cpu" and not self.space.compiled else 1
         while True:
             try:
-                return np.concatenate(self._parts(images))
+                found = in_batches(
+                    lambda rows: self._vectors(images[rows]), len(images), self.batch, threads
+                )
+                return np.concatenate(found)
             except torch.OutOfMemoryError:
                 if self.batch == 1:
                     raise ManifptError(
@@ -99,12 +103,6 @@ class Encoder:
                     ) from None
                 self.batch //= 2
                 torch.cuda.empty_cache()
-
-    def _parts(self, images: np.ndarray) -> list[np.ndarray]:
-        if self.device == "cpu" and not self.space.compiled:
-            return in_parallel(self._vectors, parts_of(images, self.batch))
-        starts = range(0, len(images), self.batch)
-        return [self._vectors(images[start : start + self.batch]) for start in starts]
 
     @torch.inference_mode()
     def _vectors(self, images: np.ndarray) -> np.ndarray:
