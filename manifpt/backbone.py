@@ -1,15 +1,21 @@
 """Torchvision's classifiers by name, their stem suited to the image size, with a head or none."""
 
-from torch import nn
+from typing import TypeVar, cast
+
+from torch import Tensor, nn
 from torch.fx import symbolic_trace
 from torch.fx.experimental.optimization import fuse
 from torch.fx.proxy import TraceError
+from torch.nn.functional import linear
 from torchvision import models
 
 from manifpt.errors import ManifptError
 
 STEMS = ("auto", "full", "half", "standard")
 FULL_UP_TO, HALF_UP_TO = 48, 112
+
+Network = TypeVar("Network", bound=nn.Module)
+Pair = tuple[int, int]
 
 
 def choose_stem(stem: str, size: int) -> str:
@@ -65,6 +71,37 @@ def without_head(network: nn.Module) -> nn.Module:
     path, _ = last_layer(network)
     parent, _, name = path.rpartition(".")
     setattr(network.get_submodule(parent), name, nn.Identity())
+    return network
+
+
+class _TrainedConv2d(nn.Conv2d):
+    """The same function, that takes a matrix product where all it makes is one pixel a channel.
+
+    There most taps meet nothing but padding, and oneDNN (torch 2.14, AVX2) takes 30 times as long
+    for the gradient as for the function itself: a ResNet18 of 28 px images trains twice as fast
+    without.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return B x O x H' x W' for B x C x H x W, as ``nn.Conv2d`` does."""
+        taps = []
+        for n, kernel, pad, stride in zip(
+            x.shape[2:], self.kernel_size, cast("Pair", self.padding), self.stride, strict=True
+        ):
+            if n + 2 * pad - kernel >= stride:
+                return super().forward(x)
+            taps.append(slice(pad, min(kernel, pad + n)))
+        met = self.weight[:, :, taps[0], taps[1]]
+        meeting = x[:, :, : met.shape[2], : met.shape[3]]
+        return linear(meeting.flatten(1), met.flatten(1), self.bias)[:, :, None, None]
+
+
+def for_training(network: Network) -> Network:
+    """Let a network's convolutions learn from small images faster; its names stay as they are."""
+    for module in network.modules():
+        plain = type(module) is nn.Conv2d and module.groups == 1 and module.padding_mode == "zeros"
+        if plain and module.dilation == (1, 1) and not isinstance(module.padding, str):
+            module.__class__ = _TrainedConv2d
     return network
 
 

@@ -7,7 +7,7 @@ import torch
 from conftest import mobilenet
 from torchvision import models
 
-from manifpt.backbone import build_backbone, folded
+from manifpt.backbone import build_backbone, folded, for_training
 from manifpt.errors import DamageError, ManifptError
 from manifpt.spaces import Options, make_space, space_from_card
 from manifpt.spaces import learned as learned_spaces
@@ -229,3 +229,32 @@ def test_folding_changes_nothing_but_the_speed(backbone):
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
     left = [m for m in after.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert len(left) < len(norms) or not norms
+
+
+@pytest.mark.parametrize("size", [16, 28, 48, 64])
+def test_training_of_small_images_has_the_gradients_of_plain_convolutions(size):
+    torch.manual_seed(0)
+    network = build_backbone("resnet18", None).double()
+    same = for_training(build_backbone("resnet18", None)).double()
+    same.load_state_dict(network.state_dict())
+    images = torch.rand(3, 3, size, size, dtype=torch.float64)
+    expected, found = network(images), same(images)
+    assert torch.allclose(found, expected)
+    for features in (expected, found):
+        features.square().sum().backward()
+    for one, other in zip(network.parameters(), same.parameters(), strict=True):
+        assert torch.allclose(one.grad, other.grad, rtol=1e-6, atol=1e-9 * one.grad.abs().max())
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("padding", [0, 1, 2])
+def test_convolutions_to_one_pixel_are_the_same_function(stride, padding):
+    torch.manual_seed(0)
+    plain = torch.nn.Conv2d(2, 4, 3, stride, padding).double()
+    shapes = [(3, 3), (3, 4), (5, 3), (7, 7), *([(1, 1), (2, 1)] if padding else [])]
+    maps = [torch.rand(2, 2, *shape, dtype=torch.float64) for shape in shapes]
+    expected = [plain(x) for x in maps]
+    learning = for_training(plain)
+    for x, made in zip(maps, expected, strict=True):
+        assert torch.allclose(learning(x), made, rtol=1e-12)
+        assert learning(x).shape == made.shape

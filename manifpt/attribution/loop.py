@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy, nll_loss
 
 from manifpt import storage, training
 from manifpt.attribution.network import AttributionNetwork, Design
+from manifpt.backbone import for_training
 from manifpt.branches import artifact_column
 from manifpt.device import device_and_precision
 
@@ -118,7 +119,7 @@ class Trainer:
         self.network = AttributionNetwork(settings.design)
         for branch, moments in zip(self.network.branches, settings.moments, strict=True):
             branch.normalise_by(*moments)  # type: ignore[operator]
-        self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = for_training(self.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parallel: nn.Module = prepare_model(self.network)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay

@@ -18,7 +18,7 @@ from lightly.models.modules.heads import BarlowTwinsProjectionHead
 from torch import Tensor, nn
 
 from manifpt import storage, training
-from manifpt.backbone import build_backbone
+from manifpt.backbone import build_backbone, for_training
 from manifpt.device import device_and_precision
 
 MEAN = (0.485, 0.456, 0.406)
@@ -69,7 +69,7 @@ class Pretrainer:
         if self.device == "cpu":
             torch.set_num_threads(threads)
         torch.manual_seed(settings.seed)
-        network: Any = BarlowTwins(settings)
+        network: Any = for_training(BarlowTwins(settings))
         self.network = network.to(memory_format=torch.channels_last)
         self.parallel: nn.Module = prepare_model(self.network)
         self.loss = BarlowTwinsLoss(gather_distributed=workers > 1)
