@@ -24,3 +24,13 @@ def test_the_rayjob_runs_the_chain_on_the_pinned_ray():
     pinned = (CLUSTER / "constraints.txt").read_text()
     assert f"ray=={job['spec']['rayClusterSpec']['rayVersion']}" in pinned
     assert job["spec"]["entrypoint"].startswith("python -m jobs.")
+
+
+def test_code_travels_to_a_cluster_and_what_jobs_wrote_beside_it_does_not():
+    from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
+
+    excludes = get_excludes_from_ignore_files(CLUSTER.parent, include_gitignore=True)
+    code = ["jobs/attribute.py", "manifpt/images/read.py", "tuning/quick.yaml", "mine.yaml", "."]
+    outputs = ["verdicts/manifest.json", "manifold", "photos.tar", ".venv", ".git", "mlruns"]
+    found = {n: any(out(CLUSTER.parent / n) for out in excludes) for n in code + outputs}
+    assert found == dict.fromkeys(code, False) | dict.fromkeys(outputs, True)
