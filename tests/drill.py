@@ -24,6 +24,8 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 KINDS = ("actor", "worker", "node", "driver")
 NODE = {"num_cpus": 2, "object_store_memory": 200 * 2**20}
+# Small enough that there are records between all kills.
+TAR_IMAGES = 20
 # Seconds without a new record after which the next kill comes all the same.
 PATIENCE = 90
 
@@ -124,8 +126,7 @@ def drill(folder: Path, images: int, kills: int, seed: int) -> dict:
     import handmade
 
     model = handmade.attributor(folder / "model")
-    count = max(kills * 5, 10)
-    source = handmade.tars(folder / "images", count, images // count)
+    source = handmade.tars(folder / "images", images // TAR_IMAGES, TAR_IMAGES)
     stage = Drill(folder, model, source, seed)
     try:
         started = time.monotonic()
