@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,13 +11,14 @@ from dataclasses import dataclass
 from manifpt.errors import ManifptError
 
 NO_PROGRESS_SECONDS = 600
+ANSWER_SECONDS = 5
 # GNU's OpenMP spins for milliseconds where it waits, and keeps a reader from the core. This many
 # turns, some 0.1 ms, span the gaps between a network's layers. cluster/Dockerfile has it, too.
 SPIN = {"GOMP_SPINCOUNT": "3000"}
 
 
 def start() -> None:
-    """Connect to the cluster that RAY_ADDRESS or `ray job submit` names, else start one here."""
+    """Connect to the cluster that RAY_ADDRESS names, or that runs here; else start one."""
     # Imported here as everywhere in the library: `--help` must not wait for Ray.
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -33,13 +35,27 @@ def start() -> None:
                 reason = str(error).splitlines()[0][:200]
                 raise ManifptError(f"RAY_ADDRESS {address}: {reason}; is the head up?") from None
         else:
+            # Ray would wait for minutes for a cluster whose crash has left its address behind.
+            there = None if _answers(ray._private.utils.read_ray_address()) else "local"
             with _for_workers(SPIN):
-                ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+                ray.init(
+                    there, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+                )
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def _answers(address: str | None) -> bool:
+    """Tell whether anything listens at host:port."""
+    host, _, port = (address or "").rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 @contextmanager

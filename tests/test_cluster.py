@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import yaml
@@ -34,3 +38,14 @@ def test_code_travels_to_a_cluster_and_what_jobs_wrote_beside_it_does_not():
     outputs = ["verdicts/manifest.json", "manifold", "photos.tar", ".venv", ".git", "mlruns"]
     found = {n: any(out(CLUSTER.parent / n) for out in excludes) for n in code + outputs}
     assert found == dict.fromkeys(code, False) | dict.fromkeys(outputs, True)
+
+
+def test_the_address_of_a_cluster_that_has_crashed_is_not_waited_for():
+    with tempfile.TemporaryDirectory(
+        prefix="r", dir="/tmp"
+    ) as folder:  # paths of sockets are short
+        Path(folder, "ray").mkdir()
+        Path(folder, "ray", "ray_current_cluster").write_text("127.0.0.1:9")
+        code = "import ray; from manifpt import session; session.start(); ray.shutdown()"
+        env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"RAY_TMPDIR": folder}
+        subprocess.run([sys.executable, "-c", code], env=env, timeout=60, check=True)
