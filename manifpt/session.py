@@ -12,9 +12,11 @@ from manifpt.errors import ManifptError
 
 NO_PROGRESS_SECONDS = 600
 ANSWER_SECONDS = 5
-# GNU's OpenMP spins for milliseconds where it waits, and keeps a reader from the core. This many
-# turns, some 0.1 ms, span the gaps between a network's layers. cluster/Dockerfile has it, too.
-SPIN = {"GOMP_SPINCOUNT": "3000"}
+# What Ray's processes inherit; cluster/Dockerfile has it, too. GNU's OpenMP spins for milliseconds
+# where it waits, and keeps a reader from the core: this many turns, some 0.1 ms, span the gaps
+# between a network's layers. And glibc lets each thread keep freed memory of its own, by which
+# actors grew with the images that they had seen.
+INHERITED = {"GOMP_SPINCOUNT": "3000", "MALLOC_ARENA_MAX": "2"}
 
 
 def start() -> None:
@@ -37,7 +39,7 @@ def start() -> None:
         else:
             # Ray would wait for minutes for a cluster whose crash has left its address behind.
             there = None if _answers(ray._private.utils.read_ray_address()) else "local"
-            with _for_workers(SPIN):
+            with _for_workers(INHERITED):
                 ray.init(
                     there, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
                 )

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import yaml
 
+from manifpt import session
+
 CLUSTER = Path(__file__).parents[1] / "cluster"
 
 
@@ -28,6 +30,12 @@ def test_the_rayjob_runs_the_chain_on_the_pinned_ray():
     pinned = (CLUSTER / "constraints.txt").read_text()
     assert f"ray=={job['spec']['rayClusterSpec']['rayVersion']}" in pinned
     assert job["spec"]["entrypoint"].startswith("python -m jobs.")
+
+
+def test_the_image_has_what_an_embedded_rays_processes_inherit():
+    lines = (CLUSTER / "Dockerfile").read_text().splitlines()
+    (given,) = [line.split()[1:] for line in lines if line.startswith("ENV GOMP")]
+    assert dict(pair.split("=") for pair in given) == session.INHERITED
 
 
 def test_code_travels_to_a_cluster_and_what_jobs_wrote_beside_it_does_not():
