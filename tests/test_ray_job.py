@@ -124,7 +124,7 @@ def test_a_submitted_sweep_runs_on_s3_and_an_mlflow_server(cluster, mlflow_serve
     done = submit(cluster, "sweep", *sweep, seconds=800)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     assert "test images, best" in done.stdout
-    board = storage.read_json(f"{s3}/submitted/sweep/leaderboard.json")
+    board = json.loads(storage.read_bytes(f"{s3}/submitted/sweep/leaderboard.json"))
     assert len(board) == 2
     assert storage.exists(f"{board[0]['attributor']}/manifest.json")
 
