@@ -79,9 +79,9 @@ class Drill:
         seen, since = 0, time.monotonic()
         while True:
             time.sleep(0.02)
-            if driver.poll() is not None:
-                if (output / "manifest.json").exists():
-                    break
+            if driver.poll() == 0:
+                break
+            if driver.returncode is not None:
                 if self.starts > kills + 10:
                     raise RuntimeError("the job does not get on; see its log")
                 driver = self.start(output)

@@ -49,9 +49,8 @@ def test_code_travels_to_a_cluster_and_what_jobs_wrote_beside_it_does_not():
 
 
 def test_the_address_of_a_cluster_that_has_crashed_is_not_waited_for():
-    with tempfile.TemporaryDirectory(
-        prefix="r", dir="/tmp"
-    ) as folder:  # paths of sockets are short
+    # Not tmp_path: the paths of sockets may have 107 characters.
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         Path(folder, "ray").mkdir()
         Path(folder, "ray", "ray_current_cluster").write_text("127.0.0.1:9")
         code = "import ray; from manifpt import session; session.start(); ray.shutdown()"
