@@ -1,10 +1,10 @@
-# make quickstart | test | test-slow | lint | benchmark
+# make quickstart | test | test-slow | test-gpu | lint | benchmark
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c cluster/constraints.txt
 export RAY_AUTH_MODE ?= token
-.PHONY: quickstart test test-slow lint benchmark clean
+.PHONY: quickstart test test-slow test-gpu lint benchmark clean
 
 $(VENV)/.runtime: pyproject.toml cluster/constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -25,6 +25,9 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(VENV)/.dev
+	$(BIN)/python -m pytest -m gpu
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

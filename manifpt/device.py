@@ -16,13 +16,25 @@ CPU_BATCH, CPU_STEP = 64, 16
 T = TypeVar("T")
 
 
+def may_use_gpu() -> bool:
+    """Tell whether this process may use the GPUs that it sees.
+
+    Ray (2.60) hides none from a process that it gave none: those of CPU stages, and the driver.
+    """
+    import ray
+
+    return not ray.is_initialized() or bool(ray.get_runtime_context().get_accelerator_ids()["GPU"])
+
+
 def device_and_precision() -> tuple[str, Any]:
     """Return the device of this process and the dtype to train in (None where none pays)."""
-    if not torch.cuda.is_available():
+    if not (torch.cuda.is_available() and may_use_gpu()):
         # On CPUs without the instructions bfloat16 is many times slower. With them (Zen 4, torch
         # 2.14) it is 1.6 times faster, but the gradient of kernel taps that meet nothing but
         # padding, as in a 3 x 3 convolution of 1 x 1 maps, is memory that was never written.
         return "cpu", None
+    # What is said to be float32 is: by default cuDNN rounds what it convolves to TF32's 11 bits.
+    torch.backends.cudnn.allow_tf32 = False
     return "cuda", torch.bfloat16 if computes_in_bfloat16() else None
 
 

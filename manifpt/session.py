@@ -23,7 +23,6 @@ def start() -> None:
     """Connect to the cluster that RAY_ADDRESS names, or that runs here; else start one."""
     # Imported here as everywhere in the library: `--help` must not wait for Ray.
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S", str(NO_PROGRESS_SECONDS))
     import ray
     import ray.data
@@ -196,6 +195,8 @@ def pool(demand: Demand, *, uses_gpu: bool) -> Pool:
     each_gpu = (
         (1.0 if uses_gpu and gpus >= 1 else 0.0) if demand.num_gpus is None else demand.num_gpus
     )
+    if each_gpu > 1:
+        raise ManifptError("--num-gpus-per-actor: a process uses one GPU; ask for 1 or a part")
     each_cpu = 1.0 if cpus >= 2 else 0.5
     room = int((cpus - each_cpu) / each_cpu)
     if each_gpu:

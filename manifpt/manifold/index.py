@@ -1,6 +1,6 @@
 """FAISS indexes of a shard's points: flat ones, on a GPU where there is one, or approximate ones.
 
-This is the one place that knows of GPUs.
+This is the one place that asks FAISS for a GPU.
 """
 
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from collections.abc import Callable
 import faiss
 import numpy as np
 
+from manifpt.device import may_use_gpu
 from manifpt.errors import ManifptError
 from manifpt.manifold.product import UNIT, gamma
 
@@ -20,7 +21,7 @@ Error = Callable[[np.ndarray], np.ndarray]
 
 def has_gpu() -> bool:
     """Tell whether FAISS was built for GPUs and this process was given one."""
-    return hasattr(faiss, "GpuIndexFlatL2") and faiss.get_num_gpus() > 0
+    return hasattr(faiss, "GpuIndexFlatL2") and may_use_gpu() and faiss.get_num_gpus() > 0
 
 
 def flat(centred: np.ndarray, *, float16: bool = False) -> tuple[faiss.Index, Error]:

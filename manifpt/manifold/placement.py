@@ -7,6 +7,7 @@
 The neighbours are the same in each.
 """
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -190,7 +191,7 @@ def place(
 ) -> tuple[Placement, session.Pool]:
     """Choose the placement for a pool of processes that project; return both.
 
-    Holders of shards take half of the CPUs, and the GPUs that the pool would have had.
+    Holders of shards take half of the CPUs, and half of each GPU that the pool would have had.
     """
     plan = plan_for(manifold, demand)
     size, count = manifold.size, len(manifold.manifest["shards"])
@@ -214,10 +215,14 @@ def place(
         return replace(chosen, plan=replace(plan, method="product"), block_bytes=block), pool
     cpus = session.capacity().get("CPU", 1.0)
     holders = min(count, max(session.nodes(), int(cpus / 2)))
-    reserved = {"CPU": cpus / 2, "GPU": pool.num_gpus * pool.size}
-    smaller = replace(pool, size=max(1, pool.size // 2), num_gpus=0.0)
+    reserved, smaller = {"CPU": cpus / 2}, replace(pool, size=max(1, pool.size // 2))
+    if pool.num_gpus:
+        asked = pool.num_gpus * pool.size
+        gpus = max(1, int(asked))
+        reserved["GPU"] = asked / gpus / 2 / math.ceil(holders / gpus) * holders
+        smaller = replace(pool, num_gpus=pool.num_gpus / 2)
     if smaller.size * smaller.num_cpus + reserved["CPU"] >= cpus:
-        smaller = replace(smaller, num_cpus=cpus / 8)
+        smaller = replace(smaller, num_cpus=cpus / 8 / smaller.size)
     chosen = replace(chosen, holders=holders, shards=count, reserved=reserved)
     return chosen, smaller
 

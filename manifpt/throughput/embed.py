@@ -4,13 +4,16 @@
     DataLoader  a single process: PyTorch's DataLoader with workers -> the network
     ray.data    read_images -> map_batches with an actor -> iter_batches, as in Ray's examples
 
-All embed the same files by the same network, alternating, on the same cores. Each runs on a few and
-on many images; the difference is the steady rate, what a longer run takes, and the rest start-up.
+All embed the same files by the same network, alternating, on the same cores, and on a GPU, in the
+same precision, if there is one. Each runs on a few and on many images; the difference is the steady
+rate, what a longer run takes, and the rest start-up.
 """
 
+import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import models
 
 from manifpt import pipeline, session
+from manifpt.device import device_and_precision, precision_of
 from manifpt.images import DecodeRule, plan
 from manifpt.images.read import read_unit_text, unit_to_json
 from manifpt.manifold.embed import EmbedStage
@@ -30,8 +34,7 @@ from manifpt.spaces import Options, Space, make_space
 from manifpt.throughput.measure import in_a_process, own_mb, steady_rate
 from manifpt.throughput.photographs import crops, photographs
 
-BATCH = 64
-WORKERS = 2
+BATCH, GPU_BATCH = 64, 256
 ENGINES = ("manifpt", "DataLoader", "ray.data")
 
 
@@ -61,16 +64,22 @@ class Work:
 
 def prepare(work: Work, inputs: Sequence[str]) -> None:
     """Write the images, crops of photographs, and the weights, which are random."""
-    photos = photographs(inputs)
+    parts = []
     for name, count in (("few", work.few), ("many", work.many)):
         folder = Path(work.folder) / name
         folder.mkdir(parents=True, exist_ok=True)
-        for start in range(0, count, 1000):
-            some = crops(photos, work.size, min(1000, count - start), start, seen=True)
-            for n, image in enumerate(some, start=start):
-                Image.fromarray(image).save(folder / f"{n:06d}.png")
+        starts = range(0, count, 1000)
+        parts += [(folder, start, min(1000, count - start), work.size, inputs) for start in starts]
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(_write, *zip(*parts, strict=True)))
     torch.manual_seed(0)
     torch.save(models.get_model(work.backbone, weights=None).state_dict(), work.weights)
+
+
+def _write(folder: Path, start: int, count: int, size: int, inputs: Sequence[str]) -> None:
+    images = crops(photographs(inputs), size, count, start, seen=True)
+    for n, image in enumerate(images, start=start):
+        Image.fromarray(image).save(folder / f"{n:06d}.png")
 
 
 class Files(Dataset[tuple[torch.Tensor, str]]):
@@ -87,32 +96,41 @@ class Files(Dataset[tuple[torch.Tensor, str]]):
         return torch.from_numpy(image).permute(2, 0, 1), self.paths[index]
 
 
-def network_of(work: Work) -> Callable[[torch.Tensor], torch.Tensor]:
+def network_of(work: Work) -> Callable[[torch.Tensor], np.ndarray]:
     """Return images, B x 3 x H x W uint8 -> features, as one would write it."""
+    device, precision = device_and_precision()
     network = models.get_model(work.backbone, weights=None)
     network.load_state_dict(torch.load(work.weights, weights_only=True))
     network.fc = torch.nn.Identity()
-    network = network.eval().to(memory_format=torch.channels_last)
-    mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
-    std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+    network = network.eval().to(device, memory_format=torch.channels_last)
+    mean = torch.tensor([0.485, 0.456, 0.406], device=device).view(1, 3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225], device=device).view(1, 3, 1, 1)
 
-    def features(images: torch.Tensor) -> torch.Tensor:
-        x = ((images.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
-        with torch.inference_mode():
-            out: torch.Tensor = network(x)
+    @torch.inference_mode()
+    def features(images: torch.Tensor) -> np.ndarray:
+        pixels = images.to(device, non_blocking=True).float() / 255
+        x = ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device, precision, enabled=precision is not None):
+            out: np.ndarray = network(x).float().cpu().numpy()
         return out
 
     return features
 
 
+def batch_size() -> int:
+    """Return how many images a loop embeds at once."""
+    return BATCH if device_and_precision()[0] == "cpu" else GPU_BATCH
+
+
 def by_dataloader(work: Work, name: str, threads: int) -> tuple[int, float]:
     """Embed a folder in this process; return how many vectors there are, and peak memory, MB."""
     torch.set_num_threads(threads)
-    features = network_of(work)
+    features, gpu = network_of(work), torch.cuda.is_available()
     files = Files(f"{work.folder}/{name}")
     found, peak = [], 0.0
-    for images, _ in DataLoader(files, batch_size=BATCH, num_workers=WORKERS):
-        found.append(features(images).numpy())
+    # Beside a GPU, the cores have nothing to do but to decode.
+    for images, _ in DataLoader(files, batch_size(), num_workers=threads, pin_memory=gpu):
+        found.append(features(images))
         peak = max(peak, own_mb())
     np.save(f"{work.folder}/{name}.npy", np.concatenate(found))
     return sum(map(len, found)), peak
@@ -128,17 +146,18 @@ class _Embedder:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         images = torch.from_numpy(np.array(batch["image"])).permute(0, 3, 1, 2)
         rss = np.full(len(images), own_mb())
-        return {"vector": self.features(images).numpy(), "peak_mb": rss}
+        return {"vector": self.features(images), "peak_mb": rss}
 
 
-def by_ray_data(work: Work, name: str, threads: int) -> tuple[int, float]:
+def by_ray_data(work: Work, name: str, threads: int, num_gpus: float) -> tuple[int, float]:
     """Embed a folder by Ray Data alone; return vectors and an actor's peak memory, MB."""
     import ray.data
 
     dataset = ray.data.read_images(f"{work.folder}/{name}", mode="RGB").map_batches(
         _Embedder,
         fn_constructor_args=(work, threads),
-        batch_size=BATCH,
+        batch_size=GPU_BATCH if num_gpus else BATCH,
+        num_gpus=num_gpus,
         compute=ray.data.ActorPoolStrategy(size=1),
     )
     count, peak = 0, 0.0
@@ -161,7 +180,8 @@ class _Watched:
 
 def by_manifpt(work: Work, name: str, run: int, pool: session.Pool) -> tuple[int, float]:
     """Embed a folder as build_manifold does; return vectors and an actor's peak memory, MB."""
-    space, rule = work.space(), DecodeRule(work.size)
+    space = replace(work.space(), precision=precision_of("auto", pool))  # type: ignore[type-var]
+    rule = DecodeRule(work.size)
     output = f"{work.folder}/out-{name}-{run}"
     specs = [unit_to_json(unit) for unit in plan([f"{work.folder}/{name}"])]
     build = partial(_Watched, EmbedStage([space], 4, output))
@@ -180,7 +200,7 @@ def measure(work: Work, repeats: int, threads: int) -> Iterator[dict[str, Any]]:
         "DataLoader": lambda name, run: in_a_process(
             "DataLoader", by_dataloader, work, name, threads
         ),
-        "ray.data": lambda name, run: by_ray_data(work, name, threads),
+        "ray.data": lambda name, run: by_ray_data(work, name, threads, pool.num_gpus),
     }
     names = {"few": work.few, "many": work.many}
     seconds: dict[tuple[str, str], list[float]] = {}

@@ -1,6 +1,7 @@
 """Nearest-neighbour search: this engine next to FAISS's flat index, a bare product, and a scan.
 
-All run in one process on the same cores, alternating, so that a noisy machine is noisy for all.
+All run in one process on the same cores, alternating, so that a noisy machine is noisy for all; on
+a GPU, too, if there is one.
 Each shape has a process of its own, so that peak memory is that shape's.
 """
 
@@ -20,6 +21,7 @@ import torch
 
 from manifpt import __version__
 from manifpt.errors import ManifptError
+from manifpt.manifold.index import has_gpu
 from manifpt.manifold.prepare import PAUSE, PLAIN, choose, fit_basis
 from manifpt.manifold.product import MULTIPLIERS
 from manifpt.manifold.search import Plan, nearest
@@ -76,6 +78,13 @@ def peak_gflops(threads: int) -> dict[str, float]:
 def by_flat(vectors: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Return FAISS's exact index as a search: queries -> rows."""
     index = faiss.IndexFlatL2(vectors.shape[1])
+    index.add(vectors)
+    return lambda queries: index.search(queries, 1)[1][:, 0]
+
+
+def by_gpu_flat(vectors: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the same on a GPU."""
+    index = faiss.GpuIndexFlatL2(faiss.StandardGpuResources(), vectors.shape[1])
     index.add(vectors)
     return lambda queries: index.search(queries, 1)[1][:, 0]
 
@@ -165,6 +174,9 @@ def rows_of(shape: Shape, inputs: Sequence[str], repeats: int, threads: int) -> 
         "NumPy product": by_matmul(vectors),
         "one query at a time": by_scan(vectors),
     }
+    if has_gpu():
+        engines["manifpt on a GPU"] = ours(Plan("index"))
+        engines["faiss.GpuIndexFlatL2"] = by_gpu_flat(vectors)
     peak = max(peak_gflops(threads).values())
     for kind, queries in asked.items():
         seconds: dict[str, list[float]] = {name: [] for name in engines}
@@ -237,6 +249,7 @@ def environment(threads: int) -> dict[str, Any]:
         "numpy": np.__version__,
         "torch": torch.__version__,
         "faiss": faiss.__version__,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "manifpt": __version__,
         "date": time.strftime("%Y-%m-%d"),
     }

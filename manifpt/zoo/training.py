@@ -7,13 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from manifpt.device import device_and_precision
 from manifpt.zoo.models import build
 from manifpt.zoo.recipe import Recipe
 
 
 def device() -> torch.device:
     """Return the GPU that this process was given, or the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device_and_precision()[0])
 
 
 def batches(images: np.ndarray, recipe: Recipe) -> Iterator[Tensor]:

@@ -1,5 +1,6 @@
 """The seam for GPUs: with logical ones on any machine, with real ones where there are any."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import mobilenet
+from conftest import labelled, mobilenet
 
+from manifpt import session
 from manifpt.manifold import Shard, nearest
 from manifpt.manifold.index import flat, has_gpu
 from manifpt.manifold.search import Plan
@@ -33,10 +35,26 @@ print(placement.reserved["GPU"], smaller.num_gpus, ray.available_resources().get
 """
 
 
-def test_holders_take_the_gpus_that_were_asked_for(built):
+def test_holders_take_half_of_each_gpu(built):
     command = [sys.executable, "-c", LOGICAL, built]
     told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert told.stdout.split()[-3:] == ["2.0", "0.0", "0.0"]
+    assert told.stdout.split()[-3:] == ["1.0", "0.5", "1.0"]
+
+
+GIVEN = """
+import ray
+from manifpt.device import may_use_gpu
+print(may_use_gpu())
+ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+given = [ray.remote(num_cpus=0, num_gpus=n)(may_use_gpu).remote() for n in (0, 0.5)]
+print(may_use_gpu(), *ray.get(given, timeout=60))
+"""
+
+
+def test_a_process_uses_only_gpus_that_ray_gave_it():
+    command = [sys.executable, "-c", GIVEN]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert told.stdout.split() == ["True", "False", "False", "True"]
 
 
 EMBED = """
@@ -65,18 +83,81 @@ def test_embedding_actors_take_gpus_and_leave_readers_a_cpu(built, tmp_path):
     assert told.stdout.split()[-5:] == ["2", "1.0", "300", *expected]
 
 
+def photographs(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 64, 64, 3), dtype=np.uint8)
+
+
+def network(size: int, **options):
+    given = Options(sl_network="mobilenet_v2", sl_weights=mobilenet(), network_size=size)
+    return replace(make_space("sl", 64, given), **options)
+
+
 @pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_network_on_a_gpu_gives_the_vectors_of_the_cpu_but_for_rounding(precision, monkeypatch):
-    images = np.random.default_rng(0).integers(0, 256, (50, 64, 64, 3), dtype=np.uint8)
-    options = Options(sl_network="mobilenet_v2", sl_weights=mobilenet(), network_size=64)
-    space = replace(make_space("sl", 64, options), precision=precision)
+def test_a_network_on_a_gpu_gives_the_vectors_of_the_cpu_but_for_rounding(
+    precision, compiled, monkeypatch
+):
+    images, space = photographs(50), network(64, precision=precision, compiled=compiled)
     on_gpu = space.embed(images)
     assert learned.encoder(space).device == "cuda"
     learned.encoder.cache_clear()
     monkeypatch.setattr(learned, "device_and_precision", lambda: ("cpu", None))
-    on_cpu = replace(space, precision="float32").embed(images)
+    on_cpu = network(64).embed(images)
     assert np.abs(on_gpu - on_cpu).max() <= space.tolerance * np.abs(on_cpu).max()
+
+
+@pytest.mark.gpu
+def test_a_batch_that_does_not_fit_is_halved():
+    learned.encoder.cache_clear()
+    images, space = photographs(1024), network(224)
+    whole = space.embed(images)
+    learned.encoder.cache_clear()
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(
+        1.5e9 / torch.cuda.get_device_properties(0).total_memory
+    )
+    try:
+        in_parts = space.embed(images)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert learned.encoder(space).batch < learned.GPU_BATCH
+    assert np.abs(in_parts - whole).max() <= space.tolerance * np.abs(whole).max()
+
+
+@pytest.fixture
+def cluster_with_gpus():
+    import ray
+
+    session.start()
+    yield
+    ray.shutdown()  # the driver may use them again
+
+
+@pytest.mark.gpu
+def test_trained_and_attributed_on_a_gpu_twice_the_same(cluster_with_gpus, corpus, tmp_path):
+    from jobs import attribute, build_manifold, compute_artifacts, train_attribution
+
+    weights = ["--sl-network", "mobilenet_v2", "--sl-weights", mobilenet(), "--network-size", "64"]
+    place = {name: str(tmp_path / name) for name in "matxy"}
+    reals = ["--input", f"real={corpus}/manifold", "--space", "rgb+sl", *weights]
+    assert build_manifold.main([*reals, "--output", place["m"]]) == 0
+    manifolds = ["--manifold", f"{place['m']}/rgb", f"{place['m']}/sl"]
+    flags = ["--input", *labelled(corpus), *manifolds, "--output", place["a"]]
+    assert compute_artifacts.main(flags) == 0
+    branches = [f"{place['a']}/rgb", f"{place['a']}/sl"]
+    flags = ["--backbone", "resnet18", "--stem", "half", "--epochs", "3", "--batch-size", "16"]
+    assert train_attribution.main(["--input", *branches, "--output", place["t"], *flags]) == 0
+    for output in (place["x"], place["y"]):
+        flags = ["--input", str(corpus / "labelled"), "--model", place["t"], "--output", output]
+        assert attribute.main(flags) == 0
+    tables = sorted(Path(place["x"], "attributions").iterdir())
+    assert tables
+    for table in tables:
+        again = Path(place["y"], "attributions", table.name)
+        assert table.read_bytes() == again.read_bytes()
+    made = json.loads(Path(place["m"], "sl", "manifest.json").read_text())
+    assert made["space"]["precision"] == "bfloat16"
 
 
 @pytest.mark.gpu
