@@ -8,7 +8,6 @@ import torch
 
 from manifpt.session import Pool
 
-GPU_SECONDS = 300
 # On a CPU, more images at once are no faster, and batches that are no multiple of 16 get kernels
 # whose rounding is another (oneDNN, torch 2.14; all multiples gave the same bits).
 CPU_BATCH, CPU_STEP = 64, 16
@@ -35,24 +34,13 @@ def device_and_precision() -> tuple[str, Any]:
         return "cpu", None
     # What is said to be float32 is: by default cuDNN rounds what it convolves to TF32's 11 bits.
     torch.backends.cudnn.allow_tf32 = False
-    return "cuda", torch.bfloat16 if computes_in_bfloat16() else None
-
-
-def computes_in_bfloat16() -> bool:
-    """Tell whether this process has a GPU with instructions for it."""
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return "cuda", torch.bfloat16 if bfloat16 else None
 
 
 def precision_of(asked: str, pool: Pool) -> str:
-    """Return ``float32`` or ``bfloat16``; ``auto`` is the latter on GPUs that compute in it."""
-    if asked != "auto":
-        return asked
-    if not pool.num_gpus:
-        return "float32"
-    import ray
-
-    there = ray.remote(num_gpus=pool.num_gpus, num_cpus=0)(computes_in_bfloat16)
-    return "bfloat16" if ray.get(there.remote(), timeout=GPU_SECONDS) else "float32"
+    """Return what an embedding network computes in; ``auto`` is float16 on GPUs, else float32."""
+    return asked if asked != "auto" else "float16" if pool.num_gpus else "float32"
 
 
 def in_batches(

@@ -47,8 +47,8 @@ class SpaceOptions(BaseModel):
     network_size: int | None = Field(
         None, ge=16, description="sl, ssl: side that images are resized to; 224 if not given"
     )
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="sl, ssl: of the network; bfloat16 on GPUs that have it"
+    precision: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="sl, ssl: of the network; float16 on GPUs, float32 on CPUs"
     )
 
     @property

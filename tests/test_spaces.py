@@ -1,4 +1,5 @@
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from manifpt.backbone import build_backbone, folded, for_training
 from manifpt.errors import DamageError, ManifptError
 from manifpt.spaces import Options, make_space, space_from_card
 from manifpt.spaces import learned as learned_spaces
+from manifpt.throughput.photographs import crops, photographs
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (33, 28, 28, 3), dtype=np.uint8)
 
@@ -190,6 +192,35 @@ def test_a_batch_that_does_not_fit_is_halved_and_remembered(monkeypatch):
     assert max(greedy.seen) == 4
     with pytest.raises(ManifptError, match="--network-size"):
         learned_spaces.Encoder(sl(), Greedy(0), "cpu", 8)
+
+
+def test_half_precision_moves_features_by_little_of_their_distance_to_the_nearest_real():
+    photos = crops(photographs(()), 28, 60, 0, seen=True)
+    exact = sl().embed(photos)
+    apart = np.linalg.norm(exact[:, None] - exact[None], axis=-1)
+    nearest = np.where(apart > 0, apart, np.inf).min(1)
+    moved = {
+        precision: np.median(np.linalg.norm(found - exact, axis=1) / nearest)
+        for precision in ("float16", "bfloat16")
+        for found in [replace(sl(), precision=precision).embed(photos)]
+    }
+    print(moved)
+    assert 0 < moved["float16"] < 0.03
+    assert moved["bfloat16"] > 3 * moved["float16"]
+
+
+def test_what_exceeds_float16_is_embedded_in_float32():
+    class Large(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.conv2d(x.abs() * 1000, torch.full((4, 3, 1, 1), 100.0))
+
+    half = replace(sl(), precision="float16")
+    bright = np.stack([np.full((28, 28, 3), 255, np.uint8), np.full((28, 28, 3), 124, np.uint8)])
+    found = learned_spaces.Encoder(half, Large(), "cpu", 16)(bright)
+    exact = learned_spaces.Encoder(sl(), Large(), "cpu", 16)(bright)
+    assert exact[0].max() > 65_504 > exact[1].max()
+    assert np.array_equal(found[0], exact[0])
+    assert 0 < np.abs(found[1] - exact[1]).max() < 1e-2 * exact[1].max()
 
 
 @pytest.mark.slow

@@ -216,7 +216,9 @@ class Sandbox:
 
     def take(self) -> Decoded | DecodeError:
         """Return what became of the first image that waits."""
-        while (found := self.child.answer(ahead=2 * len(self.waiting) > AHEAD)) is None:
+        # Where its pipe has room for few answers, it would wait for this process to wake.
+        roomy = 4 * self.child.pixel_bytes <= PIPE_BYTES
+        while (found := self.child.answer(ahead=roomy and 2 * len(self.waiting) > AHEAD)) is None:
             first = self.child.answered == 0
             error = self.child.verdict(self.rule)
             # Time is counted for each image alone; all else may be what others left behind.

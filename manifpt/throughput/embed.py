@@ -98,7 +98,7 @@ class Files(Dataset[tuple[torch.Tensor, str]]):
 
 def network_of(work: Work) -> Callable[[torch.Tensor], np.ndarray]:
     """Return images, B x 3 x H x W uint8 -> features, as one would write it."""
-    device, precision = device_and_precision()
+    device, _ = device_and_precision()
     network = models.get_model(work.backbone, weights=None)
     network.load_state_dict(torch.load(work.weights, weights_only=True))
     network.fc = torch.nn.Identity()
@@ -110,7 +110,7 @@ def network_of(work: Work) -> Callable[[torch.Tensor], np.ndarray]:
     def features(images: torch.Tensor) -> np.ndarray:
         pixels = images.to(device, non_blocking=True).float() / 255
         x = ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device, precision, enabled=precision is not None):
+        with torch.autocast(device, torch.float16, enabled=device == "cuda"):
             out: np.ndarray = network(x).float().cpu().numpy()
         return out
 

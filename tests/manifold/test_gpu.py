@@ -61,7 +61,6 @@ EMBED = """
 import sys
 import ray
 from manifpt import session
-from manifpt.device import precision_of
 from manifpt.manifold.build import build_manifold
 from manifpt.spaces import Options
 ray.init("local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
@@ -70,7 +69,7 @@ network = Options(
     sl_network="mobilenet_v2", sl_weights=sys.argv[2], network_size=32, precision="auto"
 )
 made = build_manifold([sys.argv[1]], sys.argv[3], space="sl", options=network)
-print(pool.size, pool.num_gpus, made["ok"], made["space"]["precision"], precision_of("auto", pool))
+print(pool.size, pool.num_gpus, made["ok"], made["space"]["precision"])
 """
 
 
@@ -79,7 +78,7 @@ def test_embedding_actors_take_gpus_and_leave_readers_a_cpu(built, tmp_path):
     reals = f"{Path(built).parent}/reals"
     command = [sys.executable, "-c", EMBED, reals, mobilenet(), str(tmp_path / "m")]
     told = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True)
-    expected = ["float32"] * 2 if not torch.cuda.is_available() else ["bfloat16"] * 2
+    expected = ["float16"]
     assert told.stdout.split()[-5:] == ["2", "1.0", "300", *expected]
 
 
@@ -94,7 +93,7 @@ def network(size: int, **options):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
 def test_a_network_on_a_gpu_gives_the_vectors_of_the_cpu_but_for_rounding(
     precision, compiled, monkeypatch
 ):
@@ -157,7 +156,7 @@ def test_trained_and_attributed_on_a_gpu_twice_the_same(cluster_with_gpus, corpu
         again = Path(place["y"], "attributions", table.name)
         assert table.read_bytes() == again.read_bytes()
     made = json.loads(Path(place["m"], "sl", "manifest.json").read_text())
-    assert made["space"]["precision"] == "bfloat16"
+    assert made["space"]["precision"] == "float16"
 
 
 @pytest.mark.gpu
