@@ -92,7 +92,8 @@ def parallel_coordinates(sweep: Sweep, results: Sequence[dict[str, Any]]) -> byt
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna calls its pictures experimental
-        plot_parallel_coordinate(study, params=names, target_name=ACCURACY)
+        axes = plot_parallel_coordinate(study, params=names, target_name=ACCURACY)
+    axes.collections[0].set_cmap("viridis_r")  # Optuna's ends in white
     sink = io.BytesIO()
     plt.gcf().set_size_inches(max(6.0, 2.0 * len(names)), 5)
     plt.savefig(sink, format="png", dpi=120, bbox_inches="tight")
