@@ -17,6 +17,8 @@ ANSWER_SECONDS = 5
 # between a network's layers. And glibc lets each thread keep freed memory of its own, by which
 # actors grew with the images that they had seen.
 INHERITED = {"GOMP_SPINCOUNT": "3000", "MALLOC_ARENA_MAX": "2"}
+# A Ray of our own has one node: a training needs no process that watches which are taken away.
+ALONE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
 
 def start() -> None:
@@ -38,6 +40,8 @@ def start() -> None:
         else:
             # Ray would wait for minutes for a cluster whose crash has left its address behind.
             there = None if _answers(ray._private.utils.read_ray_address()) else "local"
+            for name, value in ALONE.items() if there else ():
+                os.environ.setdefault(name, value)
             with _for_workers(INHERITED):
                 ray.init(
                     there, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR

@@ -16,7 +16,7 @@ from manifpt.throughput.seaweed import s3_server
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "gm-fashionmnist"
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ["RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S"] = "120"
-os.environ.update(session.INHERITED)  # pytest's own, as Ray's processes have it
+os.environ.update(session.INHERITED | session.ALONE)  # pytest's own, as Ray's processes have it
 
 
 @pytest.fixture(scope="session", autouse=True)
