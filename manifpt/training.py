@@ -165,7 +165,8 @@ def fit(
             "threads": max(1, int(session.capacity().get("CPU", 1) / count)),
         },
         datasets=datasets,
-        dataset_config=DataConfig(datasets_to_split=["train"]),
+        # Splitting takes a process of its own, and an only worker needs none.
+        dataset_config=DataConfig(datasets_to_split=["train"] if count > 1 else []),
         scaling_config=ScalingConfig(
             num_workers=count, use_gpu=use_gpu, resources_per_worker=holds
         ),

@@ -98,11 +98,12 @@ def write_duplicates(
     flagged = np.minimum(exact, near) < NONE
     wanted = np.unique(np.concatenate([exact[flagged], near[flagged]]))
     names = _named(output, paths, wanted)
-    rows: dict[str, list[Any]] = {name: [] for name in DUPLICATES}
+    parts = [pa.schema(DUPLICATES.items()).empty_table()]
     start = 0
     for table in _tables(output, paths):
         mine = np.flatnonzero(flagged[start : start + table.num_rows])
         some = table.select(["id", "sha256"]).take(pa.array(mine)).to_pylist()
+        rows: dict[str, list[Any]] = {name: [] for name in DUPLICATES}
         for at, row in zip(mine + start, some, strict=True):
             copied, alike = names.get(int(exact[at])), names.get(int(near[at]))
             rows["id"].append(row["id"])
@@ -114,8 +115,9 @@ def write_duplicates(
             first = at if exact[at] == NONE else exact[at]
             bits = np.bitwise_count(shown[first] ^ shown[near[at]]) if alike else None
             rows["distance"].append(bits if bits is None else int(bits))
+        parts.append(pa.table(rows, parts[0].schema))
         start += table.num_rows
-    table = pa.table({name: pa.array(rows[name], kind) for name, kind in DUPLICATES.items()})
+    table = pa.concat_tables(parts).combine_chunks()
     path = f"{FOLDER}/000000{generation}.parquet"
     written = storage.write_bytes(storage.join(output, path), storage.parquet_bytes(table))
     return {"path": path, "folder": FOLDER, "rows": table.num_rows, **written} | {

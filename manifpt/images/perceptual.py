@@ -23,7 +23,7 @@ LEAST_CONTRAST = 4.0
 # each image of a large corpus meets all others; of copies by JPEG 75 or half the size 66 to 100 %.
 DISTANCE = 2
 MOST_DISTANCE = 8
-CANDIDATES = 2**20  # pairs that are compared at once
+CANDIDATES = 2**17  # pairs that are compared at once
 
 _ANGLES = np.pi / (2 * SIDE) * np.outer(np.arange(1, 9), 2 * np.arange(SIDE) + 1)
 _COSINES = np.rint(2**12 * np.cos(_ANGLES))  # DCT-II, without its scale

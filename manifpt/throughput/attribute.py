@@ -44,7 +44,7 @@ REALS, TRAINING = 4000, 600
 BATCH, WORKERS = 256, 2
 OURS, FROM_S3, LOOP = "manifpt", "manifpt S3", "loop"
 # Parts of the names that Ray gives to the processes of a job.
-ROLES = {"_Reader": "reader", "_Worker": "actor"}
+ROLES = {"_Reader": "reader", "_Worker": "actor", "write_duplicates": "copies"}
 
 
 @dataclass(frozen=True)

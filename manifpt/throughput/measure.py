@@ -72,15 +72,15 @@ def steady_rate(few: int, many: int, seconds: Sequence[tuple[float, float]]) -> 
 class Watch(AbstractContextManager["Watch"]):
     """The peak memory of a process and of all that it starts, while the block runs.
 
-    ``peaks`` are MB that a process shares with no other, the largest of each role that ``roles``
-    names: the first whose key is part of the process's name, as Ray sets it. Ray's object store is
-    memory of its own, with a limit of its own, and is in none of them.
+    ``peaks`` are MB that a process shares with no other, the largest in each role that ``roles``
+    names: the first whose key is part of the process's name at that time, as Ray sets it while a
+    process works on a task. Ray's object store is memory of its own, with a limit of its own, and
+    is in none of them.
     """
 
     def __init__(self, root: int, roles: dict[str, str]) -> None:
         self.root, self.roles = root, roles
-        self._peaks: dict[int, float] = {}
-        self._roles: dict[int, str] = {root: "driver"}
+        self.peaks: dict[str, float] = {}
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -99,16 +99,6 @@ class Watch(AbstractContextManager["Watch"]):
         self._done.set()
         self._thread.join()
 
-    @property
-    def peaks(self) -> dict[str, float]:
-        """The largest peak of each role, MB."""
-        found: dict[str, float] = {}
-        for process, peak in self._peaks.items():
-            role = self._roles.get(process)
-            if role is not None:
-                found[role] = max(found.get(role, 0.0), peak)
-        return found
-
     def _run(self) -> None:
         while not self._done.wait(WATCH_SECONDS):
             for process in _family(self.root):
@@ -117,10 +107,10 @@ class Watch(AbstractContextManager["Watch"]):
                     mb = _anonymous_mb(str(process))
                 except OSError:  # it has ended
                     continue
-                for part, role in self.roles.items():
-                    if part in name:
-                        self._roles.setdefault(process, role)
-                self._peaks[process] = max(self._peaks.get(process, 0.0), mb)
+                found = (role for part, role in self.roles.items() if part in name)
+                role = "driver" if process == self.root else next(found, None)
+                if role is not None:
+                    self.peaks[role] = max(mb, self.peaks.get(role, 0.0))
 
 
 def _family(root: int) -> list[int]:
