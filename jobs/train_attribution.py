@@ -40,7 +40,7 @@ class Config(TrainingOptions, ProjectionConfig):
     )
     add: tuple[str, ...] = Field((), description="with --extend: images of new sources, NAME=URI")
     head: Literal["linear", "lda"] = Field(
-        "linear",
+        "lda",
         description="with --extend: last layers by logistic regression or by discriminant analysis",
     )
     output: str = Field(description="folder for the attributor, local or s3://")

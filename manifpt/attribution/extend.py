@@ -136,7 +136,7 @@ def extend_attributor(
     additions: Sequence[str],
     output: str,
     *,
-    head: str = "linear",
+    head: str = "lda",
     manifolds: Sequence[str] = (),
     demand: session.Demand = session.ANY,
     overwrite: bool = False,

@@ -118,5 +118,5 @@ def test_an_extension_is_nearly_as_good_as_training_anew(ray_session, tmp_path):
             cells.append(f"{k} {means[name][k]:.3f} ({min(values):.3f}-{max(values):.3f})")
         print(f"{name:<22}", "  ".join(cells))
     anew = means["anew, 50 new images"]
-    assert means["linear"]["all"] > anew["all"] - 0.05
-    assert means["linear"]["old"] > means["before"]["old"] - 0.1
+    assert means["lda"]["all"] > anew["all"] - 0.05
+    assert means["lda"]["old"] > means["before"]["old"] - 0.1
