@@ -1,13 +1,13 @@
-"""Torchvision's classifiers by name, their stem suited to the image size, with a head or none."""
+"""Torchvision's classifiers by name, their stem suited to the image size, with a head or none.
+
+Torchvision is imported where a network is made: with PyTorch's compiler, which it brings, that
+takes as long as PyTorch itself, and most processes need none.
+"""
 
 from typing import TypeVar, cast
 
 from torch import Tensor, nn
-from torch.fx import symbolic_trace
-from torch.fx.experimental.optimization import fuse
-from torch.fx.proxy import TraceError
 from torch.nn.functional import linear
-from torchvision import models
 
 from manifpt.errors import ManifptError
 
@@ -32,6 +32,8 @@ def choose_stem(stem: str, size: int) -> str:
 
 def check_backbone(backbone: str, option: str = "--backbone") -> None:
     """Raise if torchvision has no classification model of that name."""
+    from torchvision import models
+
     known = models.list_models(module=models)
     if backbone not in known:
         near = ", ".join(sorted(n for n in known if n.startswith("resnet")))
@@ -45,6 +47,8 @@ def build_backbone(
 
     With ``classes`` None its last layer is left out: it returns features, B x d.
     """
+    from torchvision import models
+
     check_backbone(backbone)
     network: nn.Module = models.get_model(backbone, weights=None, num_classes=classes or 1)
     if isinstance(network, models.ResNet):
@@ -111,6 +115,10 @@ def folded(network: nn.Module) -> nn.Module:
     It is the same function but for rounding, and faster: on CPUs ResNets by 1.1, MobileNetV2 by
     1.7. What torch.fx can't trace stays as it is.
     """
+    from torch.fx import symbolic_trace
+    from torch.fx.experimental.optimization import fuse
+    from torch.fx.proxy import TraceError
+
     network = network.eval()
     if not any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
         return network

@@ -36,13 +36,11 @@ def out(ray_session, tmp_path_factory) -> Path:
     return out
 
 
-def test_each_manifold_is_the_one_that_is_built_alone(out):
-    for space in ("rgb", "sl"):
-        flags = ["--input", f"real={out}/reals", "--space", space, *SL]
-        assert build_manifold.main([*flags, "--output", f"{out}/alone-{space}"]) == 0
-        made, alone = (storage.read_json(f"{out}/{p}/manifest.json") for p in
-                       (f"m/{space}", f"alone-{space}"))  # fmt: skip
-        assert made["content_sha256"] == alone["content_sha256"]
+def test_a_manifold_of_several_is_the_one_that_is_built_alone(out):
+    flags = ["--input", f"real={out}/reals", "--space", "sl", *SL]
+    assert build_manifold.main([*flags, "--output", f"{out}/alone"]) == 0
+    made, alone = (storage.read_json(f"{out}/{p}/manifest.json") for p in ("m/sl", "alone"))
+    assert made["content_sha256"] == alone["content_sha256"]
     assert (out / "m" / "sl" / "weights.pth").read_bytes() == Path(mobilenet()).read_bytes()
     together = storage.read_json(f"{out}/m/manifest.json")
     assert together["rows_in"] == together["ok"] == 60

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
-from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from manifpt import storage
 from manifpt.backbone import build_backbone, folded, without_head
@@ -154,6 +153,11 @@ def compiled(space: Any) -> Any:
 
 def _at_layer(network: nn.Module, space: Learned) -> nn.Module:
     """Return the part of a network that ends with the space's layer."""
+    from torchvision.models.feature_extraction import (
+        create_feature_extractor,
+        get_graph_node_names,
+    )
+
     if space.layer is None:
         return without_head(network)
     try:

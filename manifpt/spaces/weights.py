@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision import models
 
 from manifpt import outputs, storage
 from manifpt.backbone import last_layer
@@ -62,6 +61,8 @@ def _waiting_at_most(seconds: float) -> Iterator[None]:
 
 def _downloaded(backbone: str, option: str) -> str:
     """Return the file of torchvision's first ImageNet weights, downloaded once a machine."""
+    from torchvision import models
+
     url = next(iter(models.get_model_weights(backbone))).url
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     path = folder / url.rsplit("/", 1)[-1]

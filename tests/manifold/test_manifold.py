@@ -20,9 +20,6 @@ from manifpt.manifold.placement import Sharded, place
 from manifpt.manifold.search import Plan
 from manifpt.manifold.shard import ROWS
 
-# Searches are tested over several actors.
-pytestmark = pytest.mark.usefixtures("whole_cluster")
-
 SIZE = 16
 
 
@@ -52,7 +49,7 @@ def test_what_is_read_is_what_was_written_in_one_piece_or_in_blocks(built):
     assert np.array_equal(np.concatenate([b.ids for b in blocks]), whole.ids)
 
 
-def test_every_placement_finds_the_same(built, queries, capsys):
+def test_every_placement_finds_the_same(whole_cluster, built, queries, capsys):
     x, nobody, _ = queries
     manifold = Manifold.open(built)
     distance, ids = brute(manifold, x, 3)
@@ -69,7 +66,7 @@ def test_every_placement_finds_the_same(built, queries, capsys):
 @pytest.mark.parametrize(
     ("memory", "kind"), [(2**30, "replicated"), (2**20, "sharded"), (2**18, "scan")]
 )
-def test_the_placement_follows_from_the_memory(built, memory, kind):
+def test_the_placement_follows_from_the_memory(whole_cluster, built, memory, kind):
     pool = session.pool(session.ANY, uses_gpu=False)
     placement, smaller = place(Manifold.open(built), session.SearchDemand(memory=memory), pool)
     assert placement.kind == kind
@@ -77,7 +74,7 @@ def test_the_placement_follows_from_the_memory(built, memory, kind):
     assert smaller.size * smaller.num_cpus + placement.reserved.get("CPU", 0) < 4
 
 
-def test_a_holder_that_dies_comes_back_with_its_shards(built, queries):
+def test_a_holder_that_dies_comes_back_with_its_shards(whole_cluster, built, queries):
     import ray
 
     x, nobody, _ = queries
@@ -148,7 +145,7 @@ def test_appending_equals_building_at_once(ray_session, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["local", "s3"])
-def test_concurrent_appends_lose_nothing(where, s3, ray_session, tmp_path):
+def test_concurrent_appends_lose_nothing(where, s3, whole_cluster, tmp_path):
     out = f"{s3}/grow/m" if where == "s3" else f"{tmp_path}/m"
     first = folder_of(tmp_path / "first", range(20))
     assert build_manifold.main(["--input", first, "--output", out, "--shards", "2"]) == 0

@@ -19,10 +19,6 @@ from manifpt.manifold.metric import Whitening
 from manifpt.manifold.placement import place
 from manifpt.manifold.search import Plan
 
-# Searches are tested over several actors.
-pytestmark = pytest.mark.usefixtures("whole_cluster")
-
-
 PLANS = {
     "product": Plan(),
     "bounds": Plan("bounds", directions=3),
@@ -202,7 +198,7 @@ def manifold(ray_session, tmp_path_factory):
     return built(f"{out}/m", [folder_of(out / "reals", range(200))], 3)
 
 
-def test_every_placement_and_plan_of_a_built_manifold_finds_the_same(manifold):
+def test_every_placement_and_plan_of_a_built_manifold_finds_the_same(whole_cluster, manifold):
     whole = manifold.read(Plan())
     images = np.stack([draw("blocks", n, 8) for n in range(30)])
     x = manifold.space.embed(images).reshape(30, -1)
