@@ -35,7 +35,7 @@ def drawn(
 def group_accuracies(
     probabilities: np.ndarray, truth: np.ndarray, priors: Sequence[float]
 ) -> Iterator[dict[str, Any]]:
-    """Yield a row a size of groups and a share of foreign images: accuracies, one a seed.
+    """Yield a row a size of groups and a number of foreign images: accuracies, one a seed.
 
     ``probabilities`` are N x K, ``truth`` N integers. Accuracies are means over the classes that
     have images enough; ``plain_accuracies`` are without a share for foreign images.
@@ -43,12 +43,9 @@ def group_accuracies(
     ways = {"accuracies": EPS, "plain_accuracies": PLAIN}
     evidence = {n: log_evidence(probabilities, np.array(priors), e) for n, e in ways.items()}
     counts = np.bincount(truth, minlength=len(priors))
-    for size in SIZES:
+    for size in (size for size in SIZES if counts.max() >= size):
         classes = np.flatnonzero(counts >= size)
-        for share in FOREIGN:
-            foreign = int(share * size + 0.5)
-            if len(classes) == 0 or (share and not foreign):
-                continue
+        for foreign in sorted({int(share * size + 0.5) for share in FOREIGN}):
             found: dict[str, list[float]] = {name: [] for name in ways}
             for seed in SEEDS:
                 rng = np.random.default_rng([seed, size, foreign])
@@ -56,7 +53,7 @@ def group_accuracies(
                 for name, values in evidence.items():
                     right = [(values[g].sum(1).argmax(1) == c).mean() for c, g in groups.items()]
                     found[name].append(float(np.mean(right)))
-            yield {"size": size, "foreign": foreign, "share": share, **found}
+            yield {"size": size, "foreign": foreign, **found}
 
 
 def _measured(output: str, paths: Sequence[str], pooling: Pooling) -> list[dict[str, Any]]:
