@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import handmade
@@ -18,7 +19,7 @@ from faulty_s3 import FaultyS3
 from test_pipeline import Copy, hashes, read
 
 from jobs import attribute
-from manifpt import attempts, pipeline, session, storage
+from manifpt import attempts, pipeline, progress, session, storage
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, plan, read_unit
 from manifpt.session import Pool
@@ -281,8 +282,9 @@ def test_a_job_on_s3_outlasts_failures_and_goes_on_when_credentials_are_renewed(
     assert "expired" in expired.stderr.splitlines()[-1]
     assert "Traceback" not in expired.stderr
     faulty.expire_after, faulty.expired = None, False
-    status = job("--status", f"{s3}/job/faulty")
-    assert "interrupted" in status.stdout
+    # Its last sign of life could not be taken away either: it grows old.
+    later = time.time() + progress.SILENCE_SECONDS
+    assert progress.status(f"{s3}/job/faulty", later)["state"] == "interrupted"
     renewed = job(*flags, f"{s3}/job/faulty")
     assert renewed.returncode == 0, renewed.stderr[-2000:]
     assert faulty.failed + faulty.slowed > 5

@@ -21,7 +21,7 @@ from manifpt.errors import ManifptError
 
 WEIGHTS = "weights.pt"
 SEEN = "seen.parquet"
-OPEN_SET = "open_set.npz"
+OPEN_SET = "unknown.npz"
 # Of each space's artifacts, what an attributor must know to make the same of other images.
 KEPT = ("shape", "space", "decode", "manifold", "manifold_sha256", "projection")
 

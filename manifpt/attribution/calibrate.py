@@ -78,8 +78,7 @@ def _calibrated(
     before = _loss(network, heads, right)
     network.weights.copy_(fit_weights(heads, right))
     weights, after = network.weights.double().numpy(), _loss(network, heads, right)
-    names = [branch.name for branch in branches] if len(weights) == len(branches) else ["joined"]
-    fitted = fit_open_set(found, labels, classes, names, weights, distance)
+    fitted = fit_open_set(found, labels, classes, weights, distance)
     facts = {
         "validation_accuracy": float((network.fuse(heads).argmax(1) == right).float().mean()),
         "validation_loss": after,

@@ -6,6 +6,8 @@ import numpy as np
 
 # Of the mean variance, what no direction has less of: features may lie in a subspace.
 LEAST_SHRINKAGE = 1e-3
+# Of the mean deviation, what each feature has at least: some never vary in training.
+LEAST_SCALE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -17,16 +19,22 @@ class ClassGaussian:
 
     @classmethod
     def fit(cls, features: np.ndarray, labels: np.ndarray, classes: int) -> "ClassGaussian":
-        """Fit on N x d features; each of the classes needs at least one row."""
+        """Fit on N x d features; each of the classes needs at least one row.
+
+        What the covariance is shrunk to is that of independent features, each of its own variance.
+        """
         values = features.astype(np.float64)
         counts = np.bincount(labels, minlength=classes)
         sums = np.zeros((classes, values.shape[1]))
         np.add.at(sums, labels, values)
         means = sums / counts[:, None]
+        centred = values - means[labels]
+        scale = centred.std(0)
+        scale = np.maximum(scale, LEAST_SCALE * scale.mean() or 1.0)
         # Rows are nearer to their own mean than to the true one: so many degrees are lost.
         freedom = len(values) / max(1, len(values) - classes)
-        covariance = freedom * shrunk_covariance(values - means[labels])
-        whitening = np.linalg.inv(np.linalg.cholesky(covariance)).astype(np.float32)
+        correlation = freedom * shrunk_covariance(centred / scale)
+        whitening = (np.linalg.inv(np.linalg.cholesky(correlation)) / scale).astype(np.float32)
         return cls(means @ whitening.T.astype(np.float64), whitening)
 
     def squared(self, features: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
 """How strange an image is to an attributor, and how strange the images that it knows are.
 
-Several scores are read from the logits, from the features before each head's last layer, and from
-the distance to the manifold; see ``scores``. What must be fitted is fitted on validation images:
+Several scores are read from the logits, from the features before the heads' last layers, and from
+the distance to the manifold; see ``scores``. The features of all heads are one vector: what is
+usual in each space may be strange together. What must be fitted is fitted on validation images:
 
 - Class means and their shared covariance, on half of the images. All else on the other half: no
   known image is compared with a mean that it is part of, as no new image will be.
@@ -36,26 +37,27 @@ LEFT_OUT = 20
 # logit is no excuse for features that no known image has.
 MOST_FAMILIAR = 3.0
 RIDGE = 0.01
-MANIFOLD = "manifold"
+ARRAYS = ("weights", "centre", "scale", "worth", "known")
+LOGITS, FEATURES, MANIFOLD = ("max_probability", "max_logit", "energy"), "features", "manifold"
 
 
 class Evidence(NamedTuple):
     """Of N images against C classes, all that scores are read from, float64.
 
-    ``pooled`` are N x C, the heads' logits times their weights, added up; ``squared`` N x C a head,
-    squared Mahalanobis distances of its features to the class means; ``manifold`` the same, or
+    ``pooled`` are N x C, the heads' logits times their weights, added up; ``squared`` N x C,
+    squared Mahalanobis distances of the features to the class means; ``manifold`` the same, or
     None, of the distance to the nearest real.
     """
 
     pooled: np.ndarray
-    squared: list[np.ndarray]
+    squared: np.ndarray
     manifold: np.ndarray | None
 
     def without(self, number: int) -> "Evidence":
         """Return what it would be without a class: a column less."""
+        pooled, squared = (np.delete(of, number, 1) for of in (self.pooled, self.squared))
         manifold = None if self.manifold is None else np.delete(self.manifold, number, 1)
-        squared = [np.delete(s, number, 1) for s in self.squared]
-        return Evidence(np.delete(self.pooled, number, 1), squared, manifold)
+        return Evidence(pooled, squared, manifold)
 
 
 def pooled_logits(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -64,33 +66,37 @@ def pooled_logits(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return found
 
 
+def joined(outputs: Outputs) -> np.ndarray:
+    """Return the features of all heads side by side, N x the sum of their widths."""
+    return np.concatenate(outputs.features, axis=1)
+
+
 def evidence_of(
     outputs: Outputs,
     distance: np.ndarray,
     weights: np.ndarray,
-    gaussians: Sequence[ClassGaussian],
+    features: ClassGaussian,
     manifold: ClassGaussian | None,
 ) -> Evidence:
     """Return the evidence of a network's outputs, and of N distances to the nearest reals."""
-    squared = [g.squared(f) for g, f in zip(gaussians, outputs.features, strict=True)]
+    squared = features.squared(joined(outputs))
     beside = None if manifold is None else manifold.squared(distance[:, None])
     return Evidence(pooled_logits(outputs.logits, weights), squared, beside)
 
 
-def scores(evidence: Evidence, heads: Sequence[str]) -> dict[str, np.ndarray]:
+def scores(evidence: Evidence) -> dict[str, np.ndarray]:
     """Return N values of each score, larger is stranger.
 
     ``max_probability`` is -log of the greatest (Hendrycks & Gimpel, ICLR 2017), ``max_logit`` minus
     the greatest logit (Hendrycks et al., ICML 2022), ``energy`` minus their log-sum-exp (Liu et
-    al., NeurIPS 2020), ``features-HEAD`` the Mahalanobis distance to the nearest class mean (Lee et
-    al., NeurIPS 2018), ``manifold`` that of the distance to the nearest real, from what it is in
-    the predicted class.
+    al., NeurIPS 2020), ``features`` the Mahalanobis distance to the nearest class mean (Lee et al.,
+    NeurIPS 2018), ``manifold`` that of the distance to the nearest real, from what it is in the
+    predicted class.
     """
     top = evidence.pooled.max(1)
     energy = top + np.log(np.exp(evidence.pooled - top[:, None]).sum(1))
     found = {"max_probability": energy - top, "max_logit": -top, "energy": -energy}
-    for head, squared in zip(heads, evidence.squared, strict=True):
-        found[f"features-{head}"] = np.sqrt(squared.min(1))
+    found[FEATURES] = np.sqrt(evidence.squared.min(1))
     if evidence.manifold is not None:
         predicted = evidence.pooled.argmax(1)
         found[MANIFOLD] = np.sqrt(evidence.manifold[np.arange(len(predicted)), predicted])
@@ -104,9 +110,8 @@ class OpenSet:
     ``weights`` are those of the heads, ``centre``, ``scale`` and ``worth`` of the scores.
     """
 
-    heads: tuple[str, ...]
     weights: np.ndarray
-    gaussians: tuple[ClassGaussian, ...]
+    features: ClassGaussian
     manifold: ClassGaussian | None
     centre: np.ndarray
     scale: np.ndarray
@@ -116,14 +121,12 @@ class OpenSet:
     @property
     def score_names(self) -> list[str]:
         """The scores, in order."""
-        beside = [] if self.manifold is None else [MANIFOLD]
-        logits = ["max_probability", "max_logit", "energy"]
-        return [*logits, *(f"features-{head}" for head in self.heads), *beside]
+        return [*LOGITS, FEATURES, *([] if self.manifold is None else [MANIFOLD])]
 
     def scores(self, outputs: Outputs, distance: np.ndarray) -> np.ndarray:
         """Return N x scores; ``distance`` is N to the nearest reals, NaN without a manifold."""
-        evidence = evidence_of(outputs, distance, self.weights, self.gaussians, self.manifold)
-        return np.stack(list(scores(evidence, self.heads).values()), 1)
+        evidence = evidence_of(outputs, distance, self.weights, self.features, self.manifold)
+        return np.stack(list(scores(evidence).values()), 1)
 
     def unknown_score(self, scores: np.ndarray) -> np.ndarray:
         """Return N combined scores of N x scores, float64, higher is less known."""
@@ -137,10 +140,8 @@ class OpenSet:
 
     def to_bytes(self) -> bytes:
         """Return it as an .npz without pickled objects."""
-        arrays = {name: getattr(self, name) for name in ("weights", "centre", "scale", "worth")}
-        arrays |= {"known": self.known, "heads": np.array(self.heads)}
-        named = {str(n): gaussian for n, gaussian in enumerate(self.gaussians)}
-        for name, gaussian in (named | {MANIFOLD: self.manifold}).items():
+        arrays = {name: getattr(self, name) for name in ARRAYS}
+        for name, gaussian in ((FEATURES, self.features), (MANIFOLD, self.manifold)):
             if gaussian is not None:
                 arrays |= {f"means-{name}": gaussian.means, f"whitening-{name}": gaussian.whitening}
         sink = io.BytesIO()
@@ -153,15 +154,12 @@ class OpenSet:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             arrays = dict(file)
 
-        def gaussian(name: str) -> ClassGaussian | None:
-            means = arrays.get(f"means-{name}")
-            return None if means is None else ClassGaussian(means, arrays[f"whitening-{name}"])
+        def gaussian(name: str) -> ClassGaussian:
+            return ClassGaussian(arrays[f"means-{name}"], arrays[f"whitening-{name}"])
 
-        heads = tuple(arrays["heads"].tolist())
-        found = [gaussian(str(n)) for n in range(len(heads))]
-        rest = {name: arrays[name] for name in ("weights", "centre", "scale", "worth", "known")}
-        gaussians = tuple(one for one in found if one is not None)
-        return cls(heads, gaussians=gaussians, manifold=gaussian(MANIFOLD), **rest)
+        manifold = gaussian(MANIFOLD) if f"means-{MANIFOLD}" in arrays else None
+        rest = {name: arrays[name] for name in ARRAYS}
+        return cls(features=gaussian(FEATURES), manifold=manifold, **rest)
 
 
 def standard(scores: np.ndarray, centre: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -196,7 +194,6 @@ def fit_open_set(
     outputs: Outputs,
     labels: np.ndarray,
     classes: Sequence[str],
-    heads: Sequence[str],
     weights: np.ndarray,
     distance: np.ndarray,
 ) -> Fitted | None:
@@ -213,19 +210,18 @@ def fit_open_set(
     def gaussian(space: np.ndarray) -> ClassGaussian:
         return ClassGaussian.fit(space[half], labels[half], len(classes))
 
-    gaussians = tuple(map(gaussian, outputs.features))
+    features = gaussian(joined(outputs))
     manifold = None if np.isnan(distance).any() else gaussian(distance[:, None])
-    rest = Outputs(outputs.logits[~half], [features[~half] for features in outputs.features])
-    evidence = evidence_of(rest, distance[~half], weights, gaussians, manifold)
-    found = np.stack(list(scores(evidence, heads).values()), 1)
+    rest = Outputs(outputs.logits[~half], [one[~half] for one in outputs.features])
+    evidence = evidence_of(rest, distance[~half], weights, features, manifold)
+    found = np.stack(list(scores(evidence).values()), 1)
     centre, scale = _location(found)
-    left_out = _left_out(evidence, labels[~half], classes, heads)
+    left_out = _left_out(evidence, labels[~half], classes)
     sides = (np.concatenate(side) for side in zip(*left_out.values(), strict=True))
-    worth = fit_worth(*(standard(side, centre, scale) for side in sides))
-    features = np.array([name.startswith("features-") for name in scores(evidence, heads)])
-    worth = (1 - FEATURES_SHARE) * worth + FEATURES_SHARE * features / features.sum()
+    worth = (1 - FEATURES_SHARE) * fit_worth(*(standard(s, centre, scale) for s in sides))
+    worth[len(LOGITS)] += FEATURES_SHARE
     known = np.sort(combined(found, centre, scale, worth))
-    open_set = OpenSet(tuple(heads), weights, gaussians, manifold, centre, scale, worth, known)
+    open_set = OpenSet(weights, features, manifold, centre, scale, worth, known)
     return Fitted(open_set, {name: _aurocs(open_set, *pair) for name, pair in left_out.items()})
 
 
@@ -245,14 +241,14 @@ def _location(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _left_out(
-    evidence: Evidence, labels: np.ndarray, classes: Sequence[str], heads: Sequence[str]
+    evidence: Evidence, labels: np.ndarray, classes: Sequence[str]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return for each generator left out the scores of the others' images, and of its own."""
     generators = [n for n, name in enumerate(classes) if name != REAL]
     step = -(-len(generators) // LEFT_OUT)
     found = {}
     for number in generators[::step]:
-        made = np.stack(list(scores(evidence.without(number), heads).values()), 1)
+        made = np.stack(list(scores(evidence.without(number)).values()), 1)
         mine = labels == number
         found[classes[number]] = (made[~mine], made[mine])
     return found

@@ -72,8 +72,8 @@ def test_what_is_fitted_is_in_the_manifest_and_only_of_its_classes(out):
     assert manifest["calibration"]["rows"] == sum(manifest["rows"]["validation"].values())
     seen = Attributor.open(f"{out}/t").seen()
     assert len(seen) == sum(sum(rows.values()) for rows in manifest["rows"].values())
-    entry = manifest["files"]["open_set.npz"]
-    assert storage.sha256(f"{out}/t/open_set.npz") == entry["sha256"]
+    entry = manifest["files"]["unknown.npz"]
+    assert storage.sha256(f"{out}/t/unknown.npz") == entry["sha256"]
 
 
 def test_metrics_are_those_of_the_scores(evaluated):
@@ -124,7 +124,7 @@ def test_the_job_decides_as_the_evaluation_and_by_the_rule_it_is_given(evaluated
 
 def test_an_attributor_without_an_open_set_opens_and_calls_nothing_unknown(out, tmp_path):
     old = storage.read_json(f"{out}/t/manifest.json")
-    del old["files"]["open_set.npz"], old["open_set"], old["calibration"]
+    del old["files"]["unknown.npz"], old["open_set"], old["calibration"]
     storage.write_json(f"{tmp_path}/manifest.json", old)
     storage.copy(f"{out}/t/weights.pt", f"{tmp_path}/weights.pt")
     attributor = Attributor.open(str(tmp_path))

@@ -46,7 +46,7 @@ class World:
 
 def fit(world: World, rows: int = 60) -> OpenSet:
     outputs, labels, distance = world.known(rows)
-    return fit_open_set(outputs, labels, CLASSES, ["x"], np.ones(1), distance).open_set
+    return fit_open_set(outputs, labels, CLASSES, np.ones(1), distance).open_set
 
 
 def test_shrinkage_is_that_of_ledoit_and_wolf():
@@ -65,7 +65,9 @@ def test_distances_are_mahalanobis_distances():
     features = (rng.normal(size=(120, 5)) * [1, 2, 3, 4, 5] + labels[:, None]).astype(np.float32)
     gaussian = ClassGaussian.fit(features, labels, 3)
     means = np.stack([features[labels == c].mean(0, dtype=np.float64) for c in range(3)])
-    inverse = np.linalg.inv(shrunk_covariance(features - means[labels]) * 120 / 117)
+    off = features - means[labels]
+    scale = off.std(0)  # of what the covariance is shrunk, each feature has its own variance
+    inverse = np.linalg.inv(shrunk_covariance(off / scale) * 120 / 117) / np.outer(scale, scale)
     new = rng.normal(size=(7, 5)).astype(np.float32)
     off = new[:, None] - means
     expected = np.einsum("ncd,de,nce->nc", off, inverse, off)
@@ -75,18 +77,17 @@ def test_distances_are_mahalanobis_distances():
 def test_scores_are_their_formulas_and_a_class_left_out_is_a_class_never_there():
     rng = np.random.default_rng(4)
     logits, weights = rng.normal(size=(9, 2, 4)), np.array([0.3, 1.7])
-    squared = [rng.uniform(1, 9, (9, 4)) for _ in range(2)]
+    squared = rng.uniform(1, 9, (9, 4))
     manifold = rng.uniform(0, 4, (9, 4))
     evidence = Evidence(pooled_logits(logits, weights), squared, manifold)
     pooled = 0.3 * logits[:, 0] + 1.7 * logits[:, 1]
     probabilities = np.exp(pooled) / np.exp(pooled).sum(1, keepdims=True)
-    found = scores(evidence, ["u", "v"])
+    found = scores(evidence)
     expected = {
         "max_probability": -np.log(probabilities.max(1)),
         "max_logit": -pooled.max(1),
         "energy": -np.log(np.exp(pooled).sum(1)),
-        "features-u": np.sqrt(squared[0].min(1)),
-        "features-v": np.sqrt(squared[1].min(1)),
+        "features": np.sqrt(squared.min(1)),
         "manifold": [np.sqrt(manifold[i, pooled[i].argmax()]) for i in range(9)],
     }
     assert list(found) == list(expected)
@@ -94,10 +95,10 @@ def test_scores_are_their_formulas_and_a_class_left_out_is_a_class_never_there()
         np.testing.assert_allclose(found[name], values, atol=1e-12)
     kept = [0, 1, 3]
     never = Evidence(
-        pooled_logits(logits[:, :, kept], weights), [s[:, kept] for s in squared], manifold[:, kept]
+        pooled_logits(logits[:, :, kept], weights), squared[:, kept], manifold[:, kept]
     )
-    for name, values in scores(never, ["u", "v"]).items():
-        np.testing.assert_array_equal(scores(evidence.without(2), ["u", "v"])[name], values)
+    for name, values in scores(never).items():
+        np.testing.assert_array_equal(scores(evidence.without(2))[name], values)
 
 
 def test_auroc_is_scikit_learns():
@@ -143,12 +144,27 @@ def test_the_false_rejection_holds_where_features_are_many_and_images_few():
             rng.normal(size=(rows, 1, 4)).astype(np.float32), [rng.normal(size=(rows, 150))]
         )
         nothing = np.full(2000, np.nan)
-        fitted = fit_open_set(draw(100), labels, list("abcd"), ["x"], np.ones(1), nothing[:100])
+        fitted = fit_open_set(draw(100), labels, list("abcd"), np.ones(1), nothing[:100])
         new = fitted.open_set.scores(draw(2000), nothing)
         p_value = fitted.open_set.p_value(fitted.open_set.unknown_score(new))
         shares.append((p_value <= 0.1).mean())
     # 48 known images: a share has a deviation of 0.043, the mean of twelve of 0.013.
     assert np.mean(shares) == pytest.approx(0.1, abs=0.035)
+
+
+def test_what_is_usual_in_each_space_may_be_strange_together():
+    rng = np.random.default_rng(8)
+
+    def drawn(rows: int, shared: float) -> Outputs:
+        one, other = rng.normal(size=(2, rows, 4))
+        other = shared * one + np.sqrt(1 - shared**2) * other
+        logits = np.eye(2)[np.arange(rows) % 2] * 3
+        return Outputs(logits[:, None].astype(np.float32), [one, 100 * other])
+
+    nothing, labels = np.full(400, np.nan), np.arange(400) % 2
+    open_set = fit_open_set(drawn(400, 0.95), labels, ["a", "b"], np.ones(1), nothing).open_set
+    known, unknown = (open_set.scores(drawn(400, s), nothing)[:, 3] for s in (0.95, 0.0))
+    assert auroc(known, unknown) > 0.95
 
 
 def test_p_values_are_shares_of_known_images_and_never_zero():
@@ -179,7 +195,7 @@ def test_it_is_stored_without_pickles_and_comes_back_the_same():
     outputs, _, distance = world.known(5)
     found, expected = (one.scores(outputs, distance) for one in (again, open_set))
     np.testing.assert_array_equal(found, expected)
-    assert again.score_names == ["max_probability", "max_logit", "energy", "features-x", "manifold"]
+    assert again.score_names == ["max_probability", "max_logit", "energy", "features", "manifold"]
     np.testing.assert_array_equal(again.unknown_score(found), open_set.unknown_score(expected))
 
 
@@ -187,12 +203,12 @@ def test_without_a_manifold_there_is_no_distance_and_with_one_image_of_a_class_n
     world = World()
     outputs, labels, _ = world.known(6)
     nothing = np.full(len(labels), np.nan)
-    fitted = fit_open_set(outputs, labels, CLASSES, ["x"], np.ones(1), nothing)
-    assert fitted.open_set.score_names[-1] == "features-x"
+    fitted = fit_open_set(outputs, labels, CLASSES, np.ones(1), nothing)
+    assert fitted.open_set.score_names[-1] == "features"
     assert np.isfinite(fitted.open_set.known).all()
     few = np.flatnonzero((labels != 2) | (np.arange(len(labels)) % 6 == 0))
     some = Outputs(outputs.logits[few], [outputs.features[0][few]])
-    assert fit_open_set(some, labels[few], CLASSES, ["x"], np.ones(1), nothing[few]) is None
+    assert fit_open_set(some, labels[few], CLASSES, np.ones(1), nothing[few]) is None
 
 
 def test_two_classes_are_enough():
@@ -200,6 +216,6 @@ def test_two_classes_are_enough():
     outputs, labels, distance = world.known(12)
     pair = labels >= 4  # e and real
     some = Outputs(outputs.logits[pair][:, :, 4:], [outputs.features[0][pair]])
-    fitted = fit_open_set(some, labels[pair] - 4, CLASSES[4:], ["x"], np.ones(1), distance[pair])
+    fitted = fit_open_set(some, labels[pair] - 4, CLASSES[4:], np.ones(1), distance[pair])
     assert list(fitted.left_out) == ["e"]
     assert np.isfinite(fitted.open_set.known).all()
