@@ -2,8 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-# What is never imported, most of it, is never compiled.
-PIP := $(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c cluster/constraints.txt
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c cluster/constraints.txt
 export RAY_AUTH_MODE ?= token
 .PHONY: quickstart test test-slow test-gpu lint benchmark clean
 
