@@ -7,6 +7,9 @@ takes as long as PyTorch itself, and most processes need none.
 from typing import TypeVar, cast
 
 from torch import Tensor, nn
+from torch.fx import symbolic_trace
+from torch.fx.experimental.optimization import fuse
+from torch.fx.proxy import TraceError
 from torch.nn.functional import linear
 
 from manifpt.errors import ManifptError
@@ -115,10 +118,6 @@ def folded(network: nn.Module) -> nn.Module:
     It is the same function but for rounding, and faster: on CPUs ResNets by 1.1, MobileNetV2 by
     1.7. What torch.fx can't trace stays as it is.
     """
-    from torch.fx import symbolic_trace
-    from torch.fx.experimental.optimization import fuse
-    from torch.fx.proxy import TraceError
-
     network = network.eval()
     if not any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
         return network

@@ -95,7 +95,7 @@ def scores(evidence: Evidence) -> dict[str, np.ndarray]:
     """
     top = evidence.pooled.max(1)
     energy = top + np.log(np.exp(evidence.pooled - top[:, None]).sum(1))
-    found = {"max_probability": energy - top, "max_logit": -top, "energy": -energy}
+    found = dict(zip(LOGITS, (energy - top, -top, -energy), strict=True))
     found[FEATURES] = np.sqrt(evidence.squared.min(1))
     if evidence.manifold is not None:
         predicted = evidence.pooled.argmax(1)

@@ -153,13 +153,13 @@ def compiled(space: Any) -> Any:
 
 def _at_layer(network: nn.Module, space: Learned) -> nn.Module:
     """Return the part of a network that ends with the space's layer."""
+    if space.layer is None:
+        return without_head(network)
     from torchvision.models.feature_extraction import (
         create_feature_extractor,
         get_graph_node_names,
     )
 
-    if space.layer is None:
-        return without_head(network)
     try:
         part: nn.Module = create_feature_extractor(network, {space.layer: "layer"})
     except ValueError:
