@@ -1,9 +1,11 @@
 """The one place that asks torch for a GPU."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import threadpoolctl
 import torch
 
 from manifpt.session import Pool
@@ -41,6 +43,22 @@ def device_and_precision() -> tuple[str, Any]:
 def precision_of(asked: str, pool: Pool) -> str:
     """Return what an embedding network computes in; ``auto`` is float16 on GPUs, else float32."""
     return asked if asked != "auto" else "float16" if pool.num_gpus else "float32"
+
+
+@contextmanager
+def threads_of(count: int) -> Iterator[None]:
+    """Let NumPy, SciPy, FAISS and torch use so many threads in the block, for this thread.
+
+    For tasks, which share a process with others. Once torch has been told a number, its MKL heeds
+    no other's, so both are told.
+    """
+    before = torch.get_num_threads()
+    try:
+        with threadpoolctl.threadpool_limits(count):
+            torch.set_num_threads(count)
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def in_batches(

@@ -19,7 +19,7 @@ from manifpt.attribution.fusion import fit_weights
 from manifpt.attribution.network import AttributionNetwork, Design, Outputs, outputs
 from manifpt.attribution.open_set import Fitted, fit_open_set
 from manifpt.branches import Branch, artifact_column, of_classes, read_branches
-from manifpt.device import device_and_precision
+from manifpt.device import device_and_precision, threads_of
 
 # Of larger validation sets, so many images are taken, evenly of all classes.
 ROWS = 20_000
@@ -67,7 +67,13 @@ def calibrate(
 def _calibrated(
     build: Build, sets: Sequence[Sequence[Branch]], classes: list[str], threads: int
 ) -> tuple[Made, dict[str, Any]]:
-    torch.set_num_threads(threads)
+    with threads_of(threads):
+        return _fitted(build, sets, classes)
+
+
+def _fitted(
+    build: Build, sets: Sequence[Sequence[Branch]], classes: list[str]
+) -> tuple[Made, dict[str, Any]]:
     device = device_and_precision()[0]
     network = build().to(device)
     known = [validation_outputs(network, branches, classes, device) for branches in sets]

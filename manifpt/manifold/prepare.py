@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from manifpt import session, storage
+from manifpt.device import threads_of
 from manifpt.manifold.basis import Basis
 from manifpt.manifold.embed import write_array
 from manifpt.manifold.geometry import Geometry
@@ -67,11 +68,9 @@ def write_whitening(manifold: Manifold, output: str) -> dict[str, Any]:
     Of a sample that has all reals, neither their shards nor their order change it; on one thread,
     nor does the number of threads.
     """
-    import threadpoolctl
-
     shard = sample_of(manifold, SAMPLE_BYTES)
     rows = np.argsort(shard.pixel_sha256)[:SAMPLE_REALS]
-    with threadpoolctl.threadpool_limits(1):
+    with threads_of(1):
         whitening = Whitening.fit(shard.vectors[rows])
     return write_array(output, "whitening.npy", whitening.lines())
 
@@ -83,9 +82,9 @@ def write_geometry(manifold: Manifold, output: str) -> dict[str, Any]:
     """
     shard = sample_of(manifold, SAMPLE_BYTES)
     rows = np.argsort(shard.pixel_sha256)[:SAMPLE_REALS]
-    torch.set_num_threads(1)
     sink = io.BytesIO()
-    torch.save(Geometry.fit(shard.vectors[rows]).state(), sink)
+    with threads_of(1):
+        torch.save(Geometry.fit(shard.vectors[rows]).state(), sink)
     path = "geometry.pt"
     return {"path": path, **storage.write_bytes(storage.join(output, path), sink.getvalue())}
 
@@ -195,9 +194,7 @@ def choose(shard: Shard) -> dict[str, Any]:
 
 def calibrate(manifold: Manifold, threads: int) -> dict[str, Any]:
     """Measure all exact plans on a sample of the manifold; return what the manifest keeps."""
-    import threadpoolctl
-
-    with threadpoolctl.threadpool_limits(threads):
+    with threads_of(threads):
         shard = sample_of(manifold, SAMPLE_BYTES)
         if manifold.basis is not None:
             keys = manifold.basis.keys(shard.points)

@@ -17,6 +17,7 @@ from manifpt.manifold.basis import Basis
 from manifpt.manifold.build import compact_manifold, content_sha256
 from manifpt.manifold.metric import Whitening
 from manifpt.manifold.placement import place
+from manifpt.manifold.prepare import write_whitening
 from manifpt.manifold.search import Plan
 
 PLANS = {
@@ -221,6 +222,17 @@ def test_every_placement_and_plan_of_a_built_manifold_finds_the_same(whole_clust
             bits.add(found.distance.tobytes())
     assert len(bits) == 1
     assert manifold.size == 2 * 200 * 192 * 4  # vectors and points
+
+
+def test_threads_that_a_task_before_had_change_no_covariance(manifold, tmp_path):
+    vectors = Manifold(manifold.uri, {**manifold.manifest, "metric": "euclidean"})
+    threads, hashes = torch.get_num_threads(), set()
+    for count in (1, 2, 4):
+        torch.set_num_threads(count)
+        hashes.add(write_whitening(vectors, f"{tmp_path}")["sha256"])
+        assert torch.get_num_threads() == count  # nor does this task change the next
+    torch.set_num_threads(threads)
+    assert hashes == {manifold.manifest["whitening"]["sha256"]}
 
 
 def test_appending_keeps_the_covariance_which_is_part_of_the_hash(manifold, tmp_path):
