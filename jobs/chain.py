@@ -115,12 +115,13 @@ class Chain:
         seeds: Sequence[int] | None = None,
         known: Sequence[str] = (),
         tested: Sequence[str] = (),
+        options: Sequence[str] = (),
     ) -> list[dict[str, Any]]:
         """Train and evaluate once a seed on the spaces of a name such as ``rgb+freq``.
 
         Late fusion takes the attributors of the single spaces, which must be there. Of the sources
         of the artifacts, it trains on those ``known`` and evaluates on those ``tested``; all, if
-        none is named.
+        none is named. ``options`` are evaluate's.
         """
         train_on, test_on = (("--sources", *s) if s else () for s in (known, tested))
         inputs = [
@@ -147,6 +148,7 @@ class Chain:
                 flags = ("--input", *inputs, "--output", model, "--fusion", fusion, *train_on)
                 self.step(f"train {where}", train_attribution, *flags, *network, *length)
             flags = ("--input", *inputs, "--output", self.place("evaluation", where), *test_on)
+            flags += options
             found.append(self.step(f"evaluate {where}", evaluate, *flags, "--model", model))
         return found
 

@@ -5,7 +5,7 @@
 Artifacts of all generators of a benchmark are computed once. In each split an attributor is trained
 on reals and 16 generators, and tested on unseen images of these and of 8 others, of three kinds:
 other seeds of a known recipe, other recipes of a known family, and a family of which none is known.
-What is done is not repeated.
+Of the last of the inputs, groups of images are asked, too. What is done is not repeated.
 """
 
 import csv
@@ -122,7 +122,30 @@ def tables(results: dict[str, list[dict[str, Any]]], splits: Sequence[Split]) ->
             ]
             cells.append(spread([one["unknown_found"] for one in each]))
         lines.append(" | ".join([name, *cells]))
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *group_lines(results[last], splits)])
+
+
+def group_lines(results: Sequence[dict[str, Any]], splits: Sequence[Split]) -> list[str]:
+    """Return the table of groups: known and unknown called unknown, and AUROC, over the splits."""
+    head = "".join(f" | unseen {kind}: called unknown | AUROC" for kind in KINDS)
+    lines = [f"images in a group | known called unknown{head}"]
+    for size in dict.fromkeys(row["size"] for row in results[0]["groups"]["unknown"]):
+        rejected = [
+            fmean(row["false_rejections"])
+            for m in results
+            for row in m["groups"]["known"]
+            if (row["size"], row["foreign"]) == (size, 0)
+        ]
+        cells = [str(size), spread(rejected)]
+        for kind in KINDS:
+            of = [
+                [r for r in m["groups"]["unknown"] if r["size"] == size and r["source"] in names]
+                for m, names in zip(results, (s.unknown[kind] for s in splits), strict=True)
+            ]
+            means = ([fmean(fmean(r[m]) for r in rows) for rows in of] for m in ("found", "aurocs"))
+            cells += map(spread, means)
+        lines.append(" | ".join(cells))
+    return lines
 
 
 def run(config: Config) -> None:
@@ -141,7 +164,8 @@ def run(config: Config) -> None:
         known = ["real", *split.known]
         tested = [*known, *(name for names in split.unknown.values() for name in names)]
         for name in config.inputs:
-            made = part.attributors(name, artifacts, known=known, tested=tested)
+            groups = ("--groups",) if name == config.inputs[-1] else ()
+            made = part.attributors(name, artifacts, known=known, tested=tested, options=groups)
             results.setdefault(name, []).extend(made[:1])
     print(f"\n{tables(results, splits)}")
     found = {

@@ -12,7 +12,7 @@ the attributor does not know measure how well it tells them from its own.
 Images alone: accuracy against JPEG quality, blur, resizing, cropping and noise.
 
 --groups adds how often groups of test images are told right by `jobs.attribute --group-by`, against
-their size.
+their size, and how often they are called unknown.
 """
 
 import sys
@@ -100,7 +100,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     if config.groups:
         from manifpt.evaluation.groups import measure_groups, table
 
-        metrics["groups"] = measure_groups(config.output)
+        metrics["groups"] = measure_groups(config.output, config.rule)
         print(table(metrics["groups"]), file=sys.stderr, flush=True)
     for name in ("metrics.json", "confusion.csv", "confusion.png", "reliability.png"):
         tracked.bytes(name, storage.read_bytes(storage.join(config.output, name)))

@@ -160,6 +160,7 @@ def test_the_images_of_a_site_are_judged_together(chain, tmp_path):
     assert attribute.main([*flags, "--output", f"{tmp_path}/v", "--group-by", "site"]) == 0
     table = ds.dataset(tmp_path / "v" / "groups").to_table().to_pandas().set_index("group")
     assert table["images"].to_dict() == {"a.example": 12, "b.example": 12}
+    assert table["unknown_p"].isna().all()  # one validation image of a class is too few
     manifest = json.loads((chain / "t" / "manifest.json").read_text())
     counts = np.array([manifest["rows"]["train"][name] for name in manifest["classes"]])
     evidence = ds.dataset(tmp_path / "v" / "evidence").to_table().to_pandas()

@@ -17,7 +17,7 @@ from manifpt import session, storage, tensors
 from manifpt.attribution.attributor import Made
 from manifpt.attribution.fusion import fit_weights
 from manifpt.attribution.network import AttributionNetwork, Design, Outputs, outputs
-from manifpt.attribution.open_set import Fitted, fit_open_set
+from manifpt.attribution.open_set import Fitted, Known, fit_open_set
 from manifpt.branches import Branch, artifact_column, of_classes, read_branches
 from manifpt.device import device_and_precision, threads_of
 
@@ -25,8 +25,6 @@ from manifpt.device import device_and_precision, threads_of
 ROWS = 20_000
 
 Build = Callable[[], AttributionNetwork]
-# The network's outputs, labels, and distances to the nearest real, of validation images.
-Known = tuple[Outputs, np.ndarray, np.ndarray]
 
 
 def network_of(design: Design, weights: dict[str, Tensor]) -> AttributionNetwork:
@@ -76,19 +74,18 @@ def _fitted(
 ) -> tuple[Made, dict[str, Any]]:
     device = device_and_precision()[0]
     network = build().to(device)
-    known = [validation_outputs(network, branches, classes, device) for branches in sets]
-    found, labels, distance = _joined(known)
+    known = _joined([validation_outputs(network, of, classes, device) for of in sets])
     branches = sets[0]
     network = network.cpu()
-    heads, right = torch.from_numpy(found.logits), torch.from_numpy(labels)
+    heads, right = torch.from_numpy(known.outputs.logits), torch.from_numpy(known.labels)
     before = _loss(network, heads, right)
     network.weights.copy_(fit_weights(heads, right))
     weights, after = network.weights.double().numpy(), _loss(network, heads, right)
-    fitted = fit_open_set(found, labels, classes, weights, distance)
+    fitted = fit_open_set(known, classes, weights)
     facts = {
         "validation_accuracy": float((network.fuse(heads).argmax(1) == right).float().mean()),
         "validation_loss": after,
-        "calibration": {"rows": len(labels), "loss_before": before, "loss": after},
+        "calibration": {"rows": len(right), "loss_before": before, "loss": after},
         "open_set": _described(fitted),
     }
     open_set = fitted.open_set if fitted else None
@@ -115,11 +112,8 @@ def _described(fitted: Fitted | None) -> dict[str, Any] | None:
 def validation_outputs(
     network: AttributionNetwork, branches: Sequence[Branch], classes: list[str], device: str
 ) -> Known:
-    """Return what the network says of validation images, their labels, and their distances.
-
-    Distances are those in the first space with a manifold, else NaN.
-    """
-    found, labels, distances = [], [], []
+    """Return what the network says of validation images."""
+    found = []
     room = np.full(len(classes), max(1, ROWS // len(classes)))
     for path in branches[0].files("validation"):
         table = of_classes(
@@ -134,12 +128,9 @@ def validation_outputs(
             tensors.from_column(table[artifact_column(n)]).reshape(-1, *branch.manifest["shape"])
             for n, branch in enumerate(branches)
         ]
-        found.append(outputs(network, artifacts, device))
-        labels.append(numbers[kept])
-        distances.append(np.array(table["distance"].to_pylist(), dtype=np.float64))
-    logits = np.concatenate([one.logits for one in found])
-    features = [np.concatenate(head) for head in zip(*(o.features for o in found), strict=True)]
-    return Outputs(logits, features), np.concatenate(labels), np.concatenate(distances)
+        distance = np.array(table["distance"].to_pylist(), dtype=np.float64)
+        found.append(Known(outputs(network, artifacts, device), numbers[kept], distance))
+    return _joined(found)
 
 
 def _joined(known: Sequence[Known]) -> Known:
@@ -148,7 +139,7 @@ def _joined(known: Sequence[Known]) -> Known:
     heads = zip(*(found.features for found, _, _ in known), strict=True)
     features = [np.concatenate(head) for head in heads]
     labels, distances = (np.concatenate([one[n] for one in known]) for n in (1, 2))
-    return Outputs(logits, features), labels, distances
+    return Known(Outputs(logits, features), labels, distances)
 
 
 def _first(numbers: np.ndarray, room: np.ndarray) -> np.ndarray:

@@ -17,13 +17,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifpt import session, storage, tensors
-from manifpt.attribution.groups import MOST, Pooling
+from manifpt.attribution.groups import MOST, Images, Pooling
 
 # Files of EVIDENCE are an output of the pipeline; GROUPS is the table; SCRATCH is removed.
 EVIDENCE, GROUPS, SCRATCH = "evidence", "groups", "_buckets"
 RUN_ROWS, BUCKET_ROWS = 2**18, 2**18
 # The pseudo-column: the folder that holds an image, or the tar, from its id.
 FOLDER = "folder"
+# The column of probabilities of the image itself, where an ensemble made the others.
+ITSELF = "itself"
 
 GROUP_ROWS = {
     "group": pa.string(),
@@ -35,15 +37,19 @@ GROUP_ROWS = {
     "probability_high": pa.float64(),
     "agreeing": pa.float64(),
     "unknown": pa.float64(),
+    "unknown_p": pa.float64(),
     "decision": pa.string(),
 }
 
 
-def evidence_of(images: pa.Table, by: str, rows: pa.Table, probabilities: np.ndarray) -> pa.Table:
+def evidence_of(
+    images: pa.Table, by: str, rows: pa.Table, probabilities: np.ndarray, itself: np.ndarray
+) -> pa.Table:
     """Return what grouping needs of some images; those whose group is null are left out.
 
     A group is the value of the column ``by``, or with FOLDER the image's folder. ``images``
-    is their images table, ``rows`` their attributions, ``probabilities`` N x K.
+    is their images table, ``rows`` their attributions; ``probabilities`` and ``itself``, N x K,
+    are of several views and of the image itself, the same where there is no ensemble.
     """
     if by == FOLDER and FOLDER not in images.column_names:
         groups = [row_id.rpartition("/")[0] or "." for row_id in images["id"].to_pylist()]
@@ -55,9 +61,12 @@ def evidence_of(images: pa.Table, by: str, rows: pa.Table, probabilities: np.nda
             "group": column,
             "sha256": images["sha256"],
             "decision": rows["decision"],
+            "unknown_score": rows["unknown_score"],
             "probabilities": tensors.to_column(probabilities.astype(np.float32)),
         }
     )
+    if itself is not probabilities:
+        made = made.append_column(ITSELF, tensors.to_column(itself.astype(np.float32)))
     return made.filter(made["group"].is_valid())
 
 
@@ -95,17 +104,29 @@ def sort_run(output: str, paths: Sequence[str], target: str, buckets: int) -> No
 
 @dataclass
 class _Group:
-    """A group's distinct images so far: of each hash its probabilities and decision."""
+    """A group's distinct images so far: of each hash all that ``Images`` has besides."""
 
     images: int = 0
-    found: dict[str, tuple[np.ndarray, str]] = field(default_factory=dict)
+    found: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
-    def add(self, sha: str, probabilities: np.ndarray, decision: str) -> None:
+    def add(self, sha: str, image: tuple[Any, ...]) -> None:
         """Count an image, and keep it if none of its hash is there."""
         self.images += 1
-        self.found.setdefault(sha, (probabilities, decision))
+        self.found.setdefault(sha, image)
         if len(self.found) >= 2 * MOST:
             self.found = {sha: self.found[sha] for sha in sorted(self.found)[:MOST]}
+
+    def judged(self, name: str, pooling: Pooling) -> dict[str, Any]:
+        """Return its row of the table."""
+        probabilities, decisions, scores, itself = zip(*self.found.values(), strict=True)
+        images = Images(
+            list(self.found),
+            np.stack(probabilities).astype(np.float64),
+            decisions,
+            np.array(scores, dtype=np.float64),
+            np.stack(itself).astype(np.float64),
+        )
+        return pooling.judge(name, images, self.images)
 
 
 def judge_bucket(
@@ -119,19 +140,13 @@ def judge_bucket(
         if table.num_rows == 0:
             continue
         probabilities = tensors.from_column(table["probabilities"])
-        columns = (table[name].to_pylist() for name in ("group", "sha256", "decision"))
-        for row, (group, sha, decision) in enumerate(zip(*columns, strict=True)):
-            groups[group].add(sha, probabilities[row].copy(), decision)
-    rows = [
-        pooling.judge(
-            name,
-            list(group.found),
-            np.stack([p for p, _ in group.found.values()]).astype(np.float64),
-            [decision for _, decision in group.found.values()],
-            group.images,
-        )
-        for name, group in sorted(groups.items())
-    ]
+        views = ITSELF in table.column_names
+        itself = tensors.from_column(table[ITSELF]) if views else probabilities
+        columns = (table[n].to_pylist() for n in ("group", "sha256", "decision", "unknown_score"))
+        for row, (group, sha, decision, score) in enumerate(zip(*columns, strict=True)):
+            image = probabilities[row].copy(), decision, score, itself[row].copy()
+            groups[group].add(sha, image)
+    rows = [group.judged(name, pooling) for name, group in sorted(groups.items())]
     table = pa.Table.from_pylist(rows, schema=pa.schema(GROUP_ROWS))
     return {"rows": len(rows), **storage.write_bytes(target, storage.parquet_bytes(table))}
 
@@ -160,8 +175,9 @@ def write_groups(
     judge = ray.remote(num_cpus=pool.num_cpus)(judge_bucket)
     paths = [f"{GROUPS}/{bucket:06d}{generation}.parquet" for bucket in range(buckets)]
     targets = [storage.join(output, path) for path in paths]
+    shared = ray.put(pooling)
     written = ray.get(
-        [judge.remote(scratch, n, target, pooling) for n, target in enumerate(targets)]
+        [judge.remote(scratch, n, target, shared) for n, target in enumerate(targets)]
     )
     storage.remove(storage.join(output, SCRATCH))
     made = [

@@ -11,21 +11,25 @@ source is as likely to be any class as any other, before its images are seen.
 
 Images count as independent, given the source. Near-duplicates are not, and make a verdict surer
 than it should be; exact copies, by the hash of their bytes, count once.
+
+Whether the source is any of the classes at all is asked before, by ``profiles``.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from manifpt.attribution.decision import REAL, USUAL
+from manifpt.attribution.attributor import Attributor
+from manifpt.attribution.decision import REAL, USUAL, Rule
+from manifpt.attribution.profiles import Profiles, vectors_of
 
 EPS = 0.1
 CONFIDENCE = 0.95
 RESAMPLES = 400
-# Resampling fewer images than these says nothing of how far others would lie.
+# Fewer images than these say nothing of how far others would lie, nor of an unknown source.
 FEWEST = 5
 # Of more distinct images than these, the first by their hash stand for all.
 MOST = 10_000
@@ -61,66 +65,95 @@ def interval(evidence: np.ndarray, best: int, seed: int) -> tuple[float, float] 
     return float(low), float(high)
 
 
+class Images(NamedTuple):
+    """What is known of N images.
+
+    The hashes of their bytes, N x K ``probabilities``, each image's own decision, its
+    ``unknown_score`` (NaN where there is none), and N x K probabilities of the image ``itself``,
+    where the others are the mean of several views of it.
+    """
+
+    hashes: Sequence[str]
+    probabilities: np.ndarray
+    decisions: Sequence[str]
+    unknown_score: np.ndarray
+    itself: np.ndarray
+
+
 @dataclass(frozen=True)
 class Pooling:
     """How groups are judged.
 
-    By the classes, their shares in training, the share of foreign images, and the least that the
-    probability must be, or the low end of its interval, for an answer.
+    By the classes, their shares in training, the share of foreign images, and the rule of
+    decisions, whose ``false_rejection`` is that of groups here, and whose ``sure`` is the least
+    that the probability must be, or the low end of its interval. Without ``profiles`` a group is
+    unknown if most of its images are.
     """
 
     classes: tuple[str, ...]
     priors: tuple[float, ...]
     eps: float = EPS
-    sure: float = USUAL.sure
+    rule: Rule = USUAL
+    profiles: Profiles | None = None
 
     @classmethod
-    def of(cls, manifest: dict[str, Any], eps: float = EPS, sure: float = USUAL.sure) -> "Pooling":
-        """Return the pooling of an attributor's probabilities, from its manifest."""
-        return cls(tuple(manifest["classes"]), priors_of(manifest), eps, sure)
+    def of(cls, attributor: Attributor, eps: float = EPS, rule: Rule = USUAL) -> "Pooling":
+        """Return the pooling of an attributor's probabilities."""
+        priors, open_set = priors_of(attributor.manifest), attributor.open_set
+        profiles = None
+        if open_set is not None:
+            evidence = log_evidence(open_set.probabilities, np.array(priors), eps)
+            profiles = Profiles(vectors_of(evidence, open_set.strangeness), open_set.labels)
+        return cls(tuple(attributor.classes), priors, eps, rule, profiles)
 
-    def judge(
-        self,
-        group: str,
-        hashes: Sequence[str],
-        probabilities: np.ndarray,
-        decisions: Sequence[str],
-        images: int | None = None,
-    ) -> dict[str, Any]:
+    def judge(self, group: str, images: Images, count: int | None = None) -> dict[str, Any]:
         """Return a group's row of the table ``groups``.
 
-        ``hashes`` are those of its images' bytes, ``probabilities`` N x K, ``decisions`` each
-        image's own. The order of the images changes nothing. ``images`` is how many there were,
-        if copies have been left out already.
+        The order of the images changes nothing. ``count`` is how many there were, if copies have
+        been left out already.
         """
-        _, order = np.unique(np.array(hashes, dtype=object).astype(str), return_index=True)
+        _, order = np.unique(np.array(images.hashes, dtype=object).astype(str), return_index=True)
         order = order[:MOST]
-        evidence = log_evidence(probabilities[order], np.array(self.priors), self.eps)
+        probabilities = images.probabilities[order]
+        evidence = log_evidence(probabilities, np.array(self.priors), self.eps)
         total = pooled(evidence.sum(0))
         best = int(total.argmax())
         seed = int.from_bytes(sha256(group.encode()).digest()[:8], "big")
         low, high = interval(evidence, best, seed) or (None, None)
-        agreeing = float((probabilities[order].argmax(1) == best).mean())
-        unknown = float(np.mean([decisions[i] == "unknown" for i in order]))
+        unknown = float(np.mean([images.decisions[i] == "unknown" for i in order]))
+        unknown_p = self.unknown_p(images.itself[order], images.unknown_score[order], seed)
+        strange = unknown > 0.5 if unknown_p is None else unknown_p <= self.rule.false_rejection
         surely = float(total[best]) if low is None else low
         return {
             "group": group,
-            "images": len(hashes) if images is None else images,
+            "images": len(images.hashes) if count is None else count,
             "counted": len(order),
             "prediction": self.classes[best],
             "probability": float(total[best]),
             "probability_low": low,
             "probability_high": high,
-            "agreeing": agreeing,
+            "agreeing": float((probabilities.argmax(1) == best).mean()),
             "unknown": unknown,
-            "decision": self._decision(best, surely, unknown),
+            "unknown_p": unknown_p,
+            "decision": "unknown" if strange else self._answer(best, surely),
         }
 
-    def _decision(self, best: int, surely: float, unknown: float) -> str:
-        """Return ``unknown`` if most images are, ``unsure``, ``real`` or ``generator``."""
-        if unknown > 0.5:
-            return "unknown"
-        if surely < self.sure:
+    def unknown_p(
+        self, probabilities: np.ndarray, unknown_score: np.ndarray, seed: int
+    ) -> float | None:
+        """Return the p-value of N images of one source to be of a known one.
+
+        None for fewer than FEWEST, or where the attributor cannot tell.
+        """
+        if self.profiles is None or len(probabilities) < FEWEST or np.isnan(unknown_score).any():
+            return None
+        evidence = log_evidence(probabilities, np.array(self.priors), self.eps)
+        vectors = vectors_of(evidence, unknown_score)
+        return self.profiles.p_value(vectors, pooled(evidence.sum(0)), seed, self.eps)
+
+    def _answer(self, best: int, surely: float) -> str:
+        """Return ``unsure``, ``real`` or ``generator``."""
+        if surely < self.rule.sure:
             return "unsure"
         return REAL if self.classes[best] == REAL else "generator"
 

@@ -4,8 +4,9 @@ Several scores are read from the logits, from the features before the heads' las
 the distance to the manifold; see ``scores``. The features of all heads are one vector: what is
 usual in each space may be strange together. What must be fitted is fitted on validation images:
 
-- Class means and their shared covariance, on half of the images. All else on the other half: no
-  known image is compared with a mean that it is part of, as no new image will be.
+- Class means and their shared covariance, on half of the images; those that new images will be
+  compared with. No known image is compared with a mean that it is part of, as no new image will be:
+  the scores of each half are by means of the other, and all else is fitted on these.
 - What each score is worth. Each generator is left out in turn: its logits and its mean are taken
   away, and its images are the unknown (leave-one-out, as in Neal et al., ECCV 2018, and Vaze et
   al., "Open-Set Recognition: A Good Closed-Set Classifier is All You Need?", ICLR 2022). The
@@ -37,7 +38,9 @@ LEFT_OUT = 20
 # logit is no excuse for features that no known image has.
 MOST_FAMILIAR = 3.0
 RIDGE = 0.01
-ARRAYS = ("weights", "centre", "scale", "worth", "known")
+# Of each class, so many validation images are kept, which groups of images are compared with.
+KEPT = 200
+ARRAYS = ("weights", "centre", "scale", "worth", "known", "labels", "probabilities", "strangeness")
 LOGITS, FEATURES, MANIFOLD = ("max_probability", "max_logit", "energy"), "features", "manifold"
 
 
@@ -107,7 +110,9 @@ def scores(evidence: Evidence) -> dict[str, np.ndarray]:
 class OpenSet:
     """What tells the known from the unknown; ``known`` are the sorted scores of validation images.
 
-    ``weights`` are those of the heads, ``centre``, ``scale`` and ``worth`` of the scores.
+    ``weights`` are those of the heads, ``centre``, ``scale`` and ``worth`` of the scores. Of some
+    validation images, R, there are ``labels``, R x C fused ``probabilities``, float32, and the
+    combined score, ``strangeness``.
     """
 
     weights: np.ndarray
@@ -117,6 +122,9 @@ class OpenSet:
     scale: np.ndarray
     worth: np.ndarray
     known: np.ndarray
+    labels: np.ndarray
+    probabilities: np.ndarray
+    strangeness: np.ndarray
 
     @property
     def score_names(self) -> list[str]:
@@ -129,8 +137,12 @@ class OpenSet:
         return np.stack(list(scores(evidence).values()), 1)
 
     def unknown_score(self, scores: np.ndarray) -> np.ndarray:
-        """Return N combined scores of N x scores, float64, higher is less known."""
-        return combined(scores, self.centre, self.scale, self.worth)
+        """Return N combined scores of N x scores, float64, higher is less known.
+
+        It is their mean in deviations of known images, weighted by their worth.
+        """
+        found: np.ndarray = standard(scores, self.centre, self.scale) @ self.worth
+        return found
 
     def p_value(self, unknown_score: np.ndarray) -> np.ndarray:
         """Return the share of known images, the image itself among them, at least as strange."""
@@ -168,19 +180,22 @@ def standard(scores: np.ndarray, centre: np.ndarray, scale: np.ndarray) -> np.nd
     return found
 
 
-def combined(
-    scores: np.ndarray, centre: np.ndarray, scale: np.ndarray, worth: np.ndarray
-) -> np.ndarray:
-    """Return the mean of N x scores in deviations of known images, weighted by their worth."""
-    found: np.ndarray = standard(scores, centre, scale) @ worth
-    return found
-
-
 def auroc(known: np.ndarray, unknown: np.ndarray) -> float:
     """Return the share of pairs in which the unknown has the higher score; ties count half."""
     ordered = np.sort(known)
     below = np.searchsorted(ordered, unknown, "left") + np.searchsorted(ordered, unknown, "right")
     return float(below.mean() / 2 / len(known))
+
+
+class Known(NamedTuple):
+    """What a network says of N images, the numbers of their classes, and N ``distance``.
+
+    That is to the nearest real in the first space with a manifold, NaN without one.
+    """
+
+    outputs: Outputs
+    labels: np.ndarray
+    distance: np.ndarray
 
 
 class Fitted(NamedTuple):
@@ -190,39 +205,90 @@ class Fitted(NamedTuple):
     left_out: dict[str, dict[str, float]]
 
 
-def fit_open_set(
-    outputs: Outputs,
-    labels: np.ndarray,
-    classes: Sequence[str],
-    weights: np.ndarray,
-    distance: np.ndarray,
-) -> Fitted | None:
-    """Fit on N validation images; None if a class has fewer than two of them.
+def fit_open_set(known: Known, classes: Sequence[str], weights: np.ndarray) -> Fitted | None:
+    """Fit on validation images; None if a class has fewer than two of them.
 
-    ``labels`` are N numbers of ``classes``, ``weights`` those of the heads, ``distance`` as in
-    ``OpenSet.scores``.
+    ``weights`` are those of the heads.
     """
+    labels = known.labels
     counts = np.bincount(labels, minlength=len(classes))
     if counts.min() < 2:
         return None
     half = _every_other(labels)
-
-    def gaussian(space: np.ndarray) -> ClassGaussian:
-        return ClassGaussian.fit(space[half], labels[half], len(classes))
-
-    features = gaussian(joined(outputs))
-    manifold = None if np.isnan(distance).any() else gaussian(distance[:, None])
-    rest = Outputs(outputs.logits[~half], [one[~half] for one in outputs.features])
-    evidence = evidence_of(rest, distance[~half], weights, features, manifold)
-    found = np.stack(list(scores(evidence).values()), 1)
-    centre, scale = _location(found)
-    left_out = _left_out(evidence, labels[~half], classes)
+    folds = [_judged(known, classes, weights, by, ~by) for by in (half, ~half)]
+    found = np.concatenate([fold.scores for fold in folds])
+    left_out = {
+        name: tuple(map(np.concatenate, zip(*(f.left_out[name] for f in folds), strict=True)))
+        for name in folds[0].left_out
+    }
     sides = (np.concatenate(side) for side in zip(*left_out.values(), strict=True))
-    worth = (1 - FEATURES_SHARE) * fit_worth(*(standard(s, centre, scale) for s in sides))
+    worth = (1 - FEATURES_SHARE) * fit_worth(*sides)
     worth[len(LOGITS)] += FEATURES_SHARE
-    known = np.sort(combined(found, centre, scale, worth))
-    open_set = OpenSet(weights, features, manifold, centre, scale, worth, known)
-    return Fitted(open_set, {name: _aurocs(open_set, *pair) for name, pair in left_out.items()})
+    of = np.concatenate([labels[~half], labels[half]])
+    kept = np.concatenate([np.flatnonzero(of == n)[:KEPT] for n in range(len(classes))])
+    pooled = np.concatenate([fold.pooled for fold in folds])[kept]
+    open_set = OpenSet(
+        weights,
+        *folds[0].by,
+        worth=worth,
+        known=np.sort(found @ worth),
+        labels=of[kept],
+        probabilities=_softmax(pooled).astype(np.float32),
+        strangeness=found[kept] @ worth,
+    )
+    names = open_set.score_names
+    return Fitted(open_set, {n: _aurocs(names, worth, *pair) for n, pair in left_out.items()})
+
+
+class By(NamedTuple):
+    """What judges images: the Gaussians of the classes, and where and how wide usual scores lie."""
+
+    features: ClassGaussian
+    manifold: ClassGaussian | None
+    centre: np.ndarray
+    scale: np.ndarray
+
+
+class Judged(NamedTuple):
+    """Images, judged by what others were fitted on: N x scores and N x C pooled logits.
+
+    Scores are standard, as are those of each generator left out: of the others' images and of its.
+    """
+
+    by: By
+    scores: np.ndarray
+    pooled: np.ndarray
+    left_out: dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def _judged(
+    known: Known, classes: Sequence[str], weights: np.ndarray, fitted: np.ndarray, rows: np.ndarray
+) -> Judged:
+    """Fit Gaussians on some images, the mask ``fitted``, and judge others by them.
+
+    Two such halves have Gaussians of their own, and so scores of another level; in deviations from
+    what is usual by each, they are alike.
+    """
+    outputs, labels, distance = known
+    manifold = None
+    features = ClassGaussian.fit(joined(outputs)[fitted], labels[fitted], len(classes))
+    if not np.isnan(distance).any():
+        manifold = ClassGaussian.fit(distance[fitted, None], labels[fitted], len(classes))
+    some = Outputs(outputs.logits[rows], [one[rows] for one in outputs.features])
+    evidence = evidence_of(some, distance[rows], weights, features, manifold)
+    found = np.stack(list(scores(evidence).values()), 1)
+    by = By(features, manifold, *_location(found))
+    left_out = {
+        name: (standard(others, by.centre, by.scale), standard(own, by.centre, by.scale))
+        for name, (others, own) in _left_out(evidence, labels[rows], classes).items()
+    }
+    return Judged(by, standard(found, by.centre, by.scale), evidence.pooled, left_out)
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    odds = np.exp(logits - logits.max(1, keepdims=True))
+    found: np.ndarray = odds / odds.sum(1, keepdims=True)
+    return found
 
 
 def _every_other(labels: np.ndarray) -> np.ndarray:
@@ -254,12 +320,12 @@ def _left_out(
     return found
 
 
-def _aurocs(open_set: OpenSet, known: np.ndarray, unknown: np.ndarray) -> dict[str, float]:
-    """Return the AUROC of each of the scores, the columns, and of the combined."""
-    found = dict(zip(open_set.score_names, map(auroc, known.T, unknown.T), strict=True))
-    return found | {
-        "combined": auroc(open_set.unknown_score(known), open_set.unknown_score(unknown))
-    }
+def _aurocs(
+    names: Sequence[str], worth: np.ndarray, known: np.ndarray, unknown: np.ndarray
+) -> dict[str, float]:
+    """Return the AUROC of each of the standard scores, the columns, and of the combined."""
+    found = dict(zip(names, map(auroc, known.T, unknown.T), strict=True))
+    return found | {"combined": auroc(known @ worth, unknown @ worth)}
 
 
 def fit_worth(known: np.ndarray, unknown: np.ndarray) -> np.ndarray:

@@ -79,4 +79,4 @@ class Settings:
 
     def pooling(self, attributor: Attributor) -> Pooling:
         """Return how the images of a group are judged together."""
-        return Pooling.of(attributor.manifest, self.foreign, self.rule.sure)
+        return Pooling.of(attributor, self.foreign, self.rule)

@@ -81,13 +81,14 @@ class AttributeStage:
 
     def __call__(self, table: pa.Table) -> pipeline.Result:
         """Attribute the rows of an images table, and mark those that are no news."""
-        rows, probabilities = self._attributed(table)
+        rows, probabilities, itself = self._attributed(table)
         attributions, leaks = self.leaks.marked(rows)
         decisions = dict(Counter(attributions["decision"].to_pylist()))
         facts = {"leaks": leaks, "decisions": decisions}
         tables = {"attributions": attributions}
         if self.group_by is not None:
-            evidence = grouping.evidence_of(table, self.group_by, rows, probabilities)
+            by = self.group_by
+            evidence = grouping.evidence_of(table, by, rows, probabilities, itself)
             tables[grouping.EVIDENCE] = evidence
         return pipeline.Result(tables, facts)
 
@@ -98,19 +99,19 @@ class AttributeStage:
         """
         return self._attributed(table)[0]
 
-    def _attributed(self, table: pa.Table) -> tuple[pa.Table, np.ndarray]:
-        """Return the attributions table and all probabilities, N x classes."""
+    def _attributed(self, table: pa.Table) -> tuple[pa.Table, np.ndarray, np.ndarray]:
+        """Return the attributions table, all probabilities, N x classes, and the image's own."""
         classes = self.attributor.classes
         made = [p(sized(table, p.space.size)) for p in self.projectors]
         reals = [b for p, (_, b) in zip(self.projectors, made, strict=True) if p.manifold]
         beside = dict(reals[0] if reals else made[0][1])
         beside["in_manifold"] = np.any([b["in_manifold"] for _, b in made], axis=0).tolist()
         found = self.attributor.outputs([artifacts for artifacts, _ in made])
-        probabilities = self.attributor.fused(found.logits)
+        probabilities = itself = self.attributor.fused(found.logits)
         unknown = self.attributor.unknown(found, beside["distance"])
         unknown_p = unknown.p_value if unknown else None
         if self.views:
-            probabilities, agreement = pooled_views(self._seen_by_views(table, probabilities))
+            probabilities, agreement = pooled_views(self._seen_by_views(table, itself))
             beside["agreement"] = agreement.tolist()
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :TOP_K]
         ranked = [
@@ -132,7 +133,7 @@ class AttributeStage:
         schema = ATTRIBUTIONS | (AGREEMENT if self.views else {})
         schema |= dict.fromkeys(self.columns, pa.string())
         rows = pa.table({name: pa.array(columns[name], kind) for name, kind in schema.items()})
-        return rows, probabilities
+        return rows, probabilities, itself
 
     def _seen_by_views(self, table: pa.Table, itself: np.ndarray) -> np.ndarray:
         """Return views x N x classes probabilities; those of the image itself are there."""

@@ -1,30 +1,70 @@
-"""How often groups of test images are told right, against their size and their foreign images."""
+"""How often groups of test images are told right, against their size and their foreign images.
+
+And how often they are called unknown: those of known sources, and those of sources that the
+attributor has never seen.
+"""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from manifpt import outputs, storage
 from manifpt.attribution.attributor import Attributor
+from manifpt.attribution.decision import USUAL, Rule
 from manifpt.attribution.groups import EPS, Pooling, log_evidence
+from manifpt.attribution.open_set import auroc
 from manifpt.attribution.registered import opened
+from manifpt.evaluation.report import SCORES, UNKNOWN
 
 SIZES, FOREIGN, SEEDS = (1, 2, 5, 10, 20, 50), (0.0, 0.1, 0.2), (0, 1, 2)
 GROUPS = 100  # a class, a seed
+# Of these, the first so many are asked whether they are unknown, which takes milliseconds each.
+ASKED = 20
 # Pools as if no image could be foreign: what the share eps is worth.
 PLAIN = 1e-9
 RESULT = "groups.json"
 
 
-def drawn(
-    truth: np.ndarray, of: int, size: int, foreign: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Return GROUPS groups of a class as rows of N labelled images, GROUPS x size.
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """The scores of N test images: N x K probabilities, ``unknown_score``, and sources."""
 
-    Of each group ``foreign`` images are of other classes; none is in a group twice.
+    probabilities: np.ndarray
+    unknown_score: np.ndarray
+    sources: np.ndarray
+
+    @classmethod
+    def read(cls, uris: Sequence[str]) -> "Scores":
+        """Return those in some files."""
+        tables = [storage.read_parquet(uri) for uri in uris]
+        probabilities = np.array([p for t in tables for p in t["probabilities"].to_pylist()])
+        strange = [
+            t["unknown_score"].to_pylist()
+            if "unknown_score" in t.column_names
+            else [np.nan] * t.num_rows
+            for t in tables
+        ]
+        sources = np.array([name for t in tables for name in t["source"].to_pylist()], dtype=object)
+        return cls(probabilities, np.array([s for one in strange for s in one]), sources)
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """How many images each source has."""
+        names, counts = np.unique(self.sources.astype(str), return_counts=True)
+        return dict(zip(names.tolist(), counts.tolist(), strict=True))
+
+
+def drawn(
+    sources: np.ndarray, of: str, size: int, foreign: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Return GROUPS groups of a source as rows of N images, GROUPS x size.
+
+    Of each group ``foreign`` images are of other sources; none is in a group twice.
     """
-    own, others = np.flatnonzero(truth == of), np.flatnonzero(truth != of)
+    own, others = np.flatnonzero(sources == of), np.flatnonzero(sources != of)
     parts = [
         rows[rng.random((GROUPS, len(rows))).argsort(1)[:, :count]]
         for rows, count in ((own, size - foreign), (others, foreign))
@@ -32,60 +72,114 @@ def drawn(
     return np.concatenate(parts, axis=1)
 
 
-def group_accuracies(
-    probabilities: np.ndarray, truth: np.ndarray, priors: Sequence[float]
-) -> Iterator[dict[str, Any]]:
-    """Yield a row a size of groups and a number of foreign images: accuracies, one a seed.
+def unknown_ps(scores: Scores, groups: np.ndarray, pooling: Pooling, seed: int) -> np.ndarray:
+    """Return the p-values of the first ASKED of some groups; empty where there are none."""
+    found = [
+        pooling.unknown_p(scores.probabilities[rows], scores.unknown_score[rows], seed)
+        for rows in groups[:ASKED]
+    ]
+    return np.array([p for p in found if p is not None])
 
-    ``probabilities`` are N x K, ``truth`` N integers. Accuracies are means over the classes that
-    have images enough; ``plain_accuracies`` are without a share for foreign images.
+
+def known_groups(scores: Scores, pooling: Pooling, size: int) -> Iterator[dict[str, Any]]:
+    """Yield a row a number of foreign images: accuracies, one a seed, and what is called unknown.
+
+    Accuracies are means over the classes that have images enough; ``plain_accuracies`` are without
+    a share for foreign images. ``unknown_p`` are p-values, one list a seed.
     """
+    priors, classes = np.array(pooling.priors), pooling.classes
     ways = {"accuracies": EPS, "plain_accuracies": PLAIN}
-    evidence = {n: log_evidence(probabilities, np.array(priors), e) for n, e in ways.items()}
-    counts = np.bincount(truth, minlength=len(priors))
-    for size in (size for size in SIZES if counts.max() >= size):
-        classes = np.flatnonzero(counts >= size)
-        for foreign in sorted({int(share * size + 0.5) for share in FOREIGN}):
-            found: dict[str, list[float]] = {name: [] for name in ways}
-            for seed in SEEDS:
-                rng = np.random.default_rng([seed, size, foreign])
-                groups = {int(c): drawn(truth, int(c), size, foreign, rng) for c in classes}
-                for name, values in evidence.items():
-                    right = [(values[g].sum(1).argmax(1) == c).mean() for c, g in groups.items()]
-                    found[name].append(float(np.mean(right)))
-            yield {"size": size, "foreign": foreign, **found}
+    evidence = {n: log_evidence(scores.probabilities, priors, e) for n, e in ways.items()}
+    names = [name for name in classes if scores.counts.get(name, 0) >= size]
+    for foreign in sorted({int(share * size + 0.5) for share in FOREIGN}) if names else ():
+        found: dict[str, list[Any]] = {name: [] for name in (*ways, "unknown_p")}
+        for seed in SEEDS:
+            rng = np.random.default_rng([seed, size, foreign])
+            groups = {name: drawn(scores.sources, name, size, foreign, rng) for name in names}
+            for way, values in evidence.items():
+                right = [
+                    (values[g].sum(1).argmax(1) == classes.index(name)).mean()
+                    for name, g in groups.items()
+                ]
+                found[way].append(float(np.mean(right)))
+            ps = [unknown_ps(scores, g, pooling, seed) for g in groups.values()]
+            found["unknown_p"].append(np.concatenate(ps))
+        yield {"size": size, "foreign": foreign, **found}
 
 
-def _measured(output: str, paths: Sequence[str], pooling: Pooling) -> list[dict[str, Any]]:
-    """Return the rows for the scores in some files; in a task, for it reads them all."""
-    tables = [storage.read_parquet(storage.join(output, path)) for path in paths]
-    probabilities = np.array([p for t in tables for p in t["probabilities"].to_pylist()])
-    sources = [source for t in tables for source in t["source"].to_pylist()]
-    truth = np.array([pooling.classes.index(source) for source in sources])
-    return list(group_accuracies(probabilities, truth, pooling.priors))
+def measured(scores: Scores, unknown: Scores | None, pooling: Pooling, size: int) -> dict[str, Any]:
+    """Return rows of groups of a size: of ``known`` sources, and one for each ``unknown``.
+
+    ``false_rejections`` and ``found`` are shares of groups that are called unknown, ``aurocs`` of
+    the p-values of known and unknown groups, one a seed.
+    """
+    limit = pooling.rule.false_rejection
+    known = list(known_groups(scores, pooling, size))
+    asked = bool(known) and len(known[0]["unknown_p"][0]) > 0
+    rows = []
+    for name in sorted(unknown.counts) if unknown is not None and asked else ():
+        assert unknown is not None
+        if unknown.counts[name] < size:
+            continue
+        row: dict[str, Any] = {"source": name, "size": size, "found": [], "aurocs": []}
+        for seed, ps in zip(SEEDS, known[0]["unknown_p"], strict=True):
+            groups = drawn(unknown.sources, name, size, 0, np.random.default_rng([seed, size]))
+            mine = unknown_ps(unknown, groups, pooling, seed)
+            row["found"].append(float((mine <= limit).mean()))
+            row["aurocs"].append(auroc(-ps, -mine))
+        rows.append(row)
+    for one in known:
+        ps = one.pop("unknown_p")
+        one["false_rejections"] = [float((p <= limit).mean()) for p in ps] if asked else None
+    return {"known": known, "unknown": rows}
 
 
-def measure_groups(output: str) -> list[dict[str, Any]]:
+def _measured(output: str, files: dict[str, list[str]], pooling: Pooling, size: int) -> Any:
+    read = {
+        folder: Scores.read([storage.join(output, path) for path in paths])
+        for folder, paths in files.items()
+        if paths
+    }
+    return measured(read[SCORES], read.get(UNKNOWN), pooling, size)
+
+
+def measure_groups(output: str, rule: Rule = USUAL) -> dict[str, list[dict[str, Any]]]:
     """Draw groups from the scores of a finished evaluation; write and return the rows."""
     import ray
 
     manifest = outputs.require(output, "evaluation", "--output")
     with opened(manifest["model"]) as found:
-        pooling = Pooling.of(Attributor.open(found.attributor).manifest)
-    paths = [file["path"] for file in manifest["files"] if file["folder"] == "scores"]
-    task = ray.remote(num_cpus=1)(_measured)
-    rows: list[dict[str, Any]] = ray.get(task.remote(output, paths, pooling))
-    storage.write_json(storage.join(output, RESULT), rows)
-    return rows
+        pooling = Pooling.of(Attributor.open(found.attributor), rule=rule)
+    files = {
+        folder: [file["path"] for file in manifest["files"] if file["folder"] == folder]
+        for folder in (SCORES, UNKNOWN)
+    }
+    task, shared = ray.remote(num_cpus=1)(_measured), ray.put(pooling)
+    parts = ray.get([task.remote(output, files, shared, size) for size in SIZES])
+    made = {kind: [row for part in parts for row in part[kind]] for kind in ("known", "unknown")}
+    storage.write_json(storage.join(output, RESULT), made)
+    return made
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the rows as text: means of seeds, the least and the most."""
-    lines = [f"{'images':>6}{'foreign':>9}{'accuracy':>24}{'taking all as genuine':>25}"]
-    for row in rows:
-        shown = [
-            f"{np.mean(a):.3f} ({min(a):.3f}-{max(a):.3f})"
-            for a in (row["accuracies"], row["plain_accuracies"])
-        ]
-        lines.append(f"{row['size']:>6}{row['foreign']:>9}{shown[0]:>24}{shown[1]:>25}")
+def spread(values: Sequence[float] | None) -> str:
+    """Return the mean of seeds, the least and the most; a dash for none."""
+    if not values:
+        return "-"
+    return f"{np.mean(values):.3f} ({min(values):.3f}-{max(values):.3f})"
+
+
+def table(made: dict[str, list[dict[str, Any]]]) -> str:
+    """Return the rows as text."""
+    lines = [f"{'images':>6}{'foreign':>9}{'accuracy':>24}{'taking all as genuine':>25}"
+             f"{'called unknown':>24}"]  # fmt: skip
+    for row in made["known"]:
+        shown = [spread(row[n]) for n in ("accuracies", "plain_accuracies", "false_rejections")]
+        lines.append(
+            f"{row['size']:>6}{row['foreign']:>9}{shown[0]:>24}{shown[1]:>25}{shown[2]:>24}"
+        )
+    if made["unknown"]:
+        lines += ["", f"{'images':>6}  {'unknown source':<32}{'called unknown':>24}{'AUROC':>24}"]
+    for row in made["unknown"]:
+        shown = [spread(row[name]) for name in ("found", "aurocs")]
+        lines.append(f"{row['size']:>6}  {row['source']:<32}{shown[0]:>24}{shown[1]:>24}")
     return "\n".join(lines)

@@ -104,7 +104,7 @@ def test_metrics_are_those_of_the_scores(evaluated):
 
 def test_the_job_decides_as_the_evaluation_and_by_the_rule_it_is_given(evaluated, tmp_path):
     flags = ["--input", f"{evaluated}/labelled", "--model", f"{evaluated}/t", "--sure", "0.6"]
-    flags += ["--false-rejection", "0.3", "--output", f"{tmp_path}/v"]
+    flags += ["--false-rejection", "0.3", "--group-by", "folder", "--output", f"{tmp_path}/v"]
     assert attribute.main(flags) == 0
     verdicts = ds.dataset(tmp_path / "v" / "attributions").to_table().to_pandas()
     scores = ds.dataset([str(p) for n in ("scores", "unknown") for p in
@@ -120,6 +120,9 @@ def test_the_job_decides_as_the_evaluation_and_by_the_rule_it_is_given(evaluated
         name: int((verdicts["decision"] == name).sum()) for name in summary["decisions"]
     }
     assert sum(summary["decisions"].values()) == 300
+    groups = ds.dataset(tmp_path / "v" / "groups").to_table().to_pandas().set_index("group")
+    assert groups.loc["blocks", "decision"] == "unknown"
+    assert groups.loc["blocks", "unknown_p"] < groups["unknown_p"].drop("blocks").min()
 
 
 def test_an_attributor_without_an_open_set_opens_and_calls_nothing_unknown(out, tmp_path):

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from manifpt import session, storage
 from manifpt.attribution import grouping
-from manifpt.attribution.groups import FEWEST, Pooling, interval, log_evidence, priors_of
-from manifpt.evaluation.groups import group_accuracies
+from manifpt.attribution.decision import Rule
+from manifpt.attribution.groups import FEWEST, Images, Pooling, interval, log_evidence, priors_of
+from manifpt.attribution.profiles import Profiles, vectors_of
+from manifpt.evaluation.groups import Scores, measured, table
 
 CLASSES = ("real", "gan", "vae")
 POOLING = Pooling(CLASSES, (1 / 3,) * 3, 0.1)
@@ -25,13 +27,28 @@ def images(count, of=1, seed=0, strength=1.0):
     return odds / odds.sum(1, keepdims=True)
 
 
+def profiled(rule=Rule()):
+    """A pooling that knows 60 validation images of each class."""
+    labels = np.repeat(np.arange(3), 60)
+    p = np.concatenate([images(60, of=c, seed=50 + c) for c in range(3)])
+    scores = np.random.default_rng(9).normal(size=180)
+    evidence = log_evidence(p, np.array(POOLING.priors))
+    return Pooling(
+        CLASSES, POOLING.priors, 0.1, rule, Profiles(vectors_of(evidence, scores), labels)
+    )
+
+
 def names(count, start=0):
     return [sha256(str(n).encode()).hexdigest() for n in range(start, start + count)]
 
 
-def judged(probabilities, hashes=None, decisions=None, pooling=POOLING):
+def judged(probabilities, hashes=None, decisions=None, pooling=POOLING, scores=None):
     count = len(probabilities)
-    return pooling.judge("g", hashes or names(count), probabilities, decisions or ["x"] * count)
+    scores = np.full(count, np.nan) if scores is None else scores
+    found = Images(
+        hashes or names(count), probabilities, decisions or ["x"] * count, scores, probabilities
+    )
+    return pooling.judge("g", found)
 
 
 def test_two_images_pool_as_the_formula_says():
@@ -110,18 +127,47 @@ def test_priors_are_those_of_training_and_even_after_an_extension():
     assert priors_of(manifest | {"extensions": [{}]}) == (0.5, 0.5)
 
 
+def test_a_group_like_no_class_is_unknown_though_its_images_are_not():
+    rng = np.random.default_rng(2)
+    pooling, flat = profiled(), np.full((40, 3), 1 / 3) + rng.uniform(-0.02, 0.02, (40, 3))
+    found = judged(flat, pooling=pooling, scores=rng.normal(size=40))
+    assert (found["decision"], found["unknown"]) == ("unknown", 0)
+    assert found["unknown_p"] <= 0.01
+    usual = judged(images(40, seed=7), pooling=pooling, scores=rng.normal(size=40))
+    assert (usual["decision"], usual["unknown_p"] > 0.05) == ("generator", True)
+    strange = judged(images(40, seed=7), pooling=pooling, scores=rng.normal(2, size=40))
+    assert strange["decision"] == "unknown"
+    never = judged(flat, pooling=profiled(Rule(false_rejection=0)), scores=rng.normal(size=40))
+    assert never["decision"] == "unsure"
+    few = judged(flat[: FEWEST - 1], pooling=pooling, scores=np.zeros(FEWEST - 1))
+    assert (few["unknown_p"], few["decision"]) == (None, "unsure")
+    assert judged(flat, pooling=pooling)["unknown_p"] is None  # an attributor that can't tell
+
+
 def test_larger_groups_are_told_better_and_foreign_images_cost_little():
     truth = np.repeat(np.arange(3), 60)
     p = np.concatenate([images(60, of=c, seed=c, strength=1) for c in range(3)])
-    found = {
-        (r["size"], r["foreign"]): np.mean(r["accuracies"])
-        for r in group_accuracies(p, truth, POOLING.priors)
-    }
+    rng = np.random.default_rng(1)
+    scores = Scores(p, rng.normal(size=180), np.array(CLASSES, dtype=object)[truth])
+    flat = np.full((60, 3), 1 / 3) + rng.uniform(-0.02, 0.02, (60, 3))
+    others = Scores(flat, rng.normal(size=60), np.array(["new"] * 60, dtype=object))
+    made = {n: measured(scores, others, profiled(), n) for n in (1, 2, 5, 10, 50)}
+    rows = {(r["size"], r["foreign"]): r for one in made.values() for r in one["known"]}
+    found = {key: np.mean(row["accuracies"]) for key, row in rows.items()}
     one = (p.argmax(1) == truth).mean()
     assert found[1, 0] == pytest.approx(one, abs=0.06)
     assert found[10, 0] > 0.95 > found[5, 0] > found[1, 0]
     assert found[50, 10] > 0.95
     assert (2, 1) not in found
+    assert rows[1, 0]["false_rejections"] is None
+    assert np.mean(rows[10, 0]["false_rejections"]) < 0.1
+    (new,) = made[10]["unknown"]
+    assert new["source"] == "new"
+    assert min(new["found"]) > 0.9
+    assert min(new["aurocs"]) > 0.95
+    assert made[2]["unknown"] == []
+    text = table({kind: [r for m in made.values() for r in m[kind]] for kind in made[1]})
+    assert len(text.splitlines()) == len(rows) + 3 + 3
 
 
 @pytest.fixture
@@ -134,12 +180,14 @@ def evidence(tmp_path):
         p = images(40, of=part, seed=part)
         hashes = names(40, start=35 * part)  # the last five again in the next
         table = pa.table({"id": [f"{g}/x" for g in groups], "sha256": hashes, "site": groups})
-        beside = pa.table({"decision": ["generator"] * 40})
-        made = grouping.evidence_of(table, "site", beside, p)
+        scores = rng.normal(size=40)
+        beside = pa.table({"decision": ["generator"] * 40, "unknown_score": scores})
+        made = grouping.evidence_of(table, "site", beside, p, p)
         path = f"evidence/{part}.parquet"
         storage.write_bytes(f"{tmp_path}/{path}", storage.parquet_bytes(made))
         files.append({"path": path, "folder": "evidence", "rows": made.num_rows})
-        rows += [r for r in zip(groups, hashes, p.astype(np.float32), strict=True) if r[0]]
+        given = zip(groups, hashes, p.astype(np.float32), scores, strict=True)
+        rows += [row for row in given if row[0]]
     return files, rows
 
 
@@ -150,8 +198,8 @@ def test_the_table_is_that_of_each_group_by_itself(
     files, rows = evidence
     monkeypatch.setattr(grouping, "RUN_ROWS", limit)
     monkeypatch.setattr(grouping, "BUCKET_ROWS", limit)
-    pool = session.pool(session.ANY, uses_gpu=False)
-    parts, counts = grouping.write_groups(str(tmp_path), files, POOLING, pool)
+    pool, pooling = session.pool(session.ANY, uses_gpu=False), profiled()
+    parts, counts = grouping.write_groups(str(tmp_path), files, pooling, pool)
     assert len(parts) == (1 if limit > 100 else -(-len(rows) // 25))
     tables = [storage.read_parquet(f"{tmp_path}/{part['path']}") for part in parts]
     found = {row["group"]: row for table in tables for row in table.to_pylist()}
@@ -159,10 +207,12 @@ def test_the_table_is_that_of_each_group_by_itself(
     for group, row in found.items():
         mine = [r for r in rows if r[0] == group]
         p = np.array([r[2] for r in mine], dtype=np.float64)
-        expected = POOLING.judge(group, [r[1] for r in mine], p, ["generator"] * len(mine))
+        scores, decisions = np.array([r[3] for r in mine]), ["generator"] * len(mine)
+        expected = pooling.judge(group, Images([r[1] for r in mine], p, decisions, scores, p))
         assert row == expected
+        assert row["unknown_p"] > 0
     assert counts == {"groups": len(found), "images": len(rows)}
-    assert grouping.write_groups(str(tmp_path), files, POOLING, pool)[0] == parts
+    assert grouping.write_groups(str(tmp_path), files, pooling, pool)[0] == parts
 
 
 def test_a_group_larger_than_the_most_is_judged_by_its_first_hashes(tmp_path, monkeypatch):
@@ -171,15 +221,16 @@ def test_a_group_larger_than_the_most_is_judged_by_its_first_hashes(tmp_path, mo
     for module in (groups, grouping):
         monkeypatch.setattr(module, "MOST", 8)
     p, hashes = images(40).astype(np.float32), names(40)
+    views, scores = p[::-1].copy(), np.linspace(-1, 1, 40)
     table = pa.table({"id": ["a/x"] * 40, "sha256": hashes})
-    rows = pa.table({"decision": ["generator"] * 40})
-    made = grouping.evidence_of(table, grouping.FOLDER, rows, p)
+    rows = pa.table({"decision": ["generator"] * 40, "unknown_score": scores})
+    made = grouping.evidence_of(table, grouping.FOLDER, rows, views, p)
     storage.write_bytes(f"{tmp_path}/e.parquet", storage.parquet_bytes(made))
     grouping.sort_run(str(tmp_path), ["e.parquet"], f"{tmp_path}/s.parquet", 1)
-    grouping.judge_bucket([f"{tmp_path}/s.parquet"], 0, f"{tmp_path}/g.parquet", POOLING)
+    grouping.judge_bucket([f"{tmp_path}/s.parquet"], 0, f"{tmp_path}/g.parquet", profiled())
     (row,) = storage.read_parquet(f"{tmp_path}/g.parquet").to_pylist()
     first = np.argsort(hashes)[:8]
-    expected = POOLING.judge(
-        "a", [hashes[n] for n in first], p[first].astype(np.float64), ["x"] * 8, 40
-    )
-    assert row == expected
+    mine = [hashes[n] for n in first]
+    probabilities, itself = (of[first].astype(np.float64) for of in (views, p))
+    found = Images(mine, probabilities, ["x"] * 8, scores[first], itself)
+    assert row == profiled().judge("a", found, 40)
