@@ -1,12 +1,10 @@
 """Artifacts as others read them: those of one space, or of several spaces row for row."""
 
-import io
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from manifpt import outputs, pipeline, session, storage
 from manifpt.artifacts import ARTIFACTS, COMBINATION, EVALUATED, compute_artifacts
@@ -92,15 +90,11 @@ def read_artifacts(uri: str, columns: list[str] | None = None) -> pa.Table:
     Those made before there were perceptual hashes get a column of nulls, or none if it is asked for
     by name.
     """
-    data = storage.read_bytes(uri)
-    if LOOKS not in pq.read_schema(io.BytesIO(data)).names:
-        table = storage.parquet_table(data, columns and [c for c in columns if c != LOOKS])
-        if columns is None:
-            table = table.append_column(LOOKS, pa.nulls(table.num_rows, ARTIFACTS[LOOKS]))
-        columns = table.column_names
-    else:
-        table = storage.parquet_table(data, columns)
-    expected = {name: kind for name, kind in ARTIFACTS.items() if name in (columns or ARTIFACTS)}
+    table = storage.read_parquet(uri, columns)
+    if columns is None and LOOKS not in table.column_names:
+        table = table.append_column(LOOKS, pa.nulls(table.num_rows, ARTIFACTS[LOOKS]))
+    asked = set(columns or ARTIFACTS) - {LOOKS}
+    expected = {n: kind for n, kind in ARTIFACTS.items() if n in asked | {*table.column_names}}
     pipeline.check_columns(table, expected, "artifacts")
     return table
 

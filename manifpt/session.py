@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,10 @@ from manifpt.errors import ManifptError
 
 NO_PROGRESS_SECONDS = 600
 ANSWER_SECONDS = 5
+# How a client of HTTP/2 begins, with an empty frame of settings, and the type of such a frame,
+# with which a server begins, too (RFC 9113, sections 3.4 and 6.5).
+SETTINGS = b"\x04"
+HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + SETTINGS + bytes(5)
 # What Ray's processes inherit; cluster/Dockerfile has it, too. GNU's OpenMP spins for milliseconds
 # where it waits, and keeps a reader from the core: this many turns, some 0.1 ms, span the gaps
 # between a network's layers. And glibc lets each thread keep freed memory of its own, by which
@@ -31,36 +36,58 @@ def start() -> None:
 
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS")
+        found = ray._private.utils.read_ray_address()
         if address:
-            try:
+            with _connecting(f"RAY_ADDRESS {address}", "is the head up?"):
                 ray.init(log_to_driver=False, logging_level=logging.ERROR)
-            except (ConnectionError, RuntimeError, OSError) as error:
-                reason = str(error).splitlines()[0][:200]
-                raise ManifptError(f"RAY_ADDRESS {address}: {reason}; is the head up?") from None
+        # Ray would wait for minutes for a cluster whose crash has left its address behind.
+        elif _answers(found):
+            with _connecting(f"the Ray at {found}", "`ray stop` ends it, RAY_ADDRESS says another"):
+                _init(None)
         else:
-            # Ray would wait for minutes for a cluster whose crash has left its address behind.
-            there = None if _answers(ray._private.utils.read_ray_address()) else "local"
-            for name, value in ALONE.items() if there else ():
+            for name, value in ALONE.items():
                 os.environ.setdefault(name, value)
-            with _for_workers(INHERITED):
-                ray.init(
-                    there, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
-                )
+            _init("local")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # What it logs of an error is in the exception.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+
+
+def _init(address: str | None) -> None:
+    import ray
+
+    with _for_workers(INHERITED):
+        ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+
+
+@contextmanager
+def _connecting(what: str, remedy: str) -> Iterator[None]:
+    """Turn what Ray says of a cluster that can't be reached into one line."""
+    try:
+        yield
+    except (ConnectionError, RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise ManifptError(f"{what}: {reason}; {remedy}") from None
 
 
 def _answers(address: str | None) -> bool:
-    """Tell whether anything listens at host:port."""
+    """Tell whether a server of Ray's may listen at host:port: one of HTTP/2, as gRPC is.
+
+    Ray itself would try for minutes, for a port that something else has taken, too.
+    """
     host, _, port = (address or "").rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
+        place = host.strip("[]"), int(port)
+        with socket.create_connection(place, ANSWER_SECONDS) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") != "0":
+                return True
+            connection.sendall(HTTP2)
+            return connection.recv(9)[3:4] == SETTINGS
     except (OSError, ValueError):
         return False
-    return True
 
 
 @contextmanager
@@ -242,12 +269,19 @@ def lost() -> Iterator[None]:
 
 
 def cause(error: BaseException) -> BaseException:
-    """Return the error of our own code inside Ray's wrappers."""
+    """Return the error of our own code inside Ray's wrappers.
+
+    Of what failed in a task of Ray Data or a worker of Ray Train, they have only the text.
+    """
+    texts: list[str] = []
     seen: set[int] = set()
     while id(error) not in seen:
         seen.add(id(error))
         inner = getattr(error, "cause", None) or error.__cause__
-        if isinstance(error, ManifptError) or not isinstance(inner, BaseException):
+        if isinstance(error, ManifptError):
             return error
-        error = inner
-    return error
+        texts += map(str, (error, *getattr(error, "worker_failures", {}).values()))
+        if isinstance(inner, BaseException):
+            error = inner
+    lines = re.findall(r"^manifpt\.errors\.\w+: (.+)$", "\n".join(texts), re.MULTILINE)
+    return ManifptError(lines[0]) if lines else error

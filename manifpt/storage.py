@@ -11,7 +11,7 @@ import json
 import os
 import posixpath
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import islice
@@ -276,14 +276,19 @@ def json_bytes(value: object) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
 
 
-def read_parquet(uri: str, columns: list[str] | None = None) -> pa.Table:
-    """Return a Parquet file as a table."""
-    return parquet_table(read_bytes(uri), columns)
+def read_parquet(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return a Parquet file as a table; of ``columns`` those that it has."""
+    return parquet_table(uri, read_bytes(uri), columns)
 
 
-def parquet_table(data: bytes, columns: list[str] | None = None) -> pa.Table:
-    """Return the table in the bytes of a Parquet file."""
-    return pq.read_table(io.BytesIO(data), columns=columns)
+def parquet_table(uri: str, data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return the table in the bytes of a Parquet file, ``uri``."""
+    try:
+        file = pq.ParquetFile(io.BytesIO(data))
+        names = file.schema_arrow.names
+        return file.read(names if columns is None else [n for n in columns if n in names])
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DamageError(f"{uri}: is damaged ({reason(error)}); make it again") from None
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

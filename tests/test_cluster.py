@@ -1,9 +1,11 @@
 import os
+import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import pytest
 import yaml
 
 from manifpt import session
@@ -48,11 +50,16 @@ def test_code_travels_to_a_cluster_and_what_jobs_wrote_beside_it_does_not():
     assert found == dict.fromkeys(code, False) | dict.fromkeys(outputs, True)
 
 
-def test_the_address_of_a_cluster_that_has_crashed_is_not_waited_for():
+@pytest.mark.parametrize("taken", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_address_of_a_cluster_that_has_crashed_is_not_waited_for(taken):
     # Not tmp_path: the paths of sockets may have 107 characters.
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+    with (
+        tempfile.TemporaryDirectory(dir="/tmp") as folder,
+        socket.create_server(("127.0.0.1", 0)) as other,  # accepts, and never says a word
+    ):
+        port = other.getsockname()[1] if taken else 9
         Path(folder, "ray").mkdir()
-        Path(folder, "ray", "ray_current_cluster").write_text("127.0.0.1:9")
+        Path(folder, "ray", "ray_current_cluster").write_text(f"127.0.0.1:{port}")
         code = "import ray; from manifpt import session; session.start(); ray.shutdown()"
         env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"RAY_TMPDIR": folder}
         subprocess.run([sys.executable, "-c", code], env=env, timeout=60, check=True)

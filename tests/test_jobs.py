@@ -1,6 +1,7 @@
 """The main job on small pictures, step by step as its user runs it, against independent oracles."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,10 @@ import pyarrow.dataset as ds
 import pytest
 from conftest import draw, labelled, write_folder
 from PIL import Image
+from ray.train import WorkerGroupError
 
 from jobs import attribute, build_manifold, compute_artifacts, evaluate, train_attribution
+from manifpt import session
 
 ROOT = Path(__file__).parents[1]
 JOBS = ["build_manifold", "compute_artifacts", "train_attribution", "evaluate", "attribute"]
@@ -279,6 +282,18 @@ def test_errors_are_one_line_and_leave_nothing(
     assert words in lines[-1]
     assert "Traceback" not in "".join(lines)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_a_task_of_a_training_finds_damaged_is_one_line(chain, tmp_path, capsys):
+    shutil.copytree(chain / "a", tmp_path / "a")
+    part = next((tmp_path / "a" / "train").iterdir())
+    part.write_bytes(part.read_bytes()[:500])
+    flags = ["--input", f"{tmp_path}/a", "--output", f"{tmp_path}/t", "--backbone", "resnet18"]
+    assert train_attribution.main(flags) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"train_attribution: {part}: is damaged")
+    failed = WorkerGroupError("truncated", {0: RuntimeError(f"a\nmanifpt.errors.Any: {part}\nb")})
+    assert str(session.cause(failed)) == str(part)
 
 
 def test_options_come_from_a_file_and_flags_win(ray_session, corpus, tmp_path):

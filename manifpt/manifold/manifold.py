@@ -9,6 +9,7 @@ from typing import IO, Any
 
 import faiss
 import numpy as np
+import pyarrow as pa
 import torch
 
 from manifpt import outputs, storage
@@ -136,7 +137,7 @@ class Manifold:
 
     def _rows(self, entries: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
         """Return the ids and the pixel hashes of some shards."""
-        tables = [storage.parquet_table(self._checked(entry["rows"])) for entry in entries]
+        tables = [self._table(entry) for entry in entries]
         columns = ("id", "pixel_sha256")
         ids, hashes = (
             np.array([v for table in tables for v in table[name].to_pylist()], dtype=object)
@@ -148,7 +149,7 @@ class Manifold:
         """Return those of all reals that have one, uint64; None if a shard was made without."""
         found = []
         for entry in self.manifest["shards"]:
-            table = storage.parquet_table(self._checked(entry["rows"]))
+            table = self._table(entry)
             if "perceptual_hash" not in table.column_names:
                 return None
             found.append(table["perceptual_hash"].drop_null().to_numpy())
@@ -179,6 +180,9 @@ class Manifold:
                 if start + step >= total and sha.hexdigest() != entry["sha256"]:
                     raise _damaged(uri)
                 yield start, piece
+
+    def _table(self, entry: dict[str, Any]) -> pa.Table:
+        return storage.parquet_table(entry["rows"]["path"], self._checked(entry["rows"]))
 
     def _checked(self, entry: dict[str, Any]) -> bytes:
         uri = storage.join(self.uri, entry["path"])
