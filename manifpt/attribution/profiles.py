@@ -39,6 +39,11 @@ def vectors_of(evidence: np.ndarray, strangeness: np.ndarray) -> np.ndarray:
     return np.column_stack([evidence, np.minimum(strangeness, STRANGEST)])
 
 
+def _whitening(covariance: np.ndarray) -> np.ndarray:
+    found: np.ndarray = np.linalg.inv(np.linalg.cholesky(covariance)).T
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class Profiles:
     """Validation images of K classes: ``vectors`` R x (K + 1), see ``vectors_of``, and labels."""
@@ -63,6 +68,11 @@ class Profiles:
         within, size = centred.T @ centred / len(centred), self.vectors.shape[1]
         found: np.ndarray = within + max(RIDGE * np.trace(within) / size, 1e-12) * np.eye(size)
         return found
+
+    @cached_property
+    def whitening(self) -> np.ndarray:
+        """What takes rows to deviations: W with W W^T the inverse of the covariance."""
+        return _whitening(self.covariance)
 
     def p_value(
         self, group: np.ndarray, pooled: np.ndarray, seed: int, foreign: float = 0.0
@@ -89,8 +99,8 @@ class Profiles:
         order = np.argsort(-pooled, kind="stable")
         before = np.cumsum(pooled[order]) - pooled[order]
         found: list[int] = order[before < MASS].tolist()
-        white = np.linalg.inv(np.linalg.cholesky(self.covariance))
-        nearest = int(np.square((self.means - group.mean(0)) @ white.T).sum(1).argmin())
+        away = (self.means - group.mean(0)) @ self.whitening
+        nearest = int(np.square(away).sum(1).argmin())
         return list(dict.fromkeys([*found, nearest]))
 
     def _white(self, group: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -98,7 +108,7 @@ class Profiles:
         both = np.concatenate([group, known])
         centred = both - both.mean(0)
         covariance = (1 - SHARED) * centred.T @ centred / len(both) + SHARED * self.covariance
-        found: np.ndarray = centred @ np.linalg.inv(np.linalg.cholesky(covariance)).T
+        found: np.ndarray = centred @ _whitening(covariance)
         return found
 
     def _nearest(self, group: np.ndarray, known: np.ndarray, left: int) -> np.ndarray:

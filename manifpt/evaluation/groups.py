@@ -107,6 +107,22 @@ def known_groups(scores: Scores, pooling: Pooling, size: int) -> Iterator[dict[s
         yield {"size": size, "foreign": foreign, **found}
 
 
+def unknown_groups(
+    unknown: Scores, known: Sequence[np.ndarray], pooling: Pooling, size: int
+) -> list[dict[str, Any]]:
+    """Return a row for each source with images enough; ``known`` are p-values of known groups."""
+    rows = []
+    for name in sorted(name for name, count in unknown.counts.items() if count >= size):
+        row: dict[str, Any] = {"source": name, "size": size, "found": [], "aurocs": []}
+        for seed, ps in zip(SEEDS, known, strict=True):
+            groups = drawn(unknown.sources, name, size, 0, np.random.default_rng([seed, size]))
+            mine = unknown_ps(unknown, groups, pooling, seed)
+            row["found"].append(float((mine <= pooling.rule.false_rejection).mean()))
+            row["aurocs"].append(auroc(-ps, -mine))
+        rows.append(row)
+    return rows
+
+
 def measured(scores: Scores, unknown: Scores | None, pooling: Pooling, size: int) -> dict[str, Any]:
     """Return rows of groups of a size: of ``known`` sources, and one for each ``unknown``.
 
@@ -115,22 +131,12 @@ def measured(scores: Scores, unknown: Scores | None, pooling: Pooling, size: int
     """
     limit = pooling.rule.false_rejection
     known = list(known_groups(scores, pooling, size))
-    asked = bool(known) and len(known[0]["unknown_p"][0]) > 0
-    rows = []
-    for name in sorted(unknown.counts) if unknown is not None and asked else ():
-        assert unknown is not None
-        if unknown.counts[name] < size:
-            continue
-        row: dict[str, Any] = {"source": name, "size": size, "found": [], "aurocs": []}
-        for seed, ps in zip(SEEDS, known[0]["unknown_p"], strict=True):
-            groups = drawn(unknown.sources, name, size, 0, np.random.default_rng([seed, size]))
-            mine = unknown_ps(unknown, groups, pooling, seed)
-            row["found"].append(float((mine <= limit).mean()))
-            row["aurocs"].append(auroc(-ps, -mine))
-        rows.append(row)
+    ps = known[0]["unknown_p"] if known else []
+    asked = any(map(len, ps))
+    rows = unknown_groups(unknown, ps, pooling, size) if unknown is not None and asked else []
     for one in known:
-        ps = one.pop("unknown_p")
-        one["false_rejections"] = [float((p <= limit).mean()) for p in ps] if asked else None
+        given = one.pop("unknown_p")
+        one["false_rejections"] = [float((p <= limit).mean()) for p in given] if asked else None
     return {"known": known, "unknown": rows}
 
 
