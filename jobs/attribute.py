@@ -99,7 +99,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         manifolds=config.manifold,
         search=config.search_demand,
         demand=config.demand,
-        overwrite=config.overwrite,
+        terms=config.terms,
         retry=config.retry_quarantined,
     )
     tracked.inputs(summary["inputs"], "attribute")

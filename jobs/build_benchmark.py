@@ -99,6 +99,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         config.output,
         num_cpus=config.num_cpus,
         num_gpus=config.num_gpus_per_actor or 0.0,
+        terms=config.terms,
         report=report,
     )
     tracked.document("card.json", card)

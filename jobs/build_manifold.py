@@ -99,7 +99,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
             config.geometry,
         )
         source = source_manifold(config)
-        common = {"settings": settings, "demand": config.demand, "overwrite": config.overwrite}
+        common = {"settings": settings, "demand": config.demand, "terms": config.terms}
         if source:
             manifest = derive_manifold(source, config.output, reals=config.reals, **common)
         else:

@@ -64,8 +64,8 @@ class Chain:
         print(f"== {title}", file=sys.stderr, flush=True)
         started = time.monotonic()
         name = module.__name__.rsplit(".", 1)[-1]
-        if self.config.overwrite:
-            flags = (*flags, "--overwrite")
+        terms = {"--overwrite": self.config.overwrite, "--take-over": self.config.take_over}
+        flags = (*flags, *(flag for flag, chosen in terms.items() if chosen))
         summary = job.execute(name, module.Config, module.run, list(flags), module.__doc__)
         seconds = time.monotonic() - started
         images = summary.get("rows_in") or summary.get("images")

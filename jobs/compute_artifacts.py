@@ -104,7 +104,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         "projection": config.projection,
         "search": config.search_demand,
         "demand": config.demand,
-        "overwrite": config.overwrite,
+        "terms": config.terms,
     }
     embeddings = embeddings_of(config.input)
     if embeddings:

@@ -66,7 +66,7 @@ def curves(config: Config, tracked: Run) -> dict[str, Any]:
         levels=config.levels,
         manifolds=config.manifold,
         demand=config.demand,
-        overwrite=config.overwrite,
+        terms=config.terms,
     )
     for name in (RESULT, "robustness.csv", "robustness.png"):
         tracked.bytes(name, storage.read_bytes(storage.join(config.output, name)))
@@ -95,7 +95,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         manifolds=config.manifold,
         rule=config.rule,
         demand=config.demand,
-        overwrite=config.overwrite,
+        terms=config.terms,
     )
     if config.groups:
         from manifpt.evaluation.groups import measure_groups, table

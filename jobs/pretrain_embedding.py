@@ -69,7 +69,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         num_workers=config.num_workers,
         demand=config.demand,
         report=report,
-        overwrite=config.overwrite,
+        terms=config.terms,
     )
     tracked.inputs(manifest["inputs"], "pretraining")
     tracked.document("manifest.json", manifest)

@@ -87,12 +87,12 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
             head=config.head,
             manifolds=config.manifold,
             demand=config.demand,
-            overwrite=config.overwrite,
+            terms=config.terms,
         )
         return _logged(config, manifest, tracked)
     if config.fuse:
         manifest = fuse_attributors(
-            config.fuse, config.output, demand=config.demand, overwrite=config.overwrite
+            config.fuse, config.output, demand=config.demand, terms=config.terms
         )
         return _logged(config, manifest, tracked)
     manifest = train_attributor(
@@ -107,7 +107,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         num_workers=config.num_workers,
         demand=config.demand,
         report=report,
-        overwrite=config.overwrite,
+        terms=config.terms,
     )
     return _logged(config, manifest, tracked)
 

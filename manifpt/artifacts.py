@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from manifpt import outputs, pipeline, session, storage, tensors
+from manifpt import claims, pipeline, session, storage, tensors
 from manifpt.errors import ManifptError
 from manifpt.images import Selection, plan
 from manifpt.images.copies import COLUMN, Augmentation
+from manifpt.images.places import places
 from manifpt.images.read import chunk_rows, sized
 from manifpt.images.sources import content_key, describe
 from manifpt.manifold.projector import NEAREST, Projection
@@ -161,7 +162,7 @@ def compute_artifacts(
     chunk: int | None = None,
     targets: dict[str, Target] | None = None,
     augmentation: Augmentation | None = None,
-    overwrite: bool = False,
+    terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:
     """Compute the artifacts of all images and publish them, one folder a split.
 
@@ -186,7 +187,7 @@ def compute_artifacts(
             ``manifolds``, ``images`` and ``projection``.
         augmentation: put degraded copies beside training images; counts of images leave them out,
             ``classes`` are rows with them.
-        overwrite: replace an output of other settings.
+        terms: whether to replace an output of other settings, or a run that seems alive.
 
     """
     output = storage.absolute(output)
@@ -206,43 +207,38 @@ def compute_artifacts(
     learned = any(target.space.name in LEARNED for target in targets.values())
     pool = session.pool(demand, uses_gpu=learned)
     kind = "artifacts" if len(targets) == 1 else COMBINATION
-    finished = outputs.begin(output, kind, key, overwrite=overwrite)
-    if finished:
-        return finished
-    projectors, pool = projectors_of(targets, search, pool)
-    names = [""] if len(targets) == 1 else list(targets)
-    by_folder = dict(zip(names, projectors, strict=True))
-    if augmentation is not None:
-        sizes = [target.space.size for target in targets.values()]
-        chunk = chunk or chunk_rows(max(first.size, *sizes)) // (1 + augmentation.copies) + 1
-    build = partial(ArtifactStage, by_folder, undeclared, float16, augmentation)
-    records = project("artifacts", units, selection, projectors, build, output, pool, chunk)
-    counts = pipeline.totals(records)
-    if counts["ok"] == 0:
-        outputs.abandon(output)
-        reason = counts["by_error"] or f"no image of the splits {EVALUATED}"
-        raise ManifptError(
-            f"--input: none of {counts['rows_in']} images could be used ({reason}); check the input"
+    read = [*places(inputs, output), *(("--manifold", uri) for uri in manifolds)]
+    with claims.claim(output, kind, key, apart=read, terms=terms) as claim:
+        if claim.finished:
+            return claim.finished
+        projectors, pool = projectors_of(targets, search, pool)
+        names = [""] if len(targets) == 1 else list(targets)
+        by_folder = dict(zip(names, projectors, strict=True))
+        if augmentation is not None:
+            sizes = [target.space.size for target in targets.values()]
+            chunk = chunk or chunk_rows(max(first.size, *sizes)) // (1 + augmentation.copies) + 1
+        build = partial(ArtifactStage, by_folder, undeclared, float16, augmentation)
+        records = project("artifacts", units, selection, projectors, build, output, pool, chunk)
+        counts = pipeline.totals(records)
+        if counts["ok"] == 0:
+            claim.abandon()
+            reason = counts["by_error"] or f"no image of the splits {EVALUATED}"
+            raise ManifptError(
+                f"--input: none of {counts['rows_in']} images could be used ({reason}); "
+                "check the input"
+            )
+        classes = evaluated_classes(records)
+        copies = sum(sum(found.values()) for found in classes.values()) - counts["ok"]
+        common = {**counts, "inputs": describe(inputs, units), "classes": classes}
+        if augment:
+            common |= {"augment": augment, "copies": copies}
+        return publish_artifacts(
+            claim, dict(zip(names, facts.values(), strict=True)), records, common
         )
-    classes = evaluated_classes(records)
-    copies = sum(sum(found.values()) for found in classes.values()) - counts["ok"]
-    return publish_artifacts(
-        output,
-        key,
-        dict(zip(names, facts.values(), strict=True)),
-        records,
-        {
-            **counts,
-            "inputs": describe(inputs, units),
-            "classes": classes,
-            **({"augment": augment, "copies": copies} if augment else {}),
-        },
-    )
 
 
 def publish_artifacts(
-    output: str,
-    key: str,
+    claim: claims.Claim,
     facts: dict[str, dict[str, Any]],
     records: Sequence[dict[str, Any]],
     common: dict[str, Any],
@@ -256,12 +252,12 @@ def publish_artifacts(
         start = storage.join(folder, "")
         inside = [_inside(folder, file) for file in files if file["path"].startswith(start)]
         body = {**fact, **common, "files": inside, "moments": moments}
-        manifest = outputs.publish(storage.join(output, folder), "artifacts", key, body)
+        manifest = claim.publish(body, folder, "artifacts")
     if len(facts) > 1:
         kept = [file for file in files if file["folder"] == "quarantine"]
         body = {**common, "members": list(facts), "files": kept}
-        manifest = outputs.publish(output, COMBINATION, key, body)
-    pipeline.clear_records(output)
+        manifest = claim.publish(body)
+    pipeline.clear_records(claim.folder)
     return manifest
 
 

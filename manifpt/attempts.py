@@ -14,6 +14,7 @@ from manifpt.errors import ManifptError
 
 FOLDER = "_attempts"
 DEATHS = 4
+_MARK = r"[0-9a-f]{32}"
 
 
 @contextmanager
@@ -36,7 +37,7 @@ def bounded(output: str, name: str, about: Callable[[], str]) -> Iterator[None]:
     mark = storage.join(folder, uuid.uuid4().hex)
     storage.write_bytes(mark, b"")
     yield
-    storage.remove(folder)
+    storage.remove_files(folder, _MARK)
 
 
 def _again() -> bool:
@@ -62,4 +63,4 @@ def _restarted(actor_id: str) -> bool:
 
 def clear(output: str) -> None:
     """Remove all marks: those of an earlier start may be of a job that was stopped."""
-    storage.remove(storage.join(output, FOLDER))
+    storage.remove_files(storage.join(output, FOLDER), rf"[\w-]+/{_MARK}")

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from manifpt import outputs, pipeline, session, storage
+from manifpt import claims, outputs, pipeline, session, storage
 from manifpt.artifacts import ARTIFACTS, COMBINATION, EVALUATED, compute_artifacts
 from manifpt.errors import ManifptError
 from manifpt.manifold.projector import NEAREST, Projection
@@ -57,6 +57,7 @@ def artifacts_of(
     image_size: int | None = None,
     projection: Projection = NEAREST,
     demand: session.Demand = session.ANY,
+    terms: claims.Terms = claims.AS_IS,
 ) -> list[Branch]:
     """Return the artifacts that ``inputs`` are, or that are made of them in ``output``.
 
@@ -74,6 +75,7 @@ def artifacts_of(
         image_size=image_size,
         projection=projection,
         demand=demand,
+        terms=terms,
     )
     return open_artifacts([output])
 

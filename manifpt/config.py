@@ -6,7 +6,17 @@ import sys
 import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    NoReturn,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
@@ -14,6 +24,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Va
 from manifpt.errors import ManifptError
 from manifpt.options import ProjectionOptions
 from manifpt.session import Demand, SearchDemand
+
+if TYPE_CHECKING:
+    from manifpt.claims import Terms
 
 
 class JobConfig(BaseModel):
@@ -25,7 +38,12 @@ class JobConfig(BaseModel):
     json_file: str | None = Field(
         None, alias="json", description="write the job's summary to this file as JSON"
     )
-    overwrite: bool = Field(False, description="empty --output first if it holds something else")
+    overwrite: bool = Field(
+        False, description="replace what other settings made in --output; other files stay"
+    )
+    take_over: bool = Field(
+        False, description="go on in --output though another run seems to work there"
+    )
     num_actors: int | None = Field(
         None, ge=1, description="worker processes; as many as fit beside a reader if not given"
     )
@@ -37,6 +55,13 @@ class JobConfig(BaseModel):
     def demand(self) -> Demand:
         """The processes asked for."""
         return Demand(self.num_actors, self.num_gpus_per_actor)
+
+    @property
+    def terms(self) -> "Terms":
+        """What the job may replace in its output."""
+        from manifpt.claims import Terms
+
+        return Terms(self.overwrite, self.take_over)
 
 
 class EmbeddingConfig(JobConfig):

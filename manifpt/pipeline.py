@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import threadpoolctl
 
-from manifpt import attempts, errors, storage
+from manifpt import attempts, claims, errors, storage
 from manifpt import records as recorded
 from manifpt.errors import ManifptError
 from manifpt.images.read import decode_table, encode_table, metadata_of
@@ -97,6 +97,7 @@ class Place:
     output: str
     started: float
     generation: str = ""
+    token: str = ""  # of the run's claim on the output
 
 
 def work(stage: Stage, row: dict[str, Any], place: Place) -> dict[str, Any]:
@@ -134,6 +135,7 @@ def work(stage: Stage, row: dict[str, Any], place: Place) -> dict[str, Any]:
         "parts": parts,
         "facts": result.facts,
     }
+    claims.check(place.output, place.token)
     storage.write_json(recorded.uri_of(place.output, unit, chunk, place.generation), record)
     return record
 
@@ -234,7 +236,7 @@ def run(
     earlier start are not repeated. ``only`` names the units that another ``generation`` of the
     output works on again.
     """
-    place = Place(output, time.time(), generation)
+    place = Place(output, time.time(), generation, claims.token_of(output))
     stored = specs if isinstance(specs, Work) else Work.store(output, specs)
     attempts.clear(output)
     found = Records(recorded.stored(output, generation))
@@ -248,7 +250,6 @@ def run(
             found.add(record)
             progress.add(record)
     attempts.clear(output)
-    storage.remove_partials(output)
     return found
 
 

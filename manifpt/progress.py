@@ -1,19 +1,11 @@
 """How far a pipeline is: lines while it works, and a status from storage alone at any time."""
 
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from typing import Any
 
-from manifpt import outputs, records, storage, work
+from manifpt import layouts, liveness, outputs, records, storage, work
 from manifpt.errors import ManifptError
-
-BEAT = "alive.json"
-BEAT_SECONDS = 10.0
-# Silence after which a job is taken for dead; its clock and the reader's may differ by some.
-SILENCE_SECONDS = 60.0
 
 
 class Progress:
@@ -50,34 +42,6 @@ def time_left(seconds: float, done: int, left: int) -> float | None:
     return seconds / done * left if done else None
 
 
-@contextmanager
-def alive(output: str) -> Iterator[None]:
-    """Let ``status`` know, every few seconds, that the job of an output is at work.
-
-    A job that ends by an error or a signal takes the sign away; one that is killed leaves it to
-    grow old.
-    """
-    uri = storage.join(output, work.FOLDER, BEAT)
-    started, stop = time.time(), threading.Event()
-
-    def beat() -> None:
-        while True:
-            with suppress(Exception):  # a disk that is full is the job's to tell
-                storage.write_json(uri, {"started": started, "beat": time.time()})
-            if stop.wait(BEAT_SECONDS):
-                return
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-        with suppress(Exception):
-            storage.remove(uri)
-
-
 def status(output: str, now: float | None = None) -> dict[str, Any]:
     """Return how far the job of an output is, from its stored units and records alone.
 
@@ -89,11 +53,11 @@ def status(output: str, now: float | None = None) -> dict[str, Any]:
     listed = work.Work.find(output)
     if manifest is not None:
         return _finished(output, manifest, listed)
-    plan = storage.join(output, outputs.PLAN)
-    if not storage.exists(plan):
+    plan = layouts.read(output, layouts.PLAN)
+    if plan is None:
         raise ManifptError(f"--status {output}: no job has written there; check the path")
     now = now or time.time()
-    beat_uri = storage.join(output, work.FOLDER, BEAT)
+    beat_uri = storage.join(output, layouts.ALIVE)
     try:
         beat = storage.read_json(beat_uri) if storage.exists(beat_uri) else {}
     except ManifptError:  # taken away between the two questions
@@ -112,8 +76,10 @@ def status(output: str, now: float | None = None) -> dict[str, Any]:
         left = time_left(seconds, times["units"], units - counts["units_done"])
     return {
         "output": output,
-        "kind": storage.read_json(plan)["kind"],
-        "state": "running" if now - beat.get("beat", 0.0) < SILENCE_SECONDS else "interrupted",
+        "kind": plan["kind"],
+        "state": "running"
+        if now - beat.get("beat", 0.0) < liveness.SILENCE_SECONDS
+        else "interrupted",
         "units": units,
         **counts,
         "rows_per_second": times["rows"] / seconds if seconds > 0 else None,

@@ -1,12 +1,14 @@
 """What a pipeline notes of each chunk that is done, and what all notes say together."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
 
 from manifpt import storage
 
 FOLDER = "_records"
+_NAME = r"\d{6}-\d{6}\.json"
 
 
 def uri_of(output: str, unit: int, chunk: int, generation: str = "") -> str:
@@ -92,4 +94,16 @@ def parts(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def clear(output: str, generation: str = "") -> None:
     """Remove the records once a manifest has taken over from them."""
-    storage.remove(storage.join(output, FOLDER + generation))
+    storage.remove_files(storage.join(output, FOLDER + generation), _NAME)
+
+
+def forget(output: str, paths: Iterable[str]) -> None:
+    """Remove the records of the chunks whose parts lie at some paths, so that they are done again.
+
+    Those of retries are named by their generation, which is in the name of a part, too.
+    """
+    for path in paths:
+        match = re.fullmatch(r"(\d{6}-\d{6})(-r\d+)?\.parquet", storage.base_name(path))
+        if match is not None:
+            folder = storage.join(output, FOLDER + (match[2] or ""))
+            storage.remove_file(storage.join(folder, f"{match[1]}.json"))

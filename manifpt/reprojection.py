@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from manifpt import outputs, pipeline, session, storage
+from manifpt import claims, outputs, pipeline, session, storage
 from manifpt.artifacts import ArtifactStage, evaluated_classes, publish_artifacts
 from manifpt.branches import Branch, open_artifacts, read_artifacts
 from manifpt.errors import ManifptError
@@ -66,7 +66,7 @@ def project_embeddings(
     float16: bool = False,
     search: session.SearchDemand = session.ANY_SEARCH,
     demand: session.Demand = session.ANY,
-    overwrite: bool = False,
+    terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:
     """Compute and publish the artifacts of embedded images; see ``compute_artifacts``."""
     output, reals = storage.absolute(output), Manifold.open(manifold)
@@ -82,22 +82,23 @@ def project_embeddings(
     made_of = [facts["manifold_sha256"], facts["projection"], float16]
     key = storage.digest([given["key"], *made_of])
     pool = session.pool(demand, uses_gpu=False)
-    finished = outputs.begin(output, "artifacts", key, overwrite=overwrite)
-    if finished:
-        return finished
-    projectors, pool = projectors_of({target.space.name: target}, search, pool)
-    records = pipeline.run(
-        f"project {target.space.name}",
-        _units(embeddings),
-        _read,
-        partial(ArtifactStage, {"": projectors[0]}, "content", float16),
-        output,
-        pool,
-    )
-    classes = evaluated_classes(records)
-    if classes != given["classes"]:
-        raise AssertionError(f"rows are missing: {classes}, not {given['classes']}")
-    kept = ("rows_in", "ok", "quarantined", "by_error", "inputs", "augment", "copies")
-    common = {name: given[name] for name in kept if name in given}
-    common |= {"embeddings": embeddings.uri, "classes": classes}
-    return publish_artifacts(output, key, {"": facts}, records, common)
+    read = [("--input", embeddings.uri), ("--manifold", reals.uri)]
+    with claims.claim(output, "artifacts", key, apart=read, terms=terms) as claim:
+        if claim.finished:
+            return claim.finished
+        projectors, pool = projectors_of({target.space.name: target}, search, pool)
+        records = pipeline.run(
+            f"project {target.space.name}",
+            _units(embeddings),
+            _read,
+            partial(ArtifactStage, {"": projectors[0]}, "content", float16),
+            output,
+            pool,
+        )
+        classes = evaluated_classes(records)
+        if classes != given["classes"]:
+            raise AssertionError(f"rows are missing: {classes}, not {given['classes']}")
+        kept = ("rows_in", "ok", "quarantined", "by_error", "inputs", "augment", "copies")
+        common = {name: given[name] for name in kept if name in given}
+        common |= {"embeddings": embeddings.uri, "classes": classes}
+        return publish_artifacts(claim, {"": facts}, records, common)

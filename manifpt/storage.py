@@ -4,16 +4,20 @@ Credentials and endpoint come from the environment that the AWS tools read (AWS_
 AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, ...); they are never written or printed.
 """
 
+import errno
 import fcntl
 import hashlib
 import io
 import json
 import os
 import posixpath
+import re
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from email.utils import parsedate_to_datetime
 from itertools import islice
 from typing import IO, Any
 
@@ -38,6 +42,7 @@ S3_OPTIONS = {"default_fill_cache": False, "config_kwargs": S3_CONFIG}
 S3_ROUNDS = 8
 AT_ONCE = 64
 PARTIAL = ".partial"
+LOCK = ".lock"
 
 
 def is_s3(uri: str) -> bool:
@@ -161,7 +166,7 @@ def writing(uri: str) -> Iterator[IO[bytes]]:
                     file.discard()
                     raise
             return
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        _make_folder(os.path.dirname(path))
         partial = f"{path}.{uuid.uuid4().hex[:8]}{PARTIAL}"
         try:
             with open(partial, "wb") as file:
@@ -169,10 +174,56 @@ def writing(uri: str) -> Iterator[IO[bytes]]:
                 file.flush()
                 os.fsync(file.fileno())  # else a machine that stops may keep the name alone
             os.replace(partial, path)
+            _keep_names(os.path.dirname(path))
         except BaseException:
             if os.path.exists(partial):
                 os.unlink(partial)
             raise
+
+
+def _make_folder(path: str) -> None:
+    """Make a folder and those above it, so that a machine that stops keeps their names."""
+    if not os.path.isdir(path):
+        _make_folder(os.path.dirname(path))
+        with suppress(FileExistsError):  # another process made it; of a file, opening will tell
+            os.mkdir(path)
+        _keep_names(os.path.dirname(path))
+
+
+def _keep_names(folder: str) -> None:
+    """Flush the names in a folder to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a filesystem that does this by itself
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def create(uri: str, data: bytes) -> bool:
+    """Write a file whole if there is none of its name; tell whether this call wrote it.
+
+    Only one of several processes that call this at once writes.
+    """
+    if is_s3(uri):
+        return _put(uri, data, IfNoneMatch="*")
+    path = absolute(uri)
+    partial = f"{path}.{uuid.uuid4().hex[:8]}{PARTIAL}"
+    try:
+        write_bytes(partial, data)
+        with explained(uri):
+            os.link(partial, path)  # which fails where the name is taken
+            _keep_names(os.path.dirname(path))
+    except ManifptError:
+        if os.path.lexists(path):
+            return False
+        raise
+    finally:
+        if os.path.exists(partial):
+            os.unlink(partial)
+    return True
 
 
 def write_bytes(uri: str, data: bytes) -> dict[str, Any]:
@@ -231,15 +282,20 @@ def read_versioned(uri: str) -> tuple[bytes, str]:
 
 def replace(uri: str, data: bytes, token: str) -> bool:
     """Write a file if its content is still what ``token`` came with; tell whether it was."""
-    if not is_s3(uri):
-        return _replace_local(uri, data, token)
+    return _put(uri, data, IfMatch=token) if is_s3(uri) else _replace_local(uri, data, token)
+
+
+def _put(uri: str, data: bytes, **condition: str) -> bool:
+    """Write an object if a condition holds; tell whether it did."""
     from botocore.exceptions import ClientError
 
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     try:
-        _boto().put_object(Bucket=bucket, Key=key, Body=data, IfMatch=token)
+        with explained(uri):
+            _boto().put_object(Bucket=bucket, Key=key, Body=data, **condition)
     except ClientError as error:
-        if error.response["Error"]["Code"] in {"PreconditionFailed", "ConditionalRequestConflict"}:
+        code = error.response["Error"]["Code"]
+        if code in {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"}:
             return False
         raise ManifptError(f"{uri}: {reason(error)}; check the bucket's policy") from None
     return True
@@ -247,12 +303,33 @@ def replace(uri: str, data: bytes, token: str) -> bool:
 
 def _replace_local(uri: str, data: bytes, token: str) -> bool:
     path = absolute(uri)
-    with open(os.path.join(os.path.dirname(path), ".lock"), "ab") as lock:
+    with open(os.path.join(os.path.dirname(path), LOCK), "ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if read_versioned(uri)[1] != token:
+        if not os.path.exists(path) or read_versioned(uri)[1] != token:
             return False
         write_bytes(uri, data)
         return True
+
+
+def age(uri: str) -> float | None:
+    """Return the seconds since a file was written, by its storage's clock; None without one."""
+    if not is_s3(uri):
+        try:
+            return time.time() - os.stat(absolute(uri)).st_mtime
+        except FileNotFoundError:
+            return None
+    from botocore.exceptions import ClientError
+
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    try:
+        with explained(uri):
+            answer = _boto().head_object(Bucket=bucket, Key=key)
+    except ClientError as error:
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+            return None
+        raise ManifptError(f"{uri}: {reason(error)}; check the bucket's policy") from None
+    now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+    return float((now - answer["LastModified"]).total_seconds())
 
 
 def read_json(uri: str) -> dict[str, Any]:
@@ -300,43 +377,98 @@ def parquet_bytes(table: pa.Table) -> bytes:
 
 def files_under(uri: str) -> list[tuple[str, int]]:
     """Return (URI, bytes) of every file under a folder or prefix, sorted; hidden ones left out."""
+    return [
+        (found, size)
+        for found, size in all_files(uri)
+        if not any(part.startswith((".", "_")) for part in found[len(uri) :].strip("/").split("/"))
+    ]
+
+
+def all_files(uri: str) -> list[tuple[str, int]]:
+    """Return (URI, bytes) of every file under a folder or prefix, sorted; links are not followed.
+
+    A link is a file, of 0 bytes.
+    """
+    if not is_s3(uri):
+        return _local_files(absolute(uri))
     fs, path = filesystem(uri)
     with explained(uri):
         found = fs.find(path, detail=True)
-    rows = []
-    for name, info in found.items():
-        inside = name[len(path) :].strip("/").split("/")
-        if not any(part.startswith((".", "_")) for part in inside):
-            rows.append((f"s3://{name}" if is_s3(uri) else name, int(info["size"])))
-    return sorted(rows)
+    return sorted((f"s3://{name}", int(info["size"])) for name, info in found.items())
 
 
-def remove(uri: str) -> None:
-    """Remove a folder and what is in it, if it is there."""
-    fs, path = filesystem(uri)
-    with explained(uri):
-        if fs.exists(path):
-            fs.rm(path, recursive=True)
+def _local_files(root: str) -> list[tuple[str, int]]:
+    found = [] if not os.path.isfile(root) else [(root, os.path.getsize(root))]
+    for folder, inside, names in os.walk(root):
+        links = [name for name in inside if os.path.islink(os.path.join(folder, name))]
+        for path in (os.path.join(folder, name) for name in (*names, *links)):
+            with suppress(FileNotFoundError):  # it was removed in the meantime
+                found.append((path, 0 if os.path.islink(path) else os.lstat(path).st_size))
+    return sorted(found)
 
 
-def remove_empty(uri: str) -> None:
-    """Remove a local folder if nothing is in it; an object store has no empty ones."""
-    if not is_s3(uri):
-        with suppress(OSError):
-            os.rmdir(absolute(uri))
+def names(uri: str) -> list[str]:
+    """Return what lies in a folder, or under a prefix: up to 1,000 names; folders end in a slash.
 
-
-def remove_partials(uri: str) -> None:
-    """Remove what processes that were killed left half written under a local folder.
-
-    An object store shows no half of a file.
+    Hidden names are among them; a file has none but its own.
     """
     if is_s3(uri):
-        return
-    for folder, _, names in os.walk(absolute(uri)):
-        for name in names:
-            if name.endswith(PARTIAL):
-                os.unlink(os.path.join(folder, name))
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        prefix = f"{key}/" if key else ""
+        with explained(uri):
+            answer = _boto().list_objects_v2(Bucket=bucket, Prefix=prefix, Delimiter="/")
+        found = [entry["Key"] for entry in answer.get("Contents", ())]
+        found += [entry["Prefix"] for entry in answer.get("CommonPrefixes", ())]
+        return sorted(name[len(prefix) :] for name in found if name != prefix)
+    path = absolute(uri)
+    if not os.path.isdir(path):
+        return [os.path.basename(path)] if os.path.lexists(path) else []
+    with explained(uri), os.scandir(path) as entries:
+        some = islice(entries, 1000)
+        return sorted(f"{e.name}/" if e.is_dir(follow_symlinks=False) else e.name for e in some)
+
+
+def remove_file(uri: str) -> None:
+    """Remove a file if it is there."""
+    fs, path = filesystem(uri)
+    with explained(uri), suppress(FileNotFoundError):
+        fs.rm_file(path)
+
+
+def remove_files(folder: str, pattern: str) -> None:
+    """Remove the files of a folder whose paths inside it match a pattern, and no other.
+
+    Folders of the local disk that are empty by that go, too.
+    """
+    matches = re.compile(pattern).fullmatch
+    found = [uri for uri, _ in all_files(folder) if matches(uri[len(folder) :].strip("/"))]
+    fs, _ = filesystem(folder)
+    with explained(folder):
+        if is_s3(folder):
+            if found:
+                fs.rm([uri.removeprefix("s3://") for uri in found])
+            return
+        for path in found:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+    above = {os.path.dirname(path) for path in found}
+    for path in sorted(above, key=len, reverse=True):
+        while path.startswith(absolute(folder)) and remove_empty(path):
+            path = os.path.dirname(path)
+
+
+def remove_empty(uri: str) -> bool:
+    """Remove a local folder if nothing is in it; tell whether it was removed.
+
+    An object store has no empty ones.
+    """
+    if is_s3(uri):
+        return False
+    try:
+        os.rmdir(absolute(uri))
+    except OSError:
+        return False
+    return True
 
 
 def check_writable(uri: str) -> None:

@@ -188,5 +188,5 @@ def fit(
 
 def clear(output: str) -> None:
     """Remove what a training keeps in ``output`` to go on from."""
-    for scratch in (EPOCHS, TRAINING):
-        storage.remove(storage.join(output, scratch))
+    storage.remove_files(storage.join(output, EPOCHS), r"\w+\.json")
+    storage.remove_files(storage.join(output, TRAINING), r"[0-9a-f]{16}/.+")

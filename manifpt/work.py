@@ -85,7 +85,7 @@ class Work:
     @staticmethod
     def clear(output: str) -> None:
         """Remove the stored units of a finished output of which nobody will ask for them."""
-        storage.remove(storage.join(output, FOLDER))
+        storage.remove_files(storage.join(output, FOLDER), r"\d{5}\.jsonl|[a-z]+\.json")
 
 
 def _shards(specs: Iterable[str]) -> Iterator[list[str]]:

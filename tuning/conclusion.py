@@ -55,7 +55,7 @@ def tested(sweep: Sweep, result: dict[str, Any]) -> dict[str, Any]:
     found = []
     for model in models:
         artifacts = Attributor.open(model).manifest["artifacts"]
-        found.append(evaluate(artifacts, model, storage.join(model, "test")))
+        found.append(evaluate(artifacts, model, f"{model}-test"))
     several = len(found) > 1
     return {
         "accuracy": fmean(m["accuracy"] for m in found),

@@ -90,5 +90,5 @@ def run_study(sweep: Sweep, plan: Plan, images: Images, parent: Run) -> Journal:
     tuner.fit()
     ray.kill(cache)
     session.free_placement_groups()
-    storage.remove(storage.join(sweep.output, "_tune"))
+    storage.remove_files(storage.join(sweep.output, "_tune"), r"\d+-\d+/.+")
     return journal

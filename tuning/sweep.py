@@ -80,7 +80,8 @@ def rungs(config: Config, epochs: int) -> tuple[int, ...]:
 
 def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Run the study; evaluate the best trial and the defaults, and print the leaderboard."""
-    from manifpt import outputs, storage
+    from manifpt import claims, storage
+    from manifpt.images.places import places
     from manifpt.registry.register import log_model, register
     from tuning.cache import images_of
     from tuning.conclusion import conclude
@@ -97,35 +98,36 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     print(f"trials: {fit} at once, {count} workers each, {share}", file=sys.stderr, flush=True)
     output = storage.absolute(config.output)
     made_of = [images.content, config.seeds, config.fixed, config.search]
-    outputs.begin(output, "sweep", storage.digest(made_of), overwrite=config.overwrite)
-    sweep = Sweep(
-        space,
-        output,
-        images.content,
-        share,
-        count,
-        seeds=config.seeds,
-        rungs=rungs(config, space.most_epochs),
-        rate_of=config.input if "images_per_second" in config.objectives else (),
-        population=config.sampler == "pbt",
-    )
-    plan = Plan(
-        sampler=config.sampler,
-        trials=config.trials,
-        hours=config.hours,
-        target=config.target_metric,
-        objectives=config.objectives,
-        reduction=config.reduction,
-        concurrent=fit,
-        seed=config.seed,
-    )
-    results = run_study(sweep, plan, images, tracked).results()
-    summary = conclude(sweep, plan, results, tracked)
-    if config.register_as is None:
-        return summary
-    evaluation = storage.join(summary["attributor"], "test")
-    logged = log_model(summary["attributor"], manifold="auto", evaluation=evaluation)
-    return summary | register(logged, config.register_as, config.alias)
+    read = [*places(config.input, output), *places(config.reals, output, "--reals")]
+    with claims.claim(output, "sweep", storage.digest(made_of), apart=read, terms=config.terms):
+        sweep = Sweep(
+            space,
+            output,
+            images.content,
+            share,
+            count,
+            seeds=config.seeds,
+            rungs=rungs(config, space.most_epochs),
+            rate_of=config.input if "images_per_second" in config.objectives else (),
+            population=config.sampler == "pbt",
+        )
+        plan = Plan(
+            sampler=config.sampler,
+            trials=config.trials,
+            hours=config.hours,
+            target=config.target_metric,
+            objectives=config.objectives,
+            reduction=config.reduction,
+            concurrent=fit,
+            seed=config.seed,
+        )
+        results = run_study(sweep, plan, images, tracked).results()
+        summary = conclude(sweep, plan, results, tracked)
+        if config.register_as is None:
+            return summary
+        evaluation = f"{summary['attributor']}-test"
+        logged = log_model(summary["attributor"], manifold="auto", evaluation=evaluation)
+        return summary | register(logged, config.register_as, config.alias)
 
 
 def main(argv: list[str] | None = None) -> int:

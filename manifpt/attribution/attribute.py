@@ -2,17 +2,18 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
-from manifpt import outputs, pipeline, session, storage
+from manifpt import claims, outputs, pipeline, session, storage
 from manifpt.attribution import grouping
 from manifpt.attribution.attributor import Attributor
 from manifpt.attribution.decision import DECISIONS
 from manifpt.attribution.duplicates import find_duplicates
 from manifpt.attribution.leaks import LEAKS, total_leaks
-from manifpt.attribution.registered import opened
+from manifpt.attribution.registered import Source, model_places, opened
 from manifpt.attribution.retry import (
     FOLDERS,
     ROWS,
@@ -27,16 +28,59 @@ from manifpt.attribution.settings import Settings
 from manifpt.attribution.stage import trained_targets
 from manifpt.errors import ManifptError
 from manifpt.images.inventory import Inventory
+from manifpt.images.places import places
 from manifpt.images.read import unit_to_json
-from manifpt.progress import alive
-from manifpt.projection import project, projectors_of
+from manifpt.projection import Target, project, projectors_of
 from manifpt.records import Records
 from manifpt.unique import check_ids
-from manifpt.work import FOLDER, Work
+from manifpt.work import Work
 
 KIND = "attributions"
 SUMMARY = "summary.json"
 Files = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The steps of an attribution, with all that they share."""
+
+    output: str
+    settings: Settings
+    attributor: Attributor
+    source: Source
+    search: session.SearchDemand
+    pool: session.Pool
+
+    @cached_property
+    def targets(self) -> dict[str, Target]:
+        """The spaces that images are embedded in, and their manifolds, by name."""
+        return trained_targets(self.attributor, self.source.manifolds)
+
+    def of_images(self, **options: Any) -> Records:
+        """Attribute images one by one; ``options`` are those of ``project``."""
+        projectors, pool = projectors_of(self.targets, self.search, self.pool)
+        return project(
+            "attribute",
+            selection=self.settings.selection,
+            projectors=projectors,
+            build=partial(self.settings.stage, self.source.attributor, projectors),
+            output=self.output,
+            pool=pool,
+            **options,
+        )
+
+    def of_the_whole(self, files: Files, generation: str = "") -> dict[str, Any]:
+        """Add to an output's files the tables that are about all its images; count their rows."""
+        counts: dict[str, Any] = {}
+        output, settings, pool = self.output, self.settings, self.pool
+        if settings.duplicates:
+            files.append(find_duplicates(output, files, settings.near_distance, pool, generation))
+            counts["duplicates"] = {name: files[-1][name] for name in ("exact", "near")}
+        if settings.group_by is not None:
+            pooling = settings.pooling(self.attributor)
+            made, counts["groups"] = grouping.write_groups(output, files, pooling, pool, generation)
+            files += made
+        return counts
 
 
 def attribute(
@@ -48,7 +92,7 @@ def attribute(
     manifolds: Sequence[str] = (),
     search: session.SearchDemand = session.ANY_SEARCH,
     demand: session.Demand = session.ANY,
-    overwrite: bool = False,
+    terms: claims.Terms = claims.AS_IS,
     retry: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Attribute every image of ``inputs`` and publish the table; return the summary.
@@ -65,80 +109,58 @@ def attribute(
     check_codes(retry or ())
     output = storage.absolute(output)
     inventory = Inventory(inputs, settings.selection, settings.reading)
-    finished: dict[str, Any] | None = None
+    read = [*places(inputs, output), *model_places(model, manifolds)]
     with opened(model, manifolds) as found:
         attributor = Attributor.open(found.attributor)
         trained_targets(attributor, found.manifolds)
         made_of = [*settings.key(), attributor.manifest["key"]]
-        claim = storage.digest([inventory.given, *made_of])
+        key = storage.digest([inventory.given, *made_of])
         pool = session.pool(demand, uses_gpu=True)
-        if retry is not None:
-            finished = _finished(output, claim)
-        elif finished := outputs.begin(
+        before = None if retry is None else _finished(output, key)
+        with claims.claim(
             output,
             KIND,
-            claim,
-            overwrite=overwrite,
+            key,
+            apart=read,
+            terms=terms,
             published=lambda: storage.digest([inventory.key(), *made_of]),
-        ):
-            clean(output, finished)
-            return storage.read_json(storage.join(output, SUMMARY))
-        work = Work.find(output) or _listed(inventory, output)
-        source = found.kept(output)
-    with alive(output):
-        targets = trained_targets(attributor, source.manifolds)
-        projectors, pool = projectors_of(targets, search, pool)
-        to_do = partial(
-            project,
-            "attribute",
-            selection=settings.selection,
-            projectors=projectors,
-            build=partial(settings.stage, source.attributor, projectors),
-            output=output,
-            pool=pool,
-        )
-        whole = partial(_of_the_whole, output, settings, attributor, pool)
-        if finished is not None:
-            return _try_again(output, finished, retry or (), to_do, whole)
-        records = to_do(units=work)
-        files = pipeline.parts(records)
-        check_ids(output, [file for file in files if file["folder"] in ROWS])
-        counts = pipeline.totals(records) | _facts(records) | whole(files)
+            again=before is not None,
+        ) as claim:
+            if claim.finished:
+                clean(output, claim.finished)
+                return storage.read_json(storage.join(output, SUMMARY))
+            work = Work.find(output) or _listed(inventory, claim)
+            source = found.kept(output)
+            steps = _Steps(output, settings, attributor, source, search, pool)
+            if before is not None:
+                return _try_again(claim, before, retry or (), steps)
+            return _attributed(claim, work, made_of, steps, started)
+
+
+def _attributed(
+    claim: claims.Claim, work: Work, made_of: list[Any], steps: _Steps, started: float
+) -> dict[str, Any]:
+    """Attribute all units and publish the table; return the summary."""
+    output, settings, source = claim.folder, steps.settings, steps.source
+    records = steps.of_images(units=work)
+    files = pipeline.parts(records)
+    check_ids(output, [file for file in files if file["folder"] in ROWS])
+    counts = pipeline.totals(records) | _facts(records) | steps.of_the_whole(files)
     seconds = time.monotonic() - started
     summary = {
         **counts,
         "seconds": seconds,
         "images_per_second": counts["rows_in"] / seconds,
         **source.facts(),
-        "manifolds": [target.manifold.uri for target in targets.values() if target.manifold],
+        "manifolds": [t.manifold.uri for t in steps.targets.values() if t.manifold],
         "inputs": work.facts,
         **({"ensemble": list(map(str, settings.views))} if settings.views else {}),
     }
     storage.write_json(storage.join(output, SUMMARY), summary)
-    key = storage.digest([work.facts["content_key"], *made_of])
-    outputs.publish(output, KIND, key, {**summary, "claim": claim, "files": files})
+    published = storage.digest([work.facts["content_key"], *made_of])
+    claim.publish({"key": published, **summary, "claim": claim.key, "files": files})
     pipeline.clear_records(output, work=False)  # --retry-quarantined reads the units again
     return summary
-
-
-def _of_the_whole(
-    output: str,
-    settings: Settings,
-    attributor: Attributor,
-    pool: session.Pool,
-    files: Files,
-    generation: str = "",
-) -> dict[str, Any]:
-    """Add to an output's files the tables that are about all of its images; return their counts."""
-    counts: dict[str, Any] = {}
-    if settings.duplicates:
-        files.append(find_duplicates(output, files, settings.near_distance, pool, generation))
-        counts["duplicates"] = {name: files[-1][name] for name in ("exact", "near")}
-    if settings.group_by is not None:
-        pooling = settings.pooling(attributor)
-        made, counts["groups"] = grouping.write_groups(output, files, pooling, pool, generation)
-        files += made
-    return counts
 
 
 def _facts(records: Records) -> dict[str, Any]:
@@ -160,13 +182,12 @@ def _added(facts: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
     return {"leaks": facts["leaks"] | leaks, "decisions": decisions}
 
 
-def _listed(inventory: Inventory, output: str) -> Work:
+def _listed(inventory: Inventory, claim: claims.Claim) -> Work:
     """List the inputs and store their units; if that fails, the folder is as it was before."""
     try:
-        with alive(output):
-            return Work.store(output, map(unit_to_json, inventory), inventory.describe)
+        return Work.store(claim.folder, map(unit_to_json, inventory), inventory.describe)
     except ManifptError:
-        outputs.release(output, FOLDER)
+        claim.abandon()
         raise
 
 
@@ -182,13 +203,10 @@ def _finished(output: str, claim: str) -> dict[str, Any]:
 
 
 def _try_again(
-    output: str,
-    manifest: dict[str, Any],
-    codes: Sequence[str],
-    to_do: Callable[..., Records],
-    whole: Callable[..., dict[str, Any]],
+    claim: claims.Claim, manifest: dict[str, Any], codes: Sequence[str], steps: _Steps
 ) -> dict[str, Any]:
     """Try the rows quarantined for one of ``codes`` again, and publish what that changes."""
+    output = claim.folder
     summary = storage.read_json(storage.join(output, SUMMARY))
     clean(output, manifest)
     parts = [file for file in manifest["files"] if file["folder"] in FOLDERS]
@@ -196,13 +214,13 @@ def _try_again(
     if tried.files:
         generation = begin(output, manifest, codes)
         read = partial(read_again, output=output, codes=codes)
-        records = to_do(units=tried, read=read, only=tried.files, generation=generation)
+        records = steps.of_images(units=tried, read=read, only=tried.files, generation=generation)
         files, counts = merged(manifest | {"files": parts}, tried, records)
         check_ids(output, [file for file in files if file["folder"] in ROWS])
-        summary |= counts | _added(summary, _facts(records)) | whole(files, generation)
+        whole = steps.of_the_whole(files, generation)
+        summary |= counts | _added(summary, _facts(records)) | whole
         storage.write_json(storage.join(output, SUMMARY), summary)
-        body = {"claim": manifest["claim"], "files": files}
+        body = {"key": manifest["key"], "claim": manifest["claim"], "files": files}
         body["retries"] = manifest.get("retries", 0) + 1
-        manifest = outputs.publish(output, KIND, manifest["key"], summary | body)
-        clean(output, manifest)
+        clean(output, claim.publish(summary | body))
     return summary

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from manifpt import outputs, storage
+from manifpt import claims, outputs, storage
 from manifpt.attribution.fusion import pooled
 from manifpt.attribution.network import AttributionNetwork, Design, Outputs
 from manifpt.attribution.network import outputs as network_outputs
@@ -163,7 +163,7 @@ def described(names: Sequence[str], design: Design) -> str:
     return "; ".join(parts) + (f"; {design.fusion} fusion" if len(parts) > 1 else "")
 
 
-def publish_attributor(output: str, key: str, made: Made, facts: dict[str, Any]) -> dict[str, Any]:
+def publish_attributor(claim: claims.Claim, made: Made, facts: dict[str, Any]) -> dict[str, Any]:
     """Write an attributor's files and its manifest, with ``facts`` of its training; return it."""
     branches = made.branches
     kept = [{"name": b.name} | {name: b.manifest[name] for name in KEPT} for b in branches]
@@ -182,11 +182,11 @@ def publish_attributor(output: str, key: str, made: Made, facts: dict[str, Any])
             split: {name: classes[split][name] for name in made.classes if name in classes[split]}
             for split in ("train", "validation")
         },
-        "files": write_files(output, made, seen_by(branches[0], made.classes)),
+        "files": write_files(claim.folder, made, seen_by(branches[0], made.classes)),
         # `augment` is what training itself does to maps.
         **({"augmentation": augmentation} if augmentation else {}),
     }
-    return outputs.publish(output, "attributor", key, body)
+    return claim.publish(body)
 
 
 def seen_by(branch: Branch, classes: Sequence[str]) -> pa.Table:

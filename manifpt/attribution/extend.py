@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from manifpt import outputs, session, storage, tensors
+from manifpt import claims, outputs, session, storage, tensors
 from manifpt.artifacts import EVALUATED, compute_artifacts
 from manifpt.attribution.attributor import (
     SEEN,
@@ -35,6 +35,7 @@ from manifpt.device import device_and_precision
 from manifpt.errors import ManifptError
 from manifpt.images import Selection, plan
 from manifpt.images.copies import Augmentation
+from manifpt.images.places import places
 from manifpt.images.sources import content_key
 
 # Of a class, more training images than this change a last layer little; it bounds the memory.
@@ -139,7 +140,7 @@ def extend_attributor(
     head: str = "lda",
     manifolds: Sequence[str] = (),
     demand: session.Demand = session.ANY,
-    overwrite: bool = False,
+    terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:
     """Publish an attributor that tells further sources apart, too; return its manifest.
 
@@ -153,31 +154,33 @@ def extend_attributor(
     sets = training_sets(old)
     units = plan(additions, Selection(EVALUATED), labelled=True)
     key = storage.digest([old.manifest["key"], content_key(units), head])
-    finished = outputs.begin(output, "attributor", key, overwrite=overwrite)
-    if finished:
-        return finished
-    place, augment = storage.join(output, "artifacts"), old.manifest.get("augmentation")
-    compute_artifacts(
-        additions,
-        place,
-        targets=targets,
-        augmentation=Augmentation.from_card(augment) if augment else None,
-        demand=demand,
-    )
-    new = open_artifacts([place])
-    try:
-        classes = [*old.classes, *new_classes(old, new[0].manifest)]
-    except ManifptError:
-        outputs.abandon(output)
-        raise
-    build = partial(_refitted, old, [*sets, new], classes, head)
-    made, facts = calibrate(build, sets[0], classes, demand, [*sets[1:], new])
-    return _publish(output, key, old, new, made, {"head": head, **facts})
+    read = [("--extend", old.uri), *(("--manifold", uri) for uri in manifolds)]
+    read += places(additions, output, "--add")
+    read += [("the artifacts in", branch.uri) for branches in sets for branch in branches]
+    with claims.claim(output, "attributor", key, apart=read, terms=terms) as claim:
+        if claim.finished:
+            return claim.finished
+        place, augment = storage.join(output, "artifacts"), old.manifest.get("augmentation")
+        compute_artifacts(
+            additions,
+            place,
+            targets=targets,
+            augmentation=Augmentation.from_card(augment) if augment else None,
+            demand=demand,
+        )
+        new = open_artifacts([place])
+        try:
+            classes = [*old.classes, *new_classes(old, new[0].manifest)]
+        except ManifptError:
+            claim.abandon()
+            raise
+        build = partial(_refitted, old, [*sets, new], classes, head)
+        made, facts = calibrate(build, sets[0], classes, demand, [*sets[1:], new])
+        return _publish(claim, old, new, made, {"head": head, **facts})
 
 
 def _publish(
-    output: str,
-    key: str,
+    claim: claims.Claim,
     old: Attributor,
     new: Sequence[Branch],
     made: Made,
@@ -203,6 +206,6 @@ def _publish(
         "weights": made.weights["weights"].tolist(),
         "rows": {split: n | counts[split] for split, n in old.manifest["rows"].items()},
         "extensions": [*old.manifest.get("extensions", []), extension],
-        "files": write_files(output, made, seen),
+        "files": write_files(claim.folder, made, seen),
     }
-    return outputs.publish(output, "attributor", key, body)
+    return claim.publish(body)

@@ -179,7 +179,7 @@ def write_groups(
     written = ray.get(
         [judge.remote(scratch, n, target, shared) for n, target in enumerate(targets)]
     )
-    storage.remove(storage.join(output, SCRATCH))
+    storage.remove_files(storage.join(output, SCRATCH), r"\d{6}\.parquet")
     made = [
         {"path": path, "folder": GROUPS, **entry}
         for path, entry in zip(paths, written, strict=True)

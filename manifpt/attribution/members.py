@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from manifpt import outputs, session, storage
+from manifpt import claims, session, storage
 from manifpt.attribution.attributor import Attributor, publish_attributor
 from manifpt.attribution.calibrate import calibrate
 from manifpt.attribution.network import AttributionNetwork, Design
@@ -17,7 +17,7 @@ def fuse_attributors(
     output: str,
     *,
     demand: session.Demand = session.ANY,
-    overwrite: bool = False,
+    terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:
     """Fuse attributors of the same images and classes, one a space; return the manifest.
 
@@ -28,12 +28,15 @@ def fuse_attributors(
     branches = open_artifacts([member.manifest["artifacts"][0] for member in opened])
     design = _design(opened)
     key = storage.digest([member.manifest["key"] for member in opened])
-    finished = outputs.begin(output, "attributor", key, overwrite=overwrite)
-    if finished:
-        return finished
-    made, found = calibrate(partial(_joined, opened, design), branches, opened[0].classes, demand)
-    facts = {"members": [member.uri for member in opened], "seed": opened[0].manifest["seed"]}
-    return publish_attributor(output, key, made, facts | found)
+    read = [("--fuse", member.uri) for member in opened]
+    read += [("the artifacts in", branch.uri) for branch in branches]
+    with claims.claim(output, "attributor", key, apart=read, terms=terms) as claim:
+        if claim.finished:
+            return claim.finished
+        build = partial(_joined, opened, design)
+        made, found = calibrate(build, branches, opened[0].classes, demand)
+        facts = {"members": [member.uri for member in opened], "seed": opened[0].manifest["seed"]}
+        return publish_attributor(claim, made, facts | found)
 
 
 def _design(members: Sequence[Attributor]) -> Design:

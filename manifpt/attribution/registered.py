@@ -56,6 +56,16 @@ class Source:
         return {"model": self.origin["uri"], "registered": self.origin}
 
 
+def model_places(model: str, manifolds: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the options and the places that ``opened`` reads, for ``claims.claim``."""
+    found = [] if _is_registered(model) else [("--model", model)]
+    return [*found, *(("--manifold", uri) for uri in manifolds)]
+
+
+def _is_registered(model: str) -> bool:
+    return model.startswith(("models:/", "runs:/"))
+
+
 def included(folder: str, manifest: dict[str, Any]) -> list[str]:
     """Return where the manifolds of a self-contained model lie."""
     names = [branch["name"] for branch in manifest["branches"] if branch["manifold"]]
@@ -68,7 +78,7 @@ def opened(model: str, manifolds: Sequence[str] = ()) -> Iterator[Source]:
 
     ``manifolds`` say where its manifolds lie now, before what the model says.
     """
-    if not model.startswith(("models:/", "runs:/")):
+    if not _is_registered(model):
         yield Source(storage.absolute(model), tuple(manifolds))
         return
     with tempfile.TemporaryDirectory(prefix="manifpt-model-") as scratch:

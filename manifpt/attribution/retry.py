@@ -146,9 +146,9 @@ def clean(output: str, manifest: dict[str, Any]) -> None:
     for folder in (storage.join(output, name) for name in (*FOLDERS, *WHOLE)):
         for file, _ in storage.files_under(folder) if storage.exists(folder) else []:
             if file not in listed:
-                storage.remove(file)
+                storage.remove_file(file)
     recorded.clear(output, f"-r{manifest['retries']}")
-    storage.remove(uri)
+    storage.remove_file(uri)
 
 
 def merged(

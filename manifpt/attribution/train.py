@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from manifpt import outputs, session, storage, tensors, training
+from manifpt import claims, session, storage, tensors, training
 from manifpt.artifacts import channel_moments, total_moments
 from manifpt.attribution.attributor import described, publish_attributor
 from manifpt.attribution.calibrate import calibrate, network_of
@@ -20,6 +20,7 @@ from manifpt.attribution.network import Design
 from manifpt.backbone import check_backbone
 from manifpt.branches import Branch, artifact_column, artifacts_of, of_classes, read_branches
 from manifpt.errors import ManifptError
+from manifpt.images.places import places
 from manifpt.manifold.projector import NEAREST, Projection
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def train_attributor(
     num_workers: int | None = None,
     demand: session.Demand = session.ANY,
     report: training.EpochLog = print_epoch,
-    overwrite: bool = False,
+    terms: claims.Terms = claims.AS_IS,
     die_at: int | None = None,
     until: int | None = None,
     start: str | None = None,
@@ -171,6 +172,8 @@ def train_attributor(
     """
     output = storage.absolute(output)
     check_backbone(options.backbone)
+    read = [*places(inputs, output), *(("--manifold", uri) for uri in manifolds)]
+    claims.check_place(output, "attributor", read)
     branches = artifacts_of(
         inputs,
         storage.join(output, "artifacts"),
@@ -179,6 +182,7 @@ def train_attributor(
         image_size=image_size,
         projection=projection,
         demand=demand,
+        terms=terms,
     )
     classes = _classes(branches[0].manifest, sources)
     shapes = tuple(tuple(branch.manifest["shape"]) for branch in branches)
@@ -186,42 +190,44 @@ def train_attributor(
     content = [[b.manifest["key"], b.manifest["manifold_sha256"]] for b in branches]
     key = storage.digest([content, classes, vars(options), *([start] if start else [])])
     workers = training.workers(num_workers, demand.num_gpus)
-    finished = outputs.begin(output, "attributor", key, overwrite=overwrite)
-    if finished:
-        return finished
-    print(
-        f"train: {described([branch.name for branch in branches], design)}",
-        file=sys.stderr,
-        flush=True,
-    )
-    datasets = {split: _dataset(branches, split, classes) for split in ("train", "validation")}
-    moments = _moments(branches, design, classes, datasets["train"])
-    settings = _settings(options, design, branches, classes, moments)
-    shuffle_rows = min(settings.rows, SHUFFLE_BYTES // _row_bytes(branches))
-    config = {
-        "settings": settings,
-        "shuffle_rows": max(settings.batch_size, shuffle_rows),
-        "until": until or options.epochs,
-        "start": start,
-    }
-    # Every worker reads all of validation and takes its own rows: none is dropped.
-    state = training.fit(train_loop, config, datasets, output, key, workers, report, die_at)
-    best = state["history"][state["best_epoch"]]
-    facts = {
-        **vars(options),
-        "history": state["history"],
-        "precision": state["precision"],
-        "best_epoch": state["best_epoch"],
-        "validation_accuracy": best["validation_accuracy"],
-        "validation_loss": best["validation_loss"],
-    }
-    if not Standing.of(state).stopped(settings):
-        return facts | {"state": state}
-    build = partial(network_of, design, state["best_weights"])
-    made, found = calibrate(build, branches, classes, demand)
-    manifest = publish_attributor(output, key, made, found | facts)
-    training.clear(output)
-    return manifest
+    with claims.claim(
+        output, "attributor", key, apart=read, terms=terms, keep=("artifacts",)
+    ) as claim:
+        if claim.finished:
+            return claim.finished
+        print(
+            f"train: {described([branch.name for branch in branches], design)}",
+            file=sys.stderr,
+            flush=True,
+        )
+        datasets = {split: _dataset(branches, split, classes) for split in ("train", "validation")}
+        moments = _moments(branches, design, classes, datasets["train"])
+        settings = _settings(options, design, branches, classes, moments)
+        shuffle_rows = min(settings.rows, SHUFFLE_BYTES // _row_bytes(branches))
+        config = {
+            "settings": settings,
+            "shuffle_rows": max(settings.batch_size, shuffle_rows),
+            "until": until or options.epochs,
+            "start": start,
+        }
+        # Every worker reads all of validation and takes its own rows: none is dropped.
+        state = training.fit(train_loop, config, datasets, output, key, workers, report, die_at)
+        best = state["history"][state["best_epoch"]]
+        facts = {
+            **vars(options),
+            "history": state["history"],
+            "precision": state["precision"],
+            "best_epoch": state["best_epoch"],
+            "validation_accuracy": best["validation_accuracy"],
+            "validation_loss": best["validation_loss"],
+        }
+        if not Standing.of(state).stopped(settings):
+            return facts | {"state": state}
+        build = partial(network_of, design, state["best_weights"])
+        made, found = calibrate(build, branches, classes, demand)
+        manifest = publish_attributor(claim, made, found | facts)
+        training.clear(output)
+        return manifest
 
 
 def _settings(

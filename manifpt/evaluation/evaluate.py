@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from manifpt import outputs, pipeline, session, storage, tensors
+from manifpt import claims, pipeline, session, storage, tensors
 from manifpt.artifacts import compute_artifacts
 from manifpt.attribution.attributor import Attributor
 from manifpt.attribution.decision import USUAL, Rule, decide
-from manifpt.attribution.registered import Source, opened
+from manifpt.attribution.registered import Source, model_places, opened
 from manifpt.attribution.stage import trained_targets
 from manifpt.branches import (
     Branch,
@@ -29,6 +29,7 @@ from manifpt.errors import ManifptError
 from manifpt.evaluation.closed_set import closed_set_metrics, confusion_matrix
 from manifpt.evaluation.report import SCORES, UNKNOWN, confidence_report
 from manifpt.evaluation.unseen import Unseen
+from manifpt.images.places import places
 
 METRICS = "metrics.json"
 
@@ -113,12 +114,15 @@ def _branches(
     source: Source,
     output: str,
     demand: session.Demand,
+    terms: claims.Terms,
 ) -> list[Branch]:
     """Return the artifacts that ``inputs`` are, or that are made of them as in training."""
     if not are_artifacts(inputs):
         made = storage.join(output, "artifacts")
         targets = trained_targets(attributor, source.manifolds)
-        compute_artifacts(inputs, made, targets=targets, undeclared="test", demand=demand)
+        compute_artifacts(
+            inputs, made, targets=targets, undeclared="test", demand=demand, terms=terms
+        )
         inputs = [made]
     branches = open_artifacts(inputs)
     _check(attributor, branches)
@@ -134,7 +138,7 @@ def evaluate(
     manifolds: Sequence[str] = (),
     rule: Rule = USUAL,
     demand: session.Demand = session.ANY,
-    overwrite: bool = False,
+    terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:
     """Evaluate on the test split of artifacts, or on images; return the metrics.
 
@@ -147,58 +151,59 @@ def evaluate(
     import ray
 
     output = storage.absolute(output)
+    read = [*places(inputs, output), *model_places(model, manifolds)]
+    claims.check_place(output, "evaluation", read)
     with opened(model, manifolds) as found:
         attributor = Attributor.open(found.attributor)
-        branches = _branches(inputs, attributor, found.kept(output), output, demand)
+        branches = _branches(inputs, attributor, found.kept(output), output, demand, terms)
         content = [b.manifest["key"] for b in branches]
         key = storage.digest([content, attributor.manifest["key"], list(sources), vars(rule)])
         files = branches[0].files("test")
         if not files:
             raise ManifptError("--input: holds no image of the split test; see its manifest.json")
         pool = session.pool(demand, uses_gpu=True)
-        if outputs.begin(output, "evaluation", key, overwrite=overwrite):
+        source = found.kept(output)
+    keep = ("artifacts", "model")
+    with claims.claim(output, "evaluation", key, apart=read, terms=terms, keep=keep) as claim:
+        if claim.finished:
             return storage.read_json(storage.join(output, METRICS))
-        source = found.kept(output)  # again, if --overwrite has just emptied the folder
-    records = pipeline.run(
-        "evaluate",
-        [json.dumps([storage.join(branch.uri, path) for branch in branches]) for path in files],
-        partial(_read, sources=sources),
-        partial(ScoreStage, source.attributor, rule),
-        output,
-        pool,
-    )
-    facts = [record["facts"] for record in records]
-    parts = pipeline.parts(records)
-    matrices = [np.array(f["confusion"]) for f in facts if "confusion" in f]
-    left_out = {name: sum(f.get(name, 0) for f in facts) for name in ("seen", "other_source")}
-    if not matrices:
-        outputs.abandon(output)
-        raise ManifptError(f"--input: no unseen image of the attributor's classes ({left_out})")
-    metrics = closed_set_metrics(np.sum(matrices, axis=0), attributor.classes)
-    open_set = Attributor.open(source.attributor).open_set
-    names = open_set.score_names if open_set else []
-    report = ray.remote(num_cpus=pool.num_cpus)(confidence_report)
-    paths = {
-        folder: [storage.join(output, p["path"]) for p in parts if p["folder"] == folder]
-        for folder in (SCORES, UNKNOWN)
-    }
-    metrics |= ray.get(report.remote(paths, attributor.classes, names, rule))
-    metrics["left_out"] = left_out
-    _write(output, metrics)
-    outputs.publish(
-        output,
-        "evaluation",
-        key,
-        {
-            **source.facts(),
-            "attributor": attributor.manifest["key"],
-            "artifacts": [b.uri for b in branches],
-            "files": parts,
-            **metrics,
-        },
-    )
-    pipeline.clear_records(output)
-    return metrics
+        records = pipeline.run(
+            "evaluate",
+            [json.dumps([storage.join(branch.uri, path) for branch in branches]) for path in files],
+            partial(_read, sources=sources),
+            partial(ScoreStage, source.attributor, rule),
+            output,
+            pool,
+        )
+        facts = [record["facts"] for record in records]
+        parts = pipeline.parts(records)
+        matrices = [np.array(f["confusion"]) for f in facts if "confusion" in f]
+        left_out = {name: sum(f.get(name, 0) for f in facts) for name in ("seen", "other_source")}
+        if not matrices:
+            claim.abandon()
+            raise ManifptError(f"--input: no unseen image of the attributor's classes ({left_out})")
+        metrics = closed_set_metrics(np.sum(matrices, axis=0), attributor.classes)
+        open_set = Attributor.open(source.attributor).open_set
+        names = open_set.score_names if open_set else []
+        report = ray.remote(num_cpus=pool.num_cpus)(confidence_report)
+        paths = {
+            folder: [storage.join(output, p["path"]) for p in parts if p["folder"] == folder]
+            for folder in (SCORES, UNKNOWN)
+        }
+        metrics |= ray.get(report.remote(paths, attributor.classes, names, rule))
+        metrics["left_out"] = left_out
+        _write(output, metrics)
+        claim.publish(
+            {
+                **source.facts(),
+                "attributor": attributor.manifest["key"],
+                "artifacts": [b.uri for b in branches],
+                "files": parts,
+                **metrics,
+            },
+        )
+        pipeline.clear_records(output)
+        return metrics
 
 
 def _write(output: str, metrics: dict[str, Any]) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from manifpt import outputs, pipeline, session, storage
+from manifpt import claims, pipeline, session, storage
 from manifpt.attribution.attributor import Attributor
-from manifpt.attribution.registered import opened
+from manifpt.attribution.registered import model_places, opened
 from manifpt.attribution.stage import trained_targets
 from manifpt.branches import are_artifacts
 from manifpt.errors import ManifptError
@@ -25,6 +25,7 @@ from manifpt.evaluation.unseen import Unseen
 from manifpt.images import Selection, plan
 from manifpt.images.copies import view
 from manifpt.images.degrade import IDENTITY, Degradation
+from manifpt.images.places import places
 from manifpt.images.read import sized
 from manifpt.images.sources import content_key, describe
 from manifpt.projection import Projector, project, projectors_of
@@ -91,7 +92,7 @@ def evaluate_robustness(
     levels: Sequence[str] = (),
     manifolds: Sequence[str] = (),
     demand: session.Demand = session.ANY,
-    overwrite: bool = False,
+    terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:
     """Evaluate on images at each level of degradation; write and return the curves.
 
@@ -102,6 +103,8 @@ def evaluate_robustness(
     if are_artifacts(inputs):
         raise ManifptError("--input: --robustness degrades images; give these, not artifacts")
     output = storage.absolute(output)
+    read = [*places(inputs, output), *model_places(model, manifolds)]
+    claims.check_place(output, "robustness", read)
     parsed = dict.fromkeys(map(Degradation.parse, (IDENTITY, *(levels or LEVELS))))
     names = [str(level) for level in parsed]
     selection = Selection(("test",), None)
@@ -111,30 +114,32 @@ def evaluate_robustness(
         trained_targets(attributor, found.manifolds)
         key = storage.digest([content_key(units), names, attributor.manifest["key"]])
         pool = session.pool(demand, uses_gpu=True)
-        if outputs.begin(output, "robustness", key, overwrite=overwrite):
-            return storage.read_json(storage.join(output, RESULT))
         source = found.kept(output)
-    targets = trained_targets(attributor, source.manifolds)
-    projectors, pool = projectors_of(targets, session.ANY_SEARCH, pool)
-    build = partial(RobustnessStage, source.attributor, projectors, tuple(parsed))
-    records = project("robustness", units, selection, projectors, build, output, pool)
-    facts = [record["facts"] for record in records]
-    left_out = {name: sum(f.get(name, 0) for f in facts) for name in ("seen", "other_source")}
-    scored = [f["levels"] for f in facts if "levels" in f]
-    if not scored:
-        outputs.abandon(output)
-        raise ManifptError(f"--input: no unseen image of the attributor's classes ({left_out})")
-    result = {
-        **pipeline.totals(records),
-        "left_out": left_out,
-        **curves(scored, names, attributor.classes),
-    }
-    _write(output, result)
-    body = {**source.facts(), "attributor": attributor.manifest["key"], **result}
-    body |= {"inputs": describe(inputs, units), "files": pipeline.parts(records)}
-    outputs.publish(output, "robustness", key, body)
-    pipeline.clear_records(output)
-    return result
+    keep = ("model",)
+    with claims.claim(output, "robustness", key, apart=read, terms=terms, keep=keep) as claim:
+        if claim.finished:
+            return storage.read_json(storage.join(output, RESULT))
+        targets = trained_targets(attributor, source.manifolds)
+        projectors, pool = projectors_of(targets, session.ANY_SEARCH, pool)
+        build = partial(RobustnessStage, source.attributor, projectors, tuple(parsed))
+        records = project("robustness", units, selection, projectors, build, output, pool)
+        facts = [record["facts"] for record in records]
+        left_out = {name: sum(f.get(name, 0) for f in facts) for name in ("seen", "other_source")}
+        scored = [f["levels"] for f in facts if "levels" in f]
+        if not scored:
+            claim.abandon()
+            raise ManifptError(f"--input: no unseen image of the attributor's classes ({left_out})")
+        result = {
+            **pipeline.totals(records),
+            "left_out": left_out,
+            **curves(scored, names, attributor.classes),
+        }
+        _write(output, result)
+        body = {**source.facts(), "attributor": attributor.manifest["key"], **result}
+        body |= {"inputs": describe(inputs, units), "files": pipeline.parts(records)}
+        claim.publish(body)
+        pipeline.clear_records(output)
+        return result
 
 
 def curves(

@@ -3,19 +3,22 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
-from manifpt import outputs, pipeline, session, storage
+from manifpt import claims, outputs, pipeline, session, storage
 from manifpt.device import precision_of
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Unit, plan
+from manifpt.images.places import places
 from manifpt.images.probe import natural_size
 from manifpt.images.sources import MANIFOLD_REALS, content_key, describe
 from manifpt.manifold.embed import (
-    EMBEDDED,
+    clear_embedded,
     embed,
+    remove_shard,
     write_array,
     write_rows,
     write_shards,
@@ -91,7 +94,7 @@ def build_manifold(
     options: Options = Options(),
     settings: Settings = Settings(),
     demand: session.Demand = session.ANY,
-    overwrite: bool = False,
+    terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:
     """Embed the real images of ``inputs`` and publish the manifold; return its manifest.
 
@@ -109,30 +112,34 @@ def build_manifold(
     made_of = [rule.card(), *(v for k, v in vars(settings).items() if k not in DECODING)]
     key = storage.digest([content_key(units), *(s.card() for s in spaces), *made_of])
     kind = "manifold" if len(spaces) == 1 else MANIFOLDS
-    finished = outputs.begin(output, kind, key, overwrite=overwrite)
-    if finished:
-        return finished
-    single = len(spaces) == 1
-    folders = [output if single else storage.join(output, s.name) for s in spaces]
-    spaces = [keep_weights(s, folder) for s, folder in zip(spaces, folders, strict=True)]
-    embedding = [compiled(s) for s in spaces] if pool.compiled else spaces
-    records = embed(units, embedding, rule, settings.shards, output, pool)
-    counts = pipeline.totals(records)
-    if counts["ok"] == 0:
-        outputs.abandon(output)
-        raise _nothing(counts)
-    common = {**counts, "inputs": describe(inputs, units)}
-    quarantine = [p for p in pipeline.parts(records) if p["folder"] == "quarantine"]
-    members = {}
-    for one, folder in zip(spaces, folders, strict=True):
-        draft = _draft(one, rule, settings, records, output, folder, pool)
-        draft |= {**common, "quarantine": quarantine if single else []}
-        members[one.name] = manifest = outputs.publish(folder, "manifold", key, draft)
-    if not single:
-        manifest = _publish_members(output, key, members, {**common, "quarantine": quarantine})
-    storage.remove(storage.join(output, EMBEDDED))
-    pipeline.clear_records(output)
-    return manifest
+    with claims.claim(output, kind, key, apart=places(inputs, output), terms=terms) as claim:
+        if claim.finished:
+            return claim.finished
+        single = len(spaces) == 1
+        folders = ["" if single else one.name for one in spaces]
+        spaces = [
+            keep_weights(one, storage.join(output, folder) if folder else output)
+            for one, folder in zip(spaces, folders, strict=True)
+        ]
+        embedding = [compiled(s) for s in spaces] if pool.compiled else spaces
+        records = embed(units, embedding, rule, settings.shards, output, pool)
+        counts = pipeline.totals(records)
+        if counts["ok"] == 0:
+            claim.abandon()
+            raise _nothing(counts)
+        common = {**counts, "inputs": describe(inputs, units)}
+        quarantine = [p for p in pipeline.parts(records) if p["folder"] == "quarantine"]
+        members = {}
+        for one, folder in zip(spaces, folders, strict=True):
+            place = storage.join(output, folder) if folder else output
+            draft = _draft(one, rule, settings, records, output, place, pool)
+            draft |= {**common, "quarantine": quarantine if single else []}
+            members[one.name] = manifest = claim.publish(draft, folder, "manifold")
+        if not single:
+            manifest = _publish_members(claim, members, {**common, "quarantine": quarantine})
+        clear_embedded(output)
+        pipeline.clear_records(output)
+        return manifest
 
 
 def _draft(
@@ -164,7 +171,7 @@ def _draft(
 
 
 def _publish_members(
-    output: str, key: str, members: dict[str, dict[str, Any]], body: dict[str, Any]
+    claim: claims.Claim, members: dict[str, dict[str, Any]], body: dict[str, Any]
 ) -> dict[str, Any]:
     """Publish the folder that holds one manifold a space."""
     hashes = {name: manifest["content_sha256"] for name, manifest in members.items()}
@@ -173,7 +180,7 @@ def _publish_members(
         for name in ("reals", "duplicates")
     }
     body |= {"members": list(members), "content_sha256": storage.digest(hashes), **counts}
-    return outputs.publish(output, MANIFOLDS, key, body)
+    return claim.publish(body)
 
 
 def _update(
@@ -216,38 +223,48 @@ def append_to_manifold(
         )
     pool = session.pool(demand, uses_gpu=manifold.space.name in LEARNED)
     scratch = storage.join(manifold.uri, f"_append-{key[:12]}")
-    shards = len(manifold.manifest["shards"])
-    space = manifold.space
-    records = embed(units, [space], manifold.rule, shards, scratch, pool)
-    counts = pipeline.totals(records)
-    if counts["ok"] == 0:
-        storage.remove(scratch)
-        raise _nothing(counts)
+    apart = places(inputs, manifold.uri)
+    claims.check_apart(manifold.uri, apart)
+    with claims.claim(scratch, "append", key, apart=apart) as claim:
+        shards = len(manifold.manifest["shards"])
+        records = embed(units, [manifold.space], manifold.rule, shards, scratch, pool)
+        counts = pipeline.totals(records)
+        if counts["ok"] == 0:
+            claim.abandon()
+            raise _nothing(counts)
+        done = {"key": key, "inputs": describe(inputs, units), **counts}
+        manifest = _update(manifold, partial(_appended, manifold, records, scratch, done, pool))
+        claim.abandon()
+        return manifest
 
-    def change(manifest: dict[str, Any]) -> dict[str, Any] | None:
-        if key in [done["key"] for done in manifest["appended"]]:
-            return None
-        known = [storage.join(manifold.uri, s["rows"]["path"]) for s in manifest["shards"]]
-        prefix = f"shard-{key[:12]}"
-        new = write_shards(manifold.uri, scratch, records, shards, pool, space.name, prefix, known)
-        kept = [entry for entry in new if entry["reals"]]
-        draft = {**manifest, "shards": [*manifest["shards"], *kept]}
-        draft["reals"] += sum(entry["reals"] for entry in kept)
-        duplicates = sum(entry["duplicates"] for entry in new)
-        done = {"key": key, "inputs": describe(inputs, units), "duplicates": duplicates, **counts}
-        draft["appended"] = [*manifest["appended"], done]
-        draft["quarantine"] = [
-            *manifest["quarantine"],
-            *_moved(records, scratch, manifold.uri, key),
-        ]
-        last = len(draft["shards"])
-        write_all_keys(draft, manifold.uri, pool, range(len(manifest["shards"]), last))
-        measure_held_out(draft, manifold.uri, pool)
-        return draft
 
-    manifest = _update(manifold, change)
-    storage.remove(scratch)
-    return manifest
+def _appended(
+    manifold: Manifold,
+    records: Sequence[dict[str, Any]],
+    scratch: str,
+    done: dict[str, Any],
+    pool: session.Pool,
+    manifest: dict[str, Any],
+) -> dict[str, Any] | None:
+    """Return a manifest with the embedded reals as new shards; None if they are in it already."""
+    key = done["key"]
+    if key in [one["key"] for one in manifest["appended"]]:
+        return None
+    known = [storage.join(manifold.uri, s["rows"]["path"]) for s in manifest["shards"]]
+    shards, name = len(manifold.manifest["shards"]), manifold.space.name
+    prefix = f"shard-{key[:12]}"
+    new = write_shards(manifold.uri, scratch, records, shards, pool, name, prefix, known)
+    kept = [entry for entry in new if entry["reals"]]
+    draft = {**manifest, "shards": [*manifest["shards"], *kept]}
+    draft["reals"] += sum(entry["reals"] for entry in kept)
+    duplicates = sum(entry["duplicates"] for entry in new)
+    draft["appended"] = [*manifest["appended"], {**done, "duplicates": duplicates}]
+    moved = _moved(records, scratch, manifold.uri, key)
+    draft["quarantine"] = [*manifest["quarantine"], *moved]
+    last = len(draft["shards"])
+    write_all_keys(draft, manifold.uri, pool, range(len(manifest["shards"]), last))
+    measure_held_out(draft, manifold.uri, pool)
+    return draft
 
 
 def _moved(
@@ -324,7 +341,7 @@ def compact_manifold(
         gone = {n for group in merging for n in group}
         kept = [entry for n, entry in enumerate(old) if n not in gone]
         for folder in manifest.get("obsolete", []):
-            storage.remove(storage.join(manifold.uri, folder))
+            remove_shard(storage.join(manifold.uri, folder))
         obsolete = [old[n]["rows"]["path"].partition("/")[0] for n in sorted(gone)]
         counts = {"from": len(old), "to": len(kept) + len(new)}
         compacted = [*manifest.get("compacted", []), counts]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from manifpt import outputs, session, storage
+from manifpt import claims, session, storage
 from manifpt.errors import ManifptError
 from manifpt.manifold.build import Settings, content_sha256
 from manifpt.manifold.embed import write_rows
@@ -31,7 +31,7 @@ def derive_manifold(
     settings: Settings = Settings(),
     reals: int | None = None,
     demand: session.Demand = session.ANY,
-    overwrite: bool = False,
+    terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:
     """Publish a manifold of the reals of ``source``, or of ``reals`` of them; return its manifest.
 
@@ -46,27 +46,28 @@ def derive_manifold(
     made_of = [settings.metric, settings.factory, settings.geometry]
     key = storage.digest([manifold.sha256, reals, *made_of])
     pool = session.pool(demand, uses_gpu=False)
-    finished = outputs.begin(output, "manifold", key, overwrite=overwrite)
-    if finished:
-        return finished
-    space = keep_weights(manifold.space, output)
-    take, write = (ray.remote(num_cpus=pool.num_cpus)(task) for task in (_last, _write))
-    last = ray.get(take.remote(manifold, reals)) if reals else None
-    numbers = range(len(manifold.manifest["shards"]))
-    entries = ray.get([write.remote(manifold, output, number, last) for number in numbers])
-    draft = {
-        **{name: manifold.manifest[name] for name in (*KEPT, *COUNTS)},
-        "weights": weights_entry(space),
-        "metric": settings.metric,
-        "derived_from": {"uri": manifold.uri, "sha256": manifold.sha256},
-        "reals": sum(entry["reals"] for entry in entries),
-        "shards": [entry for entry in entries if entry["reals"]],
-        "versions": versions(),
-        "quarantine": [],
-    }
-    prepare(draft, output, pool, settings.factory, geometry=settings.geometry)
-    draft["content_sha256"] = content_sha256(draft)
-    return outputs.publish(output, "manifold", key, draft)
+    read = [("--input", manifold.uri)]
+    with claims.claim(output, "manifold", key, apart=read, terms=terms) as claim:
+        if claim.finished:
+            return claim.finished
+        space = keep_weights(manifold.space, output)
+        take, write = (ray.remote(num_cpus=pool.num_cpus)(task) for task in (_last, _write))
+        last = ray.get(take.remote(manifold, reals)) if reals else None
+        numbers = range(len(manifold.manifest["shards"]))
+        entries = ray.get([write.remote(manifold, output, number, last) for number in numbers])
+        draft = {
+            **{name: manifold.manifest[name] for name in (*KEPT, *COUNTS)},
+            "weights": weights_entry(space),
+            "metric": settings.metric,
+            "derived_from": {"uri": manifold.uri, "sha256": manifold.sha256},
+            "reals": sum(entry["reals"] for entry in entries),
+            "shards": [entry for entry in entries if entry["reals"]],
+            "versions": versions(),
+            "quarantine": [],
+        }
+        prepare(draft, output, pool, settings.factory, geometry=settings.geometry)
+        draft["content_sha256"] = content_sha256(draft)
+        return claim.publish(draft)
 
 
 def _last(manifold: Manifold, reals: int) -> str:

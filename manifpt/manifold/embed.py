@@ -56,6 +56,16 @@ class EmbedStage:
         return path
 
 
+def clear_embedded(output: str) -> None:
+    """Remove the files of ``EmbedStage`` once the shards are written."""
+    storage.remove_files(storage.join(output, EMBEDDED), r"[0-9a-f]{64}\.parquet")
+
+
+def remove_shard(folder: str) -> None:
+    """Remove the files of a shard."""
+    storage.remove_files(folder, r"rows\.parquet|vectors\.npy|keys\.npy")
+
+
 def shard_of(pixel_sha256: str, shards: int) -> int:
     """Return the shard that a pixel hash names."""
     return int(pixel_sha256[:15], 16) % shards

@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from manifpt import outputs, pipeline, session, storage, tensors, training
+from manifpt import claims, pipeline, session, storage, tensors, training
 from manifpt.backbone import build_backbone, check_backbone, choose_stem
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, plan, read_unit
+from manifpt.images.places import places
 from manifpt.images.probe import natural_size
 from manifpt.images.read import chunk_rows, pixels_of, unit_from_json, unit_to_json
 from manifpt.images.sources import MANIFOLD_REALS, content_key, describe
@@ -166,7 +167,7 @@ def pretrain_encoder(
     num_workers: int | None = None,
     demand: session.Demand = session.ANY,
     report: training.EpochLog = print_epoch,
-    overwrite: bool = False,
+    terms: claims.Terms = claims.AS_IS,
     die_at: int | None = None,
 ) -> dict[str, Any]:
     """Train on the real images of ``inputs``; return the manifest of the encoder in ``output``.
@@ -186,52 +187,50 @@ def pretrain_encoder(
     placed = training.workers(num_workers, demand.num_gpus)
     _check_share(options.batch_size, placed[0])
     pool = session.pool(replace(demand, num_gpus=None), uses_gpu=False)
-    finished = outputs.begin(output, "encoder", key, overwrite=overwrite)
-    if finished:
-        return finished
-    specs = [unit_to_json(unit) for unit in units]
-    read = partial(_read, rule=rule)
-    records = pipeline.run("decode", specs, read, SplitStage, output, pool)
-    counts = pipeline.totals(records)
-    parts = _parts(records)
-    rows = {split: sum(part["rows"] for part in parts[split]) for split in parts}
-    try:
-        _check_reals(options.batch_size, rows, counts)
-    except ManifptError:
-        outputs.abandon(output)
-        raise
-    settings = Settings(size=size, dimension=dimension, rows=rows["train"], **vars(options))
-    uris = {n: [storage.join(output, p["path"]) for p in parts[n]] for n in rows}
-    state = _fit(settings, uris, rows, output, key, placed, pool.num_cpus, report, die_at)
-    weights = io.BytesIO()
-    torch.save(state["trunk"], weights)
-    manifest = outputs.publish(
-        output,
-        "encoder",
-        key,
-        {
-            "method": "barlow-twins",
-            **vars(options),
-            "network_size": size,
-            "mean": list(MEAN),
-            "std": list(STD),
-            "dimension": dimension,
-            "decode": rule.card(),
-            "inputs": describe(inputs, units),
-            **counts,
-            "rows": rows,
-            "history": state["history"],
-            "precision": state["precision"],
-            "quarantine": [p for p in pipeline.parts(records) if p["folder"] == "quarantine"],
-            "files": {
-                WEIGHTS: storage.write_bytes(storage.join(output, WEIGHTS), weights.getvalue())
+    read = places(inputs, output)
+    with claims.claim(output, "encoder", key, apart=read, terms=terms) as claim:
+        if claim.finished:
+            return claim.finished
+        specs = [unit_to_json(unit) for unit in units]
+        read = partial(_read, rule=rule)
+        records = pipeline.run("decode", specs, read, SplitStage, output, pool)
+        counts = pipeline.totals(records)
+        parts = _parts(records)
+        rows = {split: sum(part["rows"] for part in parts[split]) for split in parts}
+        try:
+            _check_reals(options.batch_size, rows, counts)
+        except ManifptError:
+            claim.abandon()
+            raise
+        settings = Settings(size=size, dimension=dimension, rows=rows["train"], **vars(options))
+        uris = {n: [storage.join(output, p["path"]) for p in parts[n]] for n in rows}
+        state = _fit(settings, uris, rows, output, key, placed, pool.num_cpus, report, die_at)
+        weights = io.BytesIO()
+        torch.save(state["trunk"], weights)
+        manifest = claim.publish(
+            {
+                "method": "barlow-twins",
+                **vars(options),
+                "network_size": size,
+                "mean": list(MEAN),
+                "std": list(STD),
+                "dimension": dimension,
+                "decode": rule.card(),
+                "inputs": describe(inputs, units),
+                **counts,
+                "rows": rows,
+                "history": state["history"],
+                "precision": state["precision"],
+                "quarantine": [p for p in pipeline.parts(records) if p["folder"] == "quarantine"],
+                "files": {
+                    WEIGHTS: storage.write_bytes(storage.join(output, WEIGHTS), weights.getvalue())
+                },
             },
-        },
-    )
-    storage.remove(storage.join(output, IMAGES))
-    pipeline.clear_records(output)
-    training.clear(output)
-    return manifest
+        )
+        storage.remove_files(storage.join(output, IMAGES), r"(train|validation)/[\d-]+\.parquet")
+        pipeline.clear_records(output)
+        training.clear(output)
+        return manifest
 
 
 def _parts(records: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from manifpt import __version__, storage
+from manifpt import __version__, claims, storage
 from manifpt.errors import ManifptError
 from manifpt.evaluation.support import support_overlap
+from manifpt.images.places import places
 from manifpt.zoo.card import grid, table_of_recipes, write_card
 from manifpt.zoo.models import build, choices
 from manifpt.zoo.reals import Reals, normalised, read_reals
@@ -232,6 +233,7 @@ def build_benchmark(
     *,
     num_cpus: int = 1,
     num_gpus: float = 0.0,
+    terms: claims.Terms = claims.AS_IS,
     report: Report = lambda *_: None,
 ) -> dict[str, Any]:
     """Make all generators' samples, write those that pass the gate and the card; return it.
@@ -239,47 +241,53 @@ def build_benchmark(
     A recipe whose weights are in ``plan.weights`` is not trained again, so that an interrupted
     build goes on where it was.
     """
-    images = read_reals(plan.real, plan.image_size)
-    splits, pool = split_reals(images.images, plan.real_counts, plan.seed)
-    reals = images.take(pool)
-    references = halved(images.images[splits["manifold"][:GATE_IMAGES]])
-    files = [
-        write_tar(output, "real", split, images.images[rows]) for split, rows in splits.items()
-    ]
-    rows = {"real": images.images[splits["test"][:PREVIEW]]}
-    published: dict[str, Any] = {}
-    refused: dict[str, Any] = {}
-    every = chain(make(plan, reals, num_cpus, num_gpus), brought(plan, images.images))
-    for name, made in every:
-        count = sum(plan.generated_counts.values())
-        made.facts["quality"] = quality_of(made.samples, count, references)
-        report(name, made)
-        if not passes(made.facts["quality"]):
-            refused[name] = made.facts
-            continue
-        published[name] = made.facts
-        rows[name] = made.samples[:PREVIEW]
-        parts = cut(made.samples, plan.generated_counts)
-        files += [write_tar(output, name, split, part) for split, part in parts]
-    if not published:
-        raise ManifptError(f"--recipes: no generator passes the gate {GATE}; train them longer")
-    card = {
-        "name": plan.name,
-        "licence": plan.licence,
-        "seed": plan.seed,
-        "shape": list(images.images.shape[1:]),
-        "encoder": ENCODER,
-        "real_images": len(images.images),
-        "generators_trained_on": len(pool),
-        "gate": GATE,
-        "order": list(published),
-        "recipes": published,
-        "refused": refused,
-        "files": files,
-        "bytes": sum(file["bytes"] for file in files),
-        "manifpt": __version__,
-    }
-    storage.write_bytes(storage.join(output, "samples.png"), grid(rows))
-    storage.write_bytes(storage.join(output, "recipes.csv"), table_of_recipes(published))
-    write_card(output, card)
-    return card
+    output = storage.absolute(output)
+    read = [*places(plan.real, output, "--real"), *places(plan.generated, output, "--generated")]
+    with claims.claim(
+        output, "benchmark", storage.digest(plan.name), apart=read, terms=terms
+    ) as claim:
+        images = read_reals(plan.real, plan.image_size)
+        splits, pool = split_reals(images.images, plan.real_counts, plan.seed)
+        reals = images.take(pool)
+        references = halved(images.images[splits["manifold"][:GATE_IMAGES]])
+        files = [
+            write_tar(output, "real", split, images.images[rows]) for split, rows in splits.items()
+        ]
+        rows = {"real": images.images[splits["test"][:PREVIEW]]}
+        published: dict[str, Any] = {}
+        refused: dict[str, Any] = {}
+        every = chain(make(plan, reals, num_cpus, num_gpus), brought(plan, images.images))
+        for name, made in every:
+            count = sum(plan.generated_counts.values())
+            made.facts["quality"] = quality_of(made.samples, count, references)
+            report(name, made)
+            if not passes(made.facts["quality"]):
+                refused[name] = made.facts
+                continue
+            published[name] = made.facts
+            rows[name] = made.samples[:PREVIEW]
+            parts = cut(made.samples, plan.generated_counts)
+            files += [write_tar(output, name, split, part) for split, part in parts]
+        if not published:
+            raise ManifptError(f"--recipes: no generator passes the gate {GATE}; train them longer")
+        card = {
+            "name": plan.name,
+            "licence": plan.licence,
+            "seed": plan.seed,
+            "shape": list(images.images.shape[1:]),
+            "encoder": ENCODER,
+            "real_images": len(images.images),
+            "generators_trained_on": len(pool),
+            "gate": GATE,
+            "order": list(published),
+            "recipes": published,
+            "refused": refused,
+            "files": files,
+            "bytes": sum(file["bytes"] for file in files),
+            "manifpt": __version__,
+        }
+        storage.write_bytes(storage.join(output, "samples.png"), grid(rows))
+        storage.write_bytes(storage.join(output, "recipes.csv"), table_of_recipes(published))
+        write_card(output, card)
+        claim.finished = card
+        return card

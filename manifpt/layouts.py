@@ -1,0 +1,191 @@
+"""Which files an output of each kind may hold: a job removes these, and never another.
+
+What lies in an output and is not named here is the user's, whoever put it there and however the
+job ends. Patterns are of whole paths inside the output's folder.
+"""
+
+import json
+import re
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from manifpt import storage
+from manifpt.errors import ManifptError
+
+PLAN, ALIVE, MANIFEST = "_plan.json", "_alive.json", "manifest.json"
+
+_PART = r"\d{6}-\d{6}(-r\d+)?\.parquet"
+_WHOLE = r"\d{6}(-r\d+)?\.parquet"
+_SPACE = r"([a-z0-9_]+/)?"  # of several spaces, each has a folder of its name
+_SHARD = r"shard-([0-9a-f]{12}-|c\d{3}-)?\d{5}"
+_REPORT = r"[a-z_]+\.(csv|json|png)"
+# While a job works.
+_WORKING = (
+    rf"{PLAN}|{ALIVE}|{MANIFEST}|{re.escape(storage.LOCK)}|\.writable-[0-9a-f]{{8}}",
+    r"_records(-r\d+)?/\d{6}-\d{6}\.json",
+    r"_work/(\d{5}\.jsonl|[a-z]+\.json)",
+    r"_attempts/[\w-]+/[0-9a-f]{32}",
+)
+# While a network trains; the second is Ray Train's own storage.
+_TRAINING = (r"_epochs/\w+\.json", r"_training/[0-9a-f]{16}/.+")
+_ARTIFACTS = (rf"{_SPACE}(train|validation|test|quarantine)/{_PART}",)
+_MANIFOLD = (
+    rf"{_SPACE}{_SHARD}/(rows\.parquet|vectors\.npy|keys\.npy)",
+    rf"{_SPACE}(basis\.npy|whitening\.npy|geometry\.pt|index\.faiss|weights\.\w+)",
+    r"_embedded/[0-9a-f]{64}\.parquet",
+    rf"quarantine/([0-9a-f]{{8}}-)?{_PART}",
+)
+# A copy of a registered model, see attribution.registered.
+_MODEL = (r"model/[0-9a-f]{12}/.+",)
+_FILES: dict[str, tuple[str, ...]] = {
+    "append": (r"_embedded/[0-9a-f]{64}\.parquet", rf"quarantine/{_PART}"),
+    "artifacts": _ARTIFACTS,
+    "attributions": (
+        rf"(attributions|quarantine|evidence)/{_PART}",
+        rf"(duplicates|groups|_buckets)/{_WHOLE}",
+        r"summary\.json|_retry\.json",
+        *_MODEL,
+    ),
+    "attributor": (r"weights\.pt|seen\.parquet|unknown\.npz", *_TRAINING),
+    "benchmark": (
+        r"[^/]+/(manifold|train|validation|test)\.tar\.gz",
+        r"card\.json|README\.md|recipes\.csv|samples\.png",
+    ),
+    "chain": (_REPORT,),
+    "combination": _ARTIFACTS,
+    "encoder": (rf"(_images/(train|validation)|quarantine)/{_PART}", r"weights\.pt", *_TRAINING),
+    "evaluation": (rf"(scores|unknown|quarantine)/{_PART}", _REPORT, *_MODEL),
+    "manifold": _MANIFOLD,
+    "manifolds": _MANIFOLD,
+    "robustness": (rf"quarantine/{_PART}", _REPORT, *_MODEL),
+    "sweep": (
+        _REPORT,
+        r"trials/[^/]+/(trial\.json|result\.json|start-\d+\.pt)",
+        r"_tune/\d+-\d+/.+",
+    ),
+}
+KINDS = frozenset(_FILES)
+# Outputs inside an output.
+_OUTPUTS = {
+    "attributor": r"artifacts",
+    "combination": r"[a-z0-9_]+",
+    "evaluation": r"artifacts",
+    "manifold": r"_append-[0-9a-f]{12}",
+    "manifolds": r"[a-z0-9_]+(/_append-[0-9a-f]{12})?",
+    "sweep": r"cache/[\w-]+|trials/[^/]+/[\w/-]+",
+}
+# A job makes these before it knows the key of what they are in.
+BEFORE = {
+    "attributor": {"artifacts"},
+    "evaluation": {"artifacts", "model"},
+    "robustness": {"model"},
+}
+_HALF = rf"(\.[0-9a-f]{{8}}{re.escape(storage.PARTIAL)})?"
+
+
+def ours(value: object) -> bool:
+    """Tell whether a JSON value is a plan or a manifest that a job wrote."""
+    return (
+        isinstance(value, dict)
+        and value.get("kind") in KINDS
+        and re.fullmatch(r"[0-9a-f]{64}", str(value.get("key"))) is not None
+    )
+
+
+def read(folder: str, name: str) -> dict[str, Any] | None:
+    """Return the plan or the manifest of a folder; None without one, or for a stranger's file."""
+    uri = storage.join(folder, name)
+    if not storage.exists(uri):
+        return None
+    try:
+        return parsed(storage.read_bytes(uri))
+    except ManifptError:
+        if storage.exists(uri):
+            raise
+        return None  # it was removed between the two questions
+
+
+def parsed(data: bytes) -> dict[str, Any] | None:
+    """Return the plan or the manifest in a file's bytes; None if they are a stranger's."""
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return found if ours(found) else None
+
+
+def kind_of(folder: str) -> str | None:
+    """Return the kind of a folder that a job has claimed or finished; None for any other."""
+    found = read(folder, MANIFEST) or read(folder, PLAN)
+    return found["kind"] if found else None
+
+
+def stranger(folder: str, kind: str) -> str | None:
+    """Return a name in a folder without plan or manifest that keeps a job from working there."""
+    if kind == "benchmark" and (card := _card(folder)) is not None:
+        return _unlisted(folder, card)
+    for name in storage.names(folder):
+        inside = name.rstrip("/")
+        made = inside in BEFORE.get(kind, ()) and name.endswith("/")
+        if not made or (inside != "model" and kind_of(storage.join(folder, inside)) is None):
+            return inside
+    return None
+
+
+def _card(folder: str) -> dict[str, Any] | None:
+    """Return the card of a folder that is a benchmark; None for any other."""
+    uri = storage.join(folder, "card.json")
+    try:
+        card = json.loads(storage.read_bytes(uri)) if storage.exists(uri) else None
+    except (ValueError, RecursionError):
+        return None
+    return card if isinstance(card, dict) and {"files", "gate", "manifpt"} <= set(card) else None
+
+
+def _unlisted(folder: str, card: dict[str, Any]) -> str | None:
+    """Return a file in a benchmark's folder that looks like one of its tars, but is not listed."""
+    tars, listed = re.compile(_FILES["benchmark"][0]), {file["path"] for file in card["files"]}
+    inside = (uri[len(folder) :].strip("/") for uri, _ in storage.all_files(folder))
+    return next((path for path in inside if tars.fullmatch(path) and path not in listed), None)
+
+
+def clear(folder: str, kind: str, keep: Collection[str] = ()) -> None:
+    """Remove the files of an output of a kind, and the outputs inside it but those in ``keep``.
+
+    The manifest goes first; the plan and the sign of life stay.
+    """
+    storage.remove_file(storage.join(folder, MANIFEST))
+    for name, inner in _outputs_in(folder, kind):
+        if name not in keep:
+            clear(storage.join(folder, name), inner)
+            forget(storage.join(folder, name))
+    skipped = rf"(?!{PLAN}$|{ALIVE}$)" + "".join(rf"(?!{re.escape(name)}/)" for name in keep)
+    storage.remove_files(folder, skipped + _pattern((*_WORKING, *_FILES[kind])))
+
+
+def clear_halves(folder: str, kind: str) -> None:
+    """Remove the files that killed processes have left half written; object stores have none."""
+    if not storage.is_s3(folder):
+        half = rf"(?=.*{re.escape(storage.PARTIAL)}$)"
+        storage.remove_files(folder, half + _pattern((*_WORKING, *_FILES[kind])))
+
+
+def forget(folder: str) -> None:
+    """Remove the plan and the sign of life, and the folder if nothing else is in it."""
+    for name in (ALIVE, PLAN, storage.LOCK):
+        storage.remove_file(storage.join(folder, name))
+    storage.remove_empty(folder)
+
+
+def _outputs_in(folder: str, kind: str) -> Iterator[tuple[str, str]]:
+    """Yield the outputs inside an output: their paths, and their kinds."""
+    matches = re.compile(_OUTPUTS.get(kind, r"(?!)")).fullmatch
+    inside = (uri[len(folder) :].strip("/").rpartition("/") for uri, _ in storage.all_files(folder))
+    for above in sorted({above for above, _, name in inside if name in {PLAN, MANIFEST}}):
+        inner = kind_of(storage.join(folder, above)) if matches(above) else None
+        if inner is not None:
+            yield above, inner
+
+
+def _pattern(patterns: tuple[str, ...]) -> str:
+    return rf"({'|'.join(patterns)}){_HALF}"
