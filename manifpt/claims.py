@@ -63,7 +63,6 @@ class Claim:
         data = storage.json_bytes(plan | ({"clearing": clearing} if clearing else {}))
         if version is not None:
             return storage.replace(self.uri, data, version)
-        storage.check_writable(self.folder)
         return storage.create(self.uri, data)
 
     def begin(self) -> None:
@@ -220,7 +219,12 @@ def _plan(folder: str) -> tuple[Facts | None, str | None]:
     uri = storage.join(folder, PLAN)
     if not storage.exists(uri):
         return None, None
-    data, version = storage.read_versioned(uri)
+    try:
+        data, version = storage.read_versioned(uri)
+    except ManifptError:
+        if storage.exists(uri):
+            raise
+        return None, None  # its run has ended between the two questions
     found = layouts.parsed(data)
     if found is None:
         raise ManifptError(f"{uri}: is no plan of a job's; choose another --output")
@@ -257,7 +261,7 @@ def check_free(folder: str, kind: str) -> None:
     if layouts.kind_of(folder) is not None:
         return
     name = layouts.stranger(folder, kind)
-    if name is not None:
+    if name is not None and layouts.kind_of(folder) is None:  # a run may have begun just now
         raise ManifptError(
             f"--output {folder}: holds {name}, which no job has written; choose a new or an empty "
             "folder"

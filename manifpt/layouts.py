@@ -21,7 +21,7 @@ _SHARD = r"shard-([0-9a-f]{12}-|c\d{3}-)?\d{5}"
 _REPORT = r"[a-z_]+\.(csv|json|png)"
 # While a job works.
 _WORKING = (
-    rf"{PLAN}|{ALIVE}|{MANIFEST}|{re.escape(storage.LOCK)}|\.writable-[0-9a-f]{{8}}",
+    rf"{PLAN}|{ALIVE}|{MANIFEST}|{re.escape(storage.LOCK)}",
     r"_records(-r\d+)?/\d{6}-\d{6}\.json",
     r"_work/(\d{5}\.jsonl|[a-z]+\.json)",
     r"_attempts/[\w-]+/[0-9a-f]{32}",
@@ -124,8 +124,11 @@ def stranger(folder: str, kind: str) -> str | None:
     """Return a name in a folder without plan or manifest that keeps a job from working there."""
     if kind == "benchmark" and (card := _card(folder)) is not None:
         return _unlisted(folder, card)
+    begun = re.compile(rf"({PLAN}|{ALIVE})(\.[0-9a-f]{{8}}{re.escape(storage.PARTIAL)})")
     for name in storage.names(folder):
         inside = name.rstrip("/")
+        if begun.fullmatch(name):
+            continue
         made = inside in BEFORE.get(kind, ()) and name.endswith("/")
         if not made or (inside != "model" and kind_of(storage.join(folder, inside)) is None):
             return inside

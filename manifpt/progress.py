@@ -69,6 +69,7 @@ def status(output: str, now: float | None = None) -> dict[str, Any]:
         if manifest is None:
             raise
         return _finished(output, manifest, listed)  # in between, the records have gone
+    silence = now - beat.get("beat", 0.0)
     units = listed.units if listed else None
     seconds = times["last"] - times["started"] if times["rows"] else 0.0
     left = None
@@ -77,9 +78,7 @@ def status(output: str, now: float | None = None) -> dict[str, Any]:
     return {
         "output": output,
         "kind": plan["kind"],
-        "state": "running"
-        if now - beat.get("beat", 0.0) < liveness.SILENCE_SECONDS
-        else "interrupted",
+        "state": "running" if silence < liveness.SILENCE_SECONDS else "interrupted",
         "units": units,
         **counts,
         "rows_per_second": times["rows"] / seconds if seconds > 0 else None,

@@ -43,6 +43,8 @@ S3_ROUNDS = 8
 AT_ONCE = 64
 PARTIAL = ".partial"
 LOCK = ".lock"
+# S3's codes for a conditional write whose condition does not hold.
+_UNMET = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"}
 
 
 def is_s3(uri: str) -> bool:
@@ -261,6 +263,18 @@ def reading(uri: str) -> Iterator[IO[bytes]]:
         yield file
 
 
+@contextmanager
+def asked(uri: str) -> Iterator[None]:
+    """Turn boto3's errors into a ManifptError with the remedy."""
+    from s3fs.errors import translate_boto_error
+
+    with explained(uri):
+        try:
+            yield
+        except Exception as error:
+            raise translate_boto_error(error) from None
+
+
 def _boto() -> Any:
     import boto3
     from botocore.config import Config
@@ -275,9 +289,9 @@ def read_versioned(uri: str) -> tuple[bytes, str]:
         data = read_bytes(uri)
         return data, hashlib.sha256(data).hexdigest()
     bucket, _, key = uri.removeprefix("s3://").partition("/")
-    with explained(uri):
+    with asked(uri):
         answer = _boto().get_object(Bucket=bucket, Key=key)
-    return answer["Body"].read(), answer["ETag"]
+        return answer["Body"].read(), answer["ETag"]
 
 
 def replace(uri: str, data: bytes, token: str) -> bool:
@@ -290,14 +304,13 @@ def _put(uri: str, data: bytes, **condition: str) -> bool:
     from botocore.exceptions import ClientError
 
     bucket, _, key = uri.removeprefix("s3://").partition("/")
-    try:
-        with explained(uri):
+    with asked(uri):
+        try:
             _boto().put_object(Bucket=bucket, Key=key, Body=data, **condition)
-    except ClientError as error:
-        code = error.response["Error"]["Code"]
-        if code in {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"}:
-            return False
-        raise ManifptError(f"{uri}: {reason(error)}; check the bucket's policy") from None
+        except ClientError as error:
+            if error.response["Error"]["Code"] in _UNMET:
+                return False
+            raise
     return True
 
 
@@ -318,16 +331,14 @@ def age(uri: str) -> float | None:
             return time.time() - os.stat(absolute(uri)).st_mtime
         except FileNotFoundError:
             return None
-    from botocore.exceptions import ClientError
-
     bucket, _, key = uri.removeprefix("s3://").partition("/")
-    try:
-        with explained(uri):
+    with asked(uri):
+        try:
             answer = _boto().head_object(Bucket=bucket, Key=key)
-    except ClientError as error:
-        if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
-            return None
-        raise ManifptError(f"{uri}: {reason(error)}; check the bucket's policy") from None
+        except Exception as error:
+            if getattr(error, "response", {}).get("Error", {}).get("Code") == "404":
+                return None
+            raise
     now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
     return float((now - answer["LastModified"]).total_seconds())
 
@@ -415,7 +426,7 @@ def names(uri: str) -> list[str]:
     if is_s3(uri):
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         prefix = f"{key}/" if key else ""
-        with explained(uri):
+        with asked(uri):
             answer = _boto().list_objects_v2(Bucket=bucket, Prefix=prefix, Delimiter="/")
         found = [entry["Key"] for entry in answer.get("Contents", ())]
         found += [entry["Prefix"] for entry in answer.get("CommonPrefixes", ())]
@@ -469,18 +480,6 @@ def remove_empty(uri: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def check_writable(uri: str) -> None:
-    """Fail now, with the remedy, if a job could not write its output later."""
-    probe = join(uri, f".writable-{uuid.uuid4().hex[:8]}")
-    fs, path = filesystem(probe)
-    existed = exists(uri)
-    write_bytes(probe, b"")
-    with explained(uri):
-        fs.rm_file(path)
-    if not existed and not is_s3(uri):
-        os.rmdir(os.path.dirname(path))
 
 
 def digest(value: object) -> str:

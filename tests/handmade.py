@@ -9,7 +9,7 @@ import torch
 from conftest import draw
 from PIL import Image
 
-from manifpt import outputs, storage
+from manifpt import claims, storage
 from manifpt.attribution.attributor import KEPT, SEEN, WEIGHTS
 from manifpt.attribution.network import AttributionNetwork, Design
 from manifpt.images import DecodeRule
@@ -37,12 +37,13 @@ def attributor(folder: Path | str, manifold: str | None = None, size: int = 16) 
     network = AttributionNetwork(design).eval()
     sink = io.BytesIO()
     torch.save(network.state_dict(), sink)
-    storage.write_bytes(f"{folder}/{WEIGHTS}", sink.getvalue())
     seen = pa.table({"pixel_sha256": pa.array([], pa.string())})
-    storage.write_bytes(f"{folder}/{SEEN}", storage.parquet_bytes(seen))
     branch = {"name": target.space.name} | {name: facts[name] for name in KEPT}
     body = {"design": design.card(), "classes": CLASSES, "branches": [branch], "files": {}}
-    outputs.publish(folder, "attributor", "handmade", body)
+    with claims.claim(folder, "attributor", storage.digest("handmade")) as claim:
+        storage.write_bytes(f"{folder}/{WEIGHTS}", sink.getvalue())
+        storage.write_bytes(f"{folder}/{SEEN}", storage.parquet_bytes(seen))
+        claim.publish(body)
     return folder
 
 

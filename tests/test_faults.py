@@ -19,7 +19,7 @@ from faulty_s3 import FaultyS3
 from test_pipeline import Copy, hashes, read
 
 from jobs import attribute
-from manifpt import attempts, pipeline, progress, session, storage
+from manifpt import attempts, liveness, pipeline, progress, session, storage
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, plan, read_unit
 from manifpt.session import Pool
@@ -283,7 +283,7 @@ def test_a_job_on_s3_outlasts_failures_and_goes_on_when_credentials_are_renewed(
     assert "Traceback" not in expired.stderr
     faulty.expire_after, faulty.expired = None, False
     # Its last sign of life could not be taken away either: it grows old.
-    later = time.time() + progress.SILENCE_SECONDS
+    later = time.time() + liveness.SILENCE_SECONDS
     assert progress.status(f"{s3}/job/faulty", later)["state"] == "interrupted"
     renewed = job(*flags, f"{s3}/job/faulty")
     assert renewed.returncode == 0, renewed.stderr[-2000:]

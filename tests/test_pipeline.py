@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from manifpt import outputs, pipeline, progress, records, storage
+from manifpt import claims, layouts, liveness, pipeline, progress, records, storage
 from manifpt.errors import DamageError, ManifptError
 from manifpt.images import plan
 from manifpt.images.inventory import Inventory
@@ -19,6 +19,7 @@ from manifpt.unique import check_ids
 from manifpt.work import SHARD_UNITS, Work
 
 ROWS, CHUNKS = 4, 3
+KEY = "0" * 64
 
 
 def read(spec):
@@ -39,7 +40,7 @@ class Copy:
     """A stage that returns its rows."""
 
     def __call__(self, table):
-        return pipeline.Result({"rows": table})
+        return pipeline.Result({"attributions": table})
 
 
 def hashes(output: Path, *folders: str) -> dict[str, str]:
@@ -55,6 +56,14 @@ def worked(output: Path, units: list[int], until: int = CHUNKS) -> records.Recor
     place = pipeline.Place(str(output), time.time())
     rows = [row for u in units for row in list(pipeline.chunks(read, str(u), u, set()))[:until]]
     return records.Records(pipeline.work(Copy(), row, place) for row in rows)
+
+
+def wait_for(path: Path) -> None:
+    for _ in range(200):
+        if path.exists():
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{path} did not appear")
 
 
 def test_units_are_read_back_one_by_one_from_shards(tmp_path):
@@ -120,10 +129,12 @@ def test_parts_do_not_depend_on_order_or_on_what_was_cut_short(tmp_path, seed):
     worked(tmp_path / "a", [0, 1, 2])
     order = random.Random(seed).sample([0, 1, 2], 3)
     worked(tmp_path / "b", order[:2], until=1)
-    (tmp_path / "b" / "rows" / "000001-000000.parquet.12345678.partial").write_bytes(b"half")
+    (tmp_path / "b" / "attributions" / "000001-000000.parquet.12345678.partial").write_bytes(
+        b"half"
+    )
     worked(tmp_path / "b", order)
-    storage.remove_partials(str(tmp_path / "b"))
-    folders = ("rows", "quarantine")
+    layouts.clear_halves(str(tmp_path / "b"), "attributions")
+    folders = ("attributions", "quarantine")
     assert hashes(tmp_path / "a", *folders) == hashes(tmp_path / "b", *folders)
 
 
@@ -132,17 +143,17 @@ def test_ids_that_come_twice_are_named(tmp_path):
     found = records.parts(records.stored(str(tmp_path)))
     check_ids(str(tmp_path), found)
     table = pa.table({"id": ["new", "1/4"]})
-    storage.write_bytes(f"{tmp_path}/rows/2.parquet", storage.parquet_bytes(table))
+    storage.write_bytes(f"{tmp_path}/attributions/2.parquet", storage.parquet_bytes(table))
     with pytest.raises(ManifptError, match=r"name several images: 1/4; .*NAME=URI"):
-        check_ids(str(tmp_path), [*found, {"path": "rows/2.parquet"}])
+        check_ids(str(tmp_path), [*found, {"path": "attributions/2.parquet"}])
 
 
 def test_status_is_read_from_storage_alone(tmp_path):
     output = str(tmp_path / "out")
     with pytest.raises(ManifptError, match="--status"):
         progress.status(output)
-    outputs.begin(output, "rows", "key")
-    with progress.alive(output):
+    with claims.claim(output, "attributions", KEY):
+        wait_for(Path(output) / layouts.ALIVE)
         assert progress.status(output)["units"] is None
         Work.store(output, map(str, range(4)))
         begun = time.time()
@@ -156,7 +167,8 @@ def test_status_is_read_from_storage_alone(tmp_path):
     assert found["seconds_left"] > 0
     assert progress.status(output)["state"] == "interrupted"
     assert "1/4" in progress.text(progress.status(output))
-    outputs.publish(output, "rows", "key", records.totals(records.stored(output)))
+    with claims.claim(output, "attributions", KEY) as claim:
+        claim.publish(records.totals(records.stored(output)))
     found = progress.status(output)
     assert (found["state"], found["units_done"], found["ok"]) == ("finished", 4, 12)
     assert "corrupt" in progress.text(found)
@@ -164,17 +176,13 @@ def test_status_is_read_from_storage_alone(tmp_path):
 
 def test_a_job_that_was_killed_is_found_interrupted(tmp_path):
     output = str(tmp_path)
-    outputs.begin(output, "rows", "key")
     pid = os.fork()
     if pid == 0:
-        with progress.alive(output):
+        with claims.claim(output, "attributions", KEY):
             time.sleep(100)
-    for _ in range(100):
-        time.sleep(0.05)
-        if (tmp_path / "_work" / progress.BEAT).exists():
-            break
+    wait_for(tmp_path / layouts.ALIVE)
     os.kill(pid, 9)
     os.waitpid(pid, 0)
     now = time.time()
     assert progress.status(output, now)["state"] == "running"
-    assert progress.status(output, now + 2 * progress.SILENCE_SECONDS)["state"] == "interrupted"
+    assert progress.status(output, now + 2 * liveness.SILENCE_SECONDS)["state"] == "interrupted"

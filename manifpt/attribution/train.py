@@ -190,9 +190,8 @@ def train_attributor(
     content = [[b.manifest["key"], b.manifest["manifold_sha256"]] for b in branches]
     key = storage.digest([content, classes, vars(options), *([start] if start else [])])
     workers = training.workers(num_workers, demand.num_gpus)
-    with claims.claim(
-        output, "attributor", key, apart=read, terms=terms, keep=("artifacts",)
-    ) as claim:
+    keep = ("artifacts",)
+    with claims.claim(output, "attributor", key, apart=read, terms=terms, keep=keep) as claim:
         if claim.finished:
             return claim.finished
         print(

@@ -187,8 +187,7 @@ def pretrain_encoder(
     placed = training.workers(num_workers, demand.num_gpus)
     _check_share(options.batch_size, placed[0])
     pool = session.pool(replace(demand, num_gpus=None), uses_gpu=False)
-    read = places(inputs, output)
-    with claims.claim(output, "encoder", key, apart=read, terms=terms) as claim:
+    with claims.claim(output, "encoder", key, apart=places(inputs, output), terms=terms) as claim:
         if claim.finished:
             return claim.finished
         specs = [unit_to_json(unit) for unit in units]

@@ -243,9 +243,8 @@ def build_benchmark(
     """
     output = storage.absolute(output)
     read = [*places(plan.real, output, "--real"), *places(plan.generated, output, "--generated")]
-    with claims.claim(
-        output, "benchmark", storage.digest(plan.name), apart=read, terms=terms
-    ) as claim:
+    key = storage.digest(plan.name)
+    with claims.claim(output, "benchmark", key, apart=read, terms=terms) as claim:
         images = read_reals(plan.real, plan.image_size)
         splits, pool = split_reals(images.images, plan.real_counts, plan.seed)
         reals = images.take(pool)

@@ -11,7 +11,7 @@ import pytest
 from conftest import draw, folder_of
 
 from jobs import build_manifold
-from manifpt import outputs, session, storage
+from manifpt import session, storage
 from manifpt.errors import DamageError, ManifptError
 from manifpt.manifold import Manifold, nearest
 from manifpt.manifold.build import append_to_manifold, compact_manifold, groups
@@ -217,10 +217,10 @@ def test_a_manifold_larger_than_memory_is_scanned_in_blocks(tmp_path):
         ids = [f"{n:06d}" for n in range(count)]
         rows = pa.table(dict.fromkeys(ROWS, ids))
         vectors = rng.random((count, 3072), dtype=np.float32)
-        entry = write_rows(f"{tmp_path}/{name}", "shard-0", rows, vectors)
-        draft = {"metric": "euclidean", "shape": [3, 32, 32], "reals": count, "shards": [entry]}
-        draft["search"] = {"basis": None}
-        outputs.publish(f"{tmp_path}/{name}", "manifold", "key", draft)
+        with claims.claim(f"{tmp_path}/{name}", "manifold", storage.digest(name)) as claim:
+            entry = write_rows(f"{tmp_path}/{name}", "shard-00000", rows, vectors)
+            draft = {"metric": "euclidean", "shape": [3, 32, 32], "reals": count}
+            claim.publish(draft | {"search": {"basis": None}, "shards": [entry]})
     assert Manifold.open(f"{tmp_path}/large").size > 4 * memory
     command = [sys.executable, "-c", PEAK, f"{tmp_path}/large", f"{tmp_path}/small"]
     told = subprocess.run([*command, str(memory // 2)], capture_output=True, text=True, check=True)
