@@ -11,7 +11,7 @@ import pytest
 from conftest import draw, folder_of
 
 from jobs import build_manifold
-from manifpt import session, storage
+from manifpt import claims, session, storage
 from manifpt.errors import DamageError, ManifptError
 from manifpt.manifold import Manifold, nearest
 from manifpt.manifold.build import append_to_manifold, compact_manifold, groups
