@@ -213,18 +213,20 @@ def create(uri: str, data: bytes) -> bool:
         return _put(uri, data, IfNoneMatch="*")
     path = absolute(uri)
     partial = f"{path}.{uuid.uuid4().hex[:8]}{PARTIAL}"
-    try:
-        write_bytes(partial, data)
-        with explained(uri):
+    with explained(uri):
+        _make_folder(os.path.dirname(path))
+        try:
+            with open(partial, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
             os.link(partial, path)  # which fails where the name is taken
             _keep_names(os.path.dirname(path))
-    except ManifptError:
-        if os.path.lexists(path):
+        except FileExistsError:
             return False
-        raise
-    finally:
-        if os.path.exists(partial):
-            os.unlink(partial)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(partial)
     return True
 
 
@@ -432,11 +434,17 @@ def names(uri: str) -> list[str]:
         found += [entry["Prefix"] for entry in answer.get("CommonPrefixes", ())]
         return sorted(name[len(prefix) :] for name in found if name != prefix)
     path = absolute(uri)
-    if not os.path.isdir(path):
-        return [os.path.basename(path)] if os.path.lexists(path) else []
-    with explained(uri), os.scandir(path) as entries:
-        some = islice(entries, 1000)
-        return sorted(f"{e.name}/" if e.is_dir(follow_symlinks=False) else e.name for e in some)
+    with explained(uri):
+        try:
+            with os.scandir(path) as entries:
+                some = islice(entries, 1000)
+                return sorted(
+                    f"{e.name}/" if e.is_dir(follow_symlinks=False) else e.name for e in some
+                )
+        except FileNotFoundError:
+            return []
+        except NotADirectoryError:
+            return [os.path.basename(path)]
 
 
 def remove_file(uri: str) -> None:

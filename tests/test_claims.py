@@ -1,6 +1,7 @@
 """Who may work in a folder: claims of one process, of two at once, of the dead; what is removed."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -235,6 +236,16 @@ def test_a_live_run_of_another_host_is_left_alone(place, monkeypatch):
         storage.write_json(f"{place}/{layouts.PLAN}", plan | {"host": "elsewhere"})
         with pytest.raises(ManifptError, match=r"on elsewhere, begun .* last sign of life"):
             finish(place)
+
+
+@pytest.mark.parametrize(
+    ("made", "kind"),
+    [("m", "manifold"), ("a", "artifacts"), ("t", "attributor"), ("e", "evaluation")],
+)
+def test_an_output_that_is_cleared_leaves_nothing(chain, tmp_path, made, kind):
+    shutil.copytree(chain / made, tmp_path / made)
+    layouts.clear(str(tmp_path / made), kind)
+    assert not (tmp_path / made).exists() or files(str(tmp_path / made)) == {}
 
 
 NAMES = """
