@@ -193,11 +193,12 @@ def test_a_source_is_added_to_an_attributor_from_few_images(chain, tmp_path):
     assert sum(manifest["rows"][s]["columns"] for s in ("train", "validation")) < 50
     places = {"old": f"{chain}/a", "new": f"{tmp_path}/x/artifacts"}
     for name, artifacts in places.items():
-        flags = ["--input", artifacts, "--model", f"{tmp_path}/x", "--output", f"{tmp_path}/{name}"]
+        scores = f"{tmp_path}/{name}-scores"
+        flags = ["--input", artifacts, "--model", f"{tmp_path}/x", "--output", scores]
         assert evaluate.main(flags) == 0
     before, old, new = (
         json.loads((folder / "metrics.json").read_text())["accuracy"]
-        for folder in (chain / "e", tmp_path / "old", tmp_path / "new")
+        for folder in (chain / "e", tmp_path / "old-scores", tmp_path / "new-scores")
     )
     assert new > 0.6
     assert old > before - 0.15

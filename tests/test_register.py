@@ -21,6 +21,7 @@ import torch
 from conftest import write_folder
 
 from jobs import attribute, build_manifold, compute_artifacts, evaluate, register, train_attribution
+from manifpt import claims
 from manifpt.attribution.attributor import Made, publish_attributor
 from manifpt.attribution.network import AttributionNetwork, Design
 from manifpt.branches import open_artifacts
@@ -42,7 +43,8 @@ def publish_untrained(artifacts: str, output: str) -> None:
     network = AttributionNetwork(design)
     network.weights.fill_(4.0)  # some answers are sure
     made = Made(branches, design, sorted(KINDS), network.state_dict())
-    publish_attributor(output, "0" * 64, made, {"validation_accuracy": 0.5, "validation_loss": 1.0})
+    with claims.claim(output, "attributor", "0" * 64) as claim:
+        publish_attributor(claim, made, {"validation_accuracy": 0.5, "validation_loss": 1.0})
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from conftest import write_folder
 from sklearn.metrics import roc_auc_score
 
 from jobs import attribute, compute_artifacts, evaluate, train_attribution
-from manifpt import session, storage, tensors
+from manifpt import claims, session, storage, tensors
 from manifpt.attribution.attributor import Attributor, publish_attributor
 from manifpt.attribution.calibrate import calibrate, network_of
 from manifpt.attribution.decision import Rule, decide
@@ -36,7 +36,8 @@ def out(built, tmp_path_factory) -> Path:
     torch.manual_seed(0)
     build = partial(network_of, design, AttributionNetwork(design).state_dict())
     made, facts = calibrate(build, branches, CLASSES, session.ANY)
-    publish_attributor(f"{out}/t", "0" * 64, made, facts)
+    with claims.claim(f"{out}/t", "attributor", "0" * 64) as claim:
+        publish_attributor(claim, made, facts)
     return out
 
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 from torch.nn.functional import cross_entropy
 
 from jobs import attribute, build_manifold, compute_artifacts, evaluate, verify
-from manifpt import outputs, storage, tensors
+from manifpt import claims, outputs, storage, tensors
 from manifpt.artifacts import compute_artifacts as compute
 from manifpt.attribution.attributor import Made, publish_attributor
 from manifpt.attribution.network import AttributionNetwork, Design
@@ -66,7 +66,8 @@ def made(ray_session, corpus, tmp_path_factory) -> Path:
         loss.backward()
         optimizer.step()
     weights = network.eval().state_dict()
-    publish_attributor(f"{out}/t", "k", Made(branches, design, CLASSES, weights), {"seed": 0})
+    with claims.claim(f"{out}/t", "attributor", "0" * 64) as claim:
+        publish_attributor(claim, Made(branches, design, CLASSES, weights), {"seed": 0})
     return out
 
 
