@@ -21,7 +21,11 @@ from jobs import (
 SMALL = ["--backbone", "resnet18", "--stem", "half", "--epochs", "1", "--batch-size", "8"]
 # Each job with inputs that it can use, and, with none, what makes it fail after it has begun.
 JOBS = {
-    "build_manifold": (build_manifold, ["--input", "real={reals}"], ["--input", "real={broken}"]),
+    "build_manifold": (
+        build_manifold,
+        ["--input", "real={reals}"],
+        ["--input", "real={broken}", "--image-size", "16"],
+    ),
     "compute_artifacts": (
         compute_artifacts,
         ["--input", "real={reals}", "--manifold", "{chain}/m"],
