@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from manifpt import storage
 from manifpt.errors import ManifptError
+from manifpt.images import parquet
 from manifpt.images.decode import DecodeError
 from manifpt.images.sources import PARQUET, Reading, Unit
 
@@ -56,9 +57,9 @@ def ranges(uri: str, size: int, reading: Reading) -> Iterator[Range]:
     """Cut a table into ranges; one that has no column of URIs, or of ids, raises."""
     with storage.reading(uri) as file:
         if uri.endswith(PARQUET):
-            parquet = pq.ParquetFile(file)
-            _check(uri, parquet.schema_arrow.names, reading)
-            yield from _even(parquet.metadata.num_rows, size)
+            table = pq.ParquetFile(file)
+            _check(uri, table.schema_arrow.names, reading)
+            yield from _even(table.metadata.num_rows, size)
         else:
             yield from _of_text(uri, _buffered(file), size, reading)
 
@@ -159,7 +160,9 @@ def rows(unit: Unit) -> Iterator[tuple[int, dict[str, Any]]]:
     fs, path = storage.filesystem(unit.uris[0])
     with fs.open(path, "rb") as file:
         if unit.uris[0].endswith(PARQUET):
-            found = _parquet_rows(pq.ParquetFile(file), unit.reading, start, stop)
+            table = pq.ParquetFile(file)
+            columns = _columns(table.schema_arrow.names, unit.reading)
+            found = parquet.rows(table, columns, start, stop)
         else:
             found = _text_rows(unit, _buffered(file))
         number = start
@@ -180,23 +183,10 @@ def _text_rows(unit: Unit, file: BinaryIO) -> Iterator[dict[str, Any]]:
             yield dict(zip(names, cells, strict=False))
 
 
-def _parquet_rows(
-    parquet: pq.ParquetFile, reading: Reading, start: int, stop: int
-) -> Iterator[dict[str, Any]]:
-    names = parquet.schema_arrow.names
+def _columns(names: Sequence[str], reading: Reading) -> list[str]:
+    """Return those columns of a table that are read."""
     chosen = (uri_column(names, reading), reading.id_column, "source", "split", *reading.columns)
-    columns = [name for name in dict.fromkeys(chosen) if name in names]
-    at, groups, first = 0, list[int](), start
-    for group in range(parquet.metadata.num_row_groups):
-        after = at + parquet.metadata.row_group(group).num_rows
-        if at < stop and after > start:
-            first = first if groups else at
-            groups.append(group)
-        at = after
-    for batch in parquet.iter_batches(ROWS_PER_UNIT, row_groups=groups, columns=columns):
-        wanted = batch.slice(max(0, start - first), max(0, stop - max(first, start)))
-        first += batch.num_rows
-        yield from wanted.to_pylist()
+    return [name for name in dict.fromkeys(chosen) if name is not None and name in names]
 
 
 def resolved(text: str, table: str) -> str:

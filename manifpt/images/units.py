@@ -14,8 +14,9 @@ from manifpt import storage
 from manifpt.errors import ManifptError
 from manifpt.images import listing
 from manifpt.images.listing import Found
+from manifpt.images.parquet import found_image_column, image_column
 from manifpt.images.patterns import Pattern, is_pattern, root_of
-from manifpt.images.raw import found_image_column, image_column, printable, unique
+from manifpt.images.raw import printable, unique
 from manifpt.images.sources import (
     AS_FOUND,
     CARD,
