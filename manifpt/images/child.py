@@ -4,6 +4,8 @@ It has no part of its parent's environment, so no credentials, and ends with its
 does.
 """
 
+import contextlib
+import fcntl
 import os
 import resource
 import subprocess
@@ -12,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ENVIRONMENT = frozenset({"PATH", "LD_LIBRARY_PATH"})
+PIPE_BYTES = 2**20
 READY = b"\x01"  # its first answer
 OUT_OF_MEMORY = 77  # its exit code
 
@@ -20,7 +23,7 @@ def started(command: Sequence[str]) -> subprocess.Popen[bytes]:
     """Start a command with pipes for its input, output and errors, none of them buffered."""
     paths = [str(Path(__file__).parents[2]), *(path or os.getcwd() for path in sys.path)]
     kept = {name: value for name, value in os.environ.items() if name in ENVIRONMENT}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -29,6 +32,11 @@ def started(command: Sequence[str]) -> subprocess.Popen[bytes]:
         env=kept | {"PYTHONPATH": os.pathsep.join(paths), "OPENBLAS_NUM_THREADS": "1"},
         start_new_session=True,  # an interrupt from the terminal is for the parent
     )
+    for pipe in (process.stdin, process.stdout):
+        assert pipe
+        with contextlib.suppress(OSError):  # the user may have too many large ones
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    return process
 
 
 def last_line(process: subprocess.Popen[bytes]) -> str:
@@ -60,4 +68,6 @@ def silence() -> None:
 def limit_memory(size: int) -> None:
     """Let this process have no more than ``size`` bytes of data; it leaves no core dump."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_DATA, (size, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    most = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    size = size if most == resource.RLIM_INFINITY else min(size, most)
+    resource.setrlimit(resource.RLIMIT_DATA, (size, most))

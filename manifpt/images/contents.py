@@ -10,6 +10,7 @@ from typing import TypeVar
 from manifpt import storage
 from manifpt.images.decode import DecodeError
 from manifpt.images.http import download
+from manifpt.images.text import one_line
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -21,12 +22,6 @@ THREADS = 32
 def is_web(uri: str) -> bool:
     """Tell whether a URI names a file in the web."""
     return uri[:8].lower().startswith(("http://", "https://"))
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error's kind and the first line of its text."""
-    lines = str(error).splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"[:200]
 
 
 def content(uri: str, max_bytes: int, *, allow_private: bool = False) -> bytes:

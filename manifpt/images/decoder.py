@@ -17,10 +17,9 @@ from typing import BinaryIO
 from PIL import AvifImagePlugin, Image
 
 from manifpt.images import child
-from manifpt.images.child import OUT_OF_MEMORY, READY
+from manifpt.images.child import OUT_OF_MEMORY, PIPE_BYTES, READY
 from manifpt.images.decode import DecodeError, DecodeRule, outcome
 
-PIPE_BYTES = 2**20
 WALL = 6  # times the limit of processor time may pass while an image is decoded
 LENGTH = struct.Struct("<Q")  # before the bytes of an image
 # An answer: the lengths of what follows, a line "ok WIDTH HEIGHT FORMAT" or "CODE MESSAGE", and

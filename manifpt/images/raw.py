@@ -7,21 +7,20 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-
 from manifpt import storage
 from manifpt.images import parquet, tables, tars
-from manifpt.images.contents import content, in_order, one_line
+from manifpt.images.contents import content, in_order
 from manifpt.images.decode import DecodeError, DecodeRule
 from manifpt.images.sidecars import Beside
 from manifpt.images.sources import SPLITS, Reading, Unit
-from manifpt.images.text import printable as printable
-from manifpt.images.text import text_of as text_of
+from manifpt.images.text import one_line, printable, text_of
 
+# Columns that say what an image is; in Parquet only where they are strings.
+DECLARED = ("source", "split")
 # Members of a WebDataset sample that describe the image and are none.
 SIDECARS = {"json", "txt", "cls", "cls2", "csv", "caption", "id", "index", "md5", "npy", "pyd"}
-MOST_JSON = 2**20
-_BROKEN = (pa.ArrowException, tarfile.TarError, csv.Error, OSError, EOFError, ValueError)
+MOST_JSON = 2**20  # a larger one is not parsed: it would take 25 times its size
+_BROKEN = (tarfile.TarError, csv.Error, OSError, EOFError, ValueError)
 
 
 # Told an id: whether its image is wanted.
@@ -118,9 +117,10 @@ def _raw_rows(unit: Unit) -> Iterator[Raw]:
 def _sample(members: dict[str, tars.Member], key: str, unit: Unit, known: Beside) -> Iterator[Raw]:
     """Yield the images of one WebDataset sample: members that share a name up to its first dot."""
     facts: dict[str, Any] = {}
-    if "json" in members:
+    text = members["json"].data if "json" in members else None
+    if text and len(text) <= MOST_JSON:
         try:
-            parsed = json.loads(members["json"].data or b"")
+            parsed = json.loads(text)
             facts = parsed if isinstance(parsed, dict) else {}
         except (ValueError, RecursionError):
             facts = {}
@@ -138,7 +138,7 @@ def _sample(members: dict[str, tars.Member], key: str, unit: Unit, known: Beside
 def _raw_tar(unit: Unit, max_bytes: int) -> Iterator[Raw]:
     fs, path = storage.filesystem(unit.uris[0])
     key, held, size = None, dict[str, tars.Member](), 0
-    seen: set[str] = set()
+    seen: dict[str, int] = {}
     known = Beside(unit)
     try:
         with fs.open(path, "rb") as file:
@@ -171,25 +171,37 @@ def _raw_tar(unit: Unit, max_bytes: int) -> Iterator[Raw]:
         yield broken
 
 
-def unique(key: str, seen: set[str]) -> str:
+def unique(key: str, seen: dict[str, int]) -> str:
     """Return the key, with a number if it was seen before, and remember it."""
-    candidate, count = key, 1
+    candidate, count = key, seen.get(key, 1)
     while candidate in seen:
         count += 1
         candidate = f"{key}~{count}"
-    seen.add(candidate)
+    seen[key] = count
+    seen.setdefault(candidate, 1)
     return candidate
 
 
-def _raw_parquet(unit: Unit) -> Iterator[Raw]:
-    seen: set[str] = set()
-    ids = parquet.id_columns(unit.reading)
+def _raw_parquet(unit: Unit, most: int) -> Iterator[Raw]:
+    reading = unit.reading
+    ids = (reading.id_column,) if reading.id_column is not None else ("id", "key")
+    number, seen = 0, dict[str, int]()
     try:
-        for row, (data, values) in enumerate(parquet.images(unit)):
-            key = next((values[name] for name in ids if values.get(name) is not None), None)
-            inside = unique(text_of(key) or f"{row:08d}", seen)
-            row_id, uri = f"{unit.ids[0]}/{inside}", f"{unit.uris[0]}#{row}"
-            yield Raw(row_id, uri, data, **_declared(values, unit.reading))
+        with parquet.opened(unit.uris[0]) as file:
+            image = parquet.image_column(file, reading, unit.uris[0])
+            names = dict.fromkeys((*ids, *DECLARED, *reading.columns))
+            texts = [name for name in names if name in file.names]
+            for row in file.rows(texts, strings=DECLARED, image=image, most=most):
+                given = (row.texts.get(name) for name in ids)
+                key = next((text for text in given if text is not None), None)
+                row_id = f"{unit.ids[0]}/{unique(key or f'{number:08d}', seen)}"
+                uri = f"{unit.uris[0]}#{number}"
+                raw = Raw(row_id, uri, row.data, **_declared(row.texts, reading))
+                if row.refused:
+                    refusal = f"{row.refused} bytes, limit {most}"
+                    raw = raw._replace(error="too_many_bytes", message=refusal)
+                yield raw
+                number += 1
     except _BROKEN as error:
         yield _broken(unit, error)
 
@@ -213,7 +225,7 @@ def _raw(unit: Unit, rule: DecodeRule, wanted: Wanted | None) -> Iterator[Raw]:
     elif unit.kind == "tar":
         found = _raw_tar(unit, rule.max_bytes)
     else:
-        found = _raw_parquet(unit)
+        found = _raw_parquet(unit, rule.max_bytes)
     for raw in found:
         yield raw._replace(
             id=printable(raw.id),

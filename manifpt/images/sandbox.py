@@ -15,7 +15,6 @@ images that break their codec, not against ones that take control of it.
 
 import atexit
 import contextlib
-import fcntl
 import json
 import math
 import os
@@ -33,9 +32,9 @@ import numpy as np
 
 from manifpt.errors import ManifptError
 from manifpt.images import child
-from manifpt.images.child import OUT_OF_MEMORY, READY
+from manifpt.images.child import OUT_OF_MEMORY, PIPE_BYTES, READY
 from manifpt.images.decode import ERRORS, Decoded, DecodeError, DecodeRule, refusal
-from manifpt.images.decoder import ANSWER, LENGTH, PIPE_BYTES, WALL
+from manifpt.images.decoder import ANSWER, LENGTH, WALL
 from manifpt.images.perceptual import SIDE
 
 COMMAND = (sys.executable, "-P", "-m", "manifpt.images.decoder")
@@ -56,9 +55,6 @@ class _Child:
         assert self.process.stdout
         self.stdin, self.stdout = self.process.stdin.fileno(), self.process.stdout.fileno()
         os.set_blocking(self.stdin, False)
-        for pipe in (self.stdin, self.stdout):
-            with contextlib.suppress(OSError):  # the user may have too many large ones
-                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self.shapes = [(SIDE, SIDE), *((size, size, 3) for size in (rule.size, *sizes))]
         self.pixel_bytes = sum(map(math.prod, self.shapes))
         self.outgoing: deque[memoryview] = deque()

@@ -13,8 +13,6 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
-import pyarrow.parquet as pq
-
 from manifpt import storage
 from manifpt.errors import ManifptError
 from manifpt.images import parquet
@@ -55,13 +53,14 @@ def uri_column(names: Sequence[str], reading: Reading) -> str | None:
 
 def ranges(uri: str, size: int, reading: Reading) -> Iterator[Range]:
     """Cut a table into ranges; one that has no column of URIs, or of ids, raises."""
+    if uri.endswith(PARQUET):
+        with storage.explained(uri), parquet.opened(uri) as table:
+            _check(uri, table.names, reading)
+            count = table.count
+        yield from _even(count, size)
+        return
     with storage.reading(uri) as file:
-        if uri.endswith(PARQUET):
-            table = pq.ParquetFile(file)
-            _check(uri, table.schema_arrow.names, reading)
-            yield from _even(table.metadata.num_rows, size)
-        else:
-            yield from _of_text(uri, _buffered(file), size, reading)
+        yield from _of_text(uri, _buffered(file), size, reading)
 
 
 def _buffered(file: Any) -> BinaryIO:
@@ -153,40 +152,43 @@ def _object(line: str) -> dict[str, Any]:
 def rows(unit: Unit) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the number and the fields of each row of a unit.
 
-    Raises csv.Error, ValueError, OSError or pa.ArrowException where the rest can't be read.
+    Raises csv.Error, ValueError or OSError where the rest can't be read.
     """
     assert unit.rows is not None
     start, stop = unit.rows
-    fs, path = storage.filesystem(unit.uris[0])
-    with fs.open(path, "rb") as file:
-        if unit.uris[0].endswith(PARQUET):
-            table = pq.ParquetFile(file)
-            columns = _columns(table.schema_arrow.names, unit.reading)
-            found = parquet.rows(table, columns, start, stop)
-        else:
-            found = _text_rows(unit, _buffered(file))
-        number = start
-        for row in itertools.islice(found, stop - start):
-            yield number, row
-            number += 1
+    found = _parquet_rows(unit) if unit.uris[0].endswith(PARQUET) else _text_rows(unit)
+    number = start
+    for row in itertools.islice(found, stop - start):
+        yield number, row
+        number += 1
     if number < stop:
         raise ValueError(f"the table ends before row {number}; it was changed")
 
 
-def _text_rows(unit: Unit, file: BinaryIO) -> Iterator[dict[str, Any]]:
-    names, _ = _header(unit.uris[0], file)
-    for record, _ in _records(unit.uris[0], file, unit.offset):
-        if isinstance(record, dict):
-            yield record
-        else:  # CSV knows no null: an empty cell is one
-            cells = [cell or None for cell in record]
-            yield dict(zip(names, cells, strict=False))
+def _text_rows(unit: Unit) -> Iterator[dict[str, Any]]:
+    fs, path = storage.filesystem(unit.uris[0])
+    with fs.open(path, "rb") as opened:
+        file = _buffered(opened)
+        names, _ = _header(unit.uris[0], file)
+        for record, _ in _records(unit.uris[0], file, unit.offset):
+            if isinstance(record, dict):
+                yield record
+            else:  # CSV knows no null: an empty cell is one
+                cells = [cell or None for cell in record]
+                yield dict(zip(names, cells, strict=False))
 
 
-def _columns(names: Sequence[str], reading: Reading) -> list[str]:
-    """Return those columns of a table that are read."""
-    chosen = (uri_column(names, reading), reading.id_column, "source", "split", *reading.columns)
-    return [name for name in dict.fromkeys(chosen) if name is not None and name in names]
+def _parquet_rows(unit: Unit) -> Iterator[dict[str, Any]]:
+    reading = unit.reading
+    assert unit.rows is not None
+    start, stop = unit.rows
+    with parquet.opened(unit.uris[0]) as table:
+        strict = (uri_column(table.names, reading), "source", "split")
+        wanted = dict.fromkeys((*strict, reading.id_column, *reading.columns))
+        names = [name for name in wanted if name is not None and name in table.names]
+        strings = [name for name in names if name in strict]
+        for row in table.rows(names, strings=strings, start=start, stop=stop):
+            yield row.texts
 
 
 def resolved(text: str, table: str) -> str:
