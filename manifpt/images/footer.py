@@ -49,7 +49,7 @@ def largest_group(parquet: pq.ParquetFile) -> int:
     """Return the bytes that the largest row group has in the file."""
     numbers = range(parquet.num_row_groups)
     sizes = [sum(c.total_compressed_size for c in _chunks(parquet, n)) for n in numbers]
-    return max([0, *sizes])
+    return int(max([0, *sizes]))
 
 
 def batch_rows(parquet: pq.ParquetFile, columns: Sequence[str]) -> int:

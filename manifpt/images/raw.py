@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from manifpt import storage
 from manifpt.images import parquet, tables, tars
-from manifpt.images.contents import content, in_order
+from manifpt.images.contents import Reserve, content, in_order
 from manifpt.images.decode import DecodeError, DecodeRule
 from manifpt.images.sidecars import Beside
 from manifpt.images.sources import SPLITS, Reading, Unit
@@ -65,12 +65,13 @@ def _broken(unit: Unit, error: BaseException) -> Raw:
     return Raw(row_id, unit.uris[0], None, error="broken_archive", message=one_line(error))
 
 
-def _fetched(raw: Raw, max_bytes: int, allow_private: bool) -> Raw:
+def _fetched(raw: Raw, reserve: Reserve | None, max_bytes: int, allow_private: bool) -> Raw:
     """Return an image with the content of its URI, or the error; one that has an error stays."""
     if raw.error:
         return raw
     try:
-        return raw._replace(data=content(raw.uri, max_bytes, allow_private=allow_private))
+        data = content(raw.uri, max_bytes, allow_private=allow_private, reserve=reserve)
+        return raw._replace(data=data)
     except DecodeError as error:
         return raw._replace(error=error.code, message=str(error))
 
@@ -82,7 +83,7 @@ def _all_fetched(
         raws = (raw for raw in raws if wanted(printable(raw.id)))
     fetch = partial(_fetched, max_bytes=max_bytes, allow_private=unit.reading.allow_private)
     remote = unit.kind == "table" or storage.is_s3(unit.uris[0])
-    return in_order(fetch, raws) if remote else map(fetch, raws)
+    return in_order(fetch, raws) if remote else (fetch(raw, None) for raw in raws)
 
 
 def _raw_files(unit: Unit) -> Iterator[Raw]:
