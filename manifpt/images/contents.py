@@ -33,7 +33,7 @@ class Room:
     Items have numbers in their order. The one that is due first never waits, so all come to pass.
     """
 
-    def __init__(self, size: int = ROOM) -> None:
+    def __init__(self, size: int) -> None:
         self.size, self.due = size, 0
         self._held: dict[int, int] = {}
         self._changed = threading.Condition()
@@ -91,8 +91,9 @@ def content(
         except DecodeError as error:
             if error.code != "too_many_bytes":
                 raise
-        reserve(max_bytes)
-        data = _content(uri, max_bytes, allow_private)
+            size = min(error.size or max_bytes, max_bytes)
+        reserve(size)
+        data = _content(uri, size, allow_private)
         reserve(len(data))
         return data
     return _content(uri, max_bytes, allow_private)
@@ -118,7 +119,8 @@ def _file(path: str, max_bytes: int) -> bytes:
     if not stat.S_ISREG(status.st_mode):
         raise DecodeError("unreadable", "neither a file nor a link to one")
     if status.st_size > max_bytes:
-        raise DecodeError("too_many_bytes", f"{status.st_size} bytes, limit {max_bytes}")
+        message = f"{status.st_size} bytes, limit {max_bytes}"
+        raise DecodeError("too_many_bytes", message, status.st_size)
     with open(path, "rb") as file:
         return file.read(status.st_size)
 
@@ -145,7 +147,7 @@ def in_order(
 
     ``work`` is given the item, and what reserves bytes for it, see ``content``.
     """
-    pool, room = ThreadPoolExecutor(threads), Room()
+    pool, room = ThreadPoolExecutor(threads), Room(ROOM)
     running: deque[Future[Made]] = deque()
     done = itertools.count()
 

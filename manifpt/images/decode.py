@@ -61,11 +61,14 @@ ERRORS = {
 
 
 class DecodeError(Exception):
-    """An image that becomes a quarantine row; ``code`` is one of ERRORS."""
+    """An image that becomes a quarantine row; ``code`` is one of ERRORS.
 
-    def __init__(self, code: str, message: str = "") -> None:
+    ``size`` is how many bytes it is said to have, where these are too many.
+    """
+
+    def __init__(self, code: str, message: str = "", size: int | None = None) -> None:
         super().__init__(message or ERRORS[code])
-        self.code = code
+        self.code, self.size = code, size
 
 
 class Decoded(NamedTuple):

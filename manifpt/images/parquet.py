@@ -169,16 +169,22 @@ class Parquet:
 
     def _open(self) -> Any:
         """Let the child open the file, or a new one if it dies of that; return what it finds."""
-        for last in (False, True):
+        for _ in range(2):
             try:
                 self._child.command(size=self._file.seek(0, os.SEEK_END))
                 return self._child.answer(self._file)[1]
-            except _DeadError:
-                cause = self._child.cause()
-                self._child.close()
-                if not last:
-                    self._child = _Child()
+            except _DeadError as error:
+                cause = self._cause(error)
         raise ParquetError(cause)
+
+    def _cause(self, error: Exception) -> str:
+        """Return what an error says, or what the child died of; there is one that lives then."""
+        if not self._child.busy:
+            return str(error)
+        cause = str(error) or self._child.cause()
+        self._child.close()
+        self._child = _Child()
+        return cause
 
     def rows(
         self,
@@ -198,18 +204,16 @@ class Parquet:
         """
         stop = self.count if stop is None else stop
         fields = {"texts": texts, "strings": strings, "image": image, "most": most, "stop": stop}
-        for one in (False, True):
+        for one in (False, True):  # then row by row: those before what fails are there
             try:
                 for row in self._rows(**fields, start=start, one=one):
                     start += 1
                     yield row
                 break
-            except _DeadError:
-                cause = self._child.cause()
+            except (ParquetError, _DeadError) as error:
+                cause = self._cause(error)
                 if one:
                     raise ParquetError(cause) from None
-                self._child.close()
-                self._child = _Child()
                 self._open()
         if start < stop:
             raise ParquetError(f"it ends before row {start}")

@@ -136,7 +136,7 @@ def read_unit(
 
     This is the one way from any source to images: the rows that ``selection`` keeps and whose id
     is ``wanted``, in the unit's own order, each decoded, in a process of its own, or with its
-    error. See ``sized`` for ``other_sizes``.
+    error. Chunks of long metadata have fewer rows. See ``sized`` for ``other_sizes``.
     """
     limit = chunk or chunk_rows(max(rule.size, *other_sizes, 1))
     text = 0
