@@ -7,6 +7,7 @@ driver, and nothing but records reaches it.
 """
 
 import json
+import math
 import sys
 import threading
 import time
@@ -28,10 +29,11 @@ from manifpt.progress import Progress
 from manifpt.records import Records
 from manifpt.records import parts as parts
 from manifpt.records import totals as totals
-from manifpt.session import Pool, lost
+from manifpt.session import Pool, capacity, lost, nodes
 from manifpt.work import Work
 
-READER_MEMORY = 64 * 2**20
+# Files under way, the largest twice, a chunk of images and its copy, and the process that decodes.
+READER_MEMORY = 512 * 2**20
 # Reading tasks of one execution; with more units, each reads several, one after another.
 TASKS = 4096
 QUARANTINE = {
@@ -253,6 +255,15 @@ def run(
     return found
 
 
+def _reader_memory() -> float:
+    """Return the bytes that Ray is told a reader needs.
+
+    A node with less than it would never get one, and the job would wait for ever.
+    """
+    node = capacity().get("memory", math.inf) / max(1, nodes())
+    return min(READER_MEMORY, node / 4)
+
+
 def _execute(
     units: np.ndarray, reader: _Reader, build: Callable[[], Stage], threads: int, pool: Pool
 ) -> Iterator[dict[str, Any]]:
@@ -263,7 +274,7 @@ def _execute(
     # With arguments unlike the actors', Ray keeps reading apart from the stage: fused into
     # one, all of a large tar would be read and worked on by one process.
     dataset = ray.data.from_arrow([pa.table({"unit": block}) for block in blocks]).map_batches(
-        reader, batch_size=1, num_cpus=pool.num_cpus, memory=READER_MEMORY
+        reader, batch_size=1, num_cpus=pool.num_cpus, memory=_reader_memory()
     )
     dataset = dataset.map_batches(
         _Worker,

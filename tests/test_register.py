@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,6 +26,7 @@ from manifpt import claims
 from manifpt.attribution.attributor import Made, publish_attributor
 from manifpt.attribution.network import AttributionNetwork, Design
 from manifpt.branches import open_artifacts
+from manifpt.images import sandbox
 from manifpt.registry.card import Facts, description, public
 from manifpt.registry.requirements import pinned
 from manifpt.throughput.seaweed import free_ports
@@ -296,6 +298,24 @@ def test_a_manifold_larger_than_memory_is_read_in_blocks(trained, monkeypatch):
     scanning.load_context(context)
     assert scanning.stage.projectors[0].searcher.rows
     check_same(scanning.predict(context, images), expected)
+
+
+def test_an_image_that_ends_its_decoder_costs_its_row_in_any_thread(trained, monkeypatch):
+    from manifpt.attribution import model
+
+    poisoned = Path(__file__).parent / "poisoned_decoder.py"
+    monkeypatch.setattr(sandbox, "COMMAND", (sys.executable, "-P", str(poisoned)))
+    sandbox._close_idle()
+    served = model.AttributorModel()
+    served.load_context(SimpleNamespace(artifacts={"attributor": f"{trained}/t"}))
+    expected = verdicts(trained / "v")
+    good = images_of(expected)
+    images = pd.DataFrame({"image": [*good, good[0] + b"segfault"]})
+    with ThreadPoolExecutor(4) as threads:
+        for found in threads.map(lambda _: served.predict(None, images), range(4)):
+            check_same(found[:-1], expected)
+            assert found["error"].tolist()[-1] == "crashed"
+    sandbox._close_idle()
 
 
 def post(url: str, body: dict) -> list[dict]:

@@ -40,9 +40,9 @@ from manifpt.attribution.decision import Rule
 from manifpt.attribution.registered import ATTRIBUTOR, MANIFOLDS, included
 from manifpt.attribution.stage import AttributeStage, trained_targets
 from manifpt.errors import ManifptError
-from manifpt.images.decode import outcome
 from manifpt.images.raw import Raw
 from manifpt.images.read import chunk_rows, images_table, row_of
+from manifpt.images.sandbox import decode_all
 from manifpt.manifold.embed import other_sizes
 
 # What is known of an image that could be decoded, in order.
@@ -92,13 +92,13 @@ class AttributorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defi
     def _attributed(self, images: list[bytes | str | None]) -> list[dict[str, Any]]:
         """Return the rows of so many images as are decoded at once.
 
-        They are decoded in this process: a server starts its workers again, and the caller of one
-        that died knows which images it sent.
+        They are decoded in a process of its own: an image that ends it costs its row.
         """
         raws = [Raw(str(n), "", _bytes(data)) for n, data in enumerate(images)]
+        given = [(raw, raw.data or b"") for raw in raws]
         decoded = [
-            row_of(raw, outcome(raw.data or b"", self.rule, self.sizes), self.rule, self.sizes)
-            for raw in raws
+            row_of(raw, found, self.rule, self.sizes)
+            for raw, found in decode_all(given, self.rule, self.sizes)
         ]
         good = [one for one in decoded if one[0]["error"] is None]
         found: Iterator[dict[str, Any]] = iter(())

@@ -1,21 +1,69 @@
 """The content of one file, wherever it lies: at most so many bytes, or a code of ERRORS."""
 
+import itertools
 import os
 import stat
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 from manifpt import storage
 from manifpt.images.decode import DecodeError
 from manifpt.images.http import download
+from manifpt.images.text import one_line
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
+Reserve = Callable[[int], None]
 
 # Requests that one process has under way: enough to hide latency, few enough for memory.
 THREADS = 32
+# Bytes that each may bring without asking. A larger file waits until the others leave room for it.
+SMALL = 4 * 2**20
+ROOM = THREADS * SMALL
+
+
+class Room:
+    """Bytes that large files under way may have together, and one file more if it is the next.
+
+    Items have numbers in their order. The one that is due first never waits, so all come to pass.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size, self.due = size, 0
+        self._held: dict[int, int] = {}
+        self._changed = threading.Condition()
+
+    def reserve(self, number: int, size: int) -> None:
+        """Wait until an item may have so many bytes; with fewer than it has it need not wait."""
+        with self._changed:
+            held = self._held
+            self._changed.wait_for(
+                lambda: (
+                    number <= self.due
+                    or size <= held.get(number, 0)
+                    or sum(held.values()) + size <= self.size
+                )
+            )
+            held[number] = size
+            self._changed.notify_all()
+
+    def release(self, number: int) -> None:
+        """Give back what an item has, and let the next one be due."""
+        with self._changed:
+            self._held.pop(number, None)
+            self.due = number + 1
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Let nothing wait any more."""
+        with self._changed:
+            self.due = sys.maxsize
+            self._changed.notify_all()
 
 
 def is_web(uri: str) -> bool:
@@ -23,18 +71,35 @@ def is_web(uri: str) -> bool:
     return uri[:8].lower().startswith(("http://", "https://"))
 
 
-def one_line(error: BaseException) -> str:
-    """Return an error's kind and the first line of its text."""
-    lines = str(error).splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"[:200]
-
-
-def content(uri: str, max_bytes: int, *, allow_private: bool = False) -> bytes:
+def content(
+    uri: str,
+    max_bytes: int,
+    *,
+    allow_private: bool = False,
+    reserve: Reserve | None = None,
+) -> bytes:
     """Return what a local path, an s3:// or an http(s):// URI holds.
 
-    Raises DecodeError where that can't be had, or is more than ``max_bytes``, which are not read;
-    and ManifptError if it is the storage that fails, or its credentials, and not this one file.
+    ``reserve`` is called, and may wait, before more than SMALL bytes are read; what is found to be
+    larger is then asked for again, as no connection outlasts any wait. Raises DecodeError where the
+    content can't be had, or is more than ``max_bytes``, which are not read; and ManifptError if it
+    is the storage that fails, or its credentials, and not this one file.
     """
+    if reserve is not None and max_bytes > SMALL:
+        try:
+            return _content(uri, SMALL, allow_private)
+        except DecodeError as error:
+            if error.code != "too_many_bytes":
+                raise
+            size = min(error.size or max_bytes, max_bytes)
+        reserve(size)
+        data = _content(uri, size, allow_private)
+        reserve(len(data))
+        return data
+    return _content(uri, max_bytes, allow_private)
+
+
+def _content(uri: str, max_bytes: int, allow_private: bool) -> bytes:
     try:
         if is_web(uri):
             return download(uri, max_bytes, allow_private=allow_private)
@@ -54,7 +119,8 @@ def _file(path: str, max_bytes: int) -> bytes:
     if not stat.S_ISREG(status.st_mode):
         raise DecodeError("unreadable", "neither a file nor a link to one")
     if status.st_size > max_bytes:
-        raise DecodeError("too_many_bytes", f"{status.st_size} bytes, limit {max_bytes}")
+        message = f"{status.st_size} bytes, limit {max_bytes}"
+        raise DecodeError("too_many_bytes", message, status.st_size)
     with open(path, "rb") as file:
         return file.read(status.st_size)
 
@@ -73,17 +139,29 @@ def _object(uri: str, max_bytes: int) -> bytes:
 
 
 def in_order(
-    work: Callable[[Item], Made], items: Iterable[Item], threads: int = THREADS
+    work: Callable[[Item, Reserve], Made],
+    items: Iterable[Item],
+    threads: int = THREADS,
 ) -> Iterator[Made]:
-    """Yield ``work`` of each item in their order, at most ``threads`` of them at a time."""
-    pool = ThreadPoolExecutor(threads)
+    """Yield ``work`` of each item in their order, at most ``threads`` of them at a time.
+
+    ``work`` is given the item, and what reserves bytes for it, see ``content``.
+    """
+    pool, room = ThreadPoolExecutor(threads), Room(ROOM)
     running: deque[Future[Made]] = deque()
+    done = itertools.count()
+
+    def first() -> Iterator[Made]:
+        yield running.popleft().result()
+        room.release(next(done))
+
     try:
-        for item in items:
-            running.append(pool.submit(work, item))
+        for number, item in enumerate(items):
+            running.append(pool.submit(work, item, partial(room.reserve, number)))
             if len(running) == threads:
-                yield running.popleft().result()
+                yield from first()
         while running:
-            yield running.popleft().result()
+            yield from first()
     finally:
+        room.close()
         pool.shutdown(wait=False, cancel_futures=True)

@@ -35,6 +35,9 @@ FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
 }
 ROWS = 256  # rows of a deep image that are converted at once
+# Of a resized image of more pixels only the centre is made. Pillow takes its two passes in another
+# order there, so values may differ where the filter overshoots: ordinary images stay as they are.
+MOST_RESIZED = 2**26
 
 # Every code of a quarantine row. The README lists them, and a test holds the two together.
 ERRORS = {
@@ -58,11 +61,14 @@ ERRORS = {
 
 
 class DecodeError(Exception):
-    """An image that becomes a quarantine row; ``code`` is one of ERRORS."""
+    """An image that becomes a quarantine row; ``code`` is one of ERRORS.
 
-    def __init__(self, code: str, message: str = "") -> None:
+    ``size`` is how many bytes it is said to have, where these are too many.
+    """
+
+    def __init__(self, code: str, message: str = "", size: int | None = None) -> None:
         super().__init__(message or ERRORS[code])
-        self.code = code
+        self.code, self.size = code, size
 
 
 class Decoded(NamedTuple):
@@ -156,9 +162,13 @@ def resize(image: Image.Image, size: int, filter_name: str = "bicubic") -> Image
         return image
     scale = size / min(width, height)
     target = max(size, round(width * scale)), max(size, round(height * scale))
+    left, top = (target[0] - size) // 2, (target[1] - size) // 2
+    if target[0] * target[1] > MOST_RESIZED:
+        across, down = width / target[0], height / target[1]
+        box = (left * across, top * down, (left + size) * across, (top + size) * down)
+        return image.resize((size, size), FILTERS[filter_name], box)
     if target != image.size:
         image = image.resize(target, FILTERS[filter_name])
-    left, top = (target[0] - size) // 2, (target[1] - size) // 2
     return image.crop((left, top, left + size, top + size))
 
 

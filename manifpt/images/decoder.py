@@ -8,7 +8,6 @@ It imports only what decoding needs.
 import contextlib
 import json
 import os
-import resource
 import signal
 import struct
 import sys
@@ -17,12 +16,11 @@ from typing import BinaryIO
 
 from PIL import AvifImagePlugin, Image
 
+from manifpt.images import child
+from manifpt.images.child import OUT_OF_MEMORY, PIPE_BYTES, READY
 from manifpt.images.decode import DecodeError, DecodeRule, outcome
 
-PIPE_BYTES = 2**20
 WALL = 6  # times the limit of processor time may pass while an image is decoded
-READY = b"\x01"
-OUT_OF_MEMORY = 77  # the exit code
 LENGTH = struct.Struct("<Q")  # before the bytes of an image
 # An answer: the lengths of what follows, a line "ok WIDTH HEIGHT FORMAT" or "CODE MESSAGE", and
 # arrays of bytes: the thumbnail, the pixels.
@@ -60,13 +58,10 @@ def main() -> None:
     fields, sizes = json.loads(sys.argv[1])
     rule = DecodeRule(**fields)
     images, answers = os.fdopen(0, "rb", PIPE_BYTES), os.fdopen(os.dup(1), "wb", PIPE_BYTES)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for output in (1, 2):  # libraries print warnings to either
-        os.dup2(nowhere, output)
+    child.silence()
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     Image.MAX_IMAGE_PIXELS = rule.max_pixels
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_DATA, (rule.max_memory, rule.max_memory))
+    child.limit_memory(rule.max_memory)
     with contextlib.suppress(BrokenPipeError, struct.error):  # the parent is gone
         serve(rule, sizes, images, answers)
     os._exit(0)

@@ -183,7 +183,8 @@ def _answer(connection: _Connection, target: str, limits: Limits, max_bytes: int
 def _content(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
     announced = response.length
     if announced is not None and announced > max_bytes:
-        raise DecodeError("too_many_bytes", f"{announced} bytes announced, limit {max_bytes}")
+        message = f"{announced} bytes announced, limit {max_bytes}"
+        raise DecodeError("too_many_bytes", message, announced)
     data = bytearray()
     while piece := response.read1(_PIECE):
         data += piece

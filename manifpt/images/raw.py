@@ -7,21 +7,20 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from manifpt import storage
-from manifpt.errors import ManifptError
-from manifpt.images import tables, tars
-from manifpt.images.contents import content, in_order, one_line
+from manifpt.images import parquet, tables, tars
+from manifpt.images.contents import Reserve, content, in_order
 from manifpt.images.decode import DecodeError, DecodeRule
-from manifpt.images.sources import PARQUET, SPLITS, Reading, Unit, stem
+from manifpt.images.sidecars import Beside
+from manifpt.images.sources import SPLITS, Reading, Unit
+from manifpt.images.text import one_line, printable, text_of
 
+# Columns that say what an image is; in Parquet only where they are strings.
+DECLARED = ("source", "split")
 # Members of a WebDataset sample that describe the image and are none.
 SIDECARS = {"json", "txt", "cls", "cls2", "csv", "caption", "id", "index", "md5", "npy", "pyd"}
-MOST_JSON = 2**20
-IMAGE_COLUMNS = ("image", "bytes", "image_bytes", "image_data", "jpg", "jpeg", "png", "webp", "img")
-_BROKEN = (pa.ArrowException, tarfile.TarError, csv.Error, OSError, EOFError, ValueError)
+MOST_JSON = 2**20  # a larger one is not parsed: it would take 25 times its size
+_BROKEN = (tarfile.TarError, csv.Error, OSError, EOFError, ValueError)
 
 
 # Told an id: whether its image is wanted.
@@ -42,20 +41,6 @@ class Raw(NamedTuple):
     error: str = "missing_image"
     message: str = ""
     columns: dict[str, str | None] | None = None
-
-
-def printable(text: str) -> str:
-    """Return a text that is UTF-8 in any case: names of files may hold any bytes."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def text_of(value: object) -> str | None:
-    """Return a metadata value as text: strings as they are, others as JSON."""
-    if value is None:
-        return None
-    if isinstance(value, str):
-        return printable(value)
-    return printable(json.dumps(value, default=str, ensure_ascii=False))
 
 
 def _declared(facts: dict[str, Any], reading: Reading) -> dict[str, Any]:
@@ -80,12 +65,13 @@ def _broken(unit: Unit, error: BaseException) -> Raw:
     return Raw(row_id, unit.uris[0], None, error="broken_archive", message=one_line(error))
 
 
-def _fetched(raw: Raw, max_bytes: int, allow_private: bool) -> Raw:
+def _fetched(raw: Raw, reserve: Reserve | None, max_bytes: int, allow_private: bool) -> Raw:
     """Return an image with the content of its URI, or the error; one that has an error stays."""
     if raw.error:
         return raw
     try:
-        return raw._replace(data=content(raw.uri, max_bytes, allow_private=allow_private))
+        data = content(raw.uri, max_bytes, allow_private=allow_private, reserve=reserve)
+        return raw._replace(data=data)
     except DecodeError as error:
         return raw._replace(error=error.code, message=str(error))
 
@@ -97,7 +83,7 @@ def _all_fetched(
         raws = (raw for raw in raws if wanted(printable(raw.id)))
     fetch = partial(_fetched, max_bytes=max_bytes, allow_private=unit.reading.allow_private)
     remote = unit.kind == "table" or storage.is_s3(unit.uris[0])
-    return in_order(fetch, raws) if remote else map(fetch, raws)
+    return in_order(fetch, raws) if remote else (fetch(raw, None) for raw in raws)
 
 
 def _raw_files(unit: Unit) -> Iterator[Raw]:
@@ -129,39 +115,13 @@ def _raw_rows(unit: Unit) -> Iterator[Raw]:
         yield _broken(unit, error)
 
 
-class _Beside:
-    """The metadata that img2dataset writes beside a tar, as Parquet, by the samples' keys."""
-
-    def __init__(self, unit: Unit) -> None:
-        self.unit = unit
-        self.rows: dict[str, dict[str, Any]] | None = None
-
-    def of(self, key: str) -> dict[str, Any]:
-        """Return what is known of a sample; the file is read when first asked for."""
-        if self.rows is None:
-            self.rows = self._read() if self.unit.reading.columns else {}
-        return self.rows.get(key.rpartition("/")[2], {})
-
-    def _read(self) -> dict[str, dict[str, Any]]:
-        uri = stem(self.unit.uris[0]) + PARQUET[0]
-        if not storage.exists(uri):
-            return {}
-        with storage.reading(uri) as file:
-            parquet = pq.ParquetFile(file)
-            names = parquet.schema_arrow.names
-            columns = [name for name in ("key", *self.unit.reading.columns) if name in names]
-            if "key" not in columns:
-                return {}
-            rows = parquet.read(columns=list(dict.fromkeys(columns))).to_pylist()
-        return {str(row["key"]): row for row in rows}
-
-
-def _sample(members: dict[str, tars.Member], key: str, unit: Unit, known: _Beside) -> Iterator[Raw]:
+def _sample(members: dict[str, tars.Member], key: str, unit: Unit, known: Beside) -> Iterator[Raw]:
     """Yield the images of one WebDataset sample: members that share a name up to its first dot."""
     facts: dict[str, Any] = {}
-    if "json" in members:
+    text = members["json"].data if "json" in members else None
+    if text and len(text) <= MOST_JSON:
         try:
-            parsed = json.loads(members["json"].data or b"")
+            parsed = json.loads(text)
             facts = parsed if isinstance(parsed, dict) else {}
         except (ValueError, RecursionError):
             facts = {}
@@ -179,8 +139,8 @@ def _sample(members: dict[str, tars.Member], key: str, unit: Unit, known: _Besid
 def _raw_tar(unit: Unit, max_bytes: int) -> Iterator[Raw]:
     fs, path = storage.filesystem(unit.uris[0])
     key, held, size = None, dict[str, tars.Member](), 0
-    seen: set[str] = set()
-    known = _Beside(unit)
+    seen: dict[str, int] = {}
+    known = Beside(unit)
     try:
         with fs.open(path, "rb") as file:
             for member in tars.members(file, max_bytes):
@@ -212,70 +172,39 @@ def _raw_tar(unit: Unit, max_bytes: int) -> Iterator[Raw]:
         yield broken
 
 
-def unique(key: str, seen: set[str]) -> str:
+def unique(key: str, seen: dict[str, int]) -> str:
     """Return the key, with a number if it was seen before, and remember it."""
-    candidate, count = key, 1
+    candidate, count = key, seen.get(key, 1)
     while candidate in seen:
         count += 1
         candidate = f"{key}~{count}"
-    seen.add(candidate)
+    seen[key] = count
+    seen.setdefault(candidate, 1)
     return candidate
 
 
-def _raw_parquet(unit: Unit) -> Iterator[Raw]:
-    fs, path = storage.filesystem(unit.uris[0])
+def _raw_parquet(unit: Unit, most: int) -> Iterator[Raw]:
     reading = unit.reading
-    row = 0
-    seen: set[str] = set()
+    ids = (reading.id_column,) if reading.id_column is not None else ("id", "key")
+    number, seen = 0, dict[str, int]()
     try:
-        with fs.open(path, "rb") as file:
-            parquet = pq.ParquetFile(file)
-            names = parquet.schema_arrow.names
-            image = image_column(parquet.schema_arrow, reading, unit.uris[0])
-            ids = (reading.id_column,) if reading.id_column is not None else ("id", "key")
-            wanted = (image, *ids, "source", "split", *reading.columns)
-            columns = [name for name in dict.fromkeys(wanted) if name in names]
-            for batch in parquet.iter_batches(batch_size=64, columns=columns):
-                for values in batch.to_pylist():
-                    cell = values[image]
-                    data = cell.get("bytes") if isinstance(cell, dict) else cell
-                    key = next((values[name] for name in ids if values.get(name) is not None), None)
-                    inside = unique(text_of(key) or f"{row:08d}", seen)
-                    row_id, uri = f"{unit.ids[0]}/{inside}", f"{unit.uris[0]}#{row}"
-                    yield Raw(row_id, uri, data, **_declared(values, reading))
-                    row += 1
+        with parquet.opened(unit.uris[0]) as file:
+            image = parquet.image_column(file, reading, unit.uris[0])
+            names = dict.fromkeys((*ids, *DECLARED, *reading.columns))
+            texts = [name for name in names if name in file.names]
+            for row in file.rows(texts, strings=DECLARED, image=image, most=most):
+                given = (row.texts.get(name) for name in ids)
+                key = next((text for text in given if text is not None), None)
+                row_id = f"{unit.ids[0]}/{unique(key or f'{number:08d}', seen)}"
+                uri = f"{unit.uris[0]}#{number}"
+                raw = Raw(row_id, uri, row.data, **_declared(row.texts, reading))
+                if row.refused:
+                    refusal = f"{row.refused} bytes, limit {most}"
+                    raw = raw._replace(error="too_many_bytes", message=refusal)
+                yield raw
+                number += 1
     except _BROKEN as error:
         yield _broken(unit, error)
-
-
-def image_column(schema: pa.Schema, reading: Reading, uri: str) -> str:
-    """Find the column of image bytes, plain or Hugging Face's struct; none is an error."""
-    name = found_image_column(schema, reading)
-    if name is None:
-        shown = ", ".join(schema.names)[:200]
-        raise ManifptError(
-            f"{uri}: no column of image bytes among {shown}; name it by --image-column, or one of "
-            "URIs by --uri-column"
-        )
-    return name
-
-
-def found_image_column(schema: pa.Schema, reading: Reading) -> str | None:
-    """Return the column of image bytes: the one asked for, a usual name, or the only binary one."""
-    binary = [field.name for field in schema if _holds_bytes(field.type)]
-    if reading.image_column is not None:
-        return reading.image_column if reading.image_column in binary else None
-    usual = next((name for name in IMAGE_COLUMNS if name in binary), None)
-    return binary[0] if usual is None and len(binary) == 1 else usual
-
-
-def _holds_bytes(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        place = kind.get_field_index("bytes")
-        return place >= 0 and _holds_bytes(kind.field(place).type)
-    return bool(
-        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
-    )
 
 
 def raw_images(unit: Unit, rule: DecodeRule, wanted: Wanted | None = None) -> Iterator[Raw]:
@@ -297,7 +226,7 @@ def _raw(unit: Unit, rule: DecodeRule, wanted: Wanted | None) -> Iterator[Raw]:
     elif unit.kind == "tar":
         found = _raw_tar(unit, rule.max_bytes)
     else:
-        found = _raw_parquet(unit)
+        found = _raw_parquet(unit, rule.max_bytes)
     for raw in found:
         yield raw._replace(
             id=printable(raw.id),

@@ -136,9 +136,10 @@ def read_unit(
 
     This is the one way from any source to images: the rows that ``selection`` keeps and whose id
     is ``wanted``, in the unit's own order, each decoded, in a process of its own, or with its
-    error. See ``sized`` for ``other_sizes``.
+    error. Chunks of long metadata have fewer rows. See ``sized`` for ``other_sizes``.
     """
     limit = chunk or chunk_rows(max(rule.size, *other_sizes, 1))
+    text = 0
     rows: list[dict[str, Any]] = []
     pixels: list[list[np.ndarray]] = []
     columns = unit.reading.columns
@@ -151,9 +152,10 @@ def read_unit(
         row, images = row_of(raw, found, rule, other_sizes)
         rows.append(row)
         pixels.append(images)
-        if len(rows) == limit:
+        text += sum(len(value or "") for value in (raw.columns or {}).values())
+        if len(rows) == limit or text > CHUNK_BYTES:
             yield images_table(rows, pixels, other_sizes, columns)
-            rows, pixels = [], []
+            rows, pixels, text = [], [], 0
     if rows:
         yield images_table(rows, pixels, other_sizes, columns)
 

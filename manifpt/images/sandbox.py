@@ -15,33 +15,31 @@ images that break their codec, not against ones that take control of it.
 
 import atexit
 import contextlib
-import fcntl
 import json
 import math
 import os
 import select
 import signal
-import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from manifpt.errors import ManifptError
+from manifpt.images import child
+from manifpt.images.child import OUT_OF_MEMORY, PIPE_BYTES, READY
 from manifpt.images.decode import ERRORS, Decoded, DecodeError, DecodeRule, refusal
-from manifpt.images.decoder import ANSWER, LENGTH, OUT_OF_MEMORY, PIPE_BYTES, READY, WALL
+from manifpt.images.decoder import ANSWER, LENGTH, WALL
 from manifpt.images.perceptual import SIDE
 
 COMMAND = (sys.executable, "-P", "-m", "manifpt.images.decoder")
 AHEAD, AHEAD_BYTES = 64, 8 * 2**20  # images and bytes that a child has been given beforehand
 AT_ONCE = 32  # pieces that are sent together
-ENVIRONMENT = frozenset({"PATH", "LD_LIBRARY_PATH"})
 PAUSE = 0.005  # seconds; see ``_Child._read``
 _TEXT_BYTES = 2**16
 
@@ -52,24 +50,11 @@ class _Child:
     """The process that decodes, as its parent sees it."""
 
     def __init__(self, rule: DecodeRule, sizes: Sequence[int]) -> None:
-        paths = [str(Path(__file__).parents[2]), *(path or os.getcwd() for path in sys.path)]
-        kept = {name: value for name, value in os.environ.items() if name in ENVIRONMENT}
-        self.process = subprocess.Popen(
-            [*COMMAND, json.dumps([asdict(rule), list(sizes)])],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            env=kept | {"PYTHONPATH": os.pathsep.join(paths), "OPENBLAS_NUM_THREADS": "1"},
-            start_new_session=True,  # an interrupt from the terminal is for the parent
-        )
+        self.process = child.started([*COMMAND, json.dumps([asdict(rule), list(sizes)])])
         assert self.process.stdin
         assert self.process.stdout
         self.stdin, self.stdout = self.process.stdin.fileno(), self.process.stdout.fileno()
         os.set_blocking(self.stdin, False)
-        for pipe in (self.stdin, self.stdout):
-            with contextlib.suppress(OSError):  # the user may have too many large ones
-                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self.shapes = [(SIDE, SIDE), *((size, size, 3) for size in (rule.size, *sizes))]
         self.pixel_bytes = sum(map(math.prod, self.shapes))
         self.outgoing: deque[memoryview] = deque()
@@ -164,12 +149,10 @@ class _Child:
         return Decoded(image, format, int(width), int(height), looks, tuple(others))
 
     def _no_start(self) -> str:
-        assert self.process.stderr
-        lines = self.process.stderr.read().decode(errors="replace").split("\n")
-        reason = next((line for line in reversed(lines) if line.strip()), "it said nothing")
+        reason = child.last_line(self.process)
         self.close()
         return (
-            f"the process that decodes images did not start ({reason[:200]}); "
+            f"the process that decodes images did not start ({reason}); "
             "check the Python environment of the nodes"
         )
 
@@ -191,14 +174,7 @@ class _Child:
 
     def close(self) -> None:
         """End it, if it has not ended."""
-        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
-            assert pipe
-            pipe.close()
-        try:
-            self.process.wait(0.2)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        child.end(self.process)
 
 
 class Sandbox:

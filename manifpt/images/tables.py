@@ -13,10 +13,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
-import pyarrow.parquet as pq
-
 from manifpt import storage
 from manifpt.errors import ManifptError
+from manifpt.images import parquet
 from manifpt.images.decode import DecodeError
 from manifpt.images.sources import PARQUET, Reading, Unit
 
@@ -54,13 +53,14 @@ def uri_column(names: Sequence[str], reading: Reading) -> str | None:
 
 def ranges(uri: str, size: int, reading: Reading) -> Iterator[Range]:
     """Cut a table into ranges; one that has no column of URIs, or of ids, raises."""
+    if uri.endswith(PARQUET):
+        with storage.explained(uri), parquet.opened(uri) as table:
+            _check(uri, table.names, reading)
+            count = table.count
+        yield from _even(count, size)
+        return
     with storage.reading(uri) as file:
-        if uri.endswith(PARQUET):
-            parquet = pq.ParquetFile(file)
-            _check(uri, parquet.schema_arrow.names, reading)
-            yield from _even(parquet.metadata.num_rows, size)
-        else:
-            yield from _of_text(uri, _buffered(file), size, reading)
+        yield from _of_text(uri, _buffered(file), size, reading)
 
 
 def _buffered(file: Any) -> BinaryIO:
@@ -152,51 +152,43 @@ def _object(line: str) -> dict[str, Any]:
 def rows(unit: Unit) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the number and the fields of each row of a unit.
 
-    Raises csv.Error, ValueError, OSError or pa.ArrowException where the rest can't be read.
+    Raises csv.Error, ValueError or OSError where the rest can't be read.
     """
     assert unit.rows is not None
     start, stop = unit.rows
-    fs, path = storage.filesystem(unit.uris[0])
-    with fs.open(path, "rb") as file:
-        if unit.uris[0].endswith(PARQUET):
-            found = _parquet_rows(pq.ParquetFile(file), unit.reading, start, stop)
-        else:
-            found = _text_rows(unit, _buffered(file))
-        number = start
-        for row in itertools.islice(found, stop - start):
-            yield number, row
-            number += 1
+    found = _parquet_rows(unit) if unit.uris[0].endswith(PARQUET) else _text_rows(unit)
+    number = start
+    for row in itertools.islice(found, stop - start):
+        yield number, row
+        number += 1
     if number < stop:
         raise ValueError(f"the table ends before row {number}; it was changed")
 
 
-def _text_rows(unit: Unit, file: BinaryIO) -> Iterator[dict[str, Any]]:
-    names, _ = _header(unit.uris[0], file)
-    for record, _ in _records(unit.uris[0], file, unit.offset):
-        if isinstance(record, dict):
-            yield record
-        else:  # CSV knows no null: an empty cell is one
-            cells = [cell or None for cell in record]
-            yield dict(zip(names, cells, strict=False))
+def _text_rows(unit: Unit) -> Iterator[dict[str, Any]]:
+    fs, path = storage.filesystem(unit.uris[0])
+    with fs.open(path, "rb") as opened:
+        file = _buffered(opened)
+        names, _ = _header(unit.uris[0], file)
+        for record, _ in _records(unit.uris[0], file, unit.offset):
+            if isinstance(record, dict):
+                yield record
+            else:  # CSV knows no null: an empty cell is one
+                cells = [cell or None for cell in record]
+                yield dict(zip(names, cells, strict=False))
 
 
-def _parquet_rows(
-    parquet: pq.ParquetFile, reading: Reading, start: int, stop: int
-) -> Iterator[dict[str, Any]]:
-    names = parquet.schema_arrow.names
-    chosen = (uri_column(names, reading), reading.id_column, "source", "split", *reading.columns)
-    columns = [name for name in dict.fromkeys(chosen) if name in names]
-    at, groups, first = 0, list[int](), start
-    for group in range(parquet.metadata.num_row_groups):
-        after = at + parquet.metadata.row_group(group).num_rows
-        if at < stop and after > start:
-            first = first if groups else at
-            groups.append(group)
-        at = after
-    for batch in parquet.iter_batches(ROWS_PER_UNIT, row_groups=groups, columns=columns):
-        wanted = batch.slice(max(0, start - first), max(0, stop - max(first, start)))
-        first += batch.num_rows
-        yield from wanted.to_pylist()
+def _parquet_rows(unit: Unit) -> Iterator[dict[str, Any]]:
+    reading = unit.reading
+    assert unit.rows is not None
+    start, stop = unit.rows
+    with parquet.opened(unit.uris[0]) as table:
+        strict = (uri_column(table.names, reading), "source", "split")
+        wanted = dict.fromkeys((*strict, reading.id_column, *reading.columns))
+        names = [name for name in wanted if name is not None and name in table.names]
+        strings = [name for name in names if name in strict]
+        for row in table.rows(names, strings=strings, start=start, stop=stop):
+            yield row.texts
 
 
 def resolved(text: str, table: str) -> str:

@@ -7,15 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from manifpt import storage
 from manifpt.errors import ManifptError
-from manifpt.images import listing
+from manifpt.images import listing, parquet
 from manifpt.images.listing import Found
 from manifpt.images.patterns import Pattern, is_pattern, root_of
-from manifpt.images.raw import found_image_column, image_column, printable, unique
+from manifpt.images.raw import unique
 from manifpt.images.sources import (
     AS_FOUND,
     CARD,
@@ -29,6 +26,7 @@ from manifpt.images.sources import (
     stem,
 )
 from manifpt.images.tables import ranges, uri_column
+from manifpt.images.text import printable
 
 FILES_PER_UNIT = 1024
 STATS = "_stats.json"
@@ -187,22 +185,20 @@ def _parquet_kind(uri: str, reading: Reading) -> str:
 
     Metadata describes the images in a tar or folder of the same name, as img2dataset writes it.
     """
-    fs, path = storage.filesystem(uri)
     try:
-        with fs.open(path, "rb") as file:
-            schema = pq.ParquetFile(file).schema_arrow
-    except (pa.ArrowException, OSError):
+        with parquet.opened(uri) as file:
+            uris = uri_column(file.names, reading)
+    except (parquet.ParquetError, OSError):
         return "parquet"  # whoever reads it says what is wrong, in a row
-    uris = uri_column(schema.names, reading)
     if reading.uri_column is not None and uris is not None and reading.image_column is None:
         return "table"
-    if found_image_column(schema, reading) is not None:
+    if parquet.found_image_column(file, reading) is not None:
         return "parquet"
     own = stem(uri)
-    if "key" in schema.names and any(storage.exists(own + end) for end in (*TARS, "")):
+    if "key" in file.names and any(storage.exists(own + end) for end in (*TARS, "")):
         return "metadata"
     if uris is None:
-        image_column(schema, reading, f"--input {uri}")  # which says what to do
+        parquet.image_column(file, reading, f"--input {uri}")  # which says what to do
     return "table"
 
 
@@ -231,7 +227,7 @@ def _parsed(inputs: Sequence[str]) -> list[Input]:
     if len(set(unnamed)) < len(unnamed):
         raise ManifptError("--input: two inputs end in the same name; tell them apart by NAME=URI")
     prefixes = Counter(i.source or name for i, name in zip(given, names, strict=True))
-    taken: set[str] = set()
+    taken: dict[str, int] = {}
     found = []
     for one, name in zip(given, names, strict=True):
         prefix = one.source or name

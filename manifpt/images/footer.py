@@ -1,0 +1,85 @@
+"""What the footer of a Parquet file announces, which may be a lie: columns, rows and sizes."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+MOST_COLUMNS = 2**14
+# A file may announce so many rows, and one more for each of its bytes.
+MOST_ROWS = 2**20
+BATCH_ROWS, BATCH_BYTES = 64, 32 * 2**20
+
+
+def checked(parquet: pq.ParquetFile, size: int) -> dict[str, Any]:
+    """Return the names of a file's columns, which of them hold bytes, and how many rows it has.
+
+    Raises ValueError if a file of ``size`` bytes announces more than anyone could want to read.
+    """
+    if max(len(parquet.schema), len(parquet.schema_arrow)) > MOST_COLUMNS:
+        raise ValueError(f"it has more than {MOST_COLUMNS} columns")
+    counts = group_rows(parquet)
+    if min(counts, default=0) < 0 or sum(counts) > MOST_ROWS + size:
+        raise ValueError(f"it announces {sum(counts)} rows in {size} bytes")
+    schema = parquet.schema_arrow
+    binary = [field.name for field in schema if bytes_path(field.type) is not None]
+    return {"names": schema.names, "binary": binary, "rows": sum(counts)}
+
+
+def group_rows(parquet: pq.ParquetFile) -> list[int]:
+    """Return how many rows each row group has."""
+    return [parquet.metadata.row_group(n).num_rows for n in range(parquet.num_row_groups)]
+
+
+def bytes_path(kind: pa.DataType) -> list[str] | None:
+    """Return where a type holds bytes: [] if it is of bytes, ["bytes"] for a struct of them."""
+    path = []
+    while pa.types.is_struct(kind):
+        place = kind.get_field_index("bytes")
+        if place < 0:
+            return None
+        path.append("bytes")
+        kind = kind.field(place).type
+    binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return path if binary or pa.types.is_binary_view(kind) else None
+
+
+def largest_group(parquet: pq.ParquetFile) -> int:
+    """Return the bytes that the largest row group has in the file."""
+    numbers = range(parquet.num_row_groups)
+    sizes = [sum(c.total_compressed_size for c in _chunks(parquet, n)) for n in numbers]
+    return int(max([0, *sizes]))
+
+
+def batch_rows(parquet: pq.ParquetFile, columns: Sequence[str]) -> int:
+    """Return how many rows of some columns have together no more than some BATCH_BYTES."""
+    numbers = range(parquet.num_row_groups)
+    rows = (sum(map(_value_bytes, _chunks(parquet, n, columns))) for n in numbers)
+    return max(1, min(BATCH_ROWS, BATCH_BYTES // max([1, *rows])))
+
+
+def _chunks(
+    parquet: pq.ParquetFile, group: int, columns: Sequence[str] | None = None
+) -> Iterator[pq.ColumnChunkMetaData]:
+    """Yield what a row group has of each column, or of those whose paths begin with ``columns``."""
+    found = parquet.metadata.row_group(group)
+    for number in range(found.num_columns):
+        chunk = found.column(number)
+        path = f"{chunk.path_in_schema}."
+        if columns is None or any(path.startswith(f"{name}.") for name in columns):
+            yield chunk
+
+
+def _value_bytes(chunk: pq.ColumnChunkMetaData) -> int:
+    """Return how large a chunk's values are: the mean, but of a dictionary all that it may hold.
+
+    For any of those may be repeated in each row. A dictionary has what the chunk has decompressed
+    less the other pages, which have at least what they have compressed.
+    """
+    whole = int(chunk.total_uncompressed_size)
+    if not chunk.has_dictionary_page:
+        return int(whole // max(1, chunk.num_values))
+    before = int(chunk.data_page_offset - (chunk.dictionary_page_offset or 0))
+    others = int(chunk.total_compressed_size) - max(0, before)
+    return int(max(0, whole - max(0, others)))

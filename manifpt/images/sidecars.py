@@ -1,0 +1,51 @@
+"""Metadata that lie beside a tar of images, in a file of their own."""
+
+from manifpt import storage
+from manifpt.images import parquet
+from manifpt.images.sources import PARQUET, Unit, stem
+
+# Characters of the metadata beside one tar; of more, none are read.
+MOST_BESIDE = 2**26
+
+
+class Beside:
+    """The metadata that img2dataset writes beside a tar, as Parquet, by the samples' keys."""
+
+    def __init__(self, unit: Unit) -> None:
+        self.unit = unit
+        self.rows: dict[str, dict[str, str | None]] | None = None
+
+    def of(self, key: str) -> dict[str, str | None]:
+        """Return what is known of a sample; the file is read when first asked for.
+
+        A file that can't be read, or has too much, tells nothing: the images are there without it.
+        """
+        if self.rows is None:
+            self.rows = self._read() if self.unit.reading.columns else {}
+        return self.rows.get(key.rpartition("/")[2], {})
+
+    def _read(self) -> dict[str, dict[str, str | None]]:
+        uri = stem(self.unit.uris[0]) + PARQUET[0]
+        if not storage.exists(uri):
+            return {}
+        try:
+            return self._found(uri)
+        except parquet.ParquetError:
+            return {}
+        except OSError as error:
+            if not storage.blames_file(error, uri):
+                raise
+            return {}
+
+    def _found(self, uri: str) -> dict[str, dict[str, str | None]]:
+        found, size = dict[str, dict[str, str | None]](), 0
+        with parquet.opened(uri) as file:
+            wanted = dict.fromkeys(("key", *self.unit.reading.columns))
+            if "key" not in file.names:
+                return {}
+            for row in file.rows([name for name in wanted if name in file.names]):
+                size += sum(len(text or "") for text in row.texts.values())
+                if size > MOST_BESIDE:
+                    return {}
+                found[str(row.texts["key"])] = row.texts
+        return found
