@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from manifpt import storage
+from manifpt.errors import public
 from manifpt.images.decode import DecodeError
 from manifpt.images.http import download
 
@@ -24,8 +25,8 @@ def is_web(uri: str) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's kind and the first line of its text."""
-    lines = str(error).splitlines() or [""]
+    """Return an error's kind and the first line of its text, without the name of a file."""
+    lines = public(str(getattr(error, "strerror", None) or error)).splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}"[:200]
 
 
