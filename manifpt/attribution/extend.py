@@ -18,10 +18,10 @@ import torch
 from manifpt import outputs, session, storage, tensors
 from manifpt.artifacts import EVALUATED, compute_artifacts
 from manifpt.attribution.attributor import (
-    SEEN,
     Attributor,
     Made,
     described,
+    sealed,
     seen_by,
     write_files,
 )
@@ -192,8 +192,9 @@ def _publish(
         "artifacts": [branch.uri for branch in new],
         "classes": made.classes[len(old.classes) :],
     }
-    before = storage.read_parquet(storage.join(old.uri, SEEN))
-    seen = pa.concat_tables([before, seen_by(new[0], made.classes)], promote_options="default")
+    seen = pa.concat_tables(
+        [old.seen_table(), seen_by(new[0], made.classes)], promote_options="default"
+    )
     body = {
         **{name: value for name, value in old.manifest.items() if name not in RENEWED},
         **facts,
@@ -205,4 +206,4 @@ def _publish(
         "extensions": [*old.manifest.get("extensions", []), extension],
         "files": write_files(output, made, seen),
     }
-    return outputs.publish(output, "attributor", key, body)
+    return outputs.publish(output, "attributor", key, sealed(body))
