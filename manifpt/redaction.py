@@ -121,7 +121,17 @@ def _redacted(uri: str, level: int) -> str:
 
 
 def _path(path: str, level: int) -> str:
-    """Return the path of a URI without what may be secret, percent-encoded or not."""
+    """Return the path of a URI without what may be secret, also of a URI inside."""
+    inside = _INSIDE.search(path)
+    if inside is None:
+        return _plain_path(path)
+    nested = path[inside.start() :]
+    shown = _redacted(nested, level + 1) if level < _LEVELS else HIDDEN
+    return _plain_path(path[: inside.start()]) + shown
+
+
+def _plain_path(path: str) -> str:
+    """Return a path without what may be secret, percent-encoded or not."""
     plain = _decoded(path)
     if plain is None:
         return path[: path.index("%")]
@@ -129,7 +139,8 @@ def _path(path: str, level: int) -> str:
     inside = _INSIDE.search(kept)
     if inside is not None:
         nested = kept[inside.start() :]
-        shown = _redacted(nested, level + 1) if level < _LEVELS else HIDDEN
+        # Decoded, a password's slash looks like that of the path.
+        shown = HIDDEN if "@" in nested else _redacted(nested, _LEVELS)
         kept = kept[: inside.start()] + shown
     kept = _USER.sub("", kept)
     return path if kept == plain else quote(kept, _SAFE, errors="replace")
