@@ -68,8 +68,9 @@ class Attributor:
 
     def network(self) -> AttributionNetwork:
         """Read the network with its weights as they were trained."""
+        data = self._bytes(WEIGHTS)
         network = AttributionNetwork(Design.from_card(self.manifest["design"]))
-        integrity.load_state(network, self._bytes(WEIGHTS), self._uri(WEIGHTS), REMEDY)
+        integrity.load_state(network, data, self._uri(WEIGHTS), REMEDY)
         # As in training: on CPUs convolutions are half as fast again in this order.
         ordered: AttributionNetwork = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return ordered.to(self.device)

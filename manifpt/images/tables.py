@@ -23,6 +23,8 @@ from manifpt.redaction import public_uri
 
 ROWS_PER_UNIT = 1024
 MOST_LINE = 2**20
+# Letters as botocore allows them, or the ARN of an access point.
+_BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}|arn:aws[A-Za-z0-9:._-]*:accesspoint")
 # Columns that hold URIs, where the user names none; img2dataset, LAION and others use them.
 URI_COLUMNS = (
     "url",
@@ -214,10 +216,10 @@ def resolved(text: str, table: str, reading: Reading = AS_FOUND) -> str:
         return f"{kind}://{path}"
     if kind not in {"", "file", "s3"}:
         raise DecodeError("forbidden_address", f"{kind}:// is not read")
-    if not storage.is_s3(table):
-        return f"s3://{path}" if kind == "s3" else _beside(path, posixpath.dirname(table))
     if kind == "s3":
-        return _in_bucket(path, table, reading)
+        return _on_s3(path, table, reading)
+    if not storage.is_s3(table):
+        return _beside(path, posixpath.dirname(table))
     if kind == "file" or path.startswith("/"):
         if not reading.allow_local:
             raise DecodeError("forbidden_address", "a local path; see --allow-local")
@@ -236,12 +238,16 @@ def _bucket(uri: str) -> str:
     return uri.removeprefix("s3://").partition("/")[0]
 
 
-def _in_bucket(path: str, table: str, reading: Reading) -> str:
-    """Return the URI of an object in a bucket that a table on S3 may name; others raise."""
+def _on_s3(path: str, table: str, reading: Reading) -> str:
+    """Return the URI of an object, in a bucket that a table on S3 may name; others raise."""
     bucket, _, key = path.partition("/")
+    if not _BUCKET.fullmatch(bucket) or not key:
+        named = public_uri(f"s3://{path}")[:200]
+        raise DecodeError("missing_image", f"{named} is no bucket with a key")
+    if not storage.is_s3(table):
+        return f"s3://{path}"
     if bucket not in {_bucket(table), *reading.allow_buckets}:
-        named = public_uri(f"s3://{bucket}")
-        raise DecodeError("forbidden_address", f"{named} is not the table's; see --allow-buckets")
+        raise DecodeError("forbidden_address", f"{bucket} is not its bucket; see --allow-buckets")
     if ".." in key.split("/"):  # a server may take this for the folder above
         raise DecodeError("forbidden_address", "a key with a part ..")
     return f"s3://{path}"
