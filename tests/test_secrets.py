@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import sqlite3
 import string
 import subprocess
@@ -162,6 +163,13 @@ def test_values_of_json_lose_theirs_wherever_they_are():
     given = {"a": [secret, 1, None], secret: ({"b": secret},)}
     shown = {"a": ["https://host/a", 1, None], "https://host/a": ({"b": "https://host/a"},)}
     assert public_values(given) == shown
+
+
+def test_the_promises_of_security_name_tests_that_exist():
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "SECURITY.md").read_text())
+    assert len(named) > 10
+    for path, name in named:
+        assert f"def {name}(" in (ROOT / path).read_text()
 
 
 def written(*places: Path | str) -> list[tuple[str, bytes]]:
