@@ -1,18 +1,6 @@
 """The one exception that a job turns into a line and an exit code."""
 
-import re
-
-
-def public(text: str) -> str:
-    """Return a text without the credentials that URIs in it may hold: user, password, query.
-
-    A ``?`` that is a pattern's stays.
-    """
-    if "://" not in text:
-        return text
-    text = re.sub(r"(\w://)[^/@\s'\"]*@", r"\1", text)
-    text = re.sub(r"(https?://[^\s?'\"]*)\?[^\s'\"]*", r"\1", text)
-    return re.sub(r"(\w://[^\s?'\"]*)\?[^\s'\"=]*=[^\s'\"]*", r"\1", text)
+from manifpt.redaction import public as public
 
 
 class ManifptError(Exception):

@@ -83,6 +83,15 @@ class InputOptions(BaseModel):
     allow_private_addresses: bool = Field(
         False, description="let http(s) URIs lead to private, loopback and reserved addresses"
     )
+    allow_buckets: tuple[str, ...] = Field(
+        (),
+        description="buckets that a table of URIs on S3 may name besides its own; a local table "
+        "is taken for your own, and may name any",
+    )
+    allow_local: bool = Field(
+        False,
+        description="let a table of URIs on S3 name local files; a local table may name any",
+    )
 
     @property
     def reading(self) -> "Reading":
@@ -95,6 +104,8 @@ class InputOptions(BaseModel):
             self.uri_column,
             self.columns,
             self.allow_private_addresses,
+            tuple(sorted(set(self.allow_buckets))),
+            self.allow_local,
         )
 
 

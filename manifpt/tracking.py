@@ -4,7 +4,6 @@ The server is MLFLOW_TRACKING_URI, else a local SQLite store (mlflow.db). A smal
 the job ends its run as KILLED when the job is gone without having said how it ended.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from manifpt.errors import ManifptError, public
+from manifpt.failures import reason as first_line
+from manifpt.redaction import public_values
 
 EXPERIMENT = "manifpt"
 PACKAGES = ("manifpt", "ray", "torch", "torchvision", "faiss-cpu", "faiss-gpu", "numpy", "pillow")
@@ -70,7 +71,7 @@ def versions() -> dict[str, str]:
 
 
 def _unreachable(uri: str, error: Exception) -> ManifptError:
-    reason = str(error).splitlines()[0][:200]
+    reason = first_line(error)
     if getattr(error, "error_code", None) == "INVALID_PARAMETER_VALUE":
         return ManifptError(f"MLflow refuses a value of this job: {reason}; rename or shorten it")
     return ManifptError(
@@ -92,6 +93,8 @@ def connect() -> str:
     logging.getLogger("alembic").setLevel(logging.ERROR)
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    if public(uri) != uri:  # which MLflow would print where a run ends
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     mlflow.set_tracking_uri(uri)
     try:
         mlflow.set_experiment(EXPERIMENT)
@@ -124,7 +127,7 @@ class Run:
         from mlflow import MlflowClient
 
         for name, value in values.items():
-            MlflowClient(self.uri).set_tag(self.id, f"manifpt.{name}", value)
+            MlflowClient(self.uri).set_tag(self.id, f"manifpt.{name}", public(value))
 
     def child(self, name: str, params: dict[str, Any]) -> "Run":
         """Open a run below this one, which lasts until ``end``."""
@@ -135,7 +138,7 @@ class Run:
         experiment = client.get_run(self.id).info.experiment_id
         tags = {"mlflow.parentRunId": self.id, "mlflow.source.name": name}
         made = Run(self.uri, client.create_run(experiment, tags=tags, run_name=name).info.run_id)
-        texts = [Param(key, public(str(value))[:500]) for key, value in params.items()]
+        texts = [Param(key, str(public_values(value))[:500]) for key, value in params.items()]
         client.log_batch(made.id, params=texts)
         return made
 
@@ -149,7 +152,7 @@ class Run:
         """Log a JSON document."""
         import mlflow
 
-        mlflow.log_dict(json.loads(public(json.dumps(value))), name)
+        mlflow.log_dict(public_values(value), name)
 
     def bytes(self, name: str, data: bytes) -> None:
         """Log a file by its content."""
@@ -201,7 +204,7 @@ def run(job: str, params: dict[str, Any]) -> Iterator[Run]:
     )
     status = "FAILED"
     try:
-        mlflow.log_params({k: public(str(v))[:500] for k, v in params.items()})
+        mlflow.log_params({k: str(public_values(v))[:500] for k, v in params.items()})
         mlflow.log_dict(versions(), "versions.json")
         yield Run(uri, run_id)
         status = "FINISHED"

@@ -49,6 +49,48 @@ def mlflow_server(s3, tmp_path_factory):
     process.wait()
 
 
+RECORDED = """
+from manifpt import tracking
+with tracking.run("secret", {"input": ("https://host/a?sig=canary-token-95",)}) as run:
+    run.tags({"place": "https://me:canary-pass-77@host"})
+    run.document("summary.json", {"given": "https://host/a?sig=canary-token-95"})
+    run.child("trial", {"input": "https://host/a?sig=canary-token-95"}).end("FINISHED")
+print(run.id)
+"""
+
+
+@pytest.mark.slow
+def test_the_password_of_a_server_and_signatures_are_nowhere(mlflow_server, tmp_path):
+    """MLflow prints where a run is when it ends, with the password that it was given."""
+
+    def run(uri: str) -> subprocess.CompletedProcess:
+        env = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": uri}
+        return subprocess.run(
+            [sys.executable, "-c", RECORDED],
+            capture_output=True, text=True, cwd=tmp_path, timeout=100, env=env,
+        )  # fmt: skip
+
+    done = run(mlflow_server.replace("://", "://me:canary-pass-77@"))
+    assert done.returncode == 0, done.stderr
+    assert "canary" not in done.stdout + done.stderr
+    client = MlflowClient(mlflow_server)
+    found = client.get_run(done.stdout.split()[-1])
+    children = client.search_runs(
+        [found.info.experiment_id], f"tags.`mlflow.parentRunId` = '{found.info.run_id}'"
+    )
+    assert len(children) == 1
+    for one in (found, *children):
+        assert "canary" not in json.dumps(one.to_dictionary())
+    path = client.download_artifacts(found.info.run_id, "summary.json", str(tmp_path))
+    assert json.loads(Path(path).read_text()) == {"given": "https://host/a"}
+    (port,) = free_ports(1)
+    for uri in ("http://me:canary-pass-77@127.0.0.1:{}", "http://127.0.0.1:{}/?token=canary-token"):
+        failed = run(uri.format(port))
+        assert failed.returncode == 1  # the edge of a job makes it one line
+        assert "ManifptError: MLFLOW_TRACKING_URI http://127.0.0.1" in failed.stderr
+        assert "canary" not in failed.stdout + failed.stderr.splitlines()[-1]
+
+
 @pytest.fixture(scope="module")
 def cluster(s3, mlflow_server, tmp_path_factory):
     """A head node of its own; Ray's sockets need a short path."""

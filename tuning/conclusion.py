@@ -7,7 +7,7 @@ from typing import Any
 
 from manifpt import storage
 from manifpt.attribution.attributor import Attributor
-from manifpt.errors import ManifptError
+from manifpt.errors import ManifptError, public
 from manifpt.evaluation.evaluate import evaluate
 from manifpt.tracking import Run
 from tuning import report
@@ -36,7 +36,7 @@ def conclude(
         print(f"test images, {name}: {row['accuracy']:.3f} ({row['low']:.3f}-{row['high']:.3f})")
     print(f"best attributor: {best['attributor']}")
     store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
-    print(f"runs: .venv/bin/mlflow ui --backend-store-uri {store}\n", flush=True)
+    print(f"runs: .venv/bin/mlflow ui --backend-store-uri {public(store)}\n", flush=True)
     _log(sweep, results, table, weights, best, tracked)
     storage.write_json(storage.join(sweep.output, "leaderboard.json"), report.ranked(results))
     summary = {"output": sweep.output, "trials": len(results), "best": best["key"]}

@@ -1,6 +1,7 @@
 """A trained attributor as a folder: weights, classes, normalisation, and what it was made from."""
 
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,18 +11,20 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from manifpt import claims, outputs, storage
+from manifpt import claims, integrity, outputs, storage
 from manifpt.attribution.fusion import pooled
 from manifpt.attribution.network import AttributionNetwork, Design, Outputs
 from manifpt.attribution.network import outputs as network_outputs
-from manifpt.attribution.open_set import OpenSet
+from manifpt.attribution.open_set import REMEDY, OpenSet
 from manifpt.backbone import folded
 from manifpt.branches import LOOKS, Branch, of_classes, read_artifacts
-from manifpt.errors import ManifptError
+from manifpt.errors import DamageError, ManifptError
 
 WEIGHTS = "weights.pt"
 SEEN = "seen.parquet"
 OPEN_SET = "unknown.npz"
+SEAL = "manifest_sha256"
+UNSEALED = ("kind", "key", "written", "manifpt", SEAL)  # what publishing adds
 # Of each space's artifacts, what an attributor must know to make the same of other images.
 KEPT = ("shape", "space", "decode", "manifold", "manifold_sha256", "projection")
 
@@ -36,8 +39,12 @@ class Attributor:
 
     @classmethod
     def open(cls, uri: str, device: str = "cpu") -> "Attributor":
-        """Open a finished attributor; its weights are read at first use."""
-        return cls(storage.absolute(uri), outputs.require(uri, "attributor", "--model"), device)
+        """Open a finished attributor; its files are read, and checked, at first use."""
+        manifest = outputs.require(uri, "attributor", "--model")
+        whole = all(name in manifest for name in ("classes", "branches", "design", "files"))
+        if not whole or manifest.get(SEAL, _seal(manifest)) != _seal(manifest):
+            raise DamageError(f"--model {uri}: its manifest is damaged or was changed; {REMEDY}")
+        return cls(storage.absolute(uri), manifest, device)
 
     @property
     def classes(self) -> list[str]:
@@ -51,11 +58,19 @@ class Attributor:
         found: list[dict[str, Any]] = self.manifest["branches"]
         return found
 
+    def _uri(self, name: str) -> str:
+        return storage.join(self.uri, name)
+
+    def _bytes(self, name: str) -> bytes:
+        """Return a file's content if it is that of the manifest; one that has no hash is taken."""
+        entry = self.manifest["files"].get(name, {})
+        return integrity.checked_bytes(self._uri(name), entry.get("sha256"), REMEDY)
+
     def network(self) -> AttributionNetwork:
         """Read the network with its weights as they were trained."""
-        data = storage.read_bytes(storage.join(self.uri, WEIGHTS))
+        data = self._bytes(WEIGHTS)
         network = AttributionNetwork(Design.from_card(self.manifest["design"]))
-        network.load_state_dict(torch.load(io.BytesIO(data), weights_only=True))
+        integrity.load_state(network, data, self._uri(WEIGHTS), REMEDY)
         # As in training: on CPUs convolutions are half as fast again in this order.
         ordered: AttributionNetwork = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return ordered.to(self.device)
@@ -73,7 +88,7 @@ class Attributor:
         """What tells the unknown; None of an attributor that was made without."""
         if OPEN_SET not in self.manifest["files"]:
             return None
-        return OpenSet.from_bytes(storage.read_bytes(storage.join(self.uri, OPEN_SET)))
+        return OpenSet.from_bytes(self._bytes(OPEN_SET), self._uri(OPEN_SET))
 
     def outputs(self, artifacts: Sequence[np.ndarray]) -> Outputs:
         """Return the network's logits and features of the artifacts in each space."""
@@ -110,12 +125,16 @@ class Attributor:
 
     def seen(self) -> frozenset[str]:
         """Return the pixel hashes of the images that training and validation used."""
-        table = storage.read_parquet(storage.join(self.uri, SEEN))
+        table = self.seen_table()
         return frozenset(table["pixel_sha256"].to_pylist())
+
+    def seen_table(self) -> pa.Table:
+        """Return the hashes of the images that training and validation used, a row an image."""
+        return storage.parquet_table(self._uri(SEEN), self._bytes(SEEN))
 
     def seen_looks(self) -> np.ndarray | None:
         """Return their perceptual hashes, N uint64, None if it was made of artifacts without."""
-        table = storage.read_parquet(storage.join(self.uri, SEEN))
+        table = self.seen_table()
         if LOOKS not in table.column_names or table[LOOKS].null_count == table.num_rows:
             return None
         found: np.ndarray = np.unique(table[LOOKS].drop_null().to_numpy())
@@ -131,6 +150,16 @@ class Attributor:
                     f"{option}: the attributor was trained with manifold {names[0]}, not "
                     f"{names[1]}; give the manifold that it was trained with"
                 )
+
+
+def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return an attributor's manifest with a hash of itself, by which damage shows."""
+    return manifest | {SEAL: _seal(manifest)}
+
+
+def _seal(manifest: dict[str, Any]) -> str:
+    kept = {name: value for name, value in manifest.items() if name not in UNSEALED}
+    return storage.digest(json.loads(json.dumps(kept)))  # as it will be read
 
 
 class Unknown(NamedTuple):
@@ -186,7 +215,7 @@ def publish_attributor(claim: claims.Claim, made: Made, facts: dict[str, Any]) -
         # `augment` is what training itself does to maps.
         **({"augmentation": augmentation} if augmentation else {}),
     }
-    return claim.publish(body)
+    return claim.publish(sealed(body))
 
 
 def seen_by(branch: Branch, classes: Sequence[str]) -> pa.Table:

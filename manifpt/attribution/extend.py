@@ -18,10 +18,10 @@ import torch
 from manifpt import claims, outputs, session, storage, tensors
 from manifpt.artifacts import EVALUATED, compute_artifacts
 from manifpt.attribution.attributor import (
-    SEEN,
     Attributor,
     Made,
     described,
+    sealed,
     seen_by,
     write_files,
 )
@@ -195,8 +195,9 @@ def _publish(
         "artifacts": [branch.uri for branch in new],
         "classes": made.classes[len(old.classes) :],
     }
-    before = storage.read_parquet(storage.join(old.uri, SEEN))
-    seen = pa.concat_tables([before, seen_by(new[0], made.classes)], promote_options="default")
+    seen = pa.concat_tables(
+        [old.seen_table(), seen_by(new[0], made.classes)], promote_options="default"
+    )
     body = {
         **{name: value for name, value in old.manifest.items() if name not in RENEWED},
         **facts,
@@ -208,4 +209,4 @@ def _publish(
         "extensions": [*old.manifest.get("extensions", []), extension],
         "files": write_files(claim.folder, made, seen),
     }
-    return claim.publish(body)
+    return claim.publish(sealed(body))

@@ -27,9 +27,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from manifpt import integrity
 from manifpt.attribution.decision import REAL
 from manifpt.attribution.gaussian import ClassGaussian
 from manifpt.attribution.network import Outputs
+from manifpt.errors import DamageError
 
 FEATURES_SHARE = 0.5
 # So many generators at most are left out in turn.
@@ -40,6 +42,7 @@ MOST_FAMILIAR = 3.0
 RIDGE = 0.01
 # Of each class, so many validation images are kept, which groups of images are compared with.
 KEPT = 200
+REMEDY = "copy the attributor again, or train it anew"
 ARRAYS = ("weights", "centre", "scale", "worth", "known", "labels", "probabilities", "strangeness")
 LOGITS, FEATURES, MANIFOLD = ("max_probability", "max_logit", "energy"), "features", "manifold"
 
@@ -161,10 +164,12 @@ class OpenSet:
         return sink.getvalue()
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> "OpenSet":
-        """Return what ``to_bytes`` wrote."""
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            arrays = dict(file)
+    def from_bytes(cls, data: bytes, uri: str = "open set") -> "OpenSet":
+        """Return what ``to_bytes`` wrote; anything else raises DamageError, which names ``uri``."""
+        arrays = integrity.arrays(data, uri, REMEDY)
+        wanted = {*ARRAYS, f"means-{FEATURES}", f"whitening-{FEATURES}"}
+        if wanted - arrays.keys():
+            raise DamageError(f"{uri}: lacks {min(wanted - arrays.keys())}; {REMEDY}")
 
         def gaussian(name: str) -> ClassGaussian:
             return ClassGaussian(arrays[f"means-{name}"], arrays[f"whitening-{name}"])

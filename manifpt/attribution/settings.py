@@ -1,7 +1,7 @@
 """What a user may choose of attributions, besides the images, the attributor and the resources."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from manifpt.attribution import grouping
@@ -58,7 +58,7 @@ class Settings:
         """Return all that decides the tables, as JSON."""
         return [
             vars(self.selection),
-            asdict(self.reading),
+            self.reading.facts(),
             [self.duplicates, self.near_distance],
             vars(self.rule),
             list(map(str, self.views)),

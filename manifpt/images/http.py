@@ -7,7 +7,6 @@ of its own.
 
 import functools
 import http.client
-import ipaddress
 import socket
 import ssl
 import threading
@@ -18,10 +17,12 @@ from dataclasses import dataclass
 from urllib.parse import quote, urljoin, urlsplit
 
 from manifpt import __version__
+from manifpt.errors import public
+from manifpt.images.addresses import is_public
 from manifpt.images.decode import DecodeError
 
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _PIECE = 2**16
+_NO_NAME = "the URL's host is no name"
 _SAFE = "/%:@!$&'()*+,;=~-._?"
 
 
@@ -75,20 +76,6 @@ def _tls() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-def is_public(address: str) -> bool:
-    """Tell whether an IP address, and any that is embedded in it, is one of the public internet."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    meant: list[ipaddress.IPv4Address | ipaddress.IPv6Address] = [ip]
-    if isinstance(ip, ipaddress.IPv6Address):
-        if ip.ipv4_mapped is not None:
-            meant = [ip.ipv4_mapped]
-        elif ip in _NAT64:
-            meant = [ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)]
-        elif ip.sixtofour is not None:
-            meant.append(ip.sixtofour)
-    return all(one.is_global and not (one.is_multicast or one.is_reserved) for one in meant)
-
-
 def addresses(host: str, port: int, *, allow_private: bool) -> list[str]:
     """Resolve a host and return those of its addresses that may be connected to."""
     try:
@@ -98,7 +85,7 @@ def addresses(host: str, port: int, *, allow_private: bool) -> list[str]:
             raise _TransientError("download_failed", f"{host}: {error.strerror}") from None
         raise DecodeError("download_failed", f"{host}: {error.strerror}") from None
     except UnicodeError:
-        raise DecodeError("download_failed", "the URL's host is no name") from None
+        raise DecodeError("download_failed", _NO_NAME) from None
     found = list(dict.fromkeys(str(answer[4][0]) for answer in answers))
     allowed = [address for address in found if allow_private or is_public(address)]
     if not allowed:
@@ -140,6 +127,8 @@ def _followed(
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             scheme = f"{parts.scheme}:" if parts.scheme else "no scheme"
             raise DecodeError("forbidden_address", f"{scheme} is neither http: nor https:")
+        if "%" in parts.hostname.partition(":")[0]:  # a password's part, if @ was percent-encoded
+            raise DecodeError("download_failed", _NO_NAME)
         found = addresses(parts.hostname, port, allow_private=allow_private)
         left = deadline - time.monotonic()
         if left <= 0:
@@ -217,7 +206,7 @@ def _failures(
         if isinstance(error, ssl.SSLCertVerificationError):
             raise DecodeError("download_failed", f"{host}: {error.verify_message}") from None
         code = "too_slow" if isinstance(error, TimeoutError) else "download_failed"
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = public(" ".join(str(error).split())) or type(error).__name__
         raise _TransientError(code, f"{host}: {reason}"[:200]) from None
     else:
         # A cut may also look like the end of an answer without a length.

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 from manifpt import storage
 from manifpt.images import parquet, tables, tars
-from manifpt.images.contents import Reserve, content, in_order
+from manifpt.images.contents import Reserve, content, in_order, is_web
 from manifpt.images.decode import DecodeError, DecodeRule
 from manifpt.images.sidecars import Beside
 from manifpt.images.sources import SPLITS, Reading, Unit
 from manifpt.images.text import one_line, printable, text_of
+from manifpt.redaction import public_uri
 
 # Columns that say what an image is; in Parquet only where they are strings.
 DECLARED = ("source", "split")
@@ -65,15 +66,25 @@ def _broken(unit: Unit, error: BaseException) -> Raw:
     return Raw(row_id, unit.uris[0], None, error="broken_archive", message=one_line(error))
 
 
-def _fetched(raw: Raw, reserve: Reserve | None, max_bytes: int, allow_private: bool) -> Raw:
-    """Return an image with the content of its URI, or the error; one that has an error stays."""
+def _fetched(
+    raw: Raw, reserve: Reserve | None, max_bytes: int, reading: Reading, *, of_table: bool
+) -> Raw:
+    """Return an image with the content of its URI, or the error; one that has an error stays.
+
+    The URI that a table names is shown without its credentials. Names in a listing have none.
+    """
     if raw.error:
         return raw
+    shown = raw._replace(uri=public_uri(raw.uri)) if of_table else raw
     try:
-        data = content(raw.uri, max_bytes, allow_private=allow_private, reserve=reserve)
-        return raw._replace(data=data)
+        allow = reading.allow_private
+        data = content(raw.uri, max_bytes, allow_private=allow, reserve=reserve)
     except DecodeError as error:
-        return raw._replace(error=error.code, message=str(error))
+        message = str(error)
+        if shown.uri != raw.uri and not is_web(raw.uri):
+            message = message.partition(":")[0]  # the rest may quote any part of the URI
+        return shown._replace(error=error.code, message=message)
+    return shown._replace(data=data)
 
 
 def _all_fetched(
@@ -81,8 +92,9 @@ def _all_fetched(
 ) -> Iterator[Raw]:
     if wanted is not None:  # the others are not even asked for
         raws = (raw for raw in raws if wanted(printable(raw.id)))
-    fetch = partial(_fetched, max_bytes=max_bytes, allow_private=unit.reading.allow_private)
-    remote = unit.kind == "table" or storage.is_s3(unit.uris[0])
+    of_table = unit.kind == "table"
+    fetch = partial(_fetched, max_bytes=max_bytes, reading=unit.reading, of_table=of_table)
+    remote = of_table or storage.is_s3(unit.uris[0])
     return in_order(fetch, raws) if remote else (fetch(raw, None) for raw in raws)
 
 
@@ -107,7 +119,7 @@ def _raw_rows(unit: Unit) -> Iterator[Raw]:
             raw = Raw(f"{unit.ids[0]}/{name}", f"{table}#{number}", None, **_declared(row, reading))
             if isinstance(entry, str) and entry.strip():
                 try:
-                    raw = raw._replace(uri=tables.resolved(entry.strip(), table), error="")
+                    raw = raw._replace(uri=tables.resolved(entry.strip(), table, reading), error="")
                 except DecodeError as error:
                     raw = raw._replace(error=error.code, message=str(error))
             yield raw

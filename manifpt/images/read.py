@@ -52,7 +52,7 @@ def row_of(
     the row in place of the perceptual hash, see ``images_table``.
     """
     row: dict[str, Any] = dict.fromkeys(IMAGES)
-    row |= {"id": raw.id, "uri": public(raw.uri), "source": raw.source, "split": raw.split}
+    row |= {"id": raw.id, "uri": raw.uri, "source": raw.source, "split": raw.split}
     row |= raw.columns or {}
     if raw.data is None:
         found = DecodeError(raw.error, raw.message)

@@ -68,7 +68,8 @@ class Reading:
 
     ``image_column`` holds the bytes in Parquet, ``id_column`` the ids, ``uri_column`` the URIs of
     a table of them; ``columns`` are metadata that travel with the images. ``allow_private`` lets
-    downloads reach addresses that are not public.
+    downloads reach addresses that are not public. Of a table on S3, ``allow_buckets`` are further
+    buckets that it may name, and ``allow_local`` lets it name local files.
     """
 
     image_column: str | None = None
@@ -76,11 +77,19 @@ class Reading:
     uri_column: str | None = None
     columns: tuple[str, ...] = ()
     allow_private: bool = False
+    allow_buckets: tuple[str, ...] = ()
+    allow_local: bool = False
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Reading":
         """Return the reading that ``asdict`` made a JSON object of."""
-        return cls(**value | {"columns": tuple(value.get("columns", ()))})
+        lists = {name: tuple(value.get(name, ())) for name in ("columns", "allow_buckets")}
+        return cls(**value | lists)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what keys are made of; keys without newer fields stay those of before."""
+        newer = {"allow_buckets", "allow_local"}
+        return {name: v for name, v in asdict(self).items() if v or name not in newer}
 
 
 AS_FOUND = Reading()
@@ -127,7 +136,7 @@ class Unit:
         if self.rows is not None:
             facts.append(self.rows)
         if self.reading != AS_FOUND:
-            facts.append(asdict(self.reading))
+            facts.append(self.reading.facts())
         return facts
 
 

@@ -17,10 +17,13 @@ from manifpt import storage
 from manifpt.errors import ManifptError
 from manifpt.images import parquet
 from manifpt.images.decode import DecodeError
-from manifpt.images.sources import PARQUET, Reading, Unit
+from manifpt.images.sources import AS_FOUND, PARQUET, Reading, Unit
+from manifpt.redaction import public_uri
 
 ROWS_PER_UNIT = 1024
 MOST_LINE = 2**20
+# Letters as botocore allows them, or the ARN of an access point.
+_BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}|arn:aws[A-Za-z0-9:._-]*:accesspoint")
 # Columns that hold URIs, where the user names none; img2dataset, LAION and others use them.
 URI_COLUMNS = (
     "url",
@@ -191,24 +194,52 @@ def _parquet_rows(unit: Unit) -> Iterator[dict[str, Any]]:
             yield row.texts
 
 
-def resolved(text: str, table: str) -> str:
+def resolved(text: str, table: str, reading: Reading = AS_FOUND) -> str:
     """Return where an entry of a table leads: relative paths begin at the table's folder.
 
-    DecodeError if it leads where a table may not: to a local file from one that is not local, out
-    of its bucket, or to a scheme that is not read.
+    A local table is the user's own and may name any file, but one on S3 only the web and what is
+    in its own bucket, unless ``reading`` allows more. Else, and where the scheme is not read, this
+    is a DecodeError.
     """
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", text)
-    if scheme is not None and scheme[1].lower() in {"http", "https", "s3"}:
-        return scheme[0].lower() + text[scheme.end() :]
-    if scheme is not None and scheme[1].lower() != "file":
-        raise DecodeError("forbidden_address", f"{scheme[1]}:// is not read")
-    folder, path = posixpath.dirname(table), text[scheme.end() if scheme else 0 :]
+    kind = scheme[1].lower() if scheme else ""
+    path = text[scheme.end() if scheme else 0 :]
+    if kind in {"http", "https"}:
+        return f"{kind}://{path}"
+    if kind not in {"", "file", "s3"}:
+        raise DecodeError("forbidden_address", f"{kind}:// is not read")
+    if kind == "s3":
+        return _on_s3(path, table, reading)
     if not storage.is_s3(table):
-        return posixpath.normpath(posixpath.join(folder, path))
-    if scheme is not None or path.startswith("/"):
-        raise DecodeError("forbidden_address", "a local path in a table that is not local")
-    bucket = table.split("/")[2]
-    path = posixpath.normpath(posixpath.join(folder.removeprefix("s3://"), path))
-    if not path.startswith(f"{bucket}/"):
+        return _beside(path, posixpath.dirname(table))
+    if kind == "file" or path.startswith("/"):
+        if not reading.allow_local:
+            raise DecodeError("forbidden_address", "a local path; see --allow-local")
+        return _beside(path, "/")
+    found = _beside(path, posixpath.dirname(table).removeprefix("s3://"))
+    if not found.startswith(f"{_bucket(table)}/"):
         raise DecodeError("forbidden_address", "a path that leads out of the table's bucket")
+    return f"s3://{found}"
+
+
+def _beside(path: str, folder: str) -> str:
+    return posixpath.normpath(posixpath.join(folder, path))
+
+
+def _bucket(uri: str) -> str:
+    return uri.removeprefix("s3://").partition("/")[0]
+
+
+def _on_s3(path: str, table: str, reading: Reading) -> str:
+    """Return the URI of an object, in a bucket that a table on S3 may name; others raise."""
+    bucket, _, key = path.partition("/")
+    if not _BUCKET.fullmatch(bucket) or not key:
+        named = public_uri(f"s3://{path}")[:200]
+        raise DecodeError("missing_image", f"{named} is no bucket with a key")
+    if not storage.is_s3(table):
+        return f"s3://{path}"
+    if bucket not in {_bucket(table), *reading.allow_buckets}:
+        raise DecodeError("forbidden_address", f"{bucket} is not its bucket; see --allow-buckets")
+    if ".." in key.split("/"):  # a server may take this for the folder above
+        raise DecodeError("forbidden_address", "a key with a part ..")
     return f"s3://{path}"

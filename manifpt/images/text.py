@@ -2,6 +2,8 @@
 
 import json
 
+from manifpt.errors import public
+
 # A longer value of metadata is none: it would be in the memory of every step.
 MOST_TEXT = 2**20
 
@@ -26,6 +28,6 @@ def text_of(value: object) -> str | None:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's kind and the first line of its text."""
-    lines = str(error).splitlines() or [""]
+    """Return an error's kind and the first line of its text, without the name of a file."""
+    lines = public(str(getattr(error, "strerror", None) or error)).splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}"[:200]

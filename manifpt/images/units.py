@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from manifpt import storage
-from manifpt.errors import ManifptError
+from manifpt.errors import ManifptError, public
 from manifpt.images import listing, parquet
 from manifpt.images.listing import Found
 from manifpt.images.patterns import Pattern, is_pattern, root_of
@@ -268,7 +268,7 @@ def units(
             missing = not storage.exists(one.uri)
             reason = "no such file or folder" if missing else "holds no files"
             raise ManifptError(f"--input {one.uri}: {reason}; check the path")
-        print(f"--input {text}: {counts}", file=sys.stderr, flush=True)
+        print(f"--input {public(text)}: {counts}", file=sys.stderr, flush=True)
     if not kept:
         raise ManifptError(f"--input: nothing in it is of {selection}; check its {CARD}")
 

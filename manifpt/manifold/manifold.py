@@ -172,7 +172,10 @@ class Manifold:
         uri = storage.join(self.uri, entry["path"])
         sha = hashlib.sha256()
         with storage.reading(uri) as file:
-            total, width = _header(file, sha)
+            try:
+                total, width = _header(file, sha)
+            except (ValueError, SyntaxError, EOFError):
+                raise _damaged(uri) from None
             for start in range(0, total, step):
                 shape = (min(step, total - start), width)
                 piece = np.empty(shape, np.float32) if into is None else into

@@ -18,7 +18,7 @@ from PIL import Image
 import manifpt
 from manifpt import outputs, storage
 from manifpt.attribution import model
-from manifpt.attribution.attributor import Attributor
+from manifpt.attribution.attributor import Attributor, sealed
 from manifpt.attribution.decision import USUAL
 from manifpt.attribution.registered import ATTRIBUTOR, MANIFOLDS
 from manifpt.attribution.stage import trained_targets
@@ -150,7 +150,7 @@ def _files(scratch: str, attributor: Attributor, facts: Facts) -> dict[str, str]
     branches = [b | {"manifold": next(left).uri if b["manifold"] else None}
                 for b in attributor.branches]  # fmt: skip
     manifest = attributor.manifest | {"branches": branches}
-    storage.write_json(storage.join(folder, outputs.MANIFEST), manifest)
+    storage.write_json(storage.join(folder, outputs.MANIFEST), sealed(manifest))
     text = storage.join(scratch, MODEL_CARD)
     storage.write_bytes(text, card(facts).encode())
     files = {ATTRIBUTOR: folder, "model_card": text}

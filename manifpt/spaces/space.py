@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from manifpt import storage
 from manifpt.errors import ManifptError
 from manifpt.spaces.frequency import Frequency, rounding_noise
 from manifpt.spaces.pixels import Pixels
@@ -103,7 +102,7 @@ def _learned(name: str, size: int, options: Options) -> "Learned":
     return Learned(
         name,
         size,
-        weights_sha256=storage.sha256(source.uri),
+        weights_sha256=source.checked_sha256(option),
         layer=options.layer,
         pooled=options.pooled,
         precision=options.precision,

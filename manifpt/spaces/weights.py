@@ -4,8 +4,6 @@ Files hold tensors alone: nothing of them is executed.
 """
 
 import hashlib
-import io
-import pickle
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,25 +16,35 @@ from torch import Tensor, nn
 from manifpt import outputs, storage
 from manifpt.backbone import last_layer
 from manifpt.errors import DamageError, ManifptError
+from manifpt.integrity import torch_object
 
 # What the ImageNet networks of torchvision, and Barlow Twins, were given.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DOWNLOAD_SECONDS = 30
+WEIGHTS = "weights.pt"
 PREFIXES = ("", "module.", "backbone.", "module.backbone.", "encoder.", "module.encoder.", "model.")
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 
 
 class Source(NamedTuple):
-    """Where weights lie, and what is known of the network that they belong to."""
+    """Where weights lie, what is known of their network, and how their sha256 must begin."""
 
     uri: str
     facts: dict[str, Any]
+    sha256: str = ""
+
+    def checked_sha256(self, option: str) -> str:
+        """Return the hash of the weights; one that is known to be another raises."""
+        found = storage.sha256(self.uri)
+        if not found.startswith(self.sha256):
+            raise DamageError(f"{option} {self.uri}: differs from its hash; make or copy it again")
+        return found
 
 
 def find_weights(given: str | None, backbone: str, option: str) -> Source:
     """Return where the weights are: a file, a folder of pretrain_embedding, or a download."""
     if given is None:
-        return Source(_downloaded(backbone, option), {})
+        return _downloaded(backbone, option)
     uri = storage.absolute(given)
     manifest = outputs.read(uri)
     if manifest is None:
@@ -46,7 +54,11 @@ def find_weights(given: str | None, backbone: str, option: str) -> Source:
     if manifest.get("kind") != "encoder":
         raise ManifptError(f"{option} {given}: holds {manifest.get('kind')}, not an encoder")
     names = ("backbone", "stem", "network_size", "mean", "std")
-    return Source(storage.join(uri, "weights.pt"), {name: manifest[name] for name in names})
+    if not all(name in manifest for name in names):
+        raise DamageError(f"{option} {given}: its manifest is damaged; make the encoder again")
+    entry = manifest.get("files", {}).get(WEIGHTS, {})
+    facts = {name: manifest[name] for name in names}
+    return Source(storage.join(uri, WEIGHTS), facts, entry.get("sha256", ""))
 
 
 @contextmanager
@@ -59,16 +71,16 @@ def _waiting_at_most(seconds: float) -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _downloaded(backbone: str, option: str) -> str:
+def _downloaded(backbone: str, option: str) -> Source:
     """Return the file of torchvision's first ImageNet weights, downloaded once a machine."""
     from torchvision import models
 
     url = next(iter(models.get_model_weights(backbone))).url
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     path = folder / url.rsplit("/", 1)[-1]
-    if path.exists():
-        return str(path)
     digest = path.stem.rsplit("-", 1)[-1]
+    if path.exists():
+        return Source(str(path), {}, digest)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _waiting_at_most(DOWNLOAD_SECONDS):
@@ -78,7 +90,7 @@ def _downloaded(backbone: str, option: str) -> str:
             f"{option}: torchvision's weights of {backbone} could not be downloaded ({error}); "
             f"give a local file or an s3:// URI with {option}"
         ) from None
-    return str(path)
+    return Source(str(path), {}, digest)
 
 
 def read_weights(uri: str, sha256: str) -> dict[str, Tensor]:
@@ -86,12 +98,7 @@ def read_weights(uri: str, sha256: str) -> dict[str, Tensor]:
     data = storage.read_bytes(uri)
     if hashlib.sha256(data).hexdigest() != sha256:
         raise DamageError(f"{uri}: its hash is not that of the space's card; copy it again")
-    try:
-        found = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError):
-        raise ManifptError(
-            f"{uri}: not a PyTorch file of tensors alone; save the network's state_dict()"
-        ) from None
+    found = torch_object(data, uri, "save the network's state_dict()")
     for name in WRAPPERS:
         if isinstance(found, dict) and isinstance(found.get(name), dict):
             found = found[name]

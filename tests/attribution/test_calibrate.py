@@ -128,7 +128,7 @@ def test_the_job_decides_as_the_evaluation_and_by_the_rule_it_is_given(evaluated
 
 def test_an_attributor_without_an_open_set_opens_and_calls_nothing_unknown(out, tmp_path):
     old = storage.read_json(f"{out}/t/manifest.json")
-    del old["files"]["unknown.npz"], old["open_set"], old["calibration"]
+    del old["files"]["unknown.npz"], old["open_set"], old["calibration"], old["manifest_sha256"]
     storage.write_json(f"{tmp_path}/manifest.json", old)
     storage.copy(f"{out}/t/weights.pt", f"{tmp_path}/weights.pt")
     attributor = Attributor.open(str(tmp_path))

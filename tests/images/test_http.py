@@ -1,6 +1,7 @@
 """Downloads from a real server on loopback, which misbehaves in every way it can."""
 
 import http.server
+import ipaddress
 import socket
 import threading
 import time
@@ -8,10 +9,13 @@ from collections import Counter
 from typing import ClassVar
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from manifpt.images import http as web
+from manifpt.images.addresses import _REFUSED_4, _REFUSED_6, _TRANSLATED, _UNICAST_6, is_public
 from manifpt.images.decode import DecodeError
-from manifpt.images.http import Limits, download, is_public
+from manifpt.images.http import Limits, download
 
 QUICK = Limits(connect=1, read=0.5, total=2, attempts=3, redirects=3, pause=0.01)
 BODY = bytes(range(256)) * 40
@@ -53,6 +57,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(302, Location="/loop")
         elif path == "/file":
             self.answer(302, Location="file:///etc/passwd")
+        elif path == "/bucket":
+            self.answer(307, Location="s3://manifpt/secret.png")
         elif path == "/inside":
             self.answer(301, Location=f"http://localhost:{port}/ok")
         elif path == "/announced":
@@ -114,6 +120,7 @@ def test_what_arrives(server, path):
         ("/short", "download_failed", 3),
         ("/loop", "download_failed", 4),
         ("/file", "forbidden_address", 1),
+        ("/bucket", "forbidden_address", 1),
         ("/announced", "too_many_bytes", 1),
         ("/endless", "too_many_bytes", 1),
         ("/stuck", "too_slow", 3),
@@ -131,10 +138,13 @@ def test_what_does_not_arrive(server, path, code, requests):
 @pytest.mark.parametrize(
     "url",
     ["http://127.0.0.1:9/", "http://no-such-host.invalid/", "http://[::1", "http://a:b/",
-     "http://" + "x" * 300 + "/"],
+     "http://" + "x" * 300 + "/", "http://me:canary%40localhost/", "http://canary%40localhost/"],
 )  # fmt: skip
 def test_what_is_not_there_or_no_url(url):
-    assert failure(url) == "download_failed"
+    with pytest.raises(DecodeError) as error:
+        fetch(url)
+    assert error.value.code == "download_failed"
+    assert "canary" not in str(error.value)
 
 
 def test_private_addresses_are_refused_unless_allowed(server):
@@ -168,10 +178,65 @@ def test_private_addresses_are_refused_unless_allowed(server):
         ("::ffff:10.0.0.1", False),
         ("64:ff9b::a00:1", False),
         ("2002:a00:1::", False),
+        # Metadata and wire servers of clouds.
+        ("168.63.129.16", False),
+        ("168.63.129.17", True),
+        ("192.0.0.192", False),
+        ("100.100.100.200", False),
+        ("fd00:ec2::254", False),
+        ("fd20:ce::254", False),
+        # The special-purpose registries of IANA.
+        ("192.0.0.9", False),
+        ("192.0.2.1", False),
+        ("192.88.99.1", False),
+        ("192.88.98.1", True),
+        ("198.18.0.1", False),
+        ("198.51.100.1", False),
+        ("203.0.113.1", False),
+        ("223.255.255.255", True),
+        ("fec0::1", False),
+        ("100::1", False),
+        ("100:0:0:1::1", False),
+        ("2001:1::1", False),
+        ("2001:2::1", False),
+        ("2001:20::1", False),
+        ("2001:db8::1", False),
+        ("2001:4860:4860::8888", True),
+        ("3fff::1", False),
+        ("5f00::1", False),
+        ("4000::1", False),
+        # IPv4 inside of IPv6: compatible, local NAT64, Teredo, 6to4, ISATAP.
+        ("::8.8.8.8", False),
+        ("::ffff:168.63.129.16", False),
+        ("64:ff9b::a83f:8110", False),
+        ("64:ff9b:1::808:808", False),
+        ("2001:0:4136:e378:8000:63bf:3fff:fdd2", False),
+        ("2002:808:808::", False),
+        ("2606:4700::5efe:10.0.0.1", False),
+        ("2606:4700::200:5efe:10.0.0.1", False),
+        ("2606:4700::5efe:8.8.8.8", True),
     ],
 )
 def test_which_addresses_are_public(address, public):
     assert is_public(address) == public
+
+
+NETWORKS = [*_REFUSED_4, *_REFUSED_6, *_TRANSLATED, _UNICAST_6]
+EDGES = [ip for network in NETWORKS for ip in (network[0], network[-1])]
+BESIDE = [ip + 1 for ip in EDGES if int(ip) + 1 < 2**ip.max_prefixlen]
+BESIDE += [ip - 1 for ip in EDGES if int(ip)]
+
+
+@given(st.ip_addresses() | st.sampled_from([*EDGES, *BESIDE]))
+@settings(max_examples=2000, deadline=None)
+def test_what_is_public_is_global_for_python_too(ip):
+    """But not the other way round: the own list is stricter."""
+    if is_public(str(ip)):
+        if ip.version == 6 and any(ip in network for network in _TRANSLATED):
+            ip = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        assert ip.is_global
+        assert not ip.is_multicast
+        assert not ip.is_reserved
 
 
 def test_a_redirect_into_a_private_network_is_refused(server, monkeypatch):

@@ -8,11 +8,15 @@ import threading
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import png, write_folder
+import s3fs
+from conftest import draw, png, write_folder
+from PIL import Image
 
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Reading, plan, read_unit
 from manifpt.images.decode import DecodeError
+from manifpt.images.read import unit_from_json, unit_to_json
+from manifpt.images.sources import content_key
 from manifpt.images.tables import ROWS_PER_UNIT, resolved, rows
 from manifpt.images.units import units
 
@@ -144,7 +148,17 @@ def test_a_table_that_was_changed_is_not_read_as_if_nothing_was(tmp_path):
         ("../x.png", "/data/t.csv", "/x.png"),
         ("/abs/x.png", "/data/t.csv", "/abs/x.png"),
         ("https://h/x?y=1", "s3://b/t.csv", "https://h/x?y=1"),
-        ("s3://other/x", "s3://b/t.csv", "s3://other/x"),
+        ("s3://other/x", "s3://b/t.csv", None),
+        ("S3://b/f/x", "s3://b/t.csv", "s3://b/f/x"),
+        ("s3://b/../other/x", "s3://b/t.csv", None),
+        ("s3://b", "s3://b2/t.csv", None),
+        ("s3:///other/x", "s3://b/t.csv", None),
+        ("s3://me:canary@b/x", "s3://b/t.csv", None),
+        ("s3://arn:aws:s3:eu:1:accesspoint/other/x", "s3://b/t.csv", None),
+        ("s3://other/x", "/data/t.csv", "s3://other/x"),
+        ("s3://named/x", "s3://b/t.csv", "s3://named/x"),
+        ("HTTPS://h/x", "s3://b/t.csv", "https://h/x"),
+        ("//etc/passwd", "s3://b/t.csv", None),
         ("a/x.png", "s3://b/f/t.csv", "s3://b/f/a/x.png"),
         ("../x.png", "s3://b/f/t.csv", "s3://b/x.png"),
         ("../../c/x.png", "s3://b/f/t.csv", None),
@@ -152,15 +166,91 @@ def test_a_table_that_was_changed_is_not_read_as_if_nothing_was(tmp_path):
         ("file:///etc/passwd", "s3://b/t.csv", None),
         ("FILE:///etc/passwd", "s3://b/t.csv", None),
         ("ftp://h/x", "/data/t.csv", None),
+        ("s3://me:canary@b/x", "/data/t.csv", None),
+        ("s3://b", "/data/t.csv", None),
     ],
 )
 def test_where_an_entry_leads(entry, table, expected):
     if expected is None:
         with pytest.raises(DecodeError) as error:
-            resolved(entry, table)
-        assert error.value.code == "forbidden_address"
+            resolved(entry, table, Reading(allow_buckets=("named", "d")))
+        assert error.value.code in {"forbidden_address", "missing_image"}
+        assert "canary" not in str(error.value)
     else:
-        assert resolved(entry, table) == expected
+        assert resolved(entry, table, Reading(allow_buckets=("named", "d"))) == expected
+
+
+@pytest.mark.parametrize("entry", ["/etc/x.png", "file:///etc/x.png", "FILE:///etc/../etc/x.png"])
+def test_a_table_on_s3_names_local_files_only_if_that_is_allowed(entry):
+    assert resolved(entry, "s3://b/t.csv", Reading(allow_local=True)) == "/etc/x.png"
+    with pytest.raises(DecodeError):
+        resolved(entry, "s3://b/t.csv", Reading(allow_buckets=("etc",)))
+
+
+def test_what_a_table_may_name_travels_and_decides_keys_only_where_it_is_given(tmp_path):
+    write_folder(tmp_path, "real", range(1))
+    table = str(write_table(tmp_path / "t.csv", [{"url": "0000.png", "n": "1"}]))
+    given = {"allow_buckets": ("a",), "allow_local": True, "columns": ("n",)}
+    (unit,) = plan([table], reading=Reading(**given))
+    assert unit_from_json(unit_to_json(unit)) == unit
+    every = [{}, {"columns": ("n",)}, {"allow_local": True}, {"allow_buckets": ("a",)}, given]
+    keys = {content_key(plan([table], reading=Reading(**some))) for some in every}
+    assert len(keys) == len(every)
+    # As before there was any such setting: outputs of then are known again.
+    assert Reading(columns=("n",)).facts() == {
+        "image_column": None, "id_column": None, "uri_column": None, "columns": ("n",),
+        "allow_private": False,
+    }  # fmt: skip
+
+
+def test_a_table_on_s3_leads_to_its_bucket_and_those_that_are_named(s3, tmp_path):
+    fs = s3fs.S3FileSystem(use_listings_cache=False)
+    fs.mkdir("elsewhere")
+    for bucket in ("manifpt/named", "elsewhere"):
+        fs.pipe_file(f"{bucket}/0.png", png("real", 0))
+    Image.fromarray(draw("real", 0)).save(tmp_path / "0.png")
+    entries = ["0.png", "s3://elsewhere/0.png", f"{tmp_path}/0.png"]
+    local = write_table(tmp_path / "t.csv", [{"url": entry} for entry in entries])
+    fs.put(str(local), "manifpt/named/t.csv")
+
+    def errors(table, **allowed):
+        return [row["error"] for row in read([table], **allowed)]
+
+    no = "forbidden_address"
+    table = f"{s3}/named/t.csv"
+    assert errors(local) == [None, None, None]
+    assert errors(table) == [None, no, no]
+    assert errors(table, allow_buckets=("elsewhere",)) == [None, None, no]
+    assert errors(table, allow_local=True) == [None, no, None]
+
+
+def test_no_row_of_a_table_holds_what_its_uris_hide(s3, tmp_path):
+    """Whether an entry can be read or not, and whatever it is."""
+    write_folder(tmp_path, "real", range(1))
+    (tmp_path / "a?b=c.png").write_bytes(png("real", 0))
+    entries = [
+        "0000.png",
+        "http://me:canary@127.0.0.1:9/a.png?sig=canary",
+        "http://127.0.0.1:9/a b.png?sig=canary",
+        "http:/127.0.0.1:9/a.png?sig=canary",
+        "host.invalid/a.png?sig=canary",
+        "//me:canary@host.invalid/a.png",
+        "s3://key:canary@manifpt/a.png",
+        "s3://manifpt/none.png?X-Amz-Signature=canary",
+        "ftp://me:canary@host/a.png",
+        "http://no-such-host.invalid/1?sig=canary",
+        "http://no-such-host.invalid/1?sig=another-canary",
+    ]
+    table = write_table(tmp_path / "t.csv", [{"url": entry} for entry in entries])
+    found = read([table], allow_private=True)
+    assert len({row["id"] for row in found}) == len(entries)
+    for row in found:
+        assert "canary" not in f"{row['uri']} {row['message']} {row['id']}"
+        assert (row["error"] is None) == (row["uri"] == f"{tmp_path}/0000.png")
+    assert found[1]["uri"] == "http://127.0.0.1:9/a.png"
+    # Names in a listing are no secrets: they lead to the file.
+    (listed,) = read([tmp_path / "a?b=c.png"])
+    assert listed["uri"] == f"{tmp_path}/a?b=c.png"
 
 
 def test_a_table_in_the_web_keeps_its_order_while_downloads_overlap(tmp_path):
