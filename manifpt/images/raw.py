@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 from manifpt import storage
 from manifpt.errors import ManifptError
 from manifpt.images import tables, tars
+from manifpt.images.container import BrokenError, opened
 from manifpt.images.contents import content, in_order, one_line
 from manifpt.images.decode import DecodeError, DecodeRule
+from manifpt.images.ids import Keys, broken_id, member_uri, row_id
 from manifpt.images.sources import PARQUET, SPLITS, Reading, Unit, stem
 
 # Members of a WebDataset sample that describe the image and are none.
@@ -75,9 +77,9 @@ def _broken(unit: Unit, error: BaseException) -> Raw:
     """
     if isinstance(error, OSError) and not storage.blames_file(error, unit.uris[0]):
         raise error
-    inside = "~broken" if unit.rows is None else f"~broken-{unit.rows[0]:08d}"
-    row_id = f"{unit.ids[0]}/{inside}"
-    return Raw(row_id, unit.uris[0], None, error="broken_archive", message=one_line(error))
+    row_id = broken_id(unit.ids[0], unit.rows[0] if unit.rows else None)
+    message = str(error) if isinstance(error, BrokenError) else one_line(error)
+    return Raw(row_id, unit.uris[0], None, error="broken_archive", message=message)
 
 
 def _fetched(raw: Raw, max_bytes: int, allow_private: bool) -> Raw:
@@ -94,7 +96,7 @@ def _all_fetched(
     raws: Iterator[Raw], unit: Unit, max_bytes: int, wanted: Wanted | None
 ) -> Iterator[Raw]:
     if wanted is not None:  # the others are not even asked for
-        raws = (raw for raw in raws if wanted(printable(raw.id)))
+        raws = (raw for raw in raws if wanted(raw.id))
     fetch = partial(_fetched, max_bytes=max_bytes, allow_private=unit.reading.allow_private)
     remote = unit.kind == "table" or storage.is_s3(unit.uris[0])
     return in_order(fetch, raws) if remote else map(fetch, raws)
@@ -109,24 +111,29 @@ def _raw_files(unit: Unit) -> Iterator[Raw]:
 
 def _raw_rows(unit: Unit) -> Iterator[Raw]:
     """Yield the rows of a table of URIs, their content still to be fetched."""
-    table, reading = unit.uris[0], unit.reading
     try:
-        for number, row in tables.rows(unit):
-            column = tables.uri_column(list(row), reading)
-            entry = row.get(column) if column is not None else None
-            # Its number keeps an id unique where the column does not.
-            name = f"{number:08d}"
-            if reading.id_column is not None:
-                name = f"{text_of(row.get(reading.id_column))}~{number}"
-            raw = Raw(f"{unit.ids[0]}/{name}", f"{table}#{number}", None, **_declared(row, reading))
-            if isinstance(entry, str) and entry.strip():
-                try:
-                    raw = raw._replace(uri=tables.resolved(entry.strip(), table), error="")
-                except DecodeError as error:
-                    raw = raw._replace(error=error.code, message=str(error))
-            yield raw
-    except _BROKEN as error:
+        for row in tables.rows(unit):
+            yield _raw_row(row, unit)
+    except BrokenError as error:
         yield _broken(unit, error)
+
+
+def _raw_row(row: tables.Row, unit: Unit) -> Raw:
+    table, reading = unit.uris[0], unit.reading
+    name = None
+    if reading.id_column is not None:
+        cell = row.fields.get(reading.id_column)
+        name = cell if isinstance(cell, str) else str(text_of(cell))
+    own = row_id(unit.ids[0], row.number, name)
+    raw = Raw(own, f"{table}#{row.number}", None, **_declared(row.fields, reading))
+    column = tables.uri_column(list(row.fields), reading)
+    entry = row.fields.get(column) if column is not None else None
+    if not isinstance(entry, str) or not entry.strip():
+        return raw._replace(message=row.fault)
+    try:
+        return raw._replace(uri=tables.resolved(entry.strip(), table), error="")
+    except DecodeError as error:
+        return raw._replace(error=error.code, message=str(error))
 
 
 class _Beside:
@@ -156,60 +163,77 @@ class _Beside:
         return {str(row["key"]): row for row in rows}
 
 
-def _sample(members: dict[str, tars.Member], key: str, unit: Unit, known: _Beside) -> Iterator[Raw]:
-    """Yield the images of one WebDataset sample: members that share a name up to its first dot."""
-    facts: dict[str, Any] = {}
-    if "json" in members:
+class _Samples:
+    """The WebDataset samples of a tar: members that share a name up to its first dot."""
+
+    def __init__(self, unit: Unit, max_bytes: int) -> None:
+        self.unit, self.most = unit, 2 * max_bytes
+        self.keys, self.known = Keys(unit.ids[0]), _Beside(unit)
+        self.name: str | None = None
+        self.held: dict[str, tars.Member] = {}
+        self.size = 0
+
+    def add(self, member: tars.Member) -> Iterator[Raw]:
+        """Take the next member in; yield what is complete by now."""
+        if member.error and member.error != "too_many_bytes":
+            yield self._raw(member.name, member, {"columns": dict.fromkeys(self._columns)})
+            return
+        base = member.name.rpartition("/")[2]
+        short, _, extension = base.partition(".")
+        name = member.name[: len(member.name) - len(base)] + short
+        # A tar may hold a name twice, or a sample without end.
+        if name != self.name or extension in self.held or self.size > self.most:
+            yield from self.rest()
+        self.name = name
+        self.held[extension] = member
+        self.size += len(member.data or b"")
+
+    def rest(self) -> Iterator[Raw]:
+        """Yield the images of the sample that is held, or its lack of one."""
+        if self.name is not None and self.held:
+            declared = _declared(self._facts() or self.known.of(self.name), self.unit.reading)
+            images = [m for end, m in self.held.items() if _ending(end) not in SIDECARS]
+            for member in images:
+                yield self._raw(self.name if len(images) == 1 else member.name, member, declared)
+            if not images:
+                first = next(iter(self.held.values()))._replace(data=None, error="missing_image")
+                yield self._raw(self.name, first, declared)
+        self.name, self.held, self.size = None, {}, 0
+
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        return self.unit.reading.columns
+
+    def _raw(self, name: str, member: tars.Member, declared: dict[str, Any]) -> Raw:
+        uri = member_uri(self.unit.uris[0], member.name)
+        row = Raw(self.keys.id(name), uri, member.data, **declared)
+        return row._replace(error=member.error, message=member.message)
+
+    def _facts(self) -> dict[str, Any]:
+        data = self.held["json"].data if "json" in self.held else None
+        if data is None or len(data) > MOST_JSON:
+            return {}
         try:
-            parsed = json.loads(members["json"].data or b"")
-            facts = parsed if isinstance(parsed, dict) else {}
+            parsed = json.loads(data.decode(json.detect_encoding(data), "replace"))
         except (ValueError, RecursionError):
-            facts = {}
-    declared = _declared(facts or known.of(key), unit.reading)
-    images = [name for name in members if name.rsplit(".", 1)[-1].lower() not in SIDECARS]
-    for name in images:
-        inside = key if len(images) == 1 else f"{key}.{name}"
-        member, uri = members[name], f"{unit.uris[0]}#{key}.{name}"
-        row = Raw(f"{unit.ids[0]}/{inside}", uri, member.data, **declared)
-        yield row._replace(error=member.error, message=member.message)
-    if not images:
-        yield Raw(f"{unit.ids[0]}/{key}", f"{unit.uris[0]}#{key}", None, **declared)
+            return {}
+        return parsed if isinstance(parsed, dict) else {}
+
+
+def _ending(extension: str) -> str:
+    return extension.rsplit(".", 1)[-1].lower()
 
 
 def _raw_tar(unit: Unit, max_bytes: int) -> Iterator[Raw]:
-    fs, path = storage.filesystem(unit.uris[0])
-    key, held, size = None, dict[str, tars.Member](), 0
-    seen: set[str] = set()
-    known = _Beside(unit)
+    samples = _Samples(unit, max_bytes)
     try:
-        with fs.open(path, "rb") as file:
+        with opened(unit.uris[0]) as file:
             for member in tars.members(file, max_bytes):
-                name = printable(member.name)
-                if member.error and member.error != "too_many_bytes":
-                    row_id = f"{unit.ids[0]}/{unique(name, seen)}"
-                    nothing = dict.fromkeys(unit.reading.columns)
-                    yield Raw(row_id, f"{unit.uris[0]}#{name}", None, columns=nothing)._replace(
-                        error=member.error, message=member.message
-                    )
-                    continue
-                folder, _, base = name.rpartition("/")
-                sample, _, extension = base.partition(".")
-                # Ids must be unique, and a tar may hold a name twice, or a sample without end.
-                following = f"{folder}/{sample}" if folder else sample
-                full = size > 2 * max_bytes
-                if key is not None and (following != key or extension in held or full):
-                    yield from _sample(held, unique(key, seen), unit, known)
-                    held, size = {}, 0
-                key = following
-                held[extension] = member
-                size += len(member.data or b"")
-        if key is not None:
-            yield from _sample(held, unique(key, seen), unit, known)
-    except _BROKEN as error:
-        broken = _broken(unit, error)  # raises before a sample is taken for whole
-        if key is not None and held:
-            yield from _sample(held, unique(key, seen), unit, known)
-        yield broken
+                yield from samples.add(member)
+        yield from samples.rest()
+    except BrokenError as error:
+        yield from samples.rest()
+        yield _broken(unit, error)
 
 
 def unique(key: str, seen: set[str]) -> str:
@@ -300,7 +324,6 @@ def _raw(unit: Unit, rule: DecodeRule, wanted: Wanted | None) -> Iterator[Raw]:
         found = _raw_parquet(unit)
     for raw in found:
         yield raw._replace(
-            id=printable(raw.id),
             uri=printable(raw.uri),
             source=unit.source or raw.source,
             split=unit.split or raw.split,
