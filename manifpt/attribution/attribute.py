@@ -111,7 +111,8 @@ def attribute(
         "images_per_second": counts["rows_in"] / seconds,
         **source.facts(),
         "manifolds": [target.manifold.uri for target in targets.values() if target.manifold],
-        "inputs": work.facts,
+        "inputs": {name: fact for name, fact in work.facts.items() if name != "skipped"},
+        "skipped": work.facts.get("skipped", {}),
         **({"ensemble": list(map(str, settings.views))} if settings.views else {}),
     }
     storage.write_json(storage.join(output, SUMMARY), summary)
@@ -119,6 +120,17 @@ def attribute(
     outputs.publish(output, KIND, key, {**summary, "claim": claim, "files": files})
     pipeline.clear_records(output, work=False)  # --retry-quarantined reads the units again
     return summary
+
+
+def check_any(summary: dict[str, Any], output: str) -> None:
+    """Raise if none of the rows of a published output was attributed."""
+    if summary["ok"] == 0:
+        left = [f"{n} {code}" for code, n in summary["by_error"].items()]
+        left += [f"{n} skipped: {why}" for why, n in summary.get("skipped", {}).items()]
+        raise ManifptError(
+            f"--input: none of {summary['rows_in']} images could be attributed "
+            f"({', '.join(left) or 'there is none'}); {output}/quarantine says why"
+        )
 
 
 def _of_the_whole(

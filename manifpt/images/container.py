@@ -70,7 +70,7 @@ def opened(uri: str) -> Iterator[BinaryIO]:
     file: _Watched | None = None
     try:
         with _Watched(_open(uri)) as file:
-            yield cast(BinaryIO, file)
+            yield cast("BinaryIO", file)
     except (BrokenError, ManifptError):
         raise
     except Exception as error:

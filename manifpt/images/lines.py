@@ -19,6 +19,7 @@ _TABS: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
 # A path or URI, where a line may be a row or text of a field.
 _ENTRY = re.compile(r"\S*/\S*|.*\.\w{2,5}")
 
+
 class Record(NamedTuple):
     """The fields of a record, or the object, and where it ends; ``fault`` says what is wrong.
 
@@ -48,9 +49,7 @@ class Shape(NamedTuple):
         return whole and _ENTRY.fullmatch(fields[self.uri].strip()) is not None
 
 
-def records(
-    name: str, file: BinaryIO, offset: int, shape: Shape | None = None
-) -> Iterator[Record]:
+def records(name: str, file: BinaryIO, offset: int, shape: Shape | None = None) -> Iterator[Record]:
     """Yield each record from ``offset`` on of the table of this name; empty lines are none.
 
     The ``shape`` tells stray quotes from fields of several lines, see above; only a header is

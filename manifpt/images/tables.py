@@ -170,7 +170,8 @@ def rows(unit: Unit) -> Iterator[Row]:
     with opened(uri) as file:
         if uri.endswith(PARQUET):
             parquet = pq.ParquetFile(file)
-            found = ((r, "") for r in _parquet_rows(parquet, unit.reading, start, stop))
+            chosen = _parquet_rows(parquet, unit.reading, start, stop)
+            found: Iterator[tuple[dict[str, Any], str]] = ((row, "") for row in chosen)
         else:
             found = _text_rows(unit, _buffered(file))
         for fields, fault in itertools.islice(found, stop - start):
