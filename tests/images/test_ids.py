@@ -43,15 +43,12 @@ def test_the_fragment_of_a_members_uri_decodes_to_its_name(name):
     assert urllib.parse.unquote_to_bytes(fragment) == name
 
 
-@pytest.mark.parametrize("name", ["x.png", "Zoë/日本 1.jpg", "50%.png", "a#b?c&d", "./x", "_DSC1.JPG"])
+@pytest.mark.parametrize(
+    "name", ["x.png", "Zoë/日本 1.jpg", "50%.png", "a#b?c&d", "./x", "_DSC1.JPG"]
+)
 def test_ordinary_names_stay_as_they_are(name):
     assert escaped(name) == name
     assert member_uri("t.tar", name) == f"t.tar#{name}"
-
-
-contents = st.tuples(st.sampled_from(["tar", "table", "named table"]), st.lists(texts, max_size=5))
-# A path names a file, a container if it has something inside.
-listings = st.dictionaries(paths, st.none() | contents, max_size=8)
 
 
 def inside(prefix, kind, found):
@@ -69,18 +66,47 @@ def in_a_tree(path):
     return path.split("/")
 
 
+def ids_of(files, listed, **options):
+    """The ids of files and containers, whose content is given, in an order of listing."""
+    names, ids = Names("p", anyhow=options.pop("anyhow", False)), []
+    for path in listed:
+        if files[path] is None:
+            ids.append(names.file(path))
+        else:
+            ids += inside(names.container(path, **options), *files[path])
+    return ids
+
+
+UNIVERSE = "a.tar a.tgz a.tgz.tar a/x a/b.tar a/b/x a.tgz/x a.tgz~2/x a~/x a.tar/x a~.tar a-b/x"
+
+
+def test_ids_are_unique_for_all_sets_of_names_that_may_meet():
+    found = "x x x~2 b/x ~broken /x".split()
+    universe = {
+        p: ("tar", found) if p.endswith((".tar", ".tgz")) else None for p in UNIVERSE.split()
+    }
+    for count in range(len(universe) + 1):
+        for chosen in itertools.combinations(universe, count):
+            for order in (None, in_a_tree):
+                ids = ids_of(universe, sorted(chosen, key=order))
+                assert len(set(ids)) == len(ids), sorted(chosen, key=order)
+            for listed, whole in ((chosen, True), (chosen[::-1], False)):
+                ids = ids_of(universe, listed, anyhow=True, whole=whole)
+                assert len(set(ids)) == len(ids), listed
+
+
+kinds = st.sampled_from(["tar", "table", "named table"])
+# A path names a file, a container if it has something inside.
+contents = st.tuples(kinds, st.lists(texts, max_size=4))
+listings = st.dictionaries(paths, st.none() | contents, max_size=8)
+
+
 @given(listings, st.sampled_from(["sorted", "tree", "anyhow"]), st.booleans(), st.randoms())
 def test_ids_of_an_input_are_unique(files, order, whole, random):
     listed = sorted(files, key=in_a_tree if order == "tree" else None)
     if order == "anyhow":
         random.shuffle(listed)
-    given = Names("p", anyhow=order == "anyhow")
-    ids = []
-    for path in listed:
-        if files[path] is None:
-            ids.append(given.file(path))
-        else:
-            ids += inside(given.container(path, whole=whole), *files[path])
+    ids = ids_of(files, listed, anyhow=order == "anyhow", whole=whole)
     assert len(set(ids)) == len(ids)
 
 
