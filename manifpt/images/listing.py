@@ -201,7 +201,7 @@ def _objects(uri: str, seen: Listing) -> Iterator[Found]:
             yield found
     if empty and key:
         fs, path = storage.filesystem(uri)
-        with suppress(FileNotFoundError), storage.explained(uri):
+        with storage.explained(uri), suppress(FileNotFoundError):
             info = fs.info(path)
             if info["type"] == "file":
                 yield Found(uri, int(info["size"]))
