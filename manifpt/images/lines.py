@@ -1,8 +1,8 @@
 """The records of CSV, TSV and JSON lines: each costs at most its own line, however broken it is.
 
 A quoted field of CSV may run over line ends only where that is well-formed: the record has as many
-fields as the header, its last quote stands before a comma or a line end, and the lines between its
-first and its last are not all rows by themselves. Otherwise a quote is a stray one, which is a
+fields as the header, its last quote stands before a comma or a line end, and no line between its
+first and its last is a row by itself. Otherwise a quote is a stray one, which is a
 fault of its line, and the next line is a record again.
 """
 
@@ -17,7 +17,9 @@ MOST_LINE = 2**20
 JSON_LINES = (".jsonl", ".ndjson")
 _TABS: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
 # A path or URI, where a line may be a row or text of a field.
-_ENTRY = re.compile(r"\S*/\S*|.*\.\w{2,5}")
+_ENTRY = re.compile(
+    r"\S*/\S*|\S*\.\w{2,5}|.*\.(png|jpe?g|webp|gif|bmp|tiff?|avif|hei[cf])", re.IGNORECASE
+)
 
 
 class Record(NamedTuple):
@@ -178,5 +180,4 @@ def _well_formed(lines: list[_Line]) -> list[str] | None:
 def _is_one(fields: list[str], between: list[_Line], shape: Shape) -> bool:
     """Tell whether a record of several lines is one, and not rows between two stray quotes."""
     found = (next(csv.reader([line.text])) for line in between)
-    rows = bool(between) and all(map(shape.is_row, found))
-    return len(fields) == shape.fields and not rows
+    return len(fields) == shape.fields and not any(map(shape.is_row, found))
