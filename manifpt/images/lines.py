@@ -15,7 +15,6 @@ from typing import Any, BinaryIO, NamedTuple
 
 MOST_LINE = 2**20
 JSON_LINES = (".jsonl", ".ndjson")
-_TABS: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
 # A path or URI, where a line may be a row or text of a field.
 _ENTRY = re.compile(
     r"\S*/\S*|\S*\.\w{2,5}|.*\.(png|jpe?g|webp|gif|bmp|tiff?|avif|hei[cf])", re.IGNORECASE
@@ -62,7 +61,8 @@ def records(name: str, file: BinaryIO, offset: int, shape: Shape | None = None) 
         yield from map(_object, filter(_is_written, lines))
     elif name.endswith(".tsv"):
         # Tabs can't be quoted in TSV, so a quotation mark there is a letter like any other.
-        yield from (record for record in map(_tabbed, lines) if record.fields or record.fault)
+        parser = _Parser(delimiter="\t", quoting=csv.QUOTE_NONE)
+        yield from (r for r in map(parser.record, lines) if r.fields or r.fault)
     else:
         yield from (r for r in _quoted(_Ahead(lines), shape) if r.fields or r.fault)
 
@@ -96,28 +96,37 @@ def _object(line: _Line) -> Record:
     return Record(value, line.end)
 
 
-def _tabbed(line: _Line) -> Record:
-    return _alone(line, _TABS)[0]
+class _Parser:
+    """Parses lines one by one: the csv module's reader, asked for a record of each."""
 
+    def __init__(self, **dialect: Any) -> None:
+        self._reader = csv.reader(self, **dialect)
+        self._text = ""
+        self.ended = True  # whether the latest line does not end within a quoted field
 
-def _alone(line: _Line, dialect: dict[str, Any]) -> tuple[Record, bool]:
-    """Return a line as a record, and whether it ends within a quoted field."""
-    ended = True
+    def __iter__(self) -> Iterator[str]:
+        return self
 
-    def feed() -> Iterator[str]:
-        nonlocal ended
-        yield line.text
-        ended = False  # the parser asks for more
+    def __next__(self) -> str:
+        """Give the reader the line; it asks for another where a quoted field goes on."""
+        if not self._text:
+            self.ended = False
+            raise StopIteration
+        text, self._text = self._text, ""
+        return text
 
-    if line.fault:
-        return Record([], line.end, line.fault), False
-    try:
-        fields = next(csv.reader(feed(), **dialect))
-    except csv.Error as error:
-        return Record([], line.end, f"the line is broken: {error}"), False
-    if ended:
-        return Record(fields, line.end), False
-    return Record(fields[:-1], line.end, "a quoted field does not end on its line"), True
+    def record(self, line: _Line) -> Record:
+        """Return a line as a record."""
+        self._text, self.ended = line.text, True
+        if line.fault:
+            return Record([], line.end, line.fault)
+        try:
+            fields = next(self._reader)
+        except csv.Error as error:
+            return Record([], line.end, f"the line is broken: {error}")
+        if self.ended:
+            return Record(fields, line.end)
+        return Record(fields[:-1], line.end, "a quoted field does not end on its line")
 
 
 class _Ahead:
@@ -138,11 +147,12 @@ class _Ahead:
 
 
 def _quoted(lines: _Ahead, shape: Shape | None) -> Iterator[Record]:
+    parser = _Parser()
     for line in lines:
-        record, open_ = _alone(line, {})
+        record = parser.record(line)
         # Of a well-formed field of several lines, the first and the last have an odd number of
         # quotes, and those between an even one: no line is looked at more than twice.
-        if open_ and _is_odd(line):
+        if not parser.ended and _is_odd(line):
             yield _joined(line, lines, shape) or record
         else:
             yield record
