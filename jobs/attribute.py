@@ -76,7 +76,7 @@ class Status(JobConfig):
 
 def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Attribute and return the counts."""
-    from manifpt.attribution.attribute import attribute
+    from manifpt.attribution.attribute import attribute, check_any
     from manifpt.attribution.ensemble import views_of
     from manifpt.attribution.settings import Settings
 
@@ -103,6 +103,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         retry=config.retry_quarantined,
     )
     tracked.inputs(summary["inputs"], "attribute")
+    check_any(summary, config.output)
     return {"output": config.output, **summary}
 
 

@@ -27,6 +27,23 @@ _UNREACHABLE = {
     "ReadTimeoutError",
     "HTTPClientError",
 }
+# What S3 says of the caller, or of itself, whatever object was asked for.
+_OF_SERVICE = _EXPIRED | {
+    "AccountProblem",
+    "InvalidAccessKeyId",
+    "InvalidSecurity",
+    "InvalidToken",
+    "NotSignedUp",
+    "RequestTimeout",
+    "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "KMS.ThrottlingException",
+}
+# Answers to HEAD, which have no body, to a caller whose credentials are bad or to anybody.
+_UNSAID = {"400", "403"}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -34,10 +51,19 @@ def _is_s3(uri: str) -> bool:
     return uri.startswith("s3://")
 
 
+def _answer(error: BaseException) -> tuple[int, str]:
+    """Return the HTTP status and the code of S3's answer; 0 and "" if there was none."""
+    at: BaseException | None = error
+    while at is not None and not getattr(at, "response", None):
+        at = at.__cause__
+    answer = getattr(at, "response", None) or {}
+    status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return int(status), str(answer.get("Error", {}).get("Code", ""))
+
+
 def _code(error: BaseException) -> str:
     """Return the code in S3's answer, or what s3fs was told; "" if there is none."""
-    answer = getattr(error.__cause__ or error, "response", None) or {}
-    return str(answer.get("Error", {}).get("Code", ""))
+    return _answer(error)[1]
 
 
 def blames_file(error: Exception, uri: str) -> bool:
@@ -46,9 +72,16 @@ def blames_file(error: Exception, uri: str) -> bool:
     What comes from the storage as a whole, such as credentials that have expired or a server
     that fails, must stop a job: it would turn good images into rows of errors.
     """
-    if _is_s3(uri):
-        return isinstance(error, FileNotFoundError) or _code(error) == "AccessDenied"
-    return isinstance(error, OSError) and error.errno not in _OF_STORAGE
+    if not _is_s3(uri):
+        # A name that no file can have is a ValueError.
+        of_name = isinstance(error, ValueError)
+        return of_name or (isinstance(error, OSError) and error.errno not in _OF_STORAGE)
+    status, code = _answer(error)
+    if status:
+        refused = 300 <= status < 500 and status not in {401, 407, 408, 429}
+        return refused and code not in _OF_SERVICE | _UNSAID
+    of_name = isinstance(error, UnicodeError) or type(error).__name__ == "ParamValidationError"
+    return of_name or isinstance(error, FileNotFoundError)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ SHOWN = 3
 
 
 def check_ids(output: str, files: Sequence[dict[str, Any]]) -> None:
-    """Raise if two rows of an output's parts have the same id.
+    """Raise if two rows of an output's parts have the same id, which ``images.ids`` rules out.
 
     Ids go by their 64-bit hash to buckets on disk, of which one at a time is sorted: memory is
     that of 1/64 of 8 bytes a row. Only where hashes meet are the ids themselves compared.
@@ -72,8 +72,8 @@ def _raise_if_equal(output: str, files: Sequence[dict[str, Any]], hashes: np.nda
                 break
     if twice:
         raise ManifptError(
-            f"--output {output}: these ids name several images: {', '.join(sorted(twice))}; give "
-            "the inputs that hold them apart, as NAME=URI, with another --output"
+            f"--output {output}: these ids name several images: {', '.join(sorted(twice))}; please "
+            "report it; inputs given apart, as NAME=URI, with another --output, may help"
         )
 
 

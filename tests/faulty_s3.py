@@ -15,6 +15,7 @@ class FaultyS3:
     """Passes requests on; a share of them, by a seeded draw, gets 503 or waits ``slow`` seconds.
 
     ``expired`` turns every answer to 403 ExpiredToken; ``expire_after`` does after so many writes.
+    ``refused`` are the status and the code that answer for objects whose URL ends so.
     """
 
     def __init__(self, port: int, share: float = 0.0, slow: float = 0.0, seed: int = 0) -> None:
@@ -22,6 +23,7 @@ class FaultyS3:
         self.random, self.lock = random.Random(seed), threading.Lock()
         self.requests = self.failed = self.slowed = self.writes = 0
         self.expired, self.expire_after = False, None
+        self.refused: dict[str, tuple[int, str]] = {}
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -66,8 +68,12 @@ class FaultyS3:
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         """Answer one request."""
         body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
+        path = request.path.partition("?")[0]
+        refused = next((answer for end, answer in self.refused.items() if path.endswith(end)), None)
         fate = self.drawn(request.command)
-        if fate == "expired":
+        if refused is not None:
+            self.send(request, refused[0], {}, ANSWER.format(refused[1], "Refused.").encode())
+        elif fate == "expired":
             text = ANSWER.format("ExpiredToken", "The provided token has expired.")
             self.send(request, 403, {}, text.encode())
         elif fate == "failed":

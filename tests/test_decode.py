@@ -113,6 +113,7 @@ def test_an_image_of_the_right_size_is_left_alone_and_others_are_cropped_to_the_
     [
         (b"", "empty"),
         (b"hello, this is no image", "unknown_format"),
+        (bytes(b ^ (n == 30) for n, b in enumerate(encoded(Image.new("L", (9, 9))))), "corrupt"),
         (encoded(Image.effect_noise((64, 64), 50))[:900], "truncated"),
         (b"x" * (2**16 + 1), "too_many_bytes"),
         (encoded(Image.new("1", (300, 300))), "too_many_pixels"),

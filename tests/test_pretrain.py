@@ -142,9 +142,8 @@ def test_errors_are_one_line_and_leave_nothing(ray_session, reals, tmp_path, cap
     (none / "a.txt").write_text("hello")
     generated = tmp_path / "benchmark"
     write_folder(generated / "gan", "stripes", range(2))
-    (generated / "card.json").write_text(
-        json.dumps({"files": [{"path": "gan", "source": "gan", "split": "train"}]})
-    )
+    file = {"path": "gan", "source": "gan", "split": "train", "sha256": "0" * 64}
+    (generated / "card.json").write_text(json.dumps({"manifpt": "0", "files": [file]}))
     names = {"NONE": str(none), "REALS": f"real={reals}", "BENCHMARK": str(generated)}
     given = [names.get(flag, flag) for flag in flags]
     assert pretrain_embedding.main([*given, "--output", f"{tmp_path}/out"]) == 2

@@ -153,7 +153,8 @@ def _attributed(
         "images_per_second": counts["rows_in"] / seconds,
         **source.facts(),
         "manifolds": [t.manifold.uri for t in steps.targets.values() if t.manifold],
-        "inputs": work.facts,
+        "inputs": {name: fact for name, fact in work.facts.items() if name != "skipped"},
+        "skipped": work.facts.get("skipped", {}),
         **({"ensemble": list(map(str, settings.views))} if settings.views else {}),
     }
     storage.write_json(storage.join(output, SUMMARY), summary)
@@ -161,6 +162,17 @@ def _attributed(
     claim.publish({"key": published, **summary, "claim": claim.key, "files": files})
     pipeline.clear_records(output, work=False)  # --retry-quarantined reads the units again
     return summary
+
+
+def check_any(summary: dict[str, Any], output: str) -> None:
+    """Raise if none of the rows of a published output was attributed."""
+    if summary["ok"] == 0:
+        left = [f"{n} {code}" for code, n in summary["by_error"].items()]
+        left += [f"{n} skipped: {why}" for why, n in summary.get("skipped", {}).items()]
+        raise ManifptError(
+            f"--input: none of {summary['rows_in']} images could be attributed "
+            f"({', '.join(left) or 'there is none'}); {output}/quarantine says why"
+        )
 
 
 def _facts(records: Records) -> dict[str, Any]:

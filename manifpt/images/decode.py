@@ -34,6 +34,7 @@ FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
     "bilinear": Image.Resampling.BILINEAR,
 }
+PNG = b"\x89PNG\r\n\x1a\n"
 ROWS = 256  # rows of a deep image that are converted at once
 # Of a resized image of more pixels only the centre is made. Pillow takes its two passes in another
 # order there, so values may differ where the filter overshoots: ordinary images stay as they are.
@@ -51,7 +52,7 @@ ERRORS = {
     "too_much_memory": "decoding needs more memory than the limit",
     "crashed": "the process that decoded the image died of it",
     "unreadable": "storage could not deliver the file",
-    "broken_archive": "the rest of a tar or Parquet file could not be read",
+    "broken_archive": "the rest of a tar, a table or a Parquet file could not be read",
     "missing_image": "the row or sample holds no image",
     "unsafe_path": "the path of a tar's member is absolute or leads out of it",
     "unsafe_member": "a tar's member is a link, a device, a pipe or a file with holes",
@@ -215,6 +216,8 @@ def decode(data: bytes, rule: DecodeRule, other_sizes: Sequence[int] = ()) -> De
     except DecodeError:
         raise
     except UnidentifiedImageError:
+        if data.startswith(PNG):  # of which Pillow does not say that its header is broken
+            raise DecodeError("corrupt", "the header of the PNG is broken") from None
         raise DecodeError("unknown_format") from None
     except Image.DecompressionBombError as error:
         raise DecodeError("too_many_pixels", str(error)) from None

@@ -28,10 +28,12 @@ class Inventory:
         self._kinds: Counter[str] = Counter()
         self._sources: set[str] = set()
         self._bytes = 0
+        self._skipped: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[Unit]:
         self._begin()
-        for unit in units(self.inputs, self.selection, reading=self.reading):
+        skipped = self._skipped
+        for unit in units(self.inputs, self.selection, reading=self.reading, skipped=skipped):
             self._key.add(unit)
             self._kinds[unit.kind] += 1
             self._bytes += unit.bytes
@@ -46,7 +48,7 @@ class Inventory:
         return self._key.hexdigest()
 
     def describe(self) -> dict[str, Any]:
-        """Say what the inputs are, as ``sources.describe`` does."""
+        """Say what the inputs are, as ``sources.describe`` does, and what of them is skipped."""
         return {
             "given": self.given,
             "units": self._kinds.total(),
@@ -54,4 +56,5 @@ class Inventory:
             "kinds": dict(sorted(self._kinds.items())),
             "sources": sorted(self._sources),
             "content_key": self._key.hexdigest(),
+            "skipped": dict(sorted(self._skipped.items())),
         }

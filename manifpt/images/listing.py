@@ -5,8 +5,11 @@ that of the whole paths; an object store's is its own, which is the same on S3.
 """
 
 import os
+import stat
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from manifpt import storage
@@ -14,67 +17,138 @@ from manifpt import storage
 # Told the path of a folder inside the root, "" for the root: whether to look into it.
 Enter = Callable[[str], bool]
 
+# Names that this project and others give to what is no data. Other names may begin with "_", as
+# those of some cameras do.
+MARKERS = {
+    "__MACOSX",
+    "__pycache__",
+    "_attempts",
+    "_buckets",
+    "_common_metadata",
+    "_delta_log",
+    "_embedded",
+    "_epochs",
+    "_metadata",
+    "_now.json",
+    "_plan.json",
+    "_records",
+    "_retry.json",
+    "_spark_metadata",
+    "_SUCCESS",
+    "_temporary",
+    "_training",
+    "_tune",
+    "_work",
+}
+MARKED = ("_append-", "_committed_", "_records-r", "_started_")
+
 
 class Found(NamedTuple):
-    """A file and its size in bytes."""
+    """A file and its size in bytes; one that is not ``plain`` is a pipe, a link to nothing, ..."""
 
     uri: str
     bytes: int
+    plain: bool = True
+
+
+@dataclass
+class Listing:
+    """What the listing of one input has left out, by reason, and the folders that it has seen."""
+
+    skipped: Counter[str] = field(default_factory=Counter)
+    folders: set[tuple[int, int]] = field(default_factory=set)
 
 
 def hidden(path: str) -> bool:
     """Tell whether a path inside an input is left out, as its name or that of a folder says."""
-    return path.startswith((".", "_")) or "/." in path or "/_" in path
+    return any(
+        part.startswith((".", *MARKED)) or part in MARKERS for part in path.split("/") if part
+    )
 
 
-def files(uri: str, enter: Enter | None = None) -> Iterator[Found]:
+def files(uri: str, seen: Listing, enter: Enter | None = None) -> Iterator[Found]:
     """Yield the files under a folder or prefix, or the one file that ``uri`` is.
 
-    Hidden ones are left out, as are folders that ``enter`` refuses; an object store has no
-    folders, and lists all.
+    Hidden ones are left out, as are folders that ``enter`` refuses, or that were ``seen``; an
+    object store has no folders, and lists all.
     """
     if storage.is_s3(uri):
-        return _objects(uri)
-    return _local(uri, enter)
+        return _objects(uri, seen)
+    return _local(uri, seen, enter)
 
 
-def _local(root: str, enter: Enter | None) -> Iterator[Found]:
+def _local(root: str, seen: Listing, enter: Enter | None) -> Iterator[Found]:
     with storage.explained(root):
-        if os.path.isfile(root):
-            yield Found(root, os.path.getsize(root))
-        elif os.path.isdir(root):
-            yield from _walk(root, "", enter, ())
+        if os.path.isdir(root):
+            yield from _walk(root, seen, enter)
+        else:
+            yield from _found(root)
 
 
-def _walk(
-    root: str, inside: str, enter: Enter | None, above: tuple[tuple[int, int], ...]
-) -> Iterator[Found]:
-    """Walk a folder in the order of whole paths; a link back to a folder above is not followed."""
-    if enter is not None and not enter(inside):
+def _found(path: str) -> Iterator[Found]:
+    """Yield a file, if it is there still."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        if os.path.lexists(path):  # a link to nothing, or to itself
+            yield Found(path, 0, plain=False)
         return
-    folder = os.path.join(root, inside)
+    plain = stat.S_ISREG(status.st_mode)
+    yield Found(path, status.st_size if plain else 0, plain)
+
+
+def _walk(root: str, seen: Listing, enter: Enter | None) -> Iterator[Found]:
+    """Walk a folder in the order of whole paths, and each folder that is linked to only once."""
+    if enter is not None and not enter(""):
+        return
+    open_ = [("", iter(_once(root, seen, _names)))]
+    while open_:
+        folder, names = open_[-1]
+        name = next(names, None)
+        if name is None:
+            open_.pop()
+            continue
+        path = os.path.join(folder, name.rstrip("/"))
+        whole = os.path.join(root, path)
+        if not name.endswith("/"):
+            yield from _found(whole)
+        elif enter is None or enter(path):
+            try:
+                open_.append((path, iter(_once(whole, seen, _names))))
+            except OSError as error:
+                if not storage.blames_file(error, whole):
+                    raise
+                seen.skipped["unreadable_folder"] += 1
+
+
+def _once(folder: str, seen: Listing, names: Callable[[str, Listing], list[str]]) -> list[str]:
+    """Return the names in a folder, none if it was seen before."""
     status = os.stat(folder)
     here = (status.st_dev, status.st_ino)
-    if here in above:
-        return
-    for name in _names(folder):
-        path = os.path.join(inside, name.rstrip("/"))
-        if name.endswith("/"):
-            yield from _walk(root, path, enter, (*above, here))
-        else:
-            whole = os.path.join(root, path)
-            with suppress(FileNotFoundError):  # it was removed in the meantime
-                yield Found(whole, os.stat(whole).st_size)
+    if here in seen.folders:
+        seen.skipped["folder_linked_again"] += 1
+        return []
+    seen.folders.add(here)
+    return names(folder, seen)
 
 
-def _names(folder: str) -> list[str]:
+def _names(folder: str, seen: Listing) -> list[str]:
     """Return what a folder holds; folders end in a slash, which sorts them among whole paths."""
+    found = []
     with os.scandir(folder) as entries:
-        return sorted(
-            entry.name + "/" if entry.is_dir() else entry.name
-            for entry in entries
-            if not hidden(entry.name) and (entry.is_dir() or entry.is_file())
-        )
+        for entry in entries:
+            if hidden(entry.name):
+                seen.skipped["hidden"] += 1
+            else:
+                found.append(entry.name + "/" if _is_folder(entry) else entry.name)
+    return sorted(found)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _pages(uri: str, prefix: str, **options: str) -> Iterator[dict[str, Any]]:
@@ -106,41 +180,69 @@ def key_of(uri: str) -> str:
     return uri.removeprefix("s3://").partition("/")[2]
 
 
-def objects(uri: str, prefix: str) -> Iterator[Found]:
+def objects(uri: str, prefix: str, seen: Listing) -> Iterator[Found]:
     """Yield the objects of the bucket of ``uri`` whose keys begin with ``prefix``."""
     bucket = uri.removeprefix("s3://").partition("/")[0]
     for page in _pages(uri, prefix):
         for entry in page.get("Contents", ()):
-            if not entry["Key"].endswith("/"):
+            if entry["Key"].endswith("/"):
+                seen.skipped["folder_marker"] += 1
+            else:
                 yield Found(f"s3://{bucket}/{entry['Key']}", int(entry["Size"]))
 
 
-def _objects(uri: str) -> Iterator[Found]:
+def _objects(uri: str, seen: Listing) -> Iterator[Found]:
     key, empty = key_of(uri), True
-    for found in objects(uri, f"{key}/" if key else ""):
+    for found in objects(uri, f"{key}/" if key else "", seen):
         empty = False
-        if not hidden(found.uri[len(uri) + 1 :]):
+        if hidden(found.uri[len(uri) + 1 :]):
+            seen.skipped["hidden"] += 1
+        else:
             yield found
     if empty and key:
         fs, path = storage.filesystem(uri)
-        with suppress(FileNotFoundError), storage.explained(uri):
+        with storage.explained(uri), suppress(FileNotFoundError):
             info = fs.info(path)
             if info["type"] == "file":
                 yield Found(uri, int(info["size"]))
 
 
-def folders(uri: str) -> list[str]:
+def folders(uri: str, seen: Listing) -> list[str]:
     """Return the names of the folders in a folder, or none where it holds files, too."""
-    if storage.is_s3(uri):
-        key = key_of(uri)
-        names = []
-        for page in _pages(uri, f"{key}/" if key else "", Delimiter="/"):
-            if any(not hidden(storage.base_name(e["Key"])) for e in page.get("Contents", ())):
-                return []
-            names += [storage.base_name(e["Prefix"]) for e in page.get("CommonPrefixes", ())]
-        return sorted(name for name in names if not hidden(name))
-    if not os.path.isdir(uri):
+    names, files, skipped = _prefixes(uri) if storage.is_s3(uri) else _folders(uri)
+    if files or not names:
         return []
+    seen.skipped.update(skipped)
+    return sorted(names)
+
+
+def _prefixes(uri: str) -> tuple[list[str], bool, Counter[str]]:
+    """Return the names of folders, whether there are files, too, and what is left out."""
+    key, names, skipped = key_of(uri), list[str](), Counter[str]()
+    for page in _pages(uri, f"{key}/" if key else "", Delimiter="/"):
+        for entry in page.get("Contents", ()):
+            if entry["Key"].endswith("/"):
+                skipped["folder_marker"] += 1
+            elif not hidden(storage.base_name(entry["Key"])):
+                return names, True, skipped
+            else:
+                skipped["hidden"] += 1
+        for entry in page.get("CommonPrefixes", ()):
+            name = storage.base_name(entry["Prefix"])
+            if hidden(name):
+                skipped["hidden"] += 1
+            else:
+                names.append(name)
+    return names, False, skipped
+
+
+def _folders(uri: str) -> tuple[list[str], bool, Counter[str]]:
+    if not os.path.isdir(uri):
+        return [], False, Counter()
+    seen = Listing()
     with storage.explained(uri):
-        names = _names(uri)
-    return sorted(n.rstrip("/") for n in names) if all(n.endswith("/") for n in names) else []
+        names = _names(uri, seen)
+    others = [name for name in names if not name.endswith("/")]
+    files = any(os.path.isfile(os.path.join(uri, name)) for name in others)
+    seen.skipped["not_a_file"] += len(others)
+    return [name.rstrip("/") for name in names if name.endswith("/")], files, +seen.skipped

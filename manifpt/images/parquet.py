@@ -20,10 +20,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
-from manifpt import storage
 from manifpt.errors import ManifptError
-from manifpt.images import child
+from manifpt.images import child, container
 from manifpt.images.child import PIPE_BYTES
+from manifpt.images.container import BrokenError
 from manifpt.images.parquet_reader import (
     ASK,
     END,
@@ -40,7 +40,7 @@ IMAGE_COLUMNS = ("image", "bytes", "image_bytes", "image_data", "jpg", "jpeg", "
 _MOST_MESSAGE = 2**30
 
 
-class ParquetError(ValueError):
+class ParquetError(BrokenError):
     """A Parquet file, or the rest of it, that can't be read because of what it holds."""
 
 
@@ -243,9 +243,8 @@ class Parquet:
 
 @contextlib.contextmanager
 def opened(uri: str) -> Iterator[Parquet]:
-    """Open a file; raises ParquetError if it is none, and what the storage raises."""
-    fs, path = storage.filesystem(uri)
-    with fs.open(path, "rb") as file, contextlib.closing(Parquet(file)) as found:
+    """Open a file; raises BrokenError if it can't be read, ManifptError if the storage fails."""
+    with container.opened(uri) as file, contextlib.closing(Parquet(file)) as found:
         yield found
 
 

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from manifpt import storage
 from manifpt.errors import ManifptError
-from manifpt.images.listing import Found, files, hidden, key_of, objects
+from manifpt.images.listing import Found, Listing, files, hidden, key_of, objects
 
 MOST = 100_000
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?")
@@ -129,11 +129,11 @@ class Pattern:
                 found.setdefault(root, []).append((number, parts))
         return found
 
-    def files(self) -> Iterator[Found]:
-        """Yield the files, choice by choice."""
+    def files(self, seen: Listing) -> Iterator[Found]:
+        """Yield the files, choice by choice; what is left out is counted as ``seen.skipped``."""
         for choice, number in self.choices.items():
             empty = True
-            for found in self._files(choice):
+            for found in self._files(choice, Listing(seen.skipped)):
                 empty = False
                 if not self._named_before(found.uri, number):
                     yield found
@@ -141,21 +141,27 @@ class Pattern:
                 what = f" ({choice})" if choice != self.uri else ""
                 raise ManifptError(f"--input {self.uri}: names no file{what}; check the path")
 
-    def _files(self, choice: str) -> Iterator[Found]:
+    def _files(self, choice: str, seen: Listing) -> Iterator[Found]:
         if not _WILD.search(choice):
-            yield from files(choice)
+            yield from files(choice, seen)
             return
         root = root_of(choice)
         parts = choice[len(root) + 1 :].split("/")
-        for found in self._under(root, choice, parts):
+        for found in self._under(root, choice, parts, seen):
             inside = found.uri[len(root) + 1 :]
-            if not hidden(inside) and matches(inside.split("/"), parts):
+            if not matches(inside.split("/"), parts):
+                continue
+            if hidden(inside):
+                seen.skipped["hidden"] += 1
+            else:
                 yield found
 
-    def _under(self, root: str, choice: str, parts: list[str]) -> Iterator[Found]:
+    def _under(self, root: str, choice: str, parts: list[str], seen: Listing) -> Iterator[Found]:
         if storage.is_s3(choice):
-            return objects(choice, _WILD.split(key_of(choice))[0])
-        return files(root, lambda folder: leads(folder.split("/") if folder else [], parts))
+            return objects(choice, _WILD.split(key_of(choice))[0], seen)
+        return files(
+            root or "/", seen, lambda folder: leads(folder.split("/") if folder else [], parts)
+        )
 
     def _named_before(self, uri: str, number: int) -> bool:
         """Tell whether an earlier choice names this file, or a folder that it is in."""

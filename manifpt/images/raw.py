@@ -1,19 +1,19 @@
 """Units of work -> undecoded images, each with its id: from files, tars, Parquet and tables."""
 
-import csv
 import json
-import tarfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
 from manifpt import storage
 from manifpt.images import parquet, tables, tars
+from manifpt.images.container import BrokenError, opened
 from manifpt.images.contents import Reserve, content, in_order, is_web
 from manifpt.images.decode import DecodeError, DecodeRule
+from manifpt.images.ids import Keys, broken_id, member_uri, row_id
 from manifpt.images.sidecars import Beside
 from manifpt.images.sources import SPLITS, Reading, Unit
-from manifpt.images.text import one_line, printable, text_of
+from manifpt.images.text import printable, text_of
 from manifpt.redaction import public_uri
 
 # Columns that say what an image is; in Parquet only where they are strings.
@@ -21,7 +21,6 @@ DECLARED = ("source", "split")
 # Members of a WebDataset sample that describe the image and are none.
 SIDECARS = {"json", "txt", "cls", "cls2", "csv", "caption", "id", "index", "md5", "npy", "pyd"}
 MOST_JSON = 2**20  # a larger one is not parsed: it would take 25 times its size
-_BROKEN = (tarfile.TarError, csv.Error, OSError, EOFError, ValueError)
 
 
 # Told an id: whether its image is wanted.
@@ -54,16 +53,10 @@ def _declared(facts: dict[str, Any], reading: Reading) -> dict[str, Any]:
     }
 
 
-def _broken(unit: Unit, error: BaseException) -> Raw:
-    """Return the one row that the unreadable rest of a tar or a table costs.
-
-    An error that is the storage's is raised again: the rest would be there another time.
-    """
-    if isinstance(error, OSError) and not storage.blames_file(error, unit.uris[0]):
-        raise error
-    inside = "~broken" if unit.rows is None else f"~broken-{unit.rows[0]:08d}"
-    row_id = f"{unit.ids[0]}/{inside}"
-    return Raw(row_id, unit.uris[0], None, error="broken_archive", message=one_line(error))
+def _broken(unit: Unit, error: BrokenError) -> Raw:
+    """Return the one row that the unreadable rest of a container costs."""
+    own = broken_id(unit.ids[0], unit.rows[0] if unit.rows else None)
+    return Raw(own, unit.uris[0], None, error="broken_archive", message=str(error))
 
 
 def _fetched(
@@ -91,7 +84,7 @@ def _all_fetched(
     raws: Iterator[Raw], unit: Unit, max_bytes: int, wanted: Wanted | None
 ) -> Iterator[Raw]:
     if wanted is not None:  # the others are not even asked for
-        raws = (raw for raw in raws if wanted(printable(raw.id)))
+        raws = (raw for raw in raws if wanted(raw.id))
     of_table = unit.kind == "table"
     fetch = partial(_fetched, max_bytes=max_bytes, reading=unit.reading, of_table=of_table)
     remote = of_table or storage.is_s3(unit.uris[0])
@@ -107,98 +100,108 @@ def _raw_files(unit: Unit) -> Iterator[Raw]:
 
 def _raw_rows(unit: Unit) -> Iterator[Raw]:
     """Yield the rows of a table of URIs, their content still to be fetched."""
-    table, reading = unit.uris[0], unit.reading
     try:
-        for number, row in tables.rows(unit):
-            column = tables.uri_column(list(row), reading)
-            entry = row.get(column) if column is not None else None
-            # Its number keeps an id unique where the column does not.
-            name = f"{number:08d}"
-            if reading.id_column is not None:
-                name = f"{text_of(row.get(reading.id_column))}~{number}"
-            raw = Raw(f"{unit.ids[0]}/{name}", f"{table}#{number}", None, **_declared(row, reading))
-            if isinstance(entry, str) and entry.strip():
-                try:
-                    raw = raw._replace(uri=tables.resolved(entry.strip(), table, reading), error="")
-                except DecodeError as error:
-                    raw = raw._replace(error=error.code, message=str(error))
-            yield raw
-    except _BROKEN as error:
+        for row in tables.rows(unit):
+            yield _raw_row(row, unit)
+    except BrokenError as error:
         yield _broken(unit, error)
 
 
-def _sample(members: dict[str, tars.Member], key: str, unit: Unit, known: Beside) -> Iterator[Raw]:
-    """Yield the images of one WebDataset sample: members that share a name up to its first dot."""
-    facts: dict[str, Any] = {}
-    text = members["json"].data if "json" in members else None
-    if text and len(text) <= MOST_JSON:
+def _raw_row(row: tables.Row, unit: Unit) -> Raw:
+    table, reading = unit.uris[0], unit.reading
+    name = None
+    if reading.id_column is not None:
+        cell = row.fields.get(reading.id_column)
+        name = cell if isinstance(cell, str) else str(text_of(cell))
+    own = row_id(unit.ids[0], row.number, name)
+    raw = Raw(own, f"{table}#{row.number}", None, **_declared(row.fields, reading))
+    column = tables.uri_column(list(row.fields), reading)
+    entry = row.fields.get(column) if column is not None else None
+    if not isinstance(entry, str) or not entry.strip():
+        return raw._replace(message=row.fault)
+    try:
+        return raw._replace(uri=tables.resolved(entry.strip(), table, reading), error="")
+    except DecodeError as error:
+        return raw._replace(error=error.code, message=str(error))
+
+
+class _Samples:
+    """The WebDataset samples of a tar: members that share a name up to its first dot."""
+
+    def __init__(self, unit: Unit, max_bytes: int) -> None:
+        self.unit, self.most = unit, 2 * max_bytes
+        self.keys, self.known = Keys(unit.ids[0]), Beside(unit)
+        self.name: str | None = None
+        self.held: dict[str, tars.Member] = {}
+        self.size = 0
+
+    def add(self, member: tars.Member) -> Iterator[Raw]:
+        """Take the next member in; yield what is complete by now."""
+        if member.error and member.error != "too_many_bytes":
+            yield self._raw(member.name, member, {"columns": dict.fromkeys(self._columns)})
+            return
+        base = member.name.rpartition("/")[2]
+        short, _, extension = base.partition(".")
+        name = member.name[: len(member.name) - len(base)] + short
+        # A tar may hold a name twice, or a sample without end.
+        if name != self.name or extension in self.held or self.size > self.most:
+            yield from self.rest()
+        self.name = name
+        self.held[extension] = member
+        self.size += len(member.data or b"")
+
+    def rest(self) -> Iterator[Raw]:
+        """Yield the images of the sample that is held, or its lack of one."""
+        if self.name is not None and self.held:
+            declared = _declared(self._facts() or self.known.of(self.name), self.unit.reading)
+            images = [m for end, m in self.held.items() if _ending(end) not in SIDECARS]
+            for member in images:
+                yield self._raw(self.name if len(images) == 1 else member.name, member, declared)
+            if not images:
+                first = next(iter(self.held.values()))._replace(data=None, error="missing_image")
+                yield self._raw(self.name, first, declared)
+        self.name, self.held, self.size = None, {}, 0
+
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        return self.unit.reading.columns
+
+    def _raw(self, name: str, member: tars.Member, declared: dict[str, Any]) -> Raw:
+        uri = member_uri(self.unit.uris[0], member.name)
+        row = Raw(self.keys.id(name), uri, member.data, **declared)
+        return row._replace(error=member.error, message=member.message)
+
+    def _facts(self) -> dict[str, Any]:
+        data = self.held["json"].data if "json" in self.held else None
+        if data is None or len(data) > MOST_JSON:
+            return {}
         try:
-            parsed = json.loads(text)
-            facts = parsed if isinstance(parsed, dict) else {}
+            parsed = json.loads(data.decode(json.detect_encoding(data), "replace"))
         except (ValueError, RecursionError):
-            facts = {}
-    declared = _declared(facts or known.of(key), unit.reading)
-    images = [name for name in members if name.rsplit(".", 1)[-1].lower() not in SIDECARS]
-    for name in images:
-        inside = key if len(images) == 1 else f"{key}.{name}"
-        member, uri = members[name], f"{unit.uris[0]}#{key}.{name}"
-        row = Raw(f"{unit.ids[0]}/{inside}", uri, member.data, **declared)
-        yield row._replace(error=member.error, message=member.message)
-    if not images:
-        yield Raw(f"{unit.ids[0]}/{key}", f"{unit.uris[0]}#{key}", None, **declared)
+            return {}
+        return parsed if isinstance(parsed, dict) else {}
+
+
+def _ending(extension: str) -> str:
+    return extension.rsplit(".", 1)[-1].lower()
 
 
 def _raw_tar(unit: Unit, max_bytes: int) -> Iterator[Raw]:
-    fs, path = storage.filesystem(unit.uris[0])
-    key, held, size = None, dict[str, tars.Member](), 0
-    seen: dict[str, int] = {}
-    known = Beside(unit)
+    samples = _Samples(unit, max_bytes)
     try:
-        with fs.open(path, "rb") as file:
+        with opened(unit.uris[0]) as file:
             for member in tars.members(file, max_bytes):
-                name = printable(member.name)
-                if member.error and member.error != "too_many_bytes":
-                    row_id = f"{unit.ids[0]}/{unique(name, seen)}"
-                    nothing = dict.fromkeys(unit.reading.columns)
-                    yield Raw(row_id, f"{unit.uris[0]}#{name}", None, columns=nothing)._replace(
-                        error=member.error, message=member.message
-                    )
-                    continue
-                folder, _, base = name.rpartition("/")
-                sample, _, extension = base.partition(".")
-                # Ids must be unique, and a tar may hold a name twice, or a sample without end.
-                following = f"{folder}/{sample}" if folder else sample
-                full = size > 2 * max_bytes
-                if key is not None and (following != key or extension in held or full):
-                    yield from _sample(held, unique(key, seen), unit, known)
-                    held, size = {}, 0
-                key = following
-                held[extension] = member
-                size += len(member.data or b"")
-        if key is not None:
-            yield from _sample(held, unique(key, seen), unit, known)
-    except _BROKEN as error:
-        broken = _broken(unit, error)  # raises before a sample is taken for whole
-        if key is not None and held:
-            yield from _sample(held, unique(key, seen), unit, known)
-        yield broken
-
-
-def unique(key: str, seen: dict[str, int]) -> str:
-    """Return the key, with a number if it was seen before, and remember it."""
-    candidate, count = key, seen.get(key, 1)
-    while candidate in seen:
-        count += 1
-        candidate = f"{key}~{count}"
-    seen[key] = count
-    seen.setdefault(candidate, 1)
-    return candidate
+                yield from samples.add(member)
+        yield from samples.rest()
+    except BrokenError as error:
+        yield from samples.rest()
+        yield _broken(unit, error)
 
 
 def _raw_parquet(unit: Unit, most: int) -> Iterator[Raw]:
     reading = unit.reading
     ids = (reading.id_column,) if reading.id_column is not None else ("id", "key")
-    number, seen = 0, dict[str, int]()
+    number, keys = 0, Keys(unit.ids[0])
     try:
         with parquet.opened(unit.uris[0]) as file:
             image = parquet.image_column(file, reading, unit.uris[0])
@@ -207,15 +210,16 @@ def _raw_parquet(unit: Unit, most: int) -> Iterator[Raw]:
             for row in file.rows(texts, strings=DECLARED, image=image, most=most):
                 given = (row.texts.get(name) for name in ids)
                 key = next((text for text in given if text is not None), None)
-                row_id = f"{unit.ids[0]}/{unique(key or f'{number:08d}', seen)}"
-                uri = f"{unit.uris[0]}#{number}"
-                raw = Raw(row_id, uri, row.data, **_declared(row.texts, reading))
+                own = keys.id(key or f"{number:08d}")
+                raw = Raw(
+                    own, f"{unit.uris[0]}#{number}", row.data, **_declared(row.texts, reading)
+                )
                 if row.refused:
                     refusal = f"{row.refused} bytes, limit {most}"
                     raw = raw._replace(error="too_many_bytes", message=refusal)
                 yield raw
                 number += 1
-    except _BROKEN as error:
+    except BrokenError as error:
         yield _broken(unit, error)
 
 
@@ -241,7 +245,6 @@ def _raw(unit: Unit, rule: DecodeRule, wanted: Wanted | None) -> Iterator[Raw]:
         found = _raw_parquet(unit, rule.max_bytes)
     for raw in found:
         yield raw._replace(
-            id=printable(raw.id),
             uri=printable(raw.uri),
             source=unit.source or raw.source,
             split=unit.split or raw.split,

@@ -2,6 +2,7 @@
 
 from manifpt import storage
 from manifpt.images import parquet
+from manifpt.images.container import BrokenError
 from manifpt.images.sources import PARQUET, Unit, stem
 
 # Characters of the metadata beside one tar; of more, none are read.
@@ -30,11 +31,7 @@ class Beside:
             return {}
         try:
             return self._found(uri)
-        except parquet.ParquetError:
-            return {}
-        except OSError as error:
-            if not storage.blames_file(error, uri):
-                raise
+        except BrokenError:
             return {}
 
     def _found(self, uri: str) -> dict[str, dict[str, str | None]]:

@@ -4,10 +4,8 @@ They are read row by row or batch by batch. A range of a text says where its fir
 that a reader starts there.
 """
 
-import csv
 import io
 import itertools
-import json
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
@@ -16,14 +14,16 @@ from typing import Any, BinaryIO, NamedTuple
 from manifpt import storage
 from manifpt.errors import ManifptError
 from manifpt.images import parquet
+from manifpt.images.container import BrokenError, opened
 from manifpt.images.decode import DecodeError
+from manifpt.images.lines import JSON_LINES, MOST_LINE, Shape, records
 from manifpt.images.sources import AS_FOUND, PARQUET, Reading, Unit
 from manifpt.redaction import public_uri
 
 ROWS_PER_UNIT = 1024
-MOST_LINE = 2**20
 # Letters as botocore allows them, or the ARN of an access point.
 _BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}|arn:aws[A-Za-z0-9:._-]*:accesspoint")
+END = 2**62  # more rows than a table has
 # Columns that hold URIs, where the user names none; img2dataset, LAION and others use them.
 URI_COLUMNS = (
     "url",
@@ -46,6 +46,14 @@ class Range(NamedTuple):
     bytes: int
 
 
+class Row(NamedTuple):
+    """A row of a table; ``fault`` says what is wrong with it, if something is."""
+
+    number: int
+    fields: dict[str, Any]
+    fault: str = ""
+
+
 def uri_column(names: Sequence[str], reading: Reading) -> str | None:
     """Return the column of URIs among those of a table, in capitals or not."""
     if reading.uri_column is not None:
@@ -55,14 +63,27 @@ def uri_column(names: Sequence[str], reading: Reading) -> str | None:
 
 
 def ranges(uri: str, size: int, reading: Reading) -> Iterator[Range]:
-    """Cut a table into ranges; one that has no column of URIs, or of ids, raises."""
+    """Cut a table into ranges; one that has no column of URIs, or of ids, raises.
+
+    Where its rows can't be counted, the last range goes to its END: who reads it says why.
+    """
+    start, offset = 0, 0
+    try:
+        for part in _ranges(uri, size, reading):
+            yield part
+            start, offset = part.rows[1], part.offset + part.bytes
+    except BrokenError:
+        yield Range((start, END), offset, max(0, size - offset))
+
+
+def _ranges(uri: str, size: int, reading: Reading) -> Iterator[Range]:
     if uri.endswith(PARQUET):
-        with storage.explained(uri), parquet.opened(uri) as table:
+        with parquet.opened(uri) as table:
             _check(uri, table.names, reading)
             count = table.count
         yield from _even(count, size)
         return
-    with storage.reading(uri) as file:
+    with opened(uri) as file:
         yield from _of_text(uri, _buffered(file), size, reading)
 
 
@@ -71,15 +92,23 @@ def _buffered(file: Any) -> BinaryIO:
     return io.BufferedReader(file, MOST_LINE)
 
 
-def _check(uri: str, names: Sequence[str], reading: Reading) -> None:
-    shown = ", ".join(names)[:200]
+def _lacks(names: Sequence[str], reading: Reading) -> str | None:
+    """Return the option that asks for a column which a table lacks, None if it has all."""
     if uri_column(names, reading) is None:
-        option = f"--uri-column {reading.uri_column}" if reading.uri_column else "--input"
+        return f"--uri-column {reading.uri_column}" if reading.uri_column else "--input"
+    if reading.id_column is not None and reading.id_column not in names:
+        return f"--id-column {reading.id_column}"
+    return None
+
+
+def _check(uri: str, names: Sequence[str], reading: Reading) -> None:
+    option, shown = _lacks(names, reading), ", ".join(names)[:200]
+    if option is not None and option.startswith("--id-column"):
+        raise ManifptError(f"{option}: {uri} has only {shown}")
+    if option is not None:
         raise ManifptError(
             f"{option}: {uri} has no such column of URIs, it has {shown}; name it by --uri-column"
         )
-    if reading.id_column is not None and reading.id_column not in names:
-        raise ManifptError(f"--id-column {reading.id_column}: {uri} has only {shown}")
 
 
 def _even(count: int, size: int) -> Iterator[Range]:
@@ -89,99 +118,83 @@ def _even(count: int, size: int) -> Iterator[Range]:
 
 
 def _of_text(uri: str, file: BinaryIO, size: int, reading: Reading) -> Iterator[Range]:
-    try:
-        names, offset = _header(uri, file)
-    except (csv.Error, ValueError, StopIteration):
-        raise ManifptError(f"--input {uri}: this is no table of URIs; check the file") from None
-    _check(uri, names, reading)
-    start, stop = 0, 0
-    try:
-        for stop, (_, end) in enumerate(_records(uri, file, offset), start=1):
-            if stop - start == ROWS_PER_UNIT:
-                yield Range((start, stop), offset, end - offset)
-                start, offset = stop, end
-    except (csv.Error, ValueError):
-        stop += 1  # whoever reads the rows meets this, too, and makes it one of them
+    found = _header(uri, file, reading)
+    if found is None:
+        return
+    if found.names:
+        _check(uri, found.names, reading)
+    start, stop, offset = 0, 0, found.end
+    for stop, record in enumerate(records(uri, file, offset, found.shape), start=1):
+        if stop - start == ROWS_PER_UNIT:
+            yield Range((start, stop), offset, record.end - offset)
+            start, offset = stop, record.end
     if stop > start:
         yield Range((start, stop), offset, size - offset)
 
 
-def _header(uri: str, file: BinaryIO) -> tuple[list[str], int]:
-    """Return the names of a text's columns, and where its rows begin."""
-    record, end = next(_records(uri, file, 0))
-    if isinstance(record, dict):
-        return list(record), 0
-    return [name.removeprefix("\ufeff").strip() for name in record], end
+class _Header(NamedTuple):
+    """The names of a text's columns, where its rows begin, and the shape of those of CSV."""
+
+    names: list[str]
+    end: int
+    shape: Shape | None = None
 
 
-def _records(
-    uri: str, file: BinaryIO, offset: int
-) -> Iterator[tuple[list[str] | dict[str, Any], int]]:
-    """Yield each record from ``offset`` on, and where it ends; empty lines are none.
+def _header(uri: str, file: BinaryIO, reading: Reading) -> _Header | None:
+    """Return the header of a text, None if it is empty.
 
-    Raises csv.Error or ValueError at the first that is broken beyond its own line.
+    That of JSON lines are the names in their first objects, up to one that has all that is asked
+    for; there are none if no line is an object.
     """
-    file.seek(offset)
-    end = offset
-
-    def lines() -> Iterator[str]:
-        nonlocal end
-        while line := file.readline(MOST_LINE + 1):
-            if len(line) > MOST_LINE:
-                raise ValueError(f"a line has more than {MOST_LINE} bytes")
-            end += len(line)
-            yield line.decode("utf-8", "replace")
-
-    if uri.endswith((".jsonl", ".ndjson")):
-        for line in lines():
-            if line.strip():
-                yield _object(line), end
-        return
-    # Tabs can't be quoted in TSV, so a quotation mark there is a letter like any other.
-    tabs = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if uri.endswith(".tsv") else {}
-    for record in csv.reader(lines(), **tabs):  # type: ignore[arg-type]
-        if record:
-            yield record, end
+    if uri.endswith(JSON_LINES):
+        names: dict[str, None] = {}
+        seen = False
+        for record in itertools.islice(records(uri, file, 0), ROWS_PER_UNIT):
+            seen = True
+            names |= dict.fromkeys(record.fields)
+            if _lacks(list(names), reading) is None:
+                break
+        return _Header(list(names), 0) if seen else None
+    first = next(records(uri, file, 0), None)
+    if first is None:
+        return None
+    if first.fault:
+        raise BrokenError(f"the header can't be read: {first.fault}")
+    found = [name.removeprefix("\ufeff").strip() for name in first.fields]
+    column = uri_column(found, reading)
+    shape = None if column is None else Shape(len(found), found.index(column))
+    return _Header(found, first.end, shape)
 
 
-def _object(line: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def rows(unit: Unit) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the number and the fields of each row of a unit.
-
-    Raises csv.Error, ValueError or OSError where the rest can't be read.
-    """
+def rows(unit: Unit) -> Iterator[Row]:
+    """Yield the rows of a unit; raises BrokenError where the rest can't be read."""
     assert unit.rows is not None
     start, stop = unit.rows
-    found = _parquet_rows(unit) if unit.uris[0].endswith(PARQUET) else _text_rows(unit)
     number = start
-    for row in itertools.islice(found, stop - start):
-        yield number, row
+    found = _parquet_rows(unit) if unit.uris[0].endswith(PARQUET) else _text_rows(unit)
+    for fields, fault in itertools.islice(found, stop - start):
+        yield Row(number, fields, fault)
         number += 1
-    if number < stop:
-        raise ValueError(f"the table ends before row {number}; it was changed")
+    if number < stop and stop != END:
+        raise BrokenError(f"the table ends before row {number}; it was changed")
 
 
-def _text_rows(unit: Unit) -> Iterator[dict[str, Any]]:
-    fs, path = storage.filesystem(unit.uris[0])
-    with fs.open(path, "rb") as opened:
-        file = _buffered(opened)
-        names, _ = _header(unit.uris[0], file)
-        for record, _ in _records(unit.uris[0], file, unit.offset):
-            if isinstance(record, dict):
-                yield record
+def _text_rows(unit: Unit) -> Iterator[tuple[dict[str, Any], str]]:
+    with opened(unit.uris[0]) as raw:
+        file = _buffered(raw)
+        header = _header(unit.uris[0], file, unit.reading)
+        if header is None:
+            return
+        offset = max(unit.offset, header.end)
+        for record in records(unit.uris[0], file, offset, header.shape):
+            if isinstance(record.fields, dict):
+                yield record.fields, record.fault
             else:  # CSV knows no null: an empty cell is one
-                cells = [cell or None for cell in record]
-                yield dict(zip(names, cells, strict=False))
+                cells = [cell or None for cell in record.fields]
+                yield dict(zip(header.names, cells, strict=False)), record.fault
 
 
-def _parquet_rows(unit: Unit) -> Iterator[dict[str, Any]]:
+def _parquet_rows(unit: Unit) -> Iterator[tuple[dict[str, Any], str]]:
     reading = unit.reading
     assert unit.rows is not None
     start, stop = unit.rows
@@ -191,7 +204,7 @@ def _parquet_rows(unit: Unit) -> Iterator[dict[str, Any]]:
         names = [name for name in wanted if name is not None and name in table.names]
         strings = [name for name in names if name in strict]
         for row in table.rows(names, strings=strings, start=start, stop=stop):
-            yield row.texts
+            yield row.texts, ""
 
 
 def resolved(text: str, table: str, reading: Reading = AS_FOUND) -> str:

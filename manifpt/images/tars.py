@@ -8,7 +8,6 @@ follows chains of headers by recursion, and can be led backwards by a negative s
 import gzip
 import os
 import tarfile
-import zlib
 from collections.abc import Iterator
 from typing import IO, NamedTuple
 
@@ -49,10 +48,7 @@ class _Source:
         """Return ``size`` bytes, fewer only at the end."""
         pieces = bytearray()
         while len(pieces) < size:
-            try:
-                piece = self._file.read(min(size - len(pieces), _PIECE))
-            except zlib.error as error:
-                raise tarfile.ReadError(str(error)) from None
+            piece = self._file.read(min(size - len(pieces), _PIECE))
             if not piece:
                 break
             pieces += piece
@@ -75,6 +71,13 @@ class _Source:
             if not there:
                 raise EOFError(CUT)
 
+    def end(self) -> None:
+        """Read what is left if it is compressed: only its end tells whether all of it was right."""
+        if not self._read:
+            raise EOFError("the archive has no bytes")
+        while self._packed and self.read(_PIECE):
+            pass
+
     def _count(self, size: int) -> None:
         self._read += size
         if self._packed and self._read > _FREE + MOST_RATIO * self._raw.tell():
@@ -93,8 +96,7 @@ class _Header(NamedTuple):
 def members(file: IO[bytes], max_bytes: int) -> Iterator[Member]:
     """Yield the files of a tar, at most ``max_bytes`` of each, and what is no file as refused.
 
-    Folders are left out. Raises tarfile.TarError, EOFError or OSError where the rest can't be
-    read.
+    Folders are left out. Raises where the rest can't be read, as tarfile, gzip and zlib do.
     """
     source = _Source(file)
     while (header := _header(source)) is not None:
@@ -118,6 +120,7 @@ def members(file: IO[bytes], max_bytes: int) -> Iterator[Member]:
             return
         if refused is not None:
             yield refused
+    source.end()
 
 
 def _refused(header: _Header, max_bytes: int) -> Member | None:

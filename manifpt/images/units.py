@@ -4,15 +4,17 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
 from typing import Literal
 
 from manifpt import storage
 from manifpt.errors import ManifptError, public
 from manifpt.images import listing, parquet
-from manifpt.images.listing import Found
+from manifpt.images.benchmark import benchmark_files
+from manifpt.images.container import BrokenError
+from manifpt.images.ids import Keys, Names, escaped
+from manifpt.images.listing import Found, Listing
 from manifpt.images.patterns import Pattern, is_pattern, root_of
-from manifpt.images.raw import unique
+from manifpt.images.recognised import Recognised, counted
 from manifpt.images.sources import (
     AS_FOUND,
     CARD,
@@ -26,76 +28,18 @@ from manifpt.images.sources import (
     stem,
 )
 from manifpt.images.tables import ranges, uri_column
-from manifpt.images.text import printable
 
 FILES_PER_UNIT = 1024
 STATS = "_stats.json"
 
 
-@dataclass
-class Recognised:
-    """What an input was found to hold."""
-
-    tars: int = 0
-    parquet: int = 0
-    tables: int = 0
-    rows: int = 0
-    files: int = 0
-    sidecars: int = 0
-    units: int = 0
-    bytes: int = 0
-    _last_table: str = field(default="", repr=False)
-
-    def add(self, unit: Unit) -> None:
-        """Count a unit."""
-        self.units += 1
-        self.bytes += unit.bytes
-        self.tars += unit.kind == "tar"
-        self.parquet += unit.kind == "parquet"
-        self.files += len(unit.uris) if unit.kind == "files" else 0
-        if unit.rows is not None:
-            self.rows += unit.rows[1] - unit.rows[0]
-            self.tables += unit.uris[0] != self._last_table
-            self._last_table = unit.uris[0]
-
-    def __str__(self) -> str:
-        kinds = [
-            (self.tars, "tar"),
-            (self.parquet, "image Parquet"),
-            (self.tables, "URI table"),
-            (self.rows, "table row"),
-            (self.files, "file"),
-            (self.sidecars, "metadata file (no images)"),
-            (self.units, "unit"),
-        ]
-        held = ", ".join(f"{count:,} x {name}" for count, name in kinds if count)
-        return f"{held}, {self.bytes:,} bytes"
-
-
-def _from_card(given: Input) -> list[Input] | None:
-    """Expand the folder of a benchmark into its tars, each with its source and split."""
-    card_uri = storage.join(given.uri, CARD)
-    if given.uri.endswith((*TARS, *PARQUET, *TABLES)) or not storage.exists(card_uri):
-        return None
-    card = storage.read_json(card_uri)
-    return [
-        Input(
-            storage.join(given.uri, file["path"]),
-            file["source"],
-            file["split"],
-            storage.join(given.prefix, str(PurePosixPath(file["path"]).parent)),
-        )
-        for file in card["files"]
-    ]
-
-
-def _subfolders(given: Input) -> list[Input]:
+def _subfolders(given: Input, seen: Listing) -> list[Input]:
     """Name the sources of an unnamed folder after its subfolders, where it holds nothing else."""
     if given.source is not None or given.uri.endswith((*TARS, *PARQUET, *TABLES)):
         return [given]
     return [
-        Input(storage.join(given.uri, name), name, prefix=storage.join(given.prefix, name))
-        for name in listing.folders(given.uri)
+        replace(given, uri=storage.join(given.uri, name), source=name)
+        for name in listing.folders(given.uri, seen)
     ] or [given]
 
 
@@ -106,18 +50,15 @@ class _Cutter:
     given: Input
     reading: Reading
     counts: Recognised
-    root: str
+    names: Names
+    root: str  # the folder in which the names of files begin
     explicit: bool  # the user named tables: a text is one, and not a file like others
     endings: bool = False  # containers may differ by the ends of their names alone
     loose: list[tuple[Found, str]] = field(default_factory=list)
-    stems: list[str] = field(default_factory=list)
 
     def units(self, found: Iterator[Found]) -> Iterator[Unit]:
         """Yield the units of some files."""
         for file in found:
-            # Names that begin alike come together: these are the containers that this may be of.
-            while self.stems and not file.uri.startswith(self.stems[-1]):
-                self.stems.pop()
             yield from self._unit(file)
             if len(self.loose) == FILES_PER_UNIT:
                 yield self._files()
@@ -125,48 +66,48 @@ class _Cutter:
             yield self._files()
 
     def _unit(self, file: Found) -> Iterator[Unit]:
-        if file.uri.endswith(TARS):
-            yield self._container("tar", file)
+        if not file.plain:
+            self._keep(file)
+        elif file.uri.endswith(TARS):
+            yield self._made(self._container("tar", file))
         elif file.uri.endswith(PARQUET):
             yield from self._parquet(file)
         elif file.uri.endswith(TABLES) and self.explicit:
             yield from self._table(file)
-        elif file.uri.endswith(STATS) and file.uri.removesuffix(STATS) in self.stems:
-            self.counts.sidecars += 1
+        elif file.uri.endswith(STATS) and self.names.is_stem(
+            self._path(file.uri).removesuffix(STATS)
+        ):
+            self.counts.skipped["metadata"] += 1
         else:
-            self.loose.append((file, self._name(file.uri)))
+            self._keep(file)
+
+    def _keep(self, file: Found) -> None:
+        self.loose.append((file, self.names.file(self._path(file.uri))))
 
     def _parquet(self, file: Found) -> Iterator[Unit]:
         kind = _parquet_kind(file.uri, self.reading)
         if kind == "parquet":
-            yield self._container("parquet", file)
+            yield self._made(self._container("parquet", file))
         elif kind == "table":
             yield from self._table(file)
         else:
-            self.counts.sidecars += 1
+            self.counts.skipped["metadata"] += 1
 
     def _table(self, file: Found) -> Iterator[Unit]:
         whole = self._container("table", file)
+        part = None
         for part in ranges(file.uri, file.bytes, self.reading):
             yield self._made(replace(whole, bytes=part.bytes, rows=part.rows, offset=part.offset))
+        if part is None:
+            self.counts.skipped["empty_table"] += 1
 
     def _container(self, kind: Literal["tar", "parquet", "table"], file: Found) -> Unit:
         """Return the unit of a container; its ids begin with its stem, if no other's do."""
-        name, own = self._name(file.uri), stem(file.uri)
-        prefix = name if self.endings or own in self.stems else stem(name)
-        self.stems.append(own)
-        unit = Unit(kind, (file.uri,), (prefix,), self.given.source, self.given.split, file.bytes)
-        return unit if kind == "table" else self._made(unit)
+        prefix = self.names.container(self._path(file.uri), whole=self.endings)
+        return Unit(kind, (file.uri,), (prefix,), self.given.source, self.given.split, file.bytes)
 
-    def _name(self, uri: str) -> str:
-        """Return a file's path inside the input, unlike those of what is in a container."""
-        inside = uri[len(self.root) + 1 :] or storage.base_name(uri)
-        for own in self.stems:
-            if uri.startswith(f"{own}/"):
-                at = len(own) - len(self.root) - 1
-                inside = f"{inside[:at]}~{inside[at:]}"
-                break
-        return printable(storage.join(self.given.prefix, inside))
+    def _path(self, uri: str) -> str:
+        return uri[len(self.root) + 1 :] or storage.base_name(uri)
 
     def _files(self) -> Unit:
         files, names = zip(*self.loose, strict=True)
@@ -188,7 +129,7 @@ def _parquet_kind(uri: str, reading: Reading) -> str:
     try:
         with parquet.opened(uri) as file:
             uris = uri_column(file.names, reading)
-    except (parquet.ParquetError, OSError):
+    except BrokenError:
         return "parquet"  # whoever reads it says what is wrong, in a row
     if reading.uri_column is not None and uris is not None and reading.image_column is None:
         return "table"
@@ -202,17 +143,43 @@ def _parquet_kind(uri: str, reading: Reading) -> str:
     return "table"
 
 
-def _cut(given: Input, reading: Reading, counts: Recognised) -> Iterator[Unit]:
+def _of_pattern(given: Input, reading: Reading, counts: Recognised) -> Iterator[Unit]:
+    """Cut the files that a pattern names into units."""
+    pattern = Pattern(given.uri)
+    explicit = any(choice.endswith(TABLES) for choice in pattern.choices)
+    endings = len({choice[len(stem(choice)) :] for choice in pattern.choices}) > 1
+    names = Names(given.prefix, anyhow=len(pattern.choices) > 1)
+    cutter = _Cutter(given, reading, counts, names, pattern.root, explicit, endings)
+    return cutter.units(pattern.files(counts.listing))
+
+
+def _of_parts(
+    given: Input, parts: Sequence[Input], reading: Reading, counts: Recognised, *, of_card: bool
+) -> Iterator[Unit]:
+    """Cut an input into units, part by part; a file that a card lists has one in any case."""
+    names = Names(given.prefix, anyhow=of_card)
+    for part in parts:
+        explicit = part.uri.endswith(TABLES)
+        cutter = _Cutter(part, reading, counts, names, given.uri.rstrip("/"), explicit)
+        found = listing.files(part.uri, counts.listing)
+        yield from cutter.units(_or_itself(found, part.uri) if of_card else found)
+
+
+def _or_itself(found: Iterator[Found], uri: str) -> Iterator[Found]:
+    yield next(found, Found(uri, 0))
+    yield from found
+
+
+def _cut(
+    given: Input, reading: Reading, counts: Recognised, labelled: bool, source: str | None
+) -> Iterator[Unit]:
     """Cut one input into units."""
+    named = replace(given, source=source) if source and given.source else given
     if is_pattern(given.uri):
-        pattern = Pattern(given.uri)
-        explicit = any(choice.endswith(TABLES) for choice in pattern.choices)
-        endings = len({choice[len(stem(choice)) :] for choice in pattern.choices}) > 1
-        cutter = _Cutter(given, reading, counts, pattern.root, explicit, endings)
-        return cutter.units(pattern.files())
-    explicit = given.uri.endswith(TABLES)
-    cutter = _Cutter(given, reading, counts, given.uri.rstrip("/"), explicit)
-    return cutter.units(listing.files(given.uri))
+        return _of_pattern(named, reading, counts)
+    of_card = benchmark_files(given)
+    parts = of_card or (_subfolders(named, counts.listing) if labelled else [named])
+    return _of_parts(named, parts, reading, counts, of_card=bool(of_card))
 
 
 def _parsed(inputs: Sequence[str]) -> list[Input]:
@@ -226,13 +193,16 @@ def _parsed(inputs: Sequence[str]) -> list[Input]:
     unnamed = [name for i, name in zip(given, names, strict=True) if i.source is None]
     if len(set(unnamed)) < len(unnamed):
         raise ManifptError("--input: two inputs end in the same name; tell them apart by NAME=URI")
-    prefixes = Counter(i.source or name for i, name in zip(given, names, strict=True))
-    taken: dict[str, int] = {}
+    sources = Counter(i.source for i in given if i.source is not None)
+    keys = {source: Keys(source + "~" * (source in unnamed)) for source in sources}
     found = []
     for one, name in zip(given, names, strict=True):
-        prefix = one.source or name
-        if one.source is not None and prefixes[prefix] > 1:
-            prefix = unique(f"{prefix}/{name}", taken)
+        if one.source is None:
+            prefix = escaped(name) or "~"
+        elif sources[one.source] == 1 and one.source not in unnamed:
+            prefix = one.source
+        else:
+            prefix = keys[one.source].id(name)
         found.append(replace(one, prefix=prefix))
     return found
 
@@ -244,33 +214,37 @@ def units(
     labelled: bool = False,
     source: str | None = None,
     reading: Reading = AS_FOUND,
+    skipped: Counter[str] | None = None,
 ) -> Iterator[Unit]:
     """Yield the units of work behind ``--input``, in an order that storage does not change.
 
     It holds no more of the files than a folder's names, or a page of an object store's listing.
     Units that declare a source or split which ``selection`` does not keep are left out unread.
     With ``labelled``, an unnamed folder that holds only folders names one source each. ``source``
-    replaces the names that the user gave. What each input was recognised as goes to stderr.
+    replaces the names that the user gave. What each input was recognised as goes to stderr; what
+    was left out is counted in ``skipped`` by reason.
     """
     kept = 0
     for text, one in zip(inputs, _parsed(inputs), strict=True):
         counts = Recognised()
-        expanded = None if is_pattern(one.uri) else _from_card(one)
-        if expanded is None:
-            named = replace(one, source=source) if source and one.source else one
-            expanded = _subfolders(named) if labelled and not is_pattern(one.uri) else [named]
-        for part in expanded:
-            for unit in _cut(part, reading, counts):
-                if selection.keeps(unit.source, unit.split):
-                    kept += 1
-                    yield unit
+        for unit in _cut(one, reading, counts, labelled, source):
+            if selection.keeps(unit.source, unit.split):
+                kept += 1
+                yield unit
+        if skipped is not None:
+            skipped.update(counts.skipped)
         if not counts.units:
-            missing = not storage.exists(one.uri)
-            reason = "no such file or folder" if missing else "holds no files"
-            raise ManifptError(f"--input {one.uri}: {reason}; check the path")
+            raise ManifptError(f"--input {one.uri}: {_nothing(one.uri, counts)}; check the path")
         print(f"--input {public(text)}: {counts}", file=sys.stderr, flush=True)
     if not kept:
         raise ManifptError(f"--input: nothing in it is of {selection}; check its {CARD}")
+
+
+def _nothing(uri: str, counts: Recognised) -> str:
+    """Say why an input has no units."""
+    if counts.skipped:
+        return f"holds nothing to read ({counted([(n, w) for w, n in counts.skipped.items()])})"
+    return "holds no files" if storage.exists(uri) else "no such file or folder"
 
 
 def plan(

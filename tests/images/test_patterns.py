@@ -78,7 +78,7 @@ def tree(tmp_path):
         "a/b/z.png",
         "c/x.png",
         "top.png",
-        "_hidden/x.png",
+        "_work/x.png",
         "10.png",
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

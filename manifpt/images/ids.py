@@ -1,0 +1,128 @@
+"""Ids of images: no two images of a job share one, whatever their names are.
+
+An id consists of names that come from outside (files, members of tars, cells of tables) and of
+marks. Names are escaped, so that ``~`` is in none of them: a bare ``~`` is always a mark.
+
+    a~/x.png      in a folder ``a`` beside a container whose ids begin with ``a/``
+    a.tgz~2/x     in a container of which both names, ``a`` and ``a.tgz``, are taken
+    t/x~2         the second ``x`` of a container
+    t/name~12     row 12 of a table, by the name that its id column has
+    t/~broken     the rest of a container that could not be read
+"""
+
+import re
+from collections import Counter
+
+from manifpt.images.sources import stem
+
+_PERCENT = "%(?=[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4})"
+_ODD = re.compile(f"[\0\ud800-\udfff]|{_PERCENT}")
+_AMBIGUOUS = re.compile(f"[~\0\ud800-\udfff]|{_PERCENT}")
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if 0xDC80 <= code <= 0xDCFF:  # how Python puts a byte that is no UTF-8
+        return f"%{code - 0xDC00:02X}"
+    return f"%u{code:04X}" if code >= 0xD800 else f"%{code:02X}"
+
+
+def escaped(name: str) -> str:
+    """Return a name as it stands in ids: one for each name, in UTF-8, without ``~``.
+
+    ``~``, NUL and bytes that are no UTF-8 become ``%XX``, other lone surrogates ``%uXXXX``; a
+    ``%`` before digits that would read so becomes ``%25``. Other names stay as they are.
+    """
+    return _AMBIGUOUS.sub(_escape, name)
+
+
+def member_uri(container: str, member: str) -> str:
+    """Return the URI of a tar's member; percent-decoding its fragment gives the member's name."""
+    return f"{container}#{_ODD.sub(_escape, member)}"
+
+
+def broken_id(prefix: str, first_row: int | None = None) -> str:
+    """Return the id of the rest of a container, or of the rows of a table from one on."""
+    return f"{prefix}/~broken" + ("" if first_row is None else f"-{first_row:08d}")
+
+
+def row_id(prefix: str, number: int, name: str | None = None) -> str:
+    """Return the id of a row of a table; its number keeps it unique where its name does not."""
+    inside = f"{number:08d}" if name is None else f"{escaped(name)}~{number}"
+    return f"{prefix}/{inside}"
+
+
+class Keys:
+    """The ids of what one container holds, in its order: names that come again are numbered."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._seen: Counter[str] = Counter()
+
+    def id(self, name: str) -> str:
+        """Return the id of the next thing of this name."""
+        self._seen[name] += 1
+        count = self._seen[name]
+        return f"{self._prefix}/{escaped(name)}" + (f"~{count}" if count > 1 else "")
+
+
+class Names:
+    """The ids of an input's files, and the prefixes of ids in its containers, as they are listed.
+
+    A container's ids begin with its name without the ending, unless a folder or another container
+    has that name already. Names that begin alike must come one after the other, as they do in
+    every sorted order; with ``anyhow`` they need not, and all folders and containers are held.
+    """
+
+    def __init__(self, prefix: str = "", *, anyhow: bool = False) -> None:
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._anyhow = anyhow
+        self._open: list[str] = []  # the names below, the latest last
+        self._folders: dict[str, str] = {}
+        self._claimed: set[str] = set()
+        self._stems: set[str] = set()
+
+    def file(self, path: str) -> str:
+        """Return the id of a file by its path inside the input."""
+        folder, name = self._placed(path)
+        return self._folder(folder) + escaped(name)
+
+    def container(self, path: str, *, whole: bool = False) -> str:
+        """Return the prefix of a container's ids; with ``whole``, its name keeps the ending."""
+        folder, name = self._placed(path)
+        prefix, short = self._folder(folder), stem(name)
+        self._stems.add(folder + short)
+        self._open.append(folder + short)
+        for own in (name,) if whole else (short, name):
+            if folder + own not in self._claimed and folder + own not in self._folders:
+                self._claimed.add(folder + own)
+                self._open.append(folder + own)
+                return prefix + escaped(own)
+        return f"{prefix}{escaped(name)}~2"
+
+    def is_stem(self, path: str) -> bool:
+        """Tell whether a container has this name but for its ending, of those just listed."""
+        return path in self._stems
+
+    def _placed(self, path: str) -> tuple[str, str]:
+        """Return the folder of a path, with its slash, and the name; forget what has passed."""
+        while not self._anyhow and self._open and not path.startswith(self._open[-1]):
+            passed = self._open.pop()
+            self._folders.pop(passed, None)
+            self._claimed.discard(passed)
+            self._stems.discard(passed)
+        at = path.rfind("/") + 1
+        return path[:at], path[at:]
+
+    def _folder(self, path: str) -> str:
+        """Return how ids begin in a folder, given with its slash; "" is the input itself."""
+        made, start = self._prefix, 0
+        while start < len(path):
+            end = path.index("/", start)
+            folder = path[:end]
+            if folder not in self._folders:
+                mark = "~" if folder in self._claimed else ""
+                self._folders[folder] = f"{made}{escaped(path[start:end])}{mark}/"
+                self._open.append(folder)
+            made, start = self._folders[folder], end + 1
+        return made

@@ -1,0 +1,193 @@
+"""The records of CSV, TSV and JSON lines: each costs at most its own line, however broken it is.
+
+A quoted field of CSV may run over line ends only where that is well-formed: the record has as many
+fields as the header, its last quote stands before a comma or a line end, and no line between its
+first and its last is a row by itself. Otherwise a quote is a stray one, which is a
+fault of its line, and the next line is a record again.
+"""
+
+import csv
+import json
+import re
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, BinaryIO, NamedTuple
+
+MOST_LINE = 2**20
+JSON_LINES = (".jsonl", ".ndjson")
+# A path or URI, where a line may be a row or text of a field.
+_ENTRY = re.compile(
+    r"\S*/\S*|\S*\.\w{2,5}|.*\.(png|jpe?g|webp|gif|bmp|tiff?|avif|hei[cf])", re.IGNORECASE
+)
+
+
+class Record(NamedTuple):
+    """The fields of a record, or the object, and where it ends; ``fault`` says what is wrong.
+
+    Of a record with a fault, only those fields are there that it does not touch.
+    """
+
+    fields: list[str] | dict[str, Any]
+    end: int
+    fault: str = ""
+
+
+class _Line(NamedTuple):
+    text: str
+    end: int
+    fault: str = ""
+
+
+class Shape(NamedTuple):
+    """How many fields a table's records have, and which of them holds URIs."""
+
+    fields: int
+    uri: int
+
+    def is_row(self, fields: list[str]) -> bool:
+        """Tell whether a line's fields are a row, rather than a part of some text."""
+        whole = len(fields) == self.fields
+        return whole and _ENTRY.fullmatch(fields[self.uri].strip()) is not None
+
+
+def records(name: str, file: BinaryIO, offset: int, shape: Shape | None = None) -> Iterator[Record]:
+    """Yield each record from ``offset`` on of the table of this name; empty lines are none.
+
+    The ``shape`` tells stray quotes from fields of several lines, see above; only a header is
+    read without one.
+    """
+    lines = _lines(file, offset)
+    if name.endswith(JSON_LINES):
+        yield from map(_object, filter(_is_written, lines))
+    elif name.endswith(".tsv"):
+        # Tabs can't be quoted in TSV, so a quotation mark there is a letter like any other.
+        parser = _Parser(delimiter="\t", quoting=csv.QUOTE_NONE)
+        yield from (r for r in map(parser.record, lines) if r.fields or r.fault)
+    else:
+        yield from (r for r in _quoted(_Ahead(lines), shape) if r.fields or r.fault)
+
+
+def _lines(file: BinaryIO, offset: int) -> Iterator[_Line]:
+    file.seek(offset)
+    end = offset
+    while data := file.readline(MOST_LINE + 1):
+        end += len(data)
+        if len(data) <= MOST_LINE:
+            yield _Line(data.decode("utf-8", "replace"), end)
+            continue
+        while not data.endswith(b"\n") and (data := file.readline(MOST_LINE)):
+            end += len(data)
+        yield _Line("", end, f"the line has more than {MOST_LINE} bytes")
+
+
+def _is_written(line: _Line) -> bool:
+    return bool(line.fault or line.text.strip())
+
+
+def _object(line: _Line) -> Record:
+    if line.fault:
+        return Record({}, line.end, line.fault)
+    try:
+        value = json.loads(line.text.removeprefix("\ufeff"))
+    except (ValueError, RecursionError) as error:
+        return Record({}, line.end, f"the line is not JSON: {error}"[:200])
+    if not isinstance(value, dict):
+        return Record({}, line.end, "the line is no JSON object")
+    return Record(value, line.end)
+
+
+class _Parser:
+    """Parses lines one by one: the csv module's reader, asked for a record of each."""
+
+    def __init__(self, **dialect: Any) -> None:
+        self._reader = csv.reader(self, **dialect)
+        self._text = ""
+        self.ended = True  # whether the latest line does not end within a quoted field
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        """Give the reader the line; it asks for another where a quoted field goes on."""
+        if not self._text:
+            self.ended = False
+            raise StopIteration
+        text, self._text = self._text, ""
+        return text
+
+    def record(self, line: _Line) -> Record:
+        """Return a line as a record."""
+        self._text, self.ended = line.text, True
+        if line.fault:
+            return Record([], line.end, line.fault)
+        try:
+            fields = next(self._reader)
+        except csv.Error as error:
+            return Record([], line.end, f"the line is broken: {error}")
+        if self.ended:
+            return Record(fields, line.end)
+        return Record(fields[:-1], line.end, "a quoted field does not end on its line")
+
+
+class _Ahead:
+    """Lines of which some may be given back."""
+
+    def __init__(self, lines: Iterator[_Line]) -> None:
+        self._lines = lines
+        self._given_back: deque[_Line] = deque()
+
+    def __iter__(self) -> Iterator[_Line]:
+        return self
+
+    def __next__(self) -> _Line:
+        return self._given_back.popleft() if self._given_back else next(self._lines)
+
+    def give_back(self, lines: list[_Line]) -> None:
+        self._given_back.extendleft(reversed(lines))
+
+
+def _quoted(lines: _Ahead, shape: Shape | None) -> Iterator[Record]:
+    parser = _Parser()
+    for line in lines:
+        record = parser.record(line)
+        # Of a well-formed field of several lines, the first and the last have an odd number of
+        # quotes, and those between an even one: no line is looked at more than twice.
+        if not parser.ended and _is_odd(line):
+            yield _joined(line, lines, shape) or record
+        else:
+            yield record
+
+
+def _is_odd(line: _Line) -> bool:
+    return line.text.count('"') % 2 == 1
+
+
+def _joined(first: _Line, lines: _Ahead, shape: Shape | None) -> Record | None:
+    """Return the record of several lines that ``first`` begins, if it is well-formed."""
+    more: list[_Line] = []
+    size = len(first.text)
+    for line in lines:
+        more.append(line)
+        size += len(line.text)
+        if line.fault or size > MOST_LINE or _is_odd(line):
+            break
+    if more and size <= MOST_LINE and _is_odd(more[-1]):
+        fields = _well_formed([first, *more])
+        if fields is not None and (shape is None or _is_one(fields, more[:-1], shape)):
+            return Record(fields, more[-1].end)
+    lines.give_back(more)
+    return None
+
+
+def _well_formed(lines: list[_Line]) -> list[str] | None:
+    try:
+        found = list(csv.reader([line.text for line in lines], strict=True))
+    except csv.Error:
+        return None
+    return found[0] if len(found) == 1 else None
+
+
+def _is_one(fields: list[str], between: list[_Line], shape: Shape) -> bool:
+    """Tell whether a record of several lines is one, and not rows between two stray quotes."""
+    found = (next(csv.reader([line.text])) for line in between)
+    return len(fields) == shape.fields and not any(map(shape.is_row, found))
