@@ -178,7 +178,13 @@ def test_an_encoder_is_that_of_its_manifest(tmp_path):
     folder.mkdir()
     torch.save(resnet18().state_dict(), folder / WEIGHTS)
     sha256 = storage.sha256(str(folder / WEIGHTS))
-    network = {"kind": "encoder", "backbone": "resnet18", "stem": "standard", "network_size": 32}
+    network = {
+        "kind": "encoder",
+        "key": "0" * 64,
+        "backbone": "resnet18",
+        "stem": "standard",
+        "network_size": 32,
+    }
     moments = {"mean": [0] * 3, "std": [1] * 3}
     manifest = network | moments | {"files": {WEIGHTS: {"sha256": sha256}}}
     options = Options(ssl_network="resnet18", ssl_weights=str(folder))

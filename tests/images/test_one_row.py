@@ -140,7 +140,11 @@ def test_entries_that_name_nothing(folder, place, s3, ending):
     (folder / f"t.{ending}").write_text("\n".join(lines[ending == "jsonl" :]))
     found = read(f"{place(folder)}/t.{ending}")
     assert [row["error"] is None for row in found] == [True, *[False] * 8, True]
-    assert {row["error"] for row in found[1:-1]} <= {"unreadable", "download_failed"}
+    assert {row["error"] for row in found[1:-1]} <= {
+        "unreadable",
+        "download_failed",
+        "missing_image",
+    }
 
 
 def csv_of(*lines):
@@ -379,7 +383,7 @@ def test_a_tar_and_a_table_that_vanish_are_one_row_each(refused, s3):
     for name in ("t.tar", "v.csv"):
         storage.copy(f"{refused}/{name}", f"{gone}/{name}")
     found = [unit for name in ("*.tar", "*.csv") for unit in units([f"{gone}/{name}"])]
-    storage.remove(gone)
+    storage.remove_file(gone)
     rows = [row for unit in found for table in read_unit(unit, RULE) for row in table.to_pylist()]
     assert errors(rows) == {
         "t/~broken": "broken_archive", "v/~broken-00000000": "broken_archive",
