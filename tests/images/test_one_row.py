@@ -383,7 +383,7 @@ def test_a_tar_and_a_table_that_vanish_are_one_row_each(refused, s3):
     for name in ("t.tar", "v.csv"):
         storage.copy(f"{refused}/{name}", f"{gone}/{name}")
     found = [unit for name in ("*.tar", "*.csv") for unit in units([f"{gone}/{name}"])]
-    storage.remove_file(gone)
+    storage.remove_files(gone, ".*")
     rows = [row for unit in found for table in read_unit(unit, RULE) for row in table.to_pylist()]
     assert errors(rows) == {
         "t/~broken": "broken_archive", "v/~broken-00000000": "broken_archive",
