@@ -22,20 +22,12 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
+from manifpt import s3
 from manifpt.errors import DamageError, ManifptError
 from manifpt.failures import blames_file as blames_file
 from manifpt.failures import explained as explained
 from manifpt.failures import reason
 
-# One request in twenty may fail: botocore tries each three times, and s3fs those eight times
-# (see ``_s3``), which also outlasts a server that is down for some 20 seconds.
-S3_CONFIG: dict[str, Any] = {
-    "connect_timeout": 4,
-    "read_timeout": 20,
-    "retries": {"max_attempts": 3, "mode": "standard"},
-}
-S3_OPTIONS = {"default_fill_cache": False, "config_kwargs": S3_CONFIG}
-S3_ROUNDS = 8
 AT_ONCE = 64
 PARTIAL = ".partial"
 
@@ -58,40 +50,14 @@ def absolute(uri: str) -> str:
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return the filesystem of ``uri`` and its path there."""
     if is_s3(uri):
-        return _s3(), uri[len("s3://") :]
+        return s3.filesystem(), uri[len("s3://") :]
     return fsspec.filesystem("file"), absolute(uri)
-
-
-def _s3() -> fsspec.AbstractFileSystem:
-    import s3fs.core
-
-    # s3fs itself repeats what fails on the way, but of a server's answers only some.
-    s3fs.core.set_custom_error_handler(_passes)
-    # The listing cache would hide what other processes wrote.
-    found = fsspec.filesystem("s3", use_listings_cache=False, **S3_OPTIONS)
-    found.retries = S3_ROUNDS
-    return found
-
-
-def _passes(error: BaseException) -> bool:
-    """Tell whether a server's answer is one that passes: 5xx, or too many requests."""
-    answer = getattr(error, "response", None) or {}
-    status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    return status >= 500 or status == 429
 
 
 def arrow_filesystem(uri: str) -> tuple[pa.fs.FileSystem, str]:
     """Return pyarrow's filesystem of ``uri`` and its path there, for libraries that want one."""
     if is_s3(uri):
-        # Arrow 25 takes keys and region from the AWS environment, but not the endpoint.
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        fs = pa.fs.S3FileSystem(
-            endpoint_override=endpoint,
-            connect_timeout=4,
-            request_timeout=20,
-            retry_strategy=pa.fs.AwsStandardS3RetryStrategy(max_attempts=S3_ROUNDS),
-        )
-        return fs, uri[len("s3://") :]
+        return s3.arrow(), uri[len("s3://") :]
     return pa.fs.LocalFileSystem(), absolute(uri)
 
 
@@ -210,14 +176,6 @@ def reading(uri: str) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _boto() -> Any:
-    import boto3
-    from botocore.config import Config
-
-    retries = {"max_attempts": S3_ROUNDS, "mode": "standard"}
-    return boto3.client("s3", config=Config(**S3_CONFIG | {"retries": retries}))
-
-
 def read_versioned(uri: str) -> tuple[bytes, str]:
     """Return a file's content and a token that changes whenever the content does."""
     if not is_s3(uri):
@@ -225,7 +183,7 @@ def read_versioned(uri: str) -> tuple[bytes, str]:
         return data, hashlib.sha256(data).hexdigest()
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     with explained(uri):
-        answer = _boto().get_object(Bucket=bucket, Key=key)
+        answer = s3.client().get_object(Bucket=bucket, Key=key)
     return answer["Body"].read(), answer["ETag"]
 
 
@@ -237,7 +195,7 @@ def replace(uri: str, data: bytes, token: str) -> bool:
 
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     try:
-        _boto().put_object(Bucket=bucket, Key=key, Body=data, IfMatch=token)
+        s3.client().put_object(Bucket=bucket, Key=key, Body=data, IfMatch=token)
     except ClientError as error:
         if error.response["Error"]["Code"] in {"PreconditionFailed", "ConditionalRequestConflict"}:
             return False

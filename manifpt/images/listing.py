@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
-from manifpt import storage
+from manifpt import s3, storage
 
 # Told the path of a folder inside the root, "" for the root: whether to look into it.
 Enter = Callable[[str], bool]
@@ -79,13 +79,9 @@ def _names(folder: str) -> list[str]:
 
 def _pages(uri: str, prefix: str, **options: str) -> Iterator[dict[str, Any]]:
     """Yield the pages of an object store's answer, each as it is needed."""
-    import boto3
-    from botocore.config import Config
-
     bucket = uri.removeprefix("s3://").partition("/")[0]
     with _translated(uri):
-        client = boto3.client("s3", config=Config(**storage.S3_CONFIG))
-        pages = client.get_paginator("list_objects_v2")
+        pages = s3.client().get_paginator("list_objects_v2")
         yield from pages.paginate(Bucket=bucket, Prefix=prefix, **options)
 
 
