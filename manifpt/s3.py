@@ -1,9 +1,10 @@
 """S3 through s3fs, boto3 and pyarrow, and how long a server that fails is asked again.
 
 A server that refuses connections, fails (5xx) or has too many requests (429) is asked for
-SECONDS, which MANIFPT_S3_SECONDS replaces; one that never answers, for so long and one more
-READ_SECONDS. Meanwhile a line every LINE_SECONDS says that a process waits. Then the request is
-a ManifptError. What a server refuses for good, such as wrong keys, is an error at once.
+SECONDS, which MANIFPT_S3_SECONDS replaces; one that never answers, for one more READ_SECONDS, and
+by pyarrow, for at most three minutes. Meanwhile a line every LINE_SECONDS says that a process
+waits. Then the request is a ManifptError. What a server refuses for good, such as wrong keys, is
+an error at once.
 """
 
 import os
@@ -22,6 +23,7 @@ from manifpt.errors import ManifptError, public
 SECONDS = 60.0
 CONNECT_SECONDS = 4
 READ_SECONDS = 20
+ARROW_SECONDS = 10
 # Between two tries.
 LONGEST_PAUSE = 5.0
 # The first line about a server comes after so much silence, and others at such a distance.
@@ -93,14 +95,14 @@ def client() -> Any:
 
 def arrow() -> pyarrow.fs.FileSystem:
     """Return pyarrow's filesystem, which Ray's libraries want."""
-    # Its pauses double from 25 ms: the sum over the tries is what a server is asked for.
-    tries = 2 + max(0, round(asked_seconds() / 0.025)).bit_length()
+    # It counts tries, not seconds: ten take a minute where connections are refused.
+    tries = max(2, round(asked_seconds() / 6))
     return pyarrow.fs.S3FileSystem(
         # Arrow 25 takes keys and region from the AWS environment, but not the endpoint.
         endpoint_override=os.environ.get("AWS_ENDPOINT_URL_S3")
         or os.environ.get("AWS_ENDPOINT_URL"),
         connect_timeout=CONNECT_SECONDS,
-        request_timeout=CONNECT_SECONDS,
+        request_timeout=ARROW_SECONDS,
         retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=tries),
     )
 
@@ -137,11 +139,13 @@ def asked_again(
     if say:
         print(f"waiting for {public(endpoint)} ({symptom}), {seconds:.0f} s", file=sys.stderr)
     if seconds >= asked_seconds():
+        url = request_dict["url"].partition("?")[0]
         raise ManifptError(
-            f"{request_dict['url'].partition('?')[0]}: {symptom}, for {seconds:.0f} s; check AWS_ENDPOINT_URL and "
-            "the network, then the same command goes on from here"
+            f"{url}: {symptom}, for {seconds:.0f} s; check AWS_ENDPOINT_URL and the network, then "
+            "the same command goes on from here"
         )
-    return random.uniform(0.5, 1) * min(LONGEST_PAUSE, 0.1 * 2**attempts)  # noqa: S311
+    pause: float = min(LONGEST_PAUSE, 0.1 * 2**attempts)
+    return pause * random.uniform(0.5, 1)  # noqa: S311
 
 
 def _symptom(
