@@ -58,11 +58,16 @@ def asked_seconds() -> float:
         raise ManifptError(f"MANIFPT_S3_SECONDS {given}: not a number; give seconds") from None
 
 
+def read_seconds() -> float:
+    """Return how long one try waits for an answer."""
+    return min(READ_SECONDS, max(1.0, asked_seconds()))
+
+
 def config() -> dict[str, Any]:
     """Return botocore's settings; it repeats nothing by itself, ``asked_again`` decides."""
     return {
         "connect_timeout": CONNECT_SECONDS,
-        "read_timeout": min(READ_SECONDS, max(1, asked_seconds())),
+        "read_timeout": read_seconds(),
         "retries": {"total_max_attempts": 1, "mode": "standard"},
     }
 
@@ -71,9 +76,14 @@ def filesystem() -> fsspec.AbstractFileSystem:
     """Return s3fs's filesystem."""
     from aiobotocore.session import AioSession
 
+    from manifpt.http_session import HttpSession
+
     # The listing cache would hide what other processes wrote.
     found = fsspec.filesystem(
-        "s3", use_listings_cache=False, default_fill_cache=False, config_kwargs=config()
+        "s3",
+        use_listings_cache=False,
+        default_fill_cache=False,
+        config_kwargs=config() | {"http_session_cls": HttpSession},
     )
     if found.session is None:
         session = AioSession()
@@ -121,7 +131,8 @@ def asked_again(
     endpoint = "/".join(request_dict["url"].split("/")[:3])
     symptom = _symptom(response, caught_exception)
     now = time.monotonic()
-    began = now - (config()["read_timeout"] if symptom == SILENT else 0)
+    waited = getattr(caught_exception, "waited", read_seconds())
+    began = now - waited if symptom == SILENT else now
     with _lock:
         if symptom is None:
             _outages.pop(endpoint, None)

@@ -7,6 +7,6 @@ process beside the job records what is left when the job is gone, and ends its r
 """
 
 from manifpt.tracking.provenance import git_commit, versions
-from manifpt.tracking.run import Run, run
+from manifpt.tracking.runs import Run, run
 
 __all__ = ["Run", "git_commit", "run", "versions"]

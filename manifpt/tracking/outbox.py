@@ -98,9 +98,10 @@ class Outbox:
                     self._rest(pause)
                     pause = min(2 * pause, LONGEST_PAUSE)
                 continue
-            pause = SHORTEST_PAUSE
-            self._answers()
-            if not more:
+            if more:
+                pause = SHORTEST_PAUSE
+                self._answers()
+            else:
                 self._new.wait()
 
     def _told(self, error: Exception) -> bool:

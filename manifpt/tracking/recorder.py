@@ -34,13 +34,11 @@ def advance(spool: Spool, uri: str, most: int = MOST_METRICS) -> bool:
 
 def write(uri: str, record: Record, runs: dict[str, str]) -> dict[str, str]:
     """Write a record; ``runs`` are MLflow's ids by token. Returns those that it adds."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(uri)
-    if record["op"] == "open":
-        return {record["run"]: _opened(client, record, runs)}
     if record["op"] == "known":
         return {record["run"]: record["run"]}
+    client, experiment = server.client(uri)
+    if record["op"] == "open":
+        return {record["run"]: _opened(client, experiment, record, runs)}
     run_id = runs[record["run"]]
     match record["op"]:
         case "metrics":
@@ -59,13 +57,12 @@ def write(uri: str, record: Record, runs: dict[str, str]) -> dict[str, str]:
         case "model":
             _model(run_id, record["uri"])
         case "end":
-            _only(client, server.experiment(), record["run"], run_id)
+            _only(client, experiment, record["run"], run_id)
             client.set_terminated(run_id, record["status"], record["at"])
     return {}
 
 
-def _opened(client: Any, record: Record, runs: dict[str, str]) -> str:
-    experiment = server.experiment()
+def _opened(client: Any, experiment: str, record: Record, runs: dict[str, str]) -> str:
     found = _only(client, experiment, record["run"])
     if found is not None:
         return found

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,14 @@ def connect() -> str:
     return uri
 
 
-def experiment() -> str:
-    """Return the id of our experiment, which is made if it is not there."""
+@lru_cache(maxsize=1)
+def client(uri: str) -> tuple[Any, str]:
+    """Return MLflow's client and the id of our experiment, which is made if it is not there."""
     import mlflow
 
-    with _first_use(mlflow.get_tracking_uri()):
-        return str(mlflow.set_experiment(EXPERIMENT).experiment_id)
+    with _first_use(uri):
+        made = mlflow.MlflowClient(uri)
+        return made, str(mlflow.set_experiment(EXPERIMENT).experiment_id)
 
 
 @contextmanager

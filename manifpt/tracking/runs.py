@@ -131,7 +131,8 @@ def run(job: str, params: dict[str, Any]) -> Iterator[Run]:
     try:
         tags = {"manifpt.job": job, "manifpt.git_commit": git_commit()}
         opened._open(job, resolve_tags(tags | {"mlflow.source.name": f"jobs.{job}"}))
-        outbox.first_try(START_SECONDS)
+        local = uri.startswith("sqlite:")
+        outbox.first_try(server.FIRST_USE_SECONDS if local else START_SECONDS)
         if outbox.refusal is not None:
             raise server.unreachable(uri, outbox.refusal)
         opened.params(params)
