@@ -86,6 +86,11 @@ def explained(uri: str) -> Iterator[None]:
             ) from None
         raise ManifptError(f"{uri}: {reason(error)}; check the path") from None
     except Exception as error:
+        if _code(error):  # boto3's, which s3fs has as an OSError
+            from s3fs.errors import translate_boto_error
+
+            with explained(uri):
+                raise translate_boto_error(error) from error
         name = type(error).__name__
         if name in {"NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError"}:
             remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"

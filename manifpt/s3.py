@@ -98,7 +98,8 @@ def client() -> Any:
     import boto3
     from botocore.config import Config
 
-    made = boto3.client("s3", config=Config(**config()))
+    # Not the default session, which threads must not share and which keeps old credentials.
+    made = boto3.Session().client("s3", config=Config(**config()))
     made.meta.events.register("needs-retry.s3", asked_again)
     return made
 

@@ -6,7 +6,7 @@ that of the whole paths; an object store's is its own, which is the same on S3.
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from manifpt import s3, storage
@@ -80,21 +80,9 @@ def _names(folder: str) -> list[str]:
 def _pages(uri: str, prefix: str, **options: str) -> Iterator[dict[str, Any]]:
     """Yield the pages of an object store's answer, each as it is needed."""
     bucket = uri.removeprefix("s3://").partition("/")[0]
-    with _translated(uri):
+    with storage.explained(uri):
         pages = s3.client().get_paginator("list_objects_v2")
         yield from pages.paginate(Bucket=bucket, Prefix=prefix, **options)
-
-
-@contextmanager
-def _translated(uri: str) -> Iterator[None]:
-    """Turn boto3's errors into a ManifptError with the remedy."""
-    from s3fs.errors import translate_boto_error
-
-    with storage.explained(uri):
-        try:
-            yield
-        except Exception as error:
-            raise translate_boto_error(error) from None
 
 
 def key_of(uri: str) -> str:
