@@ -42,6 +42,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
 
     logged = log_model(
         config.model,
+        tracked.require(),
         manifold=config.manifold,
         moved=config.moved,
         evaluation=config.evaluation,

@@ -79,6 +79,8 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         )
     if bool(config.add) != (config.extend is not None):
         raise ManifptError("--add: goes with --extend, NAME=URI of each new source")
+    if config.register_as is not None:
+        tracked.require()
     if config.extend is not None:
         manifest = extend_attributor(
             config.extend,
@@ -120,12 +122,9 @@ def _logged(config: Config, manifest: dict[str, Any], tracked: Run) -> dict[str,
     names = ("classes", "network", "best_epoch", "validation_accuracy", "validation_loss")
     summary = {"output": config.output, **{n: manifest[n] for n in names if n in manifest}}
     if config.register_as is not None:
-        logged = log_model(config.output, manifold="auto")
+        logged = log_model(config.output, tracked.require(), manifold="auto")
         return summary | register(logged, config.register_as, config.alias)
-    try:
-        log_model(config.output)
-    except ManifptError as error:  # the attributor is there, whatever became of its manifold
-        print(f"not logged as an MLflow model: {error}", file=sys.stderr, flush=True)
+    tracked.model(config.output)
     return summary
 
 

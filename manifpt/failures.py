@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,10 +23,14 @@ _FAILS = {errno.EBUSY, errno.EREMOTEIO, errno.ETIMEDOUT}
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
 _UNREACHABLE = {
     "EndpointConnectionError",
+    "ProxyConnectionError",
+    "SSLError",
     "ConnectTimeoutError",
     "ConnectionClosedError",
     "ReadTimeoutError",
     "HTTPClientError",
+    "ResponseStreamingError",
+    "ClientPayloadError",
 }
 # What S3 says of the caller, or of itself, whatever object was asked for.
 _OF_SERVICE = _EXPIRED | {
@@ -101,23 +106,58 @@ def explained(uri: str) -> Iterator[None]:
         remedy = remedy if _is_s3(uri) else "check the permissions of the path"
         raise ManifptError(f"{uri}: access denied ({reason(error)}); {remedy}") from None
     except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise
         if error.errno in _FULL:
             remedy = "free some; the same command goes on from here"
             raise ManifptError(f"{uri}: no space left ({reason(error)}); {remedy}") from None
         if _is_s3(uri) and (error.errno in _FAILS or isinstance(error, TimeoutError)):
+            what = "does not answer" if isinstance(error, TimeoutError) else "fails"
             remedy = "try again later; the same command goes on from here"
-            raise ManifptError(f"{uri}: the server fails ({reason(error)}); {remedy}") from None
+            raise ManifptError(
+                f"{uri}: the server {_endpoint()} {what} ({reason(error)}); {remedy}"
+            ) from None
         raise ManifptError(f"{uri}: {reason(error)}; check the path") from None
     except Exception as error:
+        if _code(error):  # boto3's, which s3fs has as an OSError
+            from s3fs.errors import translate_boto_error
+
+            with explained(uri):
+                raise translate_boto_error(error) from error
         name = type(error).__name__
         if name in {"NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError"}:
             remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             raise ManifptError(f"{uri}: no AWS credentials; {remedy}") from None
         if name in _UNREACHABLE:
-            endpoint = os.environ.get("AWS_ENDPOINT_URL", "the AWS default")
-            remedy = "check AWS_ENDPOINT_URL and the network"
-            raise ManifptError(f"{uri}: cannot reach endpoint {endpoint}; {remedy}") from None
+            remedy = "check AWS_ENDPOINT_URL and the network; the same command goes on from here"
+            raise ManifptError(f"{uri}: cannot reach endpoint {_endpoint()}; {remedy}") from None
         raise
+
+
+def _endpoint() -> str:
+    return os.environ.get("AWS_ENDPOINT_URL", "the AWS default")
+
+
+# As the types of numpy, torch, pyarrow, faiss and Ray say it, or only the text of an error that
+# comes from another process.
+_NO_MEMORY = re.compile(
+    r"MemoryError|OutOfMemory|[Cc]an(?:no|')t allocate memory|out of memory|bad_alloc"
+)
+
+
+def out_of_memory(error: BaseException) -> ManifptError | None:
+    """Return one line for an error that says that memory is used up, else None."""
+    names = [f"{kind.__module__}.{kind.__name__}" for kind in type(error).__mro__]
+    full = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    found = next((line for line in str(error).splitlines() if _NO_MEMORY.search(line)), None)
+    if not (full or isinstance(error, MemoryError) or found or _NO_MEMORY.search(" ".join(names))):
+        return None
+    said = found.strip()[:200] if found else reason(error)
+    return ManifptError(
+        f"out of memory ({said}); give the job a machine or container with more, or fewer "
+        "processes or images at a time (--num-actors, --num-workers, --batch-size); the same "
+        "command goes on from here"
+    )
 
 
 def reason(error: BaseException) -> str:

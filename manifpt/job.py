@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, NoReturn
@@ -15,6 +16,26 @@ Job = Callable[[Config, Any], dict[str, Any]]
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
+
+
+def _stoppable() -> None:
+    """Let SIGTERM and SIGHUP stop this process as Ctrl-C does; nohup's stays ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _terminate)
+
+
+def _start_ray() -> None:
+    from manifpt import session
+
+    try:
+        session.start()
+    except SystemExit:  # a SIGTERM that met the handler which Ray installs
+        raise KeyboardInterrupt from None
+    finally:
+        _stoppable()
 
 
 def execute(
@@ -31,15 +52,14 @@ def execute(
     A job that is not ``on_ray`` needs no cluster and starts none.
     """
     config = parse(kind, doc, argv)
+    _stoppable()
     from manifpt import session, tracking
 
     params = config.model_dump(mode="json", exclude_none=True)
     with tracking.run(name, params) as run:
         if on_ray:
-            session.start()
+            _start_ray()
             run.tags(session.identity())
-        # Ray installs its own handler when it starts; a stop must still end the run.
-        signal.signal(signal.SIGTERM, _terminate)
         summary = job(config, run)
         run.metrics(summary)
         run.document("summary.json", summary)
@@ -73,14 +93,17 @@ def exit_code(name: str, command: Callable[[], None]) -> int:
     A verification that finds a difference has 1.
     """
     try:
+        _stoppable()
         command()
     except KeyboardInterrupt:
         print(f"{name}: stopped; the same command goes on from here", file=sys.stderr)
         return 130
     except Exception as error:
-        from manifpt import session
+        from manifpt import failures, session
 
         reason = session.cause(error)
+        if not isinstance(reason, ManifptError):
+            reason = failures.out_of_memory(reason) or failures.out_of_memory(error) or reason
         if not isinstance(reason, ManifptError):
             raise
         print(f"{name}: {reason}", file=sys.stderr)

@@ -283,5 +283,13 @@ def cause(error: BaseException) -> BaseException:
         texts += map(str, (error, *getattr(error, "worker_failures", {}).values()))
         if isinstance(inner, BaseException):
             error = inner
-    lines = re.findall(r"^manifpt\.errors\.\w+: (.+)$", "\n".join(texts), re.MULTILINE)
-    return ManifptError(lines[0]) if lines else error
+    text = "\n".join(texts)
+    lines = re.findall(r"^manifpt\.errors\.\w+: (.+)$", text, re.MULTILINE)
+    if lines:
+        return ManifptError(lines[0])
+    # pyarrow's, by which Ray Train keeps checkpoints.
+    failed = re.search(r"^.*AWS Error (?:NETWORK_CONNECTION|SERVICE_UNAVAILABLE).*$", text, re.M)
+    if failed:
+        remedy = "check AWS_ENDPOINT_URL and the network, then the same command goes on from here"
+        return ManifptError(f"S3 fails or does not answer ({failed[0].strip()[:300]}); {remedy}")
+    return error

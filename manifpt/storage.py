@@ -26,20 +26,12 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
+from manifpt import s3
 from manifpt.errors import DamageError, ManifptError
 from manifpt.failures import blames_file as blames_file
 from manifpt.failures import explained as explained
 from manifpt.failures import reason
 
-# One request in twenty may fail: botocore tries each three times, and s3fs those eight times
-# (see ``_s3``), which also outlasts a server that is down for some 20 seconds.
-S3_CONFIG: dict[str, Any] = {
-    "connect_timeout": 4,
-    "read_timeout": 20,
-    "retries": {"max_attempts": 3, "mode": "standard"},
-}
-S3_OPTIONS = {"default_fill_cache": False, "config_kwargs": S3_CONFIG}
-S3_ROUNDS = 8
 AT_ONCE = 64
 PARTIAL = ".partial"
 LOCK = ".lock"
@@ -65,40 +57,14 @@ def absolute(uri: str) -> str:
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return the filesystem of ``uri`` and its path there."""
     if is_s3(uri):
-        return _s3(), uri[len("s3://") :]
+        return s3.filesystem(), uri[len("s3://") :]
     return fsspec.filesystem("file"), absolute(uri)
-
-
-def _s3() -> fsspec.AbstractFileSystem:
-    import s3fs.core
-
-    # s3fs itself repeats what fails on the way, but of a server's answers only some.
-    s3fs.core.set_custom_error_handler(_passes)
-    # The listing cache would hide what other processes wrote.
-    found = fsspec.filesystem("s3", use_listings_cache=False, **S3_OPTIONS)
-    found.retries = S3_ROUNDS
-    return found
-
-
-def _passes(error: BaseException) -> bool:
-    """Tell whether a server's answer is one that passes: 5xx, or too many requests."""
-    answer = getattr(error, "response", None) or {}
-    status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    return status >= 500 or status == 429
 
 
 def arrow_filesystem(uri: str) -> tuple[pa.fs.FileSystem, str]:
     """Return pyarrow's filesystem of ``uri`` and its path there, for libraries that want one."""
     if is_s3(uri):
-        # Arrow 25 takes keys and region from the AWS environment, but not the endpoint.
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        fs = pa.fs.S3FileSystem(
-            endpoint_override=endpoint,
-            connect_timeout=4,
-            request_timeout=20,
-            retry_strategy=pa.fs.AwsStandardS3RetryStrategy(max_attempts=S3_ROUNDS),
-        )
-        return fs, uri[len("s3://") :]
+        return s3.arrow(), uri[len("s3://") :]
     return pa.fs.LocalFileSystem(), absolute(uri)
 
 
@@ -265,34 +231,14 @@ def reading(uri: str) -> Iterator[IO[bytes]]:
         yield file
 
 
-@contextmanager
-def asked(uri: str) -> Iterator[None]:
-    """Turn boto3's errors into a ManifptError with the remedy."""
-    from s3fs.errors import translate_boto_error
-
-    with explained(uri):
-        try:
-            yield
-        except Exception as error:
-            raise translate_boto_error(error) from None
-
-
-def _boto() -> Any:
-    import boto3
-    from botocore.config import Config
-
-    retries = {"max_attempts": S3_ROUNDS, "mode": "standard"}
-    return boto3.client("s3", config=Config(**S3_CONFIG | {"retries": retries}))
-
-
 def read_versioned(uri: str) -> tuple[bytes, str]:
     """Return a file's content and a token that changes whenever the content does."""
     if not is_s3(uri):
         data = read_bytes(uri)
         return data, hashlib.sha256(data).hexdigest()
     bucket, _, key = uri.removeprefix("s3://").partition("/")
-    with asked(uri):
-        answer = _boto().get_object(Bucket=bucket, Key=key)
+    with explained(uri):
+        answer = s3.client().get_object(Bucket=bucket, Key=key)
         return answer["Body"].read(), answer["ETag"]
 
 
@@ -306,9 +252,9 @@ def _put(uri: str, data: bytes, **condition: str) -> bool:
     from botocore.exceptions import ClientError
 
     bucket, _, key = uri.removeprefix("s3://").partition("/")
-    with asked(uri):
+    with explained(uri):
         try:
-            _boto().put_object(Bucket=bucket, Key=key, Body=data, **condition)
+            s3.client().put_object(Bucket=bucket, Key=key, Body=data, **condition)
         except ClientError as error:
             if error.response["Error"]["Code"] in _UNMET:
                 return False
@@ -334,9 +280,9 @@ def age(uri: str) -> float | None:
         except FileNotFoundError:
             return None
     bucket, _, key = uri.removeprefix("s3://").partition("/")
-    with asked(uri):
+    with explained(uri):
         try:
-            answer = _boto().head_object(Bucket=bucket, Key=key)
+            answer = s3.client().head_object(Bucket=bucket, Key=key)
         except Exception as error:
             if getattr(error, "response", {}).get("Error", {}).get("Code") == "404":
                 return None
@@ -428,8 +374,8 @@ def names(uri: str) -> list[str]:
     if is_s3(uri):
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         prefix = f"{key}/" if key else ""
-        with asked(uri):
-            answer = _boto().list_objects_v2(Bucket=bucket, Prefix=prefix, Delimiter="/")
+        with explained(uri):
+            answer = s3.client().list_objects_v2(Bucket=bucket, Prefix=prefix, Delimiter="/")
         found = [entry["Key"] for entry in answer.get("Contents", ())]
         found += [entry["Prefix"] for entry in answer.get("CommonPrefixes", ())]
         return sorted(name[len(prefix) :] for name in found if name != prefix)

@@ -81,4 +81,5 @@ def _log(
     if picture:
         tracked.bytes("parallel_coordinates.png", picture)
     tracked.tags({"best_trial": best["key"], "best_run": best["run"]})
-    Run(tracked.uri, best["run"]).tags({"best": "true"})
+    if best["run"]:  # MLflow did not answer when the trial began
+        tracked.other(best["run"]).tags({"best": "true"})

@@ -93,6 +93,8 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     space = SearchSpace.of(config.fixed, config.search, config.defaults)
     if config.sampler == "pbt" and (len(config.seeds) > 1 or len(config.objectives) > 1):
         raise ManifptError("--sampler pbt: takes one seed and one objective; choose optuna")
+    if config.register_as is not None:
+        tracked.require()
     images = images_of(config.reals or config.input, config.input, config.sources)
     count, share, fit = capacity_of_trials(config.num_workers, config.max_concurrent_trials)
     print(f"trials: {fit} at once, {count} workers each, {share}", file=sys.stderr, flush=True)
@@ -126,7 +128,9 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         if config.register_as is None:
             return summary
         evaluation = f"{summary['attributor']}-test"
-        logged = log_model(summary["attributor"], manifold="auto", evaluation=evaluation)
+        logged = log_model(
+            summary["attributor"], tracked.require(), manifold="auto", evaluation=evaluation
+        )
         return summary | register(logged, config.register_as, config.alias)
 
 

@@ -8,11 +8,11 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from manifpt import storage
+from manifpt import s3, storage
 
 # Told the path of a folder inside the root, "" for the root: whether to look into it.
 Enter = Callable[[str], bool]
@@ -153,26 +153,10 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _pages(uri: str, prefix: str, **options: str) -> Iterator[dict[str, Any]]:
     """Yield the pages of an object store's answer, each as it is needed."""
-    import boto3
-    from botocore.config import Config
-
     bucket = uri.removeprefix("s3://").partition("/")[0]
-    with _translated(uri):
-        client = boto3.client("s3", config=Config(**storage.S3_CONFIG))
-        pages = client.get_paginator("list_objects_v2")
-        yield from pages.paginate(Bucket=bucket, Prefix=prefix, **options)
-
-
-@contextmanager
-def _translated(uri: str) -> Iterator[None]:
-    """Turn boto3's errors into a ManifptError with the remedy."""
-    from s3fs.errors import translate_boto_error
-
     with storage.explained(uri):
-        try:
-            yield
-        except Exception as error:
-            raise translate_boto_error(error) from None
+        pages = s3.client().get_paginator("list_objects_v2")
+        yield from pages.paginate(Bucket=bucket, Prefix=prefix, **options)
 
 
 def key_of(uri: str) -> str:

@@ -1,4 +1,4 @@
-"""An attributor's folder -> an MLflow model of the active run -> a version in the registry."""
+"""An attributor's folder -> an MLflow model of a run -> a version in the registry."""
 
 import io
 import sys
@@ -11,7 +11,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from PIL import Image
 
@@ -29,6 +29,7 @@ from manifpt.manifold.copy import copy_manifold, stored_bytes
 from manifpt.registry.card import Facts, card, description
 from manifpt.registry.requirements import pinned
 from manifpt.tracking import git_commit
+from manifpt.tracking.server import EXPERIMENT
 
 # Manifolds of at most so many bytes together come with a model, if nothing else is asked for.
 INCLUDE_BYTES = 256 * 2**20
@@ -45,15 +46,17 @@ class Logged:
 
 def log_model(
     uri: str,
+    run_id: str,
     *,
     manifold: str = "reference",
     moved: Sequence[str] = (),
     evaluation: str | None = None,
 ) -> Logged:
-    """Log a finished attributor as an MLflow model of the active run.
+    """Log a finished attributor as an MLflow model of a run.
 
     Args:
         uri: the attributor's folder.
+        run_id: MLflow's id of the run.
         manifold: ``include`` copies its manifolds into the model; ``reference`` names them by URI
             and hash; ``auto`` includes them if they take at most INCLUDE_BYTES together.
         moved: where its manifolds lie now, if not where they were.
@@ -67,8 +70,12 @@ def log_model(
     included = _included(manifold, manifolds)
     facts = Facts(attributor.manifest, manifolds, metrics, included, git_commit())
     with tempfile.TemporaryDirectory(prefix="manifpt-register-") as scratch:
-        info = mlflow.pyfunc.log_model(
+        mlflow.set_experiment(EXPERIMENT)  # else the model's is MLflow's default one
+        info = Model.log(
+            artifact_path=None,
             name=ATTRIBUTOR,
+            flavor=mlflow.pyfunc,
+            run_id=run_id,
             python_model=model.__file__,
             code_paths=[str(Path(manifpt.__file__).parent)],
             artifacts=_files(scratch, attributor, facts),

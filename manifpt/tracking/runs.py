@@ -1,0 +1,166 @@
+"""The run of a job, and the runs below it."""
+
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from subprocess import Popen, TimeoutExpired
+from typing import Any
+
+from manifpt.redaction import public, public_values
+from manifpt.tracking import server, watch
+from manifpt.tracking.outbox import Outbox
+from manifpt.tracking.provenance import git_commit, versions
+
+# A job waits so long for MLflow's first answer, and at its end while nothing is written, where
+# it is stopped less long.
+START_SECONDS = 20.0
+END_SECONDS = 30.0
+STOP_SECONDS = 5.0
+ID_SECONDS = 10.0
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+class Run:
+    """A run in MLflow; all methods but ``require`` return at once, whatever MLflow does."""
+
+    def __init__(self, outbox: Outbox, token: str) -> None:
+        self._outbox, self._token = outbox, token
+
+    @property
+    def uri(self) -> str:
+        """The server or store."""
+        return self._outbox.uri
+
+    @property
+    def id(self) -> str:
+        """MLflow's id of the run, or "" while MLflow fails and has given none."""
+        return self._outbox.run_id(self._token, ID_SECONDS) or ""
+
+    def require(self) -> str:
+        """Return MLflow's id of the run, with all written; raise ManifptError if it fails now."""
+        if not self._outbox.flush(STOP_SECONDS) or not self.id:
+            raise server.unreachable(self.uri, self._outbox.failure or TimeoutError("no answer"))
+        return self.id
+
+    def metrics(self, values: dict[str, Any], step: int = 0) -> None:
+        """Log the numbers among ``values``; any thread may call this."""
+        now = _now()
+        for name, value in values.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                self._put("metrics", metrics=[[name, float(value), now, step]])
+
+    def params(self, values: dict[str, Any]) -> None:
+        """Log what the run was asked for."""
+        self._put("params", params={k: str(public_values(v))[:500] for k, v in values.items()})
+
+    def tags(self, values: dict[str, str]) -> None:
+        """Tag the run with what is known only once it goes, such as Ray's ids of the job."""
+        self._put("tags", tags={f"manifpt.{k}": public(v) for k, v in values.items()})
+
+    def child(self, name: str, params: dict[str, Any]) -> "Run":
+        """Open a run below this one, which lasts until ``end``."""
+        made = Run(self._outbox, uuid.uuid4().hex)
+        made._open(name, {"mlflow.source.name": name}, self._token)
+        made.params(params)
+        return made
+
+    def other(self, run_id: str) -> "Run":
+        """Return a run of which MLflow's id is known, such as an earlier start's."""
+        found = Run(self._outbox, run_id)
+        found._put("known")
+        return found
+
+    def end(self, status: str) -> None:
+        """End a run that ``child`` opened: FINISHED, KILLED or FAILED."""
+        self._put("end", status=status, at=_now())
+
+    def close(self, status: str) -> None:
+        """End this run, and as KILLED those below it that still go on."""
+        for token in self._outbox.spool.unended():
+            if token != self._token:
+                Run(self._outbox, token).end("KILLED")
+        self.end(status)
+
+    def document(self, name: str, value: Any) -> None:
+        """Log a JSON document."""
+        self._put("document", name=name, value=public_values(value))
+
+    def bytes(self, name: str, data: bytes) -> None:
+        """Log a file by its content."""
+        with suppress(OSError):
+            self._put("file", path=self._outbox.spool.keep(name, data))
+
+    def inputs(self, described: dict[str, Any], context: str) -> None:
+        """Log the input datasets that a manifest describes, each with its place."""
+        digest = described["content_key"][:8]
+        inputs = []
+        for given in described["given"]:
+            uri = given.split("=", 1)[-1]
+            uri = uri if "://" in uri else str(Path(uri).resolve())
+            inputs.append({"uri": uri, "name": given[:490], "digest": digest})
+        self._put("inputs", inputs=inputs, context=context)
+
+    def model(self, uri: str) -> None:
+        """Log the attributor in a folder as an MLflow model."""
+        self._put("model", uri=uri)
+
+    def _open(self, name: str, tags: dict[str, str], parent: str | None = None) -> None:
+        self._put("open", name=name, tags=tags, parent=parent, at=_now())
+
+    def _put(self, op: str, **fields: Any) -> None:
+        self._outbox.put({"op": op, "run": self._token, **fields})
+
+
+@contextmanager
+def run(job: str, params: dict[str, Any]) -> Iterator[Run]:
+    """Open the run of a job; it ends FINISHED, or KILLED on an interrupt, or FAILED."""
+    uri = server.connect()
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking.context.registry import resolve_tags
+
+    outbox = Outbox(uri)
+    opened = Run(outbox, uuid.uuid4().hex)
+    watching = watch.start(outbox.spool, uri)
+    status = "FAILED"
+    try:
+        tags = {"manifpt.job": job, "manifpt.git_commit": git_commit()}
+        opened._open(job, resolve_tags(tags | {"mlflow.source.name": f"jobs.{job}"}))
+        local = uri.startswith("sqlite:")
+        outbox.first_try(server.FIRST_USE_SECONDS if local else START_SECONDS)
+        if outbox.refusal is not None:
+            raise server.unreachable(uri, outbox.refusal)
+        opened.params(params)
+        opened.document("versions.json", versions())
+        yield opened
+        status = "FINISHED"
+    except (KeyboardInterrupt, SystemExit):
+        status = "KILLED"
+        raise
+    except MlflowException as error:
+        raise server.explained(uri, error) from error
+    finally:
+        opened.close(status)
+        _leave(outbox, watching, STOP_SECONDS if status == "KILLED" else END_SECONDS)
+
+
+def _leave(outbox: Outbox, watching: Popen[str], seconds: float) -> None:
+    """Wait until all is written, and leave to the watcher what MLflow does not take."""
+    written = outbox.refusal is not None or outbox.flush(seconds)
+    outbox.stop()
+    if watching.stdin is not None:
+        with suppress(OSError):
+            watching.stdin.write(f"{watch.DONE}\n" if written else "")
+            watching.stdin.close()
+    if written:
+        with suppress(TimeoutExpired):
+            watching.wait(timeout=10)
+    else:
+        outbox.say(
+            f"{outbox.spool.left()} records are not written; they lie in {outbox.spool.folder}, a "
+            f"process in the background writes them if it answers within {watch.hours():g} h"
+        )

@@ -1,0 +1,127 @@
+"""The records of a job on their way to MLflow: a folder, which outlives the job if it must."""
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+Record = dict[str, Any]
+# The server takes so many metrics at once.
+MOST_METRICS = 1000
+
+
+class State(NamedTuple):
+    """How far a spool is recorded: bytes of its records, and MLflow's ids of its runs by token."""
+
+    offset: int = 0
+    runs: dict[str, str] = {}  # noqa: RUF012 - never changed in place
+
+
+class Spool:
+    """Records in their order, appended by one process, taken by it or by its watcher.
+
+    A record is a dict with ``op``, what it does, and ``run``, the token of its run.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+        self._lock = threading.Lock()
+        self._files = 0
+
+    @classmethod
+    def make(cls) -> "Spool":
+        """Make an empty one in a temporary folder that only this user may read."""
+        made = cls(tempfile.mkdtemp(prefix="manifpt-mlflow-"))
+        made.save(State())
+        return made
+
+    def append(self, record: Record) -> None:
+        """Add a record; raise OSError if the disk is full."""
+        line = json.dumps(record).encode() + b"\n"
+        with self._lock, (self.folder / "records.jsonl").open("ab", buffering=0) as file:
+            file.write(line)
+
+    def keep(self, name: str, data: bytes) -> str:
+        """Write a file for a record to come; return its path."""
+        with self._lock:
+            self._files += 1
+            path = self.folder / "files" / str(self._files) / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(data)
+        return str(path)
+
+    def state(self) -> State:
+        """Return how far it is recorded."""
+        return State(*json.loads((self.folder / "state.json").read_bytes()))
+
+    def save(self, state: State) -> None:
+        """Note how far it is recorded."""
+        partial = self.folder / "state.partial"
+        partial.write_text(json.dumps(state))
+        partial.replace(self.folder / "state.json")
+
+    def records(self, offset: int = 0) -> Iterator[tuple[Record, int]]:
+        """Yield records from a byte on, each with where it ends; not one cut short by a kill."""
+        path = self.folder / "records.jsonl"
+        if not path.exists():
+            return
+        with path.open("rb") as file:
+            file.seek(offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                offset += len(line)
+                yield json.loads(line), offset
+
+    def next(self, state: State, most: int = MOST_METRICS) -> tuple[Record, int] | None:
+        """Return the next record and where it ends; metrics of a run that follow each other as one.
+
+        None if all is recorded.
+        """
+        found: tuple[Record, int] | None = None
+        for record, end in self.records(state.offset):
+            if found is None:
+                found = record, end
+            elif (
+                record["op"] == found[0]["op"] == "metrics"
+                and record["run"] == found[0]["run"]
+                and len(found[0]["metrics"]) + len(record["metrics"]) <= most
+            ):
+                found = found[0] | {"metrics": found[0]["metrics"] + record["metrics"]}, end
+            else:
+                break
+        return found
+
+    def left(self) -> int:
+        """Return how many records are not in MLflow yet."""
+        return sum(1 for _ in self.records(self.state().offset))
+
+    def unended(self) -> list[str]:
+        """Return the tokens of runs that were opened and not ended, the first one last."""
+        tokens: dict[str, None] = {}
+        for record, _ in self.records():
+            if record["op"] == "open":
+                tokens[record["run"]] = None
+            elif record["op"] == "end":
+                tokens.pop(record["run"], None)
+        return list(reversed(tokens))
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Let one process at a time record; the turn of one that dies is over."""
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def remove(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
