@@ -117,6 +117,8 @@ def check_whole(url: str, run_id: str, status: str = "FINISHED") -> None:
     assert len(client.search_runs([experiment], f"tags.`manifpt.token` = '{token}'")) == 1
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(200)
 def test_a_server_that_is_killed_and_comes_back_has_all(up):
     job = Job(up.url)
     up.kill()
@@ -177,13 +179,22 @@ def test_a_server_that_hangs_when_a_job_starts_gets_one_run(up):
     check_whole(up.url, run.info.run_id)
 
 
-def test_a_job_works_without_a_server_and_says_where_its_records_are(tmp_path):
+def test_a_job_works_without_a_server_and_says_where_its_records_are():
     (port,) = free_ports(1)
     job = Job(f"http://127.0.0.1:{port}", end=0.5, MANIFPT_MLFLOW_HOURS="0")
     assert job.run_id == ""
     job.record()
     first, last = job.end()
     assert "connection refused; the job goes on" in first
+    folder = Path(last.split("they lie in ")[1].split(",")[0])
+    assert (folder / "records.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_records_that_were_given_up_are_written_by_hand(tmp_path):
+    job = Job(f"http://127.0.0.1:{free_ports(1)[0]}", end=0.5, MANIFPT_MLFLOW_HOURS="0")
+    job.record()
+    last = job.end()[-1]
     folder = last.split("they lie in ")[1].split(",")[0]
     store = f"sqlite:///{tmp_path}/mlflow.db"
     time.sleep(3)  # the watcher has given up
