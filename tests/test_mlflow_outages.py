@@ -258,3 +258,30 @@ def test_a_record_cut_short_by_a_kill_is_not_read():
     _, end = spool.next(State())
     assert spool.next(State(end))[0] == {"op": "open", "run": "b"}
     spool.remove()
+
+
+def test_a_full_disk_costs_records_and_not_the_job():
+    code = """
+import resource
+from manifpt import tracking
+with tracking.run("full", {}) as run:
+    run.require()
+    records = run._outbox.spool.folder / "records.jsonl"
+    room = records.stat().st_size + 100  # so that half of a record fits
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+    run.document("large.json", ["x" * 5000])
+    run.bytes("large.bin", bytes(50000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    run.metrics({"after": 2.0})
+    print(run.id)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = MlflowClient(os.environ["MLFLOW_TRACKING_URI"]).get_run(done.stdout.strip())
+    assert found.data.metrics == {"after": 2.0}
+    assert found.info.status == "FINISHED"
+    (line,) = done.stderr.splitlines()
+    assert "records are lost" in line
