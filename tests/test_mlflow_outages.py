@@ -117,6 +117,8 @@ def check_whole(url: str, run_id: str, status: str = "FINISHED") -> None:
     assert len(client.search_runs([experiment], f"tags.`manifpt.token` = '{token}'")) == 1
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(200)
 def test_a_server_that_is_killed_and_comes_back_has_all(up):
     job = Job(up.url)
     up.kill()
@@ -177,13 +179,22 @@ def test_a_server_that_hangs_when_a_job_starts_gets_one_run(up):
     check_whole(up.url, run.info.run_id)
 
 
-def test_a_job_works_without_a_server_and_says_where_its_records_are(tmp_path):
+def test_a_job_works_without_a_server_and_says_where_its_records_are():
     (port,) = free_ports(1)
     job = Job(f"http://127.0.0.1:{port}", end=0.5, MANIFPT_MLFLOW_HOURS="0")
     assert job.run_id == ""
     job.record()
     first, last = job.end()
     assert "connection refused; the job goes on" in first
+    folder = Path(last.split("they lie in ")[1].split(",")[0])
+    assert (folder / "records.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_records_that_were_given_up_are_written_by_hand(tmp_path):
+    job = Job(f"http://127.0.0.1:{free_ports(1)[0]}", end=0.5, MANIFPT_MLFLOW_HOURS="0")
+    job.record()
+    last = job.end()[-1]
     folder = last.split("they lie in ")[1].split(",")[0]
     store = f"sqlite:///{tmp_path}/mlflow.db"
     time.sleep(3)  # the watcher has given up
@@ -226,14 +237,14 @@ with tracking.run("first", {}) as run:
     env = os.environ | {"MLFLOW_TRACKING_URI": store, "PYTHONPATH": str(ROOT)}
     jobs = [
         subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=env, stderr=subprocess.PIPE)
-        for _ in range(3)
+        for _ in range(2)
     ]
     for job in jobs:
         assert (job.communicate(timeout=60)[1], job.returncode) == (b"", 0)
     client = MlflowClient(store)
     experiment = client.get_experiment_by_name(server.EXPERIMENT).experiment_id
     found = client.search_runs([experiment])
-    assert [(r.info.status, r.data.metrics) for r in found] == [("FINISHED", {"x": 1.0})] * 3
+    assert [(r.info.status, r.data.metrics) for r in found] == [("FINISHED", {"x": 1.0})] * 2
 
 
 def test_a_record_cut_short_by_a_kill_is_not_read():
@@ -247,3 +258,30 @@ def test_a_record_cut_short_by_a_kill_is_not_read():
     _, end = spool.next(State())
     assert spool.next(State(end))[0] == {"op": "open", "run": "b"}
     spool.remove()
+
+
+def test_a_full_disk_costs_records_and_not_the_job():
+    code = """
+import resource
+from manifpt import tracking
+with tracking.run("full", {}) as run:
+    run.require()
+    records = run._outbox.spool.folder / "records.jsonl"
+    room = records.stat().st_size + 100  # so that half of a record fits
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+    run.document("large.json", ["x" * 5000])
+    run.bytes("large.bin", bytes(50000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    run.metrics({"after": 2.0})
+    print(run.id)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = MlflowClient(os.environ["MLFLOW_TRACKING_URI"]).get_run(done.stdout.strip())
+    assert found.data.metrics == {"after": 2.0}
+    assert found.info.status == "FINISHED"
+    (line,) = done.stderr.splitlines()
+    assert "records are lost" in line

@@ -104,6 +104,7 @@ def test_storage_errors_name_the_remedy(s3, ray_session, corpus, capsys, monkeyp
     assert "canary" not in error
     with monkeypatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        patch.setenv("MANIFPT_S3_SECONDS", "1")
         s3fs.S3FileSystem.clear_instance_cache()
         assert build_manifold.main([*reals, "--output", f"{s3}/unreachable"]) == 2
     assert "AWS_ENDPOINT_URL" in capsys.readouterr().err

@@ -90,6 +90,10 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         self.journal, self.parent, self.budget = journal, parent, budget
         self.runs: dict[str, Run] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Keep nothing in the file by which Tune could restore: studies go on from the journal."""
+        return {}
+
     def _key(self, trial: Any) -> str:
         sweep = self.journal.sweep
         if sweep.population:

@@ -19,14 +19,13 @@ class Outbox:
     """Takes records at once, whatever MLflow does, and writes them in their order.
 
     ``refusal`` is the error of the first try if MLflow will never take the run, ``failure`` that of
-    the last try if it failed, and ``lost`` counts records that found no place on the disk.
+    the last try if it failed.
     """
 
     def __init__(self, uri: str) -> None:
         self.uri, self.spool = uri, Spool.make()
         self.refusal: Exception | None = None
         self.failure: Exception | None = None
-        self.lost = 0
         self._written = time.monotonic()
         self._said: set[str] = set()
         self._new, self._tried, self._urgent = (threading.Event() for _ in range(3))
@@ -39,9 +38,12 @@ class Outbox:
         try:
             self.spool.append(record)
         except OSError as error:
-            self.lost += 1
-            self._say_once("lost", f"records are lost: {server.in_words(error)}")
+            self.lose(error)
         self._new.set()
+
+    def lose(self, error: OSError) -> None:
+        """Say that records find no place on the disk."""
+        self._say_once("lost", f"records are lost: {server.in_words(error)}")
 
     def first_try(self, seconds: float) -> None:
         """Wait until MLflow has answered or failed once, for at most some seconds."""

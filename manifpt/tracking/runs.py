@@ -92,8 +92,12 @@ class Run:
 
     def bytes(self, name: str, data: bytes) -> None:
         """Log a file by its content."""
-        with suppress(OSError):
-            self._put("file", path=self._outbox.spool.keep(name, data))
+        try:
+            path = self._outbox.spool.keep(name, data)
+        except OSError as error:
+            self._outbox.lose(error)
+        else:
+            self._put("file", path=path)
 
     def inputs(self, described: dict[str, Any], context: str) -> None:
         """Log the input datasets that a manifest describes, each with its place."""

@@ -1,5 +1,6 @@
 """The records of a job on their way to MLflow: a folder, which outlives the job if it must."""
 
+import errno
 import fcntl
 import json
 import os
@@ -45,7 +46,10 @@ class Spool:
         """Add a record; raise OSError if the disk is full."""
         line = json.dumps(record).encode() + b"\n"
         with self._lock, (self.folder / "records.jsonl").open("ab", buffering=0) as file:
-            file.write(line)
+            start = file.seek(0, os.SEEK_END)
+            if file.write(line) < len(line):  # half a record would make the next unreadable
+                file.truncate(start)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def keep(self, name: str, data: bytes) -> str:
         """Write a file for a record to come; return its path."""
