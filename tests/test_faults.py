@@ -162,7 +162,7 @@ def test_kills_and_a_full_disk_change_no_byte(ray_session, tmp_path, capsys):
     for unit in range(4):
         for row in pipeline.chunks(read, str(unit), unit, set()):
             pipeline.work(Copy(), row, place)
-    folders = ("rows", "quarantine")
+    folders = ("attributions", "quarantine")
     calm, disturbed = (hashes(tmp_path / name, *folders) for name in ("calm", "disturbed"))
     assert calm == disturbed
     assert len(calm) == 24

@@ -30,7 +30,7 @@ def write(uri: str) -> None:
 WAYS = {
     "read": storage.read_bytes,
     "write": write,
-    "list": lambda uri: list(listing.objects(uri, "")),
+    "list": lambda uri: list(listing.objects(uri, "", listing.Listing())),
     "versioned": storage.read_versioned,
 }
 
