@@ -22,6 +22,7 @@ Enter = Callable[[str], bool]
 MARKERS = {
     "__MACOSX",
     "__pycache__",
+    "_alive.json",
     "_attempts",
     "_buckets",
     "_common_metadata",
