@@ -112,7 +112,9 @@ def build_manifold(
     made_of = [rule.card(), *(v for k, v in vars(settings).items() if k not in DECODING)]
     key = storage.digest([content_key(units), *(s.card() for s in spaces), *made_of])
     kind = "manifold" if len(spaces) == 1 else MANIFOLDS
-    with claims.claim(output, kind, key, apart=places(inputs, output), terms=terms) as claim:
+    given = (("--sl-weights", options.sl_weights), ("--ssl-weights", options.ssl_weights))
+    read = [*places(inputs, output), *((option, uri) for option, uri in given if uri)]
+    with claims.claim(output, kind, key, apart=read, terms=terms) as claim:
         if claim.finished:
             return claim.finished
         single = len(spaces) == 1

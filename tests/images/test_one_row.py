@@ -11,6 +11,8 @@ from collections import Counter
 from pathlib import Path
 
 import handmade
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import s3fs
 from conftest import png, write_folder
@@ -345,11 +347,27 @@ def refusing(s3, monkeypatch):
     s3fs.S3FileSystem.clear_instance_cache()
 
 
+def parquet_of(images):
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"image": images}), sink, row_group_size=1)
+    return sink.getvalue()
+
+
+def test_a_parquet_with_a_damaged_page_header_keeps_the_rows_before(folder, place):
+    data = bytearray(parquet_of([FIRST, SECOND]))
+    at = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(1).column(0)
+    start = at.dictionary_page_offset or at.data_page_offset
+    data[start : start + 8] = b"\xff" * 8
+    (folder / "p.parquet").write_bytes(data)
+    found = errors(read(f"{place(folder)}/p.parquet"))
+    assert found == {"p/00000000": None, "p/~broken": "broken_archive"}
+
+
 @pytest.fixture(scope="module")
 def refused(s3):
     for name, data in [
         ("a.png", FIRST), ("b.png", SECOND), ("t.tar", tar_of([("x.png", FIRST)])),
-        ("v.csv", b"url\na.png\nb.png\n"),
+        ("u.parquet", parquet_of([FIRST])), ("v.csv", b"url\na.png\nb.png\n"),
     ]:  # fmt: skip
         storage.write_bytes(f"{s3}/refused/{name}", data)
     return f"{s3}/refused"
@@ -357,8 +375,9 @@ def refused(s3):
 
 @pytest.mark.parametrize(("status", "code"), REFUSALS)
 def test_an_object_that_s3_refuses_is_a_row(refused, refusing, status, code):
-    refusing.refused = dict.fromkeys(["b.png", "t.tar", "v.csv"], (status, code))
+    refusing.refused = dict.fromkeys(["b.png", "t.tar", "u.parquet", "v.csv"], (status, code))
     bad = {"b.png": "unreadable", "t/~broken": "broken_archive", "v.csv": "unreadable"}
+    bad |= {"u/~broken": "broken_archive"}
     assert errors(read(refused)) == {"a.png": None} | bad
     found = read(f"{refused}/*.csv")
     assert errors(found) == {"v/~broken-00000000": "broken_archive"}
@@ -370,7 +389,7 @@ def test_an_object_that_s3_refuses_is_a_row(refused, refusing, status, code):
     ("status", "code"),
     [(403, "InvalidAccessKeyId"), (400, "ExpiredToken"), (401, "Unauthorized")],
 )
-@pytest.mark.parametrize("name", ["b.png", "t.tar"])
+@pytest.mark.parametrize("name", ["b.png", "t.tar", "u.parquet"])
 def test_what_s3_says_of_the_caller_stops_the_job(refused, refusing, name, status, code):
     refusing.refused = {name: (status, code)}
     with pytest.raises(ManifptError) as caught:
