@@ -20,8 +20,8 @@ ROUNDS = int(os.environ.get("MANIFPT_ROUNDS", "20"))
 # What the second run is: the same command; one of other settings; the same after a kill.
 SECONDS = {
     "same": [],
-    "other": ["--top-k", "2", "--overwrite"],
-    "takes over": ["--top-k", "2", "--overwrite", "--take-over"],
+    "other": ["--sure", "0.99", "--overwrite"],
+    "takes over": ["--sure", "0.99", "--overwrite", "--take-over"],
     "after a kill": [],
 }
 
