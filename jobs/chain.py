@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from statistics import fmean
 from typing import Any, Literal
 
@@ -42,6 +43,16 @@ class ChainConfig(ProjectionConfig):
     seeds: tuple[int, ...] = Field(
         (0,), min_length=1, description="of training; several give the spread of the accuracies"
     )
+
+
+@contextmanager
+def claimed(config: ChainConfig, output: str) -> Iterator[None]:
+    """Let no other chain work in a folder during the block; its jobs claim their own folders."""
+    from manifpt import claims
+
+    key, apart = storage.digest("chain"), [("--benchmark", config.benchmark)]
+    with claims.claim(storage.absolute(output), "chain", key, apart=apart, terms=config.terms):
+        yield
 
 
 class Chain:

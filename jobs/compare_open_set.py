@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from jobs.chain import Chain, ChainConfig
-from manifpt import claims, job, storage
+from jobs.chain import Chain, ChainConfig, claimed
+from manifpt import job, storage
 from manifpt.config import parse
 
 KNOWN, UNKNOWN, SEEDS, MOST_OF_FAMILY = 16, 8, 2, 3
@@ -150,9 +150,7 @@ def group_lines(results: Sequence[dict[str, Any]], splits: Sequence[Split]) -> l
 
 def run(config: Config) -> None:
     """Run all trainings; print the tables, and write the metrics."""
-    output, key = storage.absolute(config.output), storage.digest("compare_open_set")
-    apart = [("--benchmark", config.benchmark)]
-    with claims.claim(output, "chain", key, apart=apart, terms=config.terms):
+    with claimed(config, config.output):
         _run(config)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from jobs.chain import FEATURES, Chain, ChainConfig, row, table
+from jobs.chain import FEATURES, Chain, ChainConfig, claimed, row, table
 from manifpt import job, storage
 from manifpt.config import parse
 
@@ -63,6 +63,11 @@ def options(config: Config, chain: Chain) -> tuple[str, ...]:
 
 def run(config: Config) -> None:
     """Run all trainings; print the table as it grows, and write the metrics."""
+    with claimed(config, config.output):
+        _run(config)
+
+
+def _run(config: Config) -> None:
     chain = Chain(config, config.output)
     built = options(config, chain)
     results: dict[str, list[dict[str, Any]]] = {}

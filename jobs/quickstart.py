@@ -14,7 +14,7 @@ import time
 from pydantic import Field
 
 from jobs import attribute
-from jobs.chain import Chain, ChainConfig, table
+from jobs.chain import Chain, ChainConfig, claimed, table
 from manifpt import job, storage
 from manifpt.config import JobConfig, parse
 
@@ -42,6 +42,11 @@ def rates_table(rates: dict[str, float]) -> str:
 
 def run(config: Config) -> None:
     """Run the chain; print the table and where everything is."""
+    with claimed(config, config.output):
+        _run(config)
+
+
+def _run(config: Config) -> None:
     from manifpt.evaluation.pictures import triplets_picture
 
     started = time.monotonic()

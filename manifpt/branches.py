@@ -80,6 +80,13 @@ def artifacts_of(
     return open_artifacts([output])
 
 
+def check_unchanged(branches: Sequence[Branch]) -> None:
+    """Raise if artifacts are no longer those that were opened: another run has replaced them."""
+    for branch in branches:
+        if outputs.read(branch.uri) != branch.manifest:
+            raise ManifptError(f"{branch.uri}: was replaced while it was read; start again")
+
+
 def are_artifacts(inputs: Sequence[str]) -> bool:
     """Tell whether inputs are finished outputs, and not images."""
     named = [not storage.is_s3(text) and "=" in text for text in inputs]

@@ -1,6 +1,6 @@
-"""Files that were written before, read as what they were: of the same hash, and whole.
+"""Read files of earlier jobs, and check that they are whole and have the expected hash.
 
-Tensors and arrays come from files that hold nothing else: none of them is executed.
+Tensors and arrays are read from files that hold nothing else, so that no code is executed.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from manifpt.errors import DamageError
 
 
 def checked_bytes(uri: str, sha256: str | None, remedy: str) -> bytes:
-    """Return a file's content; of another sha256 than is known of it, it raises DamageError."""
+    """Return a file's content; raise DamageError if it has another hash than ``sha256``."""
     data = storage.read_bytes(uri)
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
         raise DamageError(f"{uri}: differs from its manifest's hash; {remedy}")
@@ -25,19 +25,22 @@ def checked_bytes(uri: str, sha256: str | None, remedy: str) -> bytes:
 
 
 def torch_object(data: bytes, uri: str, remedy: str) -> Any:
-    """Return what ``torch.save`` wrote, on the CPU; anything but tensors alone is DamageError."""
+    """Return an object that ``torch.save`` wrote, on the CPU.
+
+    A file that holds anything but tensors raises DamageError.
+    """
     try:
         return torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
     except MemoryError:
         raise
-    except Exception:  # of torch, pickle and zipfile, many kinds
+    except Exception:  # torch, pickle and zipfile raise many kinds
         raise DamageError(f"{uri}: not a PyTorch file of tensors alone; {remedy}") from None
 
 
 def load_state(network: torch.nn.Module, data: bytes, uri: str, remedy: str) -> None:
     """Load a network's state from the bytes of a file.
 
-    One that does not fit, or holds numbers that are not finite, raises DamageError.
+    A state that does not fit, or holds numbers that are not finite, raises DamageError.
     """
     state = torch_object(data, uri, remedy)
     if not _is_state(state):
@@ -59,11 +62,11 @@ def _is_state(value: object) -> bool:
 
 
 def arrays(data: bytes, uri: str, remedy: str) -> dict[str, np.ndarray]:
-    """Return the arrays that ``numpy.savez`` wrote; anything else is DamageError."""
+    """Return the arrays that ``numpy.savez`` wrote; any other content raises DamageError."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             return dict(file)
     except MemoryError:
         raise
-    except Exception:  # of numpy, zipfile and zlib, many kinds
+    except Exception:  # numpy, zipfile and zlib raise many kinds
         raise DamageError(f"{uri}: not a file of arrays alone; {remedy}") from None

@@ -1,7 +1,7 @@
-"""Which files an output of each kind may hold: a job removes these, and never another.
+"""The files that an output of each kind may hold; a job removes only these files.
 
-What lies in an output and is not named here is the user's, whoever put it there and however the
-job ends. Patterns are of whole paths inside the output's folder.
+Any other file in an output belongs to the user, whoever put it there and however the job ends. The
+patterns match whole paths inside the output's folder.
 """
 
 import json
@@ -16,19 +16,21 @@ PLAN, ALIVE, MANIFEST = "_plan.json", "_alive.json", "manifest.json"
 
 _PART = r"\d{6}-\d{6}(-r\d+)?\.parquet"
 _WHOLE = r"\d{6}(-r\d+)?\.parquet"
-_SPACE = r"([a-z0-9_]+/)?"  # of several spaces, each has a folder of its name
+_SPACE = r"([a-z0-9_]+(-\d+)?/)?"  # with several spaces, each has a folder with its name
 _SHARD = r"shard-([0-9a-f]{12}-|c\d{3}-)?\d{5}"
-_REPORT = r"[a-z_]+\.(csv|json|png)"
-# While a job works.
+# Files that exist only while a job works.
 _WORKING = (
     rf"{PLAN}|{ALIVE}|{MANIFEST}|{re.escape(storage.LOCK)}",
     r"_records(-r\d+)?/\d{6}-\d{6}\.json",
     r"_work/(\d{5}\.jsonl|[a-z]+\.json)",
     r"_attempts/[\w-]+/[0-9a-f]{32}",
 )
-# While a network trains; the second is Ray Train's own storage.
+# Files that exist only while a network trains; the second is Ray Train's own storage.
 _TRAINING = (r"_epochs/\w+\.json", r"_training/[0-9a-f]{16}/.+")
-_ARTIFACTS = (rf"{_SPACE}(train|validation|test|quarantine)/{_PART}",)
+_ARTIFACTS = (
+    rf"{_SPACE}(train|validation|test|quarantine)/{_PART}",
+    rf"{_SPACE}certificate\.json",
+)
 _MANIFOLD = (
     rf"{_SPACE}{_SHARD}/(rows\.parquet|vectors\.npy|keys\.npy)",
     rf"{_SPACE}(basis\.npy|whitening\.npy|geometry\.pt|index\.faiss|weights\.\w+)",
@@ -51,15 +53,23 @@ _FILES: dict[str, tuple[str, ...]] = {
         r"[^/]+/(manifold|train|validation|test)\.tar\.gz",
         r"card\.json|README\.md|recipes\.csv|samples\.png",
     ),
-    "chain": (_REPORT,),
+    "chain": (r"(comparison|open_set)\.json",),
     "combination": _ARTIFACTS,
     "encoder": (rf"(_images/(train|validation)|quarantine)/{_PART}", r"weights\.pt", *_TRAINING),
-    "evaluation": (rf"(scores|unknown|quarantine)/{_PART}", _REPORT, *_MODEL),
+    "evaluation": (
+        rf"(scores|unknown|quarantine)/{_PART}",
+        r"confusion\.(csv|png)|(reliability|triplets)\.png|(metrics|groups)\.json",
+        *_MODEL,
+    ),
     "manifold": _MANIFOLD,
     "manifolds": _MANIFOLD,
-    "robustness": (rf"quarantine/{_PART}", _REPORT, *_MODEL),
+    "robustness": (
+        rf"(scores|quarantine)/{_PART}",
+        r"robustness\.(csv|json|png)",
+        *_MODEL,
+    ),
     "sweep": (
-        _REPORT,
+        r"leaderboard\.json",
         r"trials/[^/]+/(trial\.json|result\.json|start-\d+\.pt)",
         r"_tune/\d+-\d+/.+",
     ),
@@ -68,18 +78,20 @@ KINDS = frozenset(_FILES)
 # Outputs inside an output.
 _OUTPUTS = {
     "attributor": r"artifacts",
-    "combination": r"[a-z0-9_]+",
+    "combination": r"[a-z0-9_]+(-\d+)?",
     "evaluation": r"artifacts",
     "manifold": r"_append-[0-9a-f]{12}",
     "manifolds": r"[a-z0-9_]+(/_append-[0-9a-f]{12})?",
     "sweep": r"cache/[\w-]+|trials/[^/]+/[\w/-]+",
 }
-# A job makes these before it knows the key of what they are in.
+# Folders that a job makes before it knows the key of the output that they belong to.
 BEFORE = {
-    "attributor": {"artifacts"},
-    "evaluation": {"artifacts", "model"},
-    "robustness": {"model"},
+    "attributor": r"artifacts/",
+    "chain": r"(encoder|manifolds|artifacts|attributor|evaluation|attributions|split)[\w+-]*/",
+    "evaluation": r"(artifacts|model)/",
+    "robustness": r"model/",
 }
+_BEGUN = re.compile(rf"({PLAN}|{ALIVE})\.[0-9a-f]{{8}}{re.escape(storage.PARTIAL)}")
 _HALF = rf"(\.[0-9a-f]{{8}}{re.escape(storage.PARTIAL)})?"
 
 
@@ -93,7 +105,7 @@ def ours(value: object) -> bool:
 
 
 def read(folder: str, name: str) -> dict[str, Any] | None:
-    """Return the plan or the manifest of a folder; None without one, or for a stranger's file."""
+    """Return the plan or manifest of a folder; None if there is none, or no job wrote it."""
     uri = storage.join(folder, name)
     if not storage.exists(uri):
         return None
@@ -102,11 +114,11 @@ def read(folder: str, name: str) -> dict[str, Any] | None:
     except ManifptError:
         if storage.exists(uri):
             raise
-        return None  # it was removed between the two questions
+        return None  # it was removed between these two calls
 
 
 def parsed(data: bytes) -> dict[str, Any] | None:
-    """Return the plan or the manifest in a file's bytes; None if they are a stranger's."""
+    """Return the plan or manifest in a file's bytes; None if no job wrote it."""
     try:
         found = json.loads(data)
     except (ValueError, RecursionError):
@@ -115,28 +127,41 @@ def parsed(data: bytes) -> dict[str, Any] | None:
 
 
 def kind_of(folder: str) -> str | None:
-    """Return the kind of a folder that a job has claimed or finished; None for any other."""
+    """Return the kind of an output that a job has begun or finished; None for another folder."""
     found = read(folder, MANIFEST) or read(folder, PLAN)
     return found["kind"] if found else None
 
 
 def stranger(folder: str, kind: str) -> str | None:
-    """Return a name in a folder without plan or manifest that keeps a job from working there."""
+    """Return the name of a file or folder that keeps a job from using this folder, or None.
+
+    The folder is one that has neither a plan nor a manifest.
+    """
     if kind == "benchmark" and (card := _card(folder)) is not None:
         return _unlisted(folder, card)
-    begun = re.compile(rf"({PLAN}|{ALIVE})(\.[0-9a-f]{{8}}{re.escape(storage.PARTIAL)})")
     for name in storage.names(folder):
-        inside = name.rstrip("/")
-        if begun.fullmatch(name):
+        inner = storage.join(folder, name.rstrip("/"))
+        if _BEGUN.fullmatch(name) or (name in {ALIVE, storage.LOCK} and _is_sign(inner)):
             continue
-        made = inside in BEFORE.get(kind, ()) and name.endswith("/")
-        if not made or (inside != "model" and kind_of(storage.join(folder, inside)) is None):
-            return inside
+        if not re.fullmatch(BEFORE.get(kind, r"(?!)"), name):
+            return name.rstrip("/")
+        if name == "artifacts/" and kind_of(inner) is None and stranger(inner, "artifacts"):
+            return name.rstrip("/")
     return None
 
 
+def _is_sign(uri: str) -> bool:
+    """Tell whether a file is a lock or a sign of life that a run has left: empty, or its token."""
+    data = storage.read_bytes(uri)[:4096]
+    try:
+        found = json.loads(data or b"{}")
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and set(found) in (set(), {"token", "started", "beat"})
+
+
 def _card(folder: str) -> dict[str, Any] | None:
-    """Return the card of a folder that is a benchmark; None for any other."""
+    """Return the card of a benchmark's folder; None for another folder."""
     uri = storage.join(folder, "card.json")
     try:
         card = json.loads(storage.read_bytes(uri)) if storage.exists(uri) else None
@@ -153,35 +178,35 @@ def _unlisted(folder: str, card: dict[str, Any]) -> str | None:
 
 
 def clear(folder: str, kind: str, keep: Collection[str] = ()) -> None:
-    """Remove the files of an output of a kind, and the outputs inside it but those in ``keep``.
+    """Remove the files of an output, and the outputs inside it except those in ``keep``.
 
-    The manifest goes first; the plan and the sign of life stay.
+    The manifest is removed first; the plan and the sign of life stay.
     """
     storage.remove_file(storage.join(folder, MANIFEST))
     for name, inner in _outputs_in(folder, kind):
         if name not in keep:
             clear(storage.join(folder, name), inner)
             forget(storage.join(folder, name))
-    skipped = rf"(?!{PLAN}$|{ALIVE}$)" + "".join(rf"(?!{re.escape(name)}/)" for name in keep)
+    skipped = rf"(?!{PLAN}|{ALIVE})" + "".join(rf"(?!{re.escape(name)}/)" for name in keep)
     storage.remove_files(folder, skipped + _pattern((*_WORKING, *_FILES[kind])))
 
 
 def clear_halves(folder: str, kind: str) -> None:
-    """Remove the files that killed processes have left half written; object stores have none."""
+    """Remove files that killed processes left half written; object stores have no such files."""
     if not storage.is_s3(folder):
-        half = rf"(?=.*{re.escape(storage.PARTIAL)}$)"
+        half = rf"(?!{PLAN}|{ALIVE})(?=.*{re.escape(storage.PARTIAL)}$)"  # a run may begin now
         storage.remove_files(folder, half + _pattern((*_WORKING, *_FILES[kind])))
 
 
 def forget(folder: str) -> None:
-    """Remove the plan and the sign of life, and the folder if nothing else is in it."""
+    """Remove the plan and the sign of life, and the folder if it is then empty."""
     for name in (ALIVE, PLAN, storage.LOCK):
         storage.remove_file(storage.join(folder, name))
     storage.remove_empty(folder)
 
 
 def _outputs_in(folder: str, kind: str) -> Iterator[tuple[str, str]]:
-    """Yield the outputs inside an output: their paths, and their kinds."""
+    """Yield the path and the kind of each output inside an output."""
     matches = re.compile(_OUTPUTS.get(kind, r"(?!)")).fullmatch
     inside = (uri[len(folder) :].strip("/").rpartition("/") for uri, _ in storage.all_files(folder))
     for above in sorted({above for above, _, name in inside if name in {PLAN, MANIFEST}}):

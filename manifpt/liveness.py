@@ -1,4 +1,4 @@
-"""Whether the run that has claimed an output still lives: its process, and its signs of life."""
+"""Tell whether the run that claimed an output is alive, by its process and its signs of life."""
 
 import os
 import socket
@@ -13,62 +13,66 @@ from manifpt import storage
 from manifpt.errors import ManifptError
 
 BEAT_SECONDS = 10.0
-# Silence after which a run is taken for dead.
+# A run counts as dead after so many seconds without a sign of life.
 SILENCE_SECONDS = 60.0
-# Ray's processes outlive a driver that is killed by some seconds.
+# How long a process of this host may take to die: Ray's processes outlive a killed driver.
 DYING_SECONDS = 15.0
 # How long the end of a run waits for a sign of life that is being written.
 JOIN_SECONDS = 30.0
 
 
 def this_process() -> dict[str, Any]:
-    """Return which process this is: host, id, and the moments of the host's and its own start."""
+    """Describe this process: host, id, the present time, and the start of host and process."""
     found = {"host": socket.gethostname(), "pid": os.getpid(), "begun": time.time()}
     start = _start(os.getpid())
     return found | ({"start": start} if start else {})
 
 
 def _start(pid: int) -> str | None:
-    """Return when this host and a process of it began; None for one that is no more.
+    """Return a text for the start of this host and of a process on it; None if that is dead.
 
-    Of the process, fields 3 and 22 of its line in /proc tell state and start (proc(5)).
+    Fields 3 and 22 of the process's line in /proc hold its state and its start (proc(5)).
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        space = os.readlink("/proc/self/ns/pid")  # containers count processes by themselves
     except OSError:
         return None
-    return None if fields[0] in "ZX" else f"{boot}:{fields[19]}"
+    return None if fields[0] in "ZX" else f"{boot}:{space}:{fields[19]}"
 
 
 def is_dead(run: dict[str, Any]) -> bool:
-    """Tell whether a run was a process of this host that is no more."""
+    """Tell whether a run was a process of this host that has ended."""
     return _is_here(run) and _start(int(run["pid"])) != run["start"]
 
 
 def _is_here(run: dict[str, Any]) -> bool:
-    return run.get("host") == socket.gethostname() and "start" in run
+    mine, other = _start(os.getpid()), str(run.get("start", ""))
+    same = mine is not None and mine.rpartition(":")[0] == other.rpartition(":")[0]
+    return same and run.get("host") == socket.gethostname()
 
 
 def described(run: dict[str, Any]) -> str:
-    """Return which run it is, for people."""
+    """Return a text that says which run this is, for a message."""
     age = max(0.0, time.time() - run["begun"])
     return f"process {run['pid']} on {run['host']}, begun {age:.0f} s ago"
 
 
 def silent(run: dict[str, Any], uri: str) -> bool:
-    """Tell whether a run is dead; wait for the answer where it is of another host.
+    """Tell whether a run is dead; this waits for a sign of life of a run on another host.
 
-    ``uri`` is where it leaves its signs of life. It is taken for dead after a silence of
-    ``SILENCE_SECONDS``, by the clock of the storage.
+    ``uri`` is the file of its signs of life. The run counts as dead after ``SILENCE_SECONDS``
+    without one, by the clock of the storage. In any case some seconds are waited for one here.
     """
     if _is_here(run):
         return _dies(run)
     last = storage.age(uri)
-    until = time.monotonic() + SILENCE_SECONDS - min(last or 0.0, SILENCE_SECONDS)
-    if time.monotonic() < until:
-        waiting = f"{uri}: a run may be at work ({described(run)}); waiting for a sign of life"
-        print(waiting, file=sys.stderr, flush=True)
+    left = SILENCE_SECONDS - min(max(last or 0.0, 0.0), SILENCE_SECONDS)
+    # Clocks may differ, and the run may have been kept from its signs: a living one leaves another.
+    until = time.monotonic() + max(left, 2.5 * BEAT_SECONDS)
+    waiting = f"{uri}: a run may be at work ({described(run)}); waiting for a sign of life"
+    print(waiting, file=sys.stderr, flush=True)
     while time.monotonic() < until:
         time.sleep(1)
         age = storage.age(uri)
@@ -79,7 +83,7 @@ def silent(run: dict[str, Any], uri: str) -> bool:
 
 
 def _dies(run: dict[str, Any]) -> bool:
-    """Tell whether a process of this host is dead; of a job that was killed it may die just now."""
+    """Tell whether a process of this host is dead; wait a little, since it may be dying now."""
     until = time.monotonic() + DYING_SECONDS
     while not is_dead(run):
         if time.monotonic() >= until:
@@ -89,7 +93,7 @@ def _dies(run: dict[str, Any]) -> bool:
 
 
 class Heart:
-    """Leaves a sign of life at a URI every few seconds, until it stops and takes it away."""
+    """Writes a sign of life to a URI every few seconds; ``stop`` ends that and removes the file."""
 
     def __init__(self, uri: str, token: str) -> None:
         self.uri, self.token, self.started = uri, token, time.time()
@@ -100,12 +104,12 @@ class Heart:
     def _beat(self) -> None:
         while not self._stop.is_set():
             body = {"token": self.token, "started": self.started, "beat": time.time()}
-            with suppress(Exception):  # a disk that is full is the job's to tell
+            with suppress(Exception):  # the job itself reports a full disk
                 storage.write_json(self.uri, body)
             self._stop.wait(BEAT_SECONDS)
 
     def stop(self) -> None:
-        """End the signs, and remove the last."""
+        """Stop the signs of life, and remove the last one."""
         self._stop.set()
         self._thread.join(timeout=JOIN_SECONDS)
         with suppress(ManifptError):

@@ -119,6 +119,7 @@ def work(stage: Stage, row: dict[str, Any], place: Place) -> dict[str, Any]:
         table = table.filter(pc.invert(bad)).drop_columns(["error", "message"])
     result = stage(table) if table.num_rows else Result({})
     parts = []
+    claims.check(place.output, place.token)
     for folder, part in (tables | result.tables).items():
         path = f"{folder}/{unit:06d}-{chunk:06d}{place.generation}.parquet"
         uri = storage.join(place.output, path)

@@ -1,12 +1,12 @@
-"""URIs without their credentials, alone or inside a text: user, password, query, fragment.
+"""Remove credentials from URIs, alone or in a text: user, password, query, fragment.
 
-A URI is taken apart (RFC 3986, and the shapes that browsers accept), also where it is
-percent-encoded, or inside the path of another. What can't be told from a credential goes, too: a
-path loses its ``;parameters``, and a URI without a valid host and port all that follows ``://``.
-A secret that is a segment of a path looks like any other segment, and stays.
+A URI is parsed by RFC 3986, and in the other forms that browsers accept, also if it is
+percent-encoded or inside the path of another URI. Parts that may be credentials are removed, too: a
+path loses its ``;parameters``, and a URI without a valid host and port loses everything after
+``://``. A secret that is a segment of a path looks like any other segment, and stays.
 
-Local paths and s3:// may be patterns, and their names may hold any character: they lose only a
-``?`` or ``#`` that a named value follows.
+Local paths and s3:// URIs may be patterns, and their names may hold any character. They lose a
+query or fragment only if it begins with a named value, such as ``?token=...``.
 """
 
 import re
@@ -34,9 +34,9 @@ _CLOSING = ".,;:!?)}>'\"`"
 
 
 def public(text: str) -> str:
-    """Return a text whose URIs have lost their credentials; the rest of it stays as it is.
+    """Return a text with the credentials of its URIs removed; the rest stays as it is.
 
-    A URI ends at a space, or at the end of the quotation that it is in.
+    A URI ends at a space, or at the closing quotation mark of the quotation that it is in.
     """
     parts, at, quotes = list[str](), 0, dict.fromkeys("'\"`", False)
     while begin := _BEGIN.search(text, at):
@@ -49,7 +49,7 @@ def public(text: str) -> str:
 
 
 def public_values(value: Any) -> Any:
-    """Return a value of JSON, or with tuples, whose texts are ``public``."""
+    """Return a JSON value, which may hold tuples, with ``public`` applied to each text."""
     if isinstance(value, str):
         return public(value)
     if isinstance(value, dict):
@@ -60,14 +60,14 @@ def public_values(value: Any) -> Any:
 
 
 def public_uri(uri: str) -> str:
-    """Return one URI or path without its credentials; one that has none stays as it is."""
+    """Return one URI or path without its credentials; without any, it stays as it is."""
     plain = re.sub(r"[\t\r\n]", "", uri)  # which parsers of URLs skip
     found = _redacted(plain, 0)
     return uri if found == plain else found
 
 
 def _end(text: str, at: int, quotes: set[str]) -> int:
-    """Return where the URI ends whose scheme ends at ``at``, inside of the open ``quotes``."""
+    """Return the end of a URI with a scheme that ends at ``at``; ``quotes`` are open there."""
     for end in range(at, len(text)):
         letter, after = text[end], text[end + 1 : end + 2]
         if letter.isspace() and letter not in "\t\r\n":
@@ -81,7 +81,7 @@ def _end(text: str, at: int, quotes: set[str]) -> int:
 
 
 def _without_closing(text: str, at: int, end: int) -> int:
-    """Return the end of a URI without the punctuation of the sentence that it is in."""
+    """Return the end of a URI before the punctuation of the sentence around it."""
     brackets = text.count("]", at, end) - text.count("[", at, end)
     while end > at and (text[end - 1] in _CLOSING or (text[end - 1] == "]" and brackets > 0)):
         end -= 1
@@ -90,7 +90,7 @@ def _without_closing(text: str, at: int, end: int) -> int:
 
 
 def _in_text(uri: str) -> str:
-    """Return a URI of a text without credentials; the end of a line may also be its end."""
+    """Return a URI in a text without credentials; it may end at a line end or go on after it."""
     line, more, rest = re.match(r"([^\t\r\n]*)([\t\r\n]*)(.*)", uri, re.DOTALL).groups()  # type: ignore[union-attr]
     if more and public_uri(line) == line and not re.search(r"[@?#;%=]", rest):
         return uri
@@ -121,7 +121,7 @@ def _redacted(uri: str, level: int) -> str:
 
 
 def _path(path: str, level: int) -> str:
-    """Return the path of a URI without what may be secret, also of a URI inside."""
+    """Return the path of a URI without parts that may be secret, also in a URI inside it."""
     inside = _INSIDE.search(path)
     if inside is None:
         return _plain_path(path)
@@ -131,7 +131,7 @@ def _path(path: str, level: int) -> str:
 
 
 def _plain_path(path: str) -> str:
-    """Return a path without what may be secret, percent-encoded or not."""
+    """Return a path without parts that may be secret, percent-encoded or not."""
     plain = _decoded(path)
     if plain is None:
         return path[: path.index("%")]
@@ -147,7 +147,7 @@ def _plain_path(path: str) -> str:
 
 
 def _decoded(text: str) -> str | None:
-    """Return a text without percent-encoding, also repeated; None if there is no end to it."""
+    """Return a text without percent-encoding; None if it is encoded more than a few times."""
     for _ in range(_LEVELS):
         plain = unquote(text)
         if plain == text:
@@ -157,7 +157,7 @@ def _decoded(text: str) -> str | None:
 
 
 def _pattern(begin: str, body: str) -> str:
-    """Return a local path or s3:// URI, whose ``?`` may be a pattern's, without credentials."""
+    """Return a local path or s3:// URI without credentials; ``?`` may be part of a pattern."""
     authority, slash, path = re.match(r"([^/\\?#]*)([/\\]?)(.*)", body, re.DOTALL).groups()  # type: ignore[union-attr]
     host = authority
     if "@" in unquote(authority):

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from manifpt import claims, outputs, pipeline, session, storage
 from manifpt.artifacts import ArtifactStage, evaluated_classes, publish_artifacts
-from manifpt.branches import Branch, open_artifacts, read_artifacts
+from manifpt.branches import Branch, check_unchanged, open_artifacts, read_artifacts
 from manifpt.errors import ManifptError
 from manifpt.manifold import Manifold
 from manifpt.manifold.projector import NEAREST, Projection
@@ -101,4 +101,5 @@ def project_embeddings(
         kept = ("rows_in", "ok", "quarantined", "by_error", "inputs", "augment", "copies")
         common = {name: given[name] for name in kept if name in given}
         common |= {"embeddings": embeddings.uri, "classes": classes}
+        check_unchanged([embeddings])
         return publish_artifacts(claim, {"": facts}, records, common)

@@ -1,10 +1,10 @@
-"""S3 through s3fs, boto3 and pyarrow, and how long a server that fails is asked again.
+"""S3 through s3fs, boto3 and pyarrow, and for how long a request is tried again.
 
-A server that refuses connections, fails (5xx) or has too many requests (429) is asked for
-SECONDS, which MANIFPT_S3_SECONDS replaces; one that never answers, for one more READ_SECONDS, and
-by pyarrow, for at most three minutes. Meanwhile a line every LINE_SECONDS says that a process
-waits. Then the request is a ManifptError. What a server refuses for good, such as wrong keys, is
-an error at once.
+If a server refuses connections, fails (5xx) or has too many requests (429), a request is tried
+again for SECONDS, or for MANIFPT_S3_SECONDS if that is set. If the server never answers, it takes
+one more READ_SECONDS, and pyarrow takes at most three minutes. Every LINE_SECONDS, a line says that
+the process waits. Then the request raises ManifptError. A request that the server refuses for good,
+for example because of wrong keys, raises an error at once.
 """
 
 import os
@@ -24,21 +24,22 @@ SECONDS = 60.0
 CONNECT_SECONDS = 4
 READ_SECONDS = 20
 ARROW_SECONDS = 10
-# Between two tries.
+# The longest pause between two tries.
 LONGEST_PAUSE = 5.0
-# The first line about a server comes after so much silence, and others at such a distance.
+# The first line about a server comes so long after the start of its outage; others follow at
+# intervals of LINE_SECONDS.
 FIRST_LINE_SECONDS = 10
 LINE_SECONDS = 15
-# A try that fails so long after the one before begins another outage.
+# A failure so long after the one before counts as the start of another outage.
 CALM_SECONDS = 60
 SILENT = "it does not answer"
-# Of answers whose content breaks off: s3fs asks again.
+# How often s3fs asks again if the content of an answer breaks off.
 CONTENT_TRIES = 4
 
 
 @dataclass
 class _Outage:
-    """Since when a server fails, when it last did, and when a line said so."""
+    """When a server began to fail, when it last failed, and when a line last said so."""
 
     since: float
     last: float
@@ -50,7 +51,7 @@ _lock = threading.Lock()
 
 
 def asked_seconds() -> float:
-    """Return for how long a server that fails is asked: MANIFPT_S3_SECONDS, else SECONDS."""
+    """Return how long requests are tried again: MANIFPT_S3_SECONDS, or else SECONDS."""
     given = os.environ.get("MANIFPT_S3_SECONDS", "")
     try:
         return float(given or SECONDS)
@@ -59,12 +60,12 @@ def asked_seconds() -> float:
 
 
 def read_seconds() -> float:
-    """Return how long one try waits for an answer."""
+    """Return for how many seconds one try waits for an answer."""
     return min(READ_SECONDS, max(1.0, asked_seconds()))
 
 
 def config() -> dict[str, Any]:
-    """Return botocore's settings; it repeats nothing by itself, ``asked_again`` decides."""
+    """Return botocore's settings, with its own retries off: ``asked_again`` decides on these."""
     return {
         "connect_timeout": CONNECT_SECONDS,
         "read_timeout": read_seconds(),
@@ -73,7 +74,7 @@ def config() -> dict[str, Any]:
 
 
 def filesystem() -> fsspec.AbstractFileSystem:
-    """Return s3fs's filesystem."""
+    """Return the filesystem of s3fs."""
     from aiobotocore.session import AioSession
 
     from manifpt.http_session import HttpSession
@@ -94,7 +95,7 @@ def filesystem() -> fsspec.AbstractFileSystem:
 
 
 def client() -> Any:
-    """Return a client of boto3."""
+    """Return a boto3 client."""
     import boto3
     from botocore.config import Config
 
@@ -105,7 +106,7 @@ def client() -> Any:
 
 
 def arrow() -> pyarrow.fs.FileSystem:
-    """Return pyarrow's filesystem, which Ray's libraries want."""
+    """Return the filesystem of pyarrow, which Ray's libraries need."""
     # It counts tries, not seconds: ten take a minute where connections are refused.
     tries = max(2, round(asked_seconds() / 6))
     return pyarrow.fs.S3FileSystem(
@@ -125,9 +126,10 @@ def asked_again(
     caught_exception: Exception | None = None,
     **_: Any,
 ) -> float | None:
-    """Return the pause before a request is sent again, or None if it is not; botocore asks this.
+    """Return the pause before a request is sent again, or None if it needs no other try.
 
-    Raises ManifptError once its server has failed for long enough, or the request alone has.
+    botocore calls this after each try. Raises ManifptError once the server, or this request alone,
+    has failed for long enough.
     """
     endpoint = "/".join(request_dict["url"].split("/")[:3])
     symptom = _symptom(response, caught_exception)
@@ -163,7 +165,7 @@ def asked_again(
 def _symptom(
     response: tuple[Any, dict[str, Any]] | None, caught_exception: Exception | None
 ) -> str | None:
-    """Return in words how a server fails that may answer later; None if it does not fail."""
+    """Return in words how a server fails for now; None for an answer or a lasting refusal."""
     from botocore import exceptions
 
     if response is not None:

@@ -35,6 +35,7 @@ from manifpt.failures import reason
 AT_ONCE = 64
 PARTIAL = ".partial"
 LOCK = ".lock"
+LOCK_SECONDS = 30.0
 # S3's codes for a conditional write whose condition does not hold.
 _UNMET = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"}
 
@@ -264,12 +265,28 @@ def _put(uri: str, data: bytes, **condition: str) -> bool:
 
 def _replace_local(uri: str, data: bytes, token: str) -> bool:
     path = absolute(uri)
-    with open(os.path.join(os.path.dirname(path), LOCK), "ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    if not os.path.exists(path):
+        return False
+    with explained(uri), open(os.path.join(os.path.dirname(path), LOCK), "ab") as lock:
+        _lock(lock, uri)
         if not os.path.exists(path) or read_versioned(uri)[1] != token:
             return False
         write_bytes(uri, data)
         return True
+
+
+def _lock(file: IO[bytes], uri: str) -> None:
+    """Take the lock of a file, for as long as that is open."""
+    until = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise ManifptError(f"{uri}: another process holds its lock; try again") from None
+            time.sleep(0.05)
+        else:
+            return
 
 
 def age(uri: str) -> float | None:
@@ -410,7 +427,10 @@ def remove_files(folder: str, pattern: str) -> None:
     fs, _ = filesystem(folder)
     with explained(folder):
         if is_s3(folder):
-            if found:
+            if set(folder) & set("*?["):  # s3fs would take it for a pattern
+                for uri in found:
+                    remove_file(uri)
+            elif found:
                 fs.rm([uri.removeprefix("s3://") for uri in found])
             return
         for path in found:

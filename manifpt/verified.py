@@ -1,4 +1,4 @@
-"""The files that a manifest lists, and whether they are still what was written."""
+"""Check that the files that a manifest lists still have the content that was written."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +10,7 @@ AT_ONCE = 16
 
 
 def entries(value: Any, name: str | None = None) -> Iterator[tuple[str, str]]:
-    """Yield path and sha256 of each file in a manifest: entries with a path, or by their names."""
+    """Yield path and sha256 of each file in a manifest; an entry may be keyed by its path."""
     if isinstance(value, dict):
         path = value.get("path", name)
         if isinstance(path, str) and isinstance(value.get("sha256"), str):
@@ -25,7 +25,7 @@ def entries(value: Any, name: str | None = None) -> Iterator[tuple[str, str]]:
 
 
 def wrong(folder: str, listed: Iterable[tuple[str, str]]) -> list[str]:
-    """Return the paths of a folder's files whose content has not the sha256 listed for them."""
+    """Return the paths of listed files that are missing or have another sha256 than listed."""
 
     def differs(entry: tuple[str, str]) -> bool:
         uri = storage.join(folder, entry[0])

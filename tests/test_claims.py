@@ -238,6 +238,49 @@ def test_a_live_run_of_another_host_is_left_alone(place, monkeypatch):
             finish(place)
 
 
+def test_the_remains_of_a_run_that_was_killed_at_its_start_are_no_strangers(tmp_path):
+    for name in (".lock", "_plan.json.01234567.partial"):
+        (tmp_path / name).write_bytes(b"")
+    sign = {"token": "0", "started": 1.0, "beat": 1.0}
+    storage.write_json(f"{tmp_path}/{layouts.ALIVE}", sign)
+    (tmp_path / "artifacts").mkdir()
+    with claims.claim(str(tmp_path), "attributor", KEY) as claim:
+        claim.publish({})
+
+
+def test_a_prefix_with_the_letters_of_a_pattern_is_not_one(s3, tmp_path):
+    folder, beside = f"{s3}/{tmp_path.name}/run[1]", f"{s3}/{tmp_path.name}/run1"
+    finish(folder)
+    finish(beside)
+    finish(folder, OTHER, terms=Terms(overwrite=True))
+    assert set(files(beside)) == {"manifest.json", "attributions/000000-000000.parquet"}
+    assert layouts.read(folder, layouts.MANIFEST)["key"] == OTHER
+
+
+def test_what_was_not_cleared_to_the_end_is_cleared_later(tmp_path, monkeypatch):
+    folder = str(tmp_path / "out")
+    with claims.claim(folder, "evaluation", KEY) as claim:
+        storage.write_bytes(f"{folder}/metrics.json", b"{}")
+        claim.publish({})
+    with monkeypatch.context() as patched:
+        patched.setattr(layouts, "clear", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            finish(folder, terms=Terms(overwrite=True))
+    os.unlink(f"{folder}/manifest.json")  # as if killed after the first file
+    finish(folder, OTHER, terms=Terms(overwrite=True))
+    assert "metrics.json" not in files(folder)
+
+
+def test_artifacts_that_a_run_trains_on_are_not_replaced_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(liveness, "DYING_SECONDS", 0.2)
+    folder, terms = str(tmp_path / "t"), Terms(overwrite=True)
+    with (
+        claims.claim(folder, "attributor", KEY),
+        pytest.raises(ManifptError, match="another run works there"),
+    ):
+        claims.check_place(folder, "attributor", [], terms)
+
+
 @pytest.mark.parametrize(
     ("made", "kind"),
     [("m", "manifold"), ("a", "artifacts"), ("t", "attributor"), ("e", "evaluation")],

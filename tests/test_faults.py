@@ -216,7 +216,10 @@ def test_quarantined_rows_are_tried_again(ray_session, tmp_path, capsys):
     (images / "x.tar").write_bytes(data)
     assert attribute.main([*flags, "--retry-quarantined", "nonsense"]) == 2
     capsys.readouterr()
+    (tmp_path / "out" / "attributions" / "labels.csv").write_bytes(b"mine")
     assert attribute.main([*flags, "--retry-quarantined"]) == 0
+    assert (tmp_path / "out" / "attributions" / "labels.csv").read_bytes() == b"mine"
+    (tmp_path / "out" / "attributions" / "labels.csv").unlink()
     manifest = storage.read_json(f"{tmp_path}/out/manifest.json")
     # The whole tar has 20 members, of which one is no image, as is 0005.png.
     assert (manifest["rows_in"], manifest["ok"], manifest["quarantined"]) == (32, 30, 2)

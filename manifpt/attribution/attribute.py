@@ -25,7 +25,7 @@ from manifpt.attribution.retry import (
     read_again,
 )
 from manifpt.attribution.settings import Settings
-from manifpt.attribution.stage import trained_targets
+from manifpt.attribution.stage import manifold_places, trained_targets
 from manifpt.errors import ManifptError
 from manifpt.images.inventory import Inventory
 from manifpt.images.places import places
@@ -112,7 +112,7 @@ def attribute(
     read = [*places(inputs, output), *model_places(model, manifolds)]
     with opened(model, manifolds) as found:
         attributor = Attributor.open(found.attributor)
-        trained_targets(attributor, found.manifolds)
+        read += manifold_places(attributor, found.manifolds)
         made_of = [*settings.key(), attributor.manifest["key"]]
         key = storage.digest([inventory.given, *made_of])
         pool = session.pool(demand, uses_gpu=True)
@@ -129,12 +129,13 @@ def attribute(
             if claim.finished:
                 clean(output, claim.finished)
                 return storage.read_json(storage.join(output, SUMMARY))
-            work = Work.find(output) or _listed(inventory, claim)
-            source = found.kept(output)
-            steps = _Steps(output, settings, attributor, source, search, pool)
-            if before is not None:
-                return _try_again(claim, before, retry or (), steps)
-            return _attributed(claim, work, made_of, steps, started)
+            listed = Work.find(output)
+            if listed is None and before is None:
+                listed = _listed(inventory, claim)
+            steps = _Steps(output, settings, attributor, found.kept(output), search, pool)
+            if listed is None or before is not None:
+                return _try_again(claim, _finished(output, key), retry or (), steps)
+            return _attributed(claim, listed, made_of, steps, started)
 
 
 def _attributed(
@@ -157,6 +158,7 @@ def _attributed(
         "skipped": work.facts.get("skipped", {}),
         **({"ensemble": list(map(str, settings.views))} if settings.views else {}),
     }
+    claim.check()
     storage.write_json(storage.join(output, SUMMARY), summary)
     published = storage.digest([work.facts["content_key"], *made_of])
     claim.publish({"key": published, **summary, "claim": claim.key, "files": files})
@@ -230,7 +232,9 @@ def _try_again(
         files, counts = merged(manifest | {"files": parts}, tried, records)
         check_ids(output, [file for file in files if file["folder"] in ROWS])
         whole = steps.of_the_whole(files, generation)
-        summary |= counts | _added(summary, _facts(records)) | whole
+        # Of the manifest: a try that was cut short may have left another summary.
+        summary |= counts | _added(manifest, _facts(records)) | whole
+        claim.check()
         storage.write_json(storage.join(output, SUMMARY), summary)
         body = {"key": manifest["key"], "claim": manifest["claim"], "files": files}
         body["retries"] = manifest.get("retries", 0) + 1

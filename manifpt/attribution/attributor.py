@@ -17,7 +17,7 @@ from manifpt.attribution.network import AttributionNetwork, Design, Outputs
 from manifpt.attribution.network import outputs as network_outputs
 from manifpt.attribution.open_set import REMEDY, OpenSet
 from manifpt.backbone import folded
-from manifpt.branches import LOOKS, Branch, of_classes, read_artifacts
+from manifpt.branches import LOOKS, Branch, check_unchanged, of_classes, read_artifacts
 from manifpt.errors import DamageError, ManifptError
 
 WEIGHTS = "weights.pt"
@@ -195,6 +195,7 @@ def described(names: Sequence[str], design: Design) -> str:
 def publish_attributor(claim: claims.Claim, made: Made, facts: dict[str, Any]) -> dict[str, Any]:
     """Write an attributor's files and its manifest, with ``facts`` of its training; return it."""
     branches = made.branches
+    check_unchanged(branches)
     kept = [{"name": b.name} | {name: b.manifest[name] for name in KEPT} for b in branches]
     classes = branches[0].manifest["classes"]
     augmentation = branches[0].manifest.get("augment")
@@ -211,7 +212,7 @@ def publish_attributor(claim: claims.Claim, made: Made, facts: dict[str, Any]) -
             split: {name: classes[split][name] for name in made.classes if name in classes[split]}
             for split in ("train", "validation")
         },
-        "files": write_files(claim.folder, made, seen_by(branches[0], made.classes)),
+        "files": write_files(claim, made, seen_by(branches[0], made.classes)),
         # `augment` is what training itself does to maps.
         **({"augmentation": augmentation} if augmentation else {}),
     }
@@ -226,13 +227,15 @@ def seen_by(branch: Branch, classes: Sequence[str]) -> pa.Table:
     return of_classes(pa.concat_tables(tables), classes).drop_columns(["source"])
 
 
-def write_files(output: str, made: Made, seen: pa.Table) -> dict[str, Any]:
+def write_files(claim: claims.Claim, made: Made, seen: pa.Table) -> dict[str, Any]:
     """Write the weights, what training and validation have seen, and what tells the unknown."""
     sink = io.BytesIO()
     torch.save(made.weights, sink)
     found = {WEIGHTS: sink.getvalue(), SEEN: storage.parquet_bytes(seen)}
     if made.open_set is not None:
         found[OPEN_SET] = made.open_set.to_bytes()
+    claim.check()
     return {
-        name: storage.write_bytes(storage.join(output, name), data) for name, data in found.items()
+        name: storage.write_bytes(storage.join(claim.folder, name), data)
+        for name, data in found.items()
     }

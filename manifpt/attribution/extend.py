@@ -29,8 +29,15 @@ from manifpt.attribution.calibrate import calibrate
 from manifpt.attribution.heads import FITS, Layer
 from manifpt.attribution.network import AttributionNetwork
 from manifpt.attribution.network import outputs as network_outputs
-from manifpt.attribution.stage import trained_targets
-from manifpt.branches import Branch, artifact_column, of_classes, open_artifacts, read_branches
+from manifpt.attribution.stage import manifold_places, trained_targets
+from manifpt.branches import (
+    Branch,
+    artifact_column,
+    check_unchanged,
+    of_classes,
+    open_artifacts,
+    read_branches,
+)
 from manifpt.device import device_and_precision
 from manifpt.errors import ManifptError
 from manifpt.images import Selection, plan
@@ -155,7 +162,7 @@ def extend_attributor(
     units = plan(additions, Selection(EVALUATED), labelled=True)
     key = storage.digest([old.manifest["key"], content_key(units), head])
     read = [("--extend", old.uri), *(("--manifold", uri) for uri in manifolds)]
-    read += places(additions, output, "--add")
+    read += [*places(additions, output, "--add"), *manifold_places(old, manifolds)]
     read += [("the artifacts in", branch.uri) for branches in sets for branch in branches]
     with claims.claim(output, "attributor", key, apart=read, terms=terms) as claim:
         if claim.finished:
@@ -176,6 +183,7 @@ def extend_attributor(
             raise
         build = partial(_refitted, old, [*sets, new], classes, head)
         made, facts = calibrate(build, sets[0], classes, demand, [*sets[1:], new])
+        check_unchanged([branch for branches in (*sets, new) for branch in branches])
         return _publish(claim, old, new, made, {"head": head, **facts})
 
 
@@ -207,6 +215,6 @@ def _publish(
         "weights": made.weights["weights"].tolist(),
         "rows": {split: n | counts[split] for split, n in old.manifest["rows"].items()},
         "extensions": [*old.manifest.get("extensions", []), extension],
-        "files": write_files(claim.folder, made, seen),
+        "files": write_files(claim, made, seen),
     }
     return claim.publish(sealed(body))

@@ -7,6 +7,7 @@ the old; a try that was cut short goes on with the same command.
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from manifpt.images.sources import Selection
 from manifpt.work import Work
 
 MARK = "_retry.json"
+_PART = re.compile(r"\d{6}(-\d{6})?(-r\d+)?\.parquet")
 # Every input row is in one of these, by its id.
 ROWS = ("attributions", "quarantine")
 FOLDERS = (*ROWS, "evidence")
@@ -145,7 +147,7 @@ def clean(output: str, manifest: dict[str, Any]) -> None:
     listed = {storage.join(output, file["path"]) for file in manifest["files"]}
     for folder in (storage.join(output, name) for name in (*FOLDERS, *WHOLE)):
         for file, _ in storage.files_under(folder) if storage.exists(folder) else []:
-            if file not in listed:
+            if file not in listed and _PART.fullmatch(storage.base_name(file)):
                 storage.remove_file(file)
     recorded.clear(output, f"-r{manifest['retries']}")
     storage.remove_file(uri)

@@ -155,6 +155,12 @@ def check_columns(columns: Sequence[str]) -> None:
         raise ManifptError(f"--columns {' '.join(columns)}: name each only once")
 
 
+def manifold_places(attributor: Attributor, manifolds: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the places of the manifolds that an attributor uses, for ``claims.claim``."""
+    targets = trained_targets(attributor, manifolds).values()
+    return [("the manifold", target.manifold.uri) for target in targets if target.manifold]
+
+
 def trained_targets(attributor: Attributor, manifolds: Sequence[str]) -> dict[str, Target]:
     """Return what embeds and projects as was done for the attributor's training images.
 

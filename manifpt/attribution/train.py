@@ -173,7 +173,7 @@ def train_attributor(
     output = storage.absolute(output)
     check_backbone(options.backbone)
     read = [*places(inputs, output), *(("--manifold", uri) for uri in manifolds)]
-    claims.check_place(output, "attributor", read)
+    claims.check_place(output, "attributor", read, terms)
     branches = artifacts_of(
         inputs,
         storage.join(output, "artifacts"),

@@ -16,11 +16,12 @@ from manifpt.artifacts import compute_artifacts
 from manifpt.attribution.attributor import Attributor
 from manifpt.attribution.decision import USUAL, Rule, decide
 from manifpt.attribution.registered import Source, model_places, opened
-from manifpt.attribution.stage import trained_targets
+from manifpt.attribution.stage import manifold_places, trained_targets
 from manifpt.branches import (
     Branch,
     are_artifacts,
     artifact_column,
+    check_unchanged,
     of_classes,
     open_artifacts,
     read_branches,
@@ -152,9 +153,11 @@ def evaluate(
 
     output = storage.absolute(output)
     read = [*places(inputs, output), *model_places(model, manifolds)]
-    claims.check_place(output, "evaluation", read)
+    claims.check_place(output, "evaluation", read, terms)
     with opened(model, manifolds) as found:
         attributor = Attributor.open(found.attributor)
+        read += manifold_places(attributor, found.manifolds)
+        claims.check_apart(output, read)
         branches = _branches(inputs, attributor, found.kept(output), output, demand, terms)
         content = [b.manifest["key"] for b in branches]
         key = storage.digest([content, attributor.manifest["key"], list(sources), vars(rule)])
@@ -192,6 +195,8 @@ def evaluate(
         }
         metrics |= ray.get(report.remote(paths, attributor.classes, names, rule))
         metrics["left_out"] = left_out
+        check_unchanged(branches)
+        claim.check()
         _write(output, metrics)
         claim.publish(
             {

@@ -17,7 +17,7 @@ import pyarrow as pa
 from manifpt import claims, pipeline, session, storage
 from manifpt.attribution.attributor import Attributor
 from manifpt.attribution.registered import model_places, opened
-from manifpt.attribution.stage import trained_targets
+from manifpt.attribution.stage import manifold_places, trained_targets
 from manifpt.branches import are_artifacts
 from manifpt.errors import ManifptError
 from manifpt.evaluation.closed_set import METRICS, closed_set_metrics, confusion_matrix
@@ -104,14 +104,14 @@ def evaluate_robustness(
         raise ManifptError("--input: --robustness degrades images; give these, not artifacts")
     output = storage.absolute(output)
     read = [*places(inputs, output), *model_places(model, manifolds)]
-    claims.check_place(output, "robustness", read)
+    claims.check_place(output, "robustness", read, terms)
     parsed = dict.fromkeys(map(Degradation.parse, (IDENTITY, *(levels or LEVELS))))
     names = [str(level) for level in parsed]
     selection = Selection(("test",), None)
     units = plan(inputs, selection, labelled=True)
     with opened(model, manifolds) as found:
         attributor = Attributor.open(found.attributor)
-        trained_targets(attributor, found.manifolds)
+        read += manifold_places(attributor, found.manifolds)
         key = storage.digest([content_key(units), names, attributor.manifest["key"]])
         pool = session.pool(demand, uses_gpu=True)
         source = found.kept(output)
@@ -134,6 +134,7 @@ def evaluate_robustness(
             "left_out": left_out,
             **curves(scored, names, attributor.classes),
         }
+        claim.check()
         _write(output, result)
         body = {**source.facts(), "attributor": attributor.manifest["key"], **result}
         body |= {"inputs": describe(inputs, units), "files": pipeline.parts(records)}

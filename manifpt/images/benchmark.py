@@ -1,7 +1,8 @@
 """The files that the card of a benchmark lists, each with its source and split.
 
-A card decides what is read in its folder's place. So only those that ``zoo.card`` writes count,
-and only paths inside the folder; any other ``card.json`` is a file like others.
+If a folder has such a card, only the files on the card are read. So a card counts only if
+``zoo.card`` could have written it and its paths lie inside the folder. Any other ``card.json`` is
+treated like any other file.
 """
 
 import json
@@ -18,7 +19,7 @@ MOST_BYTES = 64 * 2**20
 
 
 def benchmark_files(given: Input) -> list[Input] | None:
-    """Return the files of a benchmark, or None if the input is none."""
+    """Return the files of a benchmark, or None if the input is not a benchmark."""
     if given.uri.endswith((*TARS, *PARQUET, *TABLES)):
         return None
     try:
@@ -37,7 +38,7 @@ def benchmark_files(given: Input) -> list[Input] | None:
 
 
 def _is_listed(file: Any, folder: str) -> bool:
-    """Tell whether an entry of a card is one of ours, and of a file in its folder."""
+    """Tell whether an entry of a card has our format, and a path inside its folder."""
     if not isinstance(file, dict) or file.get("split") not in SPLITS:
         return False
     path, source, sha256 = (file.get(name) for name in ("path", "source", "sha256"))

@@ -1,7 +1,7 @@
-"""A process of its own for a reader's C code that meets the bytes of strangers: start and end.
+"""Start and end a child process in which C code reads the bytes of strangers.
 
-It has no part of its parent's environment, so no credentials, and ends with its parent: its input
-does.
+The child gets only PATH and LD_LIBRARY_PATH of its parent's environment, and so no credentials. It
+ends with its parent, because its input then ends.
 """
 
 import contextlib
@@ -15,12 +15,12 @@ from pathlib import Path
 
 ENVIRONMENT = frozenset({"PATH", "LD_LIBRARY_PATH"})
 PIPE_BYTES = 2**20
-READY = b"\x01"  # its first answer
-OUT_OF_MEMORY = 77  # its exit code
+READY = b"\x01"  # the first answer of a child
+OUT_OF_MEMORY = 77  # the exit code of a child
 
 
 def started(command: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start a command with pipes for its input, output and errors, none of them buffered."""
+    """Start a command with unbuffered pipes for stdin, stdout and stderr."""
     paths = [str(Path(__file__).parents[2]), *(path or os.getcwd() for path in sys.path)]
     kept = {name: value for name, value in os.environ.items() if name in ENVIRONMENT}
     process = subprocess.Popen(
@@ -34,20 +34,20 @@ def started(command: Sequence[str]) -> subprocess.Popen[bytes]:
     )
     for pipe in (process.stdin, process.stdout):
         assert pipe
-        with contextlib.suppress(OSError):  # the user may have too many large ones
+        with contextlib.suppress(OSError):  # the user may have no room for large pipes
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     return process
 
 
 def last_line(process: subprocess.Popen[bytes]) -> str:
-    """Return the last line that a process that did not start wrote to its errors."""
+    """Return the last line on stderr of a process that failed to start."""
     assert process.stderr
     lines = process.stderr.read().decode(errors="replace").split("\n")
     return next((line for line in reversed(lines) if line.strip()), "it said nothing")[:200]
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End a process, if it has not ended."""
+    """End a process, if it is still running."""
     for pipe in (process.stdin, process.stdout, process.stderr):
         assert pipe
         pipe.close()
@@ -59,14 +59,14 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def silence() -> None:
-    """Send what libraries print in this process to nowhere."""
+    """Discard everything that libraries print in this process."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for output in (1, 2):
         os.dup2(nowhere, output)
 
 
 def limit_memory(size: int) -> None:
-    """Let this process have no more than ``size`` bytes of data; it leaves no core dump."""
+    """Limit the memory of this process to ``size`` bytes of data, and turn core dumps off."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     most = resource.getrlimit(resource.RLIMIT_DATA)[1]
     size = size if most == resource.RLIM_INFINITY else min(size, most)

@@ -1,7 +1,7 @@
-"""A container's bytes as they come from storage, and whom an error blames while they are read.
+"""Open containers, and tell errors of the storage from errors of the content.
 
-Parsers of hostile bytes raise almost anything. So it is not the kind of an error that tells, but
-who raised it: an error of reading the file is the storage's, every other one is the content's.
+Parsers of hostile bytes may raise any kind of error, so the kind does not tell the cause. If the
+file raised the error, the storage failed; every other error is a fault of the content.
 """
 
 import errno
@@ -18,11 +18,11 @@ from manifpt.images.text import one_line
 
 
 class BrokenError(Exception):
-    """A container, or the rest of it, can't be read: its content is bad, or this one object."""
+    """A container, or the rest of it, can't be read; the cause lies in this file alone."""
 
 
 class _Watched(io.RawIOBase):
-    """A file that remembers the error that reading it raised, whatever a parser makes of it."""
+    """A file that remembers its own read error, even if a parser raises another one instead."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -32,7 +32,7 @@ class _Watched(io.RawIOBase):
         try:
             data: bytes = self._file.read(size)
         except (MemoryError, OverflowError):
-            raise  # the content announced more than there can be
+            raise  # the content announced an impossible size
         except Exception as error:
             self.error = error
             raise
@@ -62,10 +62,10 @@ class _Watched(io.RawIOBase):
 
 @contextmanager
 def opened(uri: str) -> Iterator[BinaryIO]:
-    """Open a container; all that goes wrong in the block is one of two errors.
+    """Open a container; every error in the block becomes one of two.
 
-    BrokenError, with a line that says why, costs the rest of the container; ManifptError, where
-    the storage as a whole fails, must stop the job.
+    BrokenError, with a message of one line, costs the rest of the container. ManifptError means
+    that the storage as a whole fails, and must stop the job.
     """
     file: _Watched | None = None
     try:
@@ -91,6 +91,6 @@ def _open(uri: str) -> Any:
         return fs.open(path, "rb")
     except OSError as error:
         if error.errno in {None, errno.EINVAL} and not storage.blames_file(error, uri):
-            # It was asked for by HEAD, whose answer has no body; that of GET says the reason.
+            # The answer to HEAD has no body; the answer to GET tells the reason.
             fs.cat_file(path, start=0, end=1)
         raise

@@ -1,4 +1,4 @@
-"""The content of one file, wherever it lies: at most so many bytes, or a code of ERRORS."""
+"""Read one file from any place, up to a limit of bytes; a failure has a code of ERRORS."""
 
 import itertools
 import os
@@ -20,17 +20,18 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 Reserve = Callable[[int], None]
 
-# Requests that one process has under way: enough to hide latency, few enough for memory.
+# Simultaneous requests of one process: enough to hide latency, few enough for memory.
 THREADS = 32
-# Bytes that each may bring without asking. A larger file waits until the others leave room for it.
+# Bytes that each may read without a reservation. A larger file waits until there is room for it.
 SMALL = 4 * 2**20
 ROOM = THREADS * SMALL
 
 
 class Room:
-    """Bytes that large files under way may have together, and one file more if it is the next.
+    """A limit on the bytes that large files in memory have together.
 
-    Items have numbers in their order. The one that is due first never waits, so all come to pass.
+    Items are numbered in their order. The item that is due next never waits, even beyond the limit,
+    so that no item waits forever.
     """
 
     def __init__(self, size: int) -> None:
@@ -39,7 +40,7 @@ class Room:
         self._changed = threading.Condition()
 
     def reserve(self, number: int, size: int) -> None:
-        """Wait until an item may have so many bytes; with fewer than it has it need not wait."""
+        """Wait until an item may have ``size`` bytes; a smaller size than before never waits."""
         with self._changed:
             held = self._held
             self._changed.wait_for(
@@ -53,21 +54,21 @@ class Room:
             self._changed.notify_all()
 
     def release(self, number: int) -> None:
-        """Give back what an item has, and let the next one be due."""
+        """Free the bytes of an item, and make the next item due."""
         with self._changed:
             self._held.pop(number, None)
             self.due = number + 1
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Let nothing wait any more."""
+        """Let no item wait any more."""
         with self._changed:
             self.due = sys.maxsize
             self._changed.notify_all()
 
 
 def is_web(uri: str) -> bool:
-    """Tell whether a URI names a file in the web."""
+    """Tell whether a URI names a file on the web."""
     return uri[:8].lower().startswith(("http://", "https://"))
 
 
@@ -78,12 +79,12 @@ def content(
     allow_private: bool = False,
     reserve: Reserve | None = None,
 ) -> bytes:
-    """Return what a local path, an s3:// or an http(s):// URI holds.
+    """Return the content of a local path, an s3:// or an http(s):// URI.
 
-    ``reserve`` is called, and may wait, before more than SMALL bytes are read; what is found to be
-    larger is then asked for again, as no connection outlasts any wait. Raises DecodeError where the
-    content can't be had, or is more than ``max_bytes``, which are not read; and ManifptError if it
-    is the storage that fails, or its credentials, and not this one file.
+    ``reserve`` is called, and may wait, before more than SMALL bytes are read. A larger file is
+    requested a second time after that, because a connection may not last through the wait. Raises
+    DecodeError if this file can't be read or has more than ``max_bytes``. Raises ManifptError if
+    the storage as a whole or its credentials fail.
     """
     if reserve is not None and max_bytes > SMALL:
         try:
@@ -110,7 +111,7 @@ def _content(uri: str, max_bytes: int, allow_private: bool) -> bytes:
         if not is_web(uri) and not storage.blames_file(error, uri):
             with storage.explained(uri):
                 raise
-        # Of s3fs and botocore many kinds; a file that can't be had costs its row only.
+        # s3fs and botocore raise many kinds; a file that can't be read costs only its row.
         raise DecodeError("unreadable", one_line(error)) from None
 
 
@@ -132,7 +133,7 @@ def _object(uri: str, max_bytes: int) -> bytes:
     except OSError as error:
         if "range is not satisfiable" not in str(error):
             raise
-        return b""  # no range of an empty object can be had
+        return b""  # an empty object has no range
     if len(data) > max_bytes:
         raise DecodeError("too_many_bytes", f"more than {max_bytes} bytes")
     return data
@@ -143,9 +144,9 @@ def in_order(
     items: Iterable[Item],
     threads: int = THREADS,
 ) -> Iterator[Made]:
-    """Yield ``work`` of each item in their order, at most ``threads`` of them at a time.
+    """Call ``work`` on each item, in at most ``threads`` threads; yield the results in order.
 
-    ``work`` is given the item, and what reserves bytes for it, see ``content``.
+    ``work`` gets the item, and a function that reserves bytes for it (see ``content``).
     """
     pool, room = ThreadPoolExecutor(threads), Room(ROOM)
     running: deque[Future[Made]] = deque()

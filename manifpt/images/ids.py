@@ -1,12 +1,12 @@
-"""Ids of images: no two images of a job share one, whatever their names are.
+"""Ids of images: each image of a job has its own, whatever the names of the files are.
 
-An id consists of names that come from outside (files, members of tars, cells of tables) and of
-marks. Names are escaped, so that ``~`` is in none of them: a bare ``~`` is always a mark.
+An id consists of names from outside (files, members of tars, cells of tables) and of marks. Names
+are escaped and never contain ``~``, so a ``~`` in an id is always a mark.
 
-    a~/x.png      in a folder ``a`` beside a container whose ids begin with ``a/``
-    a.tgz~2/x     in a container of which both names, ``a`` and ``a.tgz``, are taken
+    a~/x.png      a file in a folder ``a``, beside a container with ids that begin with ``a/``
+    a.tgz~2/x     an image of the container ``a.tgz``, if the names ``a`` and ``a.tgz`` are taken
     t/x~2         the second ``x`` of a container
-    t/name~12     row 12 of a table, by the name that its id column has
+    t/name~12     row 12 of a table with the value ``name`` in its id column
     t/~broken     the rest of a container that could not be read
 """
 
@@ -28,10 +28,10 @@ def _escape(match: re.Match[str]) -> str:
 
 
 def escaped(name: str) -> str:
-    """Return a name as it stands in ids: one for each name, in UTF-8, without ``~``.
+    """Return the form of a name in ids: unique for each name, valid UTF-8, without ``~``.
 
-    ``~``, NUL and bytes that are no UTF-8 become ``%XX``, other lone surrogates ``%uXXXX``; a
-    ``%`` before digits that would read so becomes ``%25``. Other names stay as they are.
+    ``~``, NUL and bytes that are not UTF-8 become ``%XX``, and other lone surrogates ``%uXXXX``. A
+    ``%`` that looks like the start of such a code becomes ``%25``. Other characters stay.
     """
     return _AMBIGUOUS.sub(_escape, name)
 
@@ -42,36 +42,37 @@ def member_uri(container: str, member: str) -> str:
 
 
 def broken_id(prefix: str, first_row: int | None = None) -> str:
-    """Return the id of the rest of a container, or of the rows of a table from one on."""
+    """Return the id of the unread rest of a container, or of a table from ``first_row`` on."""
     return f"{prefix}/~broken" + ("" if first_row is None else f"-{first_row:08d}")
 
 
 def row_id(prefix: str, number: int, name: str | None = None) -> str:
-    """Return the id of a row of a table; its number keeps it unique where its name does not."""
+    """Return the id of a row of a table; the row's number makes it unique."""
     inside = f"{number:08d}" if name is None else f"{escaped(name)}~{number}"
     return f"{prefix}/{inside}"
 
 
 class Keys:
-    """The ids of what one container holds, in its order: names that come again are numbered."""
+    """The ids of the items of one container, in its order; repeated names get a number."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
         self._seen: Counter[str] = Counter()
 
     def id(self, name: str) -> str:
-        """Return the id of the next thing of this name."""
+        """Return the id of the next item with this name."""
         self._seen[name] += 1
         count = self._seen[name]
         return f"{self._prefix}/{escaped(name)}" + (f"~{count}" if count > 1 else "")
 
 
 class Names:
-    """The ids of an input's files, and the prefixes of ids in its containers, as they are listed.
+    """Gives ids to an input's files, and prefixes of ids to its containers, during the listing.
 
-    A container's ids begin with its name without the ending, unless a folder or another container
-    has that name already. Names that begin alike must come one after the other, as they do in
-    every sorted order; with ``anyhow`` they need not, and all folders and containers are held.
+    The ids of a container begin with its name without the ending, unless a folder or another
+    container has that name already. Names with the same beginning must follow each other, as in a
+    sorted listing. With ``anyhow`` they may come in any order, but then all folders and containers
+    are kept in memory.
     """
 
     def __init__(self, prefix: str = "", *, anyhow: bool = False) -> None:
@@ -83,12 +84,12 @@ class Names:
         self._stems: set[str] = set()
 
     def file(self, path: str) -> str:
-        """Return the id of a file by its path inside the input."""
+        """Return the id of the file with this path inside the input."""
         folder, name = self._placed(path)
         return self._folder(folder) + escaped(name)
 
     def container(self, path: str, *, whole: bool = False) -> str:
-        """Return the prefix of a container's ids; with ``whole``, its name keeps the ending."""
+        """Return the prefix of a container's ids; ``whole`` keeps the ending of its name."""
         folder, name = self._placed(path)
         prefix, short = self._folder(folder), stem(name)
         self._stems.add(folder + short)
@@ -101,11 +102,11 @@ class Names:
         return f"{prefix}{escaped(name)}~2"
 
     def is_stem(self, path: str) -> bool:
-        """Tell whether a container has this name but for its ending, of those just listed."""
+        """Tell whether a container that was just listed has this path without its ending."""
         return path in self._stems
 
     def _placed(self, path: str) -> tuple[str, str]:
-        """Return the folder of a path, with its slash, and the name; forget what has passed."""
+        """Split a path into folder, with its slash, and name; forget names that have passed."""
         while not self._anyhow and self._open and not path.startswith(self._open[-1]):
             passed = self._open.pop()
             self._folders.pop(passed, None)
@@ -115,7 +116,7 @@ class Names:
         return path[:at], path[at:]
 
     def _folder(self, path: str) -> str:
-        """Return how ids begin in a folder, given with its slash; "" is the input itself."""
+        """Return the prefix of ids in a folder, given with its slash; "" is the input itself."""
         made, start = self._prefix, 0
         while start < len(path):
             end = path.index("/", start)

@@ -1,9 +1,9 @@
-"""The records of CSV, TSV and JSON lines: each costs at most its own line, however broken it is.
+"""Read the records of CSV, TSV and JSON lines; a broken record costs at most its own line.
 
-A quoted field of CSV may run over line ends only where that is well-formed: the record has as many
-fields as the header, its last quote stands before a comma or a line end, and no line between its
-first and its last is a row by itself. Otherwise a quote is a stray one, which is a
-fault of its line, and the next line is a record again.
+A quoted field of CSV may continue over several lines only if the record is well-formed: it has as
+many fields as the header, its last quote stands before a comma or a line end, and no line between
+its first and its last could be a row by itself. Otherwise the quote is treated as stray. It is a
+fault of its line, and the next line is read as a new record.
 """
 
 import csv
@@ -15,16 +15,16 @@ from typing import Any, BinaryIO, NamedTuple
 
 MOST_LINE = 2**20
 JSON_LINES = (".jsonl", ".ndjson")
-# A path or URI, where a line may be a row or text of a field.
+# A path or URI; a line that holds one may be a row, and not part of a text.
 _ENTRY = re.compile(
     r"\S*/\S*|\S*\.\w{2,5}|.*\.(png|jpe?g|webp|gif|bmp|tiff?|avif|hei[cf])", re.IGNORECASE
 )
 
 
 class Record(NamedTuple):
-    """The fields of a record, or the object, and where it ends; ``fault`` says what is wrong.
+    """The fields of a record, or its JSON object, its end, and its ``fault``, if it has one.
 
-    Of a record with a fault, only those fields are there that it does not touch.
+    A record with a fault holds only the fields that the fault does not affect.
     """
 
     fields: list[str] | dict[str, Any]
@@ -39,22 +39,22 @@ class _Line(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """How many fields a table's records have, and which of them holds URIs."""
+    """The number of fields of a table's records, and the index of the field with the URI."""
 
     fields: int
     uri: int
 
     def is_row(self, fields: list[str]) -> bool:
-        """Tell whether a line's fields are a row, rather than a part of some text."""
+        """Tell whether a line's fields look like a row, and not like part of a longer text."""
         whole = len(fields) == self.fields
         return whole and _ENTRY.fullmatch(fields[self.uri].strip()) is not None
 
 
 def records(name: str, file: BinaryIO, offset: int, shape: Shape | None = None) -> Iterator[Record]:
-    """Yield each record from ``offset`` on of the table of this name; empty lines are none.
+    """Yield each record of a table from byte ``offset`` on; empty lines are skipped.
 
-    The ``shape`` tells stray quotes from fields of several lines, see above; only a header is
-    read without one.
+    The ending of ``name`` tells the format. ``shape`` serves to tell stray quotes from fields of
+    several lines (see the top of this file); only a header is read without it.
     """
     lines = _lines(file, offset)
     if name.endswith(JSON_LINES):
@@ -97,7 +97,7 @@ def _object(line: _Line) -> Record:
 
 
 class _Parser:
-    """Parses lines one by one: the csv module's reader, asked for a record of each."""
+    """Parses lines one by one, with the reader of the csv module."""
 
     def __init__(self, **dialect: Any) -> None:
         self._reader = csv.reader(self, **dialect)
@@ -108,7 +108,7 @@ class _Parser:
         return self
 
     def __next__(self) -> str:
-        """Give the reader the line; it asks for another where a quoted field goes on."""
+        """Give the line to the reader; it asks for another if a quoted field has not ended."""
         if not self._text:
             self.ended = False
             raise StopIteration
@@ -116,7 +116,7 @@ class _Parser:
         return text
 
     def record(self, line: _Line) -> Record:
-        """Return a line as a record."""
+        """Parse one line as a record."""
         self._text, self.ended = line.text, True
         if line.fault:
             return Record([], line.end, line.fault)
@@ -130,7 +130,7 @@ class _Parser:
 
 
 class _Ahead:
-    """Lines of which some may be given back."""
+    """An iterator of lines that takes lines back."""
 
     def __init__(self, lines: Iterator[_Line]) -> None:
         self._lines = lines
@@ -150,8 +150,8 @@ def _quoted(lines: _Ahead, shape: Shape | None) -> Iterator[Record]:
     parser = _Parser()
     for line in lines:
         record = parser.record(line)
-        # Of a well-formed field of several lines, the first and the last have an odd number of
-        # quotes, and those between an even one: no line is looked at more than twice.
+        # In a well-formed record of several lines, the first and the last line have an odd number
+        # of quotes, and the others an even one, so no line is read more than twice.
         if not parser.ended and _is_odd(line):
             yield _joined(line, lines, shape) or record
         else:
@@ -163,7 +163,7 @@ def _is_odd(line: _Line) -> bool:
 
 
 def _joined(first: _Line, lines: _Ahead, shape: Shape | None) -> Record | None:
-    """Return the record of several lines that ``first`` begins, if it is well-formed."""
+    """Return the well-formed record of several lines that begins with ``first``, or None."""
     more: list[_Line] = []
     size = len(first.text)
     for line in lines:
@@ -188,6 +188,6 @@ def _well_formed(lines: list[_Line]) -> list[str] | None:
 
 
 def _is_one(fields: list[str], between: list[_Line], shape: Shape) -> bool:
-    """Tell whether a record of several lines is one, and not rows between two stray quotes."""
+    """Tell whether several lines are one record, and not rows between two stray quotes."""
     found = (next(csv.reader([line.text])) for line in between)
     return len(fields) == shape.fields and not any(map(shape.is_row, found))

@@ -1,7 +1,8 @@
-"""The files of a folder or of a prefix in an object store, one after the other.
+"""List the files of a folder, or of a prefix in an object store, one after the other.
 
-Nothing holds more than one folder's names, or one page of an object store's answers. The order is
-that of the whole paths; an object store's is its own, which is the same on S3.
+Memory holds only the names of the folders that are open, or one page of an object store's answer.
+Local files come in the order of their whole paths. An object store has its own order, which on S3
+is the same.
 """
 
 import os
@@ -14,11 +15,12 @@ from typing import Any, NamedTuple
 
 from manifpt import s3, storage
 
-# Told the path of a folder inside the root, "" for the root: whether to look into it.
+# A function that is given a folder's path inside the root ("" for the root itself), and tells
+# whether to list that folder.
 Enter = Callable[[str], bool]
 
-# Names that this project and others give to what is no data. Other names may begin with "_", as
-# those of some cameras do.
+# Names that this project and others give to files that hold no data. Other names that begin with
+# "_" are read, because some cameras write such names.
 MARKERS = {
     "__MACOSX",
     "__pycache__",
@@ -45,7 +47,7 @@ MARKED = ("_append-", "_committed_", "_records-r", "_started_")
 
 
 class Found(NamedTuple):
-    """A file and its size in bytes; one that is not ``plain`` is a pipe, a link to nothing, ..."""
+    """A file and its size in bytes; ``plain`` is False for pipes, broken links, ..."""
 
     uri: str
     bytes: int
@@ -54,14 +56,14 @@ class Found(NamedTuple):
 
 @dataclass
 class Listing:
-    """What the listing of one input has left out, by reason, and the folders that it has seen."""
+    """Counts of the items that one listing left out, by reason, and the folders it has seen."""
 
     skipped: Counter[str] = field(default_factory=Counter)
     folders: set[tuple[int, int]] = field(default_factory=set)
 
 
 def hidden(path: str) -> bool:
-    """Tell whether a path inside an input is left out, as its name or that of a folder says."""
+    """Tell whether a path is left out, because of its name or of a folder's name in it."""
     return any(
         part.startswith((".", *MARKED)) or part in MARKERS for part in path.split("/") if part
     )
@@ -70,8 +72,8 @@ def hidden(path: str) -> bool:
 def files(uri: str, seen: Listing, enter: Enter | None = None) -> Iterator[Found]:
     """Yield the files under a folder or prefix, or the one file that ``uri`` is.
 
-    Hidden ones are left out, as are folders that ``enter`` refuses, or that were ``seen``; an
-    object store has no folders, and lists all.
+    Hidden files are left out, and also folders that ``enter`` refuses, or that were ``seen``
+    before. An object store has no folders, and lists all files.
     """
     if storage.is_s3(uri):
         return _objects(uri, seen)
@@ -87,11 +89,11 @@ def _local(root: str, seen: Listing, enter: Enter | None) -> Iterator[Found]:
 
 
 def _found(path: str) -> Iterator[Found]:
-    """Yield a file, if it is there still."""
+    """Yield a file, if it still exists."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):
-        if os.path.lexists(path):  # a link to nothing, or to itself
+        if os.path.lexists(path):  # a broken link, or one to itself
             yield Found(path, 0, plain=False)
         return
     plain = stat.S_ISREG(status.st_mode)
@@ -99,7 +101,7 @@ def _found(path: str) -> Iterator[Found]:
 
 
 def _walk(root: str, seen: Listing, enter: Enter | None) -> Iterator[Found]:
-    """Walk a folder in the order of whole paths, and each folder that is linked to only once."""
+    """Walk a folder in the order of whole paths; visit each folder once, despite links."""
     if enter is not None and not enter(""):
         return
     open_ = [("", iter(_once(root, seen, _names)))]
@@ -123,7 +125,7 @@ def _walk(root: str, seen: Listing, enter: Enter | None) -> Iterator[Found]:
 
 
 def _once(folder: str, seen: Listing, names: Callable[[str, Listing], list[str]]) -> list[str]:
-    """Return the names in a folder, none if it was seen before."""
+    """Return the names in a folder, or none if it was seen before."""
     status = os.stat(folder)
     here = (status.st_dev, status.st_ino)
     if here in seen.folders:
@@ -134,7 +136,7 @@ def _once(folder: str, seen: Listing, names: Callable[[str, Listing], list[str]]
 
 
 def _names(folder: str, seen: Listing) -> list[str]:
-    """Return what a folder holds; folders end in a slash, which sorts them among whole paths."""
+    """Return the names in a folder, sorted as whole paths: names of folders end in a slash."""
     found = []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -153,7 +155,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _pages(uri: str, prefix: str, **options: str) -> Iterator[dict[str, Any]]:
-    """Yield the pages of an object store's answer, each as it is needed."""
+    """Yield the pages of an object store's answer; each is requested when it is needed."""
     bucket = uri.removeprefix("s3://").partition("/")[0]
     with storage.explained(uri):
         pages = s3.client().get_paginator("list_objects_v2")
@@ -161,12 +163,12 @@ def _pages(uri: str, prefix: str, **options: str) -> Iterator[dict[str, Any]]:
 
 
 def key_of(uri: str) -> str:
-    """Return the key, or the prefix of keys, of an s3:// URI."""
+    """Return the key, or the key prefix, in an s3:// URI."""
     return uri.removeprefix("s3://").partition("/")[2]
 
 
 def objects(uri: str, prefix: str, seen: Listing) -> Iterator[Found]:
-    """Yield the objects of the bucket of ``uri`` whose keys begin with ``prefix``."""
+    """Yield the objects with keys that begin with ``prefix``, in the bucket of ``uri``."""
     bucket = uri.removeprefix("s3://").partition("/")[0]
     for page in _pages(uri, prefix):
         for entry in page.get("Contents", ()):
@@ -193,7 +195,7 @@ def _objects(uri: str, seen: Listing) -> Iterator[Found]:
 
 
 def folders(uri: str, seen: Listing) -> list[str]:
-    """Return the names of the folders in a folder, or none where it holds files, too."""
+    """Return the names of the folders in a folder, or none if it also holds files."""
     names, files, skipped = _prefixes(uri) if storage.is_s3(uri) else _folders(uri)
     if files or not names:
         return []
@@ -202,7 +204,7 @@ def folders(uri: str, seen: Listing) -> list[str]:
 
 
 def _prefixes(uri: str) -> tuple[list[str], bool, Counter[str]]:
-    """Return the names of folders, whether there are files, too, and what is left out."""
+    """Return the names of folders, whether there are also files, and counts of skipped items."""
     key, names, skipped = key_of(uri), list[str](), Counter[str]()
     for page in _pages(uri, f"{key}/" if key else "", Delimiter="/"):
         for entry in page.get("Contents", ()):

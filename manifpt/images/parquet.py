@@ -1,13 +1,13 @@
-"""Parquet files, read in a process of its own: one that lies about its sizes costs itself only.
+"""Read Parquet files in a child process, so that a file with false sizes costs only itself.
 
-Pages, dictionaries and footers of a few bytes can become gigabytes in Arrow's C++, where nothing
-asks how much is too much. So a child (``parquet_reader``) reads, with a limit on its memory and
-its time, and this process hands it the file, range by range: it alone knows the storage and its
-credentials. What the child says is of the content, and raises ParquetError; errors of the storage
-are raised here, as they are.
+Pages, dictionaries and footers of a few bytes can grow to gigabytes in Arrow's C++, which has no
+limit. So a child process (``parquet_reader``) with a limit on memory and time parses the file. This
+process sends it the file, range by range, because only this process has access to the storage and
+its credentials. Errors that the child reports are faults of the content and raise ParquetError;
+errors of the storage are raised here unchanged.
 
-A child that dies is followed by a new one, which goes on row by row, with the least memory. A file
-that ends that one, too, can't be read.
+If a child dies, a new one continues row by row, which needs the least memory. If that one dies,
+too, the file can't be read.
 """
 
 import atexit
@@ -41,7 +41,7 @@ _MOST_MESSAGE = 2**30
 
 
 class ParquetError(BrokenError):
-    """A Parquet file, or the rest of it, that can't be read because of what it holds."""
+    """A Parquet file, or the rest of it, can't be read because of its content."""
 
 
 class _DeadError(Exception):
@@ -49,7 +49,7 @@ class _DeadError(Exception):
 
 
 class Row(NamedTuple):
-    """A row: the bytes of its image, or how many it has if these are too many; other columns."""
+    """A row: its image, or in ``refused`` the size of one that is too large, and other columns."""
 
     data: bytes | None
     refused: int
@@ -57,7 +57,7 @@ class Row(NamedTuple):
 
 
 class _Child:
-    """The process that reads, as its parent sees it."""
+    """The child process that parses, seen from its parent."""
 
     def __init__(self) -> None:
         self.process = child.started(COMMAND)
@@ -75,7 +75,7 @@ class _Child:
             )
 
     def command(self, **fields: object) -> None:
-        """Ask it to do something; ``answer`` returns what it finds."""
+        """Send it a command; ``answer`` returns the result."""
         self.busy = True
         text = json.dumps(fields).encode()
         self._send(LENGTH.pack(len(text)) + text)
@@ -96,7 +96,7 @@ class _Child:
         return data
 
     def answer(self, file: IO[bytes]) -> tuple[bytes, Any]:
-        """Return the kind and the value of its next message, after all it wants of the file."""
+        """Return kind and value of its next message; serve its requests for the file until then."""
         while True:
             kind, length = HEAD.unpack(self.read(HEAD.size))
             if length > _MOST_MESSAGE:
@@ -110,7 +110,7 @@ class _Child:
             self._hand(file, *value)
 
     def _hand(self, file: IO[bytes], start: int, count: int) -> None:
-        """Send it some bytes of the file, not all in memory at once."""
+        """Send it a range of the file, in pieces that fit into memory."""
         file.seek(start)
         self._send(LENGTH.pack(count))
         while count:
@@ -121,7 +121,7 @@ class _Child:
             count -= len(data)
 
     def cause(self) -> str:
-        """Return what it died of."""
+        """Return the cause of its death, in words."""
         try:
             code = self.process.wait(1)
         except subprocess.TimeoutExpired:
@@ -133,14 +133,14 @@ class _Child:
         return f"its reader died by signal {-code}" if code < 0 else f"its reader left with {code}"
 
     def close(self) -> None:
-        """End it, at once if it is at work."""
+        """End it; kill it if it is at work."""
         if self.busy:
             self.process.kill()
         self.answers.close()
         child.end(self.process)
 
 
-_idle: list[_Child] = []  # at most one, for the next file of this process
+_idle: list[_Child] = []  # at most one child, which serves the next file
 
 
 def _close_idle() -> None:
@@ -149,11 +149,11 @@ def _close_idle() -> None:
 
 
 atexit.register(_close_idle)
-os.register_at_fork(after_in_child=_idle.clear)  # the pipes of a forked copy are the parent's
+os.register_at_fork(after_in_child=_idle.clear)  # a fork must not use these pipes
 
 
 class Parquet:
-    """An open file: the ``names`` of its columns, those that are ``binary``, ``count`` of rows."""
+    """An open file: ``names`` of all columns and of ``binary`` ones, and the ``count`` of rows."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -168,7 +168,7 @@ class Parquet:
         self.count: int = facts["rows"]
 
     def _open(self) -> Any:
-        """Let the child open the file, or a new one if it dies of that; return what it finds."""
+        """Let the child open the file and return its facts; try a new child if that one dies."""
         for _ in range(2):
             try:
                 self._child.command(size=self._file.seek(0, os.SEEK_END))
@@ -178,7 +178,7 @@ class Parquet:
         raise ParquetError(cause)
 
     def _cause(self, error: Exception) -> str:
-        """Return what an error says, or what the child died of; there is one that lives then."""
+        """Return an error in words, or the cause of the child's death; replace a dead child."""
         if not self._child.busy:
             return str(error)
         cause = str(error) or self._child.cause()
@@ -198,13 +198,13 @@ class Parquet:
     ) -> Iterator[Row]:
         """Yield the rows from ``start`` to ``stop``.
 
-        They have the columns ``texts``, as JSON where they are no strings, but those of ``strings``
-        are None there; and the bytes of the column ``image``, of at most ``most`` bytes. Raises
-        ParquetError where the rest can't be read.
+        Each row has the columns ``texts``, and its image from the column ``image``, if that has at
+        most ``most`` bytes. A value that is no string becomes JSON, or None in the columns
+        ``strings``. Raises ParquetError if the rest can't be read.
         """
         stop = self.count if stop is None else stop
         fields = {"texts": texts, "strings": strings, "image": image, "most": most, "stop": stop}
-        for one in (False, True):  # then row by row: those before what fails are there
+        for one in (False, True):  # then row by row, to get all rows before the faulty one
             try:
                 for row in self._rows(**fields, start=start, one=one):
                     start += 1
@@ -219,7 +219,7 @@ class Parquet:
             raise ParquetError(f"it ends before row {start}")
 
     def _rows(self, **fields: Any) -> Iterator[Row]:
-        """Yield what the child finds; raise _DeadError if it dies."""
+        """Yield the rows that the child sends; raise _DeadError if it dies."""
         self._child.command(**fields)
         while True:
             kind, value = self._child.answer(self._file)
@@ -249,7 +249,7 @@ def opened(uri: str) -> Iterator[Parquet]:
 
 
 def image_column(parquet: Parquet, reading: Reading, uri: str) -> str:
-    """Find the column of image bytes, plain or Hugging Face's struct; none is an error."""
+    """Find the column of image bytes, plain or Hugging Face's struct; raise if there is none."""
     name = found_image_column(parquet, reading)
     if name is None:
         shown = ", ".join(parquet.names)[:200]
@@ -261,7 +261,7 @@ def image_column(parquet: Parquet, reading: Reading, uri: str) -> str:
 
 
 def found_image_column(parquet: Parquet, reading: Reading) -> str | None:
-    """Return the column of image bytes: the one asked for, a usual name, or the only binary one."""
+    """Return the image column: the given one, one of a usual name, or the only binary one."""
     binary = parquet.binary
     if reading.image_column is not None:
         return reading.image_column if reading.image_column in binary else None

@@ -1,4 +1,4 @@
-"""What an input was found to hold, and how much of it is left out, for people to read."""
+"""A summary, for people, of the items found in an input and of the items left out."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from manifpt.images.tables import END
 
 @dataclass
 class Recognised:
-    """What an input was found to hold."""
+    """Counts of the items that were found in an input; ``str`` gives them as text."""
 
     tars: int = 0
     parquet: int = 0
@@ -25,7 +25,7 @@ class Recognised:
 
     @property
     def skipped(self) -> Counter[str]:
-        """How many files and folders are left out, by reason."""
+        """The number of files and folders that are left out, by reason."""
         return self.listing.skipped
 
     def add(self, unit: Unit) -> None:
@@ -56,5 +56,5 @@ class Recognised:
 
 
 def counted(kinds: Iterable[tuple[int, str]]) -> str:
-    """Return counts as text; those of nothing are left out."""
+    """Return counts as text, without those that are zero."""
     return ", ".join(f"{count:,} x {name.replace('_', ' ')}" for count, name in kinds if count)

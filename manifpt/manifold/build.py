@@ -313,6 +313,11 @@ def merge_shards(manifold: Manifold, output: str, numbers: Sequence[int], folder
     return merged
 
 
+def _name(shards: Sequence[dict[str, Any]], group: Sequence[int]) -> str:
+    """Return a name of the reals in some shards: other reals are never written under it."""
+    return storage.digest([shards[number]["content"] for number in group])[:12]
+
+
 def compact_manifold(
     output: str, shards: int, *, demand: session.Demand = session.ANY
 ) -> dict[str, Any]:
@@ -332,11 +337,10 @@ def compact_manifold(
         merging = groups([entry["reals"] for entry in old], -(-manifest["reals"] // shards))
         if not merging:
             return None
-        number = len(manifest.get("compacted", [])) + 1
         merge = ray.remote(num_cpus=pool.num_cpus)(merge_shards)
         new = ray.get(
             [
-                merge.remote(now, manifold.uri, group, f"shard-c{number:03d}-{n:05d}")
+                merge.remote(now, manifold.uri, group, f"shard-{_name(old, group)}-{n:05d}")
                 for n, group in enumerate(merging)
             ]
         )

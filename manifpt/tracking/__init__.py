@@ -1,9 +1,10 @@
 """MLflow: every job is one run, which ends FINISHED, FAILED or KILLED whatever happens.
 
-The server is MLFLOW_TRACKING_URI, else a local SQLite store (mlflow.db). What a job records goes
-to a folder of this machine first (see ``Spool``), and from there to MLflow, by a thread of the
-job's. A server that fails costs a job nothing: its records wait there, in their order. A small
-process beside the job records what is left when the job is gone, and ends its run.
+The server is MLFLOW_TRACKING_URI, or else a local SQLite store (mlflow.db). A job first writes its
+records to a folder of this machine (see ``Spool``), and a thread of the job sends them from there
+to MLflow. If the server fails, the job goes on, and the records wait in the folder, in their order.
+A small process beside the job sends the records that are left when the job has ended, and ends the
+job's run.
 """
 
 from manifpt.tracking.provenance import git_commit, versions

@@ -1,4 +1,4 @@
-"""Record in MLflow what a job has left in a folder; see ``watch``."""
+"""Send the records that a job has left in a folder to MLflow; see ``watch``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The thread that records what a job has in its spool, and says once if MLflow fails."""
+"""The thread that sends the records in a job's spool to MLflow, and says once if that fails."""
 
 import sys
 import threading
@@ -9,17 +9,18 @@ from manifpt.errors import public
 from manifpt.tracking import recorder, server
 from manifpt.tracking.spool import Record, Spool
 
-# Between two tries; pauses grow from the first to the last, and are URGENT at the job's end.
+# Pauses between two tries grow from the shortest to the longest. At the end of the job they are at
+# most URGENT_PAUSE.
 SHORTEST_PAUSE, LONGEST_PAUSE, URGENT_PAUSE = 1.0, 30.0, 2.0
-# A model goes to a server that answers; it may be large.
+# How long a model may take to reach a server that answers; it may be large.
 MODEL_SECONDS = 600.0
 
 
 class Outbox:
-    """Takes records at once, whatever MLflow does, and writes them in their order.
+    """Takes records without waiting for MLflow, and sends them in their order.
 
-    ``refusal`` is the error of the first try if MLflow will never take the run, ``failure`` that of
-    the last try if it failed.
+    ``refusal`` is the error of the first try if MLflow will never accept the run. ``failure`` is
+    the error of the last try if that failed.
     """
 
     def __init__(self, uri: str) -> None:
@@ -42,16 +43,16 @@ class Outbox:
         self._new.set()
 
     def lose(self, error: OSError) -> None:
-        """Say that records find no place on the disk."""
+        """Print once that records are lost because they could not be written to the disk."""
         self._say_once("lost", f"records are lost: {server.in_words(error)}")
 
     def first_try(self, seconds: float) -> None:
-        """Wait until MLflow has answered or failed once, for at most some seconds."""
+        """Wait until MLflow has answered or failed once, for at most ``seconds``."""
         if not self._tried.wait(seconds):
             self._fails(TimeoutError(f"no answer in {seconds:.0f} s"))
 
     def flush(self, seconds: float) -> bool:
-        """Wait until all is written; give up once nothing was for some seconds."""
+        """Wait until all records are sent; give up when none was sent for ``seconds``."""
         self._urgent.set()
         began = time.monotonic()
         while (following := self.spool.next(self.spool.state())) is not None:
@@ -65,7 +66,7 @@ class Outbox:
         return True
 
     def run_id(self, token: str, seconds: float) -> str | None:
-        """Return MLflow's id of a run; None if it has none in some seconds, or while it fails."""
+        """Return MLflow's id of a run; None while MLflow fails, or if none comes in ``seconds``."""
         ends = time.monotonic() + seconds
         while token not in self._runs:
             if self._stopped or self.failure is not None or time.monotonic() >= ends:
@@ -74,7 +75,7 @@ class Outbox:
         return self._runs[token]
 
     def stop(self) -> None:
-        """Let the thread end after what it writes now."""
+        """Let the thread end after the record that it sends now."""
         self._stopped = True
         self._new.set()
         self._urgent.set()
@@ -95,7 +96,7 @@ class Outbox:
             self._new.clear()
             try:
                 more = recorder.advance(self.spool, self.uri)
-            except Exception as error:  # of MLflow many kinds
+            except Exception as error:  # MLflow raises many kinds
                 if not self._told(error):
                     self._rest(pause)
                     pause = min(2 * pause, LONGEST_PAUSE)
@@ -107,7 +108,7 @@ class Outbox:
                 self._new.wait()
 
     def _told(self, error: Exception) -> bool:
-        """Say what an error is; return whether it is of one record, so that the next may follow."""
+        """Handle an error and print it once; return True if the thread need not wait."""
         if not self._tried.is_set() and not server.passes(error):
             self.refusal, self._stopped = error, True
             self._tried.set()
@@ -132,6 +133,6 @@ class Outbox:
         self._tried.set()
 
     def _rest(self, seconds: float) -> None:
-        """Wait before another try; less long once the job waits for it."""
+        """Wait before another try, less long once the job waits for the thread."""
         if self._stopped or self._urgent.wait(seconds):
             time.sleep(min(seconds, URGENT_PAUSE))

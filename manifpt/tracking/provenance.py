@@ -1,4 +1,4 @@
-"""The versions of code that decide results."""
+"""The versions of the code that results depend on."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ PACKAGES = ("manifpt", "ray", "torch", "torchvision", "faiss-cpu", "faiss-gpu", 
 
 
 def git_commit() -> str:
-    """Return the commit of this code: MANIFPT_GIT_COMMIT, else the checkout's, else unknown."""
+    """Return MANIFPT_GIT_COMMIT, or else the commit of the checkout, or else "unknown"."""
     given = os.environ.get("MANIFPT_GIT_COMMIT")
     if given:
         return given
@@ -22,7 +22,7 @@ def git_commit() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide results."""
+    """Return the versions of Python and of the packages that results depend on."""
     found = {"python": sys.version.split()[0]}
     for package in PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""Each kind of record, as MLflow's client writes it; writing one twice does no harm."""
+"""Send each kind of record with MLflow's client; sending one twice does no harm."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from manifpt.tracking.spool import MOST_METRICS, Record, Spool, State
 
 
 def advance(spool: Spool, uri: str, most: int = MOST_METRICS) -> bool:
-    """Write the next record of a spool, or its next ``most`` metrics; False if there is none.
+    """Send the next record of a spool, or its next ``most`` metrics; False if none is left.
 
-    Raises what MLflow raises; a record that it refuses is passed over first.
+    Raises the errors of MLflow. A record that MLflow refuses is skipped before its error is raised.
     """
     with spool.turn():
         state = spool.state()
@@ -33,7 +33,7 @@ def advance(spool: Spool, uri: str, most: int = MOST_METRICS) -> bool:
 
 
 def write(uri: str, record: Record, runs: dict[str, str]) -> dict[str, str]:
-    """Write a record; ``runs`` are MLflow's ids by token. Returns those that it adds."""
+    """Send a record and return the ids of new runs; ``runs`` are MLflow's ids by token."""
     if record["op"] == "known":
         return {record["run"]: record["run"]}
     client, experiment = server.client(uri)
@@ -73,9 +73,9 @@ def _opened(client: Any, experiment: str, record: Record, runs: dict[str, str]) 
 
 
 def _only(client: Any, experiment: str, token: str, keep: str | None = None) -> str | None:
-    """Return the id of the run of a token, or None, and delete others of the same token.
+    """Return the id of a token's run, or None, and delete other runs with the same token.
 
-    A server may have made a run without having answered, and was asked again.
+    Others exist if a server created a run but did not answer, and was asked again.
     """
     found = client.search_runs([experiment], f"tags.`manifpt.token` = '{token}'")
     ids = [str(run.info.run_id) for run in found]
@@ -108,7 +108,7 @@ def _inputs(client: Any, run_id: str, record: Record) -> None:
     inputs = []
     for given in record["inputs"]:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # several kinds of source would do
+            warnings.simplefilter("ignore")  # about several kinds of source that would match
             source = resolve_dataset_source(given["uri"])
         dataset = MetaDataset(source, name=given["name"], digest=given["digest"])
         tag = InputTag("mlflow.data.context", record["context"])
@@ -121,5 +121,5 @@ def _model(run_id: str, uri: str) -> None:
 
     try:
         log_model(uri, run_id)
-    except ManifptError as error:  # the attributor is there, whatever became of its manifold
+    except ManifptError as error:  # the attributor is complete, even if its manifold is gone
         raise ManifptError(f"not logged as an MLflow model: {error}") from error

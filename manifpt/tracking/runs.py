@@ -1,4 +1,4 @@
-"""The run of a job, and the runs below it."""
+"""The MLflow run of a job, and its child runs."""
 
 import time
 import uuid
@@ -13,8 +13,8 @@ from manifpt.tracking import server, watch
 from manifpt.tracking.outbox import Outbox
 from manifpt.tracking.provenance import git_commit, versions
 
-# A job waits so long for MLflow's first answer, and at its end while nothing is written, where
-# it is stopped less long.
+# How long a job waits for MLflow's first answer, for progress at its end, and for progress if it is
+# stopped.
 START_SECONDS = 20.0
 END_SECONDS = 30.0
 STOP_SECONDS = 5.0
@@ -26,23 +26,23 @@ def _now() -> int:
 
 
 class Run:
-    """A run in MLflow; all methods but ``require`` return at once, whatever MLflow does."""
+    """A run in MLflow; methods that log return at once, whatever MLflow does."""
 
     def __init__(self, outbox: Outbox, token: str) -> None:
         self._outbox, self._token = outbox, token
 
     @property
     def uri(self) -> str:
-        """The server or store."""
+        """The URI of the server or store."""
         return self._outbox.uri
 
     @property
     def id(self) -> str:
-        """MLflow's id of the run, or "" while MLflow fails and has given none."""
+        """MLflow's id of the run; "" if MLflow has given none, because it fails or is slow."""
         return self._outbox.run_id(self._token, ID_SECONDS) or ""
 
     def require(self) -> str:
-        """Return MLflow's id of the run, with all written; raise ManifptError if it fails now."""
+        """Send all records and return MLflow's id of the run; raise ManifptError if that fails."""
         if not self._outbox.flush(STOP_SECONDS) or not self.id:
             raise server.unreachable(self.uri, self._outbox.failure or TimeoutError("no answer"))
         return self.id
@@ -55,22 +55,22 @@ class Run:
                 self._put("metrics", metrics=[[name, float(value), now, step]])
 
     def params(self, values: dict[str, Any]) -> None:
-        """Log what the run was asked for."""
+        """Log the parameters of the run."""
         self._put("params", params={k: str(public_values(v))[:500] for k, v in values.items()})
 
     def tags(self, values: dict[str, str]) -> None:
-        """Tag the run with what is known only once it goes, such as Ray's ids of the job."""
+        """Tag the run with facts that are known only after its start, such as Ray's job id."""
         self._put("tags", tags={f"manifpt.{k}": public(v) for k, v in values.items()})
 
     def child(self, name: str, params: dict[str, Any]) -> "Run":
-        """Open a run below this one, which lasts until ``end``."""
+        """Open a child run, which lasts until ``end`` is called on it."""
         made = Run(self._outbox, uuid.uuid4().hex)
         made._open(name, {"mlflow.source.name": name}, self._token)
         made.params(params)
         return made
 
     def other(self, run_id: str) -> "Run":
-        """Return a run of which MLflow's id is known, such as an earlier start's."""
+        """Return an existing run by MLflow's id, such as the run of an earlier start of the job."""
         found = Run(self._outbox, run_id)
         found._put("known")
         return found
@@ -80,7 +80,7 @@ class Run:
         self._put("end", status=status, at=_now())
 
     def close(self, status: str) -> None:
-        """End this run, and as KILLED those below it that still go on."""
+        """End this run, and end its child runs that are still open as KILLED."""
         for token in self._outbox.spool.unended():
             if token != self._token:
                 Run(self._outbox, token).end("KILLED")
@@ -91,7 +91,7 @@ class Run:
         self._put("document", name=name, value=public_values(value))
 
     def bytes(self, name: str, data: bytes) -> None:
-        """Log a file by its content."""
+        """Log a file with this name and content."""
         try:
             path = self._outbox.spool.keep(name, data)
         except OSError as error:
@@ -100,7 +100,7 @@ class Run:
             self._put("file", path=path)
 
     def inputs(self, described: dict[str, Any], context: str) -> None:
-        """Log the input datasets that a manifest describes, each with its place."""
+        """Log the input datasets that a manifest describes, each with its URI."""
         digest = described["content_key"][:8]
         inputs = []
         for given in described["given"]:
@@ -122,7 +122,7 @@ class Run:
 
 @contextmanager
 def run(job: str, params: dict[str, Any]) -> Iterator[Run]:
-    """Open the run of a job; it ends FINISHED, or KILLED on an interrupt, or FAILED."""
+    """Open the run of a job; it ends as FINISHED, as KILLED on an interrupt, or as FAILED."""
     uri = server.connect()
     from mlflow.exceptions import MlflowException
     from mlflow.tracking.context.registry import resolve_tags
@@ -153,7 +153,7 @@ def run(job: str, params: dict[str, Any]) -> Iterator[Run]:
 
 
 def _leave(outbox: Outbox, watching: Popen[str], seconds: float) -> None:
-    """Wait until all is written, and leave to the watcher what MLflow does not take."""
+    """Wait until all records are sent, and leave the rest to the process beside the job."""
     written = outbox.refusal is not None or outbox.flush(seconds)
     outbox.stop()
     if watching.stdin is not None:

@@ -1,4 +1,4 @@
-"""MLflow's server or store: its address, its first use, and what its errors mean."""
+"""MLflow's server or store: its address, its first use, and the meaning of its errors."""
 
 import fcntl
 import logging
@@ -15,7 +15,7 @@ from manifpt.errors import ManifptError, public
 EXPERIMENT = "manifpt"
 # How long one job waits for another to make the tables of a new SQLite store.
 FIRST_USE_SECONDS = 60
-# A user's own values win. The job itself waits for none of these requests.
+# Values that the user has set take precedence. The job itself waits for none of these requests.
 DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -37,7 +37,7 @@ _PASSING = {
 
 
 def connect() -> str:
-    """Point MLflow at its store and return the URI; nothing is asked of it yet."""
+    """Tell MLflow the URI of its store and return it; no request is sent yet."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     import mlflow
@@ -51,7 +51,7 @@ def connect() -> str:
 
 @lru_cache(maxsize=1)
 def client(uri: str) -> tuple[Any, str]:
-    """Return MLflow's client and the id of our experiment, which is made if it is not there."""
+    """Return MLflow's client and the id of our experiment, which is created if missing."""
     import mlflow
 
     with _first_use(uri):
@@ -61,7 +61,7 @@ def client(uri: str) -> tuple[Any, str]:
 
 @contextmanager
 def _first_use(uri: str) -> Iterator[None]:
-    """Let one process at a time make the tables of a SQLite store; MLflow itself does not."""
+    """Let one process at a time create the tables of a SQLite store; MLflow has no lock."""
     if not uri.startswith("sqlite:///"):
         yield
         return
@@ -89,7 +89,7 @@ def _first_use(uri: str) -> Iterator[None]:
 
 
 def passes(error: Exception) -> bool:
-    """Tell whether an error is of a server that may answer later, and not of what it was asked."""
+    """Tell whether the server fails for now and may answer later; False if a retry is no help."""
     from mlflow.exceptions import InvalidUrlException, MlflowException
     from sqlalchemy.exc import OperationalError
 
@@ -103,7 +103,7 @@ def passes(error: Exception) -> bool:
 
 
 def refuses(error: Exception) -> bool:
-    """Tell whether an error is of this one record, so that the next one may be recorded."""
+    """Tell whether an error concerns only this record, so that the next one can be sent."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -113,7 +113,7 @@ def refuses(error: Exception) -> bool:
 
 
 def _of_storage(error: Exception) -> bool:
-    """Tell whether an error is of the network, a disk, or an artifact store on S3."""
+    """Tell whether an error comes from the network, a disk, or an artifact store on S3."""
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -121,21 +121,21 @@ def _of_storage(error: Exception) -> bool:
 
 
 def unreachable(uri: str, error: Exception) -> ManifptError:
-    """Return one line for an error of a job that can't do without MLflow."""
+    """Return the error, in one line, of a job that needs MLflow and can't reach it."""
     return ManifptError(
         f"MLFLOW_TRACKING_URI {uri}: {in_words(error)}; are the server and its artifact store up?"
     )
 
 
 def explained(uri: str, error: Exception) -> ManifptError:
-    """Return one line for an error that MLflow raised in a job."""
+    """Return the error, in one line, of a job in which MLflow raised ``error``."""
     if not refuses(error):
         return unreachable(uri, error)
     return ManifptError(f"MLflow refuses a value of this job: {in_words(error)}; rename it")
 
 
 def in_words(error: Exception) -> str:
-    """Return an error in few words: of the network, the last cause."""
+    """Return an error in a few words; for a network error, those of the underlying cause."""
     cause: Any = error
     while isinstance(cause, Exception):
         told = str(getattr(cause, "reason", "") or cause)

@@ -1,4 +1,4 @@
-"""The records of a job on their way to MLflow: a folder, which outlives the job if it must."""
+"""A folder with the records of a job that go to MLflow; it stays until all of them are sent."""
 
 import errno
 import fcntl
@@ -13,21 +13,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 Record = dict[str, Any]
-# The server takes so many metrics at once.
+# The server accepts at most so many metrics in one request.
 MOST_METRICS = 1000
 
 
 class State(NamedTuple):
-    """How far a spool is recorded: bytes of its records, and MLflow's ids of its runs by token."""
+    """How many bytes of a spool's records are sent, and MLflow's ids of its runs by token."""
 
     offset: int = 0
     runs: dict[str, str] = {}  # noqa: RUF012 - never changed in place
 
 
 class Spool:
-    """Records in their order, appended by one process, taken by it or by its watcher.
+    """Records in their order. The job appends them; the job or the process beside it sends them.
 
-    A record is a dict with ``op``, what it does, and ``run``, the token of its run.
+    A record is a dict with ``op``, the operation, and ``run``, the token of its run.
     """
 
     def __init__(self, folder: str) -> None:
@@ -37,7 +37,7 @@ class Spool:
 
     @classmethod
     def make(cls) -> "Spool":
-        """Make an empty one in a temporary folder that only this user may read."""
+        """Make an empty spool in a temporary folder that only this user may read."""
         made = cls(tempfile.mkdtemp(prefix="manifpt-mlflow-"))
         made.save(State())
         return made
@@ -52,7 +52,7 @@ class Spool:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def keep(self, name: str, data: bytes) -> str:
-        """Write a file for a record to come; return its path."""
+        """Write a file that a later record will name; return its path."""
         with self._lock:
             self._files += 1
             path = self.folder / "files" / str(self._files) / name
@@ -61,17 +61,17 @@ class Spool:
         return str(path)
 
     def state(self) -> State:
-        """Return how far it is recorded."""
+        """Return how many of the records are sent."""
         return State(*json.loads((self.folder / "state.json").read_bytes()))
 
     def save(self, state: State) -> None:
-        """Note how far it is recorded."""
+        """Store how many of the records are sent."""
         partial = self.folder / "state.partial"
         partial.write_text(json.dumps(state))
         partial.replace(self.folder / "state.json")
 
     def records(self, offset: int = 0) -> Iterator[tuple[Record, int]]:
-        """Yield records from a byte on, each with where it ends; not one cut short by a kill."""
+        """Yield each record from byte ``offset`` on, with its end; stop at an incomplete one."""
         path = self.folder / "records.jsonl"
         if not path.exists():
             return
@@ -84,9 +84,9 @@ class Spool:
                 yield json.loads(line), offset
 
     def next(self, state: State, most: int = MOST_METRICS) -> tuple[Record, int] | None:
-        """Return the next record and where it ends; metrics of a run that follow each other as one.
+        """Return the next record and its end, or None if all are sent.
 
-        None if all is recorded.
+        Metrics of one run that follow each other are joined to one record.
         """
         found: tuple[Record, int] | None = None
         for record, end in self.records(state.offset):
@@ -103,11 +103,11 @@ class Spool:
         return found
 
     def left(self) -> int:
-        """Return how many records are not in MLflow yet."""
+        """Return how many records are not sent yet."""
         return sum(1 for _ in self.records(self.state().offset))
 
     def unended(self) -> list[str]:
-        """Return the tokens of runs that were opened and not ended, the first one last."""
+        """Return the tokens of runs that were opened but not ended, the latest first."""
         tokens: dict[str, None] = {}
         for record, _ in self.records():
             if record["op"] == "open":
@@ -118,7 +118,7 @@ class Spool:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Let one process at a time record; the turn of one that dies is over."""
+        """Hold a lock, so that one process at a time sends; it ends if its process dies."""
         descriptor = os.open(self.folder, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""The process beside a job that records what is left when the job is gone, and ends its runs."""
+"""The process beside a job that sends the records left at the job's end, and ends its runs."""
 
 import os
 import stat
@@ -10,23 +10,23 @@ from pathlib import Path
 
 from manifpt.tracking.spool import Spool
 
-# For so long after its job's end it asks a server that does not answer.
+# For how long after the job's end it keeps asking a server that does not answer.
 HOURS = 12.0
-# Starts it, and may be called by hand for a folder that it has left behind.
+# The command that starts it; users may call it, too, for a folder that was left behind.
 COMMAND = (sys.executable, "-m", "manifpt.tracking")
 DONE = "done"
 PAUSE_SECONDS = 10.0
 
 
 def hours() -> float:
-    """Return for how long it asks after its job's end: MANIFPT_MLFLOW_HOURS, else HOURS."""
+    """Return how long it keeps asking after the job: MANIFPT_MLFLOW_HOURS, or else HOURS."""
     with suppress(ValueError):
         return float(os.environ.get("MANIFPT_MLFLOW_HOURS", HOURS))
     return HOURS
 
 
 def start(spool: Spool, uri: str) -> subprocess.Popen[str]:
-    """Start the process; it waits for DONE on its standard input, or for the input's end."""
+    """Start the process; it waits for DONE on its standard input, or for the end of that."""
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     return subprocess.Popen(
         [*COMMAND, str(spool.folder)],
@@ -41,7 +41,7 @@ def start(spool: Spool, uri: str) -> subprocess.Popen[str]:
 
 
 def finish(spool: Spool, seconds: float) -> bool:
-    """Record the rest of a spool; runs that nobody has ended are KILLED. False: out of time."""
+    """Send the rest of a spool, and end open runs as KILLED; return False if time runs out."""
     from manifpt.tracking import recorder, server
 
     uri = server.connect()
@@ -53,7 +53,7 @@ def finish(spool: Spool, seconds: float) -> bool:
         try:
             if not recorder.advance(spool, uri):
                 return True
-        except Exception as error:  # of MLflow many kinds
+        except Exception as error:  # MLflow raises many kinds
             if server.refuses(error):
                 continue
             if time.monotonic() >= ends:
@@ -62,7 +62,7 @@ def finish(spool: Spool, seconds: float) -> bool:
 
 
 def main(folder: str) -> None:
-    """Watch over the job of a spool."""
+    """Wait for the end of a job, and send the records that it left."""
     spool = Spool(folder)
     if sys.stdin.readline().strip() != DONE:
         _let_go_of_pipes()
@@ -78,7 +78,7 @@ def main(folder: str) -> None:
 
 
 def _let_go_of_pipes() -> None:
-    """Leave a pipe that the job wrote to: who reads it waits until the last writer is gone."""
+    """Close stderr if it is a pipe: its reader waits until the last writer has closed it."""
     with suppress(OSError):
         if not stat.S_ISFIFO(os.fstat(2).st_mode):
             return

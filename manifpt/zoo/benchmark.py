@@ -8,6 +8,7 @@ generator whose samples lie far from the reals, or cover little of them, is not 
 import hashlib
 import json
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -18,9 +19,11 @@ import numpy as np
 import torch
 
 from manifpt import __version__, claims, storage
-from manifpt.errors import ManifptError
+from manifpt.errors import DamageError, ManifptError
 from manifpt.evaluation.support import support_overlap
 from manifpt.images.places import places
+from manifpt.images.sources import CARD
+from manifpt.verified import entries, wrong
 from manifpt.zoo.card import grid, table_of_recipes, write_card
 from manifpt.zoo.models import build, choices
 from manifpt.zoo.reals import Reals, normalised, read_reals
@@ -88,7 +91,7 @@ def train(recipe: Recipe, reals: Reals, folder: Path, threads: int) -> Path:
     facts = {"seconds": time.monotonic() - started, "threads": threads, "curve": curve}
     folder.mkdir(parents=True, exist_ok=True)
     weights.with_suffix(".json").write_text(json.dumps({"recipe": recipe.asdict(), **facts}))
-    partial = weights.with_suffix(".partial")
+    partial = weights.with_name(f"{weights.name}.{uuid.uuid4().hex[:8]}{storage.PARTIAL}")
     torch.save(model.state_dict(), partial)
     partial.rename(weights)
     return weights
@@ -227,6 +230,21 @@ def brought(plan: Plan, reals: np.ndarray) -> Iterator[tuple[str, Made]]:
         yield name, Made(kept, {"brought_from": uri, "came_as": came_as})
 
 
+def _check_and_clear(claim: claims.Claim, files: Sequence[dict[str, Any]]) -> None:
+    """Raise unless the tars are what this run wrote; remove those of a card before."""
+    damaged = wrong(claim.folder, entries(list(files)))
+    if damaged:
+        raise DamageError(
+            f"{storage.join(claim.folder, damaged[0])}: is not what this run wrote; start again"
+        )
+    claim.check()
+    uri, written = storage.join(claim.folder, CARD), {file["path"] for file in files}
+    before = storage.read_json(uri)["files"] if storage.exists(uri) else []
+    for file in before:
+        if file["path"] not in written:
+            storage.remove_file(storage.join(claim.folder, file["path"]))
+
+
 def build_benchmark(
     plan: Plan,
     output: str,
@@ -285,6 +303,7 @@ def build_benchmark(
             "bytes": sum(file["bytes"] for file in files),
             "manifpt": __version__,
         }
+        _check_and_clear(claim, files)
         storage.write_bytes(storage.join(output, "samples.png"), grid(rows))
         storage.write_bytes(storage.join(output, "recipes.csv"), table_of_recipes(published))
         write_card(output, card)
