@@ -240,7 +240,7 @@ def check(seed: int, folder: Path, bucket: str | None) -> None:
     for some in rows:
         assert len({row.id for row in some}) == len(some), f"seed {seed}: {[r.id for r in some]}"
         assert all(row.id.encode() and row.uri.encode() for row in some), f"seed {seed}"
-        assert all((row.data is None) == bool(row.error) or row.data for row in some)
+        assert all(row.data is not None or row.error for row in some), f"seed {seed}"
     found = Counter(row.data for some in rows for row in some)
     wrong = {
         data[:20]: (n, found[data]) for data, n in case.images.items() if n and found[data] != n
