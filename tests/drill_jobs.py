@@ -93,7 +93,7 @@ class Stage:
         self.mlflow = subprocess.Popen(
             command, cwd=self.folder, stdout=-3, stderr=-3, start_new_session=True
         )
-        for _ in range(120):
+        for _ in range(360):
             time.sleep(0.5)
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=1)

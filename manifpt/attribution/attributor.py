@@ -63,7 +63,7 @@ class Attributor:
 
     def _bytes(self, name: str) -> bytes:
         """Return a file's content if it is that of the manifest; one that has no hash is taken."""
-        entry = self.manifest["files"].get(name, {})
+        entry = self.manifest.get("files", {}).get(name, {})
         return integrity.checked_bytes(self._uri(name), entry.get("sha256"), REMEDY)
 
     def network(self) -> AttributionNetwork:

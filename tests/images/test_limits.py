@@ -140,7 +140,7 @@ def test_an_outage_of_the_storage_is_no_fault_of_the_file(s3, tmp_path, monkeypa
     s3fs.S3FileSystem(use_listings_cache=False).put(str(path), "manifpt/limits/o.parquet")
     (unit,) = plan([f"{s3}/limits/o.parquet"])
     monkeypatch.setattr(s3fs.S3File, "_fetch_range", fails)
-    with pytest.raises(ManifptError, match="server fails"):
+    with pytest.raises(ManifptError, match=r"the server .* fails"):
         list(read_unit(unit, DecodeRule(16)))
 
 

@@ -222,6 +222,7 @@ def test_errors_of_s3_name_the_remedy(s3, monkeypatch):
             list(listing.files(f"{s3}/x", listing.Listing()))
     with monkeypatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        patch.setenv("MANIFPT_S3_SECONDS", "1")
         with pytest.raises(ManifptError, match="AWS_ENDPOINT_URL"):
             list(listing.files(f"{s3}/x", listing.Listing()))
     s3fs.S3FileSystem.clear_instance_cache()
