@@ -129,13 +129,11 @@ def attribute(
             if claim.finished:
                 clean(output, claim.finished)
                 return storage.read_json(storage.join(output, SUMMARY))
-            listed = Work.find(output)
-            if listed is None and before is None:
-                listed = _listed(inventory, claim)
             steps = _Steps(output, settings, attributor, found.kept(output), search, pool)
-            if listed is None or before is not None:
+            if before is not None:
                 return _try_again(claim, _finished(output, key), retry or (), steps)
-            return _attributed(claim, listed, made_of, steps, started)
+            work = Work.find(output) or _listed(inventory, claim)
+            return _attributed(claim, work, made_of, steps, started)
 
 
 def _attributed(
@@ -232,7 +230,7 @@ def _try_again(
         files, counts = merged(manifest | {"files": parts}, tried, records)
         check_ids(output, [file for file in files if file["folder"] in ROWS])
         whole = steps.of_the_whole(files, generation)
-        # Of the manifest: a try that was cut short may have left another summary.
+        # A try that was cut short may have changed the summary, but not the manifest.
         summary |= counts | _added(manifest, _facts(records)) | whole
         claim.check()
         storage.write_json(storage.join(output, SUMMARY), summary)

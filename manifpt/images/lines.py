@@ -38,7 +38,7 @@ class _Line(NamedTuple):
     fault: str = ""
 
 
-class Shape(NamedTuple):
+class TableShape(NamedTuple):
     """The number of fields of a table's records, and the index of the field with the URI."""
 
     fields: int
@@ -50,7 +50,9 @@ class Shape(NamedTuple):
         return whole and _ENTRY.fullmatch(fields[self.uri].strip()) is not None
 
 
-def records(name: str, file: BinaryIO, offset: int, shape: Shape | None = None) -> Iterator[Record]:
+def records(
+    name: str, file: BinaryIO, offset: int, shape: TableShape | None = None
+) -> Iterator[Record]:
     """Yield each record of a table from byte ``offset`` on; empty lines are skipped.
 
     The ending of ``name`` tells the format. ``shape`` serves to tell stray quotes from fields of
@@ -146,7 +148,7 @@ class _Ahead:
         self._given_back.extendleft(reversed(lines))
 
 
-def _quoted(lines: _Ahead, shape: Shape | None) -> Iterator[Record]:
+def _quoted(lines: _Ahead, shape: TableShape | None) -> Iterator[Record]:
     parser = _Parser()
     for line in lines:
         record = parser.record(line)
@@ -162,7 +164,7 @@ def _is_odd(line: _Line) -> bool:
     return line.text.count('"') % 2 == 1
 
 
-def _joined(first: _Line, lines: _Ahead, shape: Shape | None) -> Record | None:
+def _joined(first: _Line, lines: _Ahead, shape: TableShape | None) -> Record | None:
     """Return the well-formed record of several lines that begins with ``first``, or None."""
     more: list[_Line] = []
     size = len(first.text)
@@ -187,7 +189,7 @@ def _well_formed(lines: list[_Line]) -> list[str] | None:
     return found[0] if len(found) == 1 else None
 
 
-def _is_one(fields: list[str], between: list[_Line], shape: Shape) -> bool:
+def _is_one(fields: list[str], between: list[_Line], shape: TableShape) -> bool:
     """Tell whether several lines are one record, and not rows between two stray quotes."""
     found = (next(csv.reader([line.text])) for line in between)
     return len(fields) == shape.fields and not any(map(shape.is_row, found))

@@ -16,7 +16,7 @@ from manifpt.errors import ManifptError
 from manifpt.images import parquet
 from manifpt.images.container import BrokenError, opened
 from manifpt.images.decode import DecodeError
-from manifpt.images.lines import JSON_LINES, MOST_LINE, Shape, records
+from manifpt.images.lines import JSON_LINES, MOST_LINE, TableShape, records
 from manifpt.images.sources import AS_FOUND, PARQUET, Reading, Unit
 from manifpt.redaction import public_uri
 
@@ -137,7 +137,7 @@ class _Header(NamedTuple):
 
     names: list[str]
     end: int
-    shape: Shape | None = None
+    shape: TableShape | None = None
 
 
 def _header(uri: str, file: BinaryIO, reading: Reading) -> _Header | None:
@@ -162,7 +162,7 @@ def _header(uri: str, file: BinaryIO, reading: Reading) -> _Header | None:
         raise BrokenError(f"the header can't be read: {first.fault}")
     found = [name.removeprefix("\ufeff").strip() for name in first.fields]
     column = uri_column(found, reading)
-    shape = None if column is None else Shape(len(found), found.index(column))
+    shape = None if column is None else TableShape(len(found), found.index(column))
     return _Header(found, first.end, shape)
 
 
