@@ -36,6 +36,15 @@ JOBS = {
     ),
     "train_attribution": (f"--input {{0}}/compute_artifacts {' '.join(NETWORK)}", "seen.parquet"),
     "evaluate": ("--input {0}/compute_artifacts --model {0}/train_attribution", "scores/*"),
+    "evaluate --robustness": (
+        "--input real={0}/reals stripes={0}/stripes --model {0}/train_attribution --robustness "
+        "--levels jpeg:50",
+        "robustness.csv",
+    ),
+    "train_attribution --extend": (
+        "--extend {0}/train_attribution --add columns={0}/columns",
+        "seen.parquet",
+    ),
     "attribute": ("--input {0}/crawl --model {0}/train_attribution", "[aq]*/*.parquet"),
     "pretrain_embedding": (f"--input real={{0}}/reals {' '.join(NETWORK)}", "quarantine/*"),
 }
@@ -54,7 +63,7 @@ class Stage:
         """Start a job; its lines go to a file."""
         flags = JOBS[job][0].format(self.root).split()
         log = (self.folder / f"{output.rpartition('/')[2]}.log").open("ab")
-        command = [sys.executable, "-m", f"jobs.{job}", *flags, "--output", output]
+        command = [sys.executable, "-m", f"jobs.{job.split()[0]}", *flags, "--output", output]
         return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
 
     def files(self, job: str, output: str) -> dict[str, str]:
@@ -114,7 +123,8 @@ class Stage:
         client = MlflowClient()
         experiments = [e.experiment_id for e in client.search_experiments()]
         for _ in range(30):
-            last = client.search_runs(experiments, f"tags.`manifpt.job` = '{job}'", max_results=1)
+            of_job = f"tags.`manifpt.job` = '{job.split()[0]}'"
+            last = client.search_runs(experiments, of_job, max_results=1)
             if last and last[0].info.status != "RUNNING":
                 break
             time.sleep(1)
@@ -168,11 +178,12 @@ def drill(stage: Stage, jobs: list[str]) -> Iterator[str]:
     yield f"| job | undisturbed | {' | '.join(FAULTS)} | files compared |"
     yield "|---" * (len(FAULTS) + 3) + "|"
     for job in jobs:
-        seconds, code = undisturbed(stage, job, f"{stage.root}/{job}")
-        expected = stage.files(job, f"{stage.root}/{job}")
+        place = f"{stage.root}/{job.replace(' --', '-')}"
+        seconds, code = undisturbed(stage, job, place)
+        expected = stage.files(job, place)
         cells = []
         for name, fault in FAULTS.items():
-            output = f"{stage.root}/{job}-{name.partition(' ')[0]}"
+            output = f"{place}-{name.partition(' ')[0]}"
             ended = fault(stage, job, output, seconds)
             same = "the same files" if stage.files(job, output) == expected else "OTHER FILES"
             cells.append(f"{ended}, {same}")
@@ -193,24 +204,18 @@ def main() -> None:
     from manifpt.throughput.seaweed import s3_server
 
     folder = Path(given.folder or tempfile.mkdtemp(prefix="drill-"))
-    for name in ("reals", "stripes"):
-        write_folder(
-            folder / name, name.rstrip("s") if name == "reals" else name, range(1000, 1120)
-        )
+    kinds = {"reals": "real", "stripes": "stripes", "columns": "blocks"}
+    for name, kind in kinds.items():
+        write_folder(folder / name, kind, range(1000, 1120))
     tars(folder / "crawl", 6, 40)
     (folder / "weed").mkdir(parents=True)
     try:
         with s3_server(folder / "weed", "drill", "drill-secret") as bucket:
-            children = subprocess.run(
-                ["pgrep", "-P", str(os.getpid()), "weed"],
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-            stage = Stage(folder, bucket, int(children.stdout.split()[0]), given.seed)
-            for path in (p for n in ("reals", "stripes", "crawl") for p in (folder / n).iterdir()):
-                place = f"{stage.root}/{path.parent.name}/{path.name}"
-                storage.write_bytes(place, path.read_bytes())
+            weed = subprocess.check_output(["pgrep", "-P", str(os.getpid()), "weed"], text=True)
+            stage = Stage(folder, bucket, int(weed.split()[0]), given.seed)
+            for name in (*kinds, "crawl"):
+                for path in (folder / name).iterdir():
+                    storage.write_bytes(f"{stage.root}/{name}/{path.name}", path.read_bytes())
             with stage.tracked():
                 for line in drill(stage, given.jobs):
                     print(line, flush=True)
