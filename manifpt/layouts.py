@@ -141,7 +141,7 @@ def stranger(folder: str, kind: str) -> str | None:
         return _unlisted(folder, card)
     for name in storage.names(folder):
         inner = storage.join(folder, name.rstrip("/"))
-        if _BEGUN.fullmatch(name) or (name in {ALIVE, storage.LOCK} and _is_sign(inner)):
+        if _BEGUN.fullmatch(name) or (name in {ALIVE, storage.LOCK} and _is_left(inner)):
             continue
         if not re.fullmatch(BEFORE.get(kind, r"(?!)"), name):
             return name.rstrip("/")
@@ -150,14 +150,16 @@ def stranger(folder: str, kind: str) -> str | None:
     return None
 
 
-def _is_sign(uri: str) -> bool:
-    """Tell whether a file is a lock or a sign of life that a run has left: empty, or its token."""
-    data = storage.read_bytes(uri)[:4096]
+def _is_left(uri: str) -> bool:
+    """Tell whether a file is a lock or a sign of life that a killed run has left."""
+    data = storage.read_bytes(uri)
+    if data == storage.LOCK_MARK:
+        return True
     try:
-        found = json.loads(data or b"{}")
+        found = json.loads(data)
     except (ValueError, RecursionError):
         return False
-    return isinstance(found, dict) and set(found) in (set(), {"token", "started", "beat"})
+    return isinstance(found, dict) and set(found) == {"token", "started", "beat"}
 
 
 def _card(folder: str) -> dict[str, Any] | None:

@@ -35,6 +35,8 @@ from manifpt.failures import reason
 AT_ONCE = 64
 PARTIAL = ".partial"
 LOCK = ".lock"
+# Its content, by which a lock that a killed run has left is told from a file of others.
+LOCK_MARK = b"manifpt\n"
 LOCK_SECONDS = 30.0
 # S3's codes for a conditional write whose condition does not hold.
 _UNMET = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"}
@@ -269,6 +271,9 @@ def _replace_local(uri: str, data: bytes, token: str) -> bool:
         return False
     with explained(uri), open(os.path.join(os.path.dirname(path), LOCK), "ab") as lock:
         _lock(lock, uri)
+        if lock.tell() == 0:
+            lock.write(LOCK_MARK)
+            lock.flush()
         if not os.path.exists(path) or read_versioned(uri)[1] != token:
             return False
         write_bytes(uri, data)

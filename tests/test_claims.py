@@ -239,8 +239,8 @@ def test_a_live_run_of_another_host_is_left_alone(place, monkeypatch):
 
 
 def test_the_remains_of_a_run_that_was_killed_at_its_start_are_no_strangers(tmp_path):
-    for name in (".lock", "_plan.json.01234567.partial"):
-        (tmp_path / name).write_bytes(b"")
+    (tmp_path / ".lock").write_bytes(storage.LOCK_MARK)
+    (tmp_path / "_plan.json.01234567.partial").write_bytes(b"")
     sign = {"token": "0", "started": 1.0, "beat": 1.0}
     storage.write_json(f"{tmp_path}/{layouts.ALIVE}", sign)
     (tmp_path / "artifacts").mkdir()
