@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import labelled, write_folder
+from conftest import BENCHMARK, labelled, write_folder
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -12,11 +12,15 @@ from jobs import (
     attribute,
     build_benchmark,
     build_manifold,
+    compare_open_set,
+    compare_spaces,
     compute_artifacts,
     evaluate,
     pretrain_embedding,
+    quickstart,
     train_attribution,
 )
+from tuning import sweep
 
 SMALL = ["--backbone", "resnet18", "--stem", "half", "--epochs", "1", "--batch-size", "8"]
 # Each job with inputs that it can use, and, with none, what makes it fail after it has begun.
@@ -56,6 +60,11 @@ JOBS = {
         ["--extend", "{chain}/t", "--add", "new={reals}"],
         ["--extend", "{chain}/t", "--add", "new={broken}"],
     ),
+    "train_attribution --fuse": (
+        train_attribution,
+        ["--fuse", "{chain}/t", "{chain}/t"],
+        ["--fuse", "{chain}/m", "{chain}/m"],
+    ),
     "pretrain_embedding": (
         pretrain_embedding,
         ["--input", "real={reals}", *SMALL],
@@ -65,6 +74,18 @@ JOBS = {
         build_benchmark,
         ["--real", "{reals}", "--recipes", "tiny"],
         ["--real", "{broken}", "--recipes", "tiny"],
+    ),
+    "quickstart": (quickstart, ["--benchmark", "{benchmark}"], ["--benchmark", "{broken}"]),
+    "compare_spaces": (compare_spaces, ["--benchmark", "{benchmark}"], ["--benchmark", "{broken}"]),
+    "compare_open_set": (
+        compare_open_set,
+        ["--benchmark", "{benchmark}"],
+        ["--benchmark", "{broken}"],
+    ),
+    "sweep": (
+        sweep,
+        ["--config", "tuning/quick.yaml", "--input", "{benchmark}"],
+        ["--config", "tuning/quick.yaml", "--input", "{broken}"],
     ),
 }
 NAMES = """
@@ -85,7 +106,8 @@ def places(chain, corpus, tmp_path_factory) -> dict[str, str]:
         (root / name).mkdir()
     for number in range(3):
         (root / "broken" / f"{number}.png").write_bytes(b"no image")
-    return {"chain": str(chain)} | {n: str(root / n) for n in ("reals", "broken", "empty")}
+    fixed = {"chain": str(chain), "benchmark": str(BENCHMARK)}
+    return fixed | {n: str(root / n) for n in ("reals", "broken", "empty")}
 
 
 def contents(root: Path) -> dict[Path, bytes]:
