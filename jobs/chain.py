@@ -32,7 +32,7 @@ class ChainConfig(ProjectionConfig):
         ("real", "gan", "vae", "waveletflow", "ddpm"),
         description="which of its classes; all if empty",
     )
-    projector: Literal["nearest", "mean", "tangent", "riemannian"] = Field(
+    projector: Literal["nearest", "mean", "tangent", "riemannian", "denoiser"] = Field(
         "tangent", description="see compute_artifacts"
     )
     backbone: str = Field("resnet18", description="torchvision classifier, small for two cores")

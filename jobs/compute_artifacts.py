@@ -19,13 +19,14 @@ from pydantic import Field
 from manifpt import job
 from manifpt.config import ProjectionConfig, Ranges, SearchConfig
 from manifpt.errors import ManifptError
+from manifpt.options import PlainOptions
 from manifpt.tracking import Run
 
 if TYPE_CHECKING:
     from manifpt.images.copies import Augmentation
 
 
-class Config(SearchConfig, ProjectionConfig):
+class Config(PlainOptions, SearchConfig, ProjectionConfig):
     """Options of compute_artifacts."""
 
     input: tuple[str, ...] = Field(
@@ -35,12 +36,6 @@ class Config(SearchConfig, ProjectionConfig):
     output: str = Field(description="folder for the artifacts, local or s3://")
     manifold: tuple[str, ...] = Field(
         (), description="manifolds to project on, each with its own space; a folder of several"
-    )
-    space: Literal["image"] | None = Field(
-        None, description="'image' for the images themselves, instead of a manifold or beside"
-    )
-    image_size: int | None = Field(
-        None, ge=4, description="'image' only: side in pixels; the images' own, at most 64"
     )
     split: Literal["content", "train", "validation", "test"] = Field(
         "content",
@@ -114,7 +109,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
             config.input,
             config.output,
             manifolds=config.manifold,
-            images=config.space == "image",
+            plain=config.plain,
             image_size=config.image_size,
             sources=config.sources,
             undeclared=config.split,

@@ -22,11 +22,11 @@ from pydantic import Field
 from manifpt import job
 from manifpt.config import Alias, ModelName, ProjectionConfig
 from manifpt.errors import ManifptError
-from manifpt.options import TrainingOptions
+from manifpt.options import PlainOptions, TrainingOptions
 from manifpt.tracking import Run
 
 
-class Config(TrainingOptions, ProjectionConfig):
+class Config(PlainOptions, TrainingOptions, ProjectionConfig):
     """Options of train_attribution."""
 
     input: tuple[str, ...] = Field(
@@ -48,12 +48,6 @@ class Config(TrainingOptions, ProjectionConfig):
         (), description="of the sources in --input, only these; the others stay unknown"
     )
     manifold: tuple[str, ...] = Field((), description="manifolds for images given as --input")
-    space: Literal["image"] | None = Field(
-        None, description="'image' trains on the images given as --input themselves, too"
-    )
-    image_size: int | None = Field(
-        None, ge=4, description="'image' only: side in pixels; the images' own, at most 64"
-    )
     num_workers: int | None = Field(
         None, ge=1, description="Ray Train workers; one a GPU, or one a CPU but one, if not given"
     )
@@ -103,7 +97,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         config.training,
         sources=config.sources,
         manifolds=config.manifold,
-        images=config.space == "image",
+        plain=config.plain,
         image_size=config.image_size,
         projection=config.projection,
         num_workers=config.num_workers,

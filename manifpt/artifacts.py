@@ -151,7 +151,7 @@ def compute_artifacts(
     output: str,
     *,
     manifolds: Sequence[str] = (),
-    images: bool = False,
+    plain: Sequence[str] = (),
     image_size: int | None = None,
     sources: Sequence[str] | None = None,
     undeclared: str = "content",
@@ -173,8 +173,8 @@ def compute_artifacts(
         inputs: ``URI`` or ``NAME=URI``; a benchmark's reals of its manifold are left out.
         output: folder of the artifacts.
         manifolds: URIs of manifolds, or of folders that hold some.
-        images: make the images themselves a space, too.
-        image_size: of the images themselves; a manifold has its own.
+        plain: spaces to embed in without a manifold, such as ``image``, the images themselves.
+        image_size: of those spaces; a manifold has its own.
         sources: of images that declare a source, as a benchmark's, only these.
         undeclared: the split of images that declare none: ``content`` (70 % train, 10 %
             validation, 20 % test by pixel hash) or the name of one split for all of them.
@@ -184,7 +184,7 @@ def compute_artifacts(
         demand: how many processes, with how many GPUs.
         chunk: images of a file; artifacts made apart can be read together if theirs are alike.
         targets: the spaces and projections themselves, such as an attributor's, instead of
-            ``manifolds``, ``images`` and ``projection``.
+            ``manifolds``, ``plain`` and ``projection``.
         augmentation: put degraded copies beside training images; counts of images leave them out,
             ``classes`` are rows with them.
         terms: whether to replace an output of other settings, or a run that seems alive.
@@ -194,7 +194,7 @@ def compute_artifacts(
     selection = Selection(EVALUATED, tuple(sources) if sources else None)
     units = plan(inputs, selection, labelled=True)
     targets = targets or targets_of(
-        units, selection, manifolds, projection, images=images, image_size=image_size
+        units, selection, manifolds, projection, plain=plain, image_size=image_size
     )
     facts = {name: target.facts() for name, target in targets.items()}
     made_of = [

@@ -53,7 +53,7 @@ def artifacts_of(
     output: str,
     *,
     manifolds: Sequence[str] = (),
-    images: bool = False,
+    plain: Sequence[str] = (),
     image_size: int | None = None,
     projection: Projection = NEAREST,
     demand: session.Demand = session.ANY,
@@ -61,17 +61,17 @@ def artifacts_of(
 ) -> list[Branch]:
     """Return the artifacts that ``inputs`` are, or that are made of them in ``output``.
 
-    Images are projected onto ``manifolds``; with ``images`` they are taken as they are, too.
+    Images are projected onto ``manifolds``, and embedded in ``plain`` spaces without a manifold.
     """
     if are_artifacts(inputs):
         return open_artifacts(inputs)
-    if not manifolds and not images:
+    if not manifolds and not plain:
         raise ManifptError("--manifold: images need a manifold, or --space image to do without")
     compute_artifacts(
         inputs,
         output,
         manifolds=manifolds,
-        images=images,
+        plain=plain,
         image_size=image_size,
         projection=projection,
         demand=demand,

@@ -33,7 +33,7 @@ _ARTIFACTS = (
 )
 _MANIFOLD = (
     rf"{_SPACE}{_SHARD}/(rows\.parquet|vectors\.npy|keys\.npy)",
-    rf"{_SPACE}(basis\.npy|whitening\.npy|geometry\.pt|index\.faiss|weights\.\w+)",
+    rf"{_SPACE}(basis\.npy|whitening\.npy|geometry\.pt|denoiser\.pt|index\.faiss|weights\.\w+)",
     r"_embedded/[0-9a-f]{64}\.parquet",
     rf"quarantine/([0-9a-f]{{8}}-)?{_PART}",
 )

@@ -1,7 +1,7 @@
 """Images -> embeddings -> projections x* onto a manifold, in one space or in several at once."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ from manifpt.manifold.projector import NEAREST, Projection
 from manifpt.records import Records
 from manifpt.spaces import Space, make_space
 from manifpt.spaces.learned import compiled
-from manifpt.spaces.space import LARGEST
+from manifpt.spaces.space import LARGEST, LEARNED
 from manifpt.work import Work
 
 
@@ -64,13 +64,25 @@ class Projector:
         hashes = np.array(table["pixel_sha256"].to_pylist(), dtype=object)
         flat = embedded.reshape(rows, -1)
         found = self.searcher.nearest(flat, self.projection.neighbours, hashes)
-        artifacts = flat - self.projection.project(flat, found.vector, self.manifold.geometry)
-        return artifacts.reshape(embedded.shape), {
+        return self._artifacts(embedded, found.vector, self.manifold), {
             "neighbor_id": found.id[:, 0].tolist(),
             "distance": found.distance[:, 0].tolist(),
             "percentile": self.manifold.percentile(found.distance[:, 0]).tolist(),
             "in_manifold": found.seen.tolist(),
         }
+
+    def _artifacts(
+        self, embedded: np.ndarray, neighbours: np.ndarray, manifold: Manifold
+    ) -> np.ndarray:
+        """Return phi(x) - x* of N embedded images with N x k x d neighbours."""
+        if self.projection.kind == "denoiser":
+            if manifold.denoiser is None:
+                raise ValueError("a manifold without a denoiser can't project by it")
+            return manifold.denoiser.artifacts(embedded)
+        flat = embedded.reshape(len(embedded), -1)
+        star = self.projection.project(flat, neighbours, manifold.geometry)
+        artifacts: np.ndarray = (flat - star).reshape(embedded.shape)
+        return artifacts
 
 
 @dataclass(frozen=True)
@@ -82,12 +94,20 @@ class Target:
     manifold: Manifold | None = None
     projection: Projection | None = None
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of an image's artifact: the space's, but for a denoiser's."""
+        manifold = self.manifold
+        if manifold and manifold.denoiser and self.projection and self.projection.learned:
+            return manifold.denoiser.shape(self.space.shape)
+        return self.space.shape
+
     def facts(self) -> dict[str, Any]:
         """Return what decides the artifacts of an image, for manifests."""
         manifold = self.manifold
         return {
             "space": self.space.card(),
-            "shape": list(self.space.shape),
+            "shape": list(self.shape),
             "decode": self.rule.card(),
             "manifold": manifold and manifold.uri,
             "manifold_sha256": manifold and manifold.sha256,
@@ -110,13 +130,13 @@ def targets_of(
     manifolds: Sequence[str],
     projection: Projection,
     *,
-    images: bool,
+    plain: Sequence[str],
     image_size: int | None,
 ) -> dict[str, Target]:
     """Return the spaces to make artifacts in, by name; all decode images by one rule.
 
-    Those of manifolds come first; ``images`` adds the images themselves, in ``image_size``, else
-    the first manifold's, else their own up to 64 pixels.
+    Those of manifolds come first, then ``plain`` ones without a manifold, of images in
+    ``image_size``, else the first manifold's, else their own up to 64 pixels.
     """
     found: dict[str, Target] = {}
     for manifold in open_manifolds(manifolds):
@@ -128,10 +148,13 @@ def targets_of(
             name = f"{target.space.name}-{count}"
         found[name] = target
     first = next(iter(found.values()), None)
-    if images:
+    if plain:
         rule = first.rule if first else DecodeRule(0)
         size = image_size or rule.size or min(LARGEST, natural_size(units, selection))
-        found["image"] = Target(make_space("image", size), replace(rule, size=size))
+        for name in plain:
+            found[plain_name(name, found)] = Target(
+                make_space(name, size), replace(rule, size=size)
+            )
     elif image_size is not None and first is not None and image_size != first.rule.size:
         raise ManifptError(
             f"--image-size {image_size}: the manifold's reals have {first.rule.size}; leave it out"
@@ -139,6 +162,15 @@ def targets_of(
     if len({replace(target.rule, size=1) for target in found.values()}) > 1:
         raise ManifptError("--manifold: they decode images by different rules; build them alike")
     return found
+
+
+def plain_name(name: str, taken: Container[str]) -> str:
+    """Return the name of a space without a manifold, beside those of manifolds."""
+    if name in LEARNED:
+        raise ManifptError(
+            f"--space {name}: needs a manifold; build one, and give --projector none"
+        )
+    return f"{name}-plain" if name in taken else name
 
 
 def projectors_of(

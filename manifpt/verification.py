@@ -7,6 +7,7 @@ are read again from their own source and embedded, too. What is found goes into 
 
 import time
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -114,6 +115,18 @@ def _points(vectors: np.ndarray, metric: Metric) -> np.ndarray:
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     out: np.ndarray = vectors / np.where(norms > 0, norms, 1)
     return out
+
+
+def _artifact(
+    query: np.ndarray, reals: np.ndarray, card: dict[str, Any], manifold: Manifold
+) -> np.ndarray:
+    """Return phi(x) - x* of one query, flat, in float64; a denoiser sees this image alone."""
+    if card["kind"] == "denoiser" and manifold.denoiser is not None:
+        alone = deepcopy(manifold.denoiser).double()
+        images = query.reshape(1, *manifold.manifest["shape"])
+        return alone.artifacts(images).ravel()
+    found: np.ndarray = query - _projection(query, reals, card, manifold.geometry)
+    return found
 
 
 def _projection(
@@ -245,7 +258,7 @@ def _check_rows(
     checked.settle()
     for n, row in enumerate(kept):
         query = queries[n].astype(np.float64)
-        artifact = query - _projection(query, checked.vector[n], card, manifold.geometry)
+        artifact = _artifact(query, checked.vector[n], card, manifold)
         distance, tolerance = checked.distance[n, 0], checked.tolerance(n)
         off = space.tolerance * float(np.abs(query).max())
         found_wrong = _differences(row, distance, tolerance, checked.id[n, 0], artifact, off)

@@ -31,7 +31,7 @@ def attributor(folder: Path | str, manifold: str | None = None, size: int = 16) 
         target = Target(make_space("image", size), DecodeRule(size))
     torch.manual_seed(0)
     facts = target.facts()
-    design = Design(
+    design = Design.of(
         (tuple(facts["shape"]),), len(CLASSES), "mobilenet_v3_small", "standard", "late"
     )
     network = AttributionNetwork(design).eval()

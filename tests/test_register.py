@@ -40,7 +40,7 @@ KINDS = ("real", "stripes", "blocks")
 
 def publish_untrained(artifacts: str, output: str) -> None:
     branches = open_artifacts([artifacts])
-    design = Design(((3, 16, 16), (3, 16, 16)), 3, "resnet18", "half", "late")
+    design = Design.of(((3, 16, 16), (3, 16, 16)), 3, "resnet18", "half", "late")
     torch.manual_seed(0)
     network = AttributionNetwork(design)
     network.weights.fill_(4.0)  # some answers are sure

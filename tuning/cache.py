@@ -19,6 +19,7 @@ from manifpt.images import Selection, plan
 from manifpt.images.sources import MANIFOLD_REALS, content_key
 from manifpt.manifold.build import Settings as Built
 from manifpt.manifold.build import build_manifold
+from manifpt.manifold.denoiser import STEPS
 from manifpt.manifold.derive import derive_manifold
 from manifpt.manifold.projector import projection_of
 from manifpt.reprojection import project_embeddings
@@ -111,7 +112,7 @@ class Cache:
             compute_artifacts(
                 self.images.labelled,
                 uri,
-                images=True,
+                plain=("image",),
                 image_size=settings.image_size,
                 sources=self.images.sources,
                 chunk=CHUNK,
@@ -165,8 +166,14 @@ class Cache:
         self, reals: str, space: str, settings: Settings, made_of: dict[str, Any], made: Made
     ) -> tuple[str, dict[str, Any]]:
         """Return the manifold of a trial, and all that it is made from."""
-        built = Built(metric=settings.metric, geometry=settings.projector == "riemannian")
+        projector = settings.projector
+        built = Built(
+            metric=settings.metric,
+            geometry=projector == "riemannian",
+            denoiser=STEPS if projector == "denoiser" else 0,
+        )
         chosen = {"metric": built.metric, "reals": settings.reals, "geometry": built.geometry}
+        chosen |= {"denoiser": built.denoiser} if built.denoiser else {}
         made_of = made_of | chosen
         if replace(built, image_size=None) == Built() and settings.reals is None:
             return reals, made_of

@@ -32,6 +32,8 @@ class Settings(SpaceOptions, ProjectionOptions, TrainingOptions):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    epochs: int = Field(30, ge=1, description="passes over the images, which rungs count")  # type: ignore[assignment]
+
 
 DEFAULTS = Settings.model_validate({})
 

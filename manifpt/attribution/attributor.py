@@ -183,15 +183,6 @@ class Made(NamedTuple):
     open_set: OpenSet | None = None
 
 
-def described(names: Sequence[str], design: Design) -> str:
-    """Say which artifacts go to which network, and how they are fused."""
-    parts = [
-        f"{name} {' x '.join(map(str, shape))} -> {trunk}"
-        for name, shape, trunk in zip(names, design.shapes, design.trunks(), strict=True)
-    ]
-    return "; ".join(parts) + (f"; {design.fusion} fusion" if len(parts) > 1 else "")
-
-
 def publish_attributor(claim: claims.Claim, made: Made, facts: dict[str, Any]) -> dict[str, Any]:
     """Write an attributor's files and its manifest, with ``facts`` of its training; return it."""
     branches = made.branches
@@ -202,7 +193,7 @@ def publish_attributor(claim: claims.Claim, made: Made, facts: dict[str, Any]) -
     body = {
         **facts,
         "design": made.design.card(),
-        "network": described([branch.name for branch in branches], made.design),
+        "network": made.design.describe([branch.name for branch in branches]),
         "classes": made.classes,
         "branches": kept,
         "weights": made.weights["weights"].tolist(),

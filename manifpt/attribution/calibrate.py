@@ -18,11 +18,9 @@ from manifpt.attribution.attributor import Made
 from manifpt.attribution.fusion import fit_weights
 from manifpt.attribution.network import AttributionNetwork, Design, Outputs, outputs
 from manifpt.attribution.open_set import Fitted, Known, fit_open_set
+from manifpt.attribution.stream import MOST_ROWS, first_of
 from manifpt.branches import Branch, artifact_column, of_classes, read_branches
 from manifpt.device import device_and_precision, threads_of
-
-# Of larger validation sets, so many images are taken, evenly of all classes.
-ROWS = 20_000
 
 Build = Callable[[], AttributionNetwork]
 
@@ -114,13 +112,13 @@ def validation_outputs(
 ) -> Known:
     """Return what the network says of validation images."""
     found = []
-    room = np.full(len(classes), max(1, ROWS // len(classes)))
+    room = np.full(len(classes), max(1, MOST_ROWS // len(classes)))
     for path in branches[0].files("validation"):
         table = of_classes(
             read_branches([storage.join(branch.uri, path) for branch in branches]), classes
         )
         numbers = np.array([classes.index(s) for s in table["source"].to_pylist()], dtype=np.int64)
-        kept = _first(numbers, room)
+        kept = first_of(numbers, room)
         if not len(kept):
             continue
         table = table.take(kept)
@@ -140,13 +138,3 @@ def _joined(known: Sequence[Known]) -> Known:
     features = [np.concatenate(head) for head in heads]
     labels, distances = (np.concatenate([one[n] for one in known]) for n in (1, 2))
     return Known(Outputs(logits, features), labels, distances)
-
-
-def _first(numbers: np.ndarray, room: np.ndarray) -> np.ndarray:
-    """Return the places of rows that find room in their class, and take it up."""
-    kept = []
-    for place, number in enumerate(numbers):
-        if room[number] > 0:
-            room[number] -= 1
-            kept.append(place)
-    return np.array(kept, dtype=np.int64)

@@ -20,7 +20,6 @@ from manifpt.artifacts import EVALUATED, compute_artifacts
 from manifpt.attribution.attributor import (
     Attributor,
     Made,
-    described,
     sealed,
     seen_by,
     write_files,
@@ -30,6 +29,7 @@ from manifpt.attribution.heads import FITS, Layer
 from manifpt.attribution.network import AttributionNetwork
 from manifpt.attribution.network import outputs as network_outputs
 from manifpt.attribution.stage import manifold_places, trained_targets
+from manifpt.attribution.stream import first_of
 from manifpt.branches import (
     Branch,
     artifact_column,
@@ -75,12 +75,8 @@ def _training_rows(
             uris = [storage.join(branch.uri, path) for branch in branches]
             table = of_classes(read_branches(uris, ["id", "source", "artifact"]), classes)
             labels = np.array([classes.index(s) for s in table["source"].to_pylist()], dtype=int)
-            kept = []
-            for row, label in enumerate(labels):
-                if room[label] > 0:
-                    room[label] -= 1
-                    kept.append(row)
-            if kept:
+            kept = first_of(labels, room)
+            if len(kept):
                 table = table.take(kept)
                 yield (
                     [
@@ -210,7 +206,7 @@ def _publish(
         **{name: value for name, value in old.manifest.items() if name not in RENEWED},
         **facts,
         "design": made.design.card(),
-        "network": described([branch["name"] for branch in old.branches], made.design),
+        "network": made.design.describe([branch["name"] for branch in old.branches]),
         "classes": made.classes,
         "weights": made.weights["weights"].tolist(),
         "rows": {split: n | counts[split] for split, n in old.manifest["rows"].items()},

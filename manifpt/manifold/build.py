@@ -33,7 +33,7 @@ from manifpt.spaces.space import LEARNED, largest_size
 from manifpt.tracking import versions
 
 ATTEMPTS = 20
-DECODING = ("image_size", "filter_name")  # settings that the decode rule holds
+PIXELS = "rgb"  # the space whose vectors a denoiser takes
 
 
 def content_sha256(draft: dict[str, Any]) -> str:
@@ -59,7 +59,7 @@ class Settings:
     """What a manifold is besides its reals and its space.
 
     ``factory`` is FAISS's name of an approximate index to have beside exact search; ``geometry``
-    is for the Riemannian projector.
+    is for the Riemannian projector; ``denoiser`` are the steps of its training, 0 for none.
     """
 
     shards: int = 4
@@ -68,14 +68,32 @@ class Settings:
     metric: str = "euclidean"
     factory: str | None = None
     geometry: bool = False
+    denoiser: int = 0
+
+    def learned(self) -> list[Any]:
+        """Return what decides all that is learned of the vectors, for keys."""
+        # Manifolds of earlier versions had no denoiser.
+        return [
+            self.metric,
+            self.factory,
+            self.geometry,
+            *([self.denoiser] if self.denoiser else []),
+        ]
 
 
 def _spaces(
-    names: Sequence[str], units: Sequence[Unit], options: Options, image_size: int | None
+    names: Sequence[str],
+    units: Sequence[Unit],
+    options: Options,
+    image_size: int | None,
+    *,
+    denoiser: bool,
 ) -> list[Space]:
     """Return spaces by name, each for images of the size that suits it."""
     if "image" in names:
         raise ManifptError("--space image: has no manifold; give it to compute_artifacts")
+    if denoiser and PIXELS not in names:
+        raise ManifptError(f"--denoiser: is of pixels, not of {'+'.join(names)}; add --space rgb")
     if len(set(names)) < len(names):
         raise ManifptError(f"--space {'+'.join(names)}: name each space once")
     natural = image_size or natural_size(units, MANIFOLD_REALS)
@@ -105,11 +123,11 @@ def build_manifold(
     output = storage.absolute(output)
     units = plan(inputs, MANIFOLD_REALS, source="real")
     names = space.split("+")
-    pool = session.pool(demand, uses_gpu=bool(set(names) & set(LEARNED)))
+    pool = session.pool(demand, uses_gpu=settings.denoiser > 0 or bool(set(names) & set(LEARNED)))
     options = replace(options, precision=precision_of(options.precision, pool))
-    spaces = _spaces(names, units, options, settings.image_size)
+    spaces = _spaces(names, units, options, settings.image_size, denoiser=bool(settings.denoiser))
     rule = DecodeRule(spaces[0].size, settings.filter_name)
-    made_of = [rule.card(), *(v for k, v in vars(settings).items() if k not in DECODING)]
+    made_of = [rule.card(), settings.shards, *settings.learned()]
     key = storage.digest([content_key(units), *(s.card() for s in spaces), *made_of])
     kind = "manifold" if len(spaces) == 1 else MANIFOLDS
     given = (("--sl-weights", options.sl_weights), ("--ssl-weights", options.ssl_weights))
@@ -167,7 +185,9 @@ def _draft(
         "shards": [entry for entry in entries if entry["reals"]],
         "versions": versions(),
     }
-    prepare(draft, output, pool, settings.factory, geometry=settings.geometry)
+    # Of several spaces, those that a denoiser suits get one.
+    denoiser = settings.denoiser if space.name == PIXELS else 0
+    prepare(draft, output, pool, settings.factory, geometry=settings.geometry, denoiser=denoiser)
     draft["content_sha256"] = content_sha256(draft)
     return draft
 

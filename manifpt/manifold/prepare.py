@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 from manifpt import session, storage
-from manifpt.device import threads_of
+from manifpt.device import device_and_precision, threads_of
 from manifpt.manifold.basis import Basis
+from manifpt.manifold.denoiser import Denoiser
 from manifpt.manifold.embed import write_array
 from manifpt.manifold.geometry import Geometry
 from manifpt.manifold.index import approximate
@@ -86,6 +87,17 @@ def write_geometry(manifold: Manifold, output: str) -> dict[str, Any]:
     with threads_of(1):
         torch.save(Geometry.fit(shard.vectors[rows]).state(), sink)
     path = "geometry.pt"
+    return {"path": path, **storage.write_bytes(storage.join(output, path), sink.getvalue())}
+
+
+def write_denoiser(manifold: Manifold, output: str, steps: int) -> dict[str, Any]:
+    """Train a denoiser on a sample of the reals and write it; return its entry."""
+    shard = sample_of(manifold, SAMPLE_BYTES)
+    shape = manifold.manifest["shape"]
+    rows = shard.vectors[np.argsort(shard.pixel_sha256)].reshape(-1, *shape)
+    sink = io.BytesIO()
+    torch.save(Denoiser.fit(rows, steps=steps, device=device_and_precision()[0]).state(), sink)
+    path = "denoiser.pt"
     return {"path": path, **storage.write_bytes(storage.join(output, path), sink.getvalue())}
 
 
@@ -273,6 +285,7 @@ def prepare(
     factory: str | None,
     *,
     geometry: bool,
+    denoiser: int = 0,
 ) -> None:
     """Complete the manifest of a manifold whose shards are written, in tasks."""
     import ray
@@ -282,6 +295,8 @@ def prepare(
     vectors = Manifold(output, {**draft, "metric": "euclidean"})
     if geometry:
         draft["geometry"] = ray.get(_task(pool, write_geometry, vectors, output))
+    if denoiser:
+        draft["denoiser"] = ray.get(_task(pool, write_denoiser, vectors, output, denoiser))
     if draft["metric"] == "whitened":
         draft["whitening"] = ray.get(_task(pool, write_whitening, vectors, output))
     search_part["basis"] = ray.get(_task(pool, write_basis, Manifold(output, draft), output))

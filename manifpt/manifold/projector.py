@@ -5,6 +5,8 @@
     tangent  the nearest point of the affine hull of the k nearest, ridge-regularised: an orthogonal
              projection, as the paper's figure 2 draws it, on the plane that those reals span;
     riemannian  the k nearest reals' centre of mass in a learned geometry (see riemannian.py);
+    denoiser    what a denoiser makes of the image, at several scales (see denoiser.py); the nearest
+             real is found as evidence;
     none     the origin: the "artifact" is the embedding itself, the baseline of a space.
 
 All work in float64 and on each image by itself.
@@ -20,14 +22,14 @@ from manifpt.manifold.geometry import Geometry
 from manifpt.manifold.riemannian import project
 
 # How many neighbours each takes if nothing else is asked for.
-PROJECTORS = {"nearest": 1, "mean": 8, "tangent": 16, "riemannian": 8, "none": 1}
+PROJECTORS = {"nearest": 1, "mean": 8, "tangent": 16, "riemannian": 8, "denoiser": 1, "none": 1}
 
 
 @dataclass(frozen=True)
 class Projection:
     """A kind of projection, how many neighbours it takes, and the ridge of ``tangent``.
 
-    ``geometry`` is the hash of the one that ``riemannian`` takes.
+    ``geometry`` is the hash of the one that ``riemannian`` takes, ``learned`` that of the denoiser.
 
     ``ridge`` is relative to the mean variance of the neighbours; with none, k neighbours in fewer
     than k dimensions would reach any point.
@@ -37,13 +39,21 @@ class Projection:
     neighbours: int = 1
     ridge: float = 0.0
     geometry: str | None = None
+    learned: str | None = None
 
     def card(self) -> dict[str, Any]:
         """Return all that decides the projection, as JSON values."""
-        return asdict(self)
+        card = asdict(self)
+        return card if self.learned else {n: v for n, v in card.items() if n != "learned"}
 
     def on(self, manifest: dict[str, Any]) -> "Projection":
         """Return this projection on a manifold, by its manifest."""
+        if self.kind == "denoiser":
+            if "denoiser" not in manifest:
+                raise ManifptError(
+                    "--projector denoiser: the manifold has none; build it with --denoiser"
+                )
+            return replace(self, learned=manifest["denoiser"]["sha256"])
         if self.kind != "riemannian":
             return self
         if "geometry" not in manifest:
@@ -87,6 +97,6 @@ NEAREST = Projection()
 def projection_of(kind: str, neighbours: int | None, ridge: float) -> Projection:
     """Return a projection by its settings; ``nearest`` and ``none`` have exactly one neighbour."""
     count = neighbours or PROJECTORS[kind]
-    if kind in {"nearest", "none"} and count != 1:
+    if kind in {"nearest", "denoiser", "none"} and count != 1:
         raise ManifptError(f"--neighbors {count}: {kind} takes 1; choose mean or tangent")
     return Projection(kind, count, ridge if kind == "tangent" else 0.0)

@@ -17,7 +17,7 @@ from manifpt.attribution.attributor import Attributor, publish_attributor
 from manifpt.attribution.calibrate import calibrate, network_of
 from manifpt.attribution.decision import Rule, decide
 from manifpt.attribution.network import AttributionNetwork, Design, outputs
-from manifpt.attribution.train import _dataset, _moments
+from manifpt.attribution.stream import dataset, moments
 from manifpt.branches import open_artifacts
 
 CLASSES = ["real", "stripes"]  # and blocks are unknown
@@ -32,7 +32,7 @@ def out(built, tmp_path_factory) -> Path:
     flags = ["--input", f"{out}/labelled", "--manifold", built, "--output", f"{out}/a"]
     assert compute_artifacts.main(flags) == 0
     branches = open_artifacts([f"{out}/a"])
-    design = Design(((3, 16, 16),), 2, "resnet18", "half")
+    design = Design.of(((3, 16, 16),), 2, "resnet18", "half")
     torch.manual_seed(0)
     build = partial(network_of, design, AttributionNetwork(design).state_dict())
     made, facts = calibrate(build, branches, CLASSES, session.ANY)
@@ -51,7 +51,7 @@ def evaluated(out) -> Path:
 def test_features_are_what_the_last_layers_are_given():
     torch.manual_seed(0)
     for fusion, widths in (("late", [512, 512]), ("early", [1024])):
-        network = AttributionNetwork(Design(((3, 8, 8), (12,)), 4, "resnet18", "full", fusion))
+        network = AttributionNetwork(Design.of(((3, 8, 8), (12,)), 4, "resnet18", "full", fusion))
         artifacts = [np.random.default_rng(0).normal(size=(5, *s)) for s in ((3, 8, 8), (12,))]
         found = outputs(network.eval(), artifacts, batch_size=2)
         assert [f.shape for f in found.features] == [(5, width) for width in widths]
@@ -139,9 +139,8 @@ def test_an_attributor_without_an_open_set_opens_and_calls_nothing_unknown(out, 
 
 def test_normalisation_is_that_of_the_chosen_sources(out):
     branches = open_artifacts([f"{out}/a"])
-    design = Design(((3, 16, 16),), 2)
-    train = _dataset(branches, "train", CLASSES)
-    (found,) = _moments(branches, design, CLASSES, train)
+    train = dataset(branches, "train", CLASSES)
+    (found,) = moments(branches, CLASSES, train)
     table = ds.dataset([f"{out}/a/{p}" for p in branches[0].files("train")]).to_table()
     rows = table.filter(np.isin(np.array(table["source"]), CLASSES))
     maps = tensors.from_column(rows["artifact"]).reshape(-1, 3, 16, 16).astype(np.float64)
@@ -149,7 +148,7 @@ def test_normalisation_is_that_of_the_chosen_sources(out):
     np.testing.assert_allclose(found["std"], maps.std((0, 2, 3)), rtol=1e-6)
     assert train.count() == len(maps)
     every = sorted(branches[0].manifest["classes"]["train"])
-    assert _moments(branches, design, every, train) == [branches[0].manifest["moments"]["train"]]
+    assert moments(branches, every, train) == [branches[0].manifest["moments"]["train"]]
 
 
 @pytest.mark.slow

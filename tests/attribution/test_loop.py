@@ -6,7 +6,8 @@ import torch
 
 from jobs import compute_artifacts
 from manifpt.attribution.loop import augmented, shifted
-from manifpt.attribution.train import Options, train_attributor
+from manifpt.attribution.recipe import Options
+from manifpt.attribution.train import train_attributor
 from manifpt.training import STATE
 
 
@@ -65,7 +66,15 @@ def test_a_training_goes_on_from_anothers_state_at_its_own_rate(artifacts, tmp_p
     options = Options("resnet18", "standard", epochs=3, batch_size=32, patience=0)
     first = train_attributor([artifacts], f"{tmp_path}/a", options, num_workers=1, until=2)
     torch.save(first["state"], tmp_path / STATE)
-    still = Options("resnet18", "standard", 3, 32, learning_rate=1e-12, weight_decay=0, patience=0)
+    still = Options(
+        "resnet18",
+        "standard",
+        epochs=3,
+        batch_size=32,
+        learning_rate=1e-12,
+        weight_decay=0,
+        patience=0,
+    )
     start = str(tmp_path / STATE)
     manifest = train_attributor([artifacts], f"{tmp_path}/b", still, num_workers=1, start=start)
     assert [r["train_loss"] for r in manifest["history"][:2]] == [

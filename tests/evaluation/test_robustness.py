@@ -52,7 +52,7 @@ def made(ray_session, corpus, tmp_path_factory) -> Path:
     branches = open_artifacts([f"{out}/a"])
     rows = table(out / "a", "train")
     torch.manual_seed(0)
-    design = Design(((3, 16, 16),), 3, "resnet18", "standard")
+    design = Design.of(((3, 16, 16),), 3, "resnet18", "standard")
     network = AttributionNetwork(design)
     moments = branches[0].manifest["moments"]["train"]
     network.branches[0].normalise_by(moments["mean"], moments["std"])
