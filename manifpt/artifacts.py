@@ -109,10 +109,18 @@ class ArtifactStage:
         rows = table.select(kept)
         for name, values in ({"split": split} | beside).items():
             rows = rows.append_column(name, pa.array(values, ARTIFACTS[name]))
-        stored = artifacts.astype(np.float16) if self.float16 else artifacts
+        stored = halved(artifacts) if self.float16 else artifacts
         return rows.select([*ARTIFACTS, *also]).append_column(
             "artifact", tensors.to_column(stored)
         ), artifacts
+
+
+def halved(artifacts: np.ndarray) -> np.ndarray:
+    """Return artifacts as float16; raise if one is beyond its range."""
+    most = np.finfo(np.float16).max
+    if np.abs(artifacts).max(initial=0) > most:
+        raise ManifptError(f"--float16: an artifact is beyond {most:.0f}; leave it out")
+    return artifacts.astype(np.float16)
 
 
 def channel_moments(artifacts: np.ndarray) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from manifpt.images.read import chunk_rows, pixels_of, read_unit_text, unit_to_j
 from manifpt.manifold import Manifold
 from manifpt.manifold.embed import other_sizes
 from manifpt.manifold.manifold import open_manifolds
+from manifpt.manifold.metric import EUCLIDEAN
 from manifpt.manifold.placement import Searcher, alone, place_all
 from manifpt.manifold.projector import NEAREST, Projection
 from manifpt.records import Records
@@ -64,7 +65,10 @@ class Projector:
         hashes = np.array(table["pixel_sha256"].to_pylist(), dtype=object)
         flat = embedded.reshape(rows, -1)
         found = self.searcher.nearest(flat, self.projection.neighbours, hashes)
-        artifacts = flat - self.projection.project(flat, found.vector, self.manifold.geometry)
+        projection = self.projection
+        # The covariance is read only where it is needed: sharded reals have it elsewhere, too.
+        metric = self.manifold.metric if projection.whitened else EUCLIDEAN
+        artifacts = projection.artifacts(flat, found.vector, metric, self.manifold.geometry)
         return artifacts.reshape(embedded.shape), {
             "neighbor_id": found.id[:, 0].tolist(),
             "distance": found.distance[:, 0].tolist(),

@@ -121,7 +121,7 @@ class Cache:
     def _projected(self, space: str, settings: Settings, made: Made) -> str:
         reals, embeddings, made_of = self._embedded(space, settings, made)
         manifold, made_of = self._manifold(reals, space, settings, made_of, made)
-        projection = settings.projection
+        projection = settings.projection.by(settings.metric)
         uri, there = self._place("artifacts", made_of | {"projection": projection.card()})
         if not there:
             made.steps.append(f"artifacts {space}")

@@ -106,7 +106,10 @@ def _check(attributor: Attributor, branches: Sequence[Branch]) -> None:
     for branch, expected in zip(branches, attributor.branches, strict=True):
         for name, word in (("space", "space"), ("projection", "projector")):
             if branch.manifest[name] != expected[name]:
-                raise ManifptError(f"--input: artifacts of another {word} than the attributor's")
+                raise ManifptError(
+                    f"--input: artifacts of another {word} than the attributor's; "
+                    "give images, which are projected as in training, or train on such artifacts"
+                )
 
 
 def _branches(
