@@ -21,6 +21,7 @@ from manifpt.attribution.attributor import (
     Attributor,
     Made,
     described,
+    near_training,
     sealed,
     seen_by,
     write_files,
@@ -203,6 +204,7 @@ def _publish(
         "artifacts": [branch.uri for branch in new],
         "classes": made.classes[len(old.classes) :],
     }
+    # New validation images are compared with new training images: the old table has no splits.
     seen = pa.concat_tables(
         [old.seen_table(), seen_by(new[0], made.classes)], promote_options="default"
     )
@@ -215,6 +217,7 @@ def _publish(
         "weights": made.weights["weights"].tolist(),
         "rows": {split: n | counts[split] for split, n in old.manifest["rows"].items()},
         "extensions": [*old.manifest.get("extensions", []), extension],
+        "near_training": near_training(seen),
         "files": write_files(claim, made, seen),
     }
     return claim.publish(sealed(body))
