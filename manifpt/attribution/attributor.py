@@ -201,8 +201,9 @@ def publish_attributor(claim: claims.Claim, made: Made, facts: dict[str, Any]) -
     branches = made.branches
     check_unchanged(branches)
     kept = [{"name": b.name} | {name: b.manifest[name] for name in KEPT} for b in branches]
-    classes = branches[0].manifest["classes"]
-    augmentation = branches[0].manifest.get("augment")
+    manifest = branches[0].manifest
+    classes = manifest["classes"]
+    augmentation = manifest.get("augment")
     seen = seen_by(branches[0], made.classes)
     body = {
         **facts,
@@ -212,13 +213,14 @@ def publish_attributor(claim: claims.Claim, made: Made, facts: dict[str, Any]) -
         "branches": kept,
         "weights": made.weights["weights"].tolist(),
         "artifacts": [branch.uri for branch in branches],
-        "inputs": branches[0].manifest["inputs"],
+        "inputs": manifest["inputs"],
         "rows": {
             split: {name: classes[split][name] for name in made.classes if name in classes[split]}
             for split in ("train", "validation")
         },
         "near_training": near_training(seen),
         "files": write_files(claim, made, seen),
+        **({"split_by": manifest["split_by"]} if "split_by" in manifest else {}),
         # `augment` is what training itself does to maps.
         **({"augmentation": augmentation} if augmentation else {}),
     }

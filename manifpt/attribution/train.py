@@ -151,6 +151,7 @@ def train_attributor(
     images: bool = False,
     image_size: int | None = None,
     projection: Projection = NEAREST,
+    split_by: str | None = None,
     num_workers: int | None = None,
     demand: session.Demand = session.ANY,
     report: training.EpochLog = print_epoch,
@@ -163,8 +164,9 @@ def train_attributor(
 
     ``inputs`` are artifacts, in one space or several, or images; images are projected onto
     ``manifolds``, and with ``images`` taken as they are, too. Their artifacts stay in
-    ``output``/artifacts. With ``sources`` all other images are left aside. ``die_at`` kills a
-    worker after that epoch, once: a drill for tests and operators.
+    ``output``/artifacts. ``split_by`` is how images are split, see ``compute_artifacts``. With
+    ``sources`` all other images are left aside. ``die_at`` kills a worker after that epoch, once: a
+    drill for tests and operators.
 
     A training that reaches the epoch ``until`` before its end is not published: its ``history``
     and ``state`` are returned, and the same call with a later ``until`` goes on. ``start`` is the
@@ -181,6 +183,7 @@ def train_attributor(
         images=images,
         image_size=image_size,
         projection=projection,
+        split_by=split_by,
         demand=demand,
         terms=terms,
     )
