@@ -107,9 +107,8 @@ def test_sources_of_several_kinds_with_the_same_prompts_are_split_alike(ray_sess
     for name, row in rows.items():
         number = int(name.rpartition("/")[2].removesuffix(".png"))
         pixels = row["pixel_sha256"]
-        prompt = {"stripes": with_gap, "blocks": prompts, "real": [None] * 20}[row["source"]][
-            number
-        ]
+        of_source = {"stripes": with_gap, "blocks": prompts, "real": [None] * 20}
+        prompt = of_source[row["source"]][number]
         assert row["split"] == (split_of(pixels) if prompt is None else by_hash(prompt))
     again = compute_artifacts.main([*flags[:-2], "--output", str(out)])
     assert again == 2  # other settings: the column is part of the key

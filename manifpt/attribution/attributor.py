@@ -257,7 +257,8 @@ def near_training(seen: pa.Table) -> dict[str, Any] | None:
     if count:
         print(
             f"near_training: {count} of {known} validation images look like a training image "
-            f"(perceptual hashes within {DISTANCE} bits): validation is easier than it should be",
+            f"(perceptual hashes within {DISTANCE} bits), so validation flatters; --split-by keeps "
+            "images of one prompt, scene or folder in one split",
             file=sys.stderr,
             flush=True,
         )

@@ -75,6 +75,9 @@ def test_what_looks_like_training_is_counted_and_left_out_unless_it_is_kept(made
     assert {row["id"] for row in left} == {name for name in names if marked[name]}
     right = [row["source"] == row["prediction"] for row in rows_of(out, "k", "scores")]
     assert kept["accuracy"] == pytest.approx(np.mean(right))
+    replaced = run(out, "e", "--keep-near", "--overwrite")
+    assert replaced["confusion"] == kept["confusion"]
+    assert not rows_of(out, "e", "near_training")
     curves = run(out, "c", "--robustness", "--levels", "blur:1")
     assert (curves["images"], curves["left_out"]) == (usual["images"], usual["left_out"])
     assert curves["accuracy_identity"] == usual["accuracy"]
