@@ -6,6 +6,10 @@ The artifacts are Parquet, one folder a split. `--space image` stores the images
 for the baseline, beside manifolds as one space of several, which are made in one pass. Embeddings
 (`--projector none`) given as --input are projected without being decoded and embedded again.
 
+    python -m jobs.compute_artifacts ... --split-by prompt
+
+Images of one prompt, scene or account are in one split; those without a value are split by content.
+
     python -m jobs.compute_artifacts ... --augment jpeg resize blur crop noise --copies 2
 
 Robust training: so many degraded copies beside each training image, of every class alike.
@@ -19,14 +23,14 @@ from pydantic import Field
 from manifpt import job
 from manifpt.config import ProjectionConfig, Ranges, SearchConfig
 from manifpt.errors import ManifptError
-from manifpt.options import PlainOptions
+from manifpt.options import PlainOptions, SplitOptions
 from manifpt.tracking import Run
 
 if TYPE_CHECKING:
     from manifpt.images.copies import Augmentation
 
 
-class Config(PlainOptions, SearchConfig, ProjectionConfig):
+class Config(PlainOptions, SplitOptions, SearchConfig, ProjectionConfig):
     """Options of compute_artifacts."""
 
     input: tuple[str, ...] = Field(
@@ -77,7 +81,7 @@ def augmentation_of(config: Config) -> "Augmentation | None":
 
 def one_manifold(config: Config) -> str:
     """Return the manifold for embeddings, which have their space, sources and splits."""
-    fixed = {"space", "image_size", "sources", "split", *AUGMENT}
+    fixed = {"space", "image_size", "sources", "split", "split_by", *AUGMENT}
     given = fixed & config.model_fields_set
     if given:
         option = sorted(given)[0].replace("_", "-")
@@ -113,12 +117,13 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
             image_size=config.image_size,
             sources=config.sources,
             undeclared=config.split,
+            split_by=config.split_by,
             augmentation=augmentation_of(config),
             **common,
         )
     tracked.inputs(manifest["inputs"], "artifacts")
     tracked.document("manifest.json", manifest)
-    names = ("rows_in", "ok", "quarantined", "by_error", "classes", "copies")
+    names = ("rows_in", "ok", "quarantined", "by_error", "classes", "copies", "split_by")
     return {"output": config.output, **{n: manifest[n] for n in names if n in manifest}}
 
 

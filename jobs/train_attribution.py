@@ -22,11 +22,11 @@ from pydantic import Field
 from manifpt import job
 from manifpt.config import Alias, ModelName, ProjectionConfig
 from manifpt.errors import ManifptError
-from manifpt.options import PlainOptions, TrainingOptions
+from manifpt.options import PlainOptions, SplitOptions, TrainingOptions
 from manifpt.tracking import Run
 
 
-class Config(PlainOptions, TrainingOptions, ProjectionConfig):
+class Config(PlainOptions, TrainingOptions, SplitOptions, ProjectionConfig):
     """Options of train_attribution."""
 
     input: tuple[str, ...] = Field(
@@ -73,6 +73,8 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         )
     if bool(config.add) != (config.extend is not None):
         raise ManifptError("--add: goes with --extend, NAME=URI of each new source")
+    if config.fuse and config.split_by is not None:
+        raise ManifptError("--split-by: --fuse takes trained attributors, which have their splits")
     if config.register_as is not None:
         tracked.require()
     if config.extend is not None:
@@ -82,6 +84,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
             config.output,
             head=config.head,
             manifolds=config.manifold,
+            split_by=config.split_by,
             demand=config.demand,
             terms=config.terms,
         )
@@ -100,6 +103,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         plain=config.plain,
         image_size=config.image_size,
         projection=config.projection,
+        split_by=config.split_by,
         num_workers=config.num_workers,
         demand=config.demand,
         report=report,

@@ -24,12 +24,11 @@ from manifpt.images.sources import content_key, describe
 from manifpt.manifold.projector import NEAREST, Projection
 from manifpt.projection import Projector, Target, project, projectors_of, targets_of
 from manifpt.spaces.space import LEARNED
+from manifpt.splits import CONTENT, Splits, check_column, no_values, reading_of, splits_of
 
 # The kind of a folder that holds the artifacts of several spaces.
 COMBINATION = "combination"
 EVALUATED = ("train", "validation", "test")
-# The shares of validation and test where images declare no split; the rest is train.
-VALIDATION_SHARE, TEST_SHARE = 0.1, 0.2
 
 ARTIFACTS = {
     "id": pa.string(),
@@ -48,30 +47,24 @@ ARTIFACTS = {
 AUGMENTED = {COLUMN: pa.string()}
 
 
-def split_by_content(pixel_sha256: str) -> str:
-    """Return the split of an image that declares none: its content decides, so copies agree."""
-    position = int(pixel_sha256[-15:], 16) / 16**15
-    if position < TEST_SHARE:
-        return "test"
-    return "validation" if position < TEST_SHARE + VALIDATION_SHARE else "train"
-
-
 @dataclass
 class ArtifactStage:
     """Images -> one artifacts table a split, for each of the projectors.
 
     The tables of a projector go to the folder of its name; of a single one, "" is that name.
-    ``augmentation`` puts degraded copies beside images before they are embedded.
+    ``augmentation`` puts degraded copies beside images before they are embedded. ``undeclared`` and
+    ``split_by`` are those of ``splits.splits_of``.
     """
 
     projectors: dict[str, Projector]
     undeclared: str
     float16: bool
     augmentation: Augmentation | None = None
+    split_by: str | None = None
 
     def __call__(self, table: pa.Table) -> pipeline.Result:
         """Project, and note the moments of the training artifacts for their normalisation."""
-        split = self._splits(table)
+        split, *counted = splits_of(table, self.undeclared, self.split_by)
         if self.augmentation is not None:
             filter_name = next(iter(self.projectors.values())).rule.filter
             table, split = self.augmentation.extended(table, split, filter_name)
@@ -89,15 +82,8 @@ class ArtifactStage:
             name: dict(Counter(str(s) for s, kept in zip(sources, mask, strict=True) if kept))
             for name, mask in masks.items()
         }
-        return pipeline.Result(tables, {"moments": moments, "classes": classes})
-
-    def _splits(self, table: pa.Table) -> list[str]:
-        """Return the split of each row: what it declares, else what its content says."""
-        chosen = [
-            split_by_content(sha) if self.undeclared == "content" else self.undeclared
-            for sha in table["pixel_sha256"].to_pylist()
-        ]
-        return [s or c for s, c in zip(table["split"].to_pylist(), chosen, strict=True)]
+        facts = {"moments": moments, "classes": classes, "split_by": counted}
+        return pipeline.Result(tables, facts)
 
     def _rows(
         self, projector: Projector, table: pa.Table, split: list[str]
@@ -109,10 +95,18 @@ class ArtifactStage:
         rows = table.select(kept)
         for name, values in ({"split": split} | beside).items():
             rows = rows.append_column(name, pa.array(values, ARTIFACTS[name]))
-        stored = artifacts.astype(np.float16) if self.float16 else artifacts
+        stored = halved(artifacts) if self.float16 else artifacts
         return rows.select([*ARTIFACTS, *also]).append_column(
             "artifact", tensors.to_column(stored)
         ), artifacts
+
+
+def halved(artifacts: np.ndarray) -> np.ndarray:
+    """Return artifacts as float16; raise if one is beyond its range."""
+    most = np.finfo(np.float16).max
+    if np.abs(artifacts).max(initial=0) > most:
+        raise ManifptError(f"--float16: an artifact is beyond {most:.0f}; leave it out")
+    return artifacts.astype(np.float16)
 
 
 def channel_moments(artifacts: np.ndarray) -> dict[str, Any]:
@@ -146,6 +140,12 @@ def evaluated_classes(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, 
     return {split: dict(sorted(found.items())) for split, found in counts.items()}
 
 
+def counted_splits(records: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Return how many images were split ``by_value`` of a column, and how many had none."""
+    found = [record["facts"].get("split_by", (0, 0)) for record in records]
+    return {name: sum(one[n] for one in found) for n, name in enumerate(Splits._fields[1:])}
+
+
 def compute_artifacts(
     inputs: Sequence[str],
     output: str,
@@ -154,7 +154,8 @@ def compute_artifacts(
     plain: Sequence[str] = (),
     image_size: int | None = None,
     sources: Sequence[str] | None = None,
-    undeclared: str = "content",
+    undeclared: str = CONTENT,
+    split_by: str | None = None,
     float16: bool = False,
     projection: Projection = NEAREST,
     search: session.SearchDemand = session.ANY_SEARCH,
@@ -178,6 +179,8 @@ def compute_artifacts(
         sources: of images that declare a source, as a benchmark's, only these.
         undeclared: the split of images that declare none: ``content`` (70 % train, 10 %
             validation, 20 % test by pixel hash) or the name of one split for all of them.
+        split_by: a metadata column of the inputs, or ``folder``: of the images that declare no
+            split, those of one value are on one side; those without a value are split by content.
         float16: halve the storage; artifacts are float32 otherwise.
         projection: what x* is, from how many neighbours.
         search: how to find them, and where the manifold lies; the artifacts do not depend on it.
@@ -192,7 +195,11 @@ def compute_artifacts(
     """
     output = storage.absolute(output)
     selection = Selection(EVALUATED, tuple(sources) if sources else None)
-    units = plan(inputs, selection, labelled=True)
+    if split_by is not None and undeclared != CONTENT:
+        raise ManifptError(f"--split-by {split_by}: --split {undeclared} puts all on one side")
+    reading = reading_of(split_by, [*ARTIFACTS, *AUGMENTED, *pipeline.QUARANTINE])
+    units = plan(inputs, selection, labelled=True, reading=reading)
+    check_column(units, split_by)
     targets = targets or targets_of(
         units, selection, manifolds, projection, plain=plain, image_size=image_size
     )
@@ -203,7 +210,8 @@ def compute_artifacts(
     made_by = [content_key(units), selection.sources, made_of, undeclared, float16]
     first = next(iter(targets.values())).rule
     augment = augmentation and {**augmentation.card(), "size": first.size}
-    key = storage.digest(made_by + ([augment] if augment else []))
+    by = {"split_by": split_by} if split_by else None
+    key = storage.digest(made_by + [one for one in (augment, by) if one])
     learned = any(target.space.name in LEARNED for target in targets.values())
     pool = session.pool(demand, uses_gpu=learned)
     kind = "artifacts" if len(targets) == 1 else COMBINATION
@@ -217,7 +225,7 @@ def compute_artifacts(
         if augmentation is not None:
             sizes = [target.space.size for target in targets.values()]
             chunk = chunk or chunk_rows(max(first.size, *sizes)) // (1 + augmentation.copies) + 1
-        build = partial(ArtifactStage, by_folder, undeclared, float16, augmentation)
+        build = partial(ArtifactStage, by_folder, undeclared, float16, augmentation, split_by)
         records = project("artifacts", units, selection, projectors, build, output, pool, chunk)
         counts = pipeline.totals(records)
         if counts["ok"] == 0:
@@ -227,11 +235,17 @@ def compute_artifacts(
                 f"--input: none of {counts['rows_in']} images could be used ({reason}); "
                 "check the input"
             )
+        by_value = counted_splits(records)
+        if split_by and by_value["without_value"] and not by_value["by_value"]:
+            claim.abandon()
+            raise no_values(split_by)
         classes = evaluated_classes(records)
         copies = sum(sum(found.values()) for found in classes.values()) - counts["ok"]
         common = {**counts, "inputs": describe(inputs, units), "classes": classes}
         if augment:
             common |= {"augment": augment, "copies": copies}
+        if split_by:
+            common["split_by"] = {"column": split_by, **by_value}
         return publish_artifacts(
             claim, dict(zip(names, facts.values(), strict=True)), records, common
         )

@@ -56,14 +56,20 @@ def artifacts_of(
     plain: Sequence[str] = (),
     image_size: int | None = None,
     projection: Projection = NEAREST,
+    split_by: str | None = None,
     demand: session.Demand = session.ANY,
     terms: claims.Terms = claims.AS_IS,
 ) -> list[Branch]:
     """Return the artifacts that ``inputs`` are, or that are made of them in ``output``.
 
     Images are projected onto ``manifolds``, and embedded in ``plain`` spaces without a manifold.
+    ``split_by`` is that of ``compute_artifacts``.
     """
     if are_artifacts(inputs):
+        if split_by is not None:
+            raise ManifptError(
+                f"--split-by {split_by}: these artifacts are split; give it to compute_artifacts"
+            )
         return open_artifacts(inputs)
     if not manifolds and not plain:
         raise ManifptError("--manifold: images need a manifold, or --space image to do without")
@@ -74,6 +80,7 @@ def artifacts_of(
         plain=plain,
         image_size=image_size,
         projection=projection,
+        split_by=split_by,
         demand=demand,
         terms=terms,
     )

@@ -57,7 +57,7 @@ _FILES: dict[str, tuple[str, ...]] = {
     "combination": _ARTIFACTS,
     "encoder": (rf"(_images/(train|validation)|quarantine)/{_PART}", r"weights\.pt", *_TRAINING),
     "evaluation": (
-        rf"(scores|unknown|quarantine)/{_PART}",
+        rf"(scores|near_training|unknown|quarantine)/{_PART}",
         r"confusion\.(csv|png)|(reliability|triplets)\.png|(metrics|groups)\.json",
         *_MODEL,
     ),

@@ -61,6 +61,16 @@ class SpaceOptions(BaseModel):
         return Options(**given, eps=self.freq_eps, log=self.freq_log)
 
 
+class SplitOptions(BaseModel):
+    """How images that declare no split are split."""
+
+    split_by: str | None = Field(
+        None,
+        description="put images of one value of this metadata column, as prompt or account, or of "
+        "one folder (folder), into one split; by their content if not given",
+    )
+
+
 class InputOptions(BaseModel):
     """How inputs are read, where their files do not say."""
 

@@ -17,6 +17,7 @@ from manifpt.images.read import chunk_rows, pixels_of, read_unit_text, unit_to_j
 from manifpt.manifold import Manifold
 from manifpt.manifold.embed import other_sizes
 from manifpt.manifold.manifold import open_manifolds
+from manifpt.manifold.metric import EUCLIDEAN
 from manifpt.manifold.placement import Searcher, alone, place_all
 from manifpt.manifold.projector import NEAREST, Projection
 from manifpt.records import Records
@@ -79,10 +80,11 @@ class Projector:
             if manifold.denoiser is None:
                 raise ValueError("a manifold without a denoiser can't project by it")
             return manifold.denoiser.artifacts(embedded)
-        flat = embedded.reshape(len(embedded), -1)
-        star = self.projection.project(flat, neighbours, manifold.geometry)
-        artifacts: np.ndarray = (flat - star).reshape(embedded.shape)
-        return artifacts
+        projection, flat = self.projection, embedded.reshape(len(embedded), -1)
+        # The covariance is read only where it is needed: sharded reals have it elsewhere, too.
+        metric = manifold.metric if projection.whitened else EUCLIDEAN
+        artifacts = projection.artifacts(flat, neighbours, metric, manifold.geometry)
+        return artifacts.reshape(embedded.shape)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from manifpt.images.read import pixels_of, sized
 from manifpt.manifold import Manifold, Metric
 from manifpt.manifold.embed import other_sizes
 from manifpt.manifold.geometry import Geometry
+from manifpt.manifold.metric import EUCLIDEAN
 from manifpt.manifold.riemannian import project
 from manifpt.spaces import Space
 
@@ -119,14 +120,23 @@ def _points(vectors: np.ndarray, metric: Metric) -> np.ndarray:
 
 def _artifact(
     query: np.ndarray, reals: np.ndarray, card: dict[str, Any], manifold: Manifold
-) -> np.ndarray:
-    """Return phi(x) - x* of one query, flat, in float64; a denoiser sees this image alone."""
+) -> tuple[np.ndarray, float]:
+    """Return what the artifact of one query should be, and the largest number it is made from.
+
+    A denoiser sees this image alone, in float64.
+    """
     if card["kind"] == "denoiser" and manifold.denoiser is not None:
         alone = deepcopy(manifold.denoiser).double()
-        images = query.reshape(1, *manifold.manifest["shape"])
-        return alone.artifacts(images).ravel()
-    found: np.ndarray = query - _projection(query, reals, card, manifold.geometry)
-    return found
+        found = alone.artifacts(query.reshape(1, *manifold.manifest["shape"]))
+        return found.ravel(), float(np.abs(query).max())
+    metric = manifold.metric if card.get("whitened") else EUCLIDEAN
+    point = _points(query[None], metric)[0]
+    if card["kind"] == "riemannian":
+        star = _projection(query, reals, card, manifold.geometry)
+        star = _points(star[None], metric)[0]
+    else:
+        star = _projection(point, _points(reals.astype(np.float64), metric), card, None)
+    return point - star, float(np.abs(point).max())
 
 
 def _projection(
@@ -257,10 +267,10 @@ def _check_rows(
         checked.meet(block.ids, block.pixel_sha256, block.vectors)
     checked.settle()
     for n, row in enumerate(kept):
-        query = queries[n].astype(np.float64)
-        artifact = _artifact(query, checked.vector[n], card, manifold)
+        query, reals = queries[n].astype(np.float64), checked.vector[n]
+        artifact, most = _artifact(query, reals, card, manifold)
         distance, tolerance = checked.distance[n, 0], checked.tolerance(n)
-        off = space.tolerance * float(np.abs(query).max())
+        off = (rounding if card.get("whitened") else space.tolerance) * most
         found_wrong = _differences(row, distance, tolerance, checked.id[n, 0], artifact, off)
         wrong += [{"id": row["id"], "what": what} for what in found_wrong]
     return wrong, checked

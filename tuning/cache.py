@@ -39,24 +39,31 @@ OF_SPACE = {
 OF_LEARNED = ("layer", "pooled", "network_size", "precision")
 
 
-def images_of(reals: Sequence[str], labelled: Sequence[str], sources: Sequence[str]) -> "Images":
+def images_of(
+    reals: Sequence[str],
+    labelled: Sequence[str],
+    sources: Sequence[str],
+    split_by: str | None = None,
+) -> "Images":
     """Return the images behind the inputs, which must be there."""
     units = plan(reals, MANIFOLD_REALS, source="real"), plan(labelled, Selection(), labelled=True)
-    content = storage.digest([[content_key(found) for found in units], list(sources)])
-    return Images(content, tuple(reals), tuple(labelled), tuple(sources))
+    by = [split_by] if split_by else []
+    content = storage.digest([[content_key(found) for found in units], list(sources), *by])
+    return Images(content, tuple(reals), tuple(labelled), tuple(sources), split_by)
 
 
 @dataclass(frozen=True)
 class Images:
     """The images of a sweep: reals of the manifold, and those of known source.
 
-    ``content`` is a hash of what they are.
+    ``content`` is a hash of what they are, and of how ``split_by`` splits them.
     """
 
     content: str
     reals: tuple[str, ...]
     labelled: tuple[str, ...]
     sources: tuple[str, ...] = ()
+    split_by: str | None = None
 
 
 @dataclass
@@ -115,6 +122,7 @@ class Cache:
                 plain=("image",),
                 image_size=settings.image_size,
                 sources=self.images.sources,
+                split_by=self.images.split_by,
                 chunk=CHUNK,
             )
         return uri
@@ -122,7 +130,7 @@ class Cache:
     def _projected(self, space: str, settings: Settings, made: Made) -> str:
         reals, embeddings, made_of = self._embedded(space, settings, made)
         manifold, made_of = self._manifold(reals, space, settings, made_of, made)
-        projection = settings.projection
+        projection = settings.projection.by(settings.metric)
         uri, there = self._place("artifacts", made_of | {"projection": projection.card()})
         if not there:
             made.steps.append(f"artifacts {space}")
@@ -156,6 +164,7 @@ class Cache:
                 embeddings,
                 manifolds=[reals],
                 sources=self.images.sources,
+                split_by=self.images.split_by,
                 projection=NONE,
                 chunk=CHUNK,
             )

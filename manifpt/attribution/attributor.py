@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,16 +10,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from manifpt import claims, integrity, outputs, storage
 from manifpt.attribution.fusion import pooled
+from manifpt.attribution.near import NEAR, near
 from manifpt.attribution.network import AttributionNetwork, Design, Outputs
 from manifpt.attribution.network import outputs as network_outputs
 from manifpt.attribution.open_set import REMEDY, OpenSet
 from manifpt.backbone import folded
 from manifpt.branches import LOOKS, Branch, check_unchanged, of_classes, read_artifacts
 from manifpt.errors import DamageError, ManifptError
+from manifpt.images.perceptual import DISTANCE, HammingIndex
 
 WEIGHTS = "weights.pt"
 SEEN = "seen.parquet"
@@ -188,8 +192,10 @@ def publish_attributor(claim: claims.Claim, made: Made, facts: dict[str, Any]) -
     branches = made.branches
     check_unchanged(branches)
     kept = [{"name": b.name} | {name: b.manifest[name] for name in KEPT} for b in branches]
-    classes = branches[0].manifest["classes"]
-    augmentation = branches[0].manifest.get("augment")
+    manifest = branches[0].manifest
+    classes = manifest["classes"]
+    augmentation = manifest.get("augment")
+    seen = seen_by(branches[0], made.classes)
     body = {
         **facts,
         "design": made.design.card(),
@@ -198,12 +204,14 @@ def publish_attributor(claim: claims.Claim, made: Made, facts: dict[str, Any]) -
         "branches": kept,
         "weights": made.weights["weights"].tolist(),
         "artifacts": [branch.uri for branch in branches],
-        "inputs": branches[0].manifest["inputs"],
+        "inputs": manifest["inputs"],
         "rows": {
             split: {name: classes[split][name] for name in made.classes if name in classes[split]}
             for split in ("train", "validation")
         },
-        "files": write_files(claim, made, seen_by(branches[0], made.classes)),
+        "near_training": near_training(seen),
+        "files": write_files(claim, made, seen),
+        **({"split_by": manifest["split_by"]} if "split_by" in manifest else {}),
         # `augment` is what training itself does to maps.
         **({"augmentation": augmentation} if augmentation else {}),
     }
@@ -211,11 +219,41 @@ def publish_attributor(claim: claims.Claim, made: Made, facts: dict[str, Any]) -
 
 
 def seen_by(branch: Branch, classes: Sequence[str]) -> pa.Table:
-    """Return the hashes of what training and validation have seen of artifacts."""
-    paths = [path for split in ("train", "validation") for path in branch.files(split)]
-    read = ["source", "pixel_sha256", LOOKS]
-    tables = [read_artifacts(storage.join(branch.uri, path), read) for path in paths]
-    return of_classes(pa.concat_tables(tables), classes).drop_columns(["source"])
+    """Return the hashes of what training and validation have seen of artifacts.
+
+    ``near_training`` says which validation images look like a training image, of any class; it is
+    null of training images, and where there are no perceptual hashes.
+    """
+    found = []
+    index: HammingIndex | None = None
+    for split in ("train", "validation"):
+        read = ["source", "pixel_sha256", LOOKS]
+        paths = [storage.join(branch.uri, path) for path in branch.files(split)]
+        table = of_classes(pa.concat_tables([read_artifacts(p, read) for p in paths]), classes)
+        if LOOKS in table.column_names:
+            table = table.append_column(NEAR, near(table[LOOKS], index))
+            index = HammingIndex(np.unique(table[LOOKS].drop_null().to_numpy()))
+        found.append(table.drop_columns(["source"]))
+    return pa.concat_tables(found)
+
+
+def near_training(seen: pa.Table) -> dict[str, Any] | None:
+    """Count the validation images near training, and say so where there are some.
+
+    None without hashes.
+    """
+    if NEAR not in seen.column_names:
+        return None
+    count, known = pc.sum(seen[NEAR]).as_py() or 0, len(seen) - seen[NEAR].null_count
+    if count:
+        print(
+            f"near_training: {count} of {known} validation images look like a training image "
+            f"(perceptual hashes within {DISTANCE} bits), so validation flatters; --split-by keeps "
+            "images of one prompt, scene or folder in one split",
+            file=sys.stderr,
+            flush=True,
+        )
+    return {"validation": count, "compared": known, "distance": DISTANCE}
 
 
 def write_files(claim: claims.Claim, made: Made, seen: pa.Table) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from manifpt.artifacts import EVALUATED, compute_artifacts
 from manifpt.attribution.attributor import (
     Attributor,
     Made,
+    near_training,
     sealed,
     seen_by,
     write_files,
@@ -142,6 +143,7 @@ def extend_attributor(
     *,
     head: str = "lda",
     manifolds: Sequence[str] = (),
+    split_by: str | None = None,
     demand: session.Demand = session.ANY,
     terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:
@@ -149,14 +151,16 @@ def extend_attributor(
 
     ``additions`` are ``NAME=URI`` of images. Their artifacts, made as those of the attributor's
     training were, stay in ``output``/artifacts: by content, a tenth of them is for validation, a
-    fifth is kept for evaluation, and the rest is trained on. ``head`` is one of ``heads.FITS``.
+    fifth is kept for evaluation, and the rest is trained on; or as ``split_by`` says (see
+    ``compute_artifacts``). ``head`` is one of ``heads.FITS``.
     """
     output = storage.absolute(output)
     old = Attributor.open(model)
     targets = trained_targets(old, manifolds)
     sets = training_sets(old)
     units = plan(additions, Selection(EVALUATED), labelled=True)
-    key = storage.digest([old.manifest["key"], content_key(units), head])
+    by = [split_by] if split_by else []
+    key = storage.digest([old.manifest["key"], content_key(units), head, *by])
     read = [("--extend", old.uri), *(("--manifold", uri) for uri in manifolds)]
     read += [*places(additions, output, "--add"), *manifold_places(old, manifolds)]
     read += [("the artifacts in", branch.uri) for branches in sets for branch in branches]
@@ -169,6 +173,7 @@ def extend_attributor(
             place,
             targets=targets,
             augmentation=Augmentation.from_card(augment) if augment else None,
+            split_by=split_by,
             demand=demand,
         )
         new = open_artifacts([place])
@@ -199,6 +204,9 @@ def _publish(
         "artifacts": [branch.uri for branch in new],
         "classes": made.classes[len(old.classes) :],
     }
+    if "split_by" in new[0].manifest:
+        extension["split_by"] = new[0].manifest["split_by"]
+    # New validation images are compared with new training images: the old table has no splits.
     seen = pa.concat_tables(
         [old.seen_table(), seen_by(new[0], made.classes)], promote_options="default"
     )
@@ -211,6 +219,7 @@ def _publish(
         "weights": made.weights["weights"].tolist(),
         "rows": {split: n | counts[split] for split, n in old.manifest["rows"].items()},
         "extensions": [*old.manifest.get("extensions", []), extension],
+        "near_training": near_training(seen),
         "files": write_files(claim, made, seen),
     }
     return claim.publish(sealed(body))

@@ -27,7 +27,7 @@ class Settings:
     """All that decides a training, besides the data; ``moments`` are mean and std an input.
 
     An epoch is ``passes`` over the ``rows``. ``movable`` says of each input whether its maps are
-    images, which may be shifted.
+    images, which may be shifted; other maps are spectra.
     """
 
     design: Design
@@ -86,8 +86,8 @@ def augmented(artifacts: list[Tensor], how: str, movable: Sequence[bool]) -> lis
     """Mirror at random the maps among artifacts, and with ``shift`` move those that are movable.
 
     The maps of an image are changed alike in all spaces. A shift is of up to a sixteenth of the
-    side; what it pushes out comes in again at the other. Spectra are mirrored as their images are,
-    and do not move with them.
+    side; what it pushes out comes in again at the other. Maps that are not movable are centred
+    spectra: each becomes that of the mirrored image, and a shift leaves magnitudes as they are.
     """
     if how == "none":
         return artifacts
@@ -96,10 +96,20 @@ def augmented(artifacts: list[Tensor], how: str, movable: Sequence[bool]) -> lis
     moves = torch.rand(len(out[0]), 2) * 2 - 1 if how == "shift" else None
     for n, values in enumerate(artifacts):
         if values.ndim == 4:
-            values[mirrored] = values[mirrored].flip(-1)
+            some = values[mirrored]
+            values[mirrored] = some.flip(-1) if movable[n] else mirrored_spectra(some)
             if moves is not None and movable[n]:
                 out[n] = shifted(values, moves * (values.shape[-1] // 16))
     return out
+
+
+def mirrored_spectra(maps: Tensor) -> Tensor:
+    """Return the centred magnitude spectra, ... x H x W, of images mirrored left to right.
+
+    Mirroring turns the frequency v to -v. Zero lies in column W // 2 (NumPy's ``fftshift``): of an
+    even W this is one right of where a flip alone puts it.
+    """
+    return maps.flip(-1).roll(1 - maps.shape[-1] % 2, -1)
 
 
 def shifted(maps: Tensor, moves: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -161,6 +162,12 @@ def manifold_places(attributor: Attributor, manifolds: Sequence[str]) -> list[tu
     return [("the manifold", target.manifold.uri) for target in targets if target.manifold]
 
 
+def _trained_projection(card: dict[str, Any], reals: Manifold) -> Projection:
+    """Return the projection of a card; before artifacts were whitened, none was by any metric."""
+    trained = Projection(**card)
+    return replace(trained.on(reals.manifest), whitened=trained.whitened)
+
+
 def trained_targets(attributor: Attributor, manifolds: Sequence[str]) -> dict[str, Target]:
     """Return what embeds and projects as was done for the attributor's training images.
 
@@ -177,7 +184,7 @@ def trained_targets(attributor: Attributor, manifolds: Sequence[str]) -> dict[st
     hashes = [reals.sha256 if reals else None for reals in found]
     attributor.check_manifolds(hashes, "--manifold")
     projections = [
-        Projection(**branch["projection"]).on(reals.manifest) if reals else None
+        _trained_projection(branch["projection"], reals) if reals else None
         for branch, reals in zip(branches, found, strict=True)
     ]
     if [p and p.card() for p in projections] != [branch["projection"] for branch in branches]:

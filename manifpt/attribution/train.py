@@ -82,6 +82,7 @@ def train_attributor(
     plain: Sequence[str] = (),
     image_size: int | None = None,
     projection: Projection = NEAREST,
+    split_by: str | None = None,
     num_workers: int | None = None,
     demand: session.Demand = session.ANY,
     report: training.EpochLog = print_epoch,
@@ -94,8 +95,9 @@ def train_attributor(
 
     ``inputs`` are artifacts, in one space or several, or images; images are projected onto
     ``manifolds``, and embedded in the ``plain`` spaces without a manifold. Their artifacts stay in
-    ``output``/artifacts. With ``sources`` all other images are left aside. ``die_at`` kills a
-    worker after that epoch, once: a drill for tests and operators.
+    ``output``/artifacts. ``split_by`` is how images are split, see ``compute_artifacts``. With
+    ``sources`` all other images are left aside. ``die_at`` kills a worker after that epoch, once: a
+    drill for tests and operators.
 
     A training that reaches the epoch ``until`` before its end is not published: its ``history``
     and ``state`` are returned, and the same call with a later ``until`` goes on. ``start`` is the
@@ -113,6 +115,7 @@ def train_attributor(
         plain=plain,
         image_size=image_size,
         projection=projection,
+        split_by=split_by,
         demand=demand,
         terms=terms,
     )

@@ -12,8 +12,9 @@ from manifpt.attribution.open_set import auroc
 from manifpt.evaluation.calibration import calibration_metrics
 from manifpt.evaluation.open_set import fpr_at_tpr, open_set_metrics, oscr
 
-# The folders of scores: of images of the attributor's classes, and of others.
-SCORES, UNKNOWN = "scores", "unknown"
+# The folders of scores: of images of the attributor's classes, and of others; and of images that
+# look like one of training and do not count.
+SCORES, UNKNOWN, NEAR_SCORES = "scores", "unknown", "near_training"
 COMBINED = "unknown_score"
 
 

@@ -9,6 +9,11 @@
              real is found as evidence;
     none     the origin: the "artifact" is the embedding itself, the baseline of a space.
 
+By the metric ``whitened`` all of this is done with points W v, W = C^(-1/2) of the reals'
+covariance (see metric.py): the artifact W (phi(x) - x*) has the Mahalanobis distance as its norm.
+Only a geometry is of the vectors, so ``riemannian`` finds x* among these and whitens it, and the
+embedding of ``none`` stays as it is. ``cosine`` chooses neighbours and changes nothing else.
+
 All work in float64 and on each image by itself.
 """
 
@@ -19,6 +24,7 @@ import numpy as np
 
 from manifpt.errors import ManifptError
 from manifpt.manifold.geometry import Geometry
+from manifpt.manifold.metric import EUCLIDEAN, Metric
 from manifpt.manifold.riemannian import project
 
 # How many neighbours each takes if nothing else is asked for.
@@ -30,6 +36,8 @@ class Projection:
     """A kind of projection, how many neighbours it takes, and the ridge of ``tangent``.
 
     ``geometry`` is the hash of the one that ``riemannian`` takes, ``learned`` that of the denoiser.
+    ``whitened`` says that artifacts are differences of whitened points. Those of earlier versions
+    are differences of vectors by any metric, and their cards do not have it.
 
     ``ridge`` is relative to the mean variance of the neighbours; with none, k neighbours in fewer
     than k dimensions would reach any point.
@@ -40,11 +48,17 @@ class Projection:
     ridge: float = 0.0
     geometry: str | None = None
     learned: str | None = None
+    whitened: bool = False
 
     def card(self) -> dict[str, Any]:
         """Return all that decides the projection, as JSON values."""
-        card = asdict(self)
-        return card if self.learned else {n: v for n, v in card.items() if n != "learned"}
+        newer = {"learned", "whitened"}
+        return {name: value for name, value in asdict(self).items() if value or name not in newer}
+
+    def by(self, metric: str) -> "Projection":
+        """Return this projection by the metric of that name."""
+        pixels = {"none", "denoiser"}  # what these return is of the embedding by any metric
+        return replace(self, whitened=metric == "whitened" and self.kind not in pixels)
 
     def on(self, manifest: dict[str, Any]) -> "Projection":
         """Return this projection on a manifold, by its manifest."""
@@ -54,13 +68,36 @@ class Projection:
                     "--projector denoiser: the manifold has none; build it with --denoiser"
                 )
             return replace(self, learned=manifest["denoiser"]["sha256"])
+        made = self.by(manifest["metric"])
         if self.kind != "riemannian":
-            return self
+            return made
         if "geometry" not in manifest:
             raise ManifptError(
                 "--projector riemannian: the manifold has no geometry; build it with --geometry"
             )
-        return replace(self, geometry=manifest["geometry"]["sha256"])
+        return replace(made, geometry=manifest["geometry"]["sha256"])
+
+    def artifacts(
+        self,
+        queries: np.ndarray,
+        neighbours: np.ndarray,
+        metric: Metric = EUCLIDEAN,
+        geometry: Geometry | None = None,
+    ) -> np.ndarray:
+        """Return phi(x) - x*, N x d float32, of N x d queries with N x k x d neighbours.
+
+        With ``whitened`` the points of ``metric`` take the vectors' place.
+        """
+        points = metric.points(queries) if self.whitened else queries
+        if not self.whitened:
+            star = self.project(queries, neighbours, geometry)
+        elif self.kind == "riemannian":
+            star = metric.points(self.project(queries, neighbours, geometry))
+        else:
+            reals = metric.points(neighbours.reshape(-1, neighbours.shape[2]))
+            star = self.project(points, reals.reshape(neighbours.shape))
+        artifacts: np.ndarray = points - star
+        return artifacts
 
     def project(
         self, queries: np.ndarray, neighbours: np.ndarray, geometry: Geometry | None = None

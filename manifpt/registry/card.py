@@ -138,6 +138,13 @@ def _confidence(metrics: dict[str, Any]) -> list[str]:
             f"Calibration: expected calibration error {error[1]} (before {error[0]}), Brier score "
             f"{brier[1]} (before {brier[0]})."
         )
+    near = metrics.get("near_training", {})
+    if near.get("images"):
+        verb = "counted" if near["counted"] else "left out"
+        lines.append(
+            f"{near['images']} images that look like one of training are {verb}; with them the "
+            f"accuracy is {near['accuracy_with']:.3f}."
+        )
     if "open_set" in metrics:
         found = metrics["open_set"]
         lines += [
