@@ -19,6 +19,8 @@ from pydantic import Field
 from manifpt import job
 from manifpt.config import ProjectionConfig, Ranges, SearchConfig
 from manifpt.errors import ManifptError
+from manifpt.images.tiles import USUAL
+from manifpt.options import Tiles
 from manifpt.tracking import Run
 
 if TYPE_CHECKING:
@@ -41,6 +43,11 @@ class Config(SearchConfig, ProjectionConfig):
     )
     image_size: int | None = Field(
         None, ge=4, description="'image' only: side in pixels; the images' own, at most 64"
+    )
+    tiles: Tiles = Field(
+        None,
+        description="'image' only: of a larger image so many native tiles at most; 0 resizes it; "
+        f"those of the manifold, else {USUAL}",
     )
     split: Literal["content", "train", "validation", "test"] = Field(
         "content",
@@ -82,7 +89,7 @@ def augmentation_of(config: Config) -> "Augmentation | None":
 
 def one_manifold(config: Config) -> str:
     """Return the manifold for embeddings, which have their space, sources and splits."""
-    fixed = {"space", "image_size", "sources", "split", *AUGMENT}
+    fixed = {"space", "image_size", "tiles", "sources", "split", *AUGMENT}
     given = fixed & config.model_fields_set
     if given:
         option = sorted(given)[0].replace("_", "-")
@@ -116,6 +123,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
             manifolds=config.manifold,
             images=config.space == "image",
             image_size=config.image_size,
+            tiles=config.tiles,
             sources=config.sources,
             undeclared=config.split,
             augmentation=augmentation_of(config),
@@ -123,7 +131,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         )
     tracked.inputs(manifest["inputs"], "artifacts")
     tracked.document("manifest.json", manifest)
-    names = ("rows_in", "ok", "quarantined", "by_error", "classes", "copies")
+    names = ("rows_in", "ok", "quarantined", "by_error", "classes", "tiles", "copies")
     return {"output": config.output, **{n: manifest[n] for n in names if n in manifest}}
 
 

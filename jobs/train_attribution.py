@@ -22,7 +22,8 @@ from pydantic import Field
 from manifpt import job
 from manifpt.config import Alias, ModelName, ProjectionConfig
 from manifpt.errors import ManifptError
-from manifpt.options import TrainingOptions
+from manifpt.images.tiles import USUAL
+from manifpt.options import Tiles, TrainingOptions
 from manifpt.tracking import Run
 
 
@@ -53,6 +54,11 @@ class Config(TrainingOptions, ProjectionConfig):
     )
     image_size: int | None = Field(
         None, ge=4, description="'image' only: side in pixels; the images' own, at most 64"
+    )
+    tiles: Tiles = Field(
+        None,
+        description="'image' only: of a larger image so many native tiles at most; 0 resizes it; "
+        f"those of the manifold, else {USUAL}",
     )
     num_workers: int | None = Field(
         None, ge=1, description="Ray Train workers; one a GPU, or one a CPU but one, if not given"
@@ -105,6 +111,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         manifolds=config.manifold,
         images=config.space == "image",
         image_size=config.image_size,
+        tiles=config.tiles,
         projection=config.projection,
         num_workers=config.num_workers,
         demand=config.demand,

@@ -18,7 +18,14 @@ from manifpt.attribution.calibrate import calibrate, network_of
 from manifpt.attribution.loop import Settings, Standing, train_loop
 from manifpt.attribution.network import Design
 from manifpt.backbone import check_backbone
-from manifpt.branches import Branch, artifact_column, artifacts_of, of_classes, read_branches
+from manifpt.branches import (
+    Branch,
+    artifact_column,
+    artifacts_of,
+    of_classes,
+    read_branches,
+    row_counts,
+)
 from manifpt.errors import ManifptError
 from manifpt.images.places import places
 from manifpt.manifold.projector import NEAREST, Projection
@@ -72,7 +79,7 @@ def _dataset(branches: Sequence[Branch], split: str, classes: list[str]) -> "ray
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         _ReadPart(classes), batch_size=1
     )
-    counts = branches[0].manifest["classes"][split]
+    counts = row_counts(branches[0].manifest)[split]
     size = sum(counts[name] for name in classes) * _row_bytes(branches)
     store = ray.cluster_resources().get("object_store_memory", 0.0)
     return dataset.materialize() if size < IN_MEMORY_SHARE * store else dataset
@@ -150,6 +157,7 @@ def train_attributor(
     manifolds: Sequence[str] = (),
     images: bool = False,
     image_size: int | None = None,
+    tiles: int | None = None,
     projection: Projection = NEAREST,
     num_workers: int | None = None,
     demand: session.Demand = session.ANY,
@@ -180,6 +188,7 @@ def train_attributor(
         manifolds=manifolds,
         images=images,
         image_size=image_size,
+        tiles=tiles,
         projection=projection,
         demand=demand,
         terms=terms,
@@ -237,7 +246,7 @@ def _settings(
     moments: Sequence[dict[str, Any]],
 ) -> Settings:
     names = "epochs batch_size learning_rate weight_decay patience seed augment".split()
-    counts = branches[0].manifest["classes"]["train"]
+    counts = row_counts(branches[0].manifest)["train"]
     return Settings(
         design,
         tuple(classes),

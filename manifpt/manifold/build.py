@@ -13,8 +13,9 @@ from manifpt.device import precision_of
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Unit, plan
 from manifpt.images.places import places
-from manifpt.images.probe import natural_size
+from manifpt.images.probe import natural_size, usual_tiles
 from manifpt.images.sources import MANIFOLD_REALS, content_key, describe
+from manifpt.images.stacks import reading_rule
 from manifpt.manifold.embed import (
     clear_embedded,
     embed,
@@ -33,7 +34,7 @@ from manifpt.spaces.space import LEARNED, largest_size
 from manifpt.tracking import versions
 
 ATTEMPTS = 20
-DECODING = ("image_size", "filter_name")  # settings that the decode rule holds
+DECODING = ("image_size", "filter_name", "tiles")  # settings that the decode rule holds
 
 
 def content_sha256(draft: dict[str, Any]) -> str:
@@ -58,6 +59,7 @@ def _nothing(counts: dict[str, Any]) -> ManifptError:
 class Settings:
     """What a manifold is besides its reals and its space.
 
+    ``tiles`` is how many native tiles an image larger than the size has at most; 0 resizes it.
     ``factory`` is FAISS's name of an approximate index to have beside exact search; ``geometry``
     is for the Riemannian projector.
     """
@@ -68,6 +70,7 @@ class Settings:
     metric: str = "euclidean"
     factory: str | None = None
     geometry: bool = False
+    tiles: int | None = None
 
 
 def _spaces(
@@ -84,6 +87,20 @@ def _spaces(
     for space in spaces:
         _ = space.shape  # loads its network: weights that do not fit are an error now
     return spaces
+
+
+def _rules(spaces: Sequence[Space], units: Sequence[Unit], settings: Settings) -> list[DecodeRule]:
+    """Return how images are decoded for each space: learned ones take whole images, resized."""
+    tiled = [space for space in spaces if space.name not in LEARNED]
+    tiles = settings.tiles
+    if tiles is None:
+        tiles = usual_tiles(units, MANIFOLD_REALS, tiled[0].size) if tiled else 0
+    elif tiles and not tiled:
+        raise ManifptError("--tiles: learned spaces take whole images; leave it out")
+    return [
+        DecodeRule(space.size, settings.filter_name, tiles=tiles if space in tiled else 0)
+        for space in spaces
+    ]
 
 
 def build_manifold(
@@ -108,8 +125,9 @@ def build_manifold(
     pool = session.pool(demand, uses_gpu=bool(set(names) & set(LEARNED)))
     options = replace(options, precision=precision_of(options.precision, pool))
     spaces = _spaces(names, units, options, settings.image_size)
-    rule = DecodeRule(spaces[0].size, settings.filter_name)
-    made_of = [rule.card(), *(v for k, v in vars(settings).items() if k not in DECODING)]
+    rules = _rules(spaces, units, settings)
+    chosen = [value for name, value in vars(settings).items() if name not in DECODING]
+    made_of = [reading_rule(rules).card(), *chosen]
     key = storage.digest([content_key(units), *(s.card() for s in spaces), *made_of])
     kind = "manifold" if len(spaces) == 1 else MANIFOLDS
     given = (("--sl-weights", options.sl_weights), ("--ssl-weights", options.ssl_weights))
@@ -124,7 +142,7 @@ def build_manifold(
             for one, folder in zip(spaces, folders, strict=True)
         ]
         embedding = [compiled(s) for s in spaces] if pool.compiled else spaces
-        records = embed(units, embedding, rule, settings.shards, output, pool)
+        records = embed(units, embedding, rules, settings.shards, output, pool)
         counts = pipeline.totals(records)
         if counts["ok"] == 0:
             claim.abandon()
@@ -132,7 +150,7 @@ def build_manifold(
         common = {**counts, "inputs": describe(inputs, units)}
         quarantine = [p for p in pipeline.parts(records) if p["folder"] == "quarantine"]
         members = {}
-        for one, folder in zip(spaces, folders, strict=True):
+        for one, rule, folder in zip(spaces, rules, folders, strict=True):
             place = storage.join(output, folder) if folder else output
             draft = _draft(one, rule, settings, records, output, place, pool)
             draft |= {**common, "quarantine": quarantine if single else []}
@@ -159,7 +177,7 @@ def _draft(
         "space": space.card(),
         "weights": weights_entry(space),
         "shape": list(space.shape),
-        "decode": replace(rule, size=space.size).card(),
+        "decode": rule.card(),
         "metric": settings.metric,
         "reals": sum(entry["reals"] for entry in entries),
         "duplicates": sum(entry["duplicates"] for entry in entries),
@@ -229,7 +247,7 @@ def append_to_manifold(
     claims.check_apart(manifold.uri, apart)
     with claims.claim(scratch, "append", key, apart=apart) as claim:
         shards = len(manifold.manifest["shards"])
-        records = embed(units, [manifold.space], manifold.rule, shards, scratch, pool)
+        records = embed(units, [manifold.space], [manifold.rule], shards, scratch, pool)
         counts = pipeline.totals(records)
         if counts["ok"] == 0:
             claim.abandon()
