@@ -31,7 +31,7 @@ from manifpt.manifold.projector import NEAREST, Projection
 from manifpt.records import Records
 from manifpt.spaces import Space, make_space
 from manifpt.spaces.learned import compiled
-from manifpt.spaces.space import LARGEST
+from manifpt.spaces.space import LARGEST, LEARNED
 from manifpt.work import Work
 
 
@@ -186,8 +186,8 @@ def targets_of(
 
     Those of manifolds come first, and before all those with tiles; ``images`` adds the images
     themselves, in ``image_size``, else the first manifold's, else their own up to 64 pixels. They
-    have up to ``tiles`` native tiles; if that is None, as many as a manifold's reals, else USUAL
-    if some image is larger than their size.
+    have up to ``tiles`` native tiles; if that is None, as many as the reals of a manifold of
+    pixels, else the usual number (see ``probe``).
     """
     found: dict[str, Target] = {}
     for manifold in open_manifolds(manifolds):
@@ -201,7 +201,11 @@ def targets_of(
     first = next(iter(found.values()), None)
     if images:
         rule = reading_rule([target.rule for target in found.values()] or [DecodeRule(0)])
-        found["image"] = _images(rule, units, selection, image_size, tiles)
+        size = image_size or rule.size or min(LARGEST, natural_size(units, selection))
+        if tiles is None:
+            given = any(target.space.name not in LEARNED for target in found.values())
+            tiles = rule.tiles if given else usual_tiles(units, selection, size)
+        found["image"] = Target(make_space("image", size), replace(rule, size=size, tiles=tiles))
     elif image_size is not None and first is not None and image_size != first.rule.size:
         raise ManifptError(
             f"--image-size {image_size}: the manifold's reals have {first.rule.size}; leave it out"
@@ -217,23 +221,6 @@ def targets_of(
             "--image-size and --tiles"
         )
     return dict(sorted(found.items(), key=lambda item: not item[1].rule.tiles))
-
-
-def _images(
-    rule: DecodeRule,
-    units: Sequence[Unit],
-    selection: Selection,
-    image_size: int | None,
-    tiles: int | None,
-) -> Target:
-    """Return the images themselves as a space, beside manifolds with this rule, of size 0 if none.
-
-    See ``targets_of``.
-    """
-    size = image_size or rule.size or min(LARGEST, natural_size(units, selection))
-    if tiles is None:
-        tiles = rule.tiles or usual_tiles(units, selection, size)
-    return Target(make_space("image", size), replace(rule, size=size, tiles=tiles))
 
 
 def projectors_of(

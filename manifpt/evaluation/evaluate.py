@@ -77,8 +77,6 @@ class ScoreStage(Unseen):
         artifacts, begins = [tensors.from_column(table[name]) for name in names], firsts(table)
         found = self.attributor.outputs(artifacts, begins)
         distance = mean_or_none(table["distance"].to_pylist(), begins)
-        place = table.column_names.index("distance")
-        table = table.take(begins).set_column(place, "distance", pa.array(distance, pa.float64()))
         probabilities = self.attributor.fused(found.logits)
         before = self.attributor.fused(found.logits, [1 / heads] * heads)
         unknown = self.attributor.unknown(found, distance)
@@ -93,7 +91,8 @@ class ScoreStage(Unseen):
         if unknown:
             columns |= {"unknown_score": unknown.score, "unknown_p": unknown.p_value}
             columns["unknown_scores"] = list(unknown.scores)
-        scores = table.select(["id", "source", "sha256", "neighbor_id", "distance"])
+        scores = table.select(["id", "source", "sha256", "neighbor_id"]).take(pa.array(begins))
+        scores = scores.append_column("distance", pa.array(distance, pa.float64()))
         for name, values in columns.items():
             scores = scores.append_column(name, pa.array(values))
         return scores
