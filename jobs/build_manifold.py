@@ -48,7 +48,7 @@ class Config(SpaceOptions, EmbeddingConfig):
 
 # What a manifold given as --input has already.
 EMBEDDED = (
-    "space shards image_size filter freq_eps freq_log sl_network sl_weights ssl_network "
+    "space shards image_size tiles filter freq_eps freq_log sl_network sl_weights ssl_network "
     "ssl_weights layer pooled network_size precision"
 ).split()
 
@@ -101,6 +101,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
             config.metric,
             config.index,
             config.geometry,
+            config.tiles,
             config.denoiser_steps if config.denoiser else 0,
         )
         source = source_manifold(config)

@@ -81,7 +81,7 @@ def augmentation_of(config: Config) -> "Augmentation | None":
 
 def one_manifold(config: Config) -> str:
     """Return the manifold for embeddings, which have their space, sources and splits."""
-    fixed = {"space", "image_size", "sources", "split", "split_by", *AUGMENT}
+    fixed = {"space", "image_size", "tiles", "sources", "split", "split_by", *AUGMENT}
     given = fixed & config.model_fields_set
     if given:
         option = sorted(given)[0].replace("_", "-")
@@ -115,6 +115,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
             manifolds=config.manifold,
             plain=config.plain,
             image_size=config.image_size,
+            tiles=config.tiles,
             sources=config.sources,
             undeclared=config.split,
             split_by=config.split_by,
@@ -123,7 +124,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         )
     tracked.inputs(manifest["inputs"], "artifacts")
     tracked.document("manifest.json", manifest)
-    names = ("rows_in", "ok", "quarantined", "by_error", "classes", "copies", "split_by")
+    names = "rows_in ok quarantined by_error classes tiles copies split_by".split()
     return {"output": config.output, **{n: manifest[n] for n in names if n in manifest}}
 
 

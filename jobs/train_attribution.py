@@ -102,6 +102,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         manifolds=config.manifold,
         plain=config.plain,
         image_size=config.image_size,
+        tiles=config.tiles,
         projection=config.projection,
         split_by=config.split_by,
         num_workers=config.num_workers,

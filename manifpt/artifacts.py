@@ -19,10 +19,19 @@ from manifpt.errors import ManifptError
 from manifpt.images import Selection, plan
 from manifpt.images.copies import COLUMN, Augmentation
 from manifpt.images.places import places
-from manifpt.images.read import chunk_rows, sized
+from manifpt.images.read import chunk_rows
 from manifpt.images.sources import content_key, describe
+from manifpt.images.stacks import TILE, firsts, images_of, is_stacked, reading_rule
 from manifpt.manifold.projector import NEAREST, Projection
-from manifpt.projection import Projector, Target, project, projectors_of, targets_of
+from manifpt.projection import (
+    Projected,
+    Projector,
+    Target,
+    project,
+    project_images,
+    projectors_of,
+    targets_of,
+)
 from manifpt.spaces.space import LEARNED
 from manifpt.splits import CONTENT, Splits, check_column, no_values, reading_of, splits_of
 
@@ -53,7 +62,7 @@ class ArtifactStage:
 
     The tables of a projector go to the folder of its name; of a single one, "" is that name.
     ``augmentation`` puts degraded copies beside images before they are embedded. ``undeclared`` and
-    ``split_by`` are those of ``splits.splits_of``.
+    ``split_by`` are those of ``splits.splits_of``. Where images have tiles, rows are tiles.
     """
 
     projectors: dict[str, Projector]
@@ -68,37 +77,48 @@ class ArtifactStage:
         if self.augmentation is not None:
             filter_name = next(iter(self.projectors.values())).rule.filter
             table, split = self.augmentation.extended(table, split, filter_name)
-        sources = table["source"].to_pylist()
+        made = project_images(list(self.projectors.values()), table)
+        if is_stacked(table):
+            split = [split[image] for image in images_of(table)]
         masks = {name: np.array([s == name for s in split]) for name in EVALUATED}
         masks = {name: mask for name, mask in masks.items() if mask.any()}
         tables, moments = {}, {}
-        for folder, projector in self.projectors.items():
-            rows, artifacts = self._rows(projector, sized(table, projector.space.size), split)
+        for folder, found in zip(self.projectors, made, strict=True):
+            rows, artifacts = self._rows(found, split), found.artifacts
             for name, mask in masks.items():
                 tables[posixpath.join(folder, name)] = rows.filter(pa.array(mask))
             kept = {name: channel_moments(artifacts[mask]) for name, mask in masks.items()}
             moments[folder] = kept
-        classes = {
-            name: dict(Counter(str(s) for s, kept in zip(sources, mask, strict=True) if kept))
-            for name, mask in masks.items()
-        }
-        facts = {"moments": moments, "classes": classes, "split_by": counted}
+        facts = {"moments": moments, **_counted(made[0].rows, masks), "split_by": counted}
         return pipeline.Result(tables, facts)
 
-    def _rows(
-        self, projector: Projector, table: pa.Table, split: list[str]
-    ) -> tuple[pa.Table, np.ndarray]:
-        """Return the artifacts table of an images table, and its artifacts in float32."""
-        artifacts, beside = projector(table)
-        also = [name for name in AUGMENTED if name in table.column_names]
+    def _rows(self, found: Projected, split: list[str]) -> pa.Table:
+        """Return the artifacts table of what was projected; ``split`` is that of each row."""
+        table, artifacts, beside = found
+        also = [name for name in (*AUGMENTED, *TILE) if name in table.column_names]
         kept = ["id", "uri", "source", "sha256", "pixel_sha256", "perceptual_hash", *also]
         rows = table.select(kept)
         for name, values in ({"split": split} | beside).items():
             rows = rows.append_column(name, pa.array(values, ARTIFACTS[name]))
         stored = halved(artifacts) if self.float16 else artifacts
-        return rows.select([*ARTIFACTS, *also]).append_column(
-            "artifact", tensors.to_column(stored)
-        ), artifacts
+        return rows.select([*ARTIFACTS, *also]).append_column("artifact", tensors.to_column(stored))
+
+
+def _counted(rows: pa.Table, masks: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return how many images of each source there are by split, and how many tiles, if any."""
+    sources, begins = rows["source"].to_pylist(), np.zeros(rows.num_rows, bool)
+    begins[firsts(rows)] = True
+
+    def counts(kept: np.ndarray) -> dict[str, dict[str, int]]:
+        return {
+            name: dict(Counter(str(sources[row]) for row in np.flatnonzero(mask & kept)))
+            for name, mask in masks.items()
+        }
+
+    found = {"classes": counts(begins)}
+    if "tile" in rows.column_names:
+        found["tiles"] = counts(np.ones_like(begins))
+    return found
 
 
 def halved(artifacts: np.ndarray) -> np.ndarray:
@@ -131,11 +151,13 @@ def total_moments(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"mean": mean.tolist(), "std": np.sqrt(np.maximum(square - mean**2, 0)).tolist()}
 
 
-def evaluated_classes(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
-    """Return how many images of each source a pipeline's records count, by split."""
+def evaluated_classes(
+    records: Sequence[dict[str, Any]], fact: str = "classes"
+) -> dict[str, dict[str, int]]:
+    """Return how many images, or ``tiles``, of each source a pipeline's records count, by split."""
     counts: dict[str, Counter[str]] = {split: Counter() for split in EVALUATED}
     for record in records:
-        for split, found in record["facts"].get("classes", {}).items():
+        for split, found in record["facts"].get(fact, {}).items():
             counts[split].update(found)
     return {split: dict(sorted(found.items())) for split, found in counts.items()}
 
@@ -153,6 +175,7 @@ def compute_artifacts(
     manifolds: Sequence[str] = (),
     plain: Sequence[str] = (),
     image_size: int | None = None,
+    tiles: int | None = None,
     sources: Sequence[str] | None = None,
     undeclared: str = CONTENT,
     split_by: str | None = None,
@@ -176,6 +199,7 @@ def compute_artifacts(
         manifolds: URIs of manifolds, or of folders that hold some.
         plain: spaces to embed in without a manifold, such as ``image``, the images themselves.
         image_size: of those spaces; a manifold has its own.
+        tiles: of those spaces, so many at most where images are larger; see ``targets_of``.
         sources: of images that declare a source, as a benchmark's, only these.
         undeclared: the split of images that declare none: ``content`` (70 % train, 10 %
             validation, 20 % test by pixel hash) or the name of one split for all of them.
@@ -185,11 +209,12 @@ def compute_artifacts(
         projection: what x* is, from how many neighbours.
         search: how to find them, and where the manifold lies; the artifacts do not depend on it.
         demand: how many processes, with how many GPUs.
-        chunk: images of a file; artifacts made apart can be read together if theirs are alike.
+        chunk: images of a file, or tiles; artifacts made apart can be read together if theirs are
+            alike.
         targets: the spaces and projections themselves, such as an attributor's, instead of
             ``manifolds``, ``plain`` and ``projection``.
         augmentation: put degraded copies beside training images; counts of images leave them out,
-            ``classes`` are rows with them.
+            ``classes`` count them, too, and ``tiles`` the tiles of all.
         terms: whether to replace an output of other settings, or a run that seems alive.
 
     """
@@ -201,15 +226,23 @@ def compute_artifacts(
     units = plan(inputs, selection, labelled=True, reading=reading)
     check_column(units, split_by)
     targets = targets or targets_of(
-        units, selection, manifolds, projection, plain=plain, image_size=image_size
+        units,
+        selection,
+        manifolds,
+        projection,
+        plain=plain,
+        image_size=image_size,
+        tiles=tiles,
     )
     facts = {name: target.facts() for name, target in targets.items()}
     made_of = [
         [f[k] for k in ("space", "decode", "manifold_sha256", "projection")] for f in facts.values()
     ]
     made_by = [content_key(units), selection.sources, made_of, undeclared, float16]
-    first = next(iter(targets.values())).rule
+    first = reading_rule([target.rule for target in targets.values()])
     augment = augmentation and {**augmentation.card(), "size": first.size}
+    if augment and first.tiles:
+        augment["tiles"] = first.tiles
     by = {"split_by": split_by} if split_by else None
     key = storage.digest(made_by + [one for one in (augment, by) if one])
     learned = any(target.space.name in LEARNED for target in targets.values())
@@ -242,6 +275,8 @@ def compute_artifacts(
         classes = evaluated_classes(records)
         copies = sum(sum(found.values()) for found in classes.values()) - counts["ok"]
         common = {**counts, "inputs": describe(inputs, units), "classes": classes}
+        if first.tiles:
+            common["tiles"] = evaluated_classes(records, "tiles")
         if augment:
             common |= {"augment": augment, "copies": copies}
         if split_by:

@@ -1,8 +1,10 @@
 """Options that several jobs share, and that a sweep may choose: spaces, projections, trainings."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, Field
+
+from manifpt.images.tiles import MOST, USUAL
 
 if TYPE_CHECKING:
     from manifpt.attribution.decision import Rule
@@ -10,6 +12,9 @@ if TYPE_CHECKING:
     from manifpt.images.sources import Reading
     from manifpt.manifold.projector import Projection
     from manifpt.spaces import Options as Spaces
+
+
+Tiles = Annotated[int | None, Field(ge=0, le=MOST)]
 
 
 class SpaceOptions(BaseModel):
@@ -20,6 +25,11 @@ class SpaceOptions(BaseModel):
     )
     image_size: int | None = Field(
         None, ge=4, description="side in pixels; the images' own, at most 64, if not given"
+    )
+    tiles: Tiles = Field(
+        None,
+        description="rgb, freq: an image larger than its size is so many native tiles at most, not "
+        f"resized; 0 resizes it; {USUAL} if not given (a sweep: 0)",
     )
     metric: Literal["euclidean", "cosine", "whitened"] = Field(
         "euclidean",
@@ -153,6 +163,11 @@ class PlainOptions(BaseModel):
     )
     image_size: int | None = Field(
         None, ge=4, description="--space: side in pixels; the images' own, at most 64"
+    )
+    tiles: Tiles = Field(
+        None,
+        description="--space: of a larger image so many native tiles at most; 0 resizes it; those "
+        f"of the manifold, else {USUAL}, if not given",
     )
 
     @property

@@ -79,7 +79,8 @@ class Made:
 def embedding_options(space: str, settings: Settings) -> dict[str, Any]:
     """Return those of a trial's settings that decide the embeddings in one space."""
     names = (*OF_ALL, *OF_SPACE.get(space, ()), *(OF_LEARNED if space in LEARNED else ()))
-    return {name: getattr(settings, name) for name in names}
+    tiles = {"tiles": settings.tiles} if settings.tiles else {}
+    return {name: getattr(settings, name) for name in names} | tiles
 
 
 class Cache:
@@ -113,6 +114,7 @@ class Cache:
 
     def _images(self, settings: Settings, made: Made) -> str:
         made_of = {"size": settings.image_size, "images": self.images.content}
+        made_of |= {"tiles": settings.tiles} if settings.tiles else {}
         uri, there = self._place("image", made_of)
         if not there:
             made.steps.append("image")
@@ -121,6 +123,7 @@ class Cache:
                 uri,
                 plain=("image",),
                 image_size=settings.image_size,
+                tiles=settings.tiles or 0,
                 sources=self.images.sources,
                 split_by=self.images.split_by,
                 chunk=CHUNK,
@@ -153,7 +156,7 @@ class Cache:
                 reals,
                 space=space,
                 options=settings.spaces,
-                settings=Built(image_size=settings.image_size),
+                settings=Built(image_size=settings.image_size, tiles=settings.tiles or 0),
             )
             made.embedded += manifest["ok"]
         embeddings, there = self._place("embeddings", made_of)

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from manifpt.errors import ManifptError
 from manifpt.options import ProjectionOptions, SpaceOptions, TrainingOptions
 from manifpt.spaces import SPACES
+from manifpt.spaces.space import LEARNED
 
 Value = int | float | str | bool | None
 
@@ -209,4 +210,6 @@ def checked(settings: Settings) -> None:
     for space in settings.space.split("+"):
         if space not in SPACES:
             raise ManifptError(f"--config: space {space}: unknown; choose of {', '.join(SPACES)}")
+    if settings.tiles and set(settings.space.split("+")) & set(LEARNED):
+        raise ManifptError("--config: tiles: learned spaces take whole images; leave it out")
     _ = settings.projection

@@ -19,10 +19,12 @@ from manifpt.attribution.near import NEAR, near
 from manifpt.attribution.network import AttributionNetwork, Design, Outputs
 from manifpt.attribution.network import outputs as network_outputs
 from manifpt.attribution.open_set import REMEDY, OpenSet
+from manifpt.attribution.tiled import pooled_tiles
 from manifpt.backbone import folded
 from manifpt.branches import LOOKS, Branch, check_unchanged, of_classes, read_artifacts
 from manifpt.errors import DamageError, ManifptError
 from manifpt.images.perceptual import DISTANCE, HammingIndex
+from manifpt.images.stacks import firsts
 
 WEIGHTS = "weights.pt"
 SEEN = "seen.parquet"
@@ -94,13 +96,22 @@ class Attributor:
             return None
         return OpenSet.from_bytes(self._bytes(OPEN_SET), self._uri(OPEN_SET))
 
-    def outputs(self, artifacts: Sequence[np.ndarray]) -> Outputs:
-        """Return the network's logits and features of the artifacts in each space."""
+    @property
+    def tiled(self) -> bool:
+        """Whether images larger than a space's size are looked at in tiles."""
+        return any(branch["decode"].get("tiles") for branch in self.branches)
+
+    def outputs(self, artifacts: Sequence[np.ndarray], begins: np.ndarray | None = None) -> Outputs:
+        """Return the network's logits and features of the artifacts in each space.
+
+        Where rows are tiles, ``begins`` are the first of each image, and outputs are of images.
+        """
         shaped = [
             a.reshape(-1, *branch["shape"])
             for a, branch in zip(artifacts, self.branches, strict=True)
         ]
-        return network_outputs(self.ready, shaped, self.device)
+        found = network_outputs(self.ready, shaped, self.device)
+        return found if begins is None else pooled_tiles(found, begins)
 
     def fused(self, logits: np.ndarray, weights: Sequence[float] | None = None) -> np.ndarray:
         """Return N x classes probabilities of N x heads x classes logits, float64.
@@ -112,9 +123,11 @@ class Attributor:
         out: np.ndarray = pooled(torch.from_numpy(logits).double(), given).exp().numpy()
         return out
 
-    def probabilities(self, artifacts: Sequence[np.ndarray]) -> np.ndarray:
-        """Return N x classes probabilities of the artifacts in each space, float64."""
-        return self.fused(self.outputs(artifacts).logits)
+    def probabilities(
+        self, artifacts: Sequence[np.ndarray], begins: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return N x classes probabilities of the artifacts in each space, see ``outputs``."""
+        return self.fused(self.outputs(artifacts, begins).logits)
 
     def unknown(self, outputs: Outputs, distance: Sequence[float | None]) -> "Unknown | None":
         """Return how strange N images are; None if the attributor cannot tell.
@@ -219,7 +232,7 @@ def publish_attributor(claim: claims.Claim, made: Made, facts: dict[str, Any]) -
 
 
 def seen_by(branch: Branch, classes: Sequence[str]) -> pa.Table:
-    """Return the hashes of what training and validation have seen of artifacts.
+    """Return the hashes of what training and validation have seen of artifacts, a row an image.
 
     ``near_training`` says which validation images look like a training image, of any class; it is
     null of training images, and where there are no perceptual hashes.
@@ -227,13 +240,15 @@ def seen_by(branch: Branch, classes: Sequence[str]) -> pa.Table:
     found = []
     index: HammingIndex | None = None
     for split in ("train", "validation"):
-        read = ["source", "pixel_sha256", LOOKS]
+        read = ["source", "pixel_sha256", LOOKS, *(["tile"] if "tiles" in branch.manifest else [])]
         paths = [storage.join(branch.uri, path) for path in branch.files(split)]
         table = of_classes(pa.concat_tables([read_artifacts(p, read) for p in paths]), classes)
+        table = table.take(pa.array(firsts(table)))
+        table = table.select([name for name in read[1:3] if name in table.column_names])
         if LOOKS in table.column_names:
             table = table.append_column(NEAR, near(table[LOOKS], index))
             index = HammingIndex(np.unique(table[LOOKS].drop_null().to_numpy()))
-        found.append(table.drop_columns(["source"]))
+        found.append(table)
     return pa.concat_tables(found)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -19,8 +20,10 @@ from manifpt.attribution.fusion import fit_weights
 from manifpt.attribution.network import AttributionNetwork, Design, Outputs, outputs
 from manifpt.attribution.open_set import Fitted, Known, fit_open_set
 from manifpt.attribution.stream import MOST_ROWS, first_of
+from manifpt.attribution.tiled import counts_of, means, pooled_tiles
 from manifpt.branches import Branch, artifact_column, of_classes, read_branches
 from manifpt.device import device_and_precision, threads_of
+from manifpt.images.stacks import firsts
 
 Build = Callable[[], AttributionNetwork]
 
@@ -110,24 +113,28 @@ def _described(fitted: Fitted | None) -> dict[str, Any] | None:
 def validation_outputs(
     network: AttributionNetwork, branches: Sequence[Branch], classes: list[str], device: str
 ) -> Known:
-    """Return what the network says of validation images."""
+    """Return what the network says of validation images, pooled where they have tiles."""
     found = []
     room = np.full(len(classes), max(1, MOST_ROWS // len(classes)))
     for path in branches[0].files("validation"):
         table = of_classes(
             read_branches([storage.join(branch.uri, path) for branch in branches]), classes
         )
-        numbers = np.array([classes.index(s) for s in table["source"].to_pylist()], dtype=np.int64)
+        begins, sources = firsts(table), table["source"].to_pylist()
+        numbers = np.array([classes.index(sources[row]) for row in begins], dtype=np.int64)
         kept = first_of(numbers, room)
         if not len(kept):
             continue
-        table = table.take(kept)
+        images = np.repeat(np.arange(len(begins)), counts_of(begins, table.num_rows))
+        table = table.filter(pa.array(np.isin(images, kept)))
+        begins = firsts(table)
         artifacts = [
             tensors.from_column(table[artifact_column(n)]).reshape(-1, *branch.manifest["shape"])
             for n, branch in enumerate(branches)
         ]
         distance = np.array(table["distance"].to_pylist(), dtype=np.float64)
-        found.append(Known(outputs(network, artifacts, device), numbers[kept], distance))
+        of_images = pooled_tiles(outputs(network, artifacts, device), begins)
+        found.append(Known(of_images, numbers[kept], means(distance, begins)))
     return _joined(found)
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from manifpt import storage, tensors
 from manifpt.artifacts import channel_moments, total_moments
-from manifpt.branches import Branch, artifact_column, of_classes, read_branches
+from manifpt.branches import Branch, artifact_column, of_classes, read_branches, row_counts
 
 if TYPE_CHECKING:
     import ray.data
@@ -51,7 +51,7 @@ def dataset(branches: Sequence[Branch], split: str, classes: list[str]) -> "ray.
     found = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         _ReadPart(classes), batch_size=1
     )
-    counts = branches[0].manifest["classes"][split]
+    counts = row_counts(branches[0].manifest)[split]
     size = sum(counts[name] for name in classes) * row_bytes(branches)
     store = ray.cluster_resources().get("object_store_memory", 0.0)
     return found.materialize() if size < IN_MEMORY_SHARE * store else found

@@ -24,7 +24,7 @@ from manifpt.attribution.stream import (
     row_bytes,
     rows_of,
 )
-from manifpt.branches import Branch, artifacts_of
+from manifpt.branches import Branch, artifacts_of, row_counts
 from manifpt.device import threads_of
 from manifpt.errors import ManifptError
 from manifpt.images.places import places
@@ -81,6 +81,7 @@ def train_attributor(
     manifolds: Sequence[str] = (),
     plain: Sequence[str] = (),
     image_size: int | None = None,
+    tiles: int | None = None,
     projection: Projection = NEAREST,
     split_by: str | None = None,
     num_workers: int | None = None,
@@ -114,6 +115,7 @@ def train_attributor(
         manifolds=manifolds,
         plain=plain,
         image_size=image_size,
+        tiles=tiles,
         projection=projection,
         split_by=split_by,
         demand=demand,
@@ -189,7 +191,7 @@ class _Trained:
 
     def _settings(self, found: Sequence[dict[str, Any]]) -> Settings:
         names = "batch_size learning_rate weight_decay patience seed augment label_smoothing"
-        counts = self.branches[0].manifest["classes"]["train"]
+        counts = row_counts(self.branches[0].manifest)["train"]
         rows = sum(counts[name] for name in self.classes)
         budget = self.options.budget(rows)
         return Settings(
@@ -240,7 +242,8 @@ def _fitted(branch: Branch, classes: list[str], threads: int) -> Fitted:
         for artifacts, labels in rows_of(branch, split, classes):
             yield (artifacts - mean) / std, labels
 
-    counts = [branch.manifest["classes"]["train"][name] for name in classes]
+    rows = row_counts(branch.manifest)["train"]
+    counts = [rows[name] for name in classes]
     with threads_of(threads):
         validation = first_rows(standardised("validation"), len(classes))
         return Fitted(

@@ -18,6 +18,7 @@ from manifpt.attribution.decision import USUAL, Rule, decide
 from manifpt.attribution.near import NEAR
 from manifpt.attribution.registered import Source, model_places, opened
 from manifpt.attribution.stage import manifold_places, trained_targets
+from manifpt.attribution.tiled import mean_or_none
 from manifpt.branches import (
     Branch,
     are_artifacts,
@@ -33,6 +34,7 @@ from manifpt.evaluation.report import NEAR_SCORES, SCORES, UNKNOWN, confidence_r
 from manifpt.evaluation.unseen import Unseen
 from manifpt.images.perceptual import DISTANCE
 from manifpt.images.places import places
+from manifpt.images.stacks import firsts
 
 METRICS = "metrics.json"
 
@@ -47,7 +49,11 @@ class ScoreStage(Unseen):
         """Score rows; the record counts what was left out and why."""
         classes = self.attributor.classes
         seen, other = self.unusable(table, np.array(table["in_manifold"]))
-        facts: dict[str, Any] = {"seen": int(seen.sum()), "other_source": int(other.sum())}
+        images = firsts(table)
+        facts: dict[str, Any] = {
+            "seen": int(seen[images].sum()),
+            "other_source": int(other[images].sum()),
+        }
         table = self.marked(table)
         tables: dict[str, list[pa.Table]] = {}
         unknown = other & np.array([name is not None for name in table["source"].to_pylist()])
@@ -75,14 +81,17 @@ class ScoreStage(Unseen):
     def _scores(self, table: pa.Table) -> pa.Table:
         """Return the scores table of an artifacts table: all that metrics are computed from.
 
+        It has a row an image; distances are means of its tiles, the neighbour is its first tile's.
         ``uncalibrated`` are the probabilities before the heads were weighed.
         """
         classes, heads = self.attributor.classes, len(self.attributor.manifest["weights"])
         names = [artifact_column(n) for n in range(len(self.attributor.branches))]
-        found = self.attributor.outputs([tensors.from_column(table[name]) for name in names])
+        artifacts, begins = [tensors.from_column(table[name]) for name in names], firsts(table)
+        found = self.attributor.outputs(artifacts, begins)
+        distance = mean_or_none(table["distance"].to_pylist(), begins)
         probabilities = self.attributor.fused(found.logits)
         before = self.attributor.fused(found.logits, [1 / heads] * heads)
-        unknown = self.attributor.unknown(found, table["distance"].to_pylist())
+        unknown = self.attributor.unknown(found, distance)
         unknown_p = unknown.p_value if unknown else None
         columns: dict[str, Any] = {
             "prediction": [classes[i] for i in probabilities.argmax(1)],
@@ -94,7 +103,9 @@ class ScoreStage(Unseen):
         if unknown:
             columns |= {"unknown_score": unknown.score, "unknown_p": unknown.p_value}
             columns["unknown_scores"] = list(unknown.scores)
-        scores = table.select(["id", "source", "sha256", "neighbor_id", "distance", NEAR])
+        kept = ["id", "source", "sha256", "neighbor_id", NEAR]
+        scores = table.select(kept).take(pa.array(begins))
+        scores = scores.append_column("distance", pa.array(distance, pa.float64()))
         for name, values in columns.items():
             scores = scores.append_column(name, pa.array(values))
         return scores

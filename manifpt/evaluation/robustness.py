@@ -28,9 +28,9 @@ from manifpt.images.copies import view
 from manifpt.images.degrade import IDENTITY, Degradation
 from manifpt.images.perceptual import DISTANCE
 from manifpt.images.places import places
-from manifpt.images.read import sized
 from manifpt.images.sources import content_key, describe
-from manifpt.projection import Projector, project, projectors_of
+from manifpt.images.stacks import firsts
+from manifpt.projection import Projector, project, project_images, projectors_of
 
 RESULT = "robustness.json"
 LEVELS = (
@@ -58,7 +58,9 @@ class RobustnessStage(Unseen):
         kept = table.filter(pa.array(~(seen | other | near)))
         in_manifold = np.zeros(kept.num_rows, bool)
         if kept.num_rows:
-            in_manifold = np.any([beside["in_manifold"] for _, beside in self._made(kept)], axis=0)
+            made = project_images(self.projectors, kept)
+            in_manifold = np.any([m.beside["in_manifold"] for m in made], axis=0)
+            in_manifold = in_manifold[firsts(made[0].rows)]
             kept = kept.filter(pa.array(~in_manifold))
         facts = {"seen": int(seen.sum() + in_manifold.sum()), "other_source": int(other.sum())}
         facts["near_training"] = int(near.sum())
@@ -68,8 +70,9 @@ class RobustnessStage(Unseen):
         levels, scores = {}, []
         for level in self.levels:
             damaged = view(kept, level, self.projectors[0].rule.filter)
-            artifacts = [artifacts for artifacts, _ in self._made(damaged)]
-            probabilities = self.attributor.probabilities(artifacts)
+            made = project_images(self.projectors, damaged)
+            artifacts, begins = [m.artifacts for m in made], firsts(made[0].rows)
+            probabilities = self.attributor.probabilities(artifacts, begins)
             predicted = probabilities.argmax(1)
             levels[str(level)] = {
                 "confusion": confusion_matrix(truth, predicted, len(classes)).tolist(),
@@ -83,10 +86,6 @@ class RobustnessStage(Unseen):
             both = {name: kept[name] for name in ("id", "source", "sha256")} | columns
             scores.append(pa.table(both))
         return pipeline.Result({"scores": pa.concat_tables(scores)}, {**facts, "levels": levels})
-
-    def _made(self, table: pa.Table) -> list[tuple[np.ndarray, dict[str, Any]]]:
-        """Return the artifacts of an images table in each space, and the columns beside."""
-        return [p(sized(table, p.space.size)) for p in self.projectors]
 
 
 def evaluate_robustness(

@@ -13,8 +13,9 @@ from manifpt.device import precision_of
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Unit, plan
 from manifpt.images.places import places
-from manifpt.images.probe import natural_size
+from manifpt.images.probe import natural_size, usual_tiles
 from manifpt.images.sources import MANIFOLD_REALS, content_key, describe
+from manifpt.images.stacks import reading_rule
 from manifpt.manifold.embed import (
     clear_embedded,
     embed,
@@ -58,6 +59,7 @@ def _nothing(counts: dict[str, Any]) -> ManifptError:
 class Settings:
     """What a manifold is besides its reals and its space.
 
+    ``tiles`` is how many native tiles an image larger than the size has at most; 0 resizes it.
     ``factory`` is FAISS's name of an approximate index to have beside exact search; ``geometry``
     is for the Riemannian projector; ``denoiser`` are the steps of its training, 0 for none.
     """
@@ -68,17 +70,14 @@ class Settings:
     metric: str = "euclidean"
     factory: str | None = None
     geometry: bool = False
+    tiles: int | None = None
     denoiser: int = 0
 
     def learned(self) -> list[Any]:
         """Return what decides all that is learned of the vectors, for keys."""
         # Manifolds of earlier versions had no denoiser.
-        return [
-            self.metric,
-            self.factory,
-            self.geometry,
-            *([self.denoiser] if self.denoiser else []),
-        ]
+        denoiser = [self.denoiser] if self.denoiser else []
+        return [self.metric, self.factory, self.geometry, *denoiser]
 
 
 def _spaces(
@@ -104,6 +103,20 @@ def _spaces(
     return spaces
 
 
+def _rules(spaces: Sequence[Space], units: Sequence[Unit], settings: Settings) -> list[DecodeRule]:
+    """Return how images are decoded for each space: learned ones take whole images, resized."""
+    tiled = [space for space in spaces if space.name not in LEARNED]
+    tiles = settings.tiles
+    if tiles is None:
+        tiles = usual_tiles(units, MANIFOLD_REALS, tiled[0].size) if tiled else 0
+    elif tiles and not tiled:
+        raise ManifptError("--tiles: learned spaces take whole images; leave it out")
+    return [
+        DecodeRule(space.size, settings.filter_name, tiles=tiles if space in tiled else 0)
+        for space in spaces
+    ]
+
+
 def build_manifold(
     inputs: Sequence[str],
     output: str,
@@ -126,8 +139,8 @@ def build_manifold(
     pool = session.pool(demand, uses_gpu=settings.denoiser > 0 or bool(set(names) & set(LEARNED)))
     options = replace(options, precision=precision_of(options.precision, pool))
     spaces = _spaces(names, units, options, settings.image_size, denoiser=bool(settings.denoiser))
-    rule = DecodeRule(spaces[0].size, settings.filter_name)
-    made_of = [rule.card(), settings.shards, *settings.learned()]
+    rules = _rules(spaces, units, settings)
+    made_of = [reading_rule(rules).card(), settings.shards, *settings.learned()]
     key = storage.digest([content_key(units), *(s.card() for s in spaces), *made_of])
     kind = "manifold" if len(spaces) == 1 else MANIFOLDS
     given = (("--sl-weights", options.sl_weights), ("--ssl-weights", options.ssl_weights))
@@ -142,7 +155,7 @@ def build_manifold(
             for one, folder in zip(spaces, folders, strict=True)
         ]
         embedding = [compiled(s) for s in spaces] if pool.compiled else spaces
-        records = embed(units, embedding, rule, settings.shards, output, pool)
+        records = embed(units, embedding, rules, settings.shards, output, pool)
         counts = pipeline.totals(records)
         if counts["ok"] == 0:
             claim.abandon()
@@ -150,7 +163,7 @@ def build_manifold(
         common = {**counts, "inputs": describe(inputs, units)}
         quarantine = [p for p in pipeline.parts(records) if p["folder"] == "quarantine"]
         members = {}
-        for one, folder in zip(spaces, folders, strict=True):
+        for one, rule, folder in zip(spaces, rules, folders, strict=True):
             place = storage.join(output, folder) if folder else output
             draft = _draft(one, rule, settings, records, output, place, pool)
             draft |= {**common, "quarantine": quarantine if single else []}
@@ -177,7 +190,7 @@ def _draft(
         "space": space.card(),
         "weights": weights_entry(space),
         "shape": list(space.shape),
-        "decode": replace(rule, size=space.size).card(),
+        "decode": rule.card(),
         "metric": settings.metric,
         "reals": sum(entry["reals"] for entry in entries),
         "duplicates": sum(entry["duplicates"] for entry in entries),
@@ -249,7 +262,7 @@ def append_to_manifold(
     claims.check_apart(manifold.uri, apart)
     with claims.claim(scratch, "append", key, apart=apart) as claim:
         shards = len(manifold.manifest["shards"])
-        records = embed(units, [manifold.space], manifold.rule, shards, scratch, pool)
+        records = embed(units, [manifold.space], [manifold.rule], shards, scratch, pool)
         counts = pipeline.totals(records)
         if counts["ok"] == 0:
             claim.abandon()

@@ -18,6 +18,7 @@ import torch
 
 from manifpt import session, storage
 from manifpt.device import device_and_precision, threads_of
+from manifpt.images.ids import image_id
 from manifpt.manifold.basis import Basis
 from manifpt.manifold.denoiser import Denoiser
 from manifpt.manifold.embed import write_array
@@ -229,20 +230,38 @@ def write_index(manifold: Manifold, output: str, factory: str) -> dict[str, Any]
     return {"plan": asdict(plan), "recall": recall, "path": "index.faiss", **entry}
 
 
-def held_out_of(manifold: Manifold, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the vectors and pixel hashes of a shard's part of the held-out reals."""
+def held_out_of(manifold: Manifold, number: int) -> tuple[np.ndarray, ...]:
+    """Return the vectors, pixel hashes and ids of a shard's part of the held-out reals."""
     shard = manifold.read(Plan(), [number])
     share = len(shard.ids) / manifold.manifest["reals"]
     rows = np.argsort(shard.pixel_sha256)[: max(1, round(HELD_OUT * share))]
-    return shard.vectors[rows], shard.pixel_sha256[rows]
+    return shard.vectors[rows], shard.pixel_sha256[rows], shard.ids[rows]
 
 
 def held_out_found(manifold: Manifold, number: int, *asked: Any) -> np.ndarray:
-    """Return the distances of held-out reals to their nearest in one shard, inf for none."""
-    queries, hashes = zip(*asked, strict=True)
+    """Return the distances of held-out reals to their nearest in one shard, inf for none.
+
+    A tile does not meet the others of its image, as no tile of a new image will.
+    """
+    queries, hashes, ids = (np.concatenate(part) for part in zip(*asked, strict=True))
     shard = manifold.read(Plan(), [number])
-    found: Neighbours = search(shard, np.concatenate(queries), 1, np.concatenate(hashes), Plan())
-    return found.distance[:, 0]
+    count = max(1, manifold.rule.tiles)
+    step = -(-len(ids) // count)  # as many neighbours at once as without tiles
+    parts = [slice(start, start + step) for start in range(0, len(ids), step)]
+    return np.concatenate(
+        [
+            _of_others(search(shard, queries[part], count, hashes[part], Plan()), ids[part])
+            for part in parts
+        ]
+    )
+
+
+def _of_others(found: Neighbours, ids: np.ndarray) -> np.ndarray:
+    """Return the distance of each row's nearest real that is of no image of ``ids``."""
+    others = np.array([[image_id(str(near)) for near in line] for line in found.id])
+    same = others == np.array([[image_id(str(own))] for own in ids])
+    nearest_of: np.ndarray = np.where(same, np.inf, found.distance).min(1)
+    return nearest_of
 
 
 def _task(pool: session.Pool, function: Callable[..., Any], *args: Any) -> Any:
