@@ -41,6 +41,7 @@ LOG_SCALE, CORRELATION_SCALE, SPECTRUM_SCALE = 0.25, 0.5, 0.1
 
 _DIFFERENCE = np.array([[-1, 1]])
 _SECOND = np.array([[1, -2, 1]])
+_THIRD = np.array([[1, -3, 3, -1]])
 _SQUARE_3 = np.array([[-1, 2, -1], [2, -4, 2], [-1, 2, -1]])
 _SQUARE_5 = np.array(
     [
@@ -61,23 +62,25 @@ FILTERS = {
     "second-vertical": _SECOND.T,
     "square-3": _SQUARE_3,
     "square-5": _SQUARE_5,
+    "third-horizontal": _THIRD,
+    "third-vertical": _THIRD.T,
+    "mixed": np.array([[1, -1], [-1, 1]]),
+    "laplacian": np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]]),
 }
-FIRST = ("horizontal", "vertical", "diagonal", "square-3")
+MAIN = tuple(FILTERS)[:8]
 
 
 class Plan(NamedTuple):
-    """Filters of triples, and rounding steps (of 255) of triples and of autocorrelations.
-
-    Autocorrelations are of all filters.
-    """
+    """Filters and rounding steps (of 255) of autocorrelations, and which have triples, too."""
 
     filters: tuple[str, ...]
     steps: tuple[int, ...]
-    correlated: tuple[int, ...]
+    triples: tuple[str, ...]
+    triple_steps: tuple[int, ...]
 
 
-LIGHT = Plan(tuple(FILTERS), (4, 16), (1, 4, 16))
-COLOUR = Plan(FIRST, (4,), (1, 4))
+LIGHT = Plan(tuple(FILTERS), (1, 4, 16), MAIN, (4, 16))
+COLOUR = Plan(MAIN, (1, 4), ("horizontal", "vertical"), (4,))
 
 
 def _values(planes: np.ndarray) -> np.ndarray:
@@ -91,16 +94,14 @@ def _values(planes: np.ndarray) -> np.ndarray:
 
 def _averages(planes: np.ndarray, plan: Plan) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the statistics of N x H x W int16 planes that are averages, N x k, with their kind."""
-    for name, kernel in FILTERS.items():
-        residuals = residual(planes, kernel)
-        size = int(abs(kernel).max())
-        for step in sorted({*plan.steps, *plan.correlated}):
+    for name in plan.filters:
+        residuals, size = residual(planes, FILTERS[name]), int(abs(FILTERS[name]).max())
+        for step in plan.steps:
             found = levels(residuals, size * step)
-            if step in plan.steps and name in plan.filters:
+            yield "covariances", covariances(found)
+            if name in plan.triples and step in plan.triple_steps:
                 for axis in (1, 2):
                     yield "triples", triples(found, axis)
-            if step in plan.correlated:
-                yield "covariances", covariances(found)
     yield "power", power(planes)
 
 

@@ -8,7 +8,7 @@ import pytest
 from manifpt.errors import ManifptError
 from manifpt.spaces import make_space, space_from_card
 
-GREEN = 32 * 39 + 24 * 41 + 202 + 32
+GREEN = 32 * 39 + 36 * 41 + 202 + 32
 
 
 def images(*shape: int, seed: int = 0) -> np.ndarray:
@@ -28,10 +28,10 @@ def embed(pictures: np.ndarray) -> np.ndarray:
 
 def test_there_are_as_many_statistics_at_any_size_and_small_images_have_all():
     space = make_space("residual", 28)
-    assert space.shape == (3636,)
+    assert space.shape == (3972,)
     for height, width in ((8, 8), (9, 30), (28, 28), (64, 65), (256, 192)):
         found = space.embed(images(2, height, width))
-        assert found.shape == (2, 3636)
+        assert found.shape == (2, 3972)
         assert np.isfinite(found).all()
     assert space_from_card(space.card()) == space
 
@@ -46,7 +46,7 @@ def test_the_same_texture_has_like_statistics_at_another_size():
 def test_a_negative_and_red_for_blue_change_nothing_but_values():
     pictures = images(3, 32, 32)
     found, negative = embed(pictures), embed(255 - pictures)
-    exact = np.ones(3636, bool)
+    exact = np.ones(3972, bool)
     exact[GREEN - 32 : GREEN] = False
     np.testing.assert_allclose(negative[:, exact], found[:, exact], rtol=1e-5, atol=1e-6)
     assert not np.allclose(negative[:, ~exact], found[:, ~exact], atol=1e-3)
