@@ -21,7 +21,8 @@ class SpaceOptions(BaseModel):
     """What images are embedded in, and what is near there."""
 
     space: str = Field(
-        "rgb", description="rgb, freq, sl, ssl, or several at once, each a manifold: rgb+sl"
+        "rgb",
+        description="rgb, freq, residual, sl, ssl, or several at once, each a manifold: rgb+sl",
     )
     image_size: int | None = Field(
         None, ge=4, description="side in pixels; the images' own, at most 64, if not given"
