@@ -119,29 +119,35 @@ def _scaled(kind: str, averages: np.ndarray) -> np.ndarray:
 
 def _light(planes: np.ndarray) -> np.ndarray:
     parts = [_scaled(kind, averages) for kind, averages in _averages(planes, LIGHT)]
-    return np.hstack([*parts, _values(planes)]).astype(np.float32)
+    return np.hstack([*parts, _values(planes)])
 
 
 def _colour(red: np.ndarray, blue: np.ndarray) -> np.ndarray:
     """Return statistics of two differences of colours: averages over both."""
     both = zip(_averages(red, COLOUR), _averages(blue, COLOUR), strict=True)
-    return np.hstack([_scaled(kind, (one + other) / 2) for (kind, one), (_, other) in both]).astype(
-        np.float32
-    )
+    return np.hstack([_scaled(kind, (one + other) / 2) for (kind, one), (_, other) in both])
+
+
+@lru_cache
+def _grey() -> np.ndarray:
+    """Return the statistics of no colour, 1 x k, the same for any size."""
+    none = np.zeros((1, SMALLEST, SMALLEST), np.int16)
+    return _colour(none, none)
 
 
 def statistics(images: np.ndarray) -> np.ndarray:
-    """Return the statistics, N x DIMENSION float32, of N x H x W x 3 uint8 images, H, W >= 8."""
+    """Return the statistics, N x d float32, of N x H x W x 3 uint8 images, H, W >= 8.
+
+    Those of colour come last, less those of grey images: these have zeros, and cost nothing.
+    """
     planes = np.moveaxis(images, -1, 0).astype(np.int16)
     green = planes[1]
     red, blue = planes[0] - green, planes[2] - green
-    # Grey images have the colour of a black one.
-    coloured = (red.any((1, 2))) | (blue.any((1, 2)))
-    black = np.zeros((1, *green.shape[1:]), np.int16)
-    colour = np.repeat(_colour(black, black), len(images), 0)
+    coloured = red.any((1, 2)) | blue.any((1, 2))
+    colour = np.zeros((len(images), _grey().shape[1]))
     if coloured.any():
-        colour[coloured] = _colour(red[coloured], blue[coloured])
-    return np.hstack([_light(green), colour])
+        colour[coloured] = _colour(red[coloured], blue[coloured]) - _grey()
+    return np.hstack([_light(green), colour]).astype(np.float32)
 
 
 @lru_cache
