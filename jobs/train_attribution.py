@@ -1,5 +1,6 @@
 """Train a network to tell generators apart by the artifacts of their images.
 
+    python -m jobs.train_attribution --input a=DIR b=DIR real=DIR --output MODEL
     python -m jobs.train_attribution --input ARTIFACTS --output MODEL
     python -m jobs.train_attribution --input a=DIR b=DIR real=DIR --manifold M --output MODEL
     python -m jobs.train_attribution --input A-RGB A-SL --fusion early --output MODEL
@@ -7,7 +8,9 @@
     python -m jobs.train_attribution --extend MODEL --add NAME=URI [NAME=URI ...] --output NEW
     python -m jobs.train_attribution --input a=DIR b=DIR real=DIR --space image --output MODEL
 
---register NAME puts the attributor in MLflow's model registry, as jobs.register does with an
+The first makes the usual attributor: heads on pixels, on their high-pass residuals, on local
+statistics, and on what a denoiser that has seen reals alone takes away, each worth what validation
+images say. --register NAME puts the attributor in MLflow's model registry, as jobs.register does with an
 evaluation on its card. Artifacts of the same images in several spaces are attributed together, by
 one training or by fusing trained attributors. --extend adds sources to a trained attributor, each
 from about fifty images, without training its trunk again. The last trains the same network on the
@@ -62,6 +65,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     from manifpt.attribution.extend import extend_attributor
     from manifpt.attribution.members import fuse_attributors
     from manifpt.attribution.train import print_epoch, train_attributor
+    from manifpt.attribution.usual import train_usual
 
     def report(row: dict[str, float], epoch: int) -> None:
         print_epoch(row, epoch)
@@ -94,23 +98,36 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
             config.fuse, config.output, demand=config.demand, terms=config.terms
         )
         return _logged(config, manifest, tracked)
-    manifest = train_attributor(
-        config.input,
-        config.output,
-        config.training,
-        sources=config.sources,
-        manifolds=config.manifold,
-        plain=config.plain,
-        image_size=config.image_size,
-        tiles=config.tiles,
-        projection=config.projection,
-        split_by=config.split_by,
-        num_workers=config.num_workers,
-        demand=config.demand,
-        report=report,
-        terms=config.terms,
-    )
+    common = {
+        "sources": config.sources,
+        "image_size": config.image_size,
+        "tiles": config.tiles,
+        "split_by": config.split_by,
+        "num_workers": config.num_workers,
+        "demand": config.demand,
+        "report": report,
+        "terms": config.terms,
+    }
+    if is_usual(config):
+        manifest = train_usual(config.input, config.output, config.training, **common)
+    else:
+        manifest = train_attributor(
+            config.input,
+            config.output,
+            config.training,
+            manifolds=config.manifold,
+            plain=config.plain,
+            projection=config.projection,
+            **common,
+        )
     return _logged(config, manifest, tracked)
+
+
+def is_usual(config: Config) -> bool:
+    """Tell whether images are given, and nothing says in which spaces."""
+    from manifpt.branches import are_artifacts
+
+    return not (config.manifold or config.plain or are_artifacts(config.input))
 
 
 def _logged(config: Config, manifest: dict[str, Any], tracked: Run) -> dict[str, Any]:
@@ -120,6 +137,8 @@ def _logged(config: Config, manifest: dict[str, Any], tracked: Run) -> dict[str,
     tracked.document("manifest.json", manifest)
     names = ("classes", "network", "best_epoch", "validation_accuracy", "validation_loss")
     summary = {"output": config.output, **{n: manifest[n] for n in names if n in manifest}}
+    weights = zip(manifest.get("heads", []), manifest["weights"], strict=False)
+    print("weights of the heads:", "; ".join(f"{name} {weight:.2f}" for name, weight in weights))
     if config.register_as is not None:
         logged = log_model(config.output, tracked.require(), manifold="auto")
         return summary | register(logged, config.register_as, config.alias)

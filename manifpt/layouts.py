@@ -77,7 +77,7 @@ _FILES: dict[str, tuple[str, ...]] = {
 KINDS = frozenset(_FILES)
 # Outputs inside an output.
 _OUTPUTS = {
-    "attributor": r"artifacts",
+    "attributor": r"artifacts|manifold",
     "combination": r"[a-z0-9_]+(-\d+)?",
     "evaluation": r"artifacts",
     "manifold": r"_append-[0-9a-f]{12}",
@@ -86,8 +86,8 @@ _OUTPUTS = {
 }
 # Folders that a job makes before it knows the key of the output that they belong to.
 BEFORE = {
-    "attributor": r"artifacts/",
-    "chain": r"(encoder|manifolds|artifacts|attributor|evaluation|attributions|split)[\w+-]*/",
+    "attributor": r"(artifacts|manifold)/",
+    "chain": r"(encoder|manifolds?|artifacts|attributor|evaluation|attributions|split)[\w+@-]*/",
     "evaluation": r"(artifacts|model)/",
     "robustness": r"model/",
 }

@@ -216,6 +216,7 @@ def publish_attributor(claim: claims.Claim, made: Made, facts: dict[str, Any]) -
         "classes": made.classes,
         "branches": kept,
         "weights": made.weights["weights"].tolist(),
+        "heads": made.design.head_names([branch.name for branch in branches]),
         "artifacts": [branch.uri for branch in branches],
         "inputs": manifest["inputs"],
         "rows": {

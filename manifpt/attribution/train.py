@@ -125,7 +125,7 @@ def train_attributor(
     design = options.design(branches, len(classes))
     content = [[b.manifest["key"], b.manifest["manifold_sha256"]] for b in branches]
     key = storage.digest([content, classes, vars(options), *([start] if start else [])])
-    keep = ("artifacts",)
+    keep = ("artifacts", "manifold")
     with claims.claim(output, "attributor", key, apart=read, terms=terms, keep=keep) as claim:
         if claim.finished:
             return claim.finished

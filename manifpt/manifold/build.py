@@ -17,6 +17,7 @@ from manifpt.images.probe import natural_size, usual_tiles
 from manifpt.images.sources import MANIFOLD_REALS, content_key, describe
 from manifpt.images.stacks import reading_rule
 from manifpt.manifold.embed import (
+    Training,
     clear_embedded,
     embed,
     remove_shard,
@@ -31,6 +32,7 @@ from manifpt.manifold.shard import ROWS
 from manifpt.spaces import Options, Space, make_space
 from manifpt.spaces.learned import compiled, keep_weights, weights_entry
 from manifpt.spaces.space import LEARNED, largest_size
+from manifpt.splits import reading_of
 from manifpt.tracking import versions
 
 ATTEMPTS = 20
@@ -124,6 +126,7 @@ def build_manifold(
     space: str = "rgb",
     options: Options = Options(),
     settings: Settings = Settings(),
+    training: Training | None = None,
     demand: session.Demand = session.ANY,
     terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:
@@ -131,16 +134,19 @@ def build_manifold(
 
     Of a benchmark, the reals of the split ``manifold`` are taken; other inputs are taken whole.
     ``space`` may name several, as ``rgb+freq``: each image is decoded once, each space gets a
-    manifold in a folder of its name, and the manifest lists them.
+    manifold in a folder of its name, and the manifest lists them. With ``training``, reals that
+    declare no split are left out unless ``compute_artifacts`` would take them for training.
     """
     output = storage.absolute(output)
-    units = plan(inputs, MANIFOLD_REALS, source="real")
+    reading = reading_of(training and training.split_by, ROWS)
+    units = plan(inputs, MANIFOLD_REALS, source="real", reading=reading)
     names = space.split("+")
     pool = session.pool(demand, uses_gpu=settings.denoiser > 0 or bool(set(names) & set(LEARNED)))
     options = replace(options, precision=precision_of(options.precision, pool))
     spaces = _spaces(names, units, options, settings.image_size, denoiser=bool(settings.denoiser))
     rules = _rules(spaces, units, settings)
     made_of = [reading_rule(rules).card(), settings.shards, *settings.learned()]
+    made_of += [training] if training else []
     key = storage.digest([content_key(units), *(s.card() for s in spaces), *made_of])
     kind = "manifold" if len(spaces) == 1 else MANIFOLDS
     given = (("--sl-weights", options.sl_weights), ("--ssl-weights", options.ssl_weights))
@@ -155,7 +161,7 @@ def build_manifold(
             for one, folder in zip(spaces, folders, strict=True)
         ]
         embedding = [compiled(s) for s in spaces] if pool.compiled else spaces
-        records = embed(units, embedding, rules, settings.shards, output, pool)
+        records = embed(units, embedding, rules, settings.shards, output, pool, training)
         counts = pipeline.totals(records)
         if counts["ok"] == 0:
             claim.abandon()

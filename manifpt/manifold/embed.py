@@ -10,7 +10,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,8 +25,15 @@ from manifpt.images.stacks import own_hashes, reading_rule, sizes_beside
 from manifpt.manifold.shard import ROWS
 from manifpt.records import Records
 from manifpt.spaces import Space
+from manifpt.splits import CONTENT, splits_of
 
 EMBEDDED = "_embedded"
+
+
+class Training(NamedTuple):
+    """Only reals for training are wanted: those that the split by a column, or content, says."""
+
+    split_by: str | None = None
 
 
 @dataclass
@@ -34,17 +41,21 @@ class EmbedStage:
     """Images -> rows with their vectors in each space, sorted by shard.
 
     ``rules`` are those of the spaces. Each tile of an image is a row, with an id and a hash of its
-    own.
+    own. With ``training`` reals that declare no split are embedded if they are for training.
     """
 
     spaces: Sequence[Space]
     rules: Sequence[DecodeRule]
     shards: int
     output: str
+    training: Training | None = None
 
     def __call__(self, table: pa.Table) -> pipeline.Result:
         """Write one file a space; the record says which."""
         pipeline.check_columns(table, {"id": IMAGES["id"], "pixel_sha256": pa.string()}, "embed")
+        if self.training is not None:
+            splits = splits_of(table, CONTENT, self.training.split_by).names
+            table = table.filter(pa.array([name in {"manifold", "train"} for name in splits]))
         paths = {
             space.name: self._write(space, points_of(table, rule))
             for space, rule in zip(self.spaces, self.rules, strict=True)
@@ -99,6 +110,7 @@ def embed(
     shards: int,
     output: str,
     pool: session.Pool,
+    training: Training | None = None,
 ) -> Records:
     """Embed all images of ``units`` into chunks under ``output``; return the pipeline's records.
 
@@ -110,7 +122,7 @@ def embed(
         f"embed {'+'.join(space.name for space in spaces)}",
         [unit_to_json(unit) for unit in units],
         partial(read_unit_text, rule=rule, selection=MANIFOLD_REALS, other_sizes=sizes),
-        partial(EmbedStage, spaces, rules, shards, output),
+        partial(EmbedStage, spaces, rules, shards, output, training),
         output,
         pool,
     )

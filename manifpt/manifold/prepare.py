@@ -6,6 +6,7 @@ held-out reals give every later distance its percentile.
 """
 
 import io
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +21,7 @@ from manifpt import session, storage
 from manifpt.device import device_and_precision, threads_of
 from manifpt.images.ids import image_id
 from manifpt.manifold.basis import Basis
-from manifpt.manifold.denoiser import Denoiser
+from manifpt.manifold.denoiser import FEWEST, Denoiser
 from manifpt.manifold.embed import write_array
 from manifpt.manifold.geometry import Geometry
 from manifpt.manifold.index import approximate
@@ -314,7 +315,13 @@ def prepare(
     vectors = Manifold(output, {**draft, "metric": "euclidean"})
     if geometry:
         draft["geometry"] = ray.get(_task(pool, write_geometry, vectors, output))
-    if denoiser:
+    if denoiser and draft["reals"] < FEWEST:
+        print(
+            f"no denoiser: {draft['reals']} reals are too few, give {FEWEST} or more",
+            file=sys.stderr,
+            flush=True,
+        )
+    elif denoiser:
         draft["denoiser"] = ray.get(_task(pool, write_denoiser, vectors, output, denoiser))
     if draft["metric"] == "whitened":
         draft["whitening"] = ray.get(_task(pool, write_whitening, vectors, output))

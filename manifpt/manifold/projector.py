@@ -65,7 +65,8 @@ class Projection:
         if self.kind == "denoiser":
             if "denoiser" not in manifest:
                 raise ManifptError(
-                    "--projector denoiser: the manifold has none; build it with --denoiser"
+                    "--projector denoiser: the manifold has none; build it with --denoiser, of 100 "
+                    "reals or more"
                 )
             return replace(self, learned=manifest["denoiser"]["sha256"])
         made = self.by(manifest["metric"])
