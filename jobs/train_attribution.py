@@ -10,11 +10,11 @@
 
 The first makes the usual attributor: heads on pixels, on their high-pass residuals, on local
 statistics, and on what a denoiser that has seen reals alone takes away, each worth what validation
-images say. --register NAME puts the attributor in MLflow's model registry, as jobs.register does with an
-evaluation on its card. Artifacts of the same images in several spaces are attributed together, by
-one training or by fusing trained attributors. --extend adds sources to a trained attributor, each
-from about fifty images, without training its trunk again. The last trains the same network on the
-images themselves: the baseline of every claim.
+images say. The last trains on the images alone: the baseline of every claim. Artifacts of the same
+images in several spaces are attributed together, by one training or by fusing trained attributors.
+--extend adds sources to a trained attributor, each from about fifty images, without training its
+trunk again. --register NAME puts the attributor in MLflow's model registry, as jobs.register does
+with an evaluation on its card.
 """
 
 import sys

@@ -240,7 +240,9 @@ class TrainingOptions(BaseModel):
     weight_decay: float = Field(0.05, ge=0, description="AdamW's")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a label that is spread")
     augment: Literal["none", "mirror", "shift"] = Field(
-        "mirror", description="of maps: mirror them at random; shift moves those of pixels, too"
+        "none",
+        description="of maps: mirror them at random; shift moves those of pixels, too; none keeps "
+        "the phase of a generator's upsampling, which both change",
     )
     patience: int = Field(
         0,
