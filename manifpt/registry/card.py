@@ -170,15 +170,27 @@ def _unknown(manifest: dict[str, Any]) -> str:
     )
 
 
+def _seen(decode: dict[str, Any]) -> str:
+    """Say what of an image the network sees."""
+    size = decode["size"]
+    if tiles := decode.get("tiles"):
+        return (
+            f"Of an image larger than {size} x {size} pixels, at most {tiles} tiles of that size "
+            "are seen, and the rest is not; a smaller image is resized to one."
+        )
+    return (
+        f"Images are resized to {size} x {size} pixels, whatever their own size; traces "
+        "finer than that are lost."
+    )
+
+
 def _limits(facts: Facts) -> str:
-    size = facts.manifest["branches"][0]["decode"]["size"]
     unseen = "" if facts.metrics else " It was not tested on unseen images at all."
     return "\n".join(
         [
             f"- {_unknown(facts.manifest)} `decision` is `unsure` below a probability of "
             f"{USUAL.sure:g}; that does not find unknown generators.",
-            f"- Images are resized to {size} x {size} pixels, whatever their own size; traces "
-            "finer than that are lost.",
+            f"- {_seen(facts.manifest['branches'][0]['decode'])}",
             "- Not tested: reals of another subject or camera than the inputs, other versions or "
             "settings of the generators, images that were compressed again, cropped, resized, "
             f"edited or made to deceive.{unseen}",
