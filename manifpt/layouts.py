@@ -147,7 +147,15 @@ def stranger(folder: str, kind: str) -> str | None:
             return name.rstrip("/")
         if name == "artifacts/" and kind_of(inner) is None and stranger(inner, "artifacts"):
             return name.rstrip("/")
+        if name == "model/" and not _is_model(folder, inner):
+            return name.rstrip("/")
     return None
+
+
+def _is_model(folder: str, inner: str) -> bool:
+    """Tell whether all files in a folder's ``model`` are copies of registered models."""
+    inside = (uri[len(folder) :].strip("/") for uri, _ in storage.all_files(inner))
+    return all(re.fullmatch(_MODEL[0], path) for path in inside)
 
 
 def _is_left(uri: str) -> bool:
