@@ -137,8 +137,9 @@ def _logged(config: Config, manifest: dict[str, Any], tracked: Run) -> dict[str,
     tracked.document("manifest.json", manifest)
     names = ("classes", "network", "best_epoch", "validation_accuracy", "validation_loss")
     summary = {"output": config.output, **{n: manifest[n] for n in names if n in manifest}}
-    weights = zip(manifest.get("heads", []), manifest["weights"], strict=False)
-    print("weights of the heads:", "; ".join(f"{name} {weight:.2f}" for name, weight in weights))
+    heads = zip(manifest.get("heads", []), manifest["weights"], strict=False)
+    weights = "; ".join(f"{name} {weight:.2f}" for name, weight in heads)
+    print(f"weights of the heads: {weights}", file=sys.stderr, flush=True)
     if config.register_as is not None:
         logged = log_model(config.output, tracked.require(), manifold="auto")
         return summary | register(logged, config.register_as, config.alias)
