@@ -70,7 +70,7 @@ def made(ray_session, tmp_path_factory):
     assert build_manifold.main(["--input", f"real={out}/reals", *flags]) == 0
     flags = ["--manifold", f"{out}/m", "--space", "image", "--output", f"{out}/a"]
     assert compute_artifacts.main(["--input", *(f"{k}={out}/{k}" for k in KINDS), *flags]) == 0
-    network = ["--backbone", "resnet18", "--stem", "half", "--epochs", "7", "--batch-size", "32"]
+    network = ["--backbone", "compact", "--steps", "300", "--batch-size", "32"]
     flags = ["--input", f"{out}/a", "--output", f"{out}/t", *network]
     assert train_attribution.main(flags) == 0
     flags = ["--input", f"{out}/web", "--model", f"{out}/t", "--output", f"{out}/w"]

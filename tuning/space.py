@@ -33,7 +33,9 @@ class Settings(SpaceOptions, ProjectionOptions, TrainingOptions):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epochs: int = Field(30, ge=1, description="passes over the images, which rungs count")  # type: ignore[assignment]
+    # A trial has whole epochs, which rungs count; and a rate that choices may hold.
+    epochs: int = Field(30, ge=1, description="passes over the images")  # type: ignore[assignment]
+    learning_rate: float = Field(1e-3, gt=0, description="AdamW's, at its peak")  # type: ignore[assignment]
 
 
 DEFAULTS = Settings.model_validate({})

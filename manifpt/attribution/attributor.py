@@ -147,7 +147,10 @@ class Attributor:
 
     def seen_table(self) -> pa.Table:
         """Return the hashes of the images that training and validation used, a row an image."""
-        return storage.parquet_table(self._uri(SEEN), self._bytes(SEEN))
+        table = storage.parquet_table(self._uri(SEEN), self._bytes(SEEN))
+        if "pixel_sha256" not in table.column_names:
+            raise DamageError(f"{self._uri(SEEN)}: has no pixel_sha256; {REMEDY}")
+        return table
 
     def seen_looks(self) -> np.ndarray | None:
         """Return their perceptual hashes, N uint64, None if it was made of artifacts without."""

@@ -107,7 +107,8 @@ def train_attributor(
     output = storage.absolute(output)
     workers = training.workers(num_workers, demand.num_gpus)
     options = options.resolved(gpu=workers[2])
-    read = [*places(inputs, output), *(("--manifold", uri) for uri in manifolds)]
+    own = storage.join(output, "manifold")  # that of the usual attributor
+    read = [*places(inputs, output), *(("--manifold", uri) for uri in manifolds if uri != own)]
     claims.check_place(output, "attributor", read, terms)
     branches = artifacts_of(
         inputs,

@@ -11,8 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 from manifpt import claims, session, storage, training
+from manifpt.attribution.decision import REAL
 from manifpt.attribution.recipe import Options
 from manifpt.attribution.train import print_epoch, train_attributor
+from manifpt.errors import ManifptError
 from manifpt.images import plan
 from manifpt.images.places import places
 from manifpt.images.sources import MANIFOLD_REALS
@@ -47,7 +49,7 @@ def train_usual(
     output = storage.absolute(output)
     claims.check_place(output, "attributor", places(inputs, output), terms)
     place, manifolds = storage.join(output, "manifold"), []
-    if plan(inputs, MANIFOLD_REALS):
+    if has_reals(inputs):
         settings = Settings(image_size=image_size, tiles=tiles, denoiser=denoiser_steps)
         made = build_manifold(
             inputs,
@@ -74,3 +76,12 @@ def train_usual(
         report=report,
         terms=terms,
     )
+
+
+def has_reals(inputs: Sequence[str]) -> bool:
+    """Tell whether images of the source ``real`` are among inputs, as far as their names say."""
+    try:
+        units = plan(inputs, MANIFOLD_REALS)
+    except ManifptError:
+        return False
+    return any(unit.source in {None, REAL} for unit in units)

@@ -115,6 +115,8 @@ class Denoiser(nn.Module):
         """Return the denoiser whose ``state`` this is."""
         self = cls(**state["sizes"])
         self.load_state_dict(state["weights"])
+        # As in training: the order of the weights decides which kernels round.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self.eval().requires_grad_(False)
 
 

@@ -73,7 +73,7 @@ def out(ray_session, tmp_path_factory):
     out = tmp_path_factory.mktemp("denoiser")
     write_folder(out / "reals", "real", range(110))
     for kind in ("real", "stripes"):
-        write_folder(out / "labelled" / kind, kind, range(1000, 1040))
+        write_folder(out / "labelled" / kind, kind, range(1000, 1060))
     flags = ["--input", f"real={out}/reals", "--denoiser", "--denoiser-steps", "20"]
     assert build_manifold.main([*flags, "--output", f"{out}/m"]) == 0
     flags = ["--input", f"{out}/labelled", "--manifold", f"{out}/m", "--projector", "denoiser"]

@@ -194,6 +194,7 @@ def test_a_metric_is_a_known_one_and_whitened_has_its_covariance():
 
 def built(path, inputs, shards):
     flags = ["--input", *inputs, "--output", path, "--shards", f"{shards}", "--image-size", "8"]
+    flags += ["--tiles", "0"]
     assert build_manifold.main([*flags, "--metric", "whitened"]) == 0
     return Manifold.open(path)
 
