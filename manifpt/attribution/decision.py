@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-REAL = "real"
+from manifpt.images.sources import REAL
+
 DECISIONS = ("generator", REAL, "unknown", "unsure")
 
 

@@ -23,8 +23,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from manifpt.attribution.attributor import Attributor
-from manifpt.attribution.decision import REAL, USUAL, Rule
+from manifpt.attribution.decision import USUAL, Rule
 from manifpt.attribution.profiles import Profiles, vectors_of
+from manifpt.images.sources import REAL
 
 EPS = 0.1
 CONFIDENCE = 0.95

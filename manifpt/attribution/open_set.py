@@ -28,10 +28,10 @@ import numpy as np
 import torch
 
 from manifpt import integrity
-from manifpt.attribution.decision import REAL
 from manifpt.attribution.gaussian import ClassGaussian
 from manifpt.attribution.network import Outputs
 from manifpt.errors import DamageError
+from manifpt.images.sources import REAL
 
 FEATURES_SHARE = 0.5
 # So many generators at most are left out in turn.

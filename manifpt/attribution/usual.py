@@ -11,13 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 from manifpt import claims, session, storage, training
-from manifpt.attribution.decision import REAL
 from manifpt.attribution.recipe import Options
 from manifpt.attribution.train import print_epoch, train_attributor
 from manifpt.errors import ManifptError
 from manifpt.images import plan
 from manifpt.images.places import places
-from manifpt.images.sources import MANIFOLD_REALS
+from manifpt.images.sources import MANIFOLD_REALS, REAL
 from manifpt.manifold.build import Settings, build_manifold
 from manifpt.manifold.denoiser import STEPS
 from manifpt.manifold.embed import Training
@@ -81,7 +80,7 @@ def train_usual(
 def has_reals(inputs: Sequence[str]) -> bool:
     """Tell whether images of the source ``real`` are among inputs, as far as their names say."""
     try:
-        units = plan(inputs, MANIFOLD_REALS)
+        units = plan(inputs, MANIFOLD_REALS, labelled=True)
     except ManifptError:
         return False
-    return any(unit.source in {None, REAL} for unit in units)
+    return any(unit.source == REAL for unit in units)

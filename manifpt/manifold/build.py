@@ -14,7 +14,7 @@ from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Unit, plan
 from manifpt.images.places import places
 from manifpt.images.probe import natural_size, usual_tiles
-from manifpt.images.sources import MANIFOLD_REALS, content_key, describe
+from manifpt.images.sources import MANIFOLD_REALS, REAL, content_key, describe
 from manifpt.images.stacks import reading_rule
 from manifpt.manifold.embed import (
     Training,
@@ -135,11 +135,14 @@ def build_manifold(
     Of a benchmark, the reals of the split ``manifold`` are taken; other inputs are taken whole.
     ``space`` may name several, as ``rgb+freq``: each image is decoded once, each space gets a
     manifold in a folder of its name, and the manifest lists them. With ``training``, reals that
-    declare no split are left out unless ``compute_artifacts`` would take them for training.
+    declare no split are left out unless ``compute_artifacts`` would take them for training, and so
+    are images of other sources.
     """
     output = storage.absolute(output)
     reading = reading_of(training and training.split_by, ROWS)
-    units = plan(inputs, MANIFOLD_REALS, source="real", reading=reading)
+    # Of inputs for training some are real; what is given for a manifold alone is real.
+    named = {"labelled": True} if training else {"source": REAL}
+    units = plan(inputs, MANIFOLD_REALS, reading=reading, **named)  # type: ignore[arg-type]
     names = space.split("+")
     pool = session.pool(demand, uses_gpu=settings.denoiser > 0 or bool(set(names) & set(LEARNED)))
     options = replace(options, precision=precision_of(options.precision, pool))

@@ -20,7 +20,7 @@ from manifpt import pipeline, session, storage, tensors
 from manifpt.images import IMAGES, DecodeRule, Unit
 from manifpt.images.ids import tile_id
 from manifpt.images.read import pixels_of, read_unit_text, seen_by, unit_to_json
-from manifpt.images.sources import MANIFOLD_REALS
+from manifpt.images.sources import MANIFOLD_REALS, REAL
 from manifpt.images.stacks import own_hashes, reading_rule, sizes_beside
 from manifpt.manifold.shard import ROWS
 from manifpt.records import Records
@@ -55,7 +55,11 @@ class EmbedStage:
         pipeline.check_columns(table, {"id": IMAGES["id"], "pixel_sha256": pa.string()}, "embed")
         if self.training is not None:
             splits = splits_of(table, CONTENT, self.training.split_by).names
-            table = table.filter(pa.array([name in {"manifold", "train"} for name in splits]))
+            kept = [
+                source == REAL and split in {"manifold", "train"}
+                for source, split in zip(table["source"].to_pylist(), splits, strict=True)
+            ]
+            table = table.filter(pa.array(kept))
         paths = {
             space.name: self._write(space, points_of(table, rule))
             for space, rule in zip(self.spaces, self.rules, strict=True)

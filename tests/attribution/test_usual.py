@@ -25,7 +25,7 @@ def usual(ray_session, tmp_path_factory):
     """Reals enough for a denoiser, and one generator."""
     out = tmp_path_factory.mktemp("usual")
     write_folder(out / "in" / "real", "real", range(1000, 1180))
-    write_folder(out / "in" / "stripes", "stripes", range(1000, 1040))
+    write_folder(out / "in" / "stripes", "stripes", range(1000, 1060))
     given = [f"real={out}/in/real", f"stripes={out}/in/stripes"]
     manifest = train_usual(given, f"{out}/t", SMALL, denoiser_steps=10)
     return out, manifest
@@ -55,8 +55,8 @@ def test_other_jobs_take_it_as_any_other(usual, tmp_path):
 
 
 def test_without_reals_it_does_without_a_manifold(ray_session, tmp_path):
-    write_folder(tmp_path / "stripes", "stripes", range(1000, 1040))
-    write_folder(tmp_path / "blocks", "blocks", range(1000, 1040))
+    write_folder(tmp_path / "stripes", "stripes", range(1000, 1060))
+    write_folder(tmp_path / "blocks", "blocks", range(1000, 1060))
     given = [f"{name}={tmp_path}/{name}" for name in ("stripes", "blocks")]
     flags = ["--steps", "20", "--batch-size", "16", "--output", f"{tmp_path}/t"]
     assert train_attribution.main(["--input", *given, *flags]) == 0
