@@ -135,7 +135,7 @@ class Attributor:
             return None
         scores = self.open_set.scores(outputs)
         combined = self.open_set.unknown_score(scores)
-        coordinates = self.open_set.coordinates_of(outputs)
+        coordinates = self.open_set.coordinates_of(outputs, combined)
         return Unknown(combined, self.open_set.p_value(combined), scores, coordinates)
 
     def seen(self) -> frozenset[str]:

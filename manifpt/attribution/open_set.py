@@ -64,16 +64,19 @@ def directions(features: Sequence[np.ndarray]) -> list[np.ndarray]:
     return [one / np.maximum(n, LEAST_LENGTH) for one, n in zip(features, lengths, strict=True)]
 
 
-def coordinates_of(outputs: Outputs, weights: np.ndarray, discriminants: np.ndarray) -> np.ndarray:
+def coordinates_of(
+    outputs: Outputs, weights: np.ndarray, discriminants: np.ndarray, unknown_score: np.ndarray
+) -> np.ndarray:
     """Return what groups of images are told by, N x D float32 (see ``profiles``).
 
-    The C pooled logits, centred, since a constant says nothing; and the coordinates of the heads
-    that are discriminants. Both are without bound, unlike probabilities.
+    The C pooled logits, centred, since a constant says nothing; the coordinates of the heads that
+    are discriminants; and N ``unknown_score``, which has a word of all features.
     """
     pooled = pooled_logits(outputs.logits, weights)
     centred = pooled - pooled.mean(1, keepdims=True)
     beside = [outputs.features[n] for n in discriminants]
-    return np.concatenate([centred, *beside], axis=1).astype(np.float32)
+    parts = [centred, *beside, unknown_score[:, None]]
+    return np.concatenate(parts, axis=1).astype(np.float32)
 
 
 class Judge(NamedTuple):
@@ -153,9 +156,9 @@ class OpenSet:
         found: np.ndarray = (stranger + 1) / (len(self.known) + 1)
         return found
 
-    def coordinates_of(self, outputs: Outputs) -> np.ndarray:
+    def coordinates_of(self, outputs: Outputs, unknown_score: np.ndarray) -> np.ndarray:
         """Return N x D coordinates, float32, which groups of images are told by."""
-        return coordinates_of(outputs, self.weights, self.discriminants)
+        return coordinates_of(outputs, self.weights, self.discriminants, unknown_score)
 
     def to_bytes(self) -> bytes:
         """Return it as an .npz without pickled objects."""
@@ -233,7 +236,7 @@ def fit_open_set(
         # An image is among those that are as strange as itself.
         combined[~fitted] = -np.log(as_strange(usual, scores) / len(usual)).sum(1)
     kept = np.concatenate([np.flatnonzero(labels == n)[:KEPT] for n in range(classes)])
-    coordinates = coordinates_of(outputs, weights, heads)
+    coordinates = coordinates_of(outputs, weights, heads, combined)
     open_set = OpenSet(
         weights, heads, *judge, usual, np.sort(combined), labels[kept], coordinates[kept]
     )

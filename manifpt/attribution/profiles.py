@@ -2,10 +2,10 @@
 
 One image of an unknown generator is much like one of a known generator (see ``open_set``); many
 are not, for their mean is nowhere near the mean of a class. Images are compared in coordinates
-without bound: pooled logits and the coordinates of linear discriminants, scaled so that the
-covariance within classes is the identity. Probabilities, which are bounded, lose what separates an
-unseen seed from its twin: all of its images have the twin's name, and are surer or less sure of it
-than the twin's own.
+without bound: pooled logits and the coordinates of linear discriminants, and beside them by how
+strange each image is, all scaled so that the covariance within classes is the identity.
+Probabilities, which are bounded, lose what separates an unseen seed from its twin: all of its
+images have the twin's name, and are surer or less sure of it than the twin's own.
 
 A share of a group's images may be foreign. So the mean is a trimmed one: that share of the images
 is left out, those farthest from the class. How far from a class the mean of a group is usual is

@@ -106,10 +106,13 @@ def test_discriminants_judge_alone_and_give_coordinates_beside_the_logits():
     outputs = Outputs(rng.normal(size=(6, 2, 3)), [rng.normal(size=(6, 4)), np.eye(6)[:, :2]])
     weights = np.array([1.0, 2.0])
     pooled = outputs.logits[:, 0] + 2 * outputs.logits[:, 1]
-    alone = coordinates_of(outputs, weights, np.array([], int))
-    np.testing.assert_allclose(alone, pooled - pooled.mean(1, keepdims=True), rtol=1e-5)
-    both = coordinates_of(outputs, weights, np.array([1]))
-    np.testing.assert_array_equal(both, np.hstack([alone, np.eye(6)[:, :2]]))
+    score = np.arange(6.0)
+    alone = coordinates_of(outputs, weights, np.array([], int), score)
+    centred = pooled - pooled.mean(1, keepdims=True)
+    np.testing.assert_allclose(alone, np.hstack([centred, score[:, None]]), rtol=1e-5)
+    both = coordinates_of(outputs, weights, np.array([1]), score)
+    expected = np.hstack([centred, np.eye(6)[:, :2], score[:, None]])
+    np.testing.assert_allclose(both, expected, rtol=1e-5)
     assert [one.shape for one in judging(outputs, np.array([1]))] == [(6, 2)]
     assert [one.shape for one in judging(outputs, np.array([], int))] == [(6, 4), (6, 2)]
 
@@ -226,7 +229,7 @@ def test_it_is_stored_without_pickles_and_comes_back_the_same():
     np.testing.assert_array_equal(found, expected)
     assert found.shape[1] == len(again.score_names)
     np.testing.assert_array_equal(again.unknown_score(found), open_set.unknown_score(expected))
-    coordinates = [one.coordinates_of(outputs) for one in (again, open_set)]
+    coordinates = [one.coordinates_of(outputs, np.ones(30)) for one in (again, open_set)]
     np.testing.assert_array_equal(*coordinates)
 
 
