@@ -129,16 +129,14 @@ class Attributor:
         """Return N x classes probabilities of the artifacts in each space, see ``outputs``."""
         return self.fused(self.outputs(artifacts, begins).logits)
 
-    def unknown(self, outputs: Outputs, distance: Sequence[float | None]) -> "Unknown | None":
-        """Return how strange N images are; None if the attributor cannot tell.
-
-        ``distance`` is that to the nearest real in the first space with a manifold.
-        """
+    def unknown(self, outputs: Outputs) -> "Unknown | None":
+        """Return how strange N images are; None if the attributor cannot tell."""
         if self.open_set is None:
             return None
-        scores = self.open_set.scores(outputs, np.array(distance, dtype=np.float64))
+        scores = self.open_set.scores(outputs)
         combined = self.open_set.unknown_score(scores)
-        return Unknown(combined, self.open_set.p_value(combined), scores)
+        coordinates = self.open_set.coordinates_of(outputs, combined)
+        return Unknown(combined, self.open_set.p_value(combined), scores, coordinates)
 
     def seen(self) -> frozenset[str]:
         """Return the pixel hashes of the images that training and validation used."""
@@ -183,11 +181,15 @@ def _seal(manifest: dict[str, Any]) -> str:
 
 
 class Unknown(NamedTuple):
-    """Of N images: ``unknown_score``, the share of known images as strange, N x single scores."""
+    """Of N images: ``unknown_score``, the share of known images as strange, N x single scores.
+
+    ``coordinates``, N x D float32, are what groups of images are told by.
+    """
 
     score: np.ndarray
     p_value: np.ndarray
     scores: np.ndarray
+    coordinates: np.ndarray
 
 
 class Made(NamedTuple):

@@ -75,6 +75,11 @@ class Design:
         """Tell whether several heads meet in one last layer."""
         return self.fusion == "early" and len(self.heads) > 1
 
+    @property
+    def discriminants(self) -> list[int]:
+        """The numbers of the heads that are linear discriminants, with last layers of their own."""
+        return [] if self.is_early else [n for n, h in enumerate(self.heads) if h.trunk == LDA]
+
     def card(self) -> dict[str, Any]:
         """Return it as JSON values."""
         return asdict(self)

@@ -15,7 +15,7 @@ from manifpt.attribution.attributor import Attributor
 from manifpt.attribution.decision import USUAL, Rule, decide
 from manifpt.attribution.ensemble import pooled_views
 from manifpt.attribution.leaks import LEAKS, Leaks
-from manifpt.attribution.tiled import TILED, mean_or_none, pooled_columns, pooled_tiles
+from manifpt.attribution.tiled import TILED, pooled_columns, pooled_tiles
 from manifpt.device import device_and_precision
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule
@@ -84,14 +84,14 @@ class AttributeStage:
 
     def __call__(self, table: pa.Table) -> pipeline.Result:
         """Attribute the rows of an images table, and mark those that are no news."""
-        rows, probabilities, itself = self._attributed(table)
+        rows, probabilities, coordinates = self._attributed(table)
         attributions, leaks = self.leaks.marked(rows)
         decisions = dict(Counter(attributions["decision"].to_pylist()))
         facts = {"leaks": leaks, "decisions": decisions}
         tables = {"attributions": attributions}
         if self.group_by is not None:
             by = self.group_by
-            evidence = grouping.evidence_of(table, by, rows, probabilities, itself)
+            evidence = grouping.evidence_of(table, by, rows, probabilities, coordinates)
             tables[grouping.EVIDENCE] = evidence
         return pipeline.Result(tables, facts)
 
@@ -103,8 +103,8 @@ class AttributeStage:
         """
         return self._attributed(table)[0]
 
-    def _attributed(self, table: pa.Table) -> tuple[pa.Table, np.ndarray, np.ndarray]:
-        """Return the attributions table, all probabilities, N x classes, and the image's own."""
+    def _attributed(self, table: pa.Table) -> tuple[pa.Table, np.ndarray, np.ndarray | None]:
+        """Return the attributions table, all probabilities, N x classes, and coordinates."""
         classes = self.attributor.classes
         made = project_images(self.projectors, table)
         reals = [m.beside for p, m in zip(self.projectors, made, strict=True) if p.manifold]
@@ -112,11 +112,11 @@ class AttributeStage:
         beside["in_manifold"] = np.any([m.beside["in_manifold"] for m in made], axis=0).tolist()
         tiles, begins = self.attributor.outputs([m.artifacts for m in made]), firsts(made[0].rows)
         found = pooled_tiles(tiles, begins)
-        probabilities = itself = self.attributor.fused(found.logits)
-        unknown = self.attributor.unknown(found, mean_or_none(beside["distance"], begins))
+        probabilities = self.attributor.fused(found.logits)
+        unknown = self.attributor.unknown(found)
         unknown_p = unknown.p_value if unknown else None
         if self.views:
-            probabilities, agreement = pooled_views(self._seen_by_views(table, itself))
+            probabilities, agreement = pooled_views(self._seen_by_views(table, probabilities))
         if self.attributor.tiled:
             each, predicted = self.attributor.fused(tiles.logits), probabilities.argmax(1)
             beside = pooled_columns(made[0].rows, beside, begins, each, predicted)
@@ -143,7 +143,7 @@ class AttributeStage:
         schema |= TILED if self.attributor.tiled else {}
         schema |= dict.fromkeys(self.columns, pa.string())
         rows = pa.table({name: pa.array(columns[name], kind) for name, kind in schema.items()})
-        return rows, probabilities, itself
+        return rows, probabilities, unknown.coordinates if unknown else None
 
     def _seen_by_views(self, table: pa.Table, itself: np.ndarray) -> np.ndarray:
         """Return views x N x classes probabilities; those of the image itself are there."""

@@ -91,7 +91,7 @@ class ScoreStage(Unseen):
         distance = mean_or_none(table["distance"].to_pylist(), begins)
         probabilities = self.attributor.fused(found.logits)
         before = self.attributor.fused(found.logits, [1 / heads] * heads)
-        unknown = self.attributor.unknown(found, distance)
+        unknown = self.attributor.unknown(found)
         unknown_p = unknown.p_value if unknown else None
         columns: dict[str, Any] = {
             "prediction": [classes[i] for i in probabilities.argmax(1)],
@@ -102,7 +102,8 @@ class ScoreStage(Unseen):
         }
         if unknown:
             columns |= {"unknown_score": unknown.score, "unknown_p": unknown.p_value}
-            columns["unknown_scores"] = list(unknown.scores)
+            columns |= {"unknown_scores": list(unknown.scores)}
+            columns |= {"coordinates": list(unknown.coordinates)}
         kept = ["id", "source", "sha256", "neighbor_id", NEAR]
         scores = table.select(kept).take(pa.array(begins))
         scores = scores.append_column("distance", pa.array(distance, pa.float64()))

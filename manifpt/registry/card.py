@@ -138,6 +138,13 @@ def _confidence(metrics: dict[str, Any]) -> list[str]:
             f"Calibration: expected calibration error {error[1]} (before {error[0]}), Brier score "
             f"{brier[1]} (before {brier[0]})."
         )
+    shares = metrics.get("false_rejection_by_class")
+    if shares:
+        most = max(shares, key=lambda name: shares[name])
+        lines.append(
+            f"Of images of known sources, those of {most} are called unknown most often: "
+            f"{shares[most]:.3f}."
+        )
     near = metrics.get("near_training", {})
     if near.get("images"):
         verb = "counted" if near["counted"] else "left out"

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from manifpt.attribution.discriminant import SHRINKAGES, Moments, discriminant, fit_discriminant
+from manifpt.attribution.network import Design
 
 
 def drawn(rng, sizes, d=6):
@@ -89,3 +90,10 @@ def test_few_images_of_many_numbers_are_shrunk_far():
     ]
     assert shares[0] > shares[1]
     assert set(shares) <= set(SHRINKAGES)
+
+
+def test_a_design_names_the_heads_whose_features_are_coordinates():
+    design = Design.of([(40,), (1, 8, 8), (2,)], 5, "compact", vectors="lda")
+    assert design.discriminants == [0, 2]
+    assert [design.heads[n].coordinates for n in design.discriminants] == [4, 2]
+    assert Design.of([(40,)], 5).discriminants == []
