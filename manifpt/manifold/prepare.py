@@ -6,6 +6,7 @@ held-out reals give every later distance its percentile.
 """
 
 import io
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -93,12 +94,16 @@ def write_geometry(manifold: Manifold, output: str) -> dict[str, Any]:
 
 
 def write_denoiser(manifold: Manifold, output: str, steps: int) -> dict[str, Any]:
-    """Train a denoiser on a sample of the reals and write it; return its entry."""
+    """Train a denoiser on a sample of the reals and write it; return its entry.
+
+    On all cores of the node: nothing else is to do until it is there.
+    """
     shard = sample_of(manifold, SAMPLE_BYTES)
     shape = manifold.manifest["shape"]
     rows = shard.vectors[np.argsort(shard.pixel_sha256)].reshape(-1, *shape)
     sink = io.BytesIO()
-    torch.save(Denoiser.fit(rows, steps=steps, device=device_and_precision()[0]).state(), sink)
+    with threads_of(os.cpu_count() or 1):
+        torch.save(Denoiser.fit(rows, steps=steps, device=device_and_precision()[0]).state(), sink)
     path = "denoiser.pt"
     return {"path": path, **storage.write_bytes(storage.join(output, path), sink.getvalue())}
 
