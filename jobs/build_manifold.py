@@ -40,11 +40,15 @@ class Config(SpaceOptions, EmbeddingConfig):
     geometry: bool = Field(
         False, description="learn a Riemannian geometry, too, for --projector riemannian"
     )
+    denoiser: bool = Field(
+        False, description="rgb: train a denoiser on the reals, too, for --projector denoiser"
+    )
+    denoiser_steps: int = Field(3000, ge=1, description="of the denoiser's training")
 
 
 # What a manifold given as --input has already.
 EMBEDDED = (
-    "space shards image_size filter freq_eps freq_log sl_network sl_weights ssl_network "
+    "space shards image_size tiles filter freq_eps freq_log sl_network sl_weights ssl_network "
     "ssl_weights layer pooled network_size precision"
 ).split()
 
@@ -97,6 +101,8 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
             config.metric,
             config.index,
             config.geometry,
+            config.tiles,
+            config.denoiser_steps if config.denoiser else 0,
         )
         source = source_manifold(config)
         common = {"settings": settings, "demand": config.demand, "terms": config.terms}

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -19,9 +19,12 @@ from jobs import (
 from manifpt import job, storage
 from manifpt.config import ProjectionConfig
 
-VECTORS = ("sl", "ssl")
 # Ends the name of a space whose embeddings are classified as they are, without projection.
 FEATURES = "-features"
+# Heads on the images themselves, and on what a denoiser takes away from them.
+IMAGE, HIGHPASS, DENOISER = "image", "highpass", "denoiser"
+# Between the name of a head and how much later its seed is: a second training of the same.
+SEED = "@"
 
 
 class ChainConfig(ProjectionConfig):
@@ -35,10 +38,11 @@ class ChainConfig(ProjectionConfig):
     projector: Literal["nearest", "mean", "tangent", "riemannian"] = Field(
         "tangent", description="see compute_artifacts"
     )
-    backbone: str = Field("resnet18", description="torchvision classifier, small for two cores")
-    stem: str = Field("half", description="see train_attribution")
-    epochs: int = Field(6, ge=1, description="of attributors on maps, see train_attribution")
-    vector_epochs: int = Field(40, ge=1, description="of attributors on vectors, which are quick")
+    backbone: str = Field("compact", description="see train_attribution")
+    stem: str = Field("auto", description="see train_attribution")
+    vectors: Literal["lda", "mlp"] = Field("lda", description="see train_attribution")
+    steps: int = Field(4000, ge=1, description="of each training by gradients")
+    denoiser_steps: int = Field(3000, ge=1, description="see build_manifold")
     encoder_epochs: int = Field(5, ge=1, description="of the encoder, see pretrain_embedding")
     seeds: tuple[int, ...] = Field(
         (0,), min_length=1, description="of training; several give the spread of the accuracies"
@@ -94,8 +98,14 @@ class Chain:
         self.step("encoder", pretrain_embedding, *flags, *length)
         return "--ssl-weights", folder
 
-    def artifacts(self, spaces: Sequence[str], *options: str, metric: str = "euclidean") -> str:
-        """Build manifolds of spaces and compute artifacts, and images, in one pass each.
+    def artifacts(
+        self,
+        spaces: Sequence[str],
+        *options: str,
+        metric: str = "euclidean",
+        plain: Sequence[str] = (IMAGE,),
+    ) -> str:
+        """Build manifolds of spaces, and compute artifacts in these and ``plain`` spaces at once.
 
         ``options`` are build_manifold's. Returns the folder of the artifacts of all spaces.
         """
@@ -104,7 +114,7 @@ class Chain:
         bench, names = self.config.benchmark, "+".join(spaces)
         flags = ("--input", bench, "--output", manifolds, "--space", names, "--metric", metric)
         self.step(f"manifolds {names}{beside}", build_manifold, *flags, *options)
-        target = ("--manifold", manifolds, "--space", "image", *self.projection)
+        target = ("--manifold", manifolds, "--space", "+".join(plain), *self.projection)
         self._artifacts(f"artifacts {names}{beside}", artifacts, *target)
         return artifacts
 
@@ -112,6 +122,15 @@ class Chain:
         """Store the embeddings themselves, too, which are spaces of names such as sl-features."""
         target = ("--manifold", self.place("manifolds"), "--projector", "none")
         self._artifacts("features", artifacts + FEATURES, *target)
+
+    def denoised(self, artifacts: str) -> None:
+        """Train a denoiser on the reals, and store what it takes away from each image."""
+        manifold = self.place("manifold-denoiser")
+        steps = ("--denoiser", "--denoiser-steps", str(self.config.denoiser_steps))
+        flags = ("--input", self.config.benchmark, "--output", manifold, "--space", "rgb")
+        self.step(DENOISER, build_manifold, *flags, *steps)
+        target = ("--manifold", manifold, "--projector", DENOISER)
+        self._artifacts("artifacts denoiser", f"{artifacts}-{DENOISER}", *target)
 
     def _artifacts(self, title: str, output: str, *target: str) -> None:
         flags = ("--input", self.config.benchmark, "--output", output, *target, *self.sources)
@@ -128,40 +147,72 @@ class Chain:
         tested: Sequence[str] = (),
         options: Sequence[str] = (),
     ) -> list[dict[str, Any]]:
-        """Train and evaluate once a seed on the spaces of a name such as ``rgb+freq``.
+        """Train and evaluate once a seed the heads of a name such as ``image+rgb+sl-features``.
 
-        Late fusion takes the attributors of the single spaces, which must be there. Of the sources
-        of the artifacts, it trains on those ``known`` and evaluates on those ``tested``; all, if
-        none is named. ``options`` are evaluate's.
+        ``image@1`` is the head of the image with the next seed. Of the sources of the artifacts, it
+        trains on those ``known`` and evaluates on those ``tested``; all, if none is named.
+        ``options`` are evaluate's. A training that is done is not repeated.
         """
+        heads = [Head.of(head, artifacts) for head in name.split("+")]
+        inputs = tuple(dict.fromkeys(head.artifacts for head in heads))
         train_on, test_on = (("--sources", *s) if s else () for s in (known, tested))
-        inputs = [
-            storage.join(artifacts + space[len(kind) :], kind)
-            for space in name.split("+")
-            for kind in [space.removesuffix(FEATURES)]
-        ]
         found = []
         for seed in seeds or self.config.seeds:
-            beside = "" if seed == self.config.seeds[0] else f"-seed{seed}"
-            where = (title or name) + beside
-            model = self.place("attributor", where)
-            network = ("--backbone", self.config.backbone, "--stem", self.config.stem)
-            epochs = (
-                self.config.vector_epochs
-                if name.removesuffix(FEATURES) in VECTORS
-                else self.config.epochs
-            )
-            length = ("--epochs", str(epochs), "--seed", str(seed))
-            if fusion == "late" and len(inputs) > 1:
-                members = [self.place("attributor", space + beside) for space in name.split("+")]
+            where = self._named(title or name, seed)
+            if fusion == "late" and len(heads) > 1:
+                members = [self._trained(head, seed, train_on) for head in heads]
+                model = self.place("attributor", where)
                 self.step(f"fuse {where}", train_attribution, "--output", model, "--fuse", *members)
+            elif len(heads) > 1:
+                model = self.place("attributor", where)
+                flags = ("--fusion", fusion, "--vectors", "mlp", *train_on)
+                self._train(where, model, inputs, seed, *flags)
             else:
-                flags = ("--input", *inputs, "--output", model, "--fusion", fusion, *train_on)
-                self.step(f"train {where}", train_attribution, *flags, *network, *length)
+                model = self._trained(heads[0], seed, train_on, title)
             flags = ("--input", *inputs, "--output", self.place("evaluation", where), *test_on)
             flags += options
             found.append(self.step(f"evaluate {where}", evaluate, *flags, "--model", model))
         return found
+
+    def _named(self, name: str, seed: int) -> str:
+        return name if seed == self.config.seeds[0] else f"{name}-seed{seed}"
+
+    def _trained(
+        self, head: "Head", seed: int, train_on: Sequence[str], title: str | None = None
+    ) -> str:
+        """Train the attributor of one head; return its folder."""
+        where = self._named(title or head.name, seed + head.later)
+        model = self.place("attributor", where)
+        filtered = ("--highpass", "only") if head.name == HIGHPASS else ()
+        flags = ("--vectors", self.config.vectors, *filtered, *train_on)
+        self._train(where, model, (head.artifacts,), seed + head.later, *flags)
+        return model
+
+    def _train(self, where: str, model: str, inputs: Sequence[str], seed: int, *flags: str) -> None:
+        network = ("--backbone", self.config.backbone, "--stem", self.config.stem)
+        length = ("--steps", str(self.config.steps), "--seed", str(seed))
+        given = ("--input", *inputs, "--output", model, *network, *length)
+        self.step(f"train {where}", train_attribution, *given, *flags)
+
+
+class Head(NamedTuple):
+    """A head by its name in a table: its artifacts, and how much later its seed is."""
+
+    name: str
+    artifacts: str
+    later: int
+
+    @classmethod
+    def of(cls, text: str, artifacts: str) -> "Head":
+        """Return the head of a text such as ``image@1``, from the folder of all artifacts."""
+        name, _, later = text.partition(SEED)
+        if name == DENOISER:
+            place = f"{artifacts}-{DENOISER}"
+        elif name.endswith(FEATURES):
+            place = storage.join(artifacts + FEATURES, name.removesuffix(FEATURES))
+        else:
+            place = storage.join(artifacts, IMAGE if name == HIGHPASS else name)
+        return cls(name, place, int(later or 0))
 
 
 def table(results: dict[str, list[dict[str, Any]]], names: dict[str, str]) -> str:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from jobs.chain import Chain, ChainConfig, claimed
+from jobs.chain import DENOISER, IMAGE, Chain, ChainConfig, claimed
 from manifpt import job, storage
 from manifpt.config import parse
 
@@ -35,13 +35,14 @@ class Config(ChainConfig):
     output: str = Field(description="folder for all outputs, local or s3://")
     sources: tuple[str, ...] = Field((), description="of the benchmark; all, if empty")
     splits: int = Field(3, ge=1, le=3, description="how many of the splits")
-    spaces: tuple[str, ...] = Field(("rgb", "freq", "sl"), description="embedding spaces")
-    inputs: tuple[str, ...] = Field(
-        ("image", "rgb", "freq", "sl", "image+rgb+freq+sl"),
-        description="what classifiers work on; sums are late fusions of what comes before them",
+    spaces: tuple[str, ...] = Field(
+        ("rgb", "freq", "sl"), description="embedding spaces of manifolds"
     )
-    stem: str = Field("standard", description="see train_attribution")
-    epochs: int = Field(5, ge=1, description="of attributors on maps, see train_attribution")
+    inputs: tuple[str, ...] = Field(
+        ("image", "highpass", "residual", "denoiser", "rgb", "image+highpass+residual+denoiser"),
+        description="what classifiers work on: spaces, image, highpass, residual, denoiser; sums "
+        "are late fusions",
+    )
     sl_network: str = Field("resnet50", description="see build_manifold")
     sl_weights: str | None = Field(None, description="see build_manifold")
     network_size: int | None = Field(None, ge=16, description="see build_manifold")
@@ -162,7 +163,9 @@ def _run(config: Config) -> None:
     given = ("--sl-weights", config.sl_weights) if config.sl_weights else ()
     learned = ("--sl-network", config.sl_network, *given) if "sl" in config.spaces else ()
     size = ("--network-size", str(config.network_size)) if config.network_size else ()
-    artifacts = chain.artifacts(config.spaces, *learned, *size)
+    artifacts = chain.artifacts(config.spaces, *learned, *size, plain=(IMAGE, "residual"))
+    if any(DENOISER in name for name in config.inputs):
+        chain.denoised(artifacts)
     results: dict[str, list[dict[str, Any]]] = {}
     for number, split in enumerate(splits):
         part = Chain(config, chain.place(f"split-{number}"))

@@ -7,7 +7,8 @@ For each metric, manifolds of all spaces are built and artifacts computed in one
 attributor is trained on each space, and evaluated on images that nothing has seen: once a seed, in
 metrics beside the first with the first seed alone. In the first metric the embeddings themselves
 are classified, too, for what the projection is worth (`sl-features`; those of rgb are the image),
-and combinations by late and early fusion. A training that is done is not repeated.
+and the image, its high-pass residuals, its local statistics and what a denoiser takes away; and
+combinations by late fusion. A training that is done is not repeated.
 """
 
 import sys
@@ -15,9 +16,21 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from jobs.chain import FEATURES, Chain, ChainConfig, claimed, row, table
+from jobs.chain import (
+    DENOISER,
+    FEATURES,
+    HIGHPASS,
+    IMAGE,
+    Chain,
+    ChainConfig,
+    claimed,
+    row,
+    table,
+)
 from manifpt import job, storage
 from manifpt.config import parse
+
+RESIDUAL = "residual"
 
 
 class Config(ChainConfig):
@@ -30,15 +43,22 @@ class Config(ChainConfig):
     )
     combinations: tuple[str, ...] = Field(
         (
-            "rgb+freq+sl+ssl",
-            "image+freq-features+sl-features+ssl-features",
-            "image+rgb+freq+sl+ssl",
-            "image+rgb+freq+sl+ssl+freq-features+sl-features+ssl-features",
+            "image+image@1",
+            "image+highpass",
+            "image+residual",
+            "image+rgb",
+            "image+denoiser",
+            "image+highpass+residual",
+            "image+highpass+image@1",
+            "image+highpass+denoiser",
+            "image+highpass+residual+image@1",
+            "image+highpass+residual+denoiser",
         ),
-        description="of spaces and features, fused, in the first metric",
+        description="of heads, fused, in the first metric; image@1 is the image with the next "
+        "seed, so that rows of as many networks can be compared",
     )
     fusions: tuple[Literal["late", "early"], ...] = Field(
-        ("late", "early"), description="of the combinations; early ones are trainings of their own"
+        ("late",), description="of the combinations; early ones are trainings of their own"
     )
     sl_network: str = Field("resnet50", description="see build_manifold")
     sl_weights: str | None = Field(None, description="see build_manifold")
@@ -77,13 +97,15 @@ def _run(config: Config) -> None:
         print(row(name, seeds), flush=True)
 
     for metric in config.metrics:
-        artifacts = chain.artifacts(config.spaces, *built, metric=metric)
         main = metric == config.metrics[0]
+        plain = (IMAGE, RESIDUAL) if main else (IMAGE,)
+        artifacts = chain.artifacts(config.spaces, *built, metric=metric, plain=plain)
         names = config.spaces
         if main:
             chain.features(artifacts)
+            chain.denoised(artifacts)
             as_they_are = (space + FEATURES for space in config.spaces if space != "rgb")
-            names = ("image", *as_they_are, *config.spaces)
+            names = (IMAGE, HIGHPASS, RESIDUAL, DENOISER, *as_they_are, *config.spaces)
         for space in names:
             title = space if main else f"{space} {metric}"
             seeds = config.seeds if main else config.seeds[:1]

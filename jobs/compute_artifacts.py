@@ -6,6 +6,10 @@ The artifacts are Parquet, one folder a split. `--space image` stores the images
 for the baseline, beside manifolds as one space of several, which are made in one pass. Embeddings
 (`--projector none`) given as --input are projected without being decoded and embedded again.
 
+    python -m jobs.compute_artifacts ... --split-by prompt
+
+Images of one prompt, scene or account are in one split; those without a value are split by content.
+
     python -m jobs.compute_artifacts ... --augment jpeg resize blur crop noise --copies 2
 
 Robust training: so many degraded copies beside each training image, of every class alike.
@@ -19,13 +23,14 @@ from pydantic import Field
 from manifpt import job
 from manifpt.config import ProjectionConfig, Ranges, SearchConfig
 from manifpt.errors import ManifptError
+from manifpt.options import PlainOptions, SplitOptions
 from manifpt.tracking import Run
 
 if TYPE_CHECKING:
     from manifpt.images.copies import Augmentation
 
 
-class Config(SearchConfig, ProjectionConfig):
+class Config(PlainOptions, SplitOptions, SearchConfig, ProjectionConfig):
     """Options of compute_artifacts."""
 
     input: tuple[str, ...] = Field(
@@ -35,12 +40,6 @@ class Config(SearchConfig, ProjectionConfig):
     output: str = Field(description="folder for the artifacts, local or s3://")
     manifold: tuple[str, ...] = Field(
         (), description="manifolds to project on, each with its own space; a folder of several"
-    )
-    space: Literal["image"] | None = Field(
-        None, description="'image' for the images themselves, instead of a manifold or beside"
-    )
-    image_size: int | None = Field(
-        None, ge=4, description="'image' only: side in pixels; the images' own, at most 64"
     )
     split: Literal["content", "train", "validation", "test"] = Field(
         "content",
@@ -82,7 +81,7 @@ def augmentation_of(config: Config) -> "Augmentation | None":
 
 def one_manifold(config: Config) -> str:
     """Return the manifold for embeddings, which have their space, sources and splits."""
-    fixed = {"space", "image_size", "sources", "split", *AUGMENT}
+    fixed = {"space", "image_size", "tiles", "sources", "split", "split_by", *AUGMENT}
     given = fixed & config.model_fields_set
     if given:
         option = sorted(given)[0].replace("_", "-")
@@ -114,16 +113,18 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
             config.input,
             config.output,
             manifolds=config.manifold,
-            images=config.space == "image",
+            plain=config.plain,
             image_size=config.image_size,
+            tiles=config.tiles,
             sources=config.sources,
             undeclared=config.split,
+            split_by=config.split_by,
             augmentation=augmentation_of(config),
             **common,
         )
     tracked.inputs(manifest["inputs"], "artifacts")
     tracked.document("manifest.json", manifest)
-    names = ("rows_in", "ok", "quarantined", "by_error", "classes", "copies")
+    names = "rows_in ok quarantined by_error classes tiles copies split_by".split()
     return {"output": config.output, **{n: manifest[n] for n in names if n in manifest}}
 
 

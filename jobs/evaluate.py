@@ -4,8 +4,10 @@
     python -m jobs.evaluate --input a=DIR b=DIR real=DIR --model MODEL --output EVALUATION
 
 Of artifacts, and of a benchmark, the split `test` is taken. Other images all count as test, but
-for those whose pixels were in the manifold, in training or in validation. Images of sources that
-the attributor does not know measure how well it tells them from its own.
+for those whose pixels were in the manifold, in training or in validation. Those that look like an
+image of training or validation are left out, too; the accuracy with them is printed beside, and
+--keep-near counts them. Images of sources that the attributor does not know measure how well it
+tells them from its own.
 
     python -m jobs.evaluate --robustness --input IMAGES --model MODEL --output CURVES
 
@@ -40,6 +42,10 @@ class Config(DecisionOptions, JobConfig):
     sources: tuple[str, ...] = Field(
         (), description="of the sources in --input, only these, known or unknown"
     )
+    keep_near: bool = Field(
+        False,
+        description="count images that look like one of training, too (by perceptual hashes)",
+    )
     groups: bool = Field(False, description="measure groups of test images, too; a table")
     manifold: tuple[str, ...] = Field(
         (), description="where the attributor's manifolds lie now, if they were moved"
@@ -65,6 +71,7 @@ def curves(config: Config, tracked: Run) -> dict[str, Any]:
         config.output,
         levels=config.levels,
         manifolds=config.manifold,
+        keep_near=config.keep_near,
         demand=config.demand,
         terms=config.terms,
     )
@@ -85,7 +92,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     if config.levels:
         raise ManifptError("--levels: are those of --robustness; give that, too")
     from manifpt import storage
-    from manifpt.evaluation.evaluate import evaluate
+    from manifpt.evaluation.evaluate import evaluate, near_line
 
     metrics = evaluate(
         config.input,
@@ -94,9 +101,11 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         sources=config.sources,
         manifolds=config.manifold,
         rule=config.rule,
+        keep_near=config.keep_near,
         demand=config.demand,
         terms=config.terms,
     )
+    print(near_line(metrics["near_training"]), file=sys.stderr, flush=True)
     if config.groups:
         from manifpt.evaluation.groups import measure_groups, table
 

@@ -1,5 +1,6 @@
 """Train a network to tell generators apart by the artifacts of their images.
 
+    python -m jobs.train_attribution --input a=DIR b=DIR real=DIR --output MODEL
     python -m jobs.train_attribution --input ARTIFACTS --output MODEL
     python -m jobs.train_attribution --input a=DIR b=DIR real=DIR --manifold M --output MODEL
     python -m jobs.train_attribution --input A-RGB A-SL --fusion early --output MODEL
@@ -7,11 +8,13 @@
     python -m jobs.train_attribution --extend MODEL --add NAME=URI [NAME=URI ...] --output NEW
     python -m jobs.train_attribution --input a=DIR b=DIR real=DIR --space image --output MODEL
 
---register NAME puts the attributor in MLflow's model registry, as jobs.register does with an
-evaluation on its card. Artifacts of the same images in several spaces are attributed together, by
-one training or by fusing trained attributors. --extend adds sources to a trained attributor, each
-from about fifty images, without training its trunk again. The last trains the same network on the
-images themselves: the baseline of every claim.
+The first makes the usual attributor: heads on pixels, on their high-pass residuals, on local
+statistics, and on what a denoiser that has seen reals alone takes away, each worth what validation
+images say. The last trains on the images alone: the baseline of every claim. Artifacts of the same
+images in several spaces are attributed together, by one training or by fusing trained attributors.
+--extend adds sources to a trained attributor, each from about fifty images, without training its
+trunk again. --register NAME puts the attributor in MLflow's model registry, as jobs.register does
+with an evaluation on its card.
 """
 
 import sys
@@ -22,11 +25,11 @@ from pydantic import Field
 from manifpt import job
 from manifpt.config import Alias, ModelName, ProjectionConfig
 from manifpt.errors import ManifptError
-from manifpt.options import TrainingOptions
+from manifpt.options import PlainOptions, SplitOptions, TrainingOptions
 from manifpt.tracking import Run
 
 
-class Config(TrainingOptions, ProjectionConfig):
+class Config(PlainOptions, TrainingOptions, SplitOptions, ProjectionConfig):
     """Options of train_attribution."""
 
     input: tuple[str, ...] = Field(
@@ -48,12 +51,6 @@ class Config(TrainingOptions, ProjectionConfig):
         (), description="of the sources in --input, only these; the others stay unknown"
     )
     manifold: tuple[str, ...] = Field((), description="manifolds for images given as --input")
-    space: Literal["image"] | None = Field(
-        None, description="'image' trains on the images given as --input themselves, too"
-    )
-    image_size: int | None = Field(
-        None, ge=4, description="'image' only: side in pixels; the images' own, at most 64"
-    )
     num_workers: int | None = Field(
         None, ge=1, description="Ray Train workers; one a GPU, or one a CPU but one, if not given"
     )
@@ -68,6 +65,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     from manifpt.attribution.extend import extend_attributor
     from manifpt.attribution.members import fuse_attributors
     from manifpt.attribution.train import print_epoch, train_attributor
+    from manifpt.attribution.usual import train_usual
 
     def report(row: dict[str, float], epoch: int) -> None:
         print_epoch(row, epoch)
@@ -79,6 +77,8 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         )
     if bool(config.add) != (config.extend is not None):
         raise ManifptError("--add: goes with --extend, NAME=URI of each new source")
+    if config.fuse and config.split_by is not None:
+        raise ManifptError("--split-by: --fuse takes trained attributors, which have their splits")
     if config.register_as is not None:
         tracked.require()
     if config.extend is not None:
@@ -88,6 +88,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
             config.output,
             head=config.head,
             manifolds=config.manifold,
+            split_by=config.split_by,
             demand=config.demand,
             terms=config.terms,
         )
@@ -97,21 +98,36 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
             config.fuse, config.output, demand=config.demand, terms=config.terms
         )
         return _logged(config, manifest, tracked)
-    manifest = train_attributor(
-        config.input,
-        config.output,
-        config.training,
-        sources=config.sources,
-        manifolds=config.manifold,
-        images=config.space == "image",
-        image_size=config.image_size,
-        projection=config.projection,
-        num_workers=config.num_workers,
-        demand=config.demand,
-        report=report,
-        terms=config.terms,
-    )
+    common = {
+        "sources": config.sources,
+        "image_size": config.image_size,
+        "tiles": config.tiles,
+        "split_by": config.split_by,
+        "num_workers": config.num_workers,
+        "demand": config.demand,
+        "report": report,
+        "terms": config.terms,
+    }
+    if is_usual(config):
+        manifest = train_usual(config.input, config.output, config.training, **common)
+    else:
+        manifest = train_attributor(
+            config.input,
+            config.output,
+            config.training,
+            manifolds=config.manifold,
+            plain=config.plain,
+            projection=config.projection,
+            **common,
+        )
     return _logged(config, manifest, tracked)
+
+
+def is_usual(config: Config) -> bool:
+    """Tell whether images are given, and nothing says in which spaces."""
+    from manifpt.branches import are_artifacts
+
+    return not (config.manifold or config.plain or are_artifacts(config.input))
 
 
 def _logged(config: Config, manifest: dict[str, Any], tracked: Run) -> dict[str, Any]:
@@ -121,6 +137,9 @@ def _logged(config: Config, manifest: dict[str, Any], tracked: Run) -> dict[str,
     tracked.document("manifest.json", manifest)
     names = ("classes", "network", "best_epoch", "validation_accuracy", "validation_loss")
     summary = {"output": config.output, **{n: manifest[n] for n in names if n in manifest}}
+    heads = zip(manifest.get("heads", []), manifest["weights"], strict=False)
+    weights = "; ".join(f"{name} {weight:.2f}" for name, weight in heads)
+    print(f"weights of the heads: {weights}", file=sys.stderr, flush=True)
     if config.register_as is not None:
         logged = log_model(config.output, tracked.require(), manifold="auto")
         return summary | register(logged, config.register_as, config.alias)

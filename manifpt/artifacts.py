@@ -19,17 +19,25 @@ from manifpt.errors import ManifptError
 from manifpt.images import Selection, plan
 from manifpt.images.copies import COLUMN, Augmentation
 from manifpt.images.places import places
-from manifpt.images.read import chunk_rows, sized
+from manifpt.images.read import chunk_rows
 from manifpt.images.sources import content_key, describe
+from manifpt.images.stacks import TILE, firsts, images_of, is_stacked, reading_rule
 from manifpt.manifold.projector import NEAREST, Projection
-from manifpt.projection import Projector, Target, project, projectors_of, targets_of
+from manifpt.projection import (
+    Projected,
+    Projector,
+    Target,
+    project,
+    project_images,
+    projectors_of,
+    targets_of,
+)
 from manifpt.spaces.space import LEARNED
+from manifpt.splits import CONTENT, Splits, check_column, no_values, reading_of, splits_of
 
 # The kind of a folder that holds the artifacts of several spaces.
 COMBINATION = "combination"
 EVALUATED = ("train", "validation", "test")
-# The shares of validation and test where images declare no split; the rest is train.
-VALIDATION_SHARE, TEST_SHARE = 0.1, 0.2
 
 ARTIFACTS = {
     "id": pa.string(),
@@ -48,71 +56,77 @@ ARTIFACTS = {
 AUGMENTED = {COLUMN: pa.string()}
 
 
-def split_by_content(pixel_sha256: str) -> str:
-    """Return the split of an image that declares none: its content decides, so copies agree."""
-    position = int(pixel_sha256[-15:], 16) / 16**15
-    if position < TEST_SHARE:
-        return "test"
-    return "validation" if position < TEST_SHARE + VALIDATION_SHARE else "train"
-
-
 @dataclass
 class ArtifactStage:
     """Images -> one artifacts table a split, for each of the projectors.
 
     The tables of a projector go to the folder of its name; of a single one, "" is that name.
-    ``augmentation`` puts degraded copies beside images before they are embedded.
+    ``augmentation`` puts degraded copies beside images before they are embedded. ``undeclared`` and
+    ``split_by`` are those of ``splits.splits_of``. Where images have tiles, rows are tiles.
     """
 
     projectors: dict[str, Projector]
     undeclared: str
     float16: bool
     augmentation: Augmentation | None = None
+    split_by: str | None = None
 
     def __call__(self, table: pa.Table) -> pipeline.Result:
         """Project, and note the moments of the training artifacts for their normalisation."""
-        split = self._splits(table)
+        split, *counted = splits_of(table, self.undeclared, self.split_by)
         if self.augmentation is not None:
             filter_name = next(iter(self.projectors.values())).rule.filter
             table, split = self.augmentation.extended(table, split, filter_name)
-        sources = table["source"].to_pylist()
+        made = project_images(list(self.projectors.values()), table)
+        if is_stacked(table):
+            split = [split[image] for image in images_of(table)]
         masks = {name: np.array([s == name for s in split]) for name in EVALUATED}
         masks = {name: mask for name, mask in masks.items() if mask.any()}
         tables, moments = {}, {}
-        for folder, projector in self.projectors.items():
-            rows, artifacts = self._rows(projector, sized(table, projector.space.size), split)
+        for folder, found in zip(self.projectors, made, strict=True):
+            rows, artifacts = self._rows(found, split), found.artifacts
             for name, mask in masks.items():
                 tables[posixpath.join(folder, name)] = rows.filter(pa.array(mask))
             kept = {name: channel_moments(artifacts[mask]) for name, mask in masks.items()}
             moments[folder] = kept
-        classes = {
-            name: dict(Counter(str(s) for s, kept in zip(sources, mask, strict=True) if kept))
-            for name, mask in masks.items()
-        }
-        return pipeline.Result(tables, {"moments": moments, "classes": classes})
+        facts = {"moments": moments, **_counted(made[0].rows, masks), "split_by": counted}
+        return pipeline.Result(tables, facts)
 
-    def _splits(self, table: pa.Table) -> list[str]:
-        """Return the split of each row: what it declares, else what its content says."""
-        chosen = [
-            split_by_content(sha) if self.undeclared == "content" else self.undeclared
-            for sha in table["pixel_sha256"].to_pylist()
-        ]
-        return [s or c for s, c in zip(table["split"].to_pylist(), chosen, strict=True)]
-
-    def _rows(
-        self, projector: Projector, table: pa.Table, split: list[str]
-    ) -> tuple[pa.Table, np.ndarray]:
-        """Return the artifacts table of an images table, and its artifacts in float32."""
-        artifacts, beside = projector(table)
-        also = [name for name in AUGMENTED if name in table.column_names]
+    def _rows(self, found: Projected, split: list[str]) -> pa.Table:
+        """Return the artifacts table of what was projected; ``split`` is that of each row."""
+        table, artifacts, beside = found
+        also = [name for name in (*AUGMENTED, *TILE) if name in table.column_names]
         kept = ["id", "uri", "source", "sha256", "pixel_sha256", "perceptual_hash", *also]
         rows = table.select(kept)
         for name, values in ({"split": split} | beside).items():
             rows = rows.append_column(name, pa.array(values, ARTIFACTS[name]))
-        stored = artifacts.astype(np.float16) if self.float16 else artifacts
-        return rows.select([*ARTIFACTS, *also]).append_column(
-            "artifact", tensors.to_column(stored)
-        ), artifacts
+        stored = halved(artifacts) if self.float16 else artifacts
+        return rows.select([*ARTIFACTS, *also]).append_column("artifact", tensors.to_column(stored))
+
+
+def _counted(rows: pa.Table, masks: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return how many images of each source there are by split, and how many tiles, if any."""
+    sources, begins = rows["source"].to_pylist(), np.zeros(rows.num_rows, bool)
+    begins[firsts(rows)] = True
+
+    def counts(kept: np.ndarray) -> dict[str, dict[str, int]]:
+        return {
+            name: dict(Counter(str(sources[row]) for row in np.flatnonzero(mask & kept)))
+            for name, mask in masks.items()
+        }
+
+    found = {"classes": counts(begins)}
+    if "tile" in rows.column_names:
+        found["tiles"] = counts(np.ones_like(begins))
+    return found
+
+
+def halved(artifacts: np.ndarray) -> np.ndarray:
+    """Return artifacts as float16; raise if one is beyond its range."""
+    most = np.finfo(np.float16).max
+    if np.abs(artifacts).max(initial=0) > most:
+        raise ManifptError(f"--float16: an artifact is beyond {most:.0f}; leave it out")
+    return artifacts.astype(np.float16)
 
 
 def channel_moments(artifacts: np.ndarray) -> dict[str, Any]:
@@ -137,13 +151,21 @@ def total_moments(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"mean": mean.tolist(), "std": np.sqrt(np.maximum(square - mean**2, 0)).tolist()}
 
 
-def evaluated_classes(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
-    """Return how many images of each source a pipeline's records count, by split."""
+def evaluated_classes(
+    records: Sequence[dict[str, Any]], fact: str = "classes"
+) -> dict[str, dict[str, int]]:
+    """Return how many images, or ``tiles``, of each source a pipeline's records count, by split."""
     counts: dict[str, Counter[str]] = {split: Counter() for split in EVALUATED}
     for record in records:
-        for split, found in record["facts"].get("classes", {}).items():
+        for split, found in record["facts"].get(fact, {}).items():
             counts[split].update(found)
     return {split: dict(sorted(found.items())) for split, found in counts.items()}
+
+
+def counted_splits(records: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Return how many images were split ``by_value`` of a column, and how many had none."""
+    found = [record["facts"].get("split_by", (0, 0)) for record in records]
+    return {name: sum(one[n] for one in found) for n, name in enumerate(Splits._fields[1:])}
 
 
 def compute_artifacts(
@@ -151,10 +173,12 @@ def compute_artifacts(
     output: str,
     *,
     manifolds: Sequence[str] = (),
-    images: bool = False,
+    plain: Sequence[str] = (),
     image_size: int | None = None,
+    tiles: int | None = None,
     sources: Sequence[str] | None = None,
-    undeclared: str = "content",
+    undeclared: str = CONTENT,
+    split_by: str | None = None,
     float16: bool = False,
     projection: Projection = NEAREST,
     search: session.SearchDemand = session.ANY_SEARCH,
@@ -173,37 +197,54 @@ def compute_artifacts(
         inputs: ``URI`` or ``NAME=URI``; a benchmark's reals of its manifold are left out.
         output: folder of the artifacts.
         manifolds: URIs of manifolds, or of folders that hold some.
-        images: make the images themselves a space, too.
-        image_size: of the images themselves; a manifold has its own.
+        plain: spaces to embed in without a manifold, such as ``image``, the images themselves.
+        image_size: of those spaces; a manifold has its own.
+        tiles: of those spaces, so many at most where images are larger; see ``targets_of``.
         sources: of images that declare a source, as a benchmark's, only these.
         undeclared: the split of images that declare none: ``content`` (70 % train, 10 %
             validation, 20 % test by pixel hash) or the name of one split for all of them.
+        split_by: a metadata column of the inputs, or ``folder``: of the images that declare no
+            split, those of one value are on one side; those without a value are split by content.
         float16: halve the storage; artifacts are float32 otherwise.
         projection: what x* is, from how many neighbours.
         search: how to find them, and where the manifold lies; the artifacts do not depend on it.
         demand: how many processes, with how many GPUs.
-        chunk: images of a file; artifacts made apart can be read together if theirs are alike.
+        chunk: images of a file, or tiles; artifacts made apart can be read together if theirs are
+            alike.
         targets: the spaces and projections themselves, such as an attributor's, instead of
-            ``manifolds``, ``images`` and ``projection``.
+            ``manifolds``, ``plain`` and ``projection``.
         augmentation: put degraded copies beside training images; counts of images leave them out,
-            ``classes`` are rows with them.
+            ``classes`` count them, too, and ``tiles`` the tiles of all.
         terms: whether to replace an output of other settings, or a run that seems alive.
 
     """
     output = storage.absolute(output)
     selection = Selection(EVALUATED, tuple(sources) if sources else None)
-    units = plan(inputs, selection, labelled=True)
+    if split_by is not None and undeclared != CONTENT:
+        raise ManifptError(f"--split-by {split_by}: --split {undeclared} puts all on one side")
+    reading = reading_of(split_by, [*ARTIFACTS, *AUGMENTED, *pipeline.QUARANTINE])
+    units = plan(inputs, selection, labelled=True, reading=reading)
+    check_column(units, split_by)
     targets = targets or targets_of(
-        units, selection, manifolds, projection, images=images, image_size=image_size
+        units,
+        selection,
+        manifolds,
+        projection,
+        plain=plain,
+        image_size=image_size,
+        tiles=tiles,
     )
     facts = {name: target.facts() for name, target in targets.items()}
     made_of = [
         [f[k] for k in ("space", "decode", "manifold_sha256", "projection")] for f in facts.values()
     ]
     made_by = [content_key(units), selection.sources, made_of, undeclared, float16]
-    first = next(iter(targets.values())).rule
+    first = reading_rule([target.rule for target in targets.values()])
     augment = augmentation and {**augmentation.card(), "size": first.size}
-    key = storage.digest(made_by + ([augment] if augment else []))
+    if augment and first.tiles:
+        augment["tiles"] = first.tiles
+    by = {"split_by": split_by} if split_by else None
+    key = storage.digest(made_by + [one for one in (augment, by) if one])
     learned = any(target.space.name in LEARNED for target in targets.values())
     pool = session.pool(demand, uses_gpu=learned)
     kind = "artifacts" if len(targets) == 1 else COMBINATION
@@ -217,7 +258,7 @@ def compute_artifacts(
         if augmentation is not None:
             sizes = [target.space.size for target in targets.values()]
             chunk = chunk or chunk_rows(max(first.size, *sizes)) // (1 + augmentation.copies) + 1
-        build = partial(ArtifactStage, by_folder, undeclared, float16, augmentation)
+        build = partial(ArtifactStage, by_folder, undeclared, float16, augmentation, split_by)
         records = project("artifacts", units, selection, projectors, build, output, pool, chunk)
         counts = pipeline.totals(records)
         if counts["ok"] == 0:
@@ -227,11 +268,19 @@ def compute_artifacts(
                 f"--input: none of {counts['rows_in']} images could be used ({reason}); "
                 "check the input"
             )
+        by_value = counted_splits(records)
+        if split_by and by_value["without_value"] and not by_value["by_value"]:
+            claim.abandon()
+            raise no_values(split_by)
         classes = evaluated_classes(records)
         copies = sum(sum(found.values()) for found in classes.values()) - counts["ok"]
         common = {**counts, "inputs": describe(inputs, units), "classes": classes}
+        if first.tiles:
+            common["tiles"] = evaluated_classes(records, "tiles")
         if augment:
             common |= {"augment": augment, "copies": copies}
+        if split_by:
+            common["split_by"] = {"column": split_by, **by_value}
         return publish_artifacts(
             claim, dict(zip(names, facts.values(), strict=True)), records, common
         )

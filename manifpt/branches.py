@@ -30,7 +30,7 @@ class Branch(NamedTuple):
 def open_artifacts(uris: Sequence[str]) -> list[Branch]:
     """Open artifacts; a folder that holds those of several spaces stands for all of them.
 
-    Several must be of the same images, in the same order.
+    Several must be of the same images, in the same order. Spaces with tiles come first.
     """
     found: list[Branch] = []
     for uri in map(storage.absolute, uris):
@@ -42,6 +42,7 @@ def open_artifacts(uris: Sequence[str]) -> list[Branch]:
             found.append(Branch(name or one["space"]["name"], folder, one))
     if len({branch.name for branch in found}) < len(found):
         found = [b._replace(name=f"{n}-{b.name}") for n, b in enumerate(found, start=1)]
+    found.sort(key=lambda branch: not branch.manifest["decode"].get("tiles"))
     layouts = [[branch.files(split) for split in EVALUATED] for branch in found]
     if any(layout != layouts[0] for layout in layouts):
         raise ManifptError("--input: these artifacts are not of the same images; make them at once")
@@ -53,27 +54,36 @@ def artifacts_of(
     output: str,
     *,
     manifolds: Sequence[str] = (),
-    images: bool = False,
+    plain: Sequence[str] = (),
     image_size: int | None = None,
+    tiles: int | None = None,
     projection: Projection = NEAREST,
+    split_by: str | None = None,
     demand: session.Demand = session.ANY,
     terms: claims.Terms = claims.AS_IS,
 ) -> list[Branch]:
     """Return the artifacts that ``inputs`` are, or that are made of them in ``output``.
 
-    Images are projected onto ``manifolds``; with ``images`` they are taken as they are, too.
+    Images are projected onto ``manifolds``, and embedded in ``plain`` spaces without a manifold.
+    ``split_by`` is that of ``compute_artifacts``.
     """
     if are_artifacts(inputs):
+        if split_by is not None:
+            raise ManifptError(
+                f"--split-by {split_by}: these artifacts are split; give it to compute_artifacts"
+            )
         return open_artifacts(inputs)
-    if not manifolds and not images:
+    if not manifolds and not plain:
         raise ManifptError("--manifold: images need a manifold, or --space image to do without")
     compute_artifacts(
         inputs,
         output,
         manifolds=manifolds,
-        images=images,
+        plain=plain,
         image_size=image_size,
+        tiles=tiles,
         projection=projection,
+        split_by=split_by,
         demand=demand,
         terms=terms,
     )
@@ -106,6 +116,12 @@ def read_artifacts(uri: str, columns: list[str] | None = None) -> pa.Table:
     expected = {n: kind for n, kind in ARTIFACTS.items() if n in asked | {*table.column_names}}
     pipeline.check_columns(table, expected, "artifacts")
     return table
+
+
+def row_counts(manifest: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """Return how many rows artifacts have, by split and source: tiles, where images have some."""
+    counts: dict[str, dict[str, int]] = manifest.get("tiles", manifest["classes"])
+    return counts
 
 
 def of_classes(table: pa.Table, classes: Sequence[str]) -> pa.Table:

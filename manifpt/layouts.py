@@ -33,7 +33,7 @@ _ARTIFACTS = (
 )
 _MANIFOLD = (
     rf"{_SPACE}{_SHARD}/(rows\.parquet|vectors\.npy|keys\.npy)",
-    rf"{_SPACE}(basis\.npy|whitening\.npy|geometry\.pt|index\.faiss|weights\.\w+)",
+    rf"{_SPACE}(basis\.npy|whitening\.npy|geometry\.pt|denoiser\.pt|index\.faiss|weights\.\w+)",
     r"_embedded/[0-9a-f]{64}\.parquet",
     rf"quarantine/([0-9a-f]{{8}}-)?{_PART}",
 )
@@ -57,7 +57,7 @@ _FILES: dict[str, tuple[str, ...]] = {
     "combination": _ARTIFACTS,
     "encoder": (rf"(_images/(train|validation)|quarantine)/{_PART}", r"weights\.pt", *_TRAINING),
     "evaluation": (
-        rf"(scores|unknown|quarantine)/{_PART}",
+        rf"(scores|near_training|unknown|quarantine)/{_PART}",
         r"confusion\.(csv|png)|(reliability|triplets)\.png|(metrics|groups)\.json",
         *_MODEL,
     ),
@@ -77,7 +77,7 @@ _FILES: dict[str, tuple[str, ...]] = {
 KINDS = frozenset(_FILES)
 # Outputs inside an output.
 _OUTPUTS = {
-    "attributor": r"artifacts",
+    "attributor": r"artifacts|manifold",
     "combination": r"[a-z0-9_]+(-\d+)?",
     "evaluation": r"artifacts",
     "manifold": r"_append-[0-9a-f]{12}",
@@ -86,8 +86,8 @@ _OUTPUTS = {
 }
 # Folders that a job makes before it knows the key of the output that they belong to.
 BEFORE = {
-    "attributor": r"artifacts/",
-    "chain": r"(encoder|manifolds|artifacts|attributor|evaluation|attributions|split)[\w+-]*/",
+    "attributor": r"(artifacts|manifold)/",
+    "chain": r"(encoder|manifolds?|artifacts|attributor|evaluation|attributions|split)[\w+@-]*/",
     "evaluation": r"(artifacts|model)/",
     "robustness": r"model/",
 }
@@ -147,7 +147,15 @@ def stranger(folder: str, kind: str) -> str | None:
             return name.rstrip("/")
         if name == "artifacts/" and kind_of(inner) is None and stranger(inner, "artifacts"):
             return name.rstrip("/")
+        if name == "model/" and not _is_model(folder, inner):
+            return name.rstrip("/")
     return None
+
+
+def _is_model(folder: str, inner: str) -> bool:
+    """Tell whether all files in a folder's ``model`` are copies of registered models."""
+    inside = (uri[len(folder) :].strip("/") for uri, _ in storage.all_files(inner))
+    return all(re.fullmatch(_MODEL[0], path) for path in inside)
 
 
 def _is_left(uri: str) -> bool:

@@ -1,25 +1,36 @@
 """Options that several jobs share, and that a sweep may choose: spaces, projections, trainings."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, Field
 
+from manifpt.images.tiles import MOST, USUAL
+
 if TYPE_CHECKING:
     from manifpt.attribution.decision import Rule
-    from manifpt.attribution.train import Options as Training
+    from manifpt.attribution.recipe import Options as Training
     from manifpt.images.sources import Reading
     from manifpt.manifold.projector import Projection
     from manifpt.spaces import Options as Spaces
+
+
+Tiles = Annotated[int | None, Field(ge=0, le=MOST)]
 
 
 class SpaceOptions(BaseModel):
     """What images are embedded in, and what is near there."""
 
     space: str = Field(
-        "rgb", description="rgb, freq, sl, ssl, or several at once, each a manifold: rgb+sl"
+        "rgb",
+        description="rgb, freq, residual, sl, ssl, or several at once, each a manifold: rgb+sl",
     )
     image_size: int | None = Field(
         None, ge=4, description="side in pixels; the images' own, at most 64, if not given"
+    )
+    tiles: Tiles = Field(
+        None,
+        description="rgb, freq: an image larger than its size is so many native tiles at most, not "
+        f"resized; 0 resizes it; {USUAL} if not given (a sweep: 0)",
     )
     metric: Literal["euclidean", "cosine", "whitened"] = Field(
         "euclidean",
@@ -59,6 +70,16 @@ class SpaceOptions(BaseModel):
         names = set(Options.__dataclass_fields__) & set(type(self).model_fields)
         given = {name: getattr(self, name) for name in names}
         return Options(**given, eps=self.freq_eps, log=self.freq_log)
+
+
+class SplitOptions(BaseModel):
+    """How images that declare no split are split."""
+
+    split_by: str | None = Field(
+        None,
+        description="put images of one value of this metadata column, as prompt or account, or of "
+        "one folder (folder), into one split; by their content if not given",
+    )
 
 
 class InputOptions(BaseModel):
@@ -112,10 +133,11 @@ class InputOptions(BaseModel):
 class ProjectionOptions(BaseModel):
     """What the nearest real point x* is."""
 
-    projector: Literal["nearest", "mean", "tangent", "riemannian", "none"] = Field(
+    projector: Literal["nearest", "mean", "tangent", "riemannian", "denoiser", "none"] = Field(
         "nearest",
         description="x* from neighbours: the nearest, their mean, their affine hull, or their "
-        "centre of mass in a learned geometry; none takes the embedding itself, a space's baseline",
+        "centre of mass in a learned geometry; denoiser: what a denoiser that has seen reals alone "
+        "makes of the image; none takes the embedding itself, a space's baseline",
     )
     neighbors: int | None = Field(
         None, ge=1, description="how many; if not given 1 for nearest, 16 for tangent, else 8"
@@ -130,6 +152,29 @@ class ProjectionOptions(BaseModel):
         from manifpt.manifold.projector import projection_of
 
         return projection_of(self.projector, self.neighbors, self.ridge)
+
+
+class PlainOptions(BaseModel):
+    """Spaces that images are embedded in without a manifold."""
+
+    space: str | None = Field(
+        None,
+        description="spaces without a manifold, alone or beside --manifold: image, the images "
+        "themselves, or another that needs no weights, or several: image+freq",
+    )
+    image_size: int | None = Field(
+        None, ge=4, description="--space: side in pixels; the images' own, at most 64"
+    )
+    tiles: Tiles = Field(
+        None,
+        description="--space: of a larger image so many native tiles at most; 0 resizes it; those "
+        f"of the manifold, else {USUAL}, if not given",
+    )
+
+    @property
+    def plain(self) -> tuple[str, ...]:
+        """The names of those spaces."""
+        return tuple(self.space.split("+")) if self.space else ()
 
 
 class DecisionOptions(BaseModel):
@@ -159,31 +204,57 @@ class TrainingOptions(BaseModel):
 
     fusion: Literal["late", "early"] = Field(
         "late",
-        description="of several spaces: calibrated scores added up, or features in one last layer",
+        description="of several heads: calibrated scores added up, or features in one last layer",
     )
     backbone: str = Field(
-        "resnet50", description="torchvision classifier for maps; vectors go to a residual MLP"
+        "auto",
+        description="of maps: compact, a small network at full resolution, or a torchvision "
+        "classifier; auto is resnet50 on GPUs, else compact",
     )
     stem: Literal["auto", "full", "half", "standard"] = Field(
         "auto",
         description="resolution that the stem of a ResNet keeps: full, half, a quarter (standard); "
         "auto takes full up to 48 pixels and half up to 112",
     )
-    epochs: int = Field(30, ge=1, description="most epochs")
-    batch_size: int = Field(128, ge=2, description="images a step, over all workers")
-    learning_rate: float = Field(1e-3, gt=0, description="AdamW's, at its peak")
+    vectors: Literal["lda", "mlp"] = Field(
+        "lda",
+        description="of vectors: linear discriminant analysis, its shrinkage by validation, or a "
+        "residual MLP",
+    )
+    highpass: Literal["no", "also", "only"] = Field(
+        "no",
+        description="of the space image: put a head on fixed high-pass residuals of the pixels, "
+        "beside the one on pixels or alone",
+    )
+    steps: int | None = Field(
+        None, ge=1, description="gradient steps, in whole epochs; 4000 if --epochs is not given"
+    )
+    epochs: int | None = Field(None, ge=1, description="instead of --steps: passes over the images")
+    batch_size: int = Field(64, ge=2, description="images a step, over all workers")
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description="AdamW's, at its peak; if not given 0.002 for compact and 0.0007 for others, "
+        "times the square root of --batch-size / 64",
+    )
     weight_decay: float = Field(0.05, ge=0, description="AdamW's")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a label that is spread")
     augment: Literal["none", "mirror", "shift"] = Field(
-        "mirror", description="of maps: mirror them at random; shift moves those of pixels, too"
+        "none",
+        description="of maps: mirror them at random; shift moves those of pixels, too; none keeps "
+        "the phase of a generator's upsampling, which both change",
     )
     patience: int = Field(
-        8, ge=0, description="stop after so many epochs without a better validation; 0: never"
+        0,
+        ge=0,
+        description="stop after so many epochs without a better validation; 0: never, since the "
+        "last epochs, of low rates, decide",
     )
     seed: int = Field(0, ge=0, description="of weights, order and augmentation")
 
     @property
     def training(self) -> "Training":
         """The training asked for."""
-        from manifpt.attribution.train import Options
+        from manifpt.attribution.recipe import Options
 
         return Options(**{name: getattr(self, name) for name in Options.__dataclass_fields__})

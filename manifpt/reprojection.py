@@ -98,7 +98,7 @@ def project_embeddings(
         classes = evaluated_classes(records)
         if classes != given["classes"]:
             raise AssertionError(f"rows are missing: {classes}, not {given['classes']}")
-        kept = ("rows_in", "ok", "quarantined", "by_error", "inputs", "augment", "copies")
+        kept = "rows_in ok quarantined by_error inputs augment copies split_by tiles".split()
         common = {name: given[name] for name in kept if name in given}
         common |= {"embeddings": embeddings.uri, "classes": classes}
         check_unchanged([embeddings])

@@ -345,7 +345,8 @@ def parquet_table(uri: str, data: bytes, columns: Sequence[str] | None = None) -
         file = pq.ParquetFile(io.BytesIO(data))
         names = file.schema_arrow.names
         return file.read(names if columns is None else [n for n in columns if n in names])
-    except (pa.ArrowInvalid, OSError) as error:
+    # ValueError: of names of columns that are no UTF-8.
+    except (pa.ArrowInvalid, OSError, ValueError) as error:
         raise DamageError(f"{uri}: is damaged ({reason(error)}); make it again") from None
 
 

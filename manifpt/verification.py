@@ -7,6 +7,7 @@ are read again from their own source and embedded, too. What is found goes into 
 
 import time
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,10 +20,13 @@ from manifpt.branches import read_artifacts
 from manifpt.errors import DamageError, ManifptError
 from manifpt.images import DecodeRule, Selection, plan, read_unit
 from manifpt.images.copies import Augmentation, original_id
-from manifpt.images.read import pixels_of, sized
+from manifpt.images.ids import image_id, tile_id
+from manifpt.images.read import pixels_of
+from manifpt.images.stacks import sizes_beside
 from manifpt.manifold import Manifold, Metric
-from manifpt.manifold.embed import other_sizes
+from manifpt.manifold.embed import points_of
 from manifpt.manifold.geometry import Geometry
+from manifpt.manifold.metric import EUCLIDEAN
 from manifpt.manifold.riemannian import project
 from manifpt.spaces import Space
 
@@ -66,7 +70,7 @@ class Checked:
         for n, row in enumerate(self.rows):
             query = self._point(n)
             distance = np.sqrt(np.square(query - reals).sum(1))
-            distance[hashes == row["pixel_sha256"]] = np.inf
+            distance[hashes == _own_hash(row)] = np.inf
             near = np.argpartition(distance, min(self.kept, len(distance)) - 1)
             far = distance[near[min(self.kept, len(distance)) - 1]]
             some = np.flatnonzero(distance <= far)
@@ -100,6 +104,11 @@ class Checked:
         )
 
 
+def _own_hash(row: dict[str, Any]) -> str:
+    """Return the hash of the pixels of a row of artifacts, which may be a tile."""
+    return str(row.get("tile_sha256", row["pixel_sha256"]))
+
+
 def _points(vectors: np.ndarray, metric: Metric) -> np.ndarray:
     if metric.name == "euclidean":
         return vectors
@@ -114,6 +123,27 @@ def _points(vectors: np.ndarray, metric: Metric) -> np.ndarray:
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     out: np.ndarray = vectors / np.where(norms > 0, norms, 1)
     return out
+
+
+def _artifact(
+    query: np.ndarray, reals: np.ndarray, card: dict[str, Any], manifold: Manifold
+) -> tuple[np.ndarray, float]:
+    """Return what the artifact of one query should be, and the largest number it is made from.
+
+    A denoiser sees this image alone, in float64.
+    """
+    if card["kind"] == "denoiser" and manifold.denoiser is not None:
+        alone = deepcopy(manifold.denoiser).double()
+        found = alone.artifacts(query.reshape(1, *manifold.manifest["shape"]))
+        return found.ravel(), float(np.abs(query).max())
+    metric = manifold.metric if card.get("whitened") else EUCLIDEAN
+    point = _points(query[None], metric)[0]
+    if card["kind"] == "riemannian":
+        star = _projection(query, reals, card, manifold.geometry)
+        star = _points(star[None], metric)[0]
+    else:
+        star = _projection(point, _points(reals.astype(np.float64), metric), card, None)
+    return point - star, float(np.abs(point).max())
 
 
 def _projection(
@@ -177,21 +207,25 @@ def _embedded(
 ) -> Iterator[tuple[str, str, np.ndarray]]:
     """Yield id, pixel hash and vector of the images of those ids, read from their source.
 
-    Among the ids may be those of degraded copies, made again by the card ``augment``.
+    The ids may be those of tiles, see ``ids.tile_id``, and among them those of degraded copies,
+    made again by the card ``augment``. Of an image in tiles, all tiles are yielded.
     """
-    read = list(wanted | {original_id(name) for name in wanted} if augment else wanted)
-    # What was drawn for a copy depends on the pixels of the size that images were decoded to first.
-    first = replace(rule, size=augment["size"]) if augment else rule
-    others = other_sizes(first, [space])
+    images = set(map(image_id, wanted))
+    read = list(images | {original_id(name) for name in images} if augment else images)
+    # What was drawn for a copy depends on the pixels that images were decoded to first.
+    first = rule
+    if augment:
+        first = replace(rule, size=augment["size"], tiles=augment.get("tiles", 0))
+    others = sizes_beside(first, [rule])
     for unit in plan(inputs, selection, **planned):
         for table in read_unit(unit, first, selection, other_sizes=others):
             keep = np.isin(table["id"].to_pylist(), read)
             some = table.filter(keep & np.array(table["error"].is_null()))
             if augment:
-                again = Augmentation.from_card(augment).again(some, wanted, rule.filter)
+                again = Augmentation.from_card(augment).again(some, images, rule.filter)
                 some = pa.concat_tables([some, again.select(some.column_names)])
             if some.num_rows:
-                some = sized(some, space.size)
+                some = points_of(some, rule)
                 vectors = space.embed(pixels_of(some)).reshape(some.num_rows, -1)
                 hashes = some["pixel_sha256"].to_pylist()
                 yield from zip(some["id"].to_pylist(), hashes, vectors, strict=True)
@@ -223,7 +257,9 @@ def _check_rows(
 ) -> tuple[list[dict[str, Any]], Checked]:
     """Compute rows again from their images; return what differs, and the rows' neighbours."""
     card = artifacts["projection"]
-    inputs, wanted = artifacts["inputs"]["given"], {row["id"] for row in rows}
+    tiled, inputs = bool(manifold.rule.tiles), artifacts["inputs"]["given"]
+    rows = [row | {"point": tile_id(row["id"], row.get("tile", 0) if tiled else 0)} for row in rows]
+    wanted = {row["point"] for row in rows}
     selection, space = Selection(EVALUATED, None), manifold.space
     augment = artifacts.get("augment")
     read = _embedded(inputs, wanted, selection, manifold.rule, space, augment, labelled=True)
@@ -231,23 +267,23 @@ def _check_rows(
     wrong = []
     kept = []
     for row in rows:
-        sha, _ = found.get(row["id"], (None, None))
-        if sha != row["pixel_sha256"]:
+        sha, _ = found.get(row["point"], (None, None))
+        if sha != _own_hash(row):
             what = "its image is gone" if sha is None else "its pixels are others"
             wrong.append({"id": row["id"], "what": what})
         else:
             kept.append(row)
-    queries = np.stack([found[row["id"]][1] for row in kept]) if kept else np.empty((0, 1))
+    queries = np.stack([found[row["point"]][1] for row in kept]) if kept else np.empty((0, 1))
     rounding = max(space.tolerance, WHITENED_TOLERANCE if manifold.metric.whitening else 0.0)
     checked = Checked(kept, queries, card["neighbours"], manifold.metric, rounding)
     for block in manifold.blocks(BLOCK_BYTES):
         checked.meet(block.ids, block.pixel_sha256, block.vectors)
     checked.settle()
     for n, row in enumerate(kept):
-        query = queries[n].astype(np.float64)
-        artifact = query - _projection(query, checked.vector[n], card, manifold.geometry)
+        query, reals = queries[n].astype(np.float64), checked.vector[n]
+        artifact, most = _artifact(query, reals, card, manifold)
         distance, tolerance = checked.distance[n, 0], checked.tolerance(n)
-        off = space.tolerance * float(np.abs(query).max())
+        off = (rounding if card.get("whitened") else space.tolerance) * most
         found_wrong = _differences(row, distance, tolerance, checked.id[n, 0], artifact, off)
         wrong += [{"id": row["id"], "what": what} for what in found_wrong]
     return wrong, checked

@@ -31,7 +31,7 @@ def attributor(folder: Path | str, manifold: str | None = None, size: int = 16) 
         target = Target(make_space("image", size), DecodeRule(size))
     torch.manual_seed(0)
     facts = target.facts()
-    design = Design(
+    design = Design.of(
         (tuple(facts["shape"]),), len(CLASSES), "mobilenet_v3_small", "standard", "late"
     )
     network = AttributionNetwork(design).eval()
@@ -40,6 +40,7 @@ def attributor(folder: Path | str, manifold: str | None = None, size: int = 16) 
     seen = pa.table({"pixel_sha256": pa.array([], pa.string())})
     branch = {"name": target.space.name} | {name: facts[name] for name in KEPT}
     body = {"design": design.card(), "classes": CLASSES, "branches": [branch], "files": {}}
+    body["weights"] = network.weights.tolist()
     with claims.claim(folder, "attributor", storage.digest("handmade")) as claim:
         storage.write_bytes(f"{folder}/{WEIGHTS}", sink.getvalue())
         storage.write_bytes(f"{folder}/{SEEN}", storage.parquet_bytes(seen))

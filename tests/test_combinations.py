@@ -145,7 +145,7 @@ def test_artifacts_of_other_images_do_not_combine(out, tmp_path):
 def test_late_fusion_learns_each_space_as_if_alone():
     """Heads share no weights: what one space's logits are does not depend on the others."""
     torch.manual_seed(0)
-    design = Design(((3, 8, 8), (12,)), 3, "resnet18", "full")
+    design = Design.of(((3, 8, 8), (12,)), 3, "resnet18", "full")
     network = AttributionNetwork(design)
     artifacts = [torch.randn(6, 3, 8, 8), torch.randn(6, 12)]
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -178,11 +178,11 @@ def test_weights_of_heads_are_those_of_a_search():
 
 
 def test_branches_of_a_network_have_trunks_that_suit_their_shapes():
-    design = Design(((3, 16, 16), (64, 4, 4), (40,)), 5, "resnet18", "auto", "early")
+    design = Design.of(((3, 16, 16), (64, 4, 4), (40,)), 5, "resnet18", "auto", "early")
     network = AttributionNetwork(design).eval()
     artifacts = [torch.randn(2, *shape) for shape in design.shapes]
     assert network(artifacts).shape == (2, 1, 5)
-    late = AttributionNetwork(Design(design.shapes, 5, "resnet18")).eval()
+    late = AttributionNetwork(Design.of(design.shapes, 5, "resnet18")).eval()
     assert late(artifacts).shape == (2, 3, 5)
     assert torch.allclose(late.fuse(late(artifacts)).exp().sum(1), torch.ones(2))
     assert Design.from_card(json.loads(json.dumps(design.card()))) == design

@@ -28,7 +28,7 @@ JOBS = {
     "build_manifold": (
         build_manifold,
         ["--input", "real={reals}"],
-        ["--input", "real={broken}", "--image-size", "16"],
+        ["--input", "real={broken}", "--tiles", "0", "--image-size", "16"],
     ),
     "compute_artifacts": (
         compute_artifacts,

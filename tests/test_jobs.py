@@ -86,7 +86,9 @@ def test_evaluation_leaves_out_what_training_saw(chain, corpus):
     again = json.loads((chain / "e2" / "metrics.json").read_text())
     first = json.loads((chain / "e" / "metrics.json").read_text())
     assert again["confusion"] == first["confusion"]
-    assert again["left_out"]["seen"] == 180 - first["images"]
+    assert again["left_out"]["near_training"] == first["left_out"]["near_training"]
+    near = first["near_training"]["images"]
+    assert again["left_out"]["seen"] == 180 - first["images"] - near
 
 
 def test_attribution_accounts_for_every_file_and_agrees_with_evaluation(chain, tmp_path, capsys):
@@ -243,9 +245,9 @@ def test_the_logged_model_predicts_as_the_job_does(chain):
 
 @pytest.mark.slow
 def test_training_goes_on_after_a_worker_died_and_seeds_repeat(ray_session, chain, tmp_path):
-    from manifpt.attribution import train
+    from manifpt.attribution import recipe, train
 
-    options = train.Options("resnet18", "standard", epochs=3, batch_size=32, seed=5)
+    options = recipe.Options("resnet18", "standard", epochs=3, batch_size=32, seed=5)
     made = [
         train.train_attributor([f"{chain}/a"], f"{tmp_path}/{n}", options, num_workers=2, die_at=d)
         for n, d in enumerate((None, 1))

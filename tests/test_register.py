@@ -40,7 +40,7 @@ KINDS = ("real", "stripes", "blocks")
 
 def publish_untrained(artifacts: str, output: str) -> None:
     branches = open_artifacts([artifacts])
-    design = Design(((3, 16, 16), (3, 16, 16)), 3, "resnet18", "half", "late")
+    design = Design.of(((3, 16, 16), (3, 16, 16)), 3, "resnet18", "half", "late")
     torch.manual_seed(0)
     network = AttributionNetwork(design)
     network.weights.fill_(4.0)  # some answers are sure
@@ -108,11 +108,13 @@ def test_the_card_says_how_far_unknown_generators_are_found():
     found |= {"sources": {"vae": {}, "flow": {}}, "rule": {"false_rejection": 0.05}}
     metrics = {"confusion": confusion, "classes": ["gan", "real"], "open_set": found}
     metrics["calibration"] = {"before": both, "after": both | {"brier_score": 0.3}}
-    manifest = {"classes": ["gan", "real"], "open_set": {"worth": {}}}
+    metrics["false_rejection_by_class"] = {"gan": 0.07, "real": 0.01}
+    manifest = {"classes": ["gan", "real"], "open_set": {"scores": []}}
     text = description(Facts(manifest, [], metrics, False, "0"))
     for words in ("(vae, flow; 40 images): AUROC 0.710 (0.600 to 0.800)", "called unknown: 0.250",
                   "0.040 of images of known sources", "Brier score 0.300 (before 0.400)",
-                  "at most a share of 0.05"):  # fmt: skip
+                  "at most a share of 0.05",
+                  "those of gan are called unknown most often: 0.07"):  # fmt: skip
         assert words in text
     assert "Closed set" not in text
     metrics = {"confusion": confusion, "classes": ["gan", "real"]}  # as of before

@@ -25,6 +25,7 @@ def sl(size: int = 28, **options) -> learned_spaces.Learned:
 SPACES = {
     "rgb": lambda: make_space("rgb", 28),
     "freq": lambda: make_space("freq", 28),
+    "residual": lambda: make_space("residual", 28),
     "sl": sl,
     "sl layer": lambda: sl(layer="features.6", pooled=False),
 }

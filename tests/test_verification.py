@@ -18,6 +18,7 @@ from manifpt.verification import WHITENED_TOLERANCE, Checked
 MADE = {
     "rgb": ("rgb", "nearest", "euclidean"),
     "freq": ("freq", "tangent", "euclidean"),
+    "residual": ("residual", "tangent", "euclidean"),
     "white": ("rgb", "nearest", "whitened"),
 }
 

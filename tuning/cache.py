@@ -19,6 +19,7 @@ from manifpt.images import Selection, plan
 from manifpt.images.sources import MANIFOLD_REALS, content_key
 from manifpt.manifold.build import Settings as Built
 from manifpt.manifold.build import build_manifold
+from manifpt.manifold.denoiser import STEPS
 from manifpt.manifold.derive import derive_manifold
 from manifpt.manifold.projector import projection_of
 from manifpt.reprojection import project_embeddings
@@ -38,24 +39,31 @@ OF_SPACE = {
 OF_LEARNED = ("layer", "pooled", "network_size", "precision")
 
 
-def images_of(reals: Sequence[str], labelled: Sequence[str], sources: Sequence[str]) -> "Images":
+def images_of(
+    reals: Sequence[str],
+    labelled: Sequence[str],
+    sources: Sequence[str],
+    split_by: str | None = None,
+) -> "Images":
     """Return the images behind the inputs, which must be there."""
     units = plan(reals, MANIFOLD_REALS, source="real"), plan(labelled, Selection(), labelled=True)
-    content = storage.digest([[content_key(found) for found in units], list(sources)])
-    return Images(content, tuple(reals), tuple(labelled), tuple(sources))
+    by = [split_by] if split_by else []
+    content = storage.digest([[content_key(found) for found in units], list(sources), *by])
+    return Images(content, tuple(reals), tuple(labelled), tuple(sources), split_by)
 
 
 @dataclass(frozen=True)
 class Images:
     """The images of a sweep: reals of the manifold, and those of known source.
 
-    ``content`` is a hash of what they are.
+    ``content`` is a hash of what they are, and of how ``split_by`` splits them.
     """
 
     content: str
     reals: tuple[str, ...]
     labelled: tuple[str, ...]
     sources: tuple[str, ...] = ()
+    split_by: str | None = None
 
 
 @dataclass
@@ -71,7 +79,8 @@ class Made:
 def embedding_options(space: str, settings: Settings) -> dict[str, Any]:
     """Return those of a trial's settings that decide the embeddings in one space."""
     names = (*OF_ALL, *OF_SPACE.get(space, ()), *(OF_LEARNED if space in LEARNED else ()))
-    return {name: getattr(settings, name) for name in names}
+    tiles = {"tiles": settings.tiles} if settings.tiles else {}
+    return {name: getattr(settings, name) for name in names} | tiles
 
 
 class Cache:
@@ -105,15 +114,18 @@ class Cache:
 
     def _images(self, settings: Settings, made: Made) -> str:
         made_of = {"size": settings.image_size, "images": self.images.content}
+        made_of |= {"tiles": settings.tiles} if settings.tiles else {}
         uri, there = self._place("image", made_of)
         if not there:
             made.steps.append("image")
             compute_artifacts(
                 self.images.labelled,
                 uri,
-                images=True,
+                plain=("image",),
                 image_size=settings.image_size,
+                tiles=settings.tiles or 0,
                 sources=self.images.sources,
+                split_by=self.images.split_by,
                 chunk=CHUNK,
             )
         return uri
@@ -121,7 +133,7 @@ class Cache:
     def _projected(self, space: str, settings: Settings, made: Made) -> str:
         reals, embeddings, made_of = self._embedded(space, settings, made)
         manifold, made_of = self._manifold(reals, space, settings, made_of, made)
-        projection = settings.projection
+        projection = settings.projection.by(settings.metric)
         uri, there = self._place("artifacts", made_of | {"projection": projection.card()})
         if not there:
             made.steps.append(f"artifacts {space}")
@@ -144,7 +156,7 @@ class Cache:
                 reals,
                 space=space,
                 options=settings.spaces,
-                settings=Built(image_size=settings.image_size),
+                settings=Built(image_size=settings.image_size, tiles=settings.tiles or 0),
             )
             made.embedded += manifest["ok"]
         embeddings, there = self._place("embeddings", made_of)
@@ -155,6 +167,7 @@ class Cache:
                 embeddings,
                 manifolds=[reals],
                 sources=self.images.sources,
+                split_by=self.images.split_by,
                 projection=NONE,
                 chunk=CHUNK,
             )
@@ -165,8 +178,14 @@ class Cache:
         self, reals: str, space: str, settings: Settings, made_of: dict[str, Any], made: Made
     ) -> tuple[str, dict[str, Any]]:
         """Return the manifold of a trial, and all that it is made from."""
-        built = Built(metric=settings.metric, geometry=settings.projector == "riemannian")
+        projector = settings.projector
+        built = Built(
+            metric=settings.metric,
+            geometry=projector == "riemannian",
+            denoiser=STEPS if projector == "denoiser" else 0,
+        )
         chosen = {"metric": built.metric, "reals": settings.reals, "geometry": built.geometry}
+        chosen |= {"denoiser": built.denoiser} if built.denoiser else {}
         made_of = made_of | chosen
         if replace(built, image_size=None) == Built() and settings.reals is None:
             return reals, made_of

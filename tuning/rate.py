@@ -9,7 +9,7 @@ from manifpt.attribution.attributor import Attributor
 from manifpt.attribution.stage import AttributeStage, trained_targets
 from manifpt.errors import ManifptError
 from manifpt.images import Selection, plan, read_unit
-from manifpt.manifold.embed import other_sizes
+from manifpt.projection import reading_of
 
 IMAGES = 256
 REPEATS = 3
@@ -23,8 +23,8 @@ def attribution_rate(model: str, inputs: Sequence[str]) -> float:
     pipeline.use_threads(max(1, int(session.capacity().get("CPU", 1.0))))
     targets = trained_targets(Attributor.open(model), ()).values()
     projectors = [target.projector_alone() for target in targets]
-    stage, rule = AttributeStage(model, projectors), projectors[0].rule
-    sizes = other_sizes(rule, [projector.space for projector in projectors])
+    stage = AttributeStage(model, projectors)
+    rule, sizes = reading_of(projectors)
     for unit in plan(inputs):
         for table in read_unit(unit, rule, Selection(), IMAGES, sizes):
             good = table.filter(table["error"].is_null()).drop_columns(["error", "message"])

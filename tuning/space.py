@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from manifpt.errors import ManifptError
 from manifpt.options import ProjectionOptions, SpaceOptions, TrainingOptions
 from manifpt.spaces import SPACES
+from manifpt.spaces.space import LEARNED
 
 Value = int | float | str | bool | None
 
@@ -31,6 +32,10 @@ class Settings(SpaceOptions, ProjectionOptions, TrainingOptions):
     """All that decides a trial, besides the images."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # A trial has whole epochs, which rungs count; and a rate that choices may hold.
+    epochs: int = Field(30, ge=1, description="passes over the images")  # type: ignore[assignment]
+    learning_rate: float = Field(1e-3, gt=0, description="AdamW's, at its peak")  # type: ignore[assignment]
 
 
 DEFAULTS = Settings.model_validate({})
@@ -207,4 +212,6 @@ def checked(settings: Settings) -> None:
     for space in settings.space.split("+"):
         if space not in SPACES:
             raise ManifptError(f"--config: space {space}: unknown; choose of {', '.join(SPACES)}")
+    if settings.tiles and set(settings.space.split("+")) & set(LEARNED):
+        raise ManifptError("--config: tiles: learned spaces take whole images; leave it out")
     _ = settings.projection

@@ -18,10 +18,11 @@ from pydantic import Field
 from manifpt import job
 from manifpt.config import IN_FILE, Alias, JobConfig, ModelName
 from manifpt.errors import ManifptError
+from manifpt.options import SplitOptions
 from manifpt.tracking import Run
 
 
-class Config(JobConfig):
+class Config(SplitOptions, JobConfig):
     """Options of sweep."""
 
     input: tuple[str, ...] = Field(
@@ -95,7 +96,8 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         raise ManifptError("--sampler pbt: takes one seed and one objective; choose optuna")
     if config.register_as is not None:
         tracked.require()
-    images = images_of(config.reals or config.input, config.input, config.sources)
+    reals = config.reals or config.input
+    images = images_of(reals, config.input, config.sources, config.split_by)
     count, share, fit = capacity_of_trials(config.num_workers, config.max_concurrent_trials)
     print(f"trials: {fit} at once, {count} workers each, {share}", file=sys.stderr, flush=True)
     output = storage.absolute(config.output)

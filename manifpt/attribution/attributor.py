@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,16 +10,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from manifpt import claims, integrity, outputs, storage
 from manifpt.attribution.fusion import pooled
+from manifpt.attribution.near import NEAR, near
 from manifpt.attribution.network import AttributionNetwork, Design, Outputs
 from manifpt.attribution.network import outputs as network_outputs
 from manifpt.attribution.open_set import REMEDY, OpenSet
+from manifpt.attribution.tiled import pooled_tiles
 from manifpt.backbone import folded
 from manifpt.branches import LOOKS, Branch, check_unchanged, of_classes, read_artifacts
 from manifpt.errors import DamageError, ManifptError
+from manifpt.images.perceptual import DISTANCE, HammingIndex
+from manifpt.images.stacks import firsts
 
 WEIGHTS = "weights.pt"
 SEEN = "seen.parquet"
@@ -90,13 +96,22 @@ class Attributor:
             return None
         return OpenSet.from_bytes(self._bytes(OPEN_SET), self._uri(OPEN_SET))
 
-    def outputs(self, artifacts: Sequence[np.ndarray]) -> Outputs:
-        """Return the network's logits and features of the artifacts in each space."""
+    @property
+    def tiled(self) -> bool:
+        """Whether images larger than a space's size are looked at in tiles."""
+        return any(branch["decode"].get("tiles") for branch in self.branches)
+
+    def outputs(self, artifacts: Sequence[np.ndarray], begins: np.ndarray | None = None) -> Outputs:
+        """Return the network's logits and features of the artifacts in each space.
+
+        Where rows are tiles, ``begins`` are the first of each image, and outputs are of images.
+        """
         shaped = [
             a.reshape(-1, *branch["shape"])
             for a, branch in zip(artifacts, self.branches, strict=True)
         ]
-        return network_outputs(self.ready, shaped, self.device)
+        found = network_outputs(self.ready, shaped, self.device)
+        return found if begins is None else pooled_tiles(found, begins)
 
     def fused(self, logits: np.ndarray, weights: Sequence[float] | None = None) -> np.ndarray:
         """Return N x classes probabilities of N x heads x classes logits, float64.
@@ -108,20 +123,20 @@ class Attributor:
         out: np.ndarray = pooled(torch.from_numpy(logits).double(), given).exp().numpy()
         return out
 
-    def probabilities(self, artifacts: Sequence[np.ndarray]) -> np.ndarray:
-        """Return N x classes probabilities of the artifacts in each space, float64."""
-        return self.fused(self.outputs(artifacts).logits)
+    def probabilities(
+        self, artifacts: Sequence[np.ndarray], begins: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return N x classes probabilities of the artifacts in each space, see ``outputs``."""
+        return self.fused(self.outputs(artifacts, begins).logits)
 
-    def unknown(self, outputs: Outputs, distance: Sequence[float | None]) -> "Unknown | None":
-        """Return how strange N images are; None if the attributor cannot tell.
-
-        ``distance`` is that to the nearest real in the first space with a manifold.
-        """
+    def unknown(self, outputs: Outputs) -> "Unknown | None":
+        """Return how strange N images are; None if the attributor cannot tell."""
         if self.open_set is None:
             return None
-        scores = self.open_set.scores(outputs, np.array(distance, dtype=np.float64))
+        scores = self.open_set.scores(outputs)
         combined = self.open_set.unknown_score(scores)
-        return Unknown(combined, self.open_set.p_value(combined), scores)
+        coordinates = self.open_set.coordinates_of(outputs, combined)
+        return Unknown(combined, self.open_set.p_value(combined), scores, coordinates)
 
     def seen(self) -> frozenset[str]:
         """Return the pixel hashes of the images that training and validation used."""
@@ -130,7 +145,10 @@ class Attributor:
 
     def seen_table(self) -> pa.Table:
         """Return the hashes of the images that training and validation used, a row an image."""
-        return storage.parquet_table(self._uri(SEEN), self._bytes(SEEN))
+        table = storage.parquet_table(self._uri(SEEN), self._bytes(SEEN))
+        if "pixel_sha256" not in table.column_names:
+            raise DamageError(f"{self._uri(SEEN)}: has no pixel_sha256; {REMEDY}")
+        return table
 
     def seen_looks(self) -> np.ndarray | None:
         """Return their perceptual hashes, N uint64, None if it was made of artifacts without."""
@@ -163,11 +181,15 @@ def _seal(manifest: dict[str, Any]) -> str:
 
 
 class Unknown(NamedTuple):
-    """Of N images: ``unknown_score``, the share of known images as strange, N x single scores."""
+    """Of N images: ``unknown_score``, the share of known images as strange, N x single scores.
+
+    ``coordinates``, N x D float32, are what groups of images are told by.
+    """
 
     score: np.ndarray
     p_value: np.ndarray
     scores: np.ndarray
+    coordinates: np.ndarray
 
 
 class Made(NamedTuple):
@@ -183,36 +205,32 @@ class Made(NamedTuple):
     open_set: OpenSet | None = None
 
 
-def described(names: Sequence[str], design: Design) -> str:
-    """Say which artifacts go to which network, and how they are fused."""
-    parts = [
-        f"{name} {' x '.join(map(str, shape))} -> {trunk}"
-        for name, shape, trunk in zip(names, design.shapes, design.trunks(), strict=True)
-    ]
-    return "; ".join(parts) + (f"; {design.fusion} fusion" if len(parts) > 1 else "")
-
-
 def publish_attributor(claim: claims.Claim, made: Made, facts: dict[str, Any]) -> dict[str, Any]:
     """Write an attributor's files and its manifest, with ``facts`` of its training; return it."""
     branches = made.branches
     check_unchanged(branches)
     kept = [{"name": b.name} | {name: b.manifest[name] for name in KEPT} for b in branches]
-    classes = branches[0].manifest["classes"]
-    augmentation = branches[0].manifest.get("augment")
+    manifest = branches[0].manifest
+    classes = manifest["classes"]
+    augmentation = manifest.get("augment")
+    seen = seen_by(branches[0], made.classes)
     body = {
         **facts,
         "design": made.design.card(),
-        "network": described([branch.name for branch in branches], made.design),
+        "network": made.design.describe([branch.name for branch in branches]),
         "classes": made.classes,
         "branches": kept,
         "weights": made.weights["weights"].tolist(),
+        "heads": made.design.head_names([branch.name for branch in branches]),
         "artifacts": [branch.uri for branch in branches],
-        "inputs": branches[0].manifest["inputs"],
+        "inputs": manifest["inputs"],
         "rows": {
             split: {name: classes[split][name] for name in made.classes if name in classes[split]}
             for split in ("train", "validation")
         },
-        "files": write_files(claim, made, seen_by(branches[0], made.classes)),
+        "near_training": near_training(seen),
+        "files": write_files(claim, made, seen),
+        **({"split_by": manifest["split_by"]} if "split_by" in manifest else {}),
         # `augment` is what training itself does to maps.
         **({"augmentation": augmentation} if augmentation else {}),
     }
@@ -220,11 +238,43 @@ def publish_attributor(claim: claims.Claim, made: Made, facts: dict[str, Any]) -
 
 
 def seen_by(branch: Branch, classes: Sequence[str]) -> pa.Table:
-    """Return the hashes of what training and validation have seen of artifacts."""
-    paths = [path for split in ("train", "validation") for path in branch.files(split)]
-    read = ["source", "pixel_sha256", LOOKS]
-    tables = [read_artifacts(storage.join(branch.uri, path), read) for path in paths]
-    return of_classes(pa.concat_tables(tables), classes).drop_columns(["source"])
+    """Return the hashes of what training and validation have seen of artifacts, a row an image.
+
+    ``near_training`` says which validation images look like a training image, of any class; it is
+    null of training images, and where there are no perceptual hashes.
+    """
+    found = []
+    index: HammingIndex | None = None
+    for split in ("train", "validation"):
+        read = ["source", "pixel_sha256", LOOKS, *(["tile"] if "tiles" in branch.manifest else [])]
+        paths = [storage.join(branch.uri, path) for path in branch.files(split)]
+        table = of_classes(pa.concat_tables([read_artifacts(p, read) for p in paths]), classes)
+        table = table.take(pa.array(firsts(table)))
+        table = table.select([name for name in read[1:3] if name in table.column_names])
+        if LOOKS in table.column_names:
+            table = table.append_column(NEAR, near(table[LOOKS], index))
+            index = HammingIndex(np.unique(table[LOOKS].drop_null().to_numpy()))
+        found.append(table)
+    return pa.concat_tables(found)
+
+
+def near_training(seen: pa.Table) -> dict[str, Any] | None:
+    """Count the validation images near training, and say so where there are some.
+
+    None without hashes.
+    """
+    if NEAR not in seen.column_names:
+        return None
+    count, known = pc.sum(seen[NEAR]).as_py() or 0, len(seen) - seen[NEAR].null_count
+    if count:
+        print(
+            f"near_training: {count} of {known} validation images look like a training image "
+            f"(perceptual hashes within {DISTANCE} bits), so validation flatters; --split-by keeps "
+            "images of one prompt, scene or folder in one split",
+            file=sys.stderr,
+            flush=True,
+        )
+    return {"validation": count, "compared": known, "distance": DISTANCE}
 
 
 def write_files(claim: claims.Claim, made: Made, seen: pa.Table) -> dict[str, Any]:

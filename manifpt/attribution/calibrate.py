@@ -10,19 +10,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 from manifpt import session, storage, tensors
 from manifpt.attribution.attributor import Made
+from manifpt.attribution.decision import USUAL
 from manifpt.attribution.fusion import fit_weights
 from manifpt.attribution.network import AttributionNetwork, Design, Outputs, outputs
-from manifpt.attribution.open_set import Fitted, Known, fit_open_set
+from manifpt.attribution.open_set import SCORES, Fitted, Known, fit_open_set, rejected_by_class
+from manifpt.attribution.stream import MOST_ROWS, first_of
+from manifpt.attribution.tiled import counts_of, pooled_tiles
 from manifpt.branches import Branch, artifact_column, of_classes, read_branches
 from manifpt.device import device_and_precision, threads_of
-
-# Of larger validation sets, so many images are taken, evenly of all classes.
-ROWS = 20_000
+from manifpt.images.stacks import firsts
 
 Build = Callable[[], AttributionNetwork]
 
@@ -81,12 +83,12 @@ def _fitted(
     before = _loss(network, heads, right)
     network.weights.copy_(fit_weights(heads, right))
     weights, after = network.weights.double().numpy(), _loss(network, heads, right)
-    fitted = fit_open_set(known, classes, weights)
+    fitted = fit_open_set(known, len(classes), weights, network.design.discriminants)
     facts = {
         "validation_accuracy": float((network.fuse(heads).argmax(1) == right).float().mean()),
         "validation_loss": after,
         "calibration": {"rows": len(right), "loss_before": before, "loss": after},
-        "open_set": _described(fitted),
+        "open_set": _described(fitted, known.labels, classes),
     }
     open_set = fitted.open_set if fitted else None
     return Made(branches, network.design, classes, network.state_dict(), open_set), facts
@@ -96,57 +98,47 @@ def _loss(network: AttributionNetwork, heads: Tensor, right: Tensor) -> float:
     return float(torch.nn.functional.nll_loss(network.fuse(heads), right))
 
 
-def _described(fitted: Fitted | None) -> dict[str, Any] | None:
-    """Return what each score is worth, and its AUROC: the mean of the generators left out."""
+def _described(
+    fitted: Fitted | None, labels: np.ndarray, classes: Sequence[str]
+) -> dict[str, Any] | None:
+    """Return the scores' names, and what share of each class's images the usual rule rejects."""
     if fitted is None:
         return None
-    names, worth = fitted.open_set.score_names, fitted.open_set.worth.tolist()
-    each = fitted.left_out.values()
-    return {
-        "worth": dict(zip(names, worth, strict=True)),
-        "left_out": list(fitted.left_out),
-        "auroc": {n: float(np.mean([one[n] for one in each])) for n in [*names, "combined"]},
-    }
+    names, limit = np.array(classes, dtype=object)[labels], USUAL.false_rejection
+    shares = rejected_by_class(names, fitted.p_values <= limit, classes)
+    return {"scores": list(SCORES), "false_rejection": limit, "false_rejection_by_class": shares}
 
 
 def validation_outputs(
     network: AttributionNetwork, branches: Sequence[Branch], classes: list[str], device: str
 ) -> Known:
-    """Return what the network says of validation images."""
+    """Return what the network says of validation images, pooled where they have tiles."""
     found = []
-    room = np.full(len(classes), max(1, ROWS // len(classes)))
+    room = np.full(len(classes), max(1, MOST_ROWS // len(classes)))
     for path in branches[0].files("validation"):
         table = of_classes(
             read_branches([storage.join(branch.uri, path) for branch in branches]), classes
         )
-        numbers = np.array([classes.index(s) for s in table["source"].to_pylist()], dtype=np.int64)
-        kept = _first(numbers, room)
+        begins, sources = firsts(table), table["source"].to_pylist()
+        numbers = np.array([classes.index(sources[row]) for row in begins], dtype=np.int64)
+        kept = first_of(numbers, room)
         if not len(kept):
             continue
-        table = table.take(kept)
+        images = np.repeat(np.arange(len(begins)), counts_of(begins, table.num_rows))
+        table = table.filter(pa.array(np.isin(images, kept)))
+        begins = firsts(table)
         artifacts = [
             tensors.from_column(table[artifact_column(n)]).reshape(-1, *branch.manifest["shape"])
             for n, branch in enumerate(branches)
         ]
-        distance = np.array(table["distance"].to_pylist(), dtype=np.float64)
-        found.append(Known(outputs(network, artifacts, device), numbers[kept], distance))
+        of_images = pooled_tiles(outputs(network, artifacts, device), begins)
+        found.append(Known(of_images, numbers[kept]))
     return _joined(found)
 
 
 def _joined(known: Sequence[Known]) -> Known:
     """Return what is known of several sets of images as one."""
-    logits = np.concatenate([found.logits for found, _, _ in known])
-    heads = zip(*(found.features for found, _, _ in known), strict=True)
+    logits = np.concatenate([one.outputs.logits for one in known])
+    heads = zip(*(one.outputs.features for one in known), strict=True)
     features = [np.concatenate(head) for head in heads]
-    labels, distances = (np.concatenate([one[n] for one in known]) for n in (1, 2))
-    return Known(Outputs(logits, features), labels, distances)
-
-
-def _first(numbers: np.ndarray, room: np.ndarray) -> np.ndarray:
-    """Return the places of rows that find room in their class, and take it up."""
-    kept = []
-    for place, number in enumerate(numbers):
-        if room[number] > 0:
-            room[number] -= 1
-            kept.append(place)
-    return np.array(kept, dtype=np.int64)
+    return Known(Outputs(logits, features), np.concatenate([one.labels for one in known]))

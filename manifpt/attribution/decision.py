@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-REAL = "real"
+from manifpt.images.sources import REAL
+
 DECISIONS = ("generator", REAL, "unknown", "unsure")
 
 
@@ -31,10 +32,11 @@ def decide(
     unknown_p: np.ndarray | None = None,
     rule: Rule = USUAL,
 ) -> np.ndarray:
-    """Return N of DECISIONS from N x classes calibrated probabilities and N conformal p-values.
+    """Return N of DECISIONS from N x classes calibrated probabilities and N p-values.
 
-    An image is ``unknown`` if its p-value (see ``open_set``) is at most the rule's false rejection;
-    else ``unsure`` if its greatest probability is below ``sure``. Without p-values none is unknown.
+    An image is ``unknown`` if its p-value, calibrated on validation (see ``open_set``), is at most
+    the rule's false rejection; else ``unsure`` if its greatest probability is below ``sure``.
+    Without p-values none is unknown.
     """
     best = probabilities.argmax(1)
     is_real = np.array([name == REAL for name in classes])[best]

@@ -20,7 +20,7 @@ from manifpt.artifacts import EVALUATED, compute_artifacts
 from manifpt.attribution.attributor import (
     Attributor,
     Made,
-    described,
+    near_training,
     sealed,
     seen_by,
     write_files,
@@ -30,6 +30,7 @@ from manifpt.attribution.heads import FITS, Layer
 from manifpt.attribution.network import AttributionNetwork
 from manifpt.attribution.network import outputs as network_outputs
 from manifpt.attribution.stage import manifold_places, trained_targets
+from manifpt.attribution.stream import first_of
 from manifpt.branches import (
     Branch,
     artifact_column,
@@ -75,12 +76,8 @@ def _training_rows(
             uris = [storage.join(branch.uri, path) for branch in branches]
             table = of_classes(read_branches(uris, ["id", "source", "artifact"]), classes)
             labels = np.array([classes.index(s) for s in table["source"].to_pylist()], dtype=int)
-            kept = []
-            for row, label in enumerate(labels):
-                if room[label] > 0:
-                    room[label] -= 1
-                    kept.append(row)
-            if kept:
+            kept = first_of(labels, room)
+            if len(kept):
                 table = table.take(kept)
                 yield (
                     [
@@ -146,6 +143,7 @@ def extend_attributor(
     *,
     head: str = "lda",
     manifolds: Sequence[str] = (),
+    split_by: str | None = None,
     demand: session.Demand = session.ANY,
     terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:
@@ -153,14 +151,16 @@ def extend_attributor(
 
     ``additions`` are ``NAME=URI`` of images. Their artifacts, made as those of the attributor's
     training were, stay in ``output``/artifacts: by content, a tenth of them is for validation, a
-    fifth is kept for evaluation, and the rest is trained on. ``head`` is one of ``heads.FITS``.
+    fifth is kept for evaluation, and the rest is trained on; or as ``split_by`` says (see
+    ``compute_artifacts``). ``head`` is one of ``heads.FITS``.
     """
     output = storage.absolute(output)
     old = Attributor.open(model)
     targets = trained_targets(old, manifolds)
     sets = training_sets(old)
     units = plan(additions, Selection(EVALUATED), labelled=True)
-    key = storage.digest([old.manifest["key"], content_key(units), head])
+    by = [split_by] if split_by else []
+    key = storage.digest([old.manifest["key"], content_key(units), head, *by])
     read = [("--extend", old.uri), *(("--manifold", uri) for uri in manifolds)]
     read += [*places(additions, output, "--add"), *manifold_places(old, manifolds)]
     read += [("the artifacts in", branch.uri) for branches in sets for branch in branches]
@@ -173,6 +173,7 @@ def extend_attributor(
             place,
             targets=targets,
             augmentation=Augmentation.from_card(augment) if augment else None,
+            split_by=split_by,
             demand=demand,
         )
         new = open_artifacts([place])
@@ -203,6 +204,9 @@ def _publish(
         "artifacts": [branch.uri for branch in new],
         "classes": made.classes[len(old.classes) :],
     }
+    if "split_by" in new[0].manifest:
+        extension["split_by"] = new[0].manifest["split_by"]
+    # New validation images are compared with new training images: the old table has no splits.
     seen = pa.concat_tables(
         [old.seen_table(), seen_by(new[0], made.classes)], promote_options="default"
     )
@@ -210,11 +214,12 @@ def _publish(
         **{name: value for name, value in old.manifest.items() if name not in RENEWED},
         **facts,
         "design": made.design.card(),
-        "network": described([branch["name"] for branch in old.branches], made.design),
+        "network": made.design.describe([branch["name"] for branch in old.branches]),
         "classes": made.classes,
         "weights": made.weights["weights"].tolist(),
         "rows": {split: n | counts[split] for split, n in old.manifest["rows"].items()},
         "extensions": [*old.manifest.get("extensions", []), extension],
+        "near_training": near_training(seen),
         "files": write_files(claim, made, seen),
     }
     return claim.publish(sealed(body))

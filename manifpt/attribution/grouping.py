@@ -24,8 +24,7 @@ EVIDENCE, GROUPS, SCRATCH = "evidence", "groups", "_buckets"
 RUN_ROWS, BUCKET_ROWS = 2**18, 2**18
 # The pseudo-column: the folder that holds an image, or the tar, from its id.
 FOLDER = "folder"
-# The column of probabilities of the image itself, where an ensemble made the others.
-ITSELF = "itself"
+COORDINATES = "coordinates"
 
 GROUP_ROWS = {
     "group": pa.string(),
@@ -43,13 +42,17 @@ GROUP_ROWS = {
 
 
 def evidence_of(
-    images: pa.Table, by: str, rows: pa.Table, probabilities: np.ndarray, itself: np.ndarray
+    images: pa.Table,
+    by: str,
+    rows: pa.Table,
+    probabilities: np.ndarray,
+    coordinates: np.ndarray | None,
 ) -> pa.Table:
     """Return what grouping needs of some images; those whose group is null are left out.
 
     A group is the value of the column ``by``, or with FOLDER the image's folder. ``images``
-    is their images table, ``rows`` their attributions; ``probabilities`` and ``itself``, N x K,
-    are of several views and of the image itself, the same where there is no ensemble.
+    is their images table, ``rows`` their attributions; ``probabilities`` are N x K, of several
+    views if there is an ensemble, and ``coordinates`` N x D, of the image itself.
     """
     if by == FOLDER and FOLDER not in images.column_names:
         groups = [row_id.rpartition("/")[0] or "." for row_id in images["id"].to_pylist()]
@@ -61,12 +64,11 @@ def evidence_of(
             "group": column,
             "sha256": images["sha256"],
             "decision": rows["decision"],
-            "unknown_score": rows["unknown_score"],
             "probabilities": tensors.to_column(probabilities.astype(np.float32)),
         }
     )
-    if itself is not probabilities:
-        made = made.append_column(ITSELF, tensors.to_column(itself.astype(np.float32)))
+    if coordinates is not None:
+        made = made.append_column(COORDINATES, tensors.to_column(coordinates.astype(np.float32)))
     return made.filter(made["group"].is_valid())
 
 
@@ -91,7 +93,9 @@ def _runs(files: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
 
 def sort_run(output: str, paths: Sequence[str], target: str, buckets: int) -> None:
     """Write the rows of a run of evidence files as one file with a row group a bucket."""
-    table = pa.concat_tables([storage.read_parquet(storage.join(output, p)) for p in paths])
+    # Earlier versions had other columns beside those that are needed.
+    parts = [storage.read_parquet(storage.join(output, path)) for path in paths]
+    table = pa.concat_tables(parts, promote_options="default")
     places = np.array([bucket_of(group, buckets) for group in table["group"].to_pylist()])
     with (
         storage.writing(target) as file,
@@ -118,13 +122,12 @@ class _Group:
 
     def judged(self, name: str, pooling: Pooling) -> dict[str, Any]:
         """Return its row of the table."""
-        probabilities, decisions, scores, itself = zip(*self.found.values(), strict=True)
+        probabilities, decisions, *beside = zip(*self.found.values(), strict=True)
         images = Images(
             list(self.found),
             np.stack(probabilities).astype(np.float64),
             decisions,
-            np.array(scores, dtype=np.float64),
-            np.stack(itself).astype(np.float64),
+            *(np.stack(one).astype(np.float64) for one in beside),
         )
         return pooling.judge(name, images, self.images)
 
@@ -140,11 +143,10 @@ def judge_bucket(
         if table.num_rows == 0:
             continue
         probabilities = tensors.from_column(table["probabilities"])
-        views = ITSELF in table.column_names
-        itself = tensors.from_column(table[ITSELF]) if views else probabilities
-        columns = (table[n].to_pylist() for n in ("group", "sha256", "decision", "unknown_score"))
-        for row, (group, sha, decision, score) in enumerate(zip(*columns, strict=True)):
-            image = probabilities[row].copy(), decision, score, itself[row].copy()
+        beside = [tensors.from_column(table[n]) for n in (COORDINATES,) if n in table.column_names]
+        columns = (table[n].to_pylist() for n in ("group", "sha256", "decision"))
+        for row, (group, sha, decision) in enumerate(zip(*columns, strict=True)):
+            image = probabilities[row].copy(), decision, *(one[row].copy() for one in beside)
             groups[group].add(sha, image)
     rows = [group.judged(name, pooling) for name, group in sorted(groups.items())]
     table = pa.Table.from_pylist(rows, schema=pa.schema(GROUP_ROWS))

@@ -23,8 +23,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from manifpt.attribution.attributor import Attributor
-from manifpt.attribution.decision import REAL, USUAL, Rule
-from manifpt.attribution.profiles import Profiles, vectors_of
+from manifpt.attribution.decision import USUAL, Rule
+from manifpt.attribution.profiles import Profiles
+from manifpt.images.sources import REAL
 
 EPS = 0.1
 CONFIDENCE = 0.95
@@ -68,16 +69,15 @@ def interval(evidence: np.ndarray, best: int, seed: int) -> tuple[float, float] 
 class Images(NamedTuple):
     """What is known of N images.
 
-    The hashes of their bytes, N x K ``probabilities``, each image's own decision, its
-    ``unknown_score`` (NaN where there is none), and N x K probabilities of the image ``itself``,
-    where the others are the mean of several views of it.
+    The hashes of their bytes, N x K ``probabilities``, each image's own decision, and N x D
+    ``coordinates`` of the image itself (see ``profiles``), None from an attributor that knows no
+    unknown.
     """
 
     hashes: Sequence[str]
     probabilities: np.ndarray
     decisions: Sequence[str]
-    unknown_score: np.ndarray
-    itself: np.ndarray
+    coordinates: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,7 @@ class Pooling:
         priors, open_set = priors_of(attributor.manifest), attributor.open_set
         profiles = None
         if open_set is not None:
-            evidence = log_evidence(open_set.probabilities, np.array(priors), eps)
-            profiles = Profiles(vectors_of(evidence, open_set.strangeness), open_set.labels)
+            profiles = Profiles(open_set.coordinates, open_set.labels)
         return cls(tuple(attributor.classes), priors, eps, rule, profiles)
 
     def judge(self, group: str, images: Images, count: int | None = None) -> dict[str, Any]:
@@ -121,7 +120,8 @@ class Pooling:
         seed = int.from_bytes(sha256(group.encode()).digest()[:8], "big")
         low, high = interval(evidence, best, seed) or (None, None)
         unknown = float(np.mean([images.decisions[i] == "unknown" for i in order]))
-        unknown_p = self.unknown_p(images.itself[order], images.unknown_score[order], seed)
+        coordinates = images.coordinates
+        unknown_p = None if coordinates is None else self.unknown_p(coordinates[order])
         strange = unknown > 0.5 if unknown_p is None else unknown_p <= self.rule.false_rejection
         surely = float(total[best]) if low is None else low
         return {
@@ -138,18 +138,14 @@ class Pooling:
             "decision": "unknown" if strange else self._answer(best, surely),
         }
 
-    def unknown_p(
-        self, probabilities: np.ndarray, unknown_score: np.ndarray, seed: int
-    ) -> float | None:
-        """Return the p-value of N images of one source to be of a known one.
+    def unknown_p(self, coordinates: np.ndarray) -> float | None:
+        """Return the p-value of images of one source, N x D coordinates, to be of a known one.
 
         None for fewer than FEWEST, or where the attributor cannot tell.
         """
-        if self.profiles is None or len(probabilities) < FEWEST or np.isnan(unknown_score).any():
+        if self.profiles is None or len(coordinates) < FEWEST:
             return None
-        evidence = log_evidence(probabilities, np.array(self.priors), self.eps)
-        vectors = vectors_of(evidence, unknown_score)
-        return self.profiles.p_value(vectors, pooled(evidence.sum(0)), seed, self.eps)
+        return self.profiles.p_value(coordinates, self.eps)
 
     def _answer(self, best: int, surely: float) -> str:
         """Return ``unsure``, ``real`` or ``generator``."""

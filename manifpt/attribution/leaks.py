@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from manifpt.attribution.attributor import Attributor
+from manifpt.attribution.near import near
 from manifpt.images.perceptual import HammingIndex
 from manifpt.manifold.manifold import Manifold
 
@@ -44,12 +45,8 @@ class Leaks:
         """Return attributions with the columns LEAKS, and how many rows each of them marks."""
         exact = [sha in self.seen for sha in table["pixel_sha256"].to_pylist()]
         table = table.append_column("in_training", pa.array(exact, pa.bool_()))
-        has = table["perceptual_hash"].is_valid().to_numpy(zero_copy_only=False)
-        looks = table["perceptual_hash"].fill_null(0).to_numpy()
         for name, index in self.near.items():
-            known = has if index else np.zeros_like(has)
-            marks = index.meets(looks) if index else known
-            table = table.append_column(name, pa.array(marks, pa.bool_(), mask=~known))
+            table = table.append_column(name, near(table["perceptual_hash"], index))
         counts = {name: sum(map(bool, table[name].to_pylist())) for name in LEAKS}
         return table, counts | {"unavailable": [n for n, index in self.near.items() if not index]}
 

@@ -24,9 +24,10 @@ from manifpt.device import device_and_precision
 
 @dataclass(frozen=True)
 class Settings:
-    """All that decides a training, besides the data; ``moments`` are mean and std a branch.
+    """All that decides a training, besides the data; ``moments`` are mean and std an input.
 
-    ``movable`` says of each branch whether its maps are images, which may be shifted.
+    An epoch is ``passes`` over the ``rows``. ``movable`` says of each input whether its maps are
+    images, which may be shifted; other maps are spectra.
     """
 
     design: Design
@@ -34,13 +35,20 @@ class Settings:
     moments: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...]
     rows: int
     epochs: int
+    passes: int
     batch_size: int
     learning_rate: float
     weight_decay: float
     patience: int
     seed: int
     augment: str
+    label_smoothing: float
     movable: tuple[bool, ...]
+
+    @property
+    def steps(self) -> int:
+        """The steps of the whole training."""
+        return self.epochs * self.passes * max(1, self.rows // self.batch_size)
 
 
 @dataclass
@@ -78,8 +86,8 @@ def augmented(artifacts: list[Tensor], how: str, movable: Sequence[bool]) -> lis
     """Mirror at random the maps among artifacts, and with ``shift`` move those that are movable.
 
     The maps of an image are changed alike in all spaces. A shift is of up to a sixteenth of the
-    side; what it pushes out comes in again at the other. Spectra are mirrored as their images are,
-    and do not move with them.
+    side; what it pushes out comes in again at the other. Maps that are not movable are centred
+    spectra: each becomes that of the mirrored image, and a shift leaves magnitudes as they are.
     """
     if how == "none":
         return artifacts
@@ -88,10 +96,20 @@ def augmented(artifacts: list[Tensor], how: str, movable: Sequence[bool]) -> lis
     moves = torch.rand(len(out[0]), 2) * 2 - 1 if how == "shift" else None
     for n, values in enumerate(artifacts):
         if values.ndim == 4:
-            values[mirrored] = values[mirrored].flip(-1)
+            some = values[mirrored]
+            values[mirrored] = some.flip(-1) if movable[n] else mirrored_spectra(some)
             if moves is not None and movable[n]:
                 out[n] = shifted(values, moves * (values.shape[-1] // 16))
     return out
+
+
+def mirrored_spectra(maps: Tensor) -> Tensor:
+    """Return the centred magnitude spectra, ... x H x W, of images mirrored left to right.
+
+    Mirroring turns the frequency v to -v. Zero lies in column W // 2 (NumPy's ``fftshift``): of an
+    even W this is one right of where a flip alone puts it.
+    """
+    return maps.flip(-1).roll(1 - maps.shape[-1] % 2, -1)
 
 
 def shifted(maps: Tensor, moves: Tensor) -> Tensor:
@@ -117,26 +135,25 @@ class Trainer:
             torch.set_num_threads(threads)
         torch.manual_seed(settings.seed)
         self.network = AttributionNetwork(settings.design)
-        for branch, moments in zip(self.network.branches, settings.moments, strict=True):
-            branch.normalise_by(*moments)  # type: ignore[operator]
+        for branch, head in zip(self.network.branches, settings.design.heads, strict=True):
+            branch.normalise_by(*settings.moments[head.reads])  # type: ignore[operator]
         self.network = for_training(self.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parallel: nn.Module = prepare_model(self.network)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
         )
-        self.steps = settings.epochs * max(1, settings.rows // settings.batch_size)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
         self.standing = Standing()
         self.best_weights = self._weights()
 
     def _rate(self, step: int) -> float:
-        return training.warm_cosine(step, self.steps)
+        return training.warm_cosine(step, self.settings.steps)
 
     def _weights(self) -> dict[str, Tensor]:
         return {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
 
     def _batch(self, batch: dict[str, np.ndarray]) -> tuple[list[Tensor], Tensor]:
-        """Return the artifacts of each branch, and the labels, on the device."""
+        """Return the artifacts of each input, and the labels, on the device."""
         artifacts = []
         for n, shape in enumerate(self.settings.design.shapes):
             values = torch.from_numpy(batch[artifact_column(n)]).float().reshape(-1, *shape)
@@ -149,7 +166,9 @@ class Trainer:
         with torch.autocast(self.device, self.precision, enabled=self.precision is not None):
             logits: Tensor = self.parallel(artifacts)
         heads = logits.float().unbind(1)
-        return torch.stack([cross_entropy(head, labels) for head in heads]).sum()
+        smooth = self.settings.label_smoothing
+        each = [cross_entropy(head, labels, label_smoothing=smooth) for head in heads]
+        return torch.stack(each).sum()
 
     def train(self, batches: Iterator[dict[str, np.ndarray]]) -> dict[str, float]:
         """One epoch; maps are augmented at random, every class and every space alike."""
@@ -244,15 +263,19 @@ def train_loop(config: dict[str, Any]) -> None:
 
     while not trainer.standing.stopped(settings) and trainer.standing.epoch < config["until"]:
         epoch = trainer.standing.epoch
-        batches = train.iter_batches(
-            batch_size=per_worker,
-            batch_format="numpy",
-            # A last batch of one row has no variance for batch normalisation.
-            drop_last=settings.rows // workers > per_worker,
-            local_shuffle_buffer_size=config["shuffle_rows"],
-            local_shuffle_seed=settings.seed * 1_000_003 + epoch,
+        batches = (
+            batch
+            for number in range(settings.passes)
+            for batch in train.iter_batches(
+                batch_size=per_worker,
+                batch_format="numpy",
+                # A last batch of one row has no variance for batch normalisation.
+                drop_last=settings.rows // workers > per_worker,
+                local_shuffle_buffer_size=config["shuffle_rows"],
+                local_shuffle_seed=settings.seed * 1_000_003 + epoch * settings.passes + number,
+            )
         )
-        row = trainer.train(iter(batches))
+        row = trainer.train(batches)
         row |= trainer.validate(iter(validation.iter_batches(batch_size=512, batch_format="numpy")))
         trainer.close_epoch(row)
         training.end_epoch(row, epoch, trainer.save, config, resumed=bool(earlier))

@@ -1,6 +1,7 @@
-"""Late fusion of attributors that are trained already: nothing is trained, heads are weighed."""
+"""Late fusion of attributors that are trained already: only the weights of heads are fitted."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,45 +20,57 @@ def fuse_attributors(
     demand: session.Demand = session.ANY,
     terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:
-    """Fuse attributors of the same images and classes, one a space; return the manifest.
+    """Fuse attributors of the same images and classes; return the manifest.
 
-    Their weights stay; what each is worth is fitted on the validation images, in one task.
+    Their weights stay; what each head is worth is fitted on the validation images, in one task.
+    Members that were trained on the same artifacts share one input.
     """
     output = storage.absolute(output)
     opened = [Attributor.open(member) for member in members]
-    branches = open_artifacts([member.manifest["artifacts"][0] for member in opened])
-    design = _design(opened)
+    check_members(opened)
+    uris = [uri for member in opened for uri in member.manifest["artifacts"]]
+    branches = open_artifacts(list(dict.fromkeys(uris)))
+    design = joined_design(opened)
     key = storage.digest([member.manifest["key"] for member in opened])
     read = [("--fuse", member.uri) for member in opened]
     read += [("the artifacts in", branch.uri) for branch in branches]
     with claims.claim(output, "attributor", key, apart=read, terms=terms) as claim:
         if claim.finished:
             return claim.finished
-        build = partial(_joined, opened, design)
+        build = partial(joined_network, opened, design)
         made, found = calibrate(build, branches, opened[0].classes, demand)
         facts = {"members": [member.uri for member in opened], "seed": opened[0].manifest["seed"]}
         return publish_attributor(claim, made, facts | found)
 
 
-def _design(members: Sequence[Attributor]) -> Design:
-    """Return the network that has all members' branches."""
-    designs = [Design.from_card(member.manifest["design"]) for member in members]
-    if len(members) < 2 or any(len(design.shapes) > 1 for design in designs):
-        raise ManifptError("--fuse: give two attributors or more, each of one space")
+def check_members(members: Sequence[Attributor]) -> None:
+    """Raise unless attributors can be fused."""
+    if len(members) < 2:
+        raise ManifptError("--fuse: give two attributors or more")
+    if any(Design.from_card(member.manifest["design"]).is_early for member in members):
+        raise ManifptError("--fuse: an attributor of early fusion has no heads of its own")
     if any(member.classes != members[0].classes for member in members):
         raise ManifptError(
             "--fuse: the attributors tell other classes apart; train them on the same"
         )
-    maps = [design for design in designs if len(design.shapes[0]) == 3] or designs
-    if len({(design.backbone, design.stem) for design in maps}) > 1:
-        raise ManifptError("--fuse: the attributors have other backbones; train them alike")
-    shapes = tuple(design.shapes[0] for design in designs)
-    return Design(shapes, designs[0].classes, maps[0].backbone, maps[0].stem, "late")
 
 
-def _joined(members: Sequence[Attributor], design: Design) -> AttributionNetwork:
-    """Return the network of all members' branches, in a task."""
+def joined_design(members: Sequence[Attributor]) -> Design:
+    """Return the network that has all members' heads, in order."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    heads = []
+    for member in members:
+        design, uris = Design.from_card(member.manifest["design"]), member.manifest["artifacts"]
+        shapes |= dict(zip(uris, design.shapes, strict=True))
+        places = [list(shapes).index(uri) for uri in uris]
+        heads += [replace(head, reads=places[head.reads]) for head in design.heads]
+    return Design(tuple(shapes.values()), len(members[0].classes), tuple(heads), "late")
+
+
+def joined_network(members: Sequence[Attributor], design: Design) -> AttributionNetwork:
+    """Return the network of all members' heads, in a task."""
     network = AttributionNetwork(design).eval()
-    for branch, member in zip(network.branches, members, strict=True):
-        branch.load_state_dict(member.network().branches[0].state_dict())
+    given = [branch for member in members for branch in member.network().branches]
+    for branch, trained in zip(network.branches, given, strict=True):
+        branch.load_state_dict(trained.state_dict())
     return network

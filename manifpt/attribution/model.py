@@ -43,7 +43,7 @@ from manifpt.errors import ManifptError
 from manifpt.images.raw import Raw
 from manifpt.images.read import chunk_rows, images_table, row_of
 from manifpt.images.sandbox import decode_all
-from manifpt.manifold.embed import other_sizes
+from manifpt.projection import reading_of
 
 # What is known of an image that could be decoded, in order.
 FOUND = (
@@ -67,8 +67,7 @@ class AttributorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defi
         where = _checked(attributor, context.artifacts.get(MANIFOLDS))
         targets = trained_targets(attributor, where).values()
         projectors = [target.projector_alone() for target in targets]
-        self.rule = projectors[0].rule
-        self.sizes = other_sizes(self.rule, [projector.space for projector in projectors])
+        self.rule, self.sizes = reading_of(projectors)
         self.stage = AttributeStage(folder, projectors)
 
     def predict(
@@ -81,7 +80,7 @@ class AttributorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defi
         """
         self.stage.rule = Rule(**(params or {}))
         images = list(model_input["image"])
-        step = chunk_rows(max(self.rule.size, *self.sizes, 1))
+        step = max(1, chunk_rows(max(self.rule.size, *self.sizes, 1)) // max(1, self.rule.tiles))
         rows: list[dict[str, Any]] = []
         for start in range(0, len(images), step):
             rows += self._attributed(images[start : start + step])

@@ -1,22 +1,27 @@
 """How strange an image is to an attributor, and how strange the images that it knows are.
 
-Several scores are read from the logits, from the features before the heads' last layers, and from
-the distance to the manifold; see ``scores``. The features of all heads are one vector: what is
-usual in each space may be strange together. What must be fitted is fitted on validation images:
+Generators that are near to known ones and such as are far from all of them are told by other
+numbers, so an image has three scores:
 
-- Class means and their shared covariance, on half of the images; those that new images will be
-  compared with. No known image is compared with a mean that it is part of, as no new image will be:
-  the scores of each half are by means of the other, and all else is fitted on these.
-- What each score is worth. Each generator is left out in turn: its logits and its mean are taken
-  away, and its images are the unknown (leave-one-out, as in Neal et al., ECCV 2018, and Vaze et
-  al., "Open-Set Recognition: A Good Closed-Set Classifier is All You Need?", ICLR 2022). The
-  trunk was trained on them, and has learned to keep their logits low: this flatters logits, and
-  promises more than truly unseen generators hold. So features have half of the say in any case;
-  they, and not logits, also find images that are far from all that training has seen.
-- The strangeness of known images, as a list. An image's p-value is the share of them at least as
-  strange (split conformal prediction: Vovk et al., 2005; Angelopoulos & Bates, 2023, section 1),
-  so that of new images of the known classes at most a share of a is rejected at p <= a, wherever
-  they are like validation. Validation also chose the epoch, so it may be a little more.
+- ``max_probability``: near relatives of several classes are of none of them for sure.
+- ``distance``, the Mahalanobis distance of the features to the nearest class mean: what is far from
+  all that training has seen may be taken for a class for sure.
+- ``direction``, the same of features of unit length (Mueller and Hein, "Mahalanobis++", ICML 2025,
+  arXiv 2505.18032): much of the distance is the length of the features, which says less of the
+  source than their direction does.
+
+Features are the coordinates of the heads that are linear discriminants, where there are such, else
+the inputs of all heads' last layers. They are one vector: values that are usual in each space may
+be strange together. The share of known images at least as strange by a score is a p-value, and the
+three are combined as Fisher does, by the sum of their logarithms (Fisher, Statistical Methods for
+Research Workers, 1932, section 21.1). They depend on each other, so what a sum means is calibrated
+on validation: an image's p-value is the share of known validation images with as large a sum.
+
+No validation image is judged by what it was fitted on, as no new image will be: class means and
+covariances are fitted on each half of them, and judge the other. Of new images of the known
+classes about a share of a has p <= a, wherever they are like validation. That is so of all classes
+together: ``rejected_by_class`` says which pay for it. Validation also chose the epoch, so it may be
+a little more.
 """
 
 import io
@@ -25,45 +30,21 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from manifpt import integrity
-from manifpt.attribution.decision import REAL
 from manifpt.attribution.gaussian import ClassGaussian
 from manifpt.attribution.network import Outputs
-from manifpt.errors import DamageError
+from manifpt.errors import DamageError, ManifptError
 
-FEATURES_SHARE = 0.5
-# So many generators at most are left out in turn.
-LEFT_OUT = 20
-# By one score alone no image is more familiar than so many deviations below the median: a large
-# logit is no excuse for features that no known image has.
-MOST_FAMILIAR = 3.0
-RIDGE = 0.01
 # Of each class, so many validation images are kept, which groups of images are compared with.
 KEPT = 200
 REMEDY = "copy the attributor again, or train it anew"
-ARRAYS = ("weights", "centre", "scale", "worth", "known", "labels", "probabilities", "strangeness")
-LOGITS, FEATURES, MANIFOLD = ("max_probability", "max_logit", "energy"), "features", "manifold"
-
-
-class Evidence(NamedTuple):
-    """Of N images against C classes, all that scores are read from, float64.
-
-    ``pooled`` are N x C, the heads' logits times their weights, added up; ``squared`` N x C,
-    squared Mahalanobis distances of the features to the class means; ``manifold`` the same, or
-    None, of the distance to the nearest real.
-    """
-
-    pooled: np.ndarray
-    squared: np.ndarray
-    manifold: np.ndarray | None
-
-    def without(self, number: int) -> "Evidence":
-        """Return what it would be without a class: a column less."""
-        pooled, squared = (np.delete(of, number, 1) for of in (self.pooled, self.squared))
-        manifold = None if self.manifold is None else np.delete(self.manifold, number, 1)
-        return Evidence(pooled, squared, manifold)
+SCORES = ("max_probability", "distance", "direction")
+ARRAYS = ("weights", "discriminants", "usual", "known", "labels", "coordinates")
+GAUSSIANS = ("features", "directions")
+LEAST_LENGTH = 1e-12
+# An array of the files that versions before groups were told by coordinates wrote.
+EARLIER = "strangeness"
 
 
 def pooled_logits(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -72,79 +53,101 @@ def pooled_logits(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return found
 
 
-def joined(outputs: Outputs) -> np.ndarray:
-    """Return the features of all heads side by side, N x the sum of their widths."""
-    return np.concatenate(outputs.features, axis=1)
+def judging(outputs: Outputs, discriminants: np.ndarray) -> list[np.ndarray]:
+    """Return the features that judge images: of the heads of those numbers, if any, else of all."""
+    return [outputs.features[n] for n in discriminants] or outputs.features
 
 
-def evidence_of(
-    outputs: Outputs,
-    distance: np.ndarray,
-    weights: np.ndarray,
-    features: ClassGaussian,
-    manifold: ClassGaussian | None,
-) -> Evidence:
-    """Return the evidence of a network's outputs, and of N distances to the nearest reals."""
-    squared = features.squared(joined(outputs))
-    beside = None if manifold is None else manifold.squared(distance[:, None])
-    return Evidence(pooled_logits(outputs.logits, weights), squared, beside)
+def directions(features: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return each head's features, N x its width, divided by their length, float64."""
+    lengths = [np.linalg.norm(one.astype(np.float64), axis=1, keepdims=True) for one in features]
+    return [one / np.maximum(n, LEAST_LENGTH) for one, n in zip(features, lengths, strict=True)]
 
 
-def scores(evidence: Evidence) -> dict[str, np.ndarray]:
-    """Return N values of each score, larger is stranger.
+def coordinates_of(
+    outputs: Outputs, weights: np.ndarray, discriminants: np.ndarray, unknown_score: np.ndarray
+) -> np.ndarray:
+    """Return what groups of images are told by, N x D float32 (see ``profiles``).
 
-    ``max_probability`` is -log of the greatest (Hendrycks & Gimpel, ICLR 2017), ``max_logit`` minus
-    the greatest logit (Hendrycks et al., ICML 2022), ``energy`` minus their log-sum-exp (Liu et
-    al., NeurIPS 2020), ``features`` the Mahalanobis distance to the nearest class mean (Lee et al.,
-    NeurIPS 2018), ``manifold`` that of the distance to the nearest real, from what it is in the
-    predicted class.
+    The C pooled logits, centred, since a constant says nothing; the coordinates of the heads that
+    are discriminants; and N ``unknown_score``, which has a word of all features.
     """
-    top = evidence.pooled.max(1)
-    energy = top + np.log(np.exp(evidence.pooled - top[:, None]).sum(1))
-    found = dict(zip(LOGITS, (energy - top, -top, -energy), strict=True))
-    found[FEATURES] = np.sqrt(evidence.squared.min(1))
-    if evidence.manifold is not None:
-        predicted = evidence.pooled.argmax(1)
-        found[MANIFOLD] = np.sqrt(evidence.manifold[np.arange(len(predicted)), predicted])
-    return found
+    pooled = pooled_logits(outputs.logits, weights)
+    centred = pooled - pooled.mean(1, keepdims=True)
+    beside = [outputs.features[n] for n in discriminants]
+    parts = [centred, *beside, unknown_score[:, None]]
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+class Judge(NamedTuple):
+    """Classes as Gaussians: of N x d features, and of their directions."""
+
+    features: ClassGaussian
+    directions: ClassGaussian
+
+    @classmethod
+    def fit(cls, features: Sequence[np.ndarray], labels: np.ndarray, classes: int) -> "Judge":
+        """Fit on the features of some heads; each class needs an image."""
+        both = (np.concatenate(one, axis=1) for one in (features, directions(features)))
+        return cls(*(ClassGaussian.fit(one, labels, classes) for one in both))
+
+    def scores(self, pooled: np.ndarray, features: Sequence[np.ndarray]) -> np.ndarray:
+        """Return N x SCORES, larger is stranger, of N x C pooled logits and features.
+
+        The first is -log of the greatest probability (Hendrycks & Gimpel, ICLR 2017), the others
+        are Mahalanobis distances to the nearest class mean (Lee et al., NeurIPS 2018).
+        """
+        below = pooled - pooled.max(1, keepdims=True)
+        far, turned = (
+            np.sqrt(gaussian.squared(np.concatenate(of, axis=1)).min(1))
+            for gaussian, of in zip(self, (features, directions(features)), strict=True)
+        )
+        return np.stack([np.log(np.exp(below).sum(1)), far, turned], 1)
+
+
+def as_strange(usual: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Return how many of M known images are as strange as N images, by each score, N x S.
+
+    ``usual`` are M x S scores of the known, each column sorted.
+    """
+    columns = zip(usual.T, scores.T, strict=True)
+    found = [len(usual) - np.searchsorted(known, new, side="left") for known, new in columns]
+    return np.stack(found, 1)
 
 
 @dataclass(frozen=True)
 class OpenSet:
-    """What tells the known from the unknown; ``known`` are the sorted scores of validation images.
+    """What tells the known from the unknown.
 
-    ``weights`` are those of the heads, ``centre``, ``scale`` and ``worth`` of the scores. Of some
-    validation images, R, there are ``labels``, R x C fused ``probabilities``, float32, and the
-    combined score, ``strangeness``.
+    ``weights`` are those of the heads, ``discriminants`` the numbers of such heads, ``usual`` the
+    scores of some validation images, M x SCORES, and ``known`` the combined ones of all, sorted. Of
+    KEPT validation images a class, R, there are ``labels`` and ``coordinates``, R x D float32.
     """
 
     weights: np.ndarray
+    discriminants: np.ndarray
     features: ClassGaussian
-    manifold: ClassGaussian | None
-    centre: np.ndarray
-    scale: np.ndarray
-    worth: np.ndarray
+    directions: ClassGaussian
+    usual: np.ndarray
     known: np.ndarray
     labels: np.ndarray
-    probabilities: np.ndarray
-    strangeness: np.ndarray
+    coordinates: np.ndarray
 
     @property
     def score_names(self) -> list[str]:
         """The scores, in order."""
-        return [*LOGITS, FEATURES, *([] if self.manifold is None else [MANIFOLD])]
+        return list(SCORES)
 
-    def scores(self, outputs: Outputs, distance: np.ndarray) -> np.ndarray:
-        """Return N x scores; ``distance`` is N to the nearest reals, NaN without a manifold."""
-        evidence = evidence_of(outputs, distance, self.weights, self.features, self.manifold)
-        return np.stack(list(scores(evidence).values()), 1)
+    def scores(self, outputs: Outputs) -> np.ndarray:
+        """Return N x scores, float64."""
+        judge = Judge(self.features, self.directions)
+        pooled = pooled_logits(outputs.logits, self.weights)
+        return judge.scores(pooled, judging(outputs, self.discriminants))
 
     def unknown_score(self, scores: np.ndarray) -> np.ndarray:
-        """Return N combined scores of N x scores, float64, higher is less known.
-
-        It is their mean in deviations of known images, weighted by their worth.
-        """
-        found: np.ndarray = standard(scores, self.centre, self.scale) @ self.worth
+        """Return N combined scores of N x scores, float64, higher is less known."""
+        shares = (as_strange(self.usual, scores) + 1) / (len(self.usual) + 1)
+        found: np.ndarray = -np.log(shares).sum(1)
         return found
 
     def p_value(self, unknown_score: np.ndarray) -> np.ndarray:
@@ -153,36 +156,42 @@ class OpenSet:
         found: np.ndarray = (stranger + 1) / (len(self.known) + 1)
         return found
 
+    def coordinates_of(self, outputs: Outputs, unknown_score: np.ndarray) -> np.ndarray:
+        """Return N x D coordinates, float32, which groups of images are told by."""
+        return coordinates_of(outputs, self.weights, self.discriminants, unknown_score)
+
     def to_bytes(self) -> bytes:
         """Return it as an .npz without pickled objects."""
         arrays = {name: getattr(self, name) for name in ARRAYS}
-        for name, gaussian in ((FEATURES, self.features), (MANIFOLD, self.manifold)):
-            if gaussian is not None:
-                arrays |= {f"means-{name}": gaussian.means, f"whitening-{name}": gaussian.whitening}
+        for name in GAUSSIANS:
+            gaussian = getattr(self, name)
+            arrays |= {f"means-{name}": gaussian.means, f"whitening-{name}": gaussian.whitening}
         sink = io.BytesIO()
         np.savez(sink, **arrays)
         return sink.getvalue()
 
     @classmethod
     def from_bytes(cls, data: bytes, uri: str = "open set") -> "OpenSet":
-        """Return what ``to_bytes`` wrote; anything else raises DamageError, which names ``uri``."""
+        """Return what ``to_bytes`` wrote.
+
+        A file of an earlier version raises ManifptError, and anything else DamageError; both name
+        ``uri``.
+        """
         arrays = integrity.arrays(data, uri, REMEDY)
-        wanted = {*ARRAYS, f"means-{FEATURES}", f"whitening-{FEATURES}"}
+        if EARLIER in arrays:
+            raise ManifptError(
+                f"{uri}: an earlier version told the unknown by other scores; train the attributor "
+                "anew, from the same artifacts"
+            )
+        wanted = {*ARRAYS, *(f"{part}-{n}" for part in ("means", "whitening") for n in GAUSSIANS)}
         if wanted - arrays.keys():
             raise DamageError(f"{uri}: lacks {min(wanted - arrays.keys())}; {REMEDY}")
-
-        def gaussian(name: str) -> ClassGaussian:
-            return ClassGaussian(arrays[f"means-{name}"], arrays[f"whitening-{name}"])
-
-        manifold = gaussian(MANIFOLD) if f"means-{MANIFOLD}" in arrays else None
+        features, directions = (
+            ClassGaussian(arrays[f"means-{name}"], arrays[f"whitening-{name}"])
+            for name in GAUSSIANS
+        )
         rest = {name: arrays[name] for name in ARRAYS}
-        return cls(features=gaussian(FEATURES), manifold=manifold, **rest)
-
-
-def standard(scores: np.ndarray, centre: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Return N x scores in deviations of known images, none below -MOST_FAMILIAR."""
-    found: np.ndarray = np.maximum((scores - centre) / scale, -MOST_FAMILIAR)
-    return found
+        return cls(features=features, directions=directions, **rest)
 
 
 def auroc(known: np.ndarray, unknown: np.ndarray) -> float:
@@ -193,107 +202,57 @@ def auroc(known: np.ndarray, unknown: np.ndarray) -> float:
 
 
 class Known(NamedTuple):
-    """What a network says of N images, the numbers of their classes, and N ``distance``.
-
-    That is to the nearest real in the first space with a manifold, NaN without one.
-    """
+    """What a network says of N images, and the numbers of their classes."""
 
     outputs: Outputs
     labels: np.ndarray
-    distance: np.ndarray
 
 
 class Fitted(NamedTuple):
-    """An open set, and the AUROC of each score and of ``combined`` for each generator left out."""
+    """An open set, and the p-values of the N images that it was fitted on, in their order."""
 
     open_set: OpenSet
-    left_out: dict[str, dict[str, float]]
+    p_values: np.ndarray
 
 
-def fit_open_set(known: Known, classes: Sequence[str], weights: np.ndarray) -> Fitted | None:
-    """Fit on validation images; None if a class has fewer than two of them.
+def fit_open_set(
+    known: Known, classes: int, weights: np.ndarray, discriminants: Sequence[int] = ()
+) -> Fitted | None:
+    """Fit on validation images; None if one of the ``classes`` has fewer than two of them.
 
-    ``weights`` are those of the heads.
+    ``weights`` are those of the heads, ``discriminants`` the numbers of those that are such.
     """
-    labels = known.labels
-    counts = np.bincount(labels, minlength=len(classes))
-    if counts.min() < 2:
+    outputs, labels = known
+    if np.bincount(labels, minlength=classes).min() < 2:
         return None
+    heads = np.array(discriminants, dtype=np.int64)
+    pooled, features = pooled_logits(outputs.logits, weights), judging(outputs, heads)
     half = _every_other(labels)
-    folds = [_judged(known, classes, weights, by, ~by) for by in (half, ~half)]
-    found = np.concatenate([fold.scores for fold in folds])
-    left_out = {
-        name: tuple(map(np.concatenate, zip(*(f.left_out[name] for f in folds), strict=True)))
-        for name in folds[0].left_out
-    }
-    sides = (np.concatenate(side) for side in zip(*left_out.values(), strict=True))
-    worth = (1 - FEATURES_SHARE) * fit_worth(*sides)
-    worth[len(LOGITS)] += FEATURES_SHARE
-    of = np.concatenate([labels[~half], labels[half]])
-    kept = np.concatenate([np.flatnonzero(of == n)[:KEPT] for n in range(len(classes))])
-    pooled = np.concatenate([fold.pooled for fold in folds])[kept]
+    combined = np.empty(len(labels))
+    for fitted in (~half, half):  # those that the last judge are what new images are judged by
+        judge = Judge.fit([one[fitted] for one in features], labels[fitted], classes)
+        scores = judge.scores(pooled[~fitted], [one[~fitted] for one in features])
+        usual = np.sort(scores, 0)
+        # An image is among those that are as strange as itself.
+        combined[~fitted] = -np.log(as_strange(usual, scores) / len(usual)).sum(1)
+    kept = np.concatenate([np.flatnonzero(labels == n)[:KEPT] for n in range(classes)])
+    coordinates = coordinates_of(outputs, weights, heads, combined)
     open_set = OpenSet(
-        weights,
-        *folds[0].by,
-        worth=worth,
-        known=np.sort(found @ worth),
-        labels=of[kept],
-        probabilities=_softmax(pooled).astype(np.float32),
-        strangeness=found[kept] @ worth,
+        weights, heads, *judge, usual, np.sort(combined), labels[kept], coordinates[kept]
     )
-    names = open_set.score_names
-    return Fitted(open_set, {n: _aurocs(names, worth, *pair) for n, pair in left_out.items()})
+    strange = as_strange(open_set.known[:, None], combined[:, None])[:, 0]
+    return Fitted(open_set, strange / len(labels))
 
 
-class By(NamedTuple):
-    """What judges images: the Gaussians of the classes, and where and how wide usual scores lie."""
+def rejected_by_class(
+    names: np.ndarray, rejected: np.ndarray, classes: Sequence[str]
+) -> dict[str, float]:
+    """Return the share of each class's images that is rejected, of those classes that have any.
 
-    features: ClassGaussian
-    manifold: ClassGaussian | None
-    centre: np.ndarray
-    scale: np.ndarray
-
-
-class Judged(NamedTuple):
-    """Images, judged by what others were fitted on: N x scores and N x C pooled logits.
-
-    Scores are standard, as are those of each generator left out: of the others' images and of its.
+    ``names`` are the classes of N images, ``rejected`` a mask of them.
     """
-
-    by: By
-    scores: np.ndarray
-    pooled: np.ndarray
-    left_out: dict[str, tuple[np.ndarray, np.ndarray]]
-
-
-def _judged(
-    known: Known, classes: Sequence[str], weights: np.ndarray, fitted: np.ndarray, rows: np.ndarray
-) -> Judged:
-    """Fit Gaussians on some images, the mask ``fitted``, and judge others by them.
-
-    Two such halves have Gaussians of their own, and so scores of another level; in deviations from
-    what is usual by each, they are alike.
-    """
-    outputs, labels, distance = known
-    manifold = None
-    features = ClassGaussian.fit(joined(outputs)[fitted], labels[fitted], len(classes))
-    if not np.isnan(distance).any():
-        manifold = ClassGaussian.fit(distance[fitted, None], labels[fitted], len(classes))
-    some = Outputs(outputs.logits[rows], [one[rows] for one in outputs.features])
-    evidence = evidence_of(some, distance[rows], weights, features, manifold)
-    found = np.stack(list(scores(evidence).values()), 1)
-    by = By(features, manifold, *_location(found))
-    left_out = {
-        name: (standard(others, by.centre, by.scale), standard(own, by.centre, by.scale))
-        for name, (others, own) in _left_out(evidence, labels[rows], classes).items()
-    }
-    return Judged(by, standard(found, by.centre, by.scale), evidence.pooled, left_out)
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    odds = np.exp(logits - logits.max(1, keepdims=True))
-    found: np.ndarray = odds / odds.sum(1, keepdims=True)
-    return found
+    shares = ((name, rejected[names == name]) for name in classes)
+    return {name: float(of.mean()) for name, of in shares if len(of)}
 
 
 def _every_other(labels: np.ndarray) -> np.ndarray:
@@ -302,57 +261,3 @@ def _every_other(labels: np.ndarray) -> np.ndarray:
     for number in np.unique(labels):
         mask[np.flatnonzero(labels == number)[::2]] = True
     return mask
-
-
-def _location(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the median of each score, and the deviation of a normal one with its quartiles."""
-    low, centre, high = np.quantile(scores, [0.25, 0.5, 0.75], axis=0)
-    scale = (high - low) / 1.349
-    return centre, np.where(scale > 0, scale, np.maximum(scores.std(0), 1e-12))
-
-
-def _left_out(
-    evidence: Evidence, labels: np.ndarray, classes: Sequence[str]
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return for each generator left out the scores of the others' images, and of its own."""
-    generators = [n for n, name in enumerate(classes) if name != REAL]
-    step = -(-len(generators) // LEFT_OUT)
-    found = {}
-    for number in generators[::step]:
-        made = np.stack(list(scores(evidence.without(number)).values()), 1)
-        mine = labels == number
-        found[classes[number]] = (made[~mine], made[mine])
-    return found
-
-
-def _aurocs(
-    names: Sequence[str], worth: np.ndarray, known: np.ndarray, unknown: np.ndarray
-) -> dict[str, float]:
-    """Return the AUROC of each of the standard scores, the columns, and of the combined."""
-    found = dict(zip(names, map(auroc, known.T, unknown.T), strict=True))
-    return found | {"combined": auroc(known @ worth, unknown @ worth)}
-
-
-def fit_worth(known: np.ndarray, unknown: np.ndarray) -> np.ndarray:
-    """Return what each score is worth, not negative and of sum 1: a logistic regression.
-
-    ``known`` and ``unknown`` are rows x scores; both sides count alike, however many they are.
-    """
-    sides = [torch.from_numpy(known), torch.from_numpy(unknown)]
-    raw = torch.zeros(known.shape[1] + 1, dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS([raw], max_iter=100, line_search_fn="strong_wolfe")
-    softplus = torch.nn.functional.softplus
-
-    def loss() -> torch.Tensor:
-        optimiser.zero_grad()
-        worth = softplus(raw[:-1])
-        margins = [sides[0] @ worth + raw[-1], -(sides[1] @ worth + raw[-1])]
-        wrong = torch.stack([softplus(margin).mean() for margin in margins]).mean()
-        value = wrong + RIDGE / 2 * worth.square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
-
-    optimiser.step(loss)  # type: ignore[no-untyped-call]
-    worth = softplus(raw.detach()[:-1])
-    shares: np.ndarray = (worth / worth.sum()).numpy()
-    return shares

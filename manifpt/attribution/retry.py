@@ -13,14 +13,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from manifpt import records as recorded
 from manifpt import storage
 from manifpt.errors import ManifptError
 from manifpt.images.decode import ERRORS, DecodeRule
-from manifpt.images.read import images_table, read_unit, unit_from_json
+from manifpt.images.read import blank, images_table, read_unit, unit_from_json
 from manifpt.images.sources import Selection
 from manifpt.work import Work
 
@@ -114,9 +113,8 @@ def read_again(
     rows = [*stay.values(), *lost]
     for start in range(0, len(rows), chunk):
         some = rows[start : start + chunk]
-        sizes = (rule.size, *other_sizes)
-        nothing = [np.zeros((size, size, 3), np.uint8) for size in sizes]
-        yield images_table(some, [nothing] * len(some), other_sizes, unit.reading.columns)
+        nothing = [blank(rule, other_sizes)] * len(some)
+        yield images_table(some, nothing, other_sizes, unit.reading.columns)
 
 
 def _rows(

@@ -2,8 +2,9 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,16 +15,18 @@ from manifpt.attribution.attributor import Attributor
 from manifpt.attribution.decision import USUAL, Rule, decide
 from manifpt.attribution.ensemble import pooled_views
 from manifpt.attribution.leaks import LEAKS, Leaks
+from manifpt.attribution.tiled import TILED, pooled_columns, pooled_tiles
 from manifpt.device import device_and_precision
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule
 from manifpt.images.copies import view
 from manifpt.images.degrade import Degradation
 from manifpt.images.perceptual import DISTANCE
-from manifpt.images.read import is_own, sized
+from manifpt.images.read import is_own
+from manifpt.images.stacks import firsts
 from manifpt.manifold.manifold import Manifold, open_manifolds
 from manifpt.manifold.projector import Projection
-from manifpt.projection import Projector, Target
+from manifpt.projection import Projector, Target, project_images
 from manifpt.spaces import space_from_card
 
 TOP_K = 3
@@ -81,37 +84,43 @@ class AttributeStage:
 
     def __call__(self, table: pa.Table) -> pipeline.Result:
         """Attribute the rows of an images table, and mark those that are no news."""
-        rows, probabilities, itself = self._attributed(table)
+        rows, probabilities, coordinates = self._attributed(table)
         attributions, leaks = self.leaks.marked(rows)
         decisions = dict(Counter(attributions["decision"].to_pylist()))
         facts = {"leaks": leaks, "decisions": decisions}
         tables = {"attributions": attributions}
         if self.group_by is not None:
             by = self.group_by
-            evidence = grouping.evidence_of(table, by, rows, probabilities, itself)
+            evidence = grouping.evidence_of(table, by, rows, probabilities, coordinates)
             tables[grouping.EVIDENCE] = evidence
         return pipeline.Result(tables, facts)
 
     def attributions(self, table: pa.Table) -> pa.Table:
         """Return the attributions table of an images table; ``source`` is what the input said.
 
-        Neighbour and distance are those of the first space with a manifold.
+        Of an image in tiles there is one row, too, with the columns TILED. Neighbour and distance
+        are those of the first space with a manifold.
         """
         return self._attributed(table)[0]
 
-    def _attributed(self, table: pa.Table) -> tuple[pa.Table, np.ndarray, np.ndarray]:
-        """Return the attributions table, all probabilities, N x classes, and the image's own."""
+    def _attributed(self, table: pa.Table) -> tuple[pa.Table, np.ndarray, np.ndarray | None]:
+        """Return the attributions table, all probabilities, N x classes, and coordinates."""
         classes = self.attributor.classes
-        made = [p(sized(table, p.space.size)) for p in self.projectors]
-        reals = [b for p, (_, b) in zip(self.projectors, made, strict=True) if p.manifold]
-        beside = dict(reals[0] if reals else made[0][1])
-        beside["in_manifold"] = np.any([b["in_manifold"] for _, b in made], axis=0).tolist()
-        found = self.attributor.outputs([artifacts for artifacts, _ in made])
-        probabilities = itself = self.attributor.fused(found.logits)
-        unknown = self.attributor.unknown(found, beside["distance"])
+        made = project_images(self.projectors, table)
+        reals = [m.beside for p, m in zip(self.projectors, made, strict=True) if p.manifold]
+        beside = dict(reals[0] if reals else made[0].beside)
+        beside["in_manifold"] = np.any([m.beside["in_manifold"] for m in made], axis=0).tolist()
+        tiles, begins = self.attributor.outputs([m.artifacts for m in made]), firsts(made[0].rows)
+        found = pooled_tiles(tiles, begins)
+        probabilities = self.attributor.fused(found.logits)
+        unknown = self.attributor.unknown(found)
         unknown_p = unknown.p_value if unknown else None
         if self.views:
-            probabilities, agreement = pooled_views(self._seen_by_views(table, itself))
+            probabilities, agreement = pooled_views(self._seen_by_views(table, probabilities))
+        if self.attributor.tiled:
+            each, predicted = self.attributor.fused(tiles.logits), probabilities.argmax(1)
+            beside = pooled_columns(made[0].rows, beside, begins, each, predicted)
+        if self.views:
             beside["agreement"] = agreement.tolist()
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :TOP_K]
         ranked = [
@@ -131,23 +140,25 @@ class AttributeStage:
             **{name: table[name].to_pylist() for name in self.columns},
         }
         schema = ATTRIBUTIONS | (AGREEMENT if self.views else {})
+        schema |= TILED if self.attributor.tiled else {}
         schema |= dict.fromkeys(self.columns, pa.string())
         rows = pa.table({name: pa.array(columns[name], kind) for name, kind in schema.items()})
-        return rows, probabilities, itself
+        return rows, probabilities, unknown.coordinates if unknown else None
 
     def _seen_by_views(self, table: pa.Table, itself: np.ndarray) -> np.ndarray:
         """Return views x N x classes probabilities; those of the image itself are there."""
         found = [itself]
         for how in self.views[1:]:
             seen = view(table, how, self.projectors[0].rule.filter)
-            artifacts = [p(sized(seen, p.space.size))[0] for p in self.projectors]
-            found.append(self.attributor.probabilities(artifacts))
+            made = project_images(self.projectors, seen)
+            artifacts, begins = [m.artifacts for m in made], firsts(made[0].rows)
+            found.append(self.attributor.probabilities(artifacts, begins))
         return np.stack(found)
 
 
 def check_columns(columns: Sequence[str]) -> None:
     """Raise if metadata columns have names that the tables of the output have themselves."""
-    own = {*ATTRIBUTIONS, *AGREEMENT, *LEAKS, *pipeline.QUARANTINE}
+    own = {*ATTRIBUTIONS, *AGREEMENT, *TILED, *LEAKS, *pipeline.QUARANTINE}
     taken = [c for c in columns if c in own or is_own(c)]
     if taken:
         raise ManifptError(f"--columns {' '.join(taken)}: taken by the output; leave it out")
@@ -159,6 +170,12 @@ def manifold_places(attributor: Attributor, manifolds: Sequence[str]) -> list[tu
     """Return the places of the manifolds that an attributor uses, for ``claims.claim``."""
     targets = trained_targets(attributor, manifolds).values()
     return [("the manifold", target.manifold.uri) for target in targets if target.manifold]
+
+
+def _trained_projection(card: dict[str, Any], reals: Manifold) -> Projection:
+    """Return the projection of a card; before artifacts were whitened, none was by any metric."""
+    trained = Projection(**card)
+    return replace(trained.on(reals.manifest), whitened=trained.whitened)
 
 
 def trained_targets(attributor: Attributor, manifolds: Sequence[str]) -> dict[str, Target]:
@@ -177,7 +194,7 @@ def trained_targets(attributor: Attributor, manifolds: Sequence[str]) -> dict[st
     hashes = [reals.sha256 if reals else None for reals in found]
     attributor.check_manifolds(hashes, "--manifold")
     projections = [
-        Projection(**branch["projection"]).on(reals.manifest) if reals else None
+        _trained_projection(branch["projection"], reals) if reals else None
         for branch, reals in zip(branches, found, strict=True)
     ]
     if [p and p.card() for p in projections] != [branch["projection"] for branch in branches]:

@@ -1,86 +1,42 @@
 """Artifacts -> a trained attributor, by Ray Train on streams of Ray Data."""
 
-import hashlib
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
+from torch import Tensor
 
-from manifpt import claims, session, storage, tensors, training
-from manifpt.artifacts import channel_moments, total_moments
-from manifpt.attribution.attributor import described, publish_attributor
-from manifpt.attribution.calibrate import calibrate, network_of
+from manifpt import claims, session, storage, training
+from manifpt.attribution.attributor import publish_attributor
+from manifpt.attribution.calibrate import calibrate
+from manifpt.attribution.discriminant import Discriminant, Rows, fit_discriminant
 from manifpt.attribution.loop import Settings, Standing, train_loop
-from manifpt.attribution.network import Design
-from manifpt.backbone import check_backbone
-from manifpt.branches import Branch, artifact_column, artifacts_of, of_classes, read_branches
+from manifpt.attribution.network import LEAST_STD, AttributionNetwork, Design
+from manifpt.attribution.recipe import Options
+from manifpt.attribution.stream import (
+    SHUFFLE_BYTES,
+    dataset,
+    first_rows,
+    moments,
+    row_bytes,
+    rows_of,
+)
+from manifpt.branches import Branch, artifacts_of, row_counts
+from manifpt.device import threads_of
 from manifpt.errors import ManifptError
 from manifpt.images.places import places
 from manifpt.manifold.projector import NEAREST, Projection
 
-if TYPE_CHECKING:
-    import ray.data
 
-SHUFFLE_BYTES = 256 * 2**20
-IN_MEMORY_SHARE = 0.25
+class Fitted(NamedTuple):
+    """A discriminant, and the mean and deviation by which its artifacts are standardised."""
 
-
-@dataclass(frozen=True)
-class Options:
-    """How to train; see the job's help for the meaning of each."""
-
-    backbone: str = "resnet50"
-    stem: str = "auto"
-    epochs: int = 30
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.05
-    patience: int = 8
-    seed: int = 0
-    fusion: str = "late"
-    augment: str = "mirror"
-
-
-@dataclass
-class _ReadPart:
-    """The artifacts of some images in each space -> arrays with labels, in a Ray Data task."""
-
-    classes: list[str]
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, np.ndarray]:
-        read = ["id", "source", "artifact"]
-        table = pa.concat_tables([read_branches(list(uris), read) for uris in batch["uris"]])
-        table = of_classes(table, self.classes)
-        labels = [self.classes.index(source) for source in table["source"].to_pylist()]
-        names = [artifact_column(n) for n in range(len(batch["uris"][0]))]
-        artifacts = {name: tensors.from_column(table[name]) for name in names}
-        return {**artifacts, "label": np.array(labels, dtype=np.int64)}
-
-
-def _dataset(branches: Sequence[Branch], split: str, classes: list[str]) -> "ray.data.Dataset":
-    """Return the rows of one split as a dataset; in memory if it is small, else streamed."""
-    import ray.data
-
-    # Files hold one source each; in this order the shuffle buffer meets all of them.
-    files = sorted(branches[0].files(split), key=lambda f: hashlib.sha256(f.encode()).digest())
-    items = [{"uris": [storage.join(branch.uri, path) for branch in branches]} for path in files]
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        _ReadPart(classes), batch_size=1
-    )
-    counts = branches[0].manifest["classes"][split]
-    size = sum(counts[name] for name in classes) * _row_bytes(branches)
-    store = ray.cluster_resources().get("object_store_memory", 0.0)
-    return dataset.materialize() if size < IN_MEMORY_SHARE * store else dataset
-
-
-def _row_bytes(branches: Sequence[Branch]) -> int:
-    """Return the bytes of an image's artifacts in all spaces, float32."""
-    return 4 * sum(int(np.prod(branch.manifest["shape"])) for branch in branches)
+    discriminant: Discriminant
+    mean: list[float]
+    std: list[float]
 
 
 def _classes(manifest: dict[str, Any], sources: Sequence[str]) -> list[str]:
@@ -106,31 +62,6 @@ def _classes(manifest: dict[str, Any], sources: Sequence[str]) -> list[str]:
     return classes
 
 
-@dataclass
-class _Moments:
-    """Arrays of some images -> the moments of each space's, in a Ray Data task."""
-
-    shapes: tuple[tuple[int, ...], ...]
-
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
-        found = [
-            channel_moments(batch[artifact_column(n)].reshape(-1, *shape))
-            for n, shape in enumerate(self.shapes)
-        ]
-        return {"moments": [json.dumps(found)]}
-
-
-def _moments(
-    branches: Sequence[Branch], design: Design, classes: list[str], train: "ray.data.Dataset"
-) -> list[dict[str, Any]]:
-    """Return the moments of each space's training artifacts: those of ``classes`` alone."""
-    if len(classes) == len(branches[0].manifest["classes"]["train"]):
-        return [branch.manifest["moments"]["train"] for branch in branches]
-    rows = train.map_batches(_Moments(design.shapes), batch_size=512).take_all()
-    found = zip(*(json.loads(row["moments"]) for row in rows), strict=True)
-    return [total_moments(list(one)) for one in found]
-
-
 def print_epoch(row: dict[str, float], epoch: int) -> None:
     """Print one line of an epoch."""
     print(
@@ -148,9 +79,11 @@ def train_attributor(
     *,
     sources: Sequence[str] = (),
     manifolds: Sequence[str] = (),
-    images: bool = False,
+    plain: Sequence[str] = (),
     image_size: int | None = None,
+    tiles: int | None = None,
     projection: Projection = NEAREST,
+    split_by: str | None = None,
     num_workers: int | None = None,
     demand: session.Demand = session.ANY,
     report: training.EpochLog = print_epoch,
@@ -162,87 +95,185 @@ def train_attributor(
     """Train on the artifacts of the splits train and validation; return the manifest.
 
     ``inputs`` are artifacts, in one space or several, or images; images are projected onto
-    ``manifolds``, and with ``images`` taken as they are, too. Their artifacts stay in
-    ``output``/artifacts. With ``sources`` all other images are left aside. ``die_at`` kills a
-    worker after that epoch, once: a drill for tests and operators.
+    ``manifolds``, and embedded in the ``plain`` spaces without a manifold. Their artifacts stay in
+    ``output``/artifacts. ``split_by`` is how images are split, see ``compute_artifacts``. With
+    ``sources`` all other images are left aside. ``die_at`` kills a worker after that epoch, once: a
+    drill for tests and operators.
 
     A training that reaches the epoch ``until`` before its end is not published: its ``history``
     and ``state`` are returned, and the same call with a later ``until`` goes on. ``start`` is the
     file of another's state to go on from, with these ``options``.
     """
     output = storage.absolute(output)
-    check_backbone(options.backbone)
-    read = [*places(inputs, output), *(("--manifold", uri) for uri in manifolds)]
+    workers = training.workers(num_workers, demand.num_gpus)
+    options = options.resolved(gpu=workers[2])
+    own = storage.join(output, "manifold")  # that of the usual attributor
+    read = [*places(inputs, output), *(("--manifold", uri) for uri in manifolds if uri != own)]
     claims.check_place(output, "attributor", read, terms)
     branches = artifacts_of(
         inputs,
         storage.join(output, "artifacts"),
         manifolds=manifolds,
-        images=images,
+        plain=plain,
         image_size=image_size,
+        tiles=tiles,
         projection=projection,
+        split_by=split_by,
         demand=demand,
         terms=terms,
     )
     classes = _classes(branches[0].manifest, sources)
-    shapes = tuple(tuple(branch.manifest["shape"]) for branch in branches)
-    design = Design(shapes, len(classes), options.backbone, options.stem, options.fusion)
+    design = options.design(branches, len(classes))
     content = [[b.manifest["key"], b.manifest["manifold_sha256"]] for b in branches]
     key = storage.digest([content, classes, vars(options), *([start] if start else [])])
-    workers = training.workers(num_workers, demand.num_gpus)
-    keep = ("artifacts",)
+    keep = ("artifacts", "manifold")
     with claims.claim(output, "attributor", key, apart=read, terms=terms, keep=keep) as claim:
         if claim.finished:
             return claim.finished
-        print(
-            f"train: {described([branch.name for branch in branches], design)}",
-            file=sys.stderr,
-            flush=True,
-        )
-        datasets = {split: _dataset(branches, split, classes) for split in ("train", "validation")}
-        moments = _moments(branches, design, classes, datasets["train"])
-        settings = _settings(options, design, branches, classes, moments)
-        shuffle_rows = min(settings.rows, SHUFFLE_BYTES // _row_bytes(branches))
-        config = {
-            "settings": settings,
-            "shuffle_rows": max(settings.batch_size, shuffle_rows),
-            "until": until or options.epochs,
-            "start": start,
-        }
-        # Every worker reads all of validation and takes its own rows: none is dropped.
-        state = training.fit(train_loop, config, datasets, output, key, workers, report, die_at)
-        best = state["history"][state["best_epoch"]]
-        facts = {
-            **vars(options),
-            "history": state["history"],
-            "precision": state["precision"],
-            "best_epoch": state["best_epoch"],
-            "validation_accuracy": best["validation_accuracy"],
-            "validation_loss": best["validation_loss"],
-        }
-        if not Standing.of(state).stopped(settings):
+        names = [branch.name for branch in branches]
+        print(f"train: {design.describe(names)}", file=sys.stderr, flush=True)
+        trained = _Trained(branches, classes, design, options)
+        state = trained.fit(workers, output, key, report, die_at, until, start)
+        facts = vars(options) | _history(state)
+        if state and not trained.stopped(state):
             return facts | {"state": state}
-        build = partial(network_of, design, state["best_weights"])
+        fitted = fit_discriminants(branches, classes, design, demand)
+        build = partial(joined_heads, design, trained.heads, state.get("best_weights", {}), fitted)
         made, found = calibrate(build, branches, classes, demand)
-        manifest = publish_attributor(claim, made, found | facts)
+        manifest = publish_attributor(claim, made, facts | found)
         training.clear(output)
         return manifest
 
 
-def _settings(
-    options: Options,
+@dataclass
+class _Trained:
+    """The training of those heads of a design that gradients train; there may be none."""
+
+    branches: Sequence[Branch]
+    classes: list[str]
+    whole: Design
+    options: Options
+
+    def __post_init__(self) -> None:
+        self.heads = [n for n, head in enumerate(self.whole.heads) if head.is_trained]
+        self.design, inputs = self.whole.part(self.heads)
+        self.read = [self.branches[n] for n in inputs]
+
+    def fit(
+        self,
+        workers: training.Placed,
+        output: str,
+        key: str,
+        report: training.EpochLog,
+        die_at: int | None,
+        until: int | None,
+        start: str | None,
+    ) -> dict[str, Any]:
+        """Train by Ray Train; return the last checkpoint's state, empty without a head."""
+        if not self.heads:
+            return {}
+        datasets = {
+            split: dataset(self.read, split, self.classes) for split in ("train", "validation")
+        }
+        self.settings = self._settings(moments(self.read, self.classes, datasets["train"]))
+        shuffle_rows = min(self.settings.rows, SHUFFLE_BYTES // row_bytes(self.read))
+        config = {
+            "settings": self.settings,
+            "shuffle_rows": max(self.settings.batch_size, shuffle_rows),
+            "until": until or self.settings.epochs,
+            "start": start,
+        }
+        # Every worker reads all of validation and takes its own rows: none is dropped.
+        return training.fit(train_loop, config, datasets, output, key, workers, report, die_at)
+
+    def stopped(self, state: dict[str, Any]) -> bool:
+        """Tell whether a state is the last of its training."""
+        return Standing.of(state).stopped(self.settings)
+
+    def _settings(self, found: Sequence[dict[str, Any]]) -> Settings:
+        names = "batch_size learning_rate weight_decay patience seed augment label_smoothing"
+        counts = row_counts(self.branches[0].manifest)["train"]
+        rows = sum(counts[name] for name in self.classes)
+        budget = self.options.budget(rows)
+        return Settings(
+            self.design,
+            tuple(self.classes),
+            tuple((tuple(m["mean"]), tuple(m["std"])) for m in found),
+            rows,
+            budget.epochs,
+            budget.passes,
+            movable=tuple(b.manifest["space"]["name"] != "freq" for b in self.read),
+            **{name: getattr(self.options, name) for name in names.split()},
+        )
+
+
+def _history(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts of a training by gradients; none of an empty state."""
+    if not state:
+        return {"history": [], "best_epoch": None}
+    best = state["history"][state["best_epoch"]]
+    names = ("validation_accuracy", "validation_loss")
+    kept = {name: state[name] for name in ("history", "precision", "best_epoch")}
+    return kept | {name: best[name] for name in names}
+
+
+def fit_discriminants(
+    branches: Sequence[Branch], classes: list[str], design: Design, demand: session.Demand
+) -> dict[int, Fitted]:
+    """Return the discriminants of a design's heads by number, fitted in one task a head."""
+    import ray
+
+    pool = session.pool(session.Demand(1, 0), uses_gpu=False)
+    fit = ray.remote(scheduling_strategy="DEFAULT", num_cpus=pool.num_cpus)(_fitted)
+    asked = {
+        n: fit.remote(branches[head.reads], classes, pool.threads)
+        for n, head in enumerate(design.heads)
+        if not head.is_trained
+    }
+    return {n: ray.get(reference) for n, reference in asked.items()}
+
+
+def _fitted(branch: Branch, classes: list[str], threads: int) -> Fitted:
+    """Fit one head's discriminant to standardised artifacts, in a task."""
+    found = branch.manifest["moments"]["train"]
+    mean = np.array(found["mean"], dtype=np.float32)
+    std = np.maximum(np.array(found["std"], dtype=np.float32), LEAST_STD)
+
+    def standardised(split: str) -> Iterator[Rows]:
+        for artifacts, labels in rows_of(branch, split, classes):
+            yield (artifacts - mean) / std, labels
+
+    rows = row_counts(branch.manifest)["train"]
+    counts = [rows[name] for name in classes]
+    with threads_of(threads):
+        validation = first_rows(standardised("validation"), len(classes))
+        return Fitted(
+            fit_discriminant(standardised("train"), counts, validation), mean.tolist(), std.tolist()
+        )
+
+
+def joined_heads(
     design: Design,
-    branches: Sequence[Branch],
-    classes: list[str],
-    moments: Sequence[dict[str, Any]],
-) -> Settings:
-    names = "epochs batch_size learning_rate weight_decay patience seed augment".split()
-    counts = branches[0].manifest["classes"]["train"]
-    return Settings(
-        design,
-        tuple(classes),
-        tuple((tuple(m["mean"]), tuple(m["std"])) for m in moments),
-        sum(counts[name] for name in classes),
-        movable=tuple(branch.manifest["space"]["name"] != "freq" for branch in branches),
-        **{name: getattr(options, name) for name in names},
-    )
+    trained: Sequence[int],
+    weights: dict[str, Tensor],
+    fitted: dict[int, Fitted],
+) -> AttributionNetwork:
+    """Return the network of trained heads, whose ``weights`` are one network's, and fitted ones."""
+    network = AttributionNetwork(design)
+    if not fitted:
+        network.load_state_dict(weights)
+        return network.eval()
+    for place, number in enumerate(trained):
+        prefix = f"branches.{place}."
+        mine = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+        network.branches[number].load_state_dict(mine)
+    for number, (found, mean, std) in fitted.items():
+        branch = network.branches[number]
+        branch.normalise_by(mean, std)  # type: ignore[operator]
+        layers = {
+            "0.weight": found.coordinates,
+            "1.weight": found.weight,
+            "1.bias": found.bias,
+        }
+        branch.get_submodule("trunk").load_state_dict(layers)
+    return network.eval()

@@ -15,8 +15,10 @@ from manifpt import claims, pipeline, session, storage, tensors
 from manifpt.artifacts import compute_artifacts
 from manifpt.attribution.attributor import Attributor
 from manifpt.attribution.decision import USUAL, Rule, decide
+from manifpt.attribution.near import NEAR
 from manifpt.attribution.registered import Source, model_places, opened
 from manifpt.attribution.stage import manifold_places, trained_targets
+from manifpt.attribution.tiled import mean_or_none
 from manifpt.branches import (
     Branch,
     are_artifacts,
@@ -27,10 +29,12 @@ from manifpt.branches import (
     read_branches,
 )
 from manifpt.errors import ManifptError
-from manifpt.evaluation.closed_set import closed_set_metrics, confusion_matrix
-from manifpt.evaluation.report import SCORES, UNKNOWN, confidence_report
+from manifpt.evaluation.closed_set import accuracy, closed_set_metrics, confusion_matrix
+from manifpt.evaluation.report import NEAR_SCORES, SCORES, UNKNOWN, confidence_report
 from manifpt.evaluation.unseen import Unseen
+from manifpt.images.perceptual import DISTANCE
 from manifpt.images.places import places
+from manifpt.images.stacks import firsts
 
 METRICS = "metrics.json"
 
@@ -39,38 +43,55 @@ METRICS = "metrics.json"
 class ScoreStage(Unseen):
     """Artifacts -> scores of the rows that are not seen; those of other sources are the unknown."""
 
-    rule: Rule
+    rule: Rule = USUAL
 
     def __call__(self, table: pa.Table) -> pipeline.Result:
         """Score rows; the record counts what was left out and why."""
         classes = self.attributor.classes
         seen, other = self.unusable(table, np.array(table["in_manifold"]))
-        facts: dict[str, Any] = {"seen": int(seen.sum()), "other_source": int(other.sum())}
-        tables = {}
+        images = firsts(table)
+        facts: dict[str, Any] = {
+            "seen": int(seen[images].sum()),
+            "other_source": int(other[images].sum()),
+        }
+        table = self.marked(table)
+        tables: dict[str, list[pa.Table]] = {}
         unknown = other & np.array([name is not None for name in table["source"].to_pylist()])
         if unknown.any() and self.attributor.open_set is not None:
-            tables[UNKNOWN] = self._scores(table.filter(pa.array(unknown)))
+            tables[UNKNOWN] = [self._scores(table.filter(pa.array(unknown)))]
         kept = table.filter(pa.array(~(seen | other)))
-        if kept.num_rows:
-            tables[SCORES] = found = self._scores(kept)
-            truth, predicted = (
-                np.array([classes.index(name) for name in found[column].to_pylist()])
-                for column in ("source", "prediction")
-            )
-            facts["confusion"] = confusion_matrix(truth, predicted, len(classes)).tolist()
-        return pipeline.Result(tables, facts)
+        facts["without_hash"] = kept[NEAR].null_count
+        looks = kept[NEAR].fill_null(False).to_numpy().astype(bool)
+        for name, mask in (("news", ~looks), ("near", looks)):
+            if mask.any():
+                found = self._scores(kept.filter(pa.array(mask)))
+                tables.setdefault(self._folder(name), []).append(found)
+                truth, predicted = (
+                    np.array([classes.index(name) for name in found[column].to_pylist()])
+                    for column in ("source", "prediction")
+                )
+                facts[name] = confusion_matrix(truth, predicted, len(classes)).tolist()
+        both = {folder: pa.concat_tables(parts) for folder, parts in tables.items()}
+        return pipeline.Result(both, facts)
+
+    def _folder(self, name: str) -> str:
+        """Return where the scores go of rows that are ``news``, or ``near`` training."""
+        return SCORES if self.keep_near or name == "news" else NEAR_SCORES
 
     def _scores(self, table: pa.Table) -> pa.Table:
         """Return the scores table of an artifacts table: all that metrics are computed from.
 
+        It has a row an image; distances are means of its tiles, the neighbour is its first tile's.
         ``uncalibrated`` are the probabilities before the heads were weighed.
         """
         classes, heads = self.attributor.classes, len(self.attributor.manifest["weights"])
         names = [artifact_column(n) for n in range(len(self.attributor.branches))]
-        found = self.attributor.outputs([tensors.from_column(table[name]) for name in names])
+        artifacts, begins = [tensors.from_column(table[name]) for name in names], firsts(table)
+        found = self.attributor.outputs(artifacts, begins)
+        distance = mean_or_none(table["distance"].to_pylist(), begins)
         probabilities = self.attributor.fused(found.logits)
         before = self.attributor.fused(found.logits, [1 / heads] * heads)
-        unknown = self.attributor.unknown(found, table["distance"].to_pylist())
+        unknown = self.attributor.unknown(found)
         unknown_p = unknown.p_value if unknown else None
         columns: dict[str, Any] = {
             "prediction": [classes[i] for i in probabilities.argmax(1)],
@@ -81,8 +102,11 @@ class ScoreStage(Unseen):
         }
         if unknown:
             columns |= {"unknown_score": unknown.score, "unknown_p": unknown.p_value}
-            columns["unknown_scores"] = list(unknown.scores)
-        scores = table.select(["id", "source", "sha256", "neighbor_id", "distance"])
+            columns |= {"unknown_scores": list(unknown.scores)}
+            columns |= {"coordinates": list(unknown.coordinates)}
+        kept = ["id", "source", "sha256", "neighbor_id", NEAR]
+        scores = table.select(kept).take(pa.array(begins))
+        scores = scores.append_column("distance", pa.array(distance, pa.float64()))
         for name, values in columns.items():
             scores = scores.append_column(name, pa.array(values))
         return scores
@@ -106,7 +130,10 @@ def _check(attributor: Attributor, branches: Sequence[Branch]) -> None:
     for branch, expected in zip(branches, attributor.branches, strict=True):
         for name, word in (("space", "space"), ("projection", "projector")):
             if branch.manifest[name] != expected[name]:
-                raise ManifptError(f"--input: artifacts of another {word} than the attributor's")
+                raise ManifptError(
+                    f"--input: artifacts of another {word} than the attributor's; "
+                    "give images, which are projected as in training, or train on such artifacts"
+                )
 
 
 def _branches(
@@ -138,6 +165,7 @@ def evaluate(
     sources: Sequence[str] = (),
     manifolds: Sequence[str] = (),
     rule: Rule = USUAL,
+    keep_near: bool = False,
     demand: session.Demand = session.ANY,
     terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:
@@ -148,6 +176,9 @@ def evaluate(
     or MLflow's name of one (see ``registered``). With ``sources`` only their images are taken.
     Images of sources that are none of the attributor's classes are the unknown, which ``rule``
     and scores are to find; they do not count for the closed set.
+
+    Images that look like one of training or validation count with ``keep_near`` alone. In any case
+    ``near_training`` of the metrics has their number and the accuracies with and without them.
     """
     import ray
 
@@ -160,7 +191,9 @@ def evaluate(
         claims.check_apart(output, read)
         branches = _branches(inputs, attributor, found.kept(output), output, demand, terms)
         content = [b.manifest["key"] for b in branches]
-        key = storage.digest([content, attributor.manifest["key"], list(sources), vars(rule)])
+        looks = {"keep_near": keep_near, "distance": DISTANCE}
+        made_of = [content, attributor.manifest["key"], list(sources), vars(rule), looks]
+        key = storage.digest(made_of)
         files = branches[0].files("test")
         if not files:
             raise ManifptError("--input: holds no image of the split test; see its manifest.json")
@@ -174,18 +207,25 @@ def evaluate(
             "evaluate",
             [json.dumps([storage.join(branch.uri, path) for branch in branches]) for path in files],
             partial(_read, sources=sources),
-            partial(ScoreStage, source.attributor, rule),
+            partial(ScoreStage, source.attributor, keep_near, rule),
             output,
             pool,
         )
         facts = [record["facts"] for record in records]
         parts = pipeline.parts(records)
-        matrices = [np.array(f["confusion"]) for f in facts if "confusion" in f]
         left_out = {name: sum(f.get(name, 0) for f in facts) for name in ("seen", "other_source")}
-        if not matrices:
+        news, near = (_total(facts, name, len(attributor.classes)) for name in ("news", "near"))
+        left_out["near_training"] = 0 if keep_near else int(near.sum())
+        counted = news + near if keep_near else news
+        if not counted.sum():
             claim.abandon()
-            raise ManifptError(f"--input: no unseen image of the attributor's classes ({left_out})")
-        metrics = closed_set_metrics(np.sum(matrices, axis=0), attributor.classes)
+            hint = "; --keep-near counts those near training" if near.sum() else ""
+            raise ManifptError(
+                f"--input: no unseen image of the attributor's classes ({left_out}){hint}"
+            )
+        metrics = closed_set_metrics(counted, attributor.classes)
+        without_hash = sum(f["without_hash"] for f in facts)
+        metrics["near_training"] = near_report(news, near, without_hash, keep_near=keep_near)
         open_set = Attributor.open(source.attributor).open_set
         names = open_set.score_names if open_set else []
         report = ray.remote(num_cpus=pool.num_cpus)(confidence_report)
@@ -209,6 +249,42 @@ def evaluate(
         )
         pipeline.clear_records(output)
         return metrics
+
+
+def _total(facts: Sequence[dict[str, Any]], name: str, classes: int) -> np.ndarray:
+    """Return the sum of the confusion matrices of that name, classes x classes."""
+    found = [np.array(fact[name]) for fact in facts if name in fact]
+    total: np.ndarray = np.sum([np.zeros((classes, classes), np.int64), *found], axis=0)
+    return total
+
+
+def near_report(
+    news: np.ndarray, near: np.ndarray, without_hash: int, *, keep_near: bool
+) -> dict[str, Any]:
+    """Return how many images are ``near`` training, and the accuracies with and without them.
+
+    Both are confusion matrices. Of ``without_hash`` images it is unknown, and they count.
+    """
+    return {
+        "images": int(near.sum()),
+        "without_hash": without_hash,
+        "distance": DISTANCE,
+        "counted": keep_near,
+        "accuracy_with": float(accuracy(news + near)),
+        "accuracy_without": float(accuracy(news)) if news.sum() else None,
+    }
+
+
+def near_line(found: dict[str, Any]) -> str:
+    """Return what ``near_report`` gave as a line of text."""
+    without, known = found["accuracy_without"], found["without_hash"]
+    text = (
+        f"near_training: {found['images']} test images look like one of training or validation and "
+        f"{'count' if found['counted'] else 'do not count'}; accuracy with them "
+        f"{found['accuracy_with']:.3f}, without "
+        f"{'-' if without is None else format(without, '.3f')}"
+    )
+    return text + (f"; {known} have no perceptual hash, and count" if known else "")
 
 
 def _write(output: str, metrics: dict[str, Any]) -> None:

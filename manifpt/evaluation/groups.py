@@ -14,6 +14,7 @@ import numpy as np
 from manifpt import outputs, storage
 from manifpt.attribution.attributor import Attributor
 from manifpt.attribution.decision import USUAL, Rule
+from manifpt.attribution.grouping import COORDINATES
 from manifpt.attribution.groups import EPS, Pooling, log_evidence
 from manifpt.attribution.open_set import auroc
 from manifpt.attribution.registered import opened
@@ -30,25 +31,23 @@ RESULT = "groups.json"
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """The scores of N test images: N x K probabilities, ``unknown_score``, and sources."""
+    """The scores of N test images: N x K probabilities, sources, and N x D coordinates or None."""
 
     probabilities: np.ndarray
-    unknown_score: np.ndarray
     sources: np.ndarray
+    coordinates: np.ndarray | None = None
 
     @classmethod
     def read(cls, uris: Sequence[str]) -> "Scores":
         """Return those in some files."""
         tables = [storage.read_parquet(uri) for uri in uris]
         probabilities = np.array([p for t in tables for p in t["probabilities"].to_pylist()])
-        strange = [
-            t["unknown_score"].to_pylist()
-            if "unknown_score" in t.column_names
-            else [np.nan] * t.num_rows
-            for t in tables
-        ]
         sources = np.array([name for t in tables for name in t["source"].to_pylist()], dtype=object)
-        return cls(probabilities, np.array([s for one in strange for s in one]), sources)
+        coordinates = None
+        if all(COORDINATES in t.column_names for t in tables):
+            rows = [row for t in tables for row in t[COORDINATES].to_pylist()]
+            coordinates = np.array(rows, dtype=np.float32)
+        return cls(probabilities, sources, coordinates)
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -72,12 +71,11 @@ def drawn(
     return np.concatenate(parts, axis=1)
 
 
-def unknown_ps(scores: Scores, groups: np.ndarray, pooling: Pooling, seed: int) -> np.ndarray:
+def unknown_ps(scores: Scores, groups: np.ndarray, pooling: Pooling) -> np.ndarray:
     """Return the p-values of the first ASKED of some groups; empty where there are none."""
-    found = [
-        pooling.unknown_p(scores.probabilities[rows], scores.unknown_score[rows], seed)
-        for rows in groups[:ASKED]
-    ]
+    if scores.coordinates is None:
+        return np.array([])
+    found = [pooling.unknown_p(scores.coordinates[rows]) for rows in groups[:ASKED]]
     return np.array([p for p in found if p is not None])
 
 
@@ -102,7 +100,7 @@ def known_groups(scores: Scores, pooling: Pooling, size: int) -> Iterator[dict[s
                     for name, g in groups.items()
                 ]
                 found[way].append(float(np.mean(right)))
-            ps = [unknown_ps(scores, g, pooling, seed) for g in groups.values()]
+            ps = [unknown_ps(scores, g, pooling) for g in groups.values()]
             found["unknown_p"].append(np.concatenate(ps))
         yield {"size": size, "foreign": foreign, **found}
 
@@ -116,7 +114,7 @@ def unknown_groups(
         row: dict[str, Any] = {"source": name, "size": size, "found": [], "aurocs": []}
         for seed, ps in zip(SEEDS, known, strict=True):
             groups = drawn(unknown.sources, name, size, 0, np.random.default_rng([seed, size]))
-            mine = unknown_ps(unknown, groups, pooling, seed)
+            mine = unknown_ps(unknown, groups, pooling)
             row["found"].append(float((mine <= pooling.rule.false_rejection).mean()))
             row["aurocs"].append(auroc(-ps, -mine))
         rows.append(row)

@@ -8,12 +8,13 @@ import pyarrow as pa
 
 from manifpt import storage
 from manifpt.attribution.decision import Rule
-from manifpt.attribution.open_set import auroc
+from manifpt.attribution.open_set import auroc, rejected_by_class
 from manifpt.evaluation.calibration import calibration_metrics
 from manifpt.evaluation.open_set import fpr_at_tpr, open_set_metrics, oscr
 
-# The folders of scores: of images of the attributor's classes, and of others.
-SCORES, UNKNOWN = "scores", "unknown"
+# The folders of scores: of images of the attributor's classes, and of others; and of images that
+# look like one of training and do not count.
+SCORES, UNKNOWN, NEAR_SCORES = "scores", "unknown", "near_training"
 COMBINED = "unknown_score"
 
 
@@ -23,7 +24,8 @@ def confidence_report(
     """Return the metrics of score files, by folder; run it in a task, which reads them all.
 
     ``names`` are those of the single scores of strangeness. Without images of unknown sources
-    there is no ``open_set``.
+    there is no ``open_set``; ``false_rejection_by_class`` is the share of each class's images that
+    are called unknown.
     """
     known = _rows(paths[SCORES], ["source", "prediction", "probabilities", "uncalibrated"], names)
     truth = np.array([classes.index(name) for name in known["source"].to_pylist()])
@@ -33,6 +35,10 @@ def confidence_report(
             when: calibration_metrics(_array(known[column]), truth) for when, column in made.items()
         }
     }
+    if names:
+        sources, decisions = (np.array(known[name]) for name in ("source", "decision"))
+        rejected = rejected_by_class(sources, decisions == "unknown", classes)
+        metrics["false_rejection_by_class"] = rejected
     if paths[UNKNOWN] and names:
         unknown = _rows(paths[UNKNOWN], ["source"], names)
         metrics["open_set"] = _open_set(known, unknown, names, rule)

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from manifpt import claims, pipeline, session, storage
 from manifpt.attribution.attributor import Attributor
+from manifpt.attribution.near import NEAR
 from manifpt.attribution.registered import model_places, opened
 from manifpt.attribution.stage import manifold_places, trained_targets
 from manifpt.branches import are_artifacts
@@ -25,10 +26,11 @@ from manifpt.evaluation.unseen import Unseen
 from manifpt.images import Selection, plan
 from manifpt.images.copies import view
 from manifpt.images.degrade import IDENTITY, Degradation
+from manifpt.images.perceptual import DISTANCE
 from manifpt.images.places import places
-from manifpt.images.read import sized
 from manifpt.images.sources import content_key, describe
-from manifpt.projection import Projector, project, projectors_of
+from manifpt.images.stacks import firsts
+from manifpt.projection import Projector, project, project_images, projectors_of
 
 RESULT = "robustness.json"
 LEVELS = (
@@ -51,20 +53,26 @@ class RobustnessStage(Unseen):
         """Score rows at each level; the record counts what was left out and why."""
         classes = self.attributor.classes
         seen, other = self.unusable(table, np.zeros(table.num_rows, bool))
-        kept = table.filter(pa.array(~(seen | other)))
+        marks = self.marked(table)[NEAR].fill_null(False).to_numpy().astype(bool)
+        near = ~(seen | other) & marks & (not self.keep_near)
+        kept = table.filter(pa.array(~(seen | other | near)))
         in_manifold = np.zeros(kept.num_rows, bool)
         if kept.num_rows:
-            in_manifold = np.any([beside["in_manifold"] for _, beside in self._made(kept)], axis=0)
+            made = project_images(self.projectors, kept)
+            in_manifold = np.any([m.beside["in_manifold"] for m in made], axis=0)
+            in_manifold = in_manifold[firsts(made[0].rows)]
             kept = kept.filter(pa.array(~in_manifold))
         facts = {"seen": int(seen.sum() + in_manifold.sum()), "other_source": int(other.sum())}
+        facts["near_training"] = int(near.sum())
         if kept.num_rows == 0:
             return pipeline.Result({}, facts)
         truth = np.array([classes.index(source) for source in kept["source"].to_pylist()])
         levels, scores = {}, []
         for level in self.levels:
             damaged = view(kept, level, self.projectors[0].rule.filter)
-            artifacts = [artifacts for artifacts, _ in self._made(damaged)]
-            probabilities = self.attributor.probabilities(artifacts)
+            made = project_images(self.projectors, damaged)
+            artifacts, begins = [m.artifacts for m in made], firsts(made[0].rows)
+            probabilities = self.attributor.probabilities(artifacts, begins)
             predicted = probabilities.argmax(1)
             levels[str(level)] = {
                 "confusion": confusion_matrix(truth, predicted, len(classes)).tolist(),
@@ -79,10 +87,6 @@ class RobustnessStage(Unseen):
             scores.append(pa.table(both))
         return pipeline.Result({"scores": pa.concat_tables(scores)}, {**facts, "levels": levels})
 
-    def _made(self, table: pa.Table) -> list[tuple[np.ndarray, dict[str, Any]]]:
-        """Return the artifacts of an images table in each space, and the columns beside."""
-        return [p(sized(table, p.space.size)) for p in self.projectors]
-
 
 def evaluate_robustness(
     inputs: Sequence[str],
@@ -91,6 +95,7 @@ def evaluate_robustness(
     *,
     levels: Sequence[str] = (),
     manifolds: Sequence[str] = (),
+    keep_near: bool = False,
     demand: session.Demand = session.ANY,
     terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:
@@ -98,7 +103,7 @@ def evaluate_robustness(
 
     ``levels`` are notations of ``images.degrade``, LEVELS by default; the images as they are come
     first in any case. Otherwise as ``evaluate``: images that declare no split all count as test,
-    and what the manifold or training has seen is left out and counted.
+    and what the manifold or training has seen, or nearly seen, is left out and counted.
     """
     if are_artifacts(inputs):
         raise ManifptError("--input: --robustness degrades images; give these, not artifacts")
@@ -112,7 +117,8 @@ def evaluate_robustness(
     with opened(model, manifolds) as found:
         attributor = Attributor.open(found.attributor)
         read += manifold_places(attributor, found.manifolds)
-        key = storage.digest([content_key(units), names, attributor.manifest["key"]])
+        looks = {"keep_near": keep_near, "distance": DISTANCE}
+        key = storage.digest([content_key(units), names, attributor.manifest["key"], looks])
         pool = session.pool(demand, uses_gpu=True)
         source = found.kept(output)
     keep = ("model",)
@@ -121,10 +127,11 @@ def evaluate_robustness(
             return storage.read_json(storage.join(output, RESULT))
         targets = trained_targets(attributor, source.manifolds)
         projectors, pool = projectors_of(targets, session.ANY_SEARCH, pool)
-        build = partial(RobustnessStage, source.attributor, projectors, tuple(parsed))
+        build = partial(RobustnessStage, source.attributor, keep_near, projectors, tuple(parsed))
         records = project("robustness", units, selection, projectors, build, output, pool)
         facts = [record["facts"] for record in records]
-        left_out = {name: sum(f.get(name, 0) for f in facts) for name in ("seen", "other_source")}
+        reasons = ("seen", "other_source", "near_training")
+        left_out = {name: sum(f.get(name, 0) for f in facts) for name in reasons}
         scored = [f["levels"] for f in facts if "levels" in f]
         if not scored:
             claim.abandon()

@@ -1,4 +1,9 @@
-"""What of a table an evaluation may count: rows that no step of the attributor has seen."""
+"""What of a table an evaluation may count: rows that no step of the attributor has seen.
+
+An image is seen by its pixels. One that looks like an image of training or validation, by its
+perceptual hash, may be a copy of it, the next frame or the same scene: splits by content put such
+images on both sides. They are marked, and left out unless asked for.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,7 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from manifpt.attribution.attributor import Attributor
+from manifpt.attribution.near import NEAR, near
+from manifpt.branches import LOOKS
 from manifpt.device import device_and_precision
+from manifpt.images.perceptual import HammingIndex
 
 
 @dataclass
@@ -15,6 +23,7 @@ class Unseen:
     """The attributor ``model`` in one process, and which rows are news to it."""
 
     model: str
+    keep_near: bool
 
     @cached_property
     def attributor(self) -> Attributor:
@@ -25,6 +34,16 @@ class Unseen:
     def seen(self) -> frozenset[str]:
         """The pixel hashes of training and validation."""
         return self.attributor.seen()
+
+    @cached_property
+    def looks(self) -> HammingIndex | None:
+        """The perceptual hashes of training and validation; None if it was made without."""
+        hashes = self.attributor.seen_looks()
+        return None if hashes is None else HammingIndex(hashes)
+
+    def marked(self, table: pa.Table) -> pa.Table:
+        """Return the table with a column ``near_training``, null where unknown."""
+        return table.append_column(NEAR, near(table[LOOKS], self.looks))
 
     def unusable(self, table: pa.Table, in_manifold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return masks of the rows that were seen, and of those of other sources that were not.

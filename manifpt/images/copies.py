@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from manifpt.images.degrade import Degradation, Range, generator
+from manifpt.images.stacks import images_of, is_stacked, restacked, tiles_of, unstacked
 
 # The column of an augmented table that says what was done to a copy; null for originals.
 COLUMN = "degradation"
@@ -21,9 +22,15 @@ COLUMN = "degradation"
 def degraded(
     table: pa.Table, how: Sequence[Degradation], keys: Sequence[str], filter_name: str
 ) -> pa.Table:
-    """Return an images table, all its sizes, with each row's image degraded by its key."""
+    """Return an images table, all its sizes, with each row's image degraded by its key.
+
+    Tiles of an image are degraded by the same kind and strength, each by itself: what comes of the
+    pixels around it, at its edges, is left out. JPEG's blocks stay where they were.
+    """
     if table.num_rows == 0:
         return table
+    if is_stacked(table):
+        table = restacked(table, _tiles(table, how, keys, filter_name))
     for place, name in enumerate(table.column_names):
         if isinstance(table.schema.field(name).type, pa.FixedShapeTensorType):
             images = table[name].combine_chunks().to_numpy_ndarray()
@@ -32,6 +39,20 @@ def degraded(
             tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(made)
             table = table.set_column(place, name, tensor)
     return table
+
+
+def _tiles(
+    table: pa.Table, how: Sequence[Degradation], keys: Sequence[str], filter_name: str
+) -> np.ndarray:
+    """Return the tiles of a table of stacks degraded; the first of each has the image's key."""
+    rows = unstacked(table)
+    made = [
+        how[row](tile, f"{keys[row]} {number}" if number else keys[row], filter_name)
+        for row, number, tile in zip(
+            images_of(table), rows["tile"].to_pylist(), tiles_of(table), strict=True
+        )
+    ]
+    return np.stack(made)
 
 
 def view(table: pa.Table, how: Degradation, filter_name: str, seed: int = 0) -> pa.Table:

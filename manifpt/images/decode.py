@@ -12,6 +12,7 @@ import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from manifpt.images.perceptual import thumbnail
+from manifpt.images.tiles import Place, cut
 
 with contextlib.suppress(ImportError):
     import pillow_heif
@@ -75,8 +76,10 @@ class DecodeError(Exception):
 class Decoded(NamedTuple):
     """An image after the rule: ``pixels`` are size x size x 3 uint8; the rest as it came.
 
-    ``others`` are the same image in the other sizes asked for; ``looks`` is the thumbnail of the
-    whole upright image, for its perceptual hash, which so depends neither on size nor crop.
+    By a rule with tiles they are tiles x size x size x 3, and ``places`` are the tiles' left and
+    top pixels. ``others`` are the same image in the other sizes asked for; ``looks`` is the
+    thumbnail of the whole upright image, for its perceptual hash, which so depends neither on size
+    nor crop.
     """
 
     pixels: np.ndarray
@@ -85,6 +88,7 @@ class Decoded(NamedTuple):
     height: int
     looks: np.ndarray
     others: tuple[np.ndarray, ...] = ()
+    places: tuple[Place, ...] = ()
 
 
 # Fields of the rule that bound the cost of an image.
@@ -102,6 +106,9 @@ class DecodeRule:
     Pillow. Then the shorter side is resized to ``size`` with an antialiased filter and the centre
     is cropped; an image of that size already is left as it is.
 
+    With ``tiles``, an image of which no side is below ``size`` is not resized: it becomes up to so
+    many native tiles (see ``tiles``). A smaller one is resized as before, to one tile.
+
     ``max_seconds`` of processor time and ``max_memory`` bytes bound what one image may cost, where
     it is decoded in a process of its own (see ``sandbox``).
     """
@@ -112,19 +119,24 @@ class DecodeRule:
     max_pixels: int = 2**26
     max_seconds: float = 10.0
     max_memory: int = 3 * 2**30
+    tiles: int = 0
 
     def card(self) -> dict[str, Any]:
         """Return what decides the pixels and the decoder's version, for manifests.
 
-        ``COSTS`` are left out: they say what a machine will bear, and make no image another.
+        ``COSTS`` are left out: they say what a machine will bear, and make no image another. A
+        rule without tiles does not mention them, as before there were any.
         """
         found = {name: value for name, value in asdict(self).items() if name not in COSTS}
+        if not self.tiles:
+            del found["tiles"]
         return found | {"decoder": f"Pillow {PIL.__version__}"}
 
     @classmethod
     def from_card(cls, card: dict[str, Any]) -> "DecodeRule":
         """Return the rule that a manifest carries."""
-        return cls(**{name: card[name] for name in cls.__dataclass_fields__ if name not in COSTS})
+        names = [name for name in cls.__dataclass_fields__ if name not in COSTS | {"tiles"}]
+        return cls(**{name: card[name] for name in names}, tiles=card.get("tiles", 0))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -189,6 +201,14 @@ def _check_pixels(image: Image.Image, rule: DecodeRule) -> None:
         raise DecodeError("too_many_pixels", limit)
 
 
+def _pixels(image: Image.Image, rule: DecodeRule) -> tuple[np.ndarray, Sequence[Place]]:
+    """Return what the rule makes of an RGB image, and the places of its tiles, if it has any."""
+    if rule.tiles and min(image.size) >= rule.size:
+        return cut(image, rule.size, rule.tiles)
+    pixels = np.asarray(resize(image, rule.size, rule.filter))
+    return (pixels[None], [(0, 0)]) if rule.tiles else (pixels, [])
+
+
 def decode(data: bytes, rule: DecodeRule, other_sizes: Sequence[int] = ()) -> Decoded:
     """Decode one image in this process; raise DecodeError with a code of ERRORS if that fails.
 
@@ -207,12 +227,12 @@ def decode(data: bytes, rule: DecodeRule, other_sizes: Sequence[int] = ()) -> De
                 _check_pixels(image, rule)  # an icon may hold a larger image than it announces
                 ImageOps.exif_transpose(image, in_place=True)
                 upright = to_rgb(image)
-                pixels, *others = (
-                    np.asarray(resize(upright, size, rule.filter))
-                    for size in (rule.size, *other_sizes)
+                pixels, places = _pixels(upright, rule)
+                others = tuple(
+                    np.asarray(resize(upright, size, rule.filter)) for size in other_sizes
                 )
-                looks = thumbnail(upright)
-                return Decoded(pixels, image.format or "", width, height, looks, tuple(others))
+                looks, format = thumbnail(upright), image.format or ""
+                return Decoded(pixels, format, width, height, looks, others, tuple(places))
     except DecodeError:
         raise
     except UnidentifiedImageError:

@@ -22,8 +22,8 @@ from manifpt.images.decode import DecodeError, DecodeRule, outcome
 
 WALL = 6  # times the limit of processor time may pass while an image is decoded
 LENGTH = struct.Struct("<Q")  # before the bytes of an image
-# An answer: the lengths of what follows, a line "ok WIDTH HEIGHT FORMAT" or "CODE MESSAGE", and
-# arrays of bytes: the thumbnail, the pixels.
+# An answer: the lengths of what follows, a line "ok WIDTH HEIGHT PLACES FORMAT" or "CODE MESSAGE",
+# and arrays of bytes: the thumbnail, the pixels. Places are "LEFT,TOP;..." of tiles, "-" of none.
 ANSWER = struct.Struct("<II")
 
 
@@ -46,7 +46,8 @@ def serve(rule: DecodeRule, sizes: Sequence[int], images: BinaryIO, answers: Bin
                 os._exit(OUT_OF_MEMORY)  # whether for this image alone, a new child will show
             text, pixels = f"{found.code} {found}".encode(errors="replace"), b""
         else:
-            text = f"ok {found.width} {found.height} {found.format}".encode()
+            places = ";".join(f"{x},{y}" for x, y in found.places) or "-"
+            text = f"ok {found.width} {found.height} {places} {found.format}".encode()
             arrays = (found.looks, found.pixels, *found.others)
             pixels = b"".join(array.tobytes() for array in arrays)
         answers.write(ANSWER.pack(len(text), len(pixels)) + text + pixels)

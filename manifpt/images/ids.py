@@ -8,6 +8,7 @@ are escaped and never contain ``~``, so a ``~`` in an id is always a mark.
     t/x~2         the second ``x`` of a container
     t/name~12     row 12 of a table with the value ``name`` in its id column
     t/~broken     the rest of a container that could not be read
+    x~tile3       tile 3 of the image ``x``, as a point of a manifold; tile 0 has the image's id
 """
 
 import re
@@ -17,6 +18,7 @@ from manifpt.images.sources import stem
 
 _PERCENT = "%(?=[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4})"
 _ODD = re.compile(f"[\0\ud800-\udfff]|{_PERCENT}")
+_TILE = re.compile(r"~tile\d+$")
 _AMBIGUOUS = re.compile(f"[~\0\ud800-\udfff]|{_PERCENT}")
 
 
@@ -50,6 +52,16 @@ def row_id(prefix: str, number: int, name: str | None = None) -> str:
     """Return the id of a row of a table; the row's number makes it unique."""
     inside = f"{number:08d}" if name is None else f"{escaped(name)}~{number}"
     return f"{prefix}/{inside}"
+
+
+def tile_id(image: str, tile: int) -> str:
+    """Return the id of a tile of an image, as a point of a manifold."""
+    return f"{image}~tile{tile}" if tile else image
+
+
+def image_id(tile: str) -> str:
+    """Return the id of the image of a tile of this id."""
+    return _TILE.sub("", tile)
 
 
 class Keys:

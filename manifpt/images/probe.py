@@ -1,4 +1,4 @@
-"""The image size of a space, where the user names none."""
+"""The image size of a space, and whether images have tiles, where the user says neither."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -8,6 +8,7 @@ from manifpt.images.decode import DecodeError, DecodeRule
 from manifpt.images.raw import raw_images
 from manifpt.images.sandbox import decode_all
 from manifpt.images.sources import Selection, Unit
+from manifpt.images.tiles import USUAL
 
 PROBED = 64
 
@@ -25,8 +26,8 @@ def _sides(units: Sequence[Unit], selection: Selection) -> Iterator[int | None]:
         yield None if isinstance(found, DecodeError) else min(found.width, found.height)
 
 
-def natural_size(units: Sequence[Unit], selection: Selection) -> int:
-    """Return the commonest shorter side of the first images, in pixels."""
+def _probed(units: Sequence[Unit], selection: Selection) -> Counter[int]:
+    """Count the shorter sides of the first images; raise if none can be decoded."""
     sides: Counter[int] = Counter()
     tried = 0
     for tried, side in enumerate(_sides(units, selection), start=1):
@@ -36,4 +37,18 @@ def natural_size(units: Sequence[Unit], selection: Selection) -> int:
             break
     if not sides:
         raise ManifptError(f"--input: none of {tried} images could be decoded; check the input")
-    return sides.most_common(1)[0][0]
+    return sides
+
+
+def natural_size(units: Sequence[Unit], selection: Selection) -> int:
+    """Return the commonest shorter side of the first images, in pixels."""
+    return _probed(units, selection).most_common(1)[0][0]
+
+
+def usual_tiles(units: Sequence[Unit], selection: Selection, size: int) -> int:
+    """Return how many tiles an image has at most where the user names no number.
+
+    They are USUAL if one of the first images is larger than ``size``, else 0, so that images that
+    are not are seen as they always were.
+    """
+    return USUAL if max(_probed(units, selection)) > size else 0

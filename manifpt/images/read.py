@@ -17,6 +17,7 @@ from manifpt.images.perceptual import perceptual_hashes
 from manifpt.images.raw import Raw, Wanted, raw_images
 from manifpt.images.sandbox import decode_all
 from manifpt.images.sources import Selection, Unit
+from manifpt.images.stacks import PLACES, TILE, is_stacked, placed, stacked, unstacked
 
 CHUNK_BYTES = 16 * 2**20
 CHUNK_ROWS = 1024
@@ -48,8 +49,8 @@ def row_of(
 ) -> tuple[dict[str, Any], list[np.ndarray]]:
     """Return an image's row of the images table, and its pixels in each size.
 
-    ``found`` is what decoding gave. Pixels are zeros where the row has an error. ``looks`` is in
-    the row in place of the perceptual hash, see ``images_table``.
+    ``found`` is what decoding gave. Pixels are ``blank`` where the row has an error. ``looks`` is
+    in the row in place of the perceptual hash, see ``images_table``.
     """
     row: dict[str, Any] = dict.fromkeys(IMAGES)
     row |= {"id": raw.id, "uri": raw.uri, "source": raw.source, "split": raw.split}
@@ -60,13 +61,21 @@ def row_of(
         row["sha256"] = hashlib.sha256(raw.data).hexdigest()
     if isinstance(found, DecodeError):
         row |= {"error": found.code, "message": public(str(found))}
-        return row, [np.zeros((size, size, 3), np.uint8) for size in (rule.size, *other_sizes)]
+        return row, blank(rule, other_sizes)
     row |= {"format": found.format, "width": found.width, "height": found.height}
     row["looks"] = found.looks
+    if rule.tiles:
+        row[PLACES] = found.places
     pixels = [found.pixels, *found.others]
     for size, array in zip((None, *other_sizes), pixels, strict=True):
         row[_named("pixel_sha256", size)] = hashlib.sha256(array.tobytes()).hexdigest()
     return row, pixels
+
+
+def blank(rule: DecodeRule, other_sizes: Sequence[int] = ()) -> list[np.ndarray]:
+    """Return the pixels of an image that could not be decoded: zeros, and no tile."""
+    whole = [np.zeros((size, size, 3), np.uint8) for size in (rule.size, *other_sizes)]
+    return [np.stack(whole[:1])[:0], *whole[1:]] if rule.tiles else whole
 
 
 def _named(column: str, size: int | None) -> str:
@@ -77,7 +86,7 @@ def _named(column: str, size: int | None) -> str:
 def is_own(column: str) -> bool:
     """Tell whether an images table may have a column of this name by itself."""
     pixels = re.fullmatch(r"artifact|(image|pixel_sha256)(_\d+)?", column)
-    return column in IMAGES or pixels is not None
+    return column in IMAGES or column == PLACES or column in TILE or pixels is not None
 
 
 def metadata_of(table: pa.Table) -> list[str]:
@@ -93,19 +102,33 @@ def images_table(
 ) -> pa.Table:
     """Build an images table from its rows and the size x size x 3 uint8 pixels of each.
 
-    ``columns`` are the metadata that travel with the images. Rows with ``looks`` get their
-    perceptual hashes here.
+    The first pixels of a row may be a stack of tiles instead, see ``stacks``. ``columns`` are the
+    metadata that travel with the images. Rows with ``looks`` get their perceptual hashes here.
     """
     seen = [row for row in rows if "looks" in row]
     for row, value in zip(seen, perceptual_hashes([r.pop("looks") for r in seen]), strict=True):
         row["perceptual_hash"] = value
     metadata = dict.fromkeys(columns, pa.string())
     hashes = {_named("pixel_sha256", size): pa.string() for size in other_sizes}
+    places = [row.pop(PLACES, ()) for row in rows]
     table = pa.Table.from_pylist(rows, schema=pa.schema(IMAGES | metadata | hashes))
     for size, column in zip((None, *other_sizes), zip(*pixels, strict=True), strict=True):
-        tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(np.stack(column))
-        table = table.append_column(_named("image", size), tensor)
+        if column[0].ndim == 4:
+            table = table.append_column("image", stacked(column))
+            table = table.append_column(PLACES, placed(places))
+        else:
+            tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(np.stack(column))
+            table = table.append_column(_named("image", size), tensor)
     return table
+
+
+def seen_by(table: pa.Table, rule: DecodeRule) -> pa.Table:
+    """Return the images table as a space with this rule sees it, with a row a tile if it has any.
+
+    The table was read by ``reading_rule`` of all spaces.
+    """
+    tiled = rule.tiles and is_stacked(table)
+    return unstacked(table) if tiled else sized(table, rule.size)
 
 
 def sized(table: pa.Table, size: int) -> pa.Table:
@@ -134,12 +157,13 @@ def read_unit(
 ) -> Iterator[pa.Table]:
     """Yield the images table of one unit in chunks of at most ``chunk`` rows.
 
+    Where images have tiles, a chunk ends once it has so many tiles; an image is never divided.
     This is the one way from any source to images: the rows that ``selection`` keeps and whose id
     is ``wanted``, in the unit's own order, each decoded, in a process of its own, or with its
     error. Chunks of long metadata have fewer rows. See ``sized`` for ``other_sizes``.
     """
     limit = chunk or chunk_rows(max(rule.size, *other_sizes, 1))
-    text = 0
+    text = held = 0
     rows: list[dict[str, Any]] = []
     pixels: list[list[np.ndarray]] = []
     columns = unit.reading.columns
@@ -153,9 +177,10 @@ def read_unit(
         rows.append(row)
         pixels.append(images)
         text += sum(len(value or "") for value in (raw.columns or {}).values())
-        if len(rows) == limit or text > CHUNK_BYTES:
+        held += max(1, len(images[0])) if rule.tiles else 1
+        if held >= limit or text > CHUNK_BYTES:
             yield images_table(rows, pixels, other_sizes, columns)
-            rows, pixels, text = [], [], 0
+            rows, pixels, text, held = [], [], 0, 0
     if rows:
         yield images_table(rows, pixels, other_sizes, columns)
 

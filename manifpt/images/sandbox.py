@@ -55,12 +55,24 @@ class _Child:
         assert self.process.stdout
         self.stdin, self.stdout = self.process.stdin.fileno(), self.process.stdout.fileno()
         os.set_blocking(self.stdin, False)
-        self.shapes = [(SIDE, SIDE), *((size, size, 3) for size in (rule.size, *sizes))]
-        self.pixel_bytes = sum(map(math.prod, self.shapes))
+        self.rule, self.sizes = rule, tuple(sizes)
+        self.possible = [
+            self._bytes_of(tiles) for tiles in range(min(rule.tiles, 1), rule.tiles + 1)
+        ]
+        self.pixel_bytes = self.possible[-1]
         self.outgoing: deque[memoryview] = deque()
         self.incoming = bytearray()
         self.buffer = bytearray(PIPE_BYTES)
         self.ready, self.confused, self.answered = False, False, 0
+
+    def _shapes(self, tiles: int) -> list[tuple[int, ...]]:
+        """Return the shapes of the arrays of an answer; ``tiles`` is 0 by a rule without."""
+        size = self.rule.size
+        pixels = (tiles, size, size, 3) if self.rule.tiles else (size, size, 3)
+        return [(SIDE, SIDE), pixels, *((other, other, 3) for other in self.sizes)]
+
+    def _bytes_of(self, tiles: int) -> int:
+        return sum(map(math.prod, self._shapes(tiles)))
 
     def send(self, data: bytes) -> None:
         """Give it an image, now or while answers are waited for."""
@@ -122,7 +134,7 @@ class _Child:
         if head is None:
             return None
         text_bytes, pixel_bytes = ANSWER.unpack(head)
-        self.confused = text_bytes > _TEXT_BYTES or pixel_bytes not in {0, self.pixel_bytes}
+        self.confused = text_bytes > _TEXT_BYTES or pixel_bytes not in {0, *self.possible}
         body = None if self.confused else self._read(text_bytes + pixel_bytes, ahead=False)
         if body is None:
             return None
@@ -139,14 +151,18 @@ class _Child:
             return None
 
     def _decoded(self, text: str, pixels: bytes) -> Decoded:
-        width, height, format = text.split(" ", 2)
+        width, height, listed, format = text.split(" ", 3)
+        pairs = [] if listed == "-" else [place.split(",") for place in listed.split(";")]
+        places = tuple((int(x), int(y)) for x, y in pairs)
+        if bool(places) != bool(self.rule.tiles) or len(pixels) != self._bytes_of(len(places)):
+            raise ValueError("as many places as tiles are expected")
         arrays, start = [], 0
-        for shape in self.shapes:
+        for shape in self._shapes(len(places)):
             count = math.prod(shape)
             arrays.append(np.frombuffer(pixels, np.uint8, count, start).reshape(shape))
             start += count
         looks, image, *others = arrays
-        return Decoded(image, format, int(width), int(height), looks, tuple(others))
+        return Decoded(image, format, int(width), int(height), looks, tuple(others), places)
 
     def _no_start(self) -> str:
         reason = child.last_line(self.process)

@@ -58,8 +58,10 @@ class Selection:
         )
 
 
+# The name of the source of real images.
+REAL = "real"
 # Of a benchmark, the reals that estimate the manifold.
-MANIFOLD_REALS = Selection(splits=("manifold",), sources=("real",))
+MANIFOLD_REALS = Selection(splits=("manifold",), sources=(REAL,))
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,22 @@ def _of_text(uri: str, file: BinaryIO, size: int, reading: Reading) -> Iterator[
         yield Range((start, stop), offset, size - offset)
 
 
+def names_of(uri: str, wanted: str) -> list[str]:
+    """Return the names of a file's columns; of JSON lines, which have none, what is ``wanted``.
+
+    ``uri`` is of Parquet, with images or without, or of a text. Raises BrokenError where it can't
+    be read.
+    """
+    if uri.endswith(PARQUET):
+        with parquet.opened(uri) as table:
+            return list(table.names)
+    if uri.endswith(JSON_LINES):
+        return [wanted]
+    with opened(uri) as raw:
+        header = _header(uri, _buffered(raw), AS_FOUND)
+    return header.names if header else []
+
+
 class _Header(NamedTuple):
     """The names of a text's columns, where its rows begin, and the shape of those of CSV."""
 

@@ -13,9 +13,11 @@ from manifpt.device import precision_of
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Unit, plan
 from manifpt.images.places import places
-from manifpt.images.probe import natural_size
-from manifpt.images.sources import MANIFOLD_REALS, content_key, describe
+from manifpt.images.probe import natural_size, usual_tiles
+from manifpt.images.sources import MANIFOLD_REALS, REAL, content_key, describe
+from manifpt.images.stacks import reading_rule
 from manifpt.manifold.embed import (
+    Training,
     clear_embedded,
     embed,
     remove_shard,
@@ -30,10 +32,11 @@ from manifpt.manifold.shard import ROWS
 from manifpt.spaces import Options, Space, make_space
 from manifpt.spaces.learned import compiled, keep_weights, weights_entry
 from manifpt.spaces.space import LEARNED, largest_size
+from manifpt.splits import reading_of
 from manifpt.tracking import versions
 
 ATTEMPTS = 20
-DECODING = ("image_size", "filter_name")  # settings that the decode rule holds
+PIXELS = "rgb"  # the space whose vectors a denoiser takes
 
 
 def content_sha256(draft: dict[str, Any]) -> str:
@@ -58,8 +61,9 @@ def _nothing(counts: dict[str, Any]) -> ManifptError:
 class Settings:
     """What a manifold is besides its reals and its space.
 
+    ``tiles`` is how many native tiles an image larger than the size has at most; 0 resizes it.
     ``factory`` is FAISS's name of an approximate index to have beside exact search; ``geometry``
-    is for the Riemannian projector.
+    is for the Riemannian projector; ``denoiser`` are the steps of its training, 0 for none.
     """
 
     shards: int = 4
@@ -68,14 +72,29 @@ class Settings:
     metric: str = "euclidean"
     factory: str | None = None
     geometry: bool = False
+    tiles: int | None = None
+    denoiser: int = 0
+
+    def learned(self) -> list[Any]:
+        """Return what decides all that is learned of the vectors, for keys."""
+        # Manifolds of earlier versions had no denoiser.
+        denoiser = [self.denoiser] if self.denoiser else []
+        return [self.metric, self.factory, self.geometry, *denoiser]
 
 
 def _spaces(
-    names: Sequence[str], units: Sequence[Unit], options: Options, image_size: int | None
+    names: Sequence[str],
+    units: Sequence[Unit],
+    options: Options,
+    image_size: int | None,
+    *,
+    denoiser: bool,
 ) -> list[Space]:
     """Return spaces by name, each for images of the size that suits it."""
     if "image" in names:
         raise ManifptError("--space image: has no manifold; give it to compute_artifacts")
+    if denoiser and PIXELS not in names:
+        raise ManifptError(f"--denoiser: is of pixels, not of {'+'.join(names)}; add --space rgb")
     if len(set(names)) < len(names):
         raise ManifptError(f"--space {'+'.join(names)}: name each space once")
     natural = image_size or natural_size(units, MANIFOLD_REALS)
@@ -86,6 +105,20 @@ def _spaces(
     return spaces
 
 
+def _rules(spaces: Sequence[Space], units: Sequence[Unit], settings: Settings) -> list[DecodeRule]:
+    """Return how images are decoded for each space: learned ones take whole images, resized."""
+    tiled = [space for space in spaces if space.name not in LEARNED]
+    tiles = settings.tiles
+    if tiles is None:
+        tiles = usual_tiles(units, MANIFOLD_REALS, tiled[0].size) if tiled else 0
+    elif tiles and not tiled:
+        raise ManifptError("--tiles: learned spaces take whole images; leave it out")
+    return [
+        DecodeRule(space.size, settings.filter_name, tiles=tiles if space in tiled else 0)
+        for space in spaces
+    ]
+
+
 def build_manifold(
     inputs: Sequence[str],
     output: str,
@@ -93,6 +126,7 @@ def build_manifold(
     space: str = "rgb",
     options: Options = Options(),
     settings: Settings = Settings(),
+    training: Training | None = None,
     demand: session.Demand = session.ANY,
     terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:
@@ -100,16 +134,22 @@ def build_manifold(
 
     Of a benchmark, the reals of the split ``manifold`` are taken; other inputs are taken whole.
     ``space`` may name several, as ``rgb+freq``: each image is decoded once, each space gets a
-    manifold in a folder of its name, and the manifest lists them.
+    manifold in a folder of its name, and the manifest lists them. With ``training``, reals that
+    declare no split are left out unless ``compute_artifacts`` would take them for training, and so
+    are images of other sources.
     """
     output = storage.absolute(output)
-    units = plan(inputs, MANIFOLD_REALS, source="real")
+    reading = reading_of(training and training.split_by, ROWS)
+    # Of inputs for training some are real; what is given for a manifold alone is real.
+    named = {"labelled": True} if training else {"source": REAL}
+    units = plan(inputs, MANIFOLD_REALS, reading=reading, **named)  # type: ignore[arg-type]
     names = space.split("+")
-    pool = session.pool(demand, uses_gpu=bool(set(names) & set(LEARNED)))
+    pool = session.pool(demand, uses_gpu=settings.denoiser > 0 or bool(set(names) & set(LEARNED)))
     options = replace(options, precision=precision_of(options.precision, pool))
-    spaces = _spaces(names, units, options, settings.image_size)
-    rule = DecodeRule(spaces[0].size, settings.filter_name)
-    made_of = [rule.card(), *(v for k, v in vars(settings).items() if k not in DECODING)]
+    spaces = _spaces(names, units, options, settings.image_size, denoiser=bool(settings.denoiser))
+    rules = _rules(spaces, units, settings)
+    made_of = [reading_rule(rules).card(), settings.shards, *settings.learned()]
+    made_of += [training] if training else []
     key = storage.digest([content_key(units), *(s.card() for s in spaces), *made_of])
     kind = "manifold" if len(spaces) == 1 else MANIFOLDS
     given = (("--sl-weights", options.sl_weights), ("--ssl-weights", options.ssl_weights))
@@ -124,7 +164,7 @@ def build_manifold(
             for one, folder in zip(spaces, folders, strict=True)
         ]
         embedding = [compiled(s) for s in spaces] if pool.compiled else spaces
-        records = embed(units, embedding, rule, settings.shards, output, pool)
+        records = embed(units, embedding, rules, settings.shards, output, pool, training)
         counts = pipeline.totals(records)
         if counts["ok"] == 0:
             claim.abandon()
@@ -132,7 +172,7 @@ def build_manifold(
         common = {**counts, "inputs": describe(inputs, units)}
         quarantine = [p for p in pipeline.parts(records) if p["folder"] == "quarantine"]
         members = {}
-        for one, folder in zip(spaces, folders, strict=True):
+        for one, rule, folder in zip(spaces, rules, folders, strict=True):
             place = storage.join(output, folder) if folder else output
             draft = _draft(one, rule, settings, records, output, place, pool)
             draft |= {**common, "quarantine": quarantine if single else []}
@@ -159,7 +199,7 @@ def _draft(
         "space": space.card(),
         "weights": weights_entry(space),
         "shape": list(space.shape),
-        "decode": replace(rule, size=space.size).card(),
+        "decode": rule.card(),
         "metric": settings.metric,
         "reals": sum(entry["reals"] for entry in entries),
         "duplicates": sum(entry["duplicates"] for entry in entries),
@@ -167,7 +207,9 @@ def _draft(
         "shards": [entry for entry in entries if entry["reals"]],
         "versions": versions(),
     }
-    prepare(draft, output, pool, settings.factory, geometry=settings.geometry)
+    # Of several spaces, those that a denoiser suits get one.
+    denoiser = settings.denoiser if space.name == PIXELS else 0
+    prepare(draft, output, pool, settings.factory, geometry=settings.geometry, denoiser=denoiser)
     draft["content_sha256"] = content_sha256(draft)
     return draft
 
@@ -229,7 +271,7 @@ def append_to_manifold(
     claims.check_apart(manifold.uri, apart)
     with claims.claim(scratch, "append", key, apart=apart) as claim:
         shards = len(manifold.manifest["shards"])
-        records = embed(units, [manifold.space], manifold.rule, shards, scratch, pool)
+        records = embed(units, [manifold.space], [manifold.rule], shards, scratch, pool)
         counts = pipeline.totals(records)
         if counts["ok"] == 0:
             claim.abandon()

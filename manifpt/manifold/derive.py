@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from manifpt import claims, session, storage
 from manifpt.errors import ManifptError
-from manifpt.manifold.build import Settings, content_sha256
+from manifpt.manifold.build import PIXELS, Settings, content_sha256
 from manifpt.manifold.embed import write_rows
 from manifpt.manifold.manifold import Manifold
 from manifpt.manifold.prepare import prepare
@@ -35,7 +35,7 @@ def derive_manifold(
 ) -> dict[str, Any]:
     """Publish a manifold of the reals of ``source``, or of ``reals`` of them; return its manifest.
 
-    It has the shards of its source, and of ``settings`` the metric, the index and the geometry.
+    It has the shards of its source, and of ``settings`` what is learned of the vectors.
     """
     import ray
 
@@ -43,9 +43,10 @@ def derive_manifold(
     has, output = manifold.manifest["reals"], storage.absolute(output)
     if reals is not None and reals > has:
         raise ManifptError(f"--reals {reals}: {source} has {has}; ask for fewer")
-    made_of = [settings.metric, settings.factory, settings.geometry]
-    key = storage.digest([manifold.sha256, reals, *made_of])
-    pool = session.pool(demand, uses_gpu=False)
+    if settings.denoiser and manifold.space.name != PIXELS:
+        raise ManifptError(f"--denoiser: is of pixels, not of {manifold.space.name}; leave it out")
+    key = storage.digest([manifold.sha256, reals, *settings.learned()])
+    pool = session.pool(demand, uses_gpu=settings.denoiser > 0)
     read = [("--input", manifold.uri)]
     with claims.claim(output, "manifold", key, apart=read, terms=terms) as claim:
         if claim.finished:
@@ -65,7 +66,14 @@ def derive_manifold(
             "versions": versions(),
             "quarantine": [],
         }
-        prepare(draft, output, pool, settings.factory, geometry=settings.geometry)
+        prepare(
+            draft,
+            output,
+            pool,
+            settings.factory,
+            geometry=settings.geometry,
+            denoiser=settings.denoiser,
+        )
         draft["content_sha256"] = content_sha256(draft)
         return claim.publish(draft)
 

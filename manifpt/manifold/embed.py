@@ -10,7 +10,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,27 +18,52 @@ import pyarrow.parquet as pq
 
 from manifpt import pipeline, session, storage, tensors
 from manifpt.images import IMAGES, DecodeRule, Unit
-from manifpt.images.read import pixels_of, read_unit_text, sized, unit_to_json
-from manifpt.images.sources import MANIFOLD_REALS
+from manifpt.images.ids import tile_id
+from manifpt.images.read import pixels_of, read_unit_text, seen_by, unit_to_json
+from manifpt.images.sources import MANIFOLD_REALS, REAL
+from manifpt.images.stacks import own_hashes, reading_rule, sizes_beside
 from manifpt.manifold.shard import ROWS
 from manifpt.records import Records
 from manifpt.spaces import Space
+from manifpt.splits import CONTENT, splits_of
 
 EMBEDDED = "_embedded"
 
 
+class Training(NamedTuple):
+    """Only reals for training are wanted: those that the split by a column, or content, says."""
+
+    split_by: str | None = None
+
+
 @dataclass
 class EmbedStage:
-    """Images -> rows with their vectors in each space, sorted by shard."""
+    """Images -> rows with their vectors in each space, sorted by shard.
+
+    ``rules`` are those of the spaces. Each tile of an image is a row, with an id and a hash of its
+    own. With ``training`` reals that declare no split are embedded if they are for training.
+    """
 
     spaces: Sequence[Space]
+    rules: Sequence[DecodeRule]
     shards: int
     output: str
+    training: Training | None = None
 
     def __call__(self, table: pa.Table) -> pipeline.Result:
         """Write one file a space; the record says which."""
         pipeline.check_columns(table, {"id": IMAGES["id"], "pixel_sha256": pa.string()}, "embed")
-        paths = {space.name: self._write(space, sized(table, space.size)) for space in self.spaces}
+        if self.training is not None:
+            splits = splits_of(table, CONTENT, self.training.split_by).names
+            kept = [
+                source == REAL and split in {"manifold", "train"}
+                for source, split in zip(table["source"].to_pylist(), splits, strict=True)
+            ]
+            table = table.filter(pa.array(kept))
+        paths = {
+            space.name: self._write(space, points_of(table, rule))
+            for space, rule in zip(self.spaces, self.rules, strict=True)
+        }
         return pipeline.Result({}, {"embedded": paths})
 
     def _write(self, space: Space, table: pa.Table) -> str:
@@ -54,6 +79,17 @@ class EmbedStage:
         path = f"{EMBEDDED}/{hashlib.sha256(data).hexdigest()}.parquet"
         storage.write_bytes(storage.join(self.output, path), data)
         return path
+
+
+def points_of(table: pa.Table, rule: DecodeRule) -> pa.Table:
+    """Return an images table with a row for each point that a space with this rule makes of it."""
+    rows = seen_by(table, rule)
+    if "tile" not in rows.column_names:
+        return rows
+    ids = map(tile_id, rows["id"].to_pylist(), rows["tile"].to_pylist())
+    for name, values in (("id", list(ids)), ("pixel_sha256", own_hashes(rows))):
+        rows = rows.set_column(rows.column_names.index(name), name, pa.array(values, pa.string()))
+    return rows
 
 
 def clear_embedded(output: str) -> None:
@@ -74,29 +110,26 @@ def shard_of(pixel_sha256: str, shards: int) -> int:
 def embed(
     units: Sequence[Unit],
     spaces: Sequence[Space],
-    rule: DecodeRule,
+    rules: Sequence[DecodeRule],
     shards: int,
     output: str,
     pool: session.Pool,
+    training: Training | None = None,
 ) -> Records:
     """Embed all images of ``units`` into chunks under ``output``; return the pipeline's records.
 
-    Each image is decoded once, by ``rule`` in the first space's size.
+    Each image is decoded once for all spaces, whose rules are ``rules``.
     """
-    sizes = other_sizes(rule, spaces)
+    rule = reading_rule(rules)
+    sizes = sizes_beside(rule, rules)
     return pipeline.run(
         f"embed {'+'.join(space.name for space in spaces)}",
         [unit_to_json(unit) for unit in units],
         partial(read_unit_text, rule=rule, selection=MANIFOLD_REALS, other_sizes=sizes),
-        partial(EmbedStage, spaces, shards, output),
+        partial(EmbedStage, spaces, rules, shards, output, training),
         output,
         pool,
     )
-
-
-def other_sizes(rule: DecodeRule, spaces: Sequence[Space]) -> tuple[int, ...]:
-    """Return the sizes that spaces need images in, beside the rule's own."""
-    return tuple(sorted({space.size for space in spaces} - {rule.size}))
 
 
 def _row_group(uri: str, number: int) -> pa.Table:

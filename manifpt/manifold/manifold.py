@@ -13,9 +13,11 @@ import pyarrow as pa
 import torch
 
 from manifpt import outputs, storage
+from manifpt.device import device_and_precision
 from manifpt.errors import DamageError
 from manifpt.images import DecodeRule
 from manifpt.manifold.basis import Basis
+from manifpt.manifold.denoiser import Denoiser
 from manifpt.manifold.geometry import Geometry
 from manifpt.manifold.metric import Metric, Whitening
 from manifpt.manifold.search import Plan
@@ -76,6 +78,15 @@ class Manifold:
             return None
         state = torch.load(io.BytesIO(self._checked(entry)), weights_only=True)
         return Geometry.from_state(state)
+
+    @cached_property
+    def denoiser(self) -> Denoiser | None:
+        """The denoiser that was trained on its reals, if it was built with one."""
+        entry = self.manifest.get("denoiser")
+        if entry is None:
+            return None
+        state = torch.load(io.BytesIO(self._checked(entry)), weights_only=True, map_location="cpu")
+        return Denoiser.from_state(state).to(device_and_precision()[0])
 
     @property
     def dimension(self) -> int:

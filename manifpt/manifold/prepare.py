@@ -6,6 +6,8 @@ held-out reals give every later distance its percentile.
 """
 
 import io
+import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,8 +19,10 @@ import numpy as np
 import torch
 
 from manifpt import session, storage
-from manifpt.device import threads_of
+from manifpt.device import device_and_precision, threads_of
+from manifpt.images.ids import image_id
 from manifpt.manifold.basis import Basis
+from manifpt.manifold.denoiser import FEWEST, Denoiser
 from manifpt.manifold.embed import write_array
 from manifpt.manifold.geometry import Geometry
 from manifpt.manifold.index import approximate
@@ -86,6 +90,21 @@ def write_geometry(manifold: Manifold, output: str) -> dict[str, Any]:
     with threads_of(1):
         torch.save(Geometry.fit(shard.vectors[rows]).state(), sink)
     path = "geometry.pt"
+    return {"path": path, **storage.write_bytes(storage.join(output, path), sink.getvalue())}
+
+
+def write_denoiser(manifold: Manifold, output: str, steps: int) -> dict[str, Any]:
+    """Train a denoiser on a sample of the reals and write it; return its entry.
+
+    On all cores of the node: nothing else is to do until it is there.
+    """
+    shard = sample_of(manifold, SAMPLE_BYTES)
+    shape = manifold.manifest["shape"]
+    rows = shard.vectors[np.argsort(shard.pixel_sha256)].reshape(-1, *shape)
+    sink = io.BytesIO()
+    with threads_of(os.cpu_count() or 1):
+        torch.save(Denoiser.fit(rows, steps=steps, device=device_and_precision()[0]).state(), sink)
+    path = "denoiser.pt"
     return {"path": path, **storage.write_bytes(storage.join(output, path), sink.getvalue())}
 
 
@@ -217,20 +236,38 @@ def write_index(manifold: Manifold, output: str, factory: str) -> dict[str, Any]
     return {"plan": asdict(plan), "recall": recall, "path": "index.faiss", **entry}
 
 
-def held_out_of(manifold: Manifold, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the vectors and pixel hashes of a shard's part of the held-out reals."""
+def held_out_of(manifold: Manifold, number: int) -> tuple[np.ndarray, ...]:
+    """Return the vectors, pixel hashes and ids of a shard's part of the held-out reals."""
     shard = manifold.read(Plan(), [number])
     share = len(shard.ids) / manifold.manifest["reals"]
     rows = np.argsort(shard.pixel_sha256)[: max(1, round(HELD_OUT * share))]
-    return shard.vectors[rows], shard.pixel_sha256[rows]
+    return shard.vectors[rows], shard.pixel_sha256[rows], shard.ids[rows]
 
 
 def held_out_found(manifold: Manifold, number: int, *asked: Any) -> np.ndarray:
-    """Return the distances of held-out reals to their nearest in one shard, inf for none."""
-    queries, hashes = zip(*asked, strict=True)
+    """Return the distances of held-out reals to their nearest in one shard, inf for none.
+
+    A tile does not meet the others of its image, as no tile of a new image will.
+    """
+    queries, hashes, ids = (np.concatenate(part) for part in zip(*asked, strict=True))
     shard = manifold.read(Plan(), [number])
-    found: Neighbours = search(shard, np.concatenate(queries), 1, np.concatenate(hashes), Plan())
-    return found.distance[:, 0]
+    count = max(1, manifold.rule.tiles)
+    step = -(-len(ids) // count)  # as many neighbours at once as without tiles
+    parts = [slice(start, start + step) for start in range(0, len(ids), step)]
+    return np.concatenate(
+        [
+            _of_others(search(shard, queries[part], count, hashes[part], Plan()), ids[part])
+            for part in parts
+        ]
+    )
+
+
+def _of_others(found: Neighbours, ids: np.ndarray) -> np.ndarray:
+    """Return the distance of each row's nearest real that is of no image of ``ids``."""
+    others = np.array([[image_id(str(near)) for near in line] for line in found.id])
+    same = others == np.array([[image_id(str(own))] for own in ids])
+    nearest_of: np.ndarray = np.where(same, np.inf, found.distance).min(1)
+    return nearest_of
 
 
 def _task(pool: session.Pool, function: Callable[..., Any], *args: Any) -> Any:
@@ -273,6 +310,7 @@ def prepare(
     factory: str | None,
     *,
     geometry: bool,
+    denoiser: int = 0,
 ) -> None:
     """Complete the manifest of a manifold whose shards are written, in tasks."""
     import ray
@@ -282,6 +320,14 @@ def prepare(
     vectors = Manifold(output, {**draft, "metric": "euclidean"})
     if geometry:
         draft["geometry"] = ray.get(_task(pool, write_geometry, vectors, output))
+    if denoiser and draft["reals"] < FEWEST:
+        print(
+            f"no denoiser: {draft['reals']} reals are too few, give {FEWEST} or more",
+            file=sys.stderr,
+            flush=True,
+        )
+    elif denoiser:
+        draft["denoiser"] = ray.get(_task(pool, write_denoiser, vectors, output, denoiser))
     if draft["metric"] == "whitened":
         draft["whitening"] = ray.get(_task(pool, write_whitening, vectors, output))
     search_part["basis"] = ray.get(_task(pool, write_basis, Manifold(output, draft), output))

@@ -138,6 +138,20 @@ def _confidence(metrics: dict[str, Any]) -> list[str]:
             f"Calibration: expected calibration error {error[1]} (before {error[0]}), Brier score "
             f"{brier[1]} (before {brier[0]})."
         )
+    shares = metrics.get("false_rejection_by_class")
+    if shares:
+        most = max(shares, key=lambda name: shares[name])
+        lines.append(
+            f"Of images of known sources, those of {most} are called unknown most often: "
+            f"{shares[most]:.3f}."
+        )
+    near = metrics.get("near_training", {})
+    if near.get("images"):
+        verb = "counted" if near["counted"] else "left out"
+        lines.append(
+            f"{near['images']} images that look like one of training are {verb}; with them the "
+            f"accuracy is {near['accuracy_with']:.3f}."
+        )
     if "open_set" in metrics:
         found = metrics["open_set"]
         lines += [
@@ -163,15 +177,27 @@ def _unknown(manifest: dict[str, Any]) -> str:
     )
 
 
+def _seen(decode: dict[str, Any]) -> str:
+    """Say what of an image the network sees."""
+    size = decode["size"]
+    if tiles := decode.get("tiles"):
+        return (
+            f"Of an image larger than {size} x {size} pixels, at most {tiles} tiles of that size "
+            "are seen, and the rest is not; a smaller image is resized to one."
+        )
+    return (
+        f"Images are resized to {size} x {size} pixels, whatever their own size; traces "
+        "finer than that are lost."
+    )
+
+
 def _limits(facts: Facts) -> str:
-    size = facts.manifest["branches"][0]["decode"]["size"]
     unseen = "" if facts.metrics else " It was not tested on unseen images at all."
     return "\n".join(
         [
             f"- {_unknown(facts.manifest)} `decision` is `unsure` below a probability of "
             f"{USUAL.sure:g}; that does not find unknown generators.",
-            f"- Images are resized to {size} x {size} pixels, whatever their own size; traces "
-            "finer than that are lost.",
+            f"- {_seen(facts.manifest['branches'][0]['decode'])}",
             "- Not tested: reals of another subject or camera than the inputs, other versions or "
             "settings of the generators, images that were compressed again, cropped, resized, "
             f"edited or made to deceive.{unseen}",

@@ -2,6 +2,16 @@
 
 from manifpt.spaces.frequency import Frequency
 from manifpt.spaces.pixels import Pixels
+from manifpt.spaces.residual import Residual
 from manifpt.spaces.space import SPACES, Options, Space, make_space, space_from_card
 
-__all__ = ["SPACES", "Frequency", "Options", "Pixels", "Space", "make_space", "space_from_card"]
+__all__ = [
+    "SPACES",
+    "Frequency",
+    "Options",
+    "Pixels",
+    "Residual",
+    "Space",
+    "make_space",
+    "space_from_card",
+]

@@ -8,8 +8,9 @@ import numpy as np
 from manifpt.errors import ManifptError
 from manifpt.spaces.frequency import Frequency, rounding_noise
 from manifpt.spaces.pixels import Pixels
+from manifpt.spaces.residual import Residual
 
-SPACES = ("rgb", "freq", "sl", "ssl", "image")
+SPACES = ("rgb", "freq", "residual", "sl", "ssl", "image")
 LEARNED = ("sl", "ssl")
 LARGEST = 64
 
@@ -70,6 +71,8 @@ def make_space(name: str, size: int, options: Options = Options()) -> Space:
     if name == "freq":
         eps = rounding_noise(size) if options.eps is None else options.eps
         return Frequency(size, eps, options.log)
+    if name == "residual":
+        return Residual(size)
     if name in LEARNED:
         return _learned(name, size, options)
     raise ManifptError(f"--space {name}: unknown; choose one of {', '.join(SPACES)}")

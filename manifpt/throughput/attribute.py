@@ -30,7 +30,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from manifpt import session, storage
 from manifpt.attribution.attribute import attribute
 from manifpt.attribution.attributor import Attributor
-from manifpt.attribution.train import Options, train_attributor
+from manifpt.attribution.recipe import Options
+from manifpt.attribution.train import train_attributor
 from manifpt.manifold.build import Settings, build_manifold
 from manifpt.manifold.manifold import Manifold
 from manifpt.manifold.search import Plan

@@ -184,7 +184,7 @@ def by_manifpt(work: Work, name: str, run: int, pool: session.Pool) -> tuple[int
     rule = DecodeRule(work.size)
     output = f"{work.folder}/out-{name}-{run}"
     specs = [unit_to_json(unit) for unit in plan([f"{work.folder}/{name}"])]
-    build = partial(_Watched, EmbedStage([space], 4, output))
+    build = partial(_Watched, EmbedStage([space], [rule], 4, output))
     read = partial(read_unit_text, rule=rule)
     records = pipeline.run("embed", specs, read, build, output, pool)
     peak = max(record["facts"]["peak_mb"] for record in records)

@@ -12,7 +12,8 @@ from conftest import BENCHMARK, mobilenet
 from manifpt.artifacts import compute_artifacts
 from manifpt.attribution.extend import extend_attributor, extended
 from manifpt.attribution.network import AttributionNetwork, Design, outputs
-from manifpt.attribution.train import Options, train_attributor
+from manifpt.attribution.recipe import Options
+from manifpt.attribution.train import train_attributor
 from manifpt.evaluation.evaluate import evaluate
 from manifpt.manifold.build import Settings, build_manifold
 from manifpt.spaces import Options as Spaces
@@ -22,7 +23,7 @@ VECTORS, MAPS = (24,), (3, 16, 16)
 
 @pytest.mark.parametrize("fusion", ["late", "early"])
 def test_the_last_layers_are_all_that_an_extension_changes(fusion):
-    design = Design((VECTORS, MAPS), 3, "resnet18", "half", fusion)
+    design = Design.of((VECTORS, MAPS), 3, "resnet18", "half", fusion)
     torch.manual_seed(0)
     network = AttributionNetwork(design).eval()
     rng = np.random.default_rng(0)

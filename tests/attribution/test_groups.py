@@ -12,7 +12,7 @@ from manifpt import session, storage
 from manifpt.attribution import grouping
 from manifpt.attribution.decision import Rule
 from manifpt.attribution.groups import FEWEST, Images, Pooling, interval, log_evidence, priors_of
-from manifpt.attribution.profiles import Profiles, vectors_of
+from manifpt.attribution.profiles import Profiles
 from manifpt.evaluation.groups import Scores, measured, table
 
 CLASSES = ("real", "gan", "vae")
@@ -31,23 +31,22 @@ def profiled(rule=Rule()):
     """A pooling that knows 60 validation images of each class."""
     labels = np.repeat(np.arange(3), 60)
     p = np.concatenate([images(60, of=c, seed=50 + c) for c in range(3)])
-    scores = np.random.default_rng(9).normal(size=180)
-    evidence = log_evidence(p, np.array(POOLING.priors))
-    return Pooling(
-        CLASSES, POOLING.priors, 0.1, rule, Profiles(vectors_of(evidence, scores), labels)
-    )
+    return Pooling(CLASSES, POOLING.priors, 0.1, rule, Profiles(coordinates(p), labels))
+
+
+def coordinates(p):
+    """The logits of probabilities, centred."""
+    return np.log(p) - np.log(p).mean(1, keepdims=True)
 
 
 def names(count, start=0):
     return [sha256(str(n).encode()).hexdigest() for n in range(start, start + count)]
 
 
-def judged(probabilities, hashes=None, decisions=None, pooling=POOLING, scores=None):
+def judged(probabilities, hashes=None, decisions=None, pooling=POOLING, known=True):
     count = len(probabilities)
-    scores = np.full(count, np.nan) if scores is None else scores
-    found = Images(
-        hashes or names(count), probabilities, decisions or ["x"] * count, scores, probabilities
-    )
+    beside = coordinates(probabilities) if known else None
+    found = Images(hashes or names(count), probabilities, decisions or ["x"] * count, beside)
     return pooling.judge("g", found)
 
 
@@ -130,27 +129,34 @@ def test_priors_are_those_of_training_and_even_after_an_extension():
 def test_a_group_like_no_class_is_unknown_though_its_images_are_not():
     rng = np.random.default_rng(2)
     pooling, flat = profiled(), np.full((40, 3), 1 / 3) + rng.uniform(-0.02, 0.02, (40, 3))
-    found = judged(flat, pooling=pooling, scores=rng.normal(size=40))
+    found = judged(flat, pooling=pooling)
     assert (found["decision"], found["unknown"]) == ("unknown", 0)
     assert found["unknown_p"] <= 0.01
-    usual = judged(images(40, seed=7), pooling=pooling, scores=rng.normal(size=40))
+    usual = judged(images(40, seed=7), pooling=pooling)
     assert (usual["decision"], usual["unknown_p"] > 0.05) == ("generator", True)
-    strange = judged(images(40, seed=7), pooling=pooling, scores=rng.normal(2, size=40))
-    assert strange["decision"] == "unknown"
-    never = judged(flat, pooling=profiled(Rule(false_rejection=0)), scores=rng.normal(size=40))
+    never = judged(flat, pooling=profiled(Rule(false_rejection=0)))
     assert never["decision"] == "unsure"
-    few = judged(flat[: FEWEST - 1], pooling=pooling, scores=np.zeros(FEWEST - 1))
+    few = judged(flat[: FEWEST - 1], pooling=pooling)
     assert (few["unknown_p"], few["decision"]) == (None, "unsure")
-    assert judged(flat, pooling=pooling)["unknown_p"] is None  # an attributor that can't tell
+    # An attributor that can't tell.
+    assert judged(flat, pooling=pooling, known=False)["unknown_p"] is None
+    assert judged(flat)["unknown_p"] is None
+
+
+def test_a_group_that_is_surer_of_a_class_than_its_own_images_are_is_unknown():
+    """Its probabilities, pooled, are those of the class; a twin of its source makes such."""
+    found = judged(images(40, strength=4, seed=3), pooling=profiled())
+    assert (found["prediction"], found["decision"]) == ("gan", "unknown")
+    assert found["probability"] > 0.999
 
 
 def test_larger_groups_are_told_better_and_foreign_images_cost_little():
     truth = np.repeat(np.arange(3), 60)
     p = np.concatenate([images(60, of=c, seed=c, strength=1) for c in range(3)])
     rng = np.random.default_rng(1)
-    scores = Scores(p, rng.normal(size=180), np.array(CLASSES, dtype=object)[truth])
+    scores = Scores(p, np.array(CLASSES, dtype=object)[truth], coordinates(p))
     flat = np.full((60, 3), 1 / 3) + rng.uniform(-0.02, 0.02, (60, 3))
-    others = Scores(flat, rng.normal(size=60), np.array(["new"] * 60, dtype=object))
+    others = Scores(flat, np.array(["new"] * 60, dtype=object), coordinates(flat))
     made = {n: measured(scores, others, profiled(), n) for n in (1, 2, 5, 10, 50)}
     rows = {(r["size"], r["foreign"]): r for one in made.values() for r in one["known"]}
     found = {key: np.mean(row["accuracies"]) for key, row in rows.items()}
@@ -180,13 +186,12 @@ def evidence(tmp_path):
         p = images(40, of=part, seed=part)
         hashes = names(40, start=35 * part)  # the last five again in the next
         table = pa.table({"id": [f"{g}/x" for g in groups], "sha256": hashes, "site": groups})
-        scores = rng.normal(size=40)
-        beside = pa.table({"decision": ["generator"] * 40, "unknown_score": scores})
-        made = grouping.evidence_of(table, "site", beside, p, p)
+        beside, where = pa.table({"decision": ["generator"] * 40}), coordinates(p)
+        made = grouping.evidence_of(table, "site", beside, p, where)
         path = f"evidence/{part}.parquet"
         storage.write_bytes(f"{tmp_path}/{path}", storage.parquet_bytes(made))
         files.append({"path": path, "folder": "evidence", "rows": made.num_rows})
-        given = zip(groups, hashes, p.astype(np.float32), scores, strict=True)
+        given = zip(groups, hashes, p.astype(np.float32), where.astype(np.float32), strict=True)
         rows += [row for row in given if row[0]]
     return files, rows
 
@@ -207,8 +212,8 @@ def test_the_table_is_that_of_each_group_by_itself(
     for group, row in found.items():
         mine = [r for r in rows if r[0] == group]
         p = np.array([r[2] for r in mine], dtype=np.float64)
-        scores, decisions = np.array([r[3] for r in mine]), ["generator"] * len(mine)
-        expected = pooling.judge(group, Images([r[1] for r in mine], p, decisions, scores, p))
+        where, decisions = np.array([r[3] for r in mine]), ["generator"] * len(mine)
+        expected = pooling.judge(group, Images([r[1] for r in mine], p, decisions, where))
         assert row == expected
         assert row["unknown_p"] > 0
     assert counts == {"groups": len(found), "images": len(rows)}
@@ -221,16 +226,35 @@ def test_a_group_larger_than_the_most_is_judged_by_its_first_hashes(tmp_path, mo
     for module in (groups, grouping):
         monkeypatch.setattr(module, "MOST", 8)
     p, hashes = images(40).astype(np.float32), names(40)
-    views, scores = p[::-1].copy(), np.linspace(-1, 1, 40)
+    views, where = p[::-1].copy(), coordinates(p)
     table = pa.table({"id": ["a/x"] * 40, "sha256": hashes})
-    rows = pa.table({"decision": ["generator"] * 40, "unknown_score": scores})
-    made = grouping.evidence_of(table, grouping.FOLDER, rows, views, p)
+    rows = pa.table({"decision": ["generator"] * 40})
+    made = grouping.evidence_of(table, grouping.FOLDER, rows, views, where)
     storage.write_bytes(f"{tmp_path}/e.parquet", storage.parquet_bytes(made))
     grouping.sort_run(str(tmp_path), ["e.parquet"], f"{tmp_path}/s.parquet", 1)
     grouping.judge_bucket([f"{tmp_path}/s.parquet"], 0, f"{tmp_path}/g.parquet", profiled())
     (row,) = storage.read_parquet(f"{tmp_path}/g.parquet").to_pylist()
     first = np.argsort(hashes)[:8]
     mine = [hashes[n] for n in first]
-    probabilities, itself = (of[first].astype(np.float64) for of in (views, p))
-    found = Images(mine, probabilities, ["x"] * 8, scores[first], itself)
+    probabilities, its_own = (of[first].astype(np.float64) for of in (views, where))
+    found = Images(mine, probabilities, ["x"] * 8, its_own)
     assert row == profiled().judge("a", found, 40)
+
+
+@pytest.mark.parametrize("beside", ["unknown_score", "itself"])
+def test_evidence_of_earlier_versions_is_read_beside_that_of_this(tmp_path, beside):
+    p, files = images(40).astype(np.float32), []
+    for part, more in enumerate(({}, {beside: [0.5] * 20})):
+        rows = slice(20 * part, 20 * part + 20)
+        table = pa.table({"id": ["a/x"] * 20, "sha256": names(20, 20 * part)})
+        decisions = pa.table({"decision": ["generator"] * 20})
+        made = grouping.evidence_of(table, grouping.FOLDER, decisions, p[rows], None)
+        for name, column in more.items():
+            made = made.append_column(name, pa.array(column))
+        storage.write_bytes(f"{tmp_path}/{part}.parquet", storage.parquet_bytes(made))
+        files.append(f"{part}.parquet")
+    grouping.sort_run(str(tmp_path), files, f"{tmp_path}/s.parquet", 1)
+    grouping.judge_bucket([f"{tmp_path}/s.parquet"], 0, f"{tmp_path}/g.parquet", profiled())
+    (row,) = storage.read_parquet(f"{tmp_path}/g.parquet").to_pylist()
+    found = Images(names(40), p.astype(np.float64), ["generator"] * 40)
+    assert row == profiled().judge("a", found)

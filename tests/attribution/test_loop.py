@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from jobs import compute_artifacts
-from manifpt.attribution.loop import augmented, shifted
-from manifpt.attribution.train import Options, train_attributor
+from manifpt.attribution.loop import augmented, mirrored_spectra, shifted
+from manifpt.attribution.recipe import Options
+from manifpt.attribution.train import train_attributor
+from manifpt.spaces.frequency import Frequency, rounding_noise
 from manifpt.training import STATE
 
 
@@ -18,20 +20,45 @@ def test_shifts_roll_each_map_by_its_own_move():
         assert torch.equal(result, one.roll((row, column), (1, 2)))
 
 
-def test_augmentation_changes_the_maps_of_an_image_alike_and_no_vector():
+@pytest.mark.parametrize("log", [True, False])
+@pytest.mark.parametrize("size", [4, 7, 12, 15])
+def test_a_mirrored_spectrum_is_that_of_the_mirrored_image(size, log):
+    images = np.random.default_rng(size).integers(0, 256, (5, size, size, 3), np.uint8)
+    space = Frequency(size, rounding_noise(size), log)
+    found = mirrored_spectra(torch.from_numpy(space.embed(images)))
+    assert found.numpy() == pytest.approx(space.embed(images[:, :, ::-1]), rel=1e-5, abs=1e-5)
+    assert torch.equal(mirrored_spectra(found), torch.from_numpy(space.embed(images)))
+
+
+@pytest.mark.parametrize("size", [32, 33])
+@pytest.mark.parametrize("how", ["none", "mirror", "shift"])
+def test_the_spaces_of_an_augmented_image_stay_those_of_one_image(how, size):
+    """Each image's spectrum is that of its pixels before and after; vectors stay."""
     torch.manual_seed(0)
-    maps, vectors = torch.randn(64, 1, 32, 32), torch.randn(64, 5)
-    given = [maps.clone(), maps.clone(), vectors.clone()]
-    rgb, freq, same = augmented([a.clone() for a in given], "shift", (True, False, True))
+    images = np.random.default_rng(0).integers(0, 256, (64, size, size, 3), np.uint8)
+    maps, vectors = torch.from_numpy(images).permute(0, 3, 1, 2).float(), torch.randn(64, 5)
+    space = Frequency(size, rounding_noise(size))
+    spectra = torch.from_numpy(space.embed(images))
+    given = [maps.clone(), spectra.clone(), vectors.clone()]
+    pixels, freq, same = augmented(given, how, (True, False, True))
     assert torch.equal(same, vectors)
-    mirrored = (freq == maps.flip(-1)).flatten(1).all(1)
-    assert 16 < mirrored.sum() < 48
-    assert torch.equal(freq[~mirrored], maps[~mirrored])  # spectra do not move
-    moved = (rgb != freq).flatten(1).any(1)
-    assert moved.sum() > 32
-    assert torch.allclose(rgb.sum((1, 2, 3)), maps.sum((1, 2, 3)), atol=1e-3)
-    none = augmented([a.clone() for a in given], "none", (True, False, True))
-    assert all(torch.equal(a, b) for a, b in zip(none, given, strict=True))
+    again = pixels.permute(0, 2, 3, 1).numpy().astype(np.uint8)
+    assert freq.numpy() == pytest.approx(space.embed(again), rel=1e-5, abs=1e-5)
+    most = size // 16 if how == "shift" else 0
+    moves = [(y, x) for y in range(-most, most + 1) for x in range(-most, most + 1)]
+    mirrors = (False, True) if how != "none" else (False,)
+    seen = set()
+    for one, result in zip(maps, pixels, strict=True):
+        fits = [
+            (mirror, move)
+            for mirror in mirrors
+            for move in moves
+            if torch.equal(result, (one.flip(-1) if mirror else one).roll(move, (1, 2)))
+        ]
+        assert len(fits) == 1
+        seen.update(fits)
+    assert {mirror for mirror, _ in seen} == set(mirrors)
+    assert len({move for _, move in seen}) > len(moves) / 2
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +92,15 @@ def test_a_training_goes_on_from_anothers_state_at_its_own_rate(artifacts, tmp_p
     options = Options("resnet18", "standard", epochs=3, batch_size=32, patience=0)
     first = train_attributor([artifacts], f"{tmp_path}/a", options, num_workers=1, until=2)
     torch.save(first["state"], tmp_path / STATE)
-    still = Options("resnet18", "standard", 3, 32, learning_rate=1e-12, weight_decay=0, patience=0)
+    still = Options(
+        "resnet18",
+        "standard",
+        epochs=3,
+        batch_size=32,
+        learning_rate=1e-12,
+        weight_decay=0,
+        patience=0,
+    )
     start = str(tmp_path / STATE)
     manifest = train_attributor([artifacts], f"{tmp_path}/b", still, num_workers=1, start=start)
     assert [r["train_loss"] for r in manifest["history"][:2]] == [

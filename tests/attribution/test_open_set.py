@@ -1,5 +1,7 @@
 """Open-set scores on Gaussians whose answers are known, against scikit-learn and brute force."""
 
+import io
+
 import numpy as np
 import pytest
 from sklearn.covariance import ledoit_wolf
@@ -8,15 +10,17 @@ from sklearn.metrics import roc_auc_score
 from manifpt.attribution.gaussian import ClassGaussian, shrunk_covariance
 from manifpt.attribution.network import Outputs
 from manifpt.attribution.open_set import (
-    Evidence,
+    Judge,
     Known,
     OpenSet,
     auroc,
+    coordinates_of,
     fit_open_set,
-    fit_worth,
+    judging,
     pooled_logits,
-    scores,
+    rejected_by_class,
 )
+from manifpt.errors import DamageError, ManifptError
 
 CLASSES = ["a", "b", "c", "d", "e", "real"]
 WIDTH, APART = 16, 1.5
@@ -29,25 +33,22 @@ class World:
         self.rng = np.random.default_rng(seed)
         self.means = self.rng.normal(size=(len(CLASSES) + 2, WIDTH)) * APART
 
-    def draw(self, number: int, rows: int) -> tuple[Outputs, np.ndarray]:
-        """Return outputs and distances of a class; those beyond CLASSES are unknown."""
+    def draw(self, number: int, rows: int) -> Outputs:
+        """Return outputs of a class; those beyond CLASSES are unknown."""
         features = (self.means[number] + self.rng.normal(size=(rows, WIDTH))).astype(np.float32)
         known = self.means[: len(CLASSES)]
         logits = features @ known.T - 0.5 * np.square(known).sum(1)
-        distance = 10 + (number >= len(CLASSES)) * 3 + self.rng.normal(size=rows)
-        return Outputs(logits[:, None].astype(np.float32), [features]), distance
+        return Outputs(logits[:, None].astype(np.float32), [features])
 
-    def known(self, rows: int) -> tuple[Outputs, np.ndarray, np.ndarray]:
+    def known(self, rows: int) -> Known:
         drawn = [self.draw(number, rows) for number in range(len(CLASSES))]
-        logits = np.concatenate([o.logits for o, _ in drawn])
-        features = np.concatenate([o.features[0] for o, _ in drawn])
-        labels = np.repeat(np.arange(len(CLASSES)), rows)
-        return Outputs(logits, [features]), labels, np.concatenate([d for _, d in drawn])
+        logits = np.concatenate([o.logits for o in drawn])
+        features = np.concatenate([o.features[0] for o in drawn])
+        return Known(Outputs(logits, [features]), np.repeat(np.arange(len(CLASSES)), rows))
 
 
 def fit(world: World, rows: int = 60) -> OpenSet:
-    outputs, labels, distance = world.known(rows)
-    return fit_open_set(Known(outputs, labels, distance), CLASSES, np.ones(1)).open_set
+    return fit_open_set(world.known(rows), len(CLASSES), np.ones(1)).open_set
 
 
 def test_shrinkage_is_that_of_ledoit_and_wolf():
@@ -75,31 +76,45 @@ def test_distances_are_mahalanobis_distances():
     np.testing.assert_allclose(gaussian.squared(new), expected, rtol=1e-4)
 
 
-def test_scores_are_their_formulas_and_a_class_left_out_is_a_class_never_there():
+def test_scores_are_their_formulas():
     rng = np.random.default_rng(4)
-    logits, weights = rng.normal(size=(9, 2, 4)), np.array([0.3, 1.7])
-    squared = rng.uniform(1, 9, (9, 4))
-    manifold = rng.uniform(0, 4, (9, 4))
-    evidence = Evidence(pooled_logits(logits, weights), squared, manifold)
+    labels = np.repeat([0, 1, 2], 30)
+    features = [(rng.normal(size=(90, d)) + 3 * labels[:, None]).astype(np.float32) for d in (2, 3)]
+    judge = Judge.fit(features, labels, 3)
+    new = [rng.normal(size=(9, d)) for d in (2, 3)]
+    logits, weights = rng.normal(size=(9, 2, 3)), np.array([0.3, 1.7])
     pooled = 0.3 * logits[:, 0] + 1.7 * logits[:, 1]
+    np.testing.assert_allclose(pooled_logits(logits, weights), pooled, atol=1e-12)
+    found = judge.scores(pooled, new)
     probabilities = np.exp(pooled) / np.exp(pooled).sum(1, keepdims=True)
-    found = scores(evidence)
-    expected = {
-        "max_probability": -np.log(probabilities.max(1)),
-        "max_logit": -pooled.max(1),
-        "energy": -np.log(np.exp(pooled).sum(1)),
-        "features": np.sqrt(squared.min(1)),
-        "manifold": [np.sqrt(manifold[i, pooled[i].argmax()]) for i in range(9)],
-    }
-    assert list(found) == list(expected)
-    for name, values in expected.items():
-        np.testing.assert_allclose(found[name], values, atol=1e-12)
-    kept = [0, 1, 3]
-    never = Evidence(
-        pooled_logits(logits[:, :, kept], weights), squared[:, kept], manifold[:, kept]
+    np.testing.assert_allclose(found[:, 0], -np.log(probabilities.max(1)), atol=1e-12)
+    whole = ClassGaussian.fit(np.hstack(features), labels, 3)
+    np.testing.assert_allclose(found[:, 1] ** 2, whole.squared(np.hstack(new)).min(1))
+    turned, asked = (
+        np.hstack([one / np.sqrt(np.square(one).sum(1))[:, None] for one in of])
+        for of in (features, new)
     )
-    for name, values in scores(never).items():
-        np.testing.assert_array_equal(scores(evidence.without(2))[name], values)
+    unit = ClassGaussian.fit(turned, labels, 3)
+    np.testing.assert_allclose(found[:, 2] ** 2, unit.squared(asked).min(1), rtol=1e-3)
+    longer = judge.scores(pooled, [7 * new[0], new[1]])
+    np.testing.assert_allclose(longer[:, 2], found[:, 2], rtol=1e-6)
+    assert not np.allclose(longer[:, 1], found[:, 1])
+
+
+def test_discriminants_judge_alone_and_give_coordinates_beside_the_logits():
+    rng = np.random.default_rng(5)
+    outputs = Outputs(rng.normal(size=(6, 2, 3)), [rng.normal(size=(6, 4)), np.eye(6)[:, :2]])
+    weights = np.array([1.0, 2.0])
+    pooled = outputs.logits[:, 0] + 2 * outputs.logits[:, 1]
+    score = np.arange(6.0)
+    alone = coordinates_of(outputs, weights, np.array([], int), score)
+    centred = pooled - pooled.mean(1, keepdims=True)
+    np.testing.assert_allclose(alone, np.hstack([centred, score[:, None]]), rtol=1e-5)
+    both = coordinates_of(outputs, weights, np.array([1]), score)
+    expected = np.hstack([centred, np.eye(6)[:, :2], score[:, None]])
+    np.testing.assert_allclose(both, expected, rtol=1e-5)
+    assert [one.shape for one in judging(outputs, np.array([1]))] == [(6, 2)]
+    assert [one.shape for one in judging(outputs, np.array([], int))] == [(6, 4), (6, 2)]
 
 
 def test_auroc_is_scikit_learns():
@@ -110,29 +125,46 @@ def test_auroc_is_scikit_learns():
     assert auroc(known, unknown) == pytest.approx(expected, abs=1e-12)
 
 
-def test_a_score_that_says_nothing_is_worth_little():
-    rng = np.random.default_rng(6)
-    known = rng.normal(size=(2000, 3))
-    unknown = rng.normal([1.5, 0, -1.5], size=(500, 3))  # the last points the wrong way
-    worth = fit_worth(known, unknown)
-    assert worth.sum() == pytest.approx(1)
-    assert worth[0] > 0.85
-    assert worth.min() >= 0
-
-
 def test_unseen_classes_are_told_and_the_false_rejection_is_what_was_asked_for():
     world = World()
     open_set = fit(world)
-    new, _, distance = world.known(2000)
-    known = open_set.unknown_score(open_set.scores(new, distance))
+    known = open_set.unknown_score(open_set.scores(world.known(2000).outputs))
     drawn = [world.draw(len(CLASSES) + n, 2000) for n in range(2)]
-    unknown = np.concatenate([open_set.unknown_score(open_set.scores(*one)) for one in drawn])
+    unknown = np.concatenate([open_set.unknown_score(open_set.scores(one)) for one in drawn])
     assert auroc(known, unknown) > 0.98
     for asked in (0.05, 0.2):
         rejected = (open_set.p_value(known) <= asked).mean()
         # 360 validation images: the share has a deviation of sqrt(a (1 - a) / 360).
         assert rejected == pytest.approx(asked, abs=3 * np.sqrt(asked * (1 - asked) / 360))
     assert (open_set.p_value(unknown) <= 0.05).mean() > 0.9
+
+
+def test_the_images_of_the_fit_are_rejected_as_often_as_asked_for_and_each_class_is_known():
+    world = World()
+    known = world.known(60)
+    fitted = fit_open_set(known, len(CLASSES), np.ones(1))
+    for asked in (0.05, 0.2):
+        assert (fitted.p_values <= asked).mean() == pytest.approx(asked, abs=2 / 360)
+    names = np.array(CLASSES, dtype=object)[known.labels]
+    shares = rejected_by_class(names, fitted.p_values <= 0.2, [*CLASSES, "of no image"])
+    assert list(shares) == CLASSES
+    for n, name in enumerate(CLASSES):
+        assert shares[name] == (fitted.p_values[60 * n : 60 * n + 60] <= 0.2).sum() / 60
+
+
+def test_near_and_far_are_both_told():
+    """Between two classes an image is near; far from all it may be of one of them for sure."""
+    world = World()
+    open_set = fit(world)
+    between = (world.means[0] + world.means[1]) / 2
+    far = world.means[0] * 3
+    for place, sure in ((between, False), (far, True)):
+        features = (place + 0.5 * world.rng.normal(size=(50, WIDTH))).astype(np.float32)
+        known = world.means[: len(CLASSES)]
+        logits = (features @ known.T - 0.5 * np.square(known).sum(1))[:, None]
+        scores = open_set.scores(Outputs(logits, [features]))
+        assert (np.median(scores[:, 0]) < 1e-3) == sure
+        assert auroc(open_set.known, open_set.unknown_score(scores)) > 0.8
 
 
 def test_the_false_rejection_holds_where_features_are_many_and_images_few():
@@ -144,9 +176,8 @@ def test_the_false_rejection_holds_where_features_are_many_and_images_few():
         draw = lambda rows: Outputs(  # noqa: E731
             rng.normal(size=(rows, 1, 4)).astype(np.float32), [rng.normal(size=(rows, 150))]
         )
-        nothing = np.full(2000, np.nan)
-        fitted = fit_open_set(Known(draw(100), labels, nothing[:100]), list("abcd"), np.ones(1))
-        new = fitted.open_set.scores(draw(2000), nothing)
+        fitted = fit_open_set(Known(draw(100), labels), 4, np.ones(1))
+        new = fitted.open_set.scores(draw(2000))
         p_value = fitted.open_set.p_value(fitted.open_set.unknown_score(new))
         shares.append((p_value <= 0.1).mean())
     # 100 known images: a share has a deviation of 0.03, the mean of twelve of 0.009.
@@ -162,10 +193,9 @@ def test_what_is_usual_in_each_space_may_be_strange_together():
         logits = np.eye(2)[np.arange(rows) % 2] * 3
         return Outputs(logits[:, None].astype(np.float32), [one, 100 * other])
 
-    nothing, labels = np.full(400, np.nan), np.arange(400) % 2
-    known = Known(drawn(400, 0.95), labels, nothing)
-    open_set = fit_open_set(known, ["a", "b"], np.ones(1)).open_set
-    known, unknown = (open_set.scores(drawn(400, s), nothing)[:, 3] for s in (0.95, 0.0))
+    known = Known(drawn(400, 0.95), np.arange(400) % 2)
+    open_set = fit_open_set(known, 2, np.ones(1)).open_set
+    known, unknown = (open_set.scores(drawn(400, s))[:, 1] for s in (0.95, 0.0))
     assert auroc(known, unknown) > 0.95
 
 
@@ -178,14 +208,14 @@ def test_p_values_are_shares_of_known_images_and_never_zero():
 
 
 def test_noise_with_large_logits_is_strange_all_the_same():
-    """Far from all classes the logits of a network may be larger than any it has seen."""
+    """Far from all classes a network may be surer than of any image that it has seen."""
     world = World()
     open_set = fit(world)
     features = (world.rng.normal(size=(50, WIDTH)) * 40).astype(np.float32)
     known = world.means[: len(CLASSES)]
     logits = (features @ known.T - 0.5 * np.square(known).sum(1))[:, None].astype(np.float32)
-    far = open_set.scores(Outputs(logits, [features]), np.full(50, 10.0))
-    assert np.median(far[:, 2]) < open_set.centre[2] - 10 * open_set.scale[2]  # energy is deceived
+    far = open_set.scores(Outputs(logits, [features]))
+    assert np.median(far[:, 0]) <= np.median(open_set.usual[:, 0])  # it is deceived
     assert (open_set.p_value(open_set.unknown_score(far)) < 0.05).all()
 
 
@@ -194,30 +224,40 @@ def test_it_is_stored_without_pickles_and_comes_back_the_same():
     open_set = fit(world, rows=20)
     again = OpenSet.from_bytes(open_set.to_bytes())
     assert open_set.to_bytes() == again.to_bytes()
-    outputs, _, distance = world.known(5)
-    found, expected = (one.scores(outputs, distance) for one in (again, open_set))
+    outputs = world.known(5).outputs
+    found, expected = (one.scores(outputs) for one in (again, open_set))
     np.testing.assert_array_equal(found, expected)
-    assert again.score_names == ["max_probability", "max_logit", "energy", "features", "manifold"]
+    assert found.shape[1] == len(again.score_names)
     np.testing.assert_array_equal(again.unknown_score(found), open_set.unknown_score(expected))
+    coordinates = [one.coordinates_of(outputs, np.ones(30)) for one in (again, open_set)]
+    np.testing.assert_array_equal(*coordinates)
 
 
-def test_without_a_manifold_there_is_no_distance_and_with_one_image_of_a_class_no_fit():
-    world = World()
-    outputs, labels, _ = world.known(6)
-    nothing = np.full(len(labels), np.nan)
-    fitted = fit_open_set(Known(outputs, labels, nothing), CLASSES, np.ones(1))
-    assert fitted.open_set.score_names[-1] == "features"
-    assert np.isfinite(fitted.open_set.known).all()
+def test_a_file_of_an_earlier_version_names_the_remedy_and_one_that_lacks_an_array_is_damaged():
+    arrays = dict(np.load(io.BytesIO(fit(World(), rows=4).to_bytes())))
+    for left_out, beside, error, words in (
+        ("usual", {"strangeness": np.zeros(3), "worth": np.ones(4)}, ManifptError, "train"),
+        ("usual", {}, DamageError, "lacks usual"),
+        ("whitening-directions", {}, DamageError, "lacks whitening-directions"),
+    ):
+        sink = io.BytesIO()
+        np.savez(sink, **{n: a for n, a in arrays.items() if n != left_out}, **beside)
+        with pytest.raises(error, match=words) as caught:
+            OpenSet.from_bytes(sink.getvalue(), "m/unknown.npz")
+        assert str(caught.value).startswith("m/unknown.npz: ")
+        assert isinstance(caught.value, DamageError) == (error is DamageError)
+
+
+def test_with_one_image_of_a_class_there_is_no_fit():
+    outputs, labels = World().known(6)
     few = np.flatnonzero((labels != 2) | (np.arange(len(labels)) % 6 == 0))
     some = Outputs(outputs.logits[few], [outputs.features[0][few]])
-    assert fit_open_set(Known(some, labels[few], nothing[few]), CLASSES, np.ones(1)) is None
+    assert fit_open_set(Known(some, labels[few]), len(CLASSES), np.ones(1)) is None
 
 
 def test_two_classes_are_enough():
-    world = World()
-    outputs, labels, distance = world.known(12)
+    outputs, labels = World().known(12)
     pair = labels >= 4  # e and real
     some = Outputs(outputs.logits[pair][:, :, 4:], [outputs.features[0][pair]])
-    fitted = fit_open_set(Known(some, labels[pair] - 4, distance[pair]), CLASSES[4:], np.ones(1))
-    assert list(fitted.left_out) == ["e"]
+    fitted = fit_open_set(Known(some, labels[pair] - 4), 2, np.ones(1))
     assert np.isfinite(fitted.open_set.known).all()

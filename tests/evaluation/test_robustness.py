@@ -52,7 +52,7 @@ def made(ray_session, corpus, tmp_path_factory) -> Path:
     branches = open_artifacts([f"{out}/a"])
     rows = table(out / "a", "train")
     torch.manual_seed(0)
-    design = Design(((3, 16, 16),), 3, "resnet18", "standard")
+    design = Design.of(((3, 16, 16),), 3, "resnet18", "standard")
     network = AttributionNetwork(design)
     moments = branches[0].manifest["moments"]["train"]
     network.branches[0].normalise_by(moments["mean"], moments["std"])
@@ -188,7 +188,10 @@ def test_curves_are_of_the_images_that_evaluation_counts(measured):
     assert [level["degradation"] for level in damaged] == ["jpeg:50", "blur:1", "noise:0.25"]
     for name in ("accuracy", "accuracy_low", "accuracy_high", "confusion", "macro_f1"):
         assert clean[name] == metrics[name]
-    assert result["left_out"] == {"seen": 180 - metrics["images"], "other_source": 60}
+    near = result["left_out"]["near_training"]
+    assert near == metrics["left_out"]["near_training"] == metrics["near_training"]["images"]
+    seen = 180 - metrics["images"] - near
+    assert result["left_out"] == {"seen": seen, "other_source": 60, "near_training": near}
     assert result["images"] == metrics["images"]
     assert result["rows_in"] == result["ok"] + result["quarantined"] == 240
     assert clean["accuracy"] > result["chance"] + 0.1

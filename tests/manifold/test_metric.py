@@ -5,12 +5,15 @@ import warnings
 from functools import cache
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from conftest import draw, folder_of
 
 from jobs import build_manifold
 from manifpt import session, storage
+from manifpt.attribution.attributor import Attributor
+from manifpt.attribution.stage import trained_targets
 from manifpt.errors import DamageError
 from manifpt.manifold import Manifold, Metric, Shard, metric, nearest
 from manifpt.manifold.basis import Basis
@@ -18,7 +21,9 @@ from manifpt.manifold.build import compact_manifold, content_sha256
 from manifpt.manifold.metric import Whitening
 from manifpt.manifold.placement import place
 from manifpt.manifold.prepare import write_whitening
+from manifpt.manifold.projector import NEAREST
 from manifpt.manifold.search import Plan
+from manifpt.projection import Target
 
 PLANS = {
     "product": Plan(),
@@ -189,6 +194,7 @@ def test_a_metric_is_a_known_one_and_whitened_has_its_covariance():
 
 def built(path, inputs, shards):
     flags = ["--input", *inputs, "--output", path, "--shards", f"{shards}", "--image-size", "8"]
+    flags += ["--tiles", "0"]
     assert build_manifold.main([*flags, "--metric", "whitened"]) == 0
     return Manifold.open(path)
 
@@ -222,6 +228,29 @@ def test_every_placement_and_plan_of_a_built_manifold_finds_the_same(whole_clust
             bits.add(found.distance.tobytes())
     assert len(bits) == 1
     assert manifold.size == 2 * 200 * 192 * 4  # vectors and points
+
+
+def test_artifacts_have_the_distance_as_norm_and_an_old_attributor_its_own(manifold):
+    trained = NEAREST.on(manifold.manifest)
+    branch = Target(manifold.space, manifold.rule, manifold, trained).facts() | {"name": "rgb"}
+    before = branch | {"projection": NEAREST.card()}  # as written before there was ``whitened``
+    images = np.stack([draw("blocks", n, 8) for n in range(30)])
+    table = pa.table({"pixel_sha256": [""] * 30})
+    tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(images)
+    table = table.append_column("image", tensor)
+    made = []
+    for one in (branch, before):
+        target = trained_targets(Attributor("", {"branches": [one]}), [])["rgb"]
+        assert target.facts()["projection"] == one["projection"]
+        made.append(target.projector_alone()(table))
+    (new, beside), (old, beside_old) = made
+    assert beside == beside_old
+    assert np.linalg.norm(new.reshape(30, -1), axis=1) == pytest.approx(beside["distance"])
+    whole = manifold.read(Plan())
+    row = {name: n for n, name in enumerate(whole.ids)}
+    reals = whole.vectors[[row[name] for name in beside["neighbor_id"]]]
+    queries = manifold.space.embed(images).reshape(30, -1)
+    assert np.array_equal(old.reshape(30, -1), queries - reals)
 
 
 def test_threads_that_a_task_before_had_change_no_covariance(manifold, tmp_path):
