@@ -153,7 +153,7 @@ class Chain:
         trains on those ``known`` and evaluates on those ``tested``; all, if none is named.
         ``options`` are evaluate's. A training that is done is not repeated.
         """
-        heads = [Head.of(head, artifacts) for head in name.split("+")]
+        heads = [Member.of(head, artifacts) for head in name.split("+")]
         inputs = tuple(dict.fromkeys(head.artifacts for head in heads))
         train_on, test_on = (("--sources", *s) if s else () for s in (known, tested))
         found = []
@@ -178,7 +178,7 @@ class Chain:
         return name if seed == self.config.seeds[0] else f"{name}-seed{seed}"
 
     def _trained(
-        self, head: "Head", seed: int, train_on: Sequence[str], title: str | None = None
+        self, head: "Member", seed: int, train_on: Sequence[str], title: str | None = None
     ) -> str:
         """Train the attributor of one head; return its folder."""
         where = self._named(title or head.name, seed + head.later)
@@ -195,15 +195,15 @@ class Chain:
         self.step(f"train {where}", train_attribution, *given, *flags)
 
 
-class Head(NamedTuple):
-    """A head by its name in a table: its artifacts, and how much later its seed is."""
+class Member(NamedTuple):
+    """A head by its name in a table: its artifacts, and how much its seed is later."""
 
     name: str
     artifacts: str
     later: int
 
     @classmethod
-    def of(cls, text: str, artifacts: str) -> "Head":
+    def of(cls, text: str, artifacts: str) -> "Member":
         """Return the head of a text such as ``image@1``, from the folder of all artifacts."""
         name, _, later = text.partition(SEED)
         if name == DENOISER:

@@ -199,7 +199,7 @@ def compute_artifacts(
         manifolds: URIs of manifolds, or of folders that hold some.
         plain: spaces to embed in without a manifold, such as ``image``, the images themselves.
         image_size: of those spaces; a manifold has its own.
-        tiles: of those spaces, so many at most where images are larger; see ``targets_of``.
+        tiles: the most native tiles of a larger image in those spaces; see ``targets_of``.
         sources: of images that declare a source, as a benchmark's, only these.
         undeclared: the split of images that declare none: ``content`` (70 % train, 10 %
             validation, 20 % test by pixel hash) or the name of one split for all of them.

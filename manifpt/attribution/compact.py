@@ -4,7 +4,7 @@ Its first convolutions keep the full resolution, as networks do that look for hi
 a generator leaves is a texture of single pixels, which an early stride or pooling averages away
 (Boroumand, Chen & Fridrich, "Deep residual network for steganalysis of digital images", IEEE TIFS
 2019, section II). Strided convolutions follow, which widen as they reduce: on images of 28 pixels
-they learn in a sixth of the steps that a network without any reduction takes.
+the network learns in less than half of the steps that one without any reduction takes.
 """
 
 from torch import nn

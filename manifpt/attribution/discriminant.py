@@ -19,19 +19,19 @@ from manifpt.attribution.fusion import fit_weights, pooled
 SHRINKAGES = (0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9)
 LEAST = 1e-6  # of a variance
 
-# Rows of some images, N x d, and the numbers of their classes, N.
+# Artifacts of some images, N x shape, here vectors, N x d; and the numbers of their classes, N.
 Rows = tuple[np.ndarray, np.ndarray]
 
 
-class Moments(NamedTuple):
+class ClassMoments(NamedTuple):
     """Of C classes: means, C x d, and the covariance within them, d x d, one weight each."""
 
     means: Tensor
     within: Tensor
 
     @classmethod
-    def of(cls, parts: Iterable[Rows], counts: Sequence[int]) -> "Moments":
-        """Return those of rows whose classes have so many rows in all, in float64."""
+    def of(cls, parts: Iterable[Rows], counts: Sequence[int]) -> "ClassMoments":
+        """Return the moments of rows, float64; ``counts`` are the rows of each class."""
         classes = len(counts)
         share = 1 / (classes * torch.tensor(counts, dtype=torch.float64))
         means = products = torch.zeros(())
@@ -62,7 +62,7 @@ class Discriminant(NamedTuple):
         return found @ self.weight.T + self.bias
 
 
-def discriminant(moments: Moments, shrinkage: float) -> Discriminant:
+def discriminant(moments: ClassMoments, shrinkage: float) -> Discriminant:
     """Return the analysis with a share of the covariance replaced.
 
     There are as many coordinates as classes less one, or numbers if they are fewer.
@@ -91,7 +91,7 @@ def fit_discriminant(
     ``counts`` are the training rows of each class; each class has at least one. What is compared
     is the loss at the best temperature, since all else calibrates probabilities later.
     """
-    moments = Moments.of(train, counts)
+    moments = ClassMoments.of(train, counts)
     rows, numbers = validation
     labels = torch.from_numpy(numbers)
 

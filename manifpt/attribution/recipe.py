@@ -20,7 +20,7 @@ RATE, COMPACT_RATE, RATE_BATCH = 7e-4, 2e-3, 64
 
 
 @dataclass(frozen=True)
-class Budget:
+class Length:
     """How long a training is: ``epochs`` of ``passes`` over its images."""
 
     epochs: int
@@ -63,13 +63,13 @@ class Options:
             learning_rate=self.learning_rate or peak * math.sqrt(self.batch_size / RATE_BATCH),
         )
 
-    def budget(self, rows: int) -> Budget:
+    def budget(self, rows: int) -> Length:
         """Return how long the training of so many images is."""
         if self.epochs:
-            return Budget(self.epochs)
+            return Length(self.epochs)
         pass_steps = max(1, rows // self.batch_size)
         passes = math.ceil(LEAST_STEPS / pass_steps)
-        return Budget(max(1, round((self.steps or STEPS) / (passes * pass_steps))), passes)
+        return Length(max(1, round((self.steps or STEPS) / (passes * pass_steps))), passes)
 
     def design(self, branches: Sequence[Branch], classes: int) -> Design:
         """Return the network for the artifacts of some spaces.

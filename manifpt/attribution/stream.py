@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from manifpt import storage, tensors
 from manifpt.artifacts import channel_moments, total_moments
+from manifpt.attribution.discriminant import Rows
 from manifpt.branches import Branch, artifact_column, of_classes, read_branches, row_counts
 
 if TYPE_CHECKING:
@@ -21,9 +22,6 @@ IN_MEMORY_SHARE = 0.25
 READ = ["id", "source", "artifact"]
 # Of larger validation sets, so many images are taken, evenly of all classes.
 MOST_ROWS = 20_000
-
-# Artifacts of some images, N x shape, and the numbers of their classes, N.
-Rows = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass

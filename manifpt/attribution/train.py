@@ -11,7 +11,7 @@ from torch import Tensor
 
 from manifpt import claims, session, storage, training
 from manifpt.attribution.attributor import publish_attributor
-from manifpt.attribution.calibrate import calibrate
+from manifpt.attribution.calibrate import calibrate, network_of
 from manifpt.attribution.discriminant import Discriminant, Rows, fit_discriminant
 from manifpt.attribution.loop import Settings, Standing, train_loop
 from manifpt.attribution.network import LEAST_STD, AttributionNetwork, Design
@@ -31,7 +31,7 @@ from manifpt.images.places import places
 from manifpt.manifold.projector import NEAREST, Projection
 
 
-class Fitted(NamedTuple):
+class FittedHead(NamedTuple):
     """A discriminant, and the mean and deviation by which its artifacts are standardised."""
 
     discriminant: Discriminant
@@ -219,7 +219,7 @@ def _history(state: dict[str, Any]) -> dict[str, Any]:
 
 def fit_discriminants(
     branches: Sequence[Branch], classes: list[str], design: Design, demand: session.Demand
-) -> dict[int, Fitted]:
+) -> dict[int, FittedHead]:
     """Return the discriminants of a design's heads by number, fitted in one task a head."""
     import ray
 
@@ -233,7 +233,7 @@ def fit_discriminants(
     return {n: ray.get(reference) for n, reference in asked.items()}
 
 
-def _fitted(branch: Branch, classes: list[str], threads: int) -> Fitted:
+def _fitted(branch: Branch, classes: list[str], threads: int) -> FittedHead:
     """Fit one head's discriminant to standardised artifacts, in a task."""
     found = branch.manifest["moments"]["train"]
     mean = np.array(found["mean"], dtype=np.float32)
@@ -247,7 +247,7 @@ def _fitted(branch: Branch, classes: list[str], threads: int) -> Fitted:
     counts = [rows[name] for name in classes]
     with threads_of(threads):
         validation = first_rows(standardised("validation"), len(classes))
-        return Fitted(
+        return FittedHead(
             fit_discriminant(standardised("train"), counts, validation), mean.tolist(), std.tolist()
         )
 
@@ -256,13 +256,12 @@ def joined_heads(
     design: Design,
     trained: Sequence[int],
     weights: dict[str, Tensor],
-    fitted: dict[int, Fitted],
+    fitted: dict[int, FittedHead],
 ) -> AttributionNetwork:
     """Return the network of trained heads, whose ``weights`` are one network's, and fitted ones."""
-    network = AttributionNetwork(design)
     if not fitted:
-        network.load_state_dict(weights)
-        return network.eval()
+        return network_of(design, weights)
+    network = AttributionNetwork(design)
     for place, number in enumerate(trained):
         prefix = f"branches.{place}."
         mine = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}

@@ -19,7 +19,7 @@ from manifpt.images.places import places
 from manifpt.images.sources import MANIFOLD_REALS, REAL
 from manifpt.manifold.build import Settings, build_manifold
 from manifpt.manifold.denoiser import STEPS
-from manifpt.manifold.embed import Training
+from manifpt.manifold.embed import TrainingReals
 from manifpt.manifold.projector import Projection
 
 PLAIN = ("image", "residual")
@@ -54,7 +54,7 @@ def train_usual(
             inputs,
             place,
             settings=settings,
-            training=Training(split_by),
+            training=TrainingReals(split_by),
             demand=demand,
             terms=terms,
         )

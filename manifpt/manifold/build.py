@@ -17,7 +17,7 @@ from manifpt.images.probe import natural_size, usual_tiles
 from manifpt.images.sources import MANIFOLD_REALS, REAL, content_key, describe
 from manifpt.images.stacks import reading_rule
 from manifpt.manifold.embed import (
-    Training,
+    TrainingReals,
     clear_embedded,
     embed,
     remove_shard,
@@ -126,7 +126,7 @@ def build_manifold(
     space: str = "rgb",
     options: Options = Options(),
     settings: Settings = Settings(),
-    training: Training | None = None,
+    training: TrainingReals | None = None,
     demand: session.Demand = session.ANY,
     terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from manifpt.splits import CONTENT, splits_of
 EMBEDDED = "_embedded"
 
 
-class Training(NamedTuple):
+class TrainingReals(NamedTuple):
     """Only reals for training are wanted: those that the split by a column, or content, says."""
 
     split_by: str | None = None
@@ -48,7 +48,7 @@ class EmbedStage:
     rules: Sequence[DecodeRule]
     shards: int
     output: str
-    training: Training | None = None
+    training: TrainingReals | None = None
 
     def __call__(self, table: pa.Table) -> pipeline.Result:
         """Write one file a space; the record says which."""
@@ -114,7 +114,7 @@ def embed(
     shards: int,
     output: str,
     pool: session.Pool,
-    training: Training | None = None,
+    training: TrainingReals | None = None,
 ) -> Records:
     """Embed all images of ``units`` into chunks under ``output``; return the pipeline's records.
 

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from manifpt.attribution.discriminant import SHRINKAGES, Moments, discriminant, fit_discriminant
+from manifpt.attribution.discriminant import (
+    SHRINKAGES,
+    ClassMoments,
+    discriminant,
+    fit_discriminant,
+)
 from manifpt.attribution.network import Design
 
 
@@ -25,17 +30,16 @@ def test_it_is_that_of_equal_priors_with_shrinkage(shrinkage):
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     rows, labels = drawn(np.random.default_rng(0), (200, 60, 12))
-    moments = Moments.of(halves(rows, labels), np.bincount(labels))
+    moments = ClassMoments.of(halves(rows, labels), np.bincount(labels))
     found = discriminant(moments, shrinkage).logits(rows).softmax(1)
     # Each class counts alike, however many rows it has: so the oracle has as many of each.
     more = np.concatenate([np.resize(np.flatnonzero(labels == c), 600) for c in range(3)])
     x = rows[more].astype(np.float64)
-    x /= (scale := 1.0)
     within = sum(np.cov(rows[labels == c].T.astype(np.float64), bias=True) for c in range(3)) / 3
     ridge = shrinkage * np.trace(within) / len(within)
     covariance = (1 - shrinkage) * within + ridge * np.eye(len(within))
     oracle = LinearDiscriminantAnalysis(solver="lsqr", priors=[1 / 3] * 3)
-    oracle.fit(x * scale, labels[more])
+    oracle.fit(x, labels[more])
     inverse = np.linalg.inv(covariance)
     means = oracle.means_
     logits = rows.astype(np.float64) @ inverse @ means.T
@@ -48,7 +52,7 @@ def test_without_shrinkage_it_is_scikit_learns():
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     rows, labels = drawn(np.random.default_rng(1), (100, 100, 100))
-    found = discriminant(Moments.of([(rows, labels)], [100] * 3), 0.0).logits(rows).softmax(1)
+    found = discriminant(ClassMoments.of([(rows, labels)], [100] * 3), 0.0).logits(rows).softmax(1)
     oracle = LinearDiscriminantAnalysis(solver="lsqr", priors=[1 / 3] * 3)
     expected = oracle.fit(rows.astype(np.float64), labels).predict_proba(rows)
     np.testing.assert_allclose(found, expected, atol=1e-4)
@@ -56,7 +60,7 @@ def test_without_shrinkage_it_is_scikit_learns():
 
 def test_coordinates_are_white_within_classes():
     rows, labels = drawn(np.random.default_rng(2), (300, 300, 300, 300))
-    found = discriminant(Moments.of([(rows, labels)], [300] * 4), 0.0)
+    found = discriminant(ClassMoments.of([(rows, labels)], [300] * 4), 0.0)
     assert found.coordinates.shape == (3, 6)
     coordinates = torch.from_numpy(rows).double() @ found.coordinates.T
     within = sum(torch.cov(coordinates[labels == c].T, correction=0) for c in range(4)) / 4
@@ -66,8 +70,8 @@ def test_coordinates_are_white_within_classes():
 def test_parts_and_their_order_change_nothing():
     rows, labels = drawn(np.random.default_rng(4), (50, 40, 30))
     counts = np.bincount(labels)
-    whole = Moments.of([(rows, labels)], counts)
-    parts = Moments.of(halves(rows[::-1].copy(), labels[::-1].copy()), counts)
+    whole = ClassMoments.of([(rows, labels)], counts)
+    parts = ClassMoments.of(halves(rows[::-1].copy(), labels[::-1].copy()), counts)
     assert torch.allclose(whole.within, parts.within, atol=1e-10)
     assert torch.allclose(whole.means, parts.means, atol=1e-10)
 

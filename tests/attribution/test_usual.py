@@ -13,7 +13,7 @@ from manifpt import storage
 from manifpt.attribution.attributor import Attributor
 from manifpt.attribution.highpass import CLIP, KERNELS, HighPass
 from manifpt.attribution.network import AttributionNetwork, Design, Head
-from manifpt.attribution.recipe import Budget, Options
+from manifpt.attribution.recipe import Length, Options
 from manifpt.attribution.usual import train_usual
 from manifpt.errors import ManifptError
 
@@ -103,13 +103,13 @@ def test_heads_may_share_an_input():
 
 
 def test_a_budget_in_steps_makes_whole_epochs():
-    assert Options(steps=4000, batch_size=64).budget(11_400) == Budget(22)
+    assert Options(steps=4000, batch_size=64).budget(11_400) == Length(22)
     # Few images are passed over several times an epoch, and many at least once.
     few = Options(steps=4000, batch_size=64).budget(640)
     assert few.passes * 10 >= 100
     assert few.epochs * few.passes * 10 == pytest.approx(4000, rel=0.05)
-    assert Options(steps=10, batch_size=64).budget(64_000) == Budget(1)
-    assert Options(epochs=7).budget(640) == Budget(7)
+    assert Options(steps=10, batch_size=64).budget(64_000) == Length(1)
+    assert Options(epochs=7).budget(640) == Length(7)
 
 
 def test_contradictions_are_one_line():
