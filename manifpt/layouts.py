@@ -145,9 +145,11 @@ def stranger(folder: str, kind: str) -> str | None:
             continue
         if not re.fullmatch(BEFORE.get(kind, r"(?!)"), name):
             return name.rstrip("/")
-        if name == "artifacts/" and kind_of(inner) is None and stranger(inner, "artifacts"):
-            return name.rstrip("/")
-        if name == "model/" and not _is_model(folder, inner):
+        if name == "model/":
+            known = _is_model(folder, inner)
+        else:  # an output, or a folder that holds nothing but outputs
+            known = kind_of(inner) is not None or stranger(inner, "chain") is None
+        if not known:
             return name.rstrip("/")
     return None
 

@@ -26,8 +26,9 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ.update(RAY_AUTH_MODE="disabled")
 NETWORK = "--backbone resnet18 --stem half --epochs 2 --batch-size 16 --num-workers 1".split()
-# Of each job: its flags but for --output, {0} being the folder of what the jobs before have made,
-# and the files that must be the same. Networks differ in their last bits where a training resumes.
+# For each job: its flags without --output, and the files that must be the same. {0} is the folder
+# of the outputs of the jobs before, {1} a local folder of this output alone. Networks differ in
+# their last bits where a training resumes.
 JOBS = {
     "build_manifold": ("--input real={0}/reals", "shard-*/*"),
     "compute_artifacts": (
@@ -41,13 +42,25 @@ JOBS = {
         "--levels jpeg:50",
         "robustness.csv",
     ),
+    "train_attribution --fuse": (
+        "--fuse {0}/train_attribution {0}/train_attribution",
+        "weights.pt",
+    ),
     "train_attribution --extend": (
         "--extend {0}/train_attribution --add columns={0}/columns",
         "seen.parquet",
     ),
     "attribute": ("--input {0}/crawl --model {0}/train_attribution", "[aq]*/*.parquet"),
     "pretrain_embedding": (f"--input real={{0}}/reals {' '.join(NETWORK)}", "quarantine/*"),
+    "build_benchmark": (
+        "--real {0}/reals --recipes tiny --weights {1} --manifold-images 40 --train-images 20 "
+        "--validation-images 10 --test-images 20",
+        "*.tar.gz",
+    ),
+    "verify": ("{0}/build_manifold {0}/compute_artifacts", "certificate.json"),
 }
+# Jobs that write into the output of another job.
+INTO = {"verify": "compute_artifacts"}
 ENDS = 600  # seconds that any start of a job may take
 
 
@@ -61,9 +74,11 @@ class Stage:
 
     def start(self, job: str, output: str) -> subprocess.Popen:
         """Start a job; its lines go to a file."""
-        flags = JOBS[job][0].format(self.root).split()
-        log = (self.folder / f"{output.rpartition('/')[2]}.log").open("ab")
-        command = [sys.executable, "-m", f"jobs.{job.split()[0]}", *flags, "--output", output]
+        name = output.rpartition("/")[2]
+        flags = JOBS[job][0].format(self.root, self.folder / f"{name}-local").split()
+        flags += [] if job in INTO else ["--output", output]
+        log = (self.folder / f"{name}.log").open("ab")
+        command = [sys.executable, "-m", f"jobs.{job.split()[0]}", *flags]
         return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
 
     def files(self, job: str, output: str) -> dict[str, str]:
@@ -79,6 +94,13 @@ class Stage:
             for uri, path in inside.items()
             if fnmatch(path, JOBS[job][1])
         }
+
+    def forget(self, job: str, output: str) -> None:
+        """Remove the files that an earlier run of a job has left in an output of another job."""
+        from manifpt import storage
+
+        for path in self.files(job, output) if job in INTO else ():
+            storage.remove_file(f"{output}/{path}")
 
     @contextmanager
     def tracked(self) -> Iterator[None]:
@@ -178,12 +200,13 @@ def drill(stage: Stage, jobs: list[str]) -> Iterator[str]:
     yield f"| job | undisturbed | {' | '.join(FAULTS)} | files compared |"
     yield "|---" * (len(FAULTS) + 3) + "|"
     for job in jobs:
-        place = f"{stage.root}/{job.replace(' --', '-')}"
+        place = f"{stage.root}/{INTO.get(job, job.replace(' --', '-'))}"
         seconds, code = undisturbed(stage, job, place)
         expected = stage.files(job, place)
         cells = []
         for name, fault in FAULTS.items():
-            output = f"{place}-{name.partition(' ')[0]}"
+            output = place if job in INTO else f"{place}-{name.partition(' ')[0]}"
+            stage.forget(job, output)
             ended = fault(stage, job, output, seconds)
             same = "the same files" if stage.files(job, output) == expected else "OTHER FILES"
             cells.append(f"{ended}, {same}")
