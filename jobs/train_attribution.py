@@ -10,23 +10,30 @@
 
 The first makes the usual attributor: heads on pixels, on their high-pass residuals, on local
 statistics, and on what a denoiser that has seen reals alone takes away, each worth what validation
-images say. The last trains on the images alone: the baseline of every claim. Artifacts of the same
-images in several spaces are attributed together, by one training or by fusing trained attributors.
+images say; it learns from degraded copies, too, unless --degrade is none. The last trains on the
+images alone: the baseline of every claim. Artifacts of the same images in several spaces are
+attributed together, by one training or by fusing trained attributors.
 --extend adds sources to a trained attributor, each from about fifty images, without training its
 trunk again. --register NAME puts the attributor in MLflow's model registry, as jobs.register does
 with an evaluation on its card.
 """
 
 import sys
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from manifpt import job
-from manifpt.config import Alias, ModelName, ProjectionConfig
+from manifpt.config import NO_COPIES, Alias, ModelName, OptionalRanges, ProjectionConfig
 from manifpt.errors import ManifptError
 from manifpt.options import PlainOptions, SplitOptions, TrainingOptions
 from manifpt.tracking import Run
+
+if TYPE_CHECKING:
+    from manifpt.images.copies import Augmentation
+
+# What the attributor of images alone decides by itself.
+DECIDED = ("highpass", "projector", "neighbors", "ridge")
 
 
 class Config(PlainOptions, TrainingOptions, SplitOptions, ProjectionConfig):
@@ -51,6 +58,12 @@ class Config(PlainOptions, TrainingOptions, SplitOptions, ProjectionConfig):
         (), description="of the sources in --input, only these; the others stay unknown"
     )
     manifold: tuple[str, ...] = Field((), description="manifolds for images given as --input")
+    degrade: OptionalRanges = Field(
+        None,
+        description="of images: put a degraded copy beside each training and validation image, by "
+        "one of these kinds: jpeg resize blur crop noise, alone or as jpeg:50-95, or none; if not "
+        "given all five, but none with --space or --manifold",
+    )
     num_workers: int | None = Field(
         None, ge=1, description="Ray Train workers; one a GPU, or one a CPU but one, if not given"
     )
@@ -108,8 +121,13 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         "report": report,
         "terms": config.terms,
     }
-    if is_usual(config):
-        manifest = train_usual(config.input, config.output, config.training, **common)
+    usual = is_usual(config)
+    copies = augmentation_of(config, usual=usual)
+    if usual:
+        check_free(config)
+        manifest = train_usual(
+            config.input, config.output, config.training, augmentation=copies, **common
+        )
     else:
         manifest = train_attributor(
             config.input,
@@ -118,6 +136,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
             manifolds=config.manifold,
             plain=config.plain,
             projection=config.projection,
+            augmentation=copies,
             **common,
         )
     return _logged(config, manifest, tracked)
@@ -130,6 +149,29 @@ def is_usual(config: Config) -> bool:
     return not (config.manifold or config.plain or are_artifacts(config.input))
 
 
+def augmentation_of(config: Config, *, usual: bool) -> "Augmentation | None":
+    """Return the degraded copies that a training of images has."""
+    from manifpt.attribution.usual import DEGRADED
+    from manifpt.images.copies import Augmentation
+    from manifpt.images.degrade import Range
+
+    if config.degrade is None:
+        return DEGRADED if usual else None
+    if config.degrade == NO_COPIES:
+        return None
+    return Augmentation(tuple(map(Range.parse, config.degrade)))
+
+
+def check_free(config: Config) -> None:
+    """Raise if an option is given that the usual attributor decides by itself."""
+    given = next((name for name in DECIDED if name in config.model_fields_set), None)
+    if given:
+        raise ManifptError(
+            f"--{given}: is fixed where neither --space nor --manifold is given; give one of them, "
+            "such as --space image+residual"
+        )
+
+
 def _logged(config: Config, manifest: dict[str, Any], tracked: Run) -> dict[str, Any]:
     """Log a finished attributor, register it if asked to; return its summary."""
     from manifpt.registry.register import log_model, register
@@ -140,6 +182,10 @@ def _logged(config: Config, manifest: dict[str, Any], tracked: Run) -> dict[str,
     heads = zip(manifest.get("heads", []), manifest["weights"], strict=False)
     weights = "; ".join(f"{name} {weight:.2f}" for name, weight in heads)
     print(f"weights of the heads: {weights}", file=sys.stderr, flush=True)
+    degraded = manifest.get("validation_accuracy_by_degradation", {})
+    if len(degraded) > 1:
+        accuracies = ", ".join(f"{kind} {share:.3f}" for kind, share in degraded.items())
+        print(f"validation accuracy: {accuracies}", file=sys.stderr, flush=True)
     if config.register_as is not None:
         logged = log_model(config.output, tracked.require(), manifold="auto")
         return summary | register(logged, config.register_as, config.alias)

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from manifpt import claims, outputs, pipeline, session, storage
 from manifpt.artifacts import ARTIFACTS, COMBINATION, EVALUATED, compute_artifacts
 from manifpt.errors import ManifptError
+from manifpt.images.copies import Augmentation
 from manifpt.manifold.projector import NEAREST, Projection
 
 LOOKS = "perceptual_hash"
@@ -59,15 +60,18 @@ def artifacts_of(
     tiles: int | None = None,
     projection: Projection = NEAREST,
     split_by: str | None = None,
+    augmentation: Augmentation | None = None,
     demand: session.Demand = session.ANY,
     terms: claims.Terms = claims.AS_IS,
 ) -> list[Branch]:
     """Return the artifacts that ``inputs`` are, or that are made of them in ``output``.
 
     Images are projected onto ``manifolds``, and embedded in ``plain`` spaces without a manifold.
-    ``split_by`` is that of ``compute_artifacts``.
+    ``split_by`` and ``augmentation`` are those of ``compute_artifacts``.
     """
     if are_artifacts(inputs):
+        if augmentation is not None:
+            raise ManifptError("--degrade: these artifacts are made; make them with --augment")
         if split_by is not None:
             raise ManifptError(
                 f"--split-by {split_by}: these artifacts are split; give it to compute_artifacts"
@@ -84,6 +88,7 @@ def artifacts_of(
         tiles=tiles,
         projection=projection,
         split_by=split_by,
+        augmentation=augmentation,
         demand=demand,
         terms=terms,
     )

@@ -121,6 +121,10 @@ def _degradations(texts: tuple[str, ...] | None) -> tuple[str, ...] | None:
     return texts
 
 
+def _degrade(texts: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    return texts if texts in (None, NO_COPIES) else _ranges(texts)
+
+
 def _ranges(texts: tuple[str, ...]) -> tuple[str, ...]:
     from manifpt.images.degrade import Range
 
@@ -133,6 +137,8 @@ def _ranges(texts: tuple[str, ...]) -> tuple[str, ...]:
 Degradations = Annotated[tuple[str, ...], AfterValidator(_degradations)]
 OptionalDegradations = Annotated[tuple[str, ...] | None, AfterValidator(_degradations)]
 Ranges = Annotated[tuple[str, ...], AfterValidator(_ranges)]
+NO_COPIES = ("none",)
+OptionalRanges = Annotated[tuple[str, ...] | None, AfterValidator(_degrade)]
 
 
 class ProjectionConfig(ProjectionOptions, JobConfig):

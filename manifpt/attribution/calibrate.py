@@ -24,6 +24,8 @@ from manifpt.attribution.stream import MOST_ROWS, first_of
 from manifpt.attribution.tiled import counts_of, pooled_tiles
 from manifpt.branches import Branch, artifact_column, of_classes, read_branches
 from manifpt.device import device_and_precision, threads_of
+from manifpt.images.copies import COLUMN
+from manifpt.images.degrade import IDENTITY, Degradation
 from manifpt.images.stacks import firsts
 
 Build = Callable[[], AttributionNetwork]
@@ -84,8 +86,10 @@ def _fitted(
     network.weights.copy_(fit_weights(heads, right))
     weights, after = network.weights.double().numpy(), _loss(network, heads, right)
     fitted = fit_open_set(known, len(classes), weights, network.design.discriminants)
+    hits = (network.fuse(heads).argmax(1) == right).numpy()
     facts = {
-        "validation_accuracy": float((network.fuse(heads).argmax(1) == right).float().mean()),
+        "validation_accuracy": float(hits.mean()),
+        "validation_accuracy_by_degradation": _by_degradation(hits, known.degradations),
         "validation_loss": after,
         "calibration": {"rows": len(right), "loss_before": before, "loss": after},
         "open_set": _described(fitted, known.labels, classes),
@@ -96,6 +100,12 @@ def _fitted(
 
 def _loss(network: AttributionNetwork, heads: Tensor, right: Tensor) -> float:
     return float(torch.nn.functional.nll_loss(network.fuse(heads), right))
+
+
+def _by_degradation(hits: np.ndarray, degradations: np.ndarray) -> dict[str, float]:
+    """Return the accuracy on images as they are (identity), and on those degraded by each kind."""
+    kinds = sorted(set(degradations))
+    return {kind or IDENTITY: float(hits[degradations == kind].mean()) for kind in kinds}
 
 
 def _described(
@@ -132,8 +142,16 @@ def validation_outputs(
             for n, branch in enumerate(branches)
         ]
         of_images = pooled_tiles(outputs(network, artifacts, device), begins)
-        found.append(Known(of_images, numbers[kept]))
+        found.append(Known(of_images, numbers[kept], _kinds(table, begins)))
     return _joined(found)
+
+
+def _kinds(table: pa.Table, begins: np.ndarray) -> np.ndarray:
+    """Return the kind by which each image of artifacts is degraded, "" for none."""
+    if COLUMN not in table.column_names:
+        return np.full(len(begins), "", dtype=object)
+    texts = table[COLUMN].take(pa.array(begins)).to_pylist()
+    return np.array([Degradation.parse(text).kind if text else "" for text in texts], dtype=object)
 
 
 def _joined(known: Sequence[Known]) -> Known:
@@ -141,4 +159,6 @@ def _joined(known: Sequence[Known]) -> Known:
     logits = np.concatenate([one.outputs.logits for one in known])
     heads = zip(*(one.outputs.features for one in known), strict=True)
     features = [np.concatenate(head) for head in heads]
-    return Known(Outputs(logits, features), np.concatenate([one.labels for one in known]))
+    labels = np.concatenate([one.labels for one in known])
+    kinds = np.concatenate([one.degradations for one in known])
+    return Known(Outputs(logits, features), labels, kinds)

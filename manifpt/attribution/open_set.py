@@ -202,10 +202,14 @@ def auroc(known: np.ndarray, unknown: np.ndarray) -> float:
 
 
 class Known(NamedTuple):
-    """What a network says of N images, and the numbers of their classes."""
+    """What a network says of N images, and the numbers of their classes.
+
+    ``degradations`` names the kind by which each image is degraded, "" for none, the default.
+    """
 
     outputs: Outputs
     labels: np.ndarray
+    degradations: np.ndarray = np.array("")
 
 
 class Fitted(NamedTuple):
@@ -221,8 +225,10 @@ def fit_open_set(
     """Fit on validation images; None if one of the ``classes`` has fewer than two of them.
 
     ``weights`` are those of the heads, ``discriminants`` the numbers of those that are such.
+    Degraded images are usual like others, but groups are compared with images that are not
+    degraded: the mean of both kinds together is that of no group.
     """
-    outputs, labels = known
+    outputs, labels = known.outputs, known.labels
     if np.bincount(labels, minlength=classes).min() < 2:
         return None
     heads = np.array(discriminants, dtype=np.int64)
@@ -235,10 +241,12 @@ def fit_open_set(
         usual = np.sort(scores, 0)
         # An image is among those that are as strange as itself.
         combined[~fitted] = -np.log(as_strange(usual, scores) / len(usual)).sum(1)
-    kept = np.concatenate([np.flatnonzero(labels == n)[:KEPT] for n in range(classes)])
+    clean = known.degradations == ""
+    kept = [np.flatnonzero(clean & (labels == n))[:KEPT] for n in range(classes)]
+    shown = np.concatenate(kept)
     coordinates = coordinates_of(outputs, weights, heads, combined)
     open_set = OpenSet(
-        weights, heads, *judge, usual, np.sort(combined), labels[kept], coordinates[kept]
+        weights, heads, *judge, usual, np.sort(combined), labels[shown], coordinates[shown]
     )
     strange = as_strange(open_set.known[:, None], combined[:, None])[:, 0]
     return Fitted(open_set, strange / len(labels))

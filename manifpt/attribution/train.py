@@ -27,6 +27,7 @@ from manifpt.attribution.stream import (
 from manifpt.branches import Branch, artifacts_of, row_counts
 from manifpt.device import threads_of
 from manifpt.errors import ManifptError
+from manifpt.images.copies import Augmentation
 from manifpt.images.places import places
 from manifpt.manifold.projector import NEAREST, Projection
 
@@ -84,6 +85,7 @@ def train_attributor(
     tiles: int | None = None,
     projection: Projection = NEAREST,
     split_by: str | None = None,
+    augmentation: Augmentation | None = None,
     num_workers: int | None = None,
     demand: session.Demand = session.ANY,
     report: training.EpochLog = print_epoch,
@@ -96,9 +98,9 @@ def train_attributor(
 
     ``inputs`` are artifacts, in one space or several, or images; images are projected onto
     ``manifolds``, and embedded in the ``plain`` spaces without a manifold. Their artifacts stay in
-    ``output``/artifacts. ``split_by`` is how images are split, see ``compute_artifacts``. With
-    ``sources`` all other images are left aside. ``die_at`` kills a worker after that epoch, once: a
-    drill for tests and operators.
+    ``output``/artifacts. ``split_by`` and ``augmentation`` are how images are split and degraded,
+    see ``compute_artifacts``. With ``sources`` all other images are left aside. ``die_at`` kills a
+    worker after that epoch, once: a drill for tests and operators.
 
     A training that reaches the epoch ``until`` before its end is not published: its ``history``
     and ``state`` are returned, and the same call with a later ``until`` goes on. ``start`` is the
@@ -119,6 +121,7 @@ def train_attributor(
         tiles=tiles,
         projection=projection,
         split_by=split_by,
+        augmentation=augmentation,
         demand=demand,
         terms=terms,
     )

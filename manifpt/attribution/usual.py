@@ -4,6 +4,9 @@ Its heads look at the pixels, at their high-pass residuals, at local statistics 
 ``residual``), and, where there are real images enough, at what a denoiser that has learned the
 manifold of the reals takes away. No single one is the best on all images, so what each is worth is
 fitted on validation images.
+
+Images of the web were compressed, resized or cropped since their generator made them. So half of
+the training and validation images are degraded copies of the others.
 """
 
 from collections.abc import Sequence
@@ -15,6 +18,8 @@ from manifpt.attribution.recipe import Options
 from manifpt.attribution.train import print_epoch, train_attributor
 from manifpt.errors import ManifptError
 from manifpt.images import plan
+from manifpt.images.copies import Augmentation
+from manifpt.images.degrade import KINDS, Range
 from manifpt.images.places import places
 from manifpt.images.sources import MANIFOLD_REALS, REAL
 from manifpt.manifold.build import Settings, build_manifold
@@ -23,6 +28,7 @@ from manifpt.manifold.embed import TrainingReals
 from manifpt.manifold.projector import Projection
 
 PLAIN = ("image", "residual")
+DEGRADED = Augmentation(tuple(map(Range.parse, KINDS)))
 
 
 def train_usual(
@@ -34,6 +40,7 @@ def train_usual(
     image_size: int | None = None,
     tiles: int | None = None,
     split_by: str | None = None,
+    augmentation: Augmentation | None = DEGRADED,
     denoiser_steps: int = STEPS,
     num_workers: int | None = None,
     demand: session.Demand = session.ANY,
@@ -70,6 +77,7 @@ def train_usual(
         tiles=None if manifolds else tiles,
         projection=Projection("denoiser"),
         split_by=split_by,
+        augmentation=augmentation,
         num_workers=num_workers,
         demand=demand,
         report=report,

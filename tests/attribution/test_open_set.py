@@ -249,14 +249,14 @@ def test_a_file_of_an_earlier_version_names_the_remedy_and_one_that_lacks_an_arr
 
 
 def test_with_one_image_of_a_class_there_is_no_fit():
-    outputs, labels = World().known(6)
+    outputs, labels, _ = World().known(6)
     few = np.flatnonzero((labels != 2) | (np.arange(len(labels)) % 6 == 0))
     some = Outputs(outputs.logits[few], [outputs.features[0][few]])
     assert fit_open_set(Known(some, labels[few]), len(CLASSES), np.ones(1)) is None
 
 
 def test_two_classes_are_enough():
-    outputs, labels = World().known(12)
+    outputs, labels, _ = World().known(12)
     pair = labels >= 4  # e and real
     some = Outputs(outputs.logits[pair][:, :, 4:], [outputs.features[0][pair]])
     fitted = fit_open_set(Known(some, labels[pair] - 4), 2, np.ones(1))

@@ -16,6 +16,7 @@ from manifpt.attribution.network import AttributionNetwork, Design, Head
 from manifpt.attribution.recipe import Length, Options
 from manifpt.attribution.usual import train_usual
 from manifpt.errors import ManifptError
+from manifpt.images.degrade import KINDS
 
 SMALL = Options(steps=100, batch_size=16)
 
@@ -41,7 +42,29 @@ def test_it_has_several_views_and_weighs_them(usual):
 def test_its_manifold_has_seen_reals_of_training_alone(usual):
     out, manifest = usual
     reals = storage.read_json(f"{out}/t/manifold/manifest.json")["reals"]
-    assert reals == manifest["rows"]["train"]["real"]
+    # Half of the training images are degraded copies of the others.
+    assert 2 * reals == manifest["rows"]["train"]["real"]
+
+
+def test_it_learns_from_degraded_copies_and_says_what_they_cost(usual):
+    out, manifest = usual
+    assert manifest["augmentation"]["copies"] == 1
+    by_kind = manifest["validation_accuracy_by_degradation"]
+    assert set(by_kind) <= {"identity", *KINDS}
+    assert by_kind["identity"] > 0.5
+    # Groups are compared with images as they are.
+    known = Attributor.open(f"{out}/t").open_set
+    assert len(known.labels) == sum(manifest["rows"]["validation"].values()) / 2
+
+
+def test_options_that_it_decides_itself_are_refused(usual, capsys):
+    out, _ = usual
+    flags = ["--input", f"real={out}/in/real", f"b={out}/in/stripes", "--output", f"{out}/other"]
+    assert train_attribution.main([*flags, "--projector", "tangent"]) == 2
+    assert "--space image+residual" in capsys.readouterr().err
+    made = ["--input", f"{out}/t/artifacts", "--output", f"{out}/other"]
+    assert train_attribution.main([*made, "--degrade", "jpeg"]) == 2
+    assert "--augment" in capsys.readouterr().err
 
 
 def test_other_jobs_take_it_as_any_other(usual, tmp_path):
@@ -59,8 +82,10 @@ def test_without_reals_it_does_without_a_manifold(ray_session, tmp_path):
     write_folder(tmp_path / "blocks", "blocks", range(1000, 1060))
     given = [f"{name}={tmp_path}/{name}" for name in ("stripes", "blocks")]
     flags = ["--steps", "20", "--batch-size", "16", "--output", f"{tmp_path}/t"]
-    assert train_attribution.main(["--input", *given, *flags]) == 0
-    assert Attributor.open(f"{tmp_path}/t").manifest["heads"] == [
+    assert train_attribution.main(["--input", *given, *flags, "--degrade", "none"]) == 0
+    manifest = Attributor.open(f"{tmp_path}/t").manifest
+    assert "augmentation" not in manifest
+    assert manifest["heads"] == [
         "image",
         "image high-pass",
         "residual",
