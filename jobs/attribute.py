@@ -17,10 +17,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from manifpt import job
-from manifpt.config import JobConfig, OptionalDegradations, SearchConfig, parse
+from manifpt.cli import job
+from manifpt.cli.config import JobConfig, OptionalDegradations, SearchConfig, parse
+from manifpt.cli.options import DecisionOptions, InputOptions
 from manifpt.images.perceptual import DISTANCE, MOST_DISTANCE
-from manifpt.options import DecisionOptions, InputOptions
 from manifpt.tracking import Run
 
 
@@ -76,9 +76,9 @@ class Status(JobConfig):
 
 def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Attribute and return the counts."""
-    from manifpt.attribution.attribute import attribute, check_any
-    from manifpt.attribution.ensemble import views_of
-    from manifpt.attribution.settings import Settings
+    from manifpt.attribution.crawl.attribute import attribute, check_any
+    from manifpt.attribution.crawl.ensemble import views_of
+    from manifpt.attribution.crawl.settings import Settings
 
     settings = Settings(
         split=config.split,
@@ -109,7 +109,8 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
 
 def show(argv: Sequence[str]) -> None:
     """Print how far the job of an output is, from storage alone."""
-    from manifpt import progress, storage
+    from manifpt import storage
+    from manifpt.engine import progress
 
     config = parse(Status, __doc__, argv)
     found = progress.status(config.status)

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from manifpt import job
-from manifpt.config import POSITIONAL, JobConfig
+from manifpt.cli import job
+from manifpt.cli.config import POSITIONAL, JobConfig
 from manifpt.tracking import Run
 
 

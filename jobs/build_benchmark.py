@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import Field
 
-from manifpt import job
-from manifpt.config import JobConfig
+from manifpt.cli import job
+from manifpt.cli.config import JobConfig
 from manifpt.errors import ManifptError
 from manifpt.tracking import Run
 

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from manifpt import job
-from manifpt.config import EmbeddingConfig
+from manifpt.cli import job
+from manifpt.cli.config import EmbeddingConfig
+from manifpt.cli.options import SpaceOptions
 from manifpt.errors import ManifptError
-from manifpt.options import SpaceOptions
 from manifpt.tracking import Run
 
 

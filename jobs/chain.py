@@ -16,8 +16,9 @@ from jobs import (
     pretrain_embedding,
     train_attribution,
 )
-from manifpt import job, storage
-from manifpt.config import ProjectionConfig
+from manifpt import storage
+from manifpt.cli import job
+from manifpt.cli.config import ProjectionConfig
 
 # Ends the name of a space whose embeddings are classified as they are, without projection.
 FEATURES = "-features"
@@ -52,7 +53,7 @@ class ChainConfig(ProjectionConfig):
 @contextmanager
 def claimed(config: ChainConfig, output: str) -> Iterator[None]:
     """Let no other chain work in a folder during the block; its jobs claim their own folders."""
-    from manifpt import claims
+    from manifpt.outputs import claims
 
     key, apart = storage.digest("chain"), [("--benchmark", config.benchmark)]
     with claims.claim(storage.absolute(output), "chain", key, apart=apart, terms=config.terms):

@@ -19,8 +19,9 @@ import numpy as np
 from pydantic import Field
 
 from jobs.chain import DENOISER, IMAGE, Chain, ChainConfig, claimed
-from manifpt import job, storage
-from manifpt.config import parse
+from manifpt import storage
+from manifpt.cli import job
+from manifpt.cli.config import parse
 
 KNOWN, UNKNOWN, SEEDS, MOST_OF_FAMILY = 16, 8, 2, 3
 # What is left out whole, split by split.

@@ -27,8 +27,9 @@ from jobs.chain import (
     row,
     table,
 )
-from manifpt import job, storage
-from manifpt.config import parse
+from manifpt import storage
+from manifpt.cli import job
+from manifpt.cli.config import parse
 
 RESIDUAL = "residual"
 

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from manifpt import job
-from manifpt.config import ProjectionConfig, Ranges, SearchConfig
+from manifpt.cli import job
+from manifpt.cli.config import ProjectionConfig, Ranges, SearchConfig
+from manifpt.cli.options import PlainOptions, SplitOptions
 from manifpt.errors import ManifptError
-from manifpt.options import PlainOptions, SplitOptions
 from manifpt.tracking import Run
 
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ def one_manifold(config: Config) -> str:
 
 def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Compute the artifacts and return their counts."""
-    from manifpt.artifacts import compute_artifacts
-    from manifpt.reprojection import embeddings_of, project_embeddings
+    from manifpt.artifacts.compute import compute_artifacts
+    from manifpt.artifacts.reprojection import embeddings_of, project_embeddings
 
     if not config.manifold and config.space is None:
         raise ManifptError("--manifold: images need a manifold, or --space image to do without")

@@ -22,10 +22,10 @@ from typing import Any
 
 from pydantic import Field
 
-from manifpt import job
-from manifpt.config import Degradations, JobConfig
+from manifpt.cli import job
+from manifpt.cli.config import Degradations, JobConfig
+from manifpt.cli.options import DecisionOptions
 from manifpt.errors import ManifptError
-from manifpt.options import DecisionOptions
 from manifpt.tracking import Run
 
 

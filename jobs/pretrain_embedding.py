@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from manifpt import job
-from manifpt.config import JobConfig
+from manifpt.cli import job
+from manifpt.cli.config import JobConfig
 from manifpt.tracking import Run
 
 

@@ -16,8 +16,9 @@ from pydantic import Field
 
 from jobs import attribute
 from jobs.chain import Chain, ChainConfig, claimed, table
-from manifpt import job, storage
-from manifpt.config import JobConfig, parse
+from manifpt import storage
+from manifpt.cli import job
+from manifpt.cli.config import JobConfig, parse
 
 TOGETHER = "image+highpass+residual"
 NAMES = {

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from manifpt import job
-from manifpt.config import Alias, JobConfig, ModelName
+from manifpt.cli import job
+from manifpt.cli.config import Alias, JobConfig, ModelName
 from manifpt.tracking import Run
 
 

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from manifpt import job
-from manifpt.config import NO_COPIES, Alias, ModelName, OptionalRanges, ProjectionConfig
+from manifpt.cli import job
+from manifpt.cli.config import NO_COPIES, Alias, ModelName, OptionalRanges, ProjectionConfig
+from manifpt.cli.options import PlainOptions, SplitOptions, TrainingOptions
 from manifpt.errors import ManifptError
-from manifpt.options import PlainOptions, SplitOptions, TrainingOptions
 from manifpt.tracking import Run
 
 if TYPE_CHECKING:
@@ -75,10 +75,10 @@ class Config(PlainOptions, TrainingOptions, SplitOptions, ProjectionConfig):
 
 def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Train and return the result on the validation split."""
-    from manifpt.attribution.extend import extend_attributor
-    from manifpt.attribution.members import fuse_attributors
-    from manifpt.attribution.train import print_epoch, train_attributor
-    from manifpt.attribution.usual import train_usual
+    from manifpt.attribution.model.extend import extend_attributor
+    from manifpt.attribution.model.members import fuse_attributors
+    from manifpt.attribution.model.train import print_epoch, train_attributor
+    from manifpt.attribution.model.usual import train_usual
 
     def report(row: dict[str, float], epoch: int) -> None:
         print_epoch(row, epoch)
@@ -144,14 +144,14 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
 
 def is_usual(config: Config) -> bool:
     """Tell whether images are given, and nothing says in which spaces."""
-    from manifpt.branches import are_artifacts
+    from manifpt.artifacts.branches import are_artifacts
 
     return not (config.manifold or config.plain or are_artifacts(config.input))
 
 
 def augmentation_of(config: Config, *, usual: bool) -> "Augmentation | None":
     """Return the degraded copies that a training of images has."""
-    from manifpt.attribution.usual import DEGRADED
+    from manifpt.attribution.model.usual import DEGRADED
     from manifpt.images.copies import Augmentation
     from manifpt.images.degrade import Range
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import Field
 
-from manifpt import job
-from manifpt.config import POSITIONAL, JobConfig
+from manifpt.cli import job
+from manifpt.cli.config import POSITIONAL, JobConfig
 from manifpt.errors import MismatchError
 from manifpt.tracking import Run
 
@@ -27,7 +27,7 @@ class Config(JobConfig):
 
 def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Verify and return the counts; a difference raises after the certificate is written."""
-    from manifpt.verification import verify
+    from manifpt.artifacts.verification import verify
 
     found = verify(config.manifold, config.artifacts, config.rows, config.seed)
     tracked.document("certificate.json", found)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
-from manifpt import session
+from manifpt.engine import session
 from manifpt.throughput.seaweed import s3_server
 
 # Machines are busy: how long an example takes says nothing.

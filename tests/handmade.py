@@ -9,13 +9,14 @@ import torch
 from conftest import draw
 from PIL import Image
 
-from manifpt import claims, storage
-from manifpt.attribution.attributor import KEPT, SEEN, WEIGHTS
-from manifpt.attribution.network import AttributionNetwork, Design
+from manifpt import storage
+from manifpt.artifacts.projection import Target
+from manifpt.attribution.model.attributor import KEPT, SEEN, WEIGHTS
+from manifpt.attribution.model.network import AttributionNetwork, Design
 from manifpt.images import DecodeRule
 from manifpt.manifold import Manifold
 from manifpt.manifold.projector import NEAREST
-from manifpt.projection import Target
+from manifpt.outputs import claims
 from manifpt.spaces import make_space
 
 CLASSES = ["blocks", "real", "stripes"]

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifpt import claims, layouts, liveness, records, storage
-from manifpt.claims import TakenError, Terms
+from manifpt import storage
 from manifpt.errors import DamageError, ManifptError
+from manifpt.outputs import claims, layouts, liveness, records
+from manifpt.outputs.claims import TakenError, Terms
 
 KEY, OTHER = "0" * 64, "1" * 64
 

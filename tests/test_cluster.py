@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from manifpt import session
+from manifpt.engine import session
 
 CLUSTER = Path(__file__).parents[1] / "cluster"
 

@@ -19,10 +19,12 @@ from faulty_s3 import FaultyS3
 from test_pipeline import Copy, hashes, read
 
 from jobs import attribute
-from manifpt import attempts, liveness, pipeline, progress, session, storage
+from manifpt import storage
+from manifpt.engine import attempts, pipeline, progress, session
+from manifpt.engine.session import Pool
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, plan, read_unit
-from manifpt.session import Pool
+from manifpt.outputs import liveness
 
 ROOT = Path(__file__).parents[1]
 POOL = Pool(1, 0.5, 0, 1)

@@ -14,7 +14,7 @@ from PIL import Image
 from ray.train import WorkerGroupError
 
 from jobs import attribute, build_manifold, compute_artifacts, evaluate, train_attribution
-from manifpt import session
+from manifpt.engine import session
 
 ROOT = Path(__file__).parents[1]
 JOBS = ["build_manifold", "compute_artifacts", "train_attribution", "evaluate", "attribute"]
@@ -245,7 +245,7 @@ def test_the_logged_model_predicts_as_the_job_does(chain):
 
 @pytest.mark.slow
 def test_training_goes_on_after_a_worker_died_and_seeds_repeat(ray_session, chain, tmp_path):
-    from manifpt.attribution import recipe, train
+    from manifpt.attribution.model import recipe, train
 
     options = recipe.Options("resnet18", "standard", epochs=3, batch_size=32, seed=5)
     made = [

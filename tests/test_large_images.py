@@ -11,15 +11,16 @@ import torch
 from PIL import Image
 
 from jobs import attribute, build_manifold, compute_artifacts, evaluate, train_attribution, verify
-from manifpt import storage, tensors
-from manifpt.attribution.attributor import Attributor
-from manifpt.attribution.model import AttributorModel
-from manifpt.attribution.stage import AttributeStage, trained_targets
-from manifpt.branches import open_artifacts, read_artifacts
+from manifpt import storage
+from manifpt.artifacts.branches import open_artifacts, read_artifacts
+from manifpt.artifacts.projection import reading_of
+from manifpt.attribution.crawl.stage import AttributeStage, trained_targets
+from manifpt.attribution.model.attributor import Attributor
 from manifpt.images import plan, read_unit
 from manifpt.images.ids import image_id
 from manifpt.manifold import Manifold
-from manifpt.projection import reading_of
+from manifpt.registry.pyfunc import AttributorModel
+from manifpt.storage import tensors
 
 # Numbers of first images by kind, such that each has two validation images at least.
 KINDS = {"cubic": 0, "nearest": 100, "real": 300}

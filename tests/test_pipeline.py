@@ -10,13 +10,15 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from manifpt import claims, layouts, liveness, pipeline, progress, records, storage
+from manifpt import storage
+from manifpt.engine import pipeline, progress
+from manifpt.engine.unique import check_ids
+from manifpt.engine.work import SHARD_UNITS, Work
 from manifpt.errors import DamageError, ManifptError
 from manifpt.images import plan
 from manifpt.images.inventory import Inventory
 from manifpt.images.sources import content_key, describe
-from manifpt.unique import check_ids
-from manifpt.work import SHARD_UNITS, Work
+from manifpt.outputs import claims, layouts, liveness, records
 
 ROWS, CHUNKS = 4, 3
 KEY = "0" * 64

@@ -22,11 +22,11 @@ import torch
 from conftest import write_folder
 
 from jobs import attribute, build_manifold, compute_artifacts, evaluate, register, train_attribution
-from manifpt import claims
-from manifpt.attribution.attributor import Made, publish_attributor
-from manifpt.attribution.network import AttributionNetwork, Design
-from manifpt.branches import open_artifacts
+from manifpt.artifacts.branches import open_artifacts
+from manifpt.attribution.model.attributor import Made, publish_attributor
+from manifpt.attribution.model.network import AttributionNetwork, Design
 from manifpt.images import sandbox
+from manifpt.outputs import claims
 from manifpt.registry.card import Facts, description, public
 from manifpt.registry.requirements import pinned
 from manifpt.throughput.seaweed import free_ports
@@ -288,8 +288,8 @@ def test_a_run_and_an_image_attributor_can_be_named(trained, corpus, tmp_path):
 
 @pytest.mark.slow
 def test_a_manifold_larger_than_memory_is_read_in_blocks(trained, monkeypatch):
-    from manifpt.attribution import model
     from manifpt.manifold import placement
+    from manifpt.registry import pyfunc as model
 
     context = SimpleNamespace(artifacts={"attributor": f"{trained}/t"})
     expected = verdicts(trained / "v")
@@ -303,7 +303,7 @@ def test_a_manifold_larger_than_memory_is_read_in_blocks(trained, monkeypatch):
 
 
 def test_an_image_that_ends_its_decoder_costs_its_row_in_any_thread(trained, monkeypatch):
-    from manifpt.attribution import model
+    from manifpt.registry import pyfunc as model
 
     poisoned = Path(__file__).parent / "poisoned_decoder.py"
     monkeypatch.setattr(sandbox, "COMMAND", (sys.executable, "-P", str(poisoned)))

@@ -5,7 +5,7 @@ from conftest import write_folder
 
 from jobs import build_manifold, compute_artifacts
 from manifpt import outputs, storage
-from manifpt.branches import read_artifacts
+from manifpt.artifacts.branches import read_artifacts
 
 
 @pytest.fixture(scope="module")

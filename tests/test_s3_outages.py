@@ -12,10 +12,10 @@ import pytest
 import s3fs
 from faulty_s3 import FaultyS3
 
-from manifpt import s3 as client
 from manifpt import storage
 from manifpt.errors import ManifptError
 from manifpt.images import listing
+from manifpt.storage import s3 as client
 from manifpt.throughput.seaweed import free_ports
 
 ROOT = Path(__file__).parents[1]

@@ -8,8 +8,8 @@ import torch
 from conftest import mobilenet
 from torchvision import models
 
-from manifpt.backbone import build_backbone, folded, for_training
 from manifpt.errors import DamageError, ManifptError
+from manifpt.nets.backbone import build_backbone, folded, for_training
 from manifpt.spaces import Options, make_space, space_from_card
 from manifpt.spaces import learned as learned_spaces
 from manifpt.throughput.photographs import crops, photographs

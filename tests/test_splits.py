@@ -16,7 +16,7 @@ from PIL import Image
 
 from jobs import compute_artifacts, train_attribution
 from manifpt import outputs, storage
-from manifpt.splits import split_of, splits_of
+from manifpt.images.splits import split_of, splits_of
 
 SPLITS = ("train", "validation", "test")
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from manifpt import failures, job
+from manifpt.cli import job
+from manifpt.storage import failures
 
 ROOT = Path(__file__).parents[1]
 WAITING = """

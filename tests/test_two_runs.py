@@ -12,8 +12,9 @@ from pathlib import Path
 import handmade
 import pytest
 
-from manifpt import layouts, storage
-from manifpt.verified import entries, wrong
+from manifpt import storage
+from manifpt.outputs import layouts
+from manifpt.outputs.verified import entries, wrong
 
 ROOT = Path(__file__).parents[1]
 ROUNDS = int(os.environ.get("MANIFPT_ROUNDS", "20"))

@@ -11,9 +11,9 @@ from PIL import Image
 
 from jobs import build_manifold, compute_artifacts, verify
 from manifpt import storage
+from manifpt.artifacts.verification import WHITENED_TOLERANCE, Checked
 from manifpt.manifold import Metric
 from manifpt.manifold.metric import Whitening
-from manifpt.verification import WHITENED_TOLERANCE, Checked
 
 MADE = {
     "rgb": ("rgb", "nearest", "euclidean"),

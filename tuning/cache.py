@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from manifpt import outputs, session, storage
-from manifpt.artifacts import compute_artifacts
-from manifpt.branches import open_artifacts
+from manifpt import outputs, storage
+from manifpt.artifacts.branches import open_artifacts
+from manifpt.artifacts.compute import compute_artifacts
+from manifpt.artifacts.reprojection import project_embeddings
+from manifpt.engine import session
 from manifpt.images import Selection, plan
 from manifpt.images.sources import MANIFOLD_REALS, content_key
 from manifpt.manifold.build import Settings as Built
@@ -22,7 +24,6 @@ from manifpt.manifold.build import build_manifold
 from manifpt.manifold.denoiser import STEPS
 from manifpt.manifold.derive import derive_manifold
 from manifpt.manifold.projector import projection_of
-from manifpt.reprojection import project_embeddings
 from manifpt.spaces.space import LEARNED
 from tuning.space import Settings
 

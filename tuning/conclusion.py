@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from manifpt import storage
-from manifpt.attribution.attributor import Attributor
+from manifpt.attribution.model.attributor import Attributor
 from manifpt.errors import ManifptError, public
 from manifpt.evaluation.evaluate import evaluate
 from manifpt.tracking import Run

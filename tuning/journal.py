@@ -10,7 +10,8 @@ from typing import Any
 
 from ray import tune
 
-from manifpt import session, storage
+from manifpt import storage
+from manifpt.engine import session
 from manifpt.tracking import Run
 from tuning.trial import ACCURACY, Sweep
 

@@ -4,12 +4,12 @@ import time
 from collections.abc import Sequence
 from statistics import median
 
-from manifpt import pipeline, session
-from manifpt.attribution.attributor import Attributor
-from manifpt.attribution.stage import AttributeStage, trained_targets
+from manifpt.artifacts.projection import reading_of
+from manifpt.attribution.crawl.stage import AttributeStage, trained_targets
+from manifpt.attribution.model.attributor import Attributor
+from manifpt.engine import pipeline, session
 from manifpt.errors import ManifptError
 from manifpt.images import Selection, plan, read_unit
-from manifpt.projection import reading_of
 
 IMAGES = 256
 REPEATS = 3

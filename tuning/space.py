@@ -20,8 +20,8 @@ from typing import Any
 import optuna
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from manifpt.cli.options import ProjectionOptions, SpaceOptions, TrainingOptions
 from manifpt.errors import ManifptError
-from manifpt.options import ProjectionOptions, SpaceOptions, TrainingOptions
 from manifpt.spaces import SPACES
 from manifpt.spaces.space import LEARNED
 

@@ -9,7 +9,8 @@ import time
 
 from ray import tune
 
-from manifpt import session, storage
+from manifpt import storage
+from manifpt.engine import session
 from manifpt.errors import ManifptError
 from manifpt.tracking import Run
 from tuning.cache import Cache, Images

@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from manifpt import job
-from manifpt.config import IN_FILE, Alias, JobConfig, ModelName
+from manifpt.cli import job
+from manifpt.cli.config import IN_FILE, Alias, JobConfig, ModelName
+from manifpt.cli.options import SplitOptions
 from manifpt.errors import ManifptError
-from manifpt.options import SplitOptions
 from manifpt.tracking import Run
 
 
@@ -81,8 +81,9 @@ def rungs(config: Config, epochs: int) -> tuple[int, ...]:
 
 def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Run the study; evaluate the best trial and the defaults, and print the leaderboard."""
-    from manifpt import claims, storage
+    from manifpt import storage
     from manifpt.images.places import places
+    from manifpt.outputs import claims
     from manifpt.registry.register import log_model, register
     from tuning.cache import images_of
     from tuning.conclusion import conclude

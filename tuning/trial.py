@@ -14,10 +14,11 @@ import ray
 import torch
 from ray import tune
 
-from manifpt import session, storage
-from manifpt.attribution.train import train_attributor
+from manifpt import storage
+from manifpt.attribution.model.train import train_attributor
+from manifpt.engine import session
 from manifpt.errors import ManifptError
-from manifpt.training import STATE, state_of
+from manifpt.nets.training import STATE, state_of
 from tuning.cache import Made
 from tuning.rate import attribution_rate
 from tuning.space import SearchSpace, Settings

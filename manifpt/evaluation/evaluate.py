@@ -11,15 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from manifpt import claims, pipeline, session, storage, tensors
-from manifpt.artifacts import compute_artifacts
-from manifpt.attribution.attributor import Attributor
-from manifpt.attribution.decision import USUAL, Rule, decide
-from manifpt.attribution.near import NEAR
-from manifpt.attribution.registered import Source, model_places, opened
-from manifpt.attribution.stage import manifold_places, trained_targets
-from manifpt.attribution.tiled import mean_or_none
-from manifpt.branches import (
+from manifpt import storage
+from manifpt.artifacts.branches import (
     Branch,
     are_artifacts,
     artifact_column,
@@ -28,6 +21,14 @@ from manifpt.branches import (
     open_artifacts,
     read_branches,
 )
+from manifpt.artifacts.compute import compute_artifacts
+from manifpt.attribution.crawl.registered import Source, model_places, opened
+from manifpt.attribution.crawl.stage import manifold_places, trained_targets
+from manifpt.attribution.model.attributor import Attributor
+from manifpt.attribution.model.near import NEAR
+from manifpt.attribution.model.tiled import mean_or_none
+from manifpt.attribution.unknown.decision import USUAL, Rule, decide
+from manifpt.engine import pipeline, session
 from manifpt.errors import ManifptError
 from manifpt.evaluation.closed_set import accuracy, closed_set_metrics, confusion_matrix
 from manifpt.evaluation.report import NEAR_SCORES, SCORES, UNKNOWN, confidence_report
@@ -35,6 +36,8 @@ from manifpt.evaluation.unseen import Unseen
 from manifpt.images.perceptual import DISTANCE
 from manifpt.images.places import places
 from manifpt.images.stacks import firsts
+from manifpt.outputs import claims
+from manifpt.storage import tensors
 
 METRICS = "metrics.json"
 

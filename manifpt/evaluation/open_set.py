@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from manifpt.attribution.open_set import auroc
+from manifpt.attribution.unknown.open_set import auroc
 
 TPR = 0.95
 RESAMPLES = 500

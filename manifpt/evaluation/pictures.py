@@ -11,10 +11,11 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from manifpt import storage, tensors
-from manifpt.branches import artifact_column, open_artifacts, read_branches
+from manifpt import storage
+from manifpt.artifacts.branches import artifact_column, open_artifacts, read_branches
 from manifpt.images.degrade import KINDS, Degradation
 from manifpt.spaces import space_from_card
+from manifpt.storage import tensors
 
 
 def _png(figure: Figure) -> bytes:

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 
 from manifpt import storage
-from manifpt.attribution.decision import Rule
-from manifpt.attribution.open_set import auroc, rejected_by_class
+from manifpt.attribution.unknown.decision import Rule
+from manifpt.attribution.unknown.open_set import auroc, rejected_by_class
 from manifpt.evaluation.calibration import calibration_metrics
 from manifpt.evaluation.open_set import fpr_at_tpr, open_set_metrics, oscr
 

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from manifpt import claims, pipeline, session, storage
-from manifpt.attribution.attributor import Attributor
-from manifpt.attribution.near import NEAR
-from manifpt.attribution.registered import model_places, opened
-from manifpt.attribution.stage import manifold_places, trained_targets
-from manifpt.branches import are_artifacts
+from manifpt import storage
+from manifpt.artifacts.branches import are_artifacts
+from manifpt.artifacts.projection import Projector, project, project_images, projectors_of
+from manifpt.attribution.crawl.registered import model_places, opened
+from manifpt.attribution.crawl.stage import manifold_places, trained_targets
+from manifpt.attribution.model.attributor import Attributor
+from manifpt.attribution.model.near import NEAR
+from manifpt.engine import pipeline, session
 from manifpt.errors import ManifptError
 from manifpt.evaluation.closed_set import METRICS, closed_set_metrics, confusion_matrix
 from manifpt.evaluation.unseen import Unseen
@@ -30,7 +32,7 @@ from manifpt.images.perceptual import DISTANCE
 from manifpt.images.places import places
 from manifpt.images.sources import content_key, describe
 from manifpt.images.stacks import firsts
-from manifpt.projection import Projector, project, project_images, projectors_of
+from manifpt.outputs import claims
 
 RESULT = "robustness.json"
 LEVELS = (

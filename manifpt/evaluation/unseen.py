@@ -11,11 +11,11 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
-from manifpt.attribution.attributor import Attributor
-from manifpt.attribution.near import NEAR, near
-from manifpt.branches import LOOKS
-from manifpt.device import device_and_precision
+from manifpt.artifacts.branches import LOOKS
+from manifpt.attribution.model.attributor import Attributor
+from manifpt.attribution.model.near import NEAR, near
 from manifpt.images.perceptual import HammingIndex
+from manifpt.nets.device import device_and_precision
 
 
 @dataclass

@@ -13,7 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from manifpt import s3, storage
+from manifpt import storage
+from manifpt.storage import s3
 
 # A function that is given a folder's path inside the root ("" for the root itself), and tells
 # whether to list that folder.

@@ -8,13 +8,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from manifpt import claims, outputs, pipeline, session, storage
-from manifpt.device import precision_of
+from manifpt import outputs, storage
+from manifpt.engine import pipeline, session
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Unit, plan
 from manifpt.images.places import places
 from manifpt.images.probe import natural_size, usual_tiles
 from manifpt.images.sources import MANIFOLD_REALS, REAL, content_key, describe
+from manifpt.images.splits import reading_of
 from manifpt.images.stacks import reading_rule
 from manifpt.manifold.embed import (
     TrainingReals,
@@ -29,10 +30,11 @@ from manifpt.manifold.manifold import MANIFOLDS, Manifold
 from manifpt.manifold.prepare import measure_held_out, prepare, write_all_keys
 from manifpt.manifold.search import Plan
 from manifpt.manifold.shard import ROWS
+from manifpt.nets.device import precision_of
+from manifpt.outputs import claims
 from manifpt.spaces import Options, Space, make_space
 from manifpt.spaces.learned import compiled, keep_weights, weights_entry
 from manifpt.spaces.space import LEARNED, largest_size
-from manifpt.splits import reading_of
 from manifpt.tracking import versions
 
 ATTEMPTS = 20

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from manifpt import outputs, storage
 from manifpt.manifold.manifold import Manifold
-from manifpt.verified import entries
+from manifpt.outputs.verified import entries
 
 
 def _listed(manifold: Manifold) -> Iterator[tuple[str, str]]:

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from manifpt.device import CPU_BATCH, in_batches
 from manifpt.errors import ManifptError
+from manifpt.nets.device import CPU_BATCH, in_batches
 
 # Deviations of the noise, of pixels in [0, 1].
 LEVELS = (4 / 255, 16 / 255, 40 / 255)

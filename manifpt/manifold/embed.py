@@ -16,16 +16,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from manifpt import pipeline, session, storage, tensors
+from manifpt import storage
+from manifpt.engine import pipeline, session
 from manifpt.images import IMAGES, DecodeRule, Unit
 from manifpt.images.ids import tile_id
 from manifpt.images.read import pixels_of, read_unit_text, seen_by, unit_to_json
 from manifpt.images.sources import MANIFOLD_REALS, REAL
+from manifpt.images.splits import CONTENT, splits_of
 from manifpt.images.stacks import own_hashes, reading_rule, sizes_beside
 from manifpt.manifold.shard import ROWS
-from manifpt.records import Records
+from manifpt.outputs.records import Records
 from manifpt.spaces import Space
-from manifpt.splits import CONTENT, splits_of
+from manifpt.storage import tensors
 
 EMBEDDED = "_embedded"
 

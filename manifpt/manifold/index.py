@@ -8,9 +8,9 @@ from collections.abc import Callable
 import faiss
 import numpy as np
 
-from manifpt.device import may_use_gpu
 from manifpt.errors import ManifptError
 from manifpt.manifold.product import UNIT, gamma
+from manifpt.nets.device import may_use_gpu
 
 FLAT = "Flat"
 # FAISS on a GPU proposes at most so many.

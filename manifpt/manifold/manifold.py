@@ -13,7 +13,6 @@ import pyarrow as pa
 import torch
 
 from manifpt import outputs, storage
-from manifpt.device import device_and_precision
 from manifpt.errors import DamageError
 from manifpt.images import DecodeRule
 from manifpt.manifold.basis import Basis
@@ -22,6 +21,7 @@ from manifpt.manifold.geometry import Geometry
 from manifpt.manifold.metric import Metric, Whitening
 from manifpt.manifold.search import Plan
 from manifpt.manifold.shard import Shard
+from manifpt.nets.device import device_and_precision
 from manifpt.spaces import Space, space_from_card
 
 READ_BYTES = 8 * 2**20

@@ -16,13 +16,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from manifpt import session
+from manifpt.engine import session
+from manifpt.engine.pipeline import use_threads
 from manifpt.errors import ManifptError
 from manifpt.manifold.index import FLAT, has_gpu
 from manifpt.manifold.manifold import Manifold
 from manifpt.manifold.search import Neighbours, Plan, complete, merge, nearest, search
 from manifpt.manifold.shard import Shard
-from manifpt.pipeline import use_threads
 
 PLACEMENTS = ("auto", "replicated", "sharded", "scan")
 # Of a node's memory for Ray, what a manifold may take; the rest is for queries and products.

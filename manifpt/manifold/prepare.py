@@ -18,8 +18,8 @@ import faiss
 import numpy as np
 import torch
 
-from manifpt import session, storage
-from manifpt.device import device_and_precision, threads_of
+from manifpt import storage
+from manifpt.engine import session
 from manifpt.images.ids import image_id
 from manifpt.manifold.basis import Basis
 from manifpt.manifold.denoiser import FEWEST, Denoiser
@@ -31,6 +31,7 @@ from manifpt.manifold.metric import Whitening
 from manifpt.manifold.product import MULTIPLIERS
 from manifpt.manifold.search import Neighbours, Plan, nearest, search
 from manifpt.manifold.shard import Shard
+from manifpt.nets.device import device_and_precision, threads_of
 
 SAMPLE_BYTES = 256 * 2**20
 SAMPLE_REALS = 4096

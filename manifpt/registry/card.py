@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from manifpt import storage
-from manifpt.attribution.decision import USUAL
+from manifpt.attribution.unknown.decision import USUAL
 from manifpt.errors import ManifptError, public
 from manifpt.evaluation.closed_set import closed_set_metrics
 from manifpt.images.sources import CARD, Input

@@ -17,15 +17,15 @@ from PIL import Image
 
 import manifpt
 from manifpt import outputs, storage
-from manifpt.attribution import model
-from manifpt.attribution.attributor import Attributor, sealed
-from manifpt.attribution.decision import USUAL
-from manifpt.attribution.registered import ATTRIBUTOR, MANIFOLDS
-from manifpt.attribution.stage import trained_targets
+from manifpt.attribution.crawl.registered import ATTRIBUTOR, MANIFOLDS
+from manifpt.attribution.crawl.stage import trained_targets
+from manifpt.attribution.model.attributor import Attributor, sealed
+from manifpt.attribution.unknown.decision import USUAL
 from manifpt.errors import ManifptError, public
 from manifpt.evaluation.evaluate import METRICS
 from manifpt.manifold import Manifold
 from manifpt.manifold.copy import copy_manifold, stored_bytes
+from manifpt.registry import pyfunc as model
 from manifpt.registry.card import Facts, card, description
 from manifpt.registry.requirements import pinned
 from manifpt.tracking import git_commit

@@ -17,9 +17,10 @@ from lightly.loss.barlow_twins_loss import BarlowTwinsLoss
 from lightly.models.modules.heads import BarlowTwinsProjectionHead
 from torch import Tensor, nn
 
-from manifpt import storage, training
-from manifpt.backbone import build_backbone, for_training
-from manifpt.device import device_and_precision
+from manifpt import storage
+from manifpt.nets import training
+from manifpt.nets.backbone import build_backbone, for_training
+from manifpt.nets.device import device_and_precision
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
 from manifpt import storage
-from manifpt.backbone import build_backbone, folded, without_head
-from manifpt.device import CPU_BATCH, CPU_STEP, device_and_precision, in_batches
 from manifpt.errors import ManifptError
+from manifpt.nets.backbone import build_backbone, folded, without_head
+from manifpt.nets.device import CPU_BATCH, CPU_STEP, device_and_precision, in_batches
 from manifpt.spaces.weights import load_into, read_weights
 
 NETWORK_SIZE = 224

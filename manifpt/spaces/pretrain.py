@@ -13,16 +13,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from manifpt import claims, pipeline, session, storage, tensors, training
-from manifpt.backbone import build_backbone, check_backbone, choose_stem
+from manifpt import storage
+from manifpt.engine import pipeline, session
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, plan, read_unit
 from manifpt.images.places import places
 from manifpt.images.probe import natural_size
 from manifpt.images.read import chunk_rows, pixels_of, unit_from_json, unit_to_json
 from manifpt.images.sources import MANIFOLD_REALS, content_key, describe
+from manifpt.nets import training
+from manifpt.nets.backbone import build_backbone, check_backbone, choose_stem
+from manifpt.outputs import claims
 from manifpt.spaces.barlow import MEAN, NOW, STD, Settings, pretrain_loop
 from manifpt.spaces.views import Views
+from manifpt.storage import tensors
 
 if TYPE_CHECKING:
     import ray.data

@@ -79,7 +79,7 @@ def make_space(name: str, size: int, options: Options = Options()) -> Space:
 
 
 def _learned(name: str, size: int, options: Options) -> "Learned":
-    from manifpt.backbone import check_backbone
+    from manifpt.nets.backbone import check_backbone
     from manifpt.spaces import weights
     from manifpt.spaces.learned import NETWORK_SIZE, Learned
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from manifpt import outputs, storage
-from manifpt.backbone import last_layer
 from manifpt.errors import DamageError, ManifptError
-from manifpt.integrity import torch_object
+from manifpt.nets.backbone import last_layer
+from manifpt.outputs.integrity import torch_object
 
 # What the ImageNet networks of torchvision, and Barlow Twins, were given.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

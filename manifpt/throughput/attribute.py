@@ -27,11 +27,12 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from manifpt import session, storage
-from manifpt.attribution.attribute import attribute
-from manifpt.attribution.attributor import Attributor
-from manifpt.attribution.recipe import Options
-from manifpt.attribution.train import train_attributor
+from manifpt import storage
+from manifpt.attribution.crawl.attribute import attribute
+from manifpt.attribution.model.attributor import Attributor
+from manifpt.attribution.model.recipe import Options
+from manifpt.attribution.model.train import train_attributor
+from manifpt.engine import session
 from manifpt.manifold.build import Settings, build_manifold
 from manifpt.manifold.manifold import Manifold
 from manifpt.manifold.search import Plan

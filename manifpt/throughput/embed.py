@@ -25,11 +25,11 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import models
 
-from manifpt import pipeline, session
-from manifpt.device import device_and_precision, precision_of
+from manifpt.engine import pipeline, session
 from manifpt.images import DecodeRule, plan
 from manifpt.images.read import read_unit_text, unit_to_json
 from manifpt.manifold.embed import EmbedStage
+from manifpt.nets.device import device_and_precision, precision_of
 from manifpt.spaces import Options, Space, make_space
 from manifpt.throughput.measure import in_a_process, own_mb, steady_rate
 from manifpt.throughput.photographs import crops, photographs

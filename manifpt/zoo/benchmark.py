@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from manifpt import __version__, claims, storage
+from manifpt import __version__, storage
 from manifpt.errors import DamageError, ManifptError
 from manifpt.evaluation.support import support_overlap
 from manifpt.images.places import places
 from manifpt.images.sources import CARD
-from manifpt.verified import entries, wrong
+from manifpt.outputs import claims
+from manifpt.outputs.verified import entries, wrong
 from manifpt.zoo.card import grid, table_of_recipes, write_card
 from manifpt.zoo.models import build, choices
 from manifpt.zoo.reals import Reals, normalised, read_reals

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from manifpt.device import device_and_precision
+from manifpt.nets.device import device_and_precision
 from manifpt.zoo.models import build
 from manifpt.zoo.recipe import Recipe
 

@@ -12,14 +12,17 @@ from conftest import write_folder
 from sklearn.metrics import roc_auc_score
 
 from jobs import attribute, compute_artifacts, evaluate, train_attribution
-from manifpt import claims, session, storage, tensors
-from manifpt.attribution.attributor import Attributor, publish_attributor
-from manifpt.attribution.calibrate import calibrate, network_of
-from manifpt.attribution.decision import Rule, decide
-from manifpt.attribution.network import AttributionNetwork, Design, outputs
-from manifpt.attribution.profiles import Profiles
-from manifpt.attribution.stream import dataset, moments
-from manifpt.branches import open_artifacts
+from manifpt import storage
+from manifpt.artifacts.branches import open_artifacts
+from manifpt.attribution.model.attributor import Attributor, publish_attributor
+from manifpt.attribution.model.calibrate import calibrate, network_of
+from manifpt.attribution.model.network import AttributionNetwork, Design, outputs
+from manifpt.attribution.model.stream import dataset, moments
+from manifpt.attribution.unknown.decision import Rule, decide
+from manifpt.attribution.unknown.profiles import Profiles
+from manifpt.engine import session
+from manifpt.outputs import claims
+from manifpt.storage import tensors
 
 CLASSES = ["real", "stripes"]  # and blocks are unknown
 

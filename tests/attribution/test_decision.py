@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from manifpt.attribution.decision import DECISIONS, Rule, decide
+from manifpt.attribution.unknown.decision import DECISIONS, Rule, decide
 
 CLASSES = ["gan", "real", "vae"]
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from manifpt.attribution.discriminant import (
+from manifpt.attribution.model.discriminant import (
     SHRINKAGES,
     ClassMoments,
     discriminant,
     fit_discriminant,
 )
-from manifpt.attribution.network import Design
+from manifpt.attribution.model.network import Design
 
 
 def drawn(rng, sizes, d=6):

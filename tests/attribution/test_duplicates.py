@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from manifpt import storage
-from manifpt.attribution.duplicates import NONE, copies, write_duplicates
+from manifpt.attribution.crawl.duplicates import NONE, copies, write_duplicates
 
 
 def by_brute_force(pixels, looks, has, distance):

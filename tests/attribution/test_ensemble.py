@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from manifpt.attribution.ensemble import pooled_views, views_of
+from manifpt.attribution.crawl.ensemble import pooled_views, views_of
 
 
 def sure(answer: int, probability: float = 0.97) -> list[float]:

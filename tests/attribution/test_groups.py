@@ -8,11 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifpt import session, storage
-from manifpt.attribution import grouping
-from manifpt.attribution.decision import Rule
-from manifpt.attribution.groups import FEWEST, Images, Pooling, interval, log_evidence, priors_of
-from manifpt.attribution.profiles import Profiles
+from manifpt import storage
+from manifpt.attribution.crawl import grouping
+from manifpt.attribution.crawl.groups import (
+    FEWEST,
+    Images,
+    Pooling,
+    interval,
+    log_evidence,
+    priors_of,
+)
+from manifpt.attribution.unknown.decision import Rule
+from manifpt.attribution.unknown.profiles import Profiles
+from manifpt.engine import session
 from manifpt.evaluation.groups import Scores, measured, table
 
 CLASSES = ("real", "gan", "vae")
@@ -221,7 +229,7 @@ def test_the_table_is_that_of_each_group_by_itself(
 
 
 def test_a_group_larger_than_the_most_is_judged_by_its_first_hashes(tmp_path, monkeypatch):
-    from manifpt.attribution import groups
+    from manifpt.attribution.crawl import groups
 
     for module in (groups, grouping):
         monkeypatch.setattr(module, "MOST", 8)

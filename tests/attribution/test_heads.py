@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from manifpt.attribution.heads import PENALTY, SHRINKAGE, fit_lda, fit_linear
+from manifpt.attribution.model.heads import PENALTY, SHRINKAGE, fit_lda, fit_linear
 
 
 @pytest.fixture

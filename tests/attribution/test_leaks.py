@@ -3,10 +3,10 @@ import pyarrow as pa
 import pytest
 
 from manifpt import storage
-from manifpt.artifacts import ARTIFACTS
-from manifpt.attribution.attributor import SEEN, Attributor
-from manifpt.attribution.leaks import Leaks
-from manifpt.branches import read_artifacts
+from manifpt.artifacts.branches import read_artifacts
+from manifpt.artifacts.compute import ARTIFACTS
+from manifpt.attribution.crawl.leaks import Leaks
+from manifpt.attribution.model.attributor import SEEN, Attributor
 from manifpt.manifold.embed import write_rows
 from manifpt.manifold.manifold import Manifold
 from manifpt.manifold.shard import ROWS

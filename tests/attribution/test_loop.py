@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from jobs import compute_artifacts
-from manifpt.attribution.loop import augmented, mirrored_spectra, shifted
-from manifpt.attribution.recipe import Options
-from manifpt.attribution.train import train_attributor
+from manifpt.attribution.model.loop import augmented, mirrored_spectra, shifted
+from manifpt.attribution.model.recipe import Options
+from manifpt.attribution.model.train import train_attributor
+from manifpt.nets.training import STATE
 from manifpt.spaces.frequency import Frequency, rounding_noise
-from manifpt.training import STATE
 
 
 def test_shifts_roll_each_map_by_its_own_move():

@@ -7,9 +7,9 @@ import pytest
 from sklearn.covariance import ledoit_wolf
 from sklearn.metrics import roc_auc_score
 
-from manifpt.attribution.gaussian import ClassGaussian, shrunk_covariance
-from manifpt.attribution.network import Outputs
-from manifpt.attribution.open_set import (
+from manifpt.attribution.model.network import Outputs
+from manifpt.attribution.unknown.gaussian import ClassGaussian, shrunk_covariance
+from manifpt.attribution.unknown.open_set import (
     Judge,
     Known,
     OpenSet,

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifpt.attribution import profiles
-from manifpt.attribution.profiles import Profiles, foreign_of, trimmed_distance
+from manifpt.attribution.unknown import profiles
+from manifpt.attribution.unknown.profiles import Profiles, foreign_of, trimmed_distance
 
 CLASSES, WIDTH = 4, 4
 

@@ -6,8 +6,8 @@ import handmade
 import mlflow
 import pytest
 
-from manifpt.attribution import registered
-from manifpt.attribution.attributor import Attributor
+from manifpt.attribution.crawl import registered
+from manifpt.attribution.model.attributor import Attributor
 
 CODE = """
 from pathlib import Path

@@ -10,11 +10,11 @@ from scipy.signal import correlate2d
 
 from jobs import attribute, evaluate, train_attribution
 from manifpt import storage
-from manifpt.attribution.attributor import Attributor
-from manifpt.attribution.highpass import CLIP, KERNELS, HighPass
-from manifpt.attribution.network import AttributionNetwork, Design, Head
-from manifpt.attribution.recipe import Length, Options
-from manifpt.attribution.usual import train_usual
+from manifpt.attribution.model.attributor import Attributor
+from manifpt.attribution.model.highpass import CLIP, KERNELS, HighPass
+from manifpt.attribution.model.network import AttributionNetwork, Design, Head
+from manifpt.attribution.model.recipe import Length, Options
+from manifpt.attribution.model.usual import train_usual
 from manifpt.errors import ManifptError
 from manifpt.images.degrade import KINDS
 

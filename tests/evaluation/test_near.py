@@ -11,9 +11,9 @@ from PIL import Image
 
 from jobs import evaluate
 from manifpt import storage
-from manifpt.artifacts import ARTIFACTS
-from manifpt.attribution.attributor import SEEN, near_training, seen_by
-from manifpt.branches import Branch
+from manifpt.artifacts.branches import Branch
+from manifpt.artifacts.compute import ARTIFACTS
+from manifpt.attribution.model.attributor import SEEN, near_training, seen_by
 from manifpt.images.perceptual import DISTANCE, perceptual_hashes, thumbnail
 
 KINDS = handmade.CLASSES

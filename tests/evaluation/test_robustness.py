@@ -12,16 +12,18 @@ from PIL import Image, ImageFilter
 from torch.nn.functional import cross_entropy
 
 from jobs import attribute, build_manifold, compute_artifacts, evaluate, verify
-from manifpt import claims, outputs, storage, tensors
-from manifpt.artifacts import compute_artifacts as compute
-from manifpt.attribution.attributor import Made, publish_attributor
-from manifpt.attribution.network import AttributionNetwork, Design
-from manifpt.branches import open_artifacts
+from manifpt import outputs, storage
+from manifpt.artifacts.branches import open_artifacts
+from manifpt.artifacts.compute import compute_artifacts as compute
+from manifpt.attribution.model.attributor import Made, publish_attributor
+from manifpt.attribution.model.network import AttributionNetwork, Design
 from manifpt.evaluation.robustness import LEVELS, curves
 from manifpt.images import Selection, plan
 from manifpt.images.sources import content_key
 from manifpt.manifold import Manifold
 from manifpt.manifold.projector import NEAREST
+from manifpt.outputs import claims
+from manifpt.storage import tensors
 
 CLASSES = ["blocks", "real", "stripes"]
 

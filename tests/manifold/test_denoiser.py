@@ -5,11 +5,11 @@ import pytest
 from conftest import write_folder
 
 from jobs import build_manifold, compute_artifacts, train_attribution, verify
-from manifpt.branches import open_artifacts, read_branches
+from manifpt.artifacts.branches import open_artifacts, read_branches
 from manifpt.errors import ManifptError
 from manifpt.manifold import Manifold
 from manifpt.manifold.denoiser import LEVELS, Denoiser
-from manifpt.tensors import from_column
+from manifpt.storage.tensors import from_column
 
 
 def shades(count: int, size: int = 12, seed: int = 0, colour: bool = False) -> np.ndarray:

@@ -12,11 +12,11 @@ import ray
 import torch
 from conftest import labelled, mobilenet
 
-from manifpt import session
-from manifpt.device import may_use_gpu
+from manifpt.engine import session
 from manifpt.manifold import Shard, nearest
 from manifpt.manifold.index import flat, has_gpu
 from manifpt.manifold.search import Plan
+from manifpt.nets.device import may_use_gpu
 from manifpt.spaces import Options, learned, make_space
 
 LOGICAL = """

@@ -11,7 +11,8 @@ import pytest
 from conftest import draw, folder_of
 
 from jobs import build_manifold
-from manifpt import claims, session, storage
+from manifpt import storage
+from manifpt.engine import session
 from manifpt.errors import DamageError, ManifptError
 from manifpt.manifold import Manifold, nearest
 from manifpt.manifold.build import append_to_manifold, compact_manifold, groups
@@ -19,6 +20,7 @@ from manifpt.manifold.embed import write_rows
 from manifpt.manifold.placement import Sharded, place
 from manifpt.manifold.search import Plan
 from manifpt.manifold.shard import ROWS
+from manifpt.outputs import claims
 
 SIZE = 16
 

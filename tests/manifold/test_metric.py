@@ -11,9 +11,11 @@ import torch
 from conftest import draw, folder_of
 
 from jobs import build_manifold
-from manifpt import session, storage
-from manifpt.attribution.attributor import Attributor
-from manifpt.attribution.stage import trained_targets
+from manifpt import storage
+from manifpt.artifacts.projection import Target
+from manifpt.attribution.crawl.stage import trained_targets
+from manifpt.attribution.model.attributor import Attributor
+from manifpt.engine import session
 from manifpt.errors import DamageError
 from manifpt.manifold import Manifold, Metric, Shard, metric, nearest
 from manifpt.manifold.basis import Basis
@@ -23,7 +25,6 @@ from manifpt.manifold.placement import place
 from manifpt.manifold.prepare import write_whitening
 from manifpt.manifold.projector import NEAREST
 from manifpt.manifold.search import Plan
-from manifpt.projection import Target
 
 PLANS = {
     "product": Plan(),

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from manifpt.artifacts import halved
+from manifpt.artifacts.compute import halved
 from manifpt.errors import ManifptError
 from manifpt.manifold.metric import Metric, Whitening
 from manifpt.manifold.projector import Projection, projection_of

@@ -5,7 +5,7 @@ from conftest import write_folder
 
 from jobs import build_manifold, compute_artifacts
 from manifpt import outputs
-from manifpt.branches import read_branches
+from manifpt.artifacts.branches import read_branches
 from tuning.cache import Cache, images_of
 from tuning.space import DEFAULTS
 

@@ -14,7 +14,8 @@ import yaml
 from conftest import all_cpus
 from mlflow import MlflowClient
 
-from manifpt import session, storage
+from manifpt import storage
+from manifpt.engine import session
 from tuning import sweep
 from tuning.study import capacity_of_trials
 

@@ -1,0 +1,160 @@
+"""Artifacts as others read them: those of one space, or of several spaces row for row."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from manifpt import outputs, storage
+from manifpt.artifacts.compute import ARTIFACTS, COMBINATION, EVALUATED, compute_artifacts
+from manifpt.engine import pipeline, session
+from manifpt.errors import ManifptError
+from manifpt.images.copies import Augmentation
+from manifpt.manifold.projector import NEAREST, Projection
+from manifpt.outputs import claims
+
+LOOKS = "perceptual_hash"
+EVIDENCE = ("neighbor_id", "distance", "percentile", "in_manifold")
+
+
+class Branch(NamedTuple):
+    """Finished artifacts in one space: its name among several, their folder and manifest."""
+
+    name: str
+    uri: str
+    manifest: dict[str, Any]
+
+    def files(self, split: str) -> list[str]:
+        """Return the paths of the Parquet files of a split."""
+        return [f["path"] for f in self.manifest["files"] if f["folder"] == split]
+
+
+def open_artifacts(uris: Sequence[str]) -> list[Branch]:
+    """Open artifacts; a folder that holds those of several spaces stands for all of them.
+
+    Several must be of the same images, in the same order. Spaces with tiles come first.
+    """
+    found: list[Branch] = []
+    for uri in map(storage.absolute, uris):
+        manifest = outputs.read(uri) or {}
+        members = manifest.get("members") if manifest.get("kind") == COMBINATION else None
+        for name in members or [""]:
+            folder = storage.join(uri, name) if name else uri
+            one = outputs.require(folder, "artifacts", "--input")
+            found.append(Branch(name or one["space"]["name"], folder, one))
+    if len({branch.name for branch in found}) < len(found):
+        found = [b._replace(name=f"{n}-{b.name}") for n, b in enumerate(found, start=1)]
+    found.sort(key=lambda branch: not branch.manifest["decode"].get("tiles"))
+    layouts = [[branch.files(split) for split in EVALUATED] for branch in found]
+    if any(layout != layouts[0] for layout in layouts):
+        raise ManifptError("--input: these artifacts are not of the same images; make them at once")
+    return found
+
+
+def artifacts_of(
+    inputs: Sequence[str],
+    output: str,
+    *,
+    manifolds: Sequence[str] = (),
+    plain: Sequence[str] = (),
+    image_size: int | None = None,
+    tiles: int | None = None,
+    projection: Projection = NEAREST,
+    split_by: str | None = None,
+    augmentation: Augmentation | None = None,
+    demand: session.Demand = session.ANY,
+    terms: claims.Terms = claims.AS_IS,
+) -> list[Branch]:
+    """Return the artifacts that ``inputs`` are, or that are made of them in ``output``.
+
+    Images are projected onto ``manifolds``, and embedded in ``plain`` spaces without a manifold.
+    ``split_by`` and ``augmentation`` are those of ``compute_artifacts``.
+    """
+    if are_artifacts(inputs):
+        if augmentation is not None:
+            raise ManifptError("--degrade: these artifacts are made; make them with --augment")
+        if split_by is not None:
+            raise ManifptError(
+                f"--split-by {split_by}: these artifacts are split; give it to compute_artifacts"
+            )
+        return open_artifacts(inputs)
+    if not manifolds and not plain:
+        raise ManifptError("--manifold: images need a manifold, or --space image to do without")
+    compute_artifacts(
+        inputs,
+        output,
+        manifolds=manifolds,
+        plain=plain,
+        image_size=image_size,
+        tiles=tiles,
+        projection=projection,
+        split_by=split_by,
+        augmentation=augmentation,
+        demand=demand,
+        terms=terms,
+    )
+    return open_artifacts([output])
+
+
+def check_unchanged(branches: Sequence[Branch]) -> None:
+    """Raise if artifacts are no longer those that were opened: another run has replaced them."""
+    for branch in branches:
+        if outputs.read(branch.uri) != branch.manifest:
+            raise ManifptError(f"{branch.uri}: was replaced while it was read; start again")
+
+
+def are_artifacts(inputs: Sequence[str]) -> bool:
+    """Tell whether inputs are finished outputs, and not images."""
+    named = [not storage.is_s3(text) and "=" in text for text in inputs]
+    return not any(named) and all(outputs.read(storage.absolute(uri)) for uri in inputs)
+
+
+def read_artifacts(uri: str, columns: list[str] | None = None) -> pa.Table:
+    """Return one Parquet file of artifacts, checked against the table's schema.
+
+    Those made before there were perceptual hashes get a column of nulls, or none if it is asked for
+    by name.
+    """
+    table = storage.read_parquet(uri, columns)
+    if columns is None and LOOKS not in table.column_names:
+        table = table.append_column(LOOKS, pa.nulls(table.num_rows, ARTIFACTS[LOOKS]))
+    asked = set(columns or ARTIFACTS) - {LOOKS}
+    expected = {n: kind for n, kind in ARTIFACTS.items() if n in asked | {*table.column_names}}
+    pipeline.check_columns(table, expected, "artifacts")
+    return table
+
+
+def row_counts(manifest: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """Return how many rows artifacts have, by split and source: tiles, where images have some."""
+    counts: dict[str, dict[str, int]] = manifest.get("tiles", manifest["classes"])
+    return counts
+
+
+def of_classes(table: pa.Table, classes: Sequence[str]) -> pa.Table:
+    """Return the rows whose source is one of ``classes``."""
+    return table.filter(pc.is_in(table["source"], pa.array(classes, pa.string())))
+
+
+def artifact_column(number: int) -> str:
+    """Return the name of a branch's column of artifacts, where they are read together."""
+    return f"artifact_{number}" if number else "artifact"
+
+
+def read_branches(uris: Sequence[str], columns: list[str] | None = None) -> pa.Table:
+    """Return one file's rows with their artifacts in each space, see ``artifact_column``.
+
+    ``uris`` are the same images' files in each space. Where all columns are read, neighbours are
+    those of the first space with a manifold, and an image is in it if it is in any.
+    """
+    first = read_artifacts(uris[0], columns)
+    for number, uri in enumerate(uris[1:], start=1):
+        table = read_artifacts(uri, None if columns is None else ["id", "artifact"])
+        if not table["id"].equals(first["id"]):
+            raise ManifptError(f"{uri}: other images than {uris[0]}; make the artifacts at once")
+        first = first.append_column(artifact_column(number), table["artifact"])
+        for name in EVIDENCE if columns is None else ():
+            both = pc.or_ if name == "in_manifold" else pc.coalesce
+            place = first.column_names.index(name)
+            first = first.set_column(place, name, both(first[name], table[name]))
+    return first

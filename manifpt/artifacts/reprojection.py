@@ -1,0 +1,107 @@
+"""Embeddings that are there already -> artifacts by another projection or manifold of their space.
+
+Embeddings are artifacts by the projection ``none``. Decoding and embedding cost most of a pass over
+images; what x* is can be asked again and again without them.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+
+from manifpt import outputs, storage
+from manifpt.artifacts.branches import Branch, check_unchanged, open_artifacts, read_artifacts
+from manifpt.artifacts.compute import ArtifactStage, evaluated_classes, publish_artifacts
+from manifpt.artifacts.projection import Target, projectors_of
+from manifpt.engine import pipeline, session
+from manifpt.errors import ManifptError
+from manifpt.manifold import Manifold
+from manifpt.manifold.projector import NEAREST, Projection
+from manifpt.outputs import claims
+
+
+def embeddings_of(inputs: Sequence[str]) -> Branch | None:
+    """Return the embeddings that ``inputs`` are, None if they are images."""
+    names = [text for text in inputs if "=" not in text or storage.is_s3(text)]
+    kinds = [(outputs.read(storage.absolute(uri)) or {}).get("kind") for uri in names]
+    if "artifacts" not in kinds:
+        return None
+    if len(inputs) > 1:
+        raise ManifptError("--input: give the embeddings of one space alone, or images")
+    return open_artifacts(names)[0]
+
+
+def _units(embeddings: Branch) -> list[str]:
+    """Return a spec for each unit of images that was embedded: its files, chunk by chunk.
+
+    So the artifacts' files have the names and rows of the embeddings', and those of several
+    spaces can be read together.
+    """
+    found: dict[int, dict[int, list[str]]] = {}
+    for file in embeddings.manifest["files"]:
+        if file["folder"] != "quarantine":
+            unit, chunk = map(int, storage.base_name(file["path"])[: -len(".parquet")].split("-"))
+            uri = storage.join(embeddings.uri, file["path"])
+            found.setdefault(unit, {}).setdefault(chunk, []).append(uri)
+    units = [found.get(unit, {}) for unit in range(max(found) + 1)]
+    return [
+        json.dumps([unit.get(n, []) for n in range(max(unit, default=-1) + 1)]) for unit in units
+    ]
+
+
+def _read(text: str) -> Iterator[pa.Table]:
+    for uris in json.loads(text):
+        table = pa.concat_tables([read_artifacts(uri) for uri in uris]) if uris else pa.table({})
+        if uris and table["artifact"].type.value_type != pa.float32():
+            raise ManifptError(f"--input {uris[0]}: float16 embeddings; make them without it")
+        yield table
+
+
+def project_embeddings(
+    embeddings: Branch,
+    output: str,
+    manifold: str,
+    *,
+    projection: Projection = NEAREST,
+    float16: bool = False,
+    search: session.SearchDemand = session.ANY_SEARCH,
+    demand: session.Demand = session.ANY,
+    terms: claims.Terms = claims.AS_IS,
+) -> dict[str, Any]:
+    """Compute and publish the artifacts of embedded images; see ``compute_artifacts``."""
+    output, reals = storage.absolute(output), Manifold.open(manifold)
+    target = Target(reals.space, reals.rule, reals, projection.on(reals.manifest))
+    facts, given = target.facts(), embeddings.manifest
+    if (given["projection"] or {}).get("kind") != "none":
+        raise ManifptError(
+            f"--input {embeddings.uri}: artifacts, not embeddings; "
+            "give images, or make them with --projector none"
+        )
+    if any(given[name] != facts[name] for name in ("space", "decode")):
+        raise ManifptError(f"--manifold {manifold}: is of another space than the embeddings")
+    made_of = [facts["manifold_sha256"], facts["projection"], float16]
+    key = storage.digest([given["key"], *made_of])
+    pool = session.pool(demand, uses_gpu=False)
+    read = [("--input", embeddings.uri), ("--manifold", reals.uri)]
+    with claims.claim(output, "artifacts", key, apart=read, terms=terms) as claim:
+        if claim.finished:
+            return claim.finished
+        projectors, pool = projectors_of({target.space.name: target}, search, pool)
+        records = pipeline.run(
+            f"project {target.space.name}",
+            _units(embeddings),
+            _read,
+            partial(ArtifactStage, {"": projectors[0]}, "content", float16),
+            output,
+            pool,
+        )
+        classes = evaluated_classes(records)
+        if classes != given["classes"]:
+            raise AssertionError(f"rows are missing: {classes}, not {given['classes']}")
+        kept = "rows_in ok quarantined by_error inputs augment copies split_by tiles".split()
+        common = {name: given[name] for name in kept if name in given}
+        common |= {"embeddings": embeddings.uri, "classes": classes}
+        check_unchanged([embeddings])
+        return publish_artifacts(claim, {"": facts}, records, common)

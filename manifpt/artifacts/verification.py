@@ -1,0 +1,362 @@
+"""Are these artifacts what they should be? Random rows, computed again by brute force.
+
+Nothing of the engine is used: images are read again from their source, distances to all reals are
+float64 sums of squares, projections are solved by least squares. The reals that were found nearest
+are read again from their own source and embedded, too. What is found goes into a certificate.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from manifpt import __version__, outputs, storage
+from manifpt.artifacts.branches import read_artifacts
+from manifpt.artifacts.compute import EVALUATED
+from manifpt.errors import DamageError, ManifptError
+from manifpt.images import DecodeRule, Selection, plan, read_unit
+from manifpt.images.copies import Augmentation, original_id
+from manifpt.images.ids import image_id, tile_id
+from manifpt.images.read import pixels_of
+from manifpt.images.stacks import sizes_beside
+from manifpt.manifold import Manifold, Metric
+from manifpt.manifold.embed import points_of
+from manifpt.manifold.geometry import Geometry
+from manifpt.manifold.metric import EUCLIDEAN
+from manifpt.manifold.riemannian import project
+from manifpt.spaces import Space
+from manifpt.storage import tensors
+
+BLOCK_BYTES = 256 * 2**20
+TOLERANCE = {"float": 1e-4, "halffloat": 2e-3}
+DISTANCE_TOLERANCE = 1e-9
+# Whitened distances are those of points in float32: of them relative to distance and points' norms.
+WHITENED_TOLERANCE = 1e-6
+SPARE = 4
+CERTIFICATE = "certificate.json"
+
+
+@dataclass
+class Checked:
+    """Rows of artifacts with what they should be: queries N x d, and the k nearest of each.
+
+    ``rounding`` is what distances may be off by, relative to the points' norms: that of whitened
+    points, or of a network's vectors. Until rows are settled, some more neighbours are kept where
+    it may change the order.
+    """
+
+    rows: list[dict[str, Any]]
+    queries: np.ndarray
+    neighbours: int
+    metric: Metric
+    rounding: float
+    distance: np.ndarray = field(init=False)
+    id: np.ndarray = field(init=False)
+    vector: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.kept = self.neighbours + (SPARE if self.rounding else 0)
+        shape = (len(self.rows), self.kept)
+        self.distance = np.full(shape, np.inf)
+        self.id = np.full(shape, "", dtype=object)
+        self.vector = np.zeros((*shape, self.queries.shape[1]), np.float32)
+
+    def meet(self, ids: np.ndarray, hashes: np.ndarray, vectors: np.ndarray) -> None:
+        """Compare all rows with some reals and keep the nearest, by (distance, id)."""
+        reals = _points(vectors.astype(np.float64), self.metric)
+        for n, row in enumerate(self.rows):
+            query = self._point(n)
+            distance = np.sqrt(np.square(query - reals).sum(1))
+            distance[hashes == _own_hash(row)] = np.inf
+            near = np.argpartition(distance, min(self.kept, len(distance)) - 1)
+            far = distance[near[min(self.kept, len(distance)) - 1]]
+            some = np.flatnonzero(distance <= far)
+            all_distances = np.concatenate([self.distance[n], distance[some]])
+            all_ids = np.concatenate([self.id[n], ids[some]])
+            first = np.lexsort((all_ids.astype(str), all_distances))[: self.kept]
+            vectors_of = np.concatenate([self.vector[n], vectors[some]])
+            self.distance[n], self.id[n] = all_distances[first], all_ids[first]
+            self.vector[n] = vectors_of[first]
+
+    def _point(self, n: int) -> np.ndarray:
+        return _points(self.queries[n : n + 1].astype(np.float64), self.metric)
+
+    def tolerance(self, n: int) -> float:
+        """Return by how much the distance of a row may be off."""
+        nearest = float(self.distance[n, 0])
+        if not self.rounding:
+            return DISTANCE_TOLERANCE * max(1.0, nearest)
+        return self.rounding * (nearest + float(np.linalg.norm(self._point(n))))
+
+    def settle(self) -> None:
+        """Keep k of each row; a neighbour that it names comes first if only rounding is between."""
+        for n, row in enumerate(self.rows if self.rounding else ()):
+            near = self.distance[n] <= self.distance[n, 0] + self.tolerance(n)
+            named = near & (self.id[n] == row["neighbor_id"])
+            order = np.argsort(~named, kind="stable")
+            for array in (self.distance, self.id, self.vector):
+                array[n] = array[n][order]
+        self.distance, self.id, self.vector = (
+            array[:, : self.neighbours] for array in (self.distance, self.id, self.vector)
+        )
+
+
+def _own_hash(row: dict[str, Any]) -> str:
+    """Return the hash of the pixels of a row of artifacts, which may be a tile."""
+    return str(row.get("tile_sha256", row["pixel_sha256"]))
+
+
+def _points(vectors: np.ndarray, metric: Metric) -> np.ndarray:
+    if metric.name == "euclidean":
+        return vectors
+    if metric.whitening is not None:
+        c = metric.whitening
+        centred, sigma = vectors - c.mean, c.rest**0.5
+        along = centred @ c.directions.T
+        points: np.ndarray = (
+            centred / sigma + (along / c.variances**0.5 - along / sigma) @ c.directions
+        )
+        return points
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    out: np.ndarray = vectors / np.where(norms > 0, norms, 1)
+    return out
+
+
+def _artifact(
+    query: np.ndarray, reals: np.ndarray, card: dict[str, Any], manifold: Manifold
+) -> tuple[np.ndarray, float]:
+    """Return what the artifact of one query should be, and the largest number it is made from.
+
+    A denoiser sees this image alone, in float64.
+    """
+    if card["kind"] == "denoiser" and manifold.denoiser is not None:
+        alone = deepcopy(manifold.denoiser).double()
+        found = alone.artifacts(query.reshape(1, *manifold.manifest["shape"]))
+        return found.ravel(), float(np.abs(query).max())
+    metric = manifold.metric if card.get("whitened") else EUCLIDEAN
+    point = _points(query[None], metric)[0]
+    if card["kind"] == "riemannian":
+        star = _projection(query, reals, card, manifold.geometry)
+        star = _points(star[None], metric)[0]
+    else:
+        star = _projection(point, _points(reals.astype(np.float64), metric), card, None)
+    return point - star, float(np.abs(point).max())
+
+
+def _projection(
+    query: np.ndarray, reals: np.ndarray, card: dict[str, Any], geometry: Geometry | None
+) -> np.ndarray:
+    """Return x* of one query, by least squares on a system with the ridge appended.
+
+    Only a Riemannian centre of mass is computed as before, of this query alone.
+    """
+    if card["kind"] == "riemannian" and geometry is not None:
+        centre: np.ndarray = project(geometry, reals[None])[0].astype(np.float64)
+        return centre
+    reals = reals.astype(np.float64)
+    if card["kind"] == "none":
+        return np.zeros_like(query)
+    if card["kind"] != "tangent":
+        mean: np.ndarray = reals.mean(0)
+        return mean
+    mean = reals.mean(0)
+    spread = (reals - mean).T
+    ridge = np.sqrt(np.square(spread).sum() / len(reals) * card["ridge"])
+    system = np.vstack([spread, ridge * np.eye(len(reals))])
+    goal = np.concatenate([query - mean, np.zeros(len(reals))])
+    weights = np.linalg.lstsq(system, goal, rcond=None)[0]
+    star: np.ndarray = mean + spread @ weights
+    return star
+
+
+def _chosen(folder: str, manifest: dict[str, Any], rows: int, seed: int) -> list[dict[str, Any]]:
+    """Return random rows of an artifacts folder, each with its artifact."""
+    counts = [file["rows"] for file in manifest["files"] if file["folder"] in EVALUATED]
+    files = [file for file in manifest["files"] if file["folder"] in EVALUATED]
+    chosen = np.random.default_rng(seed).permutation(sum(counts))[:rows]
+    edges = np.cumsum([0, *counts])
+    out = []
+    for n, file in enumerate(files):
+        mine = np.sort(chosen[(chosen >= edges[n]) & (chosen < edges[n + 1])]) - edges[n]
+        if not len(mine):
+            continue
+        uri = storage.join(folder, file["path"])
+        if storage.sha256(uri) != file["sha256"]:
+            raise DamageError(f"{uri}: differs from its manifest's hash; compute it again")
+        table = read_artifacts(uri).take(mine)
+        kind = str(table["artifact"].type.value_type)
+        artifacts = tensors.from_column(table["artifact"])
+        for row, artifact in zip(
+            table.drop_columns(["artifact"]).to_pylist(), artifacts, strict=True
+        ):
+            out.append({**row, "artifact": artifact, "kind": kind})
+    return out
+
+
+def _embedded(
+    inputs: Sequence[str],
+    wanted: set[str],
+    selection: Selection,
+    rule: DecodeRule,
+    space: Space,
+    augment: dict[str, Any] | None = None,
+    **planned: Any,
+) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Yield id, pixel hash and vector of the images of those ids, read from their source.
+
+    The ids may be those of tiles, see ``ids.tile_id``, and among them those of degraded copies,
+    made again by the card ``augment``. Of an image in tiles, all tiles are yielded.
+    """
+    images = set(map(image_id, wanted))
+    read = list(images | {original_id(name) for name in images} if augment else images)
+    # What was drawn for a copy depends on the pixels that images were decoded to first.
+    first = rule
+    if augment:
+        first = replace(rule, size=augment["size"], tiles=augment.get("tiles", 0))
+    others = sizes_beside(first, [rule])
+    for unit in plan(inputs, selection, **planned):
+        for table in read_unit(unit, first, selection, other_sizes=others):
+            keep = np.isin(table["id"].to_pylist(), read)
+            some = table.filter(keep & np.array(table["error"].is_null()))
+            if augment:
+                again = Augmentation.from_card(augment).again(some, images, rule.filter)
+                some = pa.concat_tables([some, again.select(some.column_names)])
+            if some.num_rows:
+                some = points_of(some, rule)
+                vectors = space.embed(pixels_of(some)).reshape(some.num_rows, -1)
+                hashes = some["pixel_sha256"].to_pylist()
+                yield from zip(some["id"].to_pylist(), hashes, vectors, strict=True)
+
+
+def _differences(
+    row: dict[str, Any],
+    distance: float,
+    tolerance: float,
+    name: str,
+    artifact: np.ndarray,
+    rounding: float,
+) -> Iterator[str]:
+    """Yield what is wrong with a row, given what it should be.
+
+    ``rounding`` is what the numbers of its vector may be off by.
+    """
+    if row["neighbor_id"] != name:
+        yield f"neighbor_id is {row['neighbor_id']}, should be {name}"
+    if abs(row["distance"] - distance) > tolerance:
+        yield f"distance is {row['distance']}, should be {distance}"
+    error = float(np.abs(row["artifact"].astype(np.float64) - artifact).max())
+    if error > TOLERANCE[row["kind"]] * max(1.0, float(np.abs(artifact).max())) + rounding:
+        yield f"artifact is off by {error}"
+
+
+def _check_rows(
+    artifacts: dict[str, Any], manifold: Manifold, rows: list[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], Checked]:
+    """Compute rows again from their images; return what differs, and the rows' neighbours."""
+    card = artifacts["projection"]
+    tiled, inputs = bool(manifold.rule.tiles), artifacts["inputs"]["given"]
+    rows = [row | {"point": tile_id(row["id"], row.get("tile", 0) if tiled else 0)} for row in rows]
+    wanted = {row["point"] for row in rows}
+    selection, space = Selection(EVALUATED, None), manifold.space
+    augment = artifacts.get("augment")
+    read = _embedded(inputs, wanted, selection, manifold.rule, space, augment, labelled=True)
+    found = {name: (sha, vector) for name, sha, vector in read}
+    wrong = []
+    kept = []
+    for row in rows:
+        sha, _ = found.get(row["point"], (None, None))
+        if sha != _own_hash(row):
+            what = "its image is gone" if sha is None else "its pixels are others"
+            wrong.append({"id": row["id"], "what": what})
+        else:
+            kept.append(row)
+    queries = np.stack([found[row["point"]][1] for row in kept]) if kept else np.empty((0, 1))
+    rounding = max(space.tolerance, WHITENED_TOLERANCE if manifold.metric.whitening else 0.0)
+    checked = Checked(kept, queries, card["neighbours"], manifold.metric, rounding)
+    for block in manifold.blocks(BLOCK_BYTES):
+        checked.meet(block.ids, block.pixel_sha256, block.vectors)
+    checked.settle()
+    for n, row in enumerate(kept):
+        query, reals = queries[n].astype(np.float64), checked.vector[n]
+        artifact, most = _artifact(query, reals, card, manifold)
+        distance, tolerance = checked.distance[n, 0], checked.tolerance(n)
+        off = (rounding if card.get("whitened") else space.tolerance) * most
+        found_wrong = _differences(row, distance, tolerance, checked.id[n, 0], artifact, off)
+        wrong += [{"id": row["id"], "what": what} for what in found_wrong]
+    return wrong, checked
+
+
+def _check_reals(manifold: Manifold, checked: Checked) -> list[dict[str, Any]]:
+    """Embed the neighbours again from their own images; return those whose vector differs."""
+    wanted = {str(name) for name in checked.id.ravel()}
+    stored = {
+        str(name): v
+        for line, vs in zip(checked.id, checked.vector, strict=True)
+        for name, v in zip(line, vs, strict=True)
+    }
+    selection = Selection(("manifold",), ("real",))
+    sources = [manifold.manifest["inputs"], *(a["inputs"] for a in manifold.manifest["appended"])]
+    again: dict[str, np.ndarray] = {}
+    for inputs in sources:
+        read = _embedded(
+            inputs["given"], wanted, selection, manifold.rule, manifold.space, source="real"
+        )
+        for name, _, vector in read:
+            again.setdefault(name, vector)
+    wrong = []
+    for name, vector in stored.items():
+        if name not in again:
+            wrong.append({"id": name, "what": "the real's image is gone"})
+        elif np.abs(again[name] - vector).max() > manifold.space.tolerance * np.abs(vector).max():
+            wrong.append({"id": name, "what": "the real's vector is not that of its image"})
+    return wrong
+
+
+def verify(manifold_uri: str, artifacts_uri: str, rows: int, seed: int = 0) -> dict[str, Any]:
+    """Check random rows of artifacts; write the certificate beside them and return it."""
+    started = time.monotonic()
+    artifacts_uri = storage.absolute(artifacts_uri)
+    artifacts = outputs.require(artifacts_uri, "artifacts", "artifacts")
+    manifold = Manifold.open(manifold_uri)
+    if artifacts["manifold_sha256"] is None:
+        raise ManifptError(f"{artifacts_uri}: images themselves; there is no manifold to verify")
+    wrong: list[dict[str, Any]] = []
+    if artifacts["manifold_sha256"] != manifold.sha256:
+        wrong.append({"id": None, "what": "the artifacts were made with another manifold"})
+    worst, checked_rows, checked_reals = 0.0, 0, 0
+    try:
+        chosen = _chosen(artifacts_uri, artifacts, rows, seed)
+        found, checked = _check_rows(artifacts, manifold, chosen)
+        wrong += found + _check_reals(manifold, checked)
+        checked_rows, checked_reals = len(chosen), len({*checked.id.ravel()})
+        errors = [
+            abs(r["distance"] - d)
+            for r, d in zip(checked.rows, checked.distance[:, 0], strict=True)
+        ]
+        worst = float(max(errors, default=0.0))
+    except DamageError as error:
+        wrong.append({"id": None, "what": str(error)})
+    certificate = {
+        "rows_checked": checked_rows,
+        "reals_checked": checked_reals,
+        "mismatches": len(wrong),
+        "what": wrong,
+        "largest_distance_error": worst,
+        "seed": seed,
+        "manifold": manifold.uri,
+        "manifold_sha256": manifold.sha256,
+        "shards": {
+            s["vectors"]["path"]: s["vectors"]["sha256"] for s in manifold.manifest["shards"]
+        },
+        "artifacts": artifacts_uri,
+        "artifacts_key": artifacts["key"],
+        "seconds": round(time.monotonic() - started, 1),
+        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "manifpt": __version__,
+    }
+    storage.write_json(storage.join(artifacts_uri, CERTIFICATE), certificate)
+    return certificate

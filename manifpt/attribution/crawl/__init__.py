@@ -1,0 +1,1 @@
+"""A trained attributor over any number of images: verdicts, copies, groups, another try."""

@@ -1,0 +1,242 @@
+"""Any images -> the attributions table: which generator, how surely, nearest to which real."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+from manifpt import outputs, storage
+from manifpt.artifacts.projection import Target, project, projectors_of
+from manifpt.attribution.crawl import grouping
+from manifpt.attribution.crawl.duplicates import find_duplicates
+from manifpt.attribution.crawl.leaks import LEAKS, total_leaks
+from manifpt.attribution.crawl.registered import Source, model_places, opened
+from manifpt.attribution.crawl.retry import (
+    FOLDERS,
+    ROWS,
+    again,
+    begin,
+    check_codes,
+    clean,
+    merged,
+    read_again,
+)
+from manifpt.attribution.crawl.settings import Settings
+from manifpt.attribution.crawl.stage import manifold_places, trained_targets
+from manifpt.attribution.model.attributor import Attributor
+from manifpt.attribution.unknown.decision import DECISIONS
+from manifpt.engine import pipeline, session
+from manifpt.engine.unique import check_ids
+from manifpt.engine.work import Work
+from manifpt.errors import ManifptError
+from manifpt.images.inventory import Inventory
+from manifpt.images.places import places
+from manifpt.images.read import unit_to_json
+from manifpt.outputs import claims
+from manifpt.outputs.records import Records
+
+KIND = "attributions"
+SUMMARY = "summary.json"
+Files = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The steps of an attribution, with all that they share."""
+
+    output: str
+    settings: Settings
+    attributor: Attributor
+    source: Source
+    search: session.SearchDemand
+    pool: session.Pool
+
+    @cached_property
+    def targets(self) -> dict[str, Target]:
+        """The spaces that images are embedded in, and their manifolds, by name."""
+        return trained_targets(self.attributor, self.source.manifolds)
+
+    def of_images(self, **options: Any) -> Records:
+        """Attribute images one by one; ``options`` are those of ``project``."""
+        projectors, pool = projectors_of(self.targets, self.search, self.pool)
+        return project(
+            "attribute",
+            selection=self.settings.selection,
+            projectors=projectors,
+            build=partial(self.settings.stage, self.source.attributor, projectors),
+            output=self.output,
+            pool=pool,
+            **options,
+        )
+
+    def of_the_whole(self, files: Files, generation: str = "") -> dict[str, Any]:
+        """Add to an output's files the tables that are about all its images; count their rows."""
+        counts: dict[str, Any] = {}
+        output, settings, pool = self.output, self.settings, self.pool
+        if settings.duplicates:
+            files.append(find_duplicates(output, files, settings.near_distance, pool, generation))
+            counts["duplicates"] = {name: files[-1][name] for name in ("exact", "near")}
+        if settings.group_by is not None:
+            pooling = settings.pooling(self.attributor)
+            made, counts["groups"] = grouping.write_groups(output, files, pooling, pool, generation)
+            files += made
+        return counts
+
+
+def attribute(
+    inputs: Sequence[str],
+    model: str,
+    output: str,
+    settings: Settings = Settings(),
+    *,
+    manifolds: Sequence[str] = (),
+    search: session.SearchDemand = session.ANY_SEARCH,
+    demand: session.Demand = session.ANY,
+    terms: claims.Terms = claims.AS_IS,
+    retry: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Attribute every image of ``inputs`` and publish the table; return the summary.
+
+    The inputs are listed once; until the output is finished, every later start is about what was
+    listed then (see ``work``). Once it is, an input that has changed makes other settings.
+
+    ``model`` is an attributor's folder, or MLflow's name of one (see ``registered``);
+    ``manifolds`` say where its manifolds lie now. ``retry`` tries again only what a finished
+    output has quarantined, for one of these codes, or for any if there is none.
+    """
+    started = time.monotonic()
+    settings = settings.with_columns()
+    check_codes(retry or ())
+    output = storage.absolute(output)
+    inventory = Inventory(inputs, settings.selection, settings.reading)
+    read = [*places(inputs, output), *model_places(model, manifolds)]
+    with opened(model, manifolds) as found:
+        attributor = Attributor.open(found.attributor)
+        read += manifold_places(attributor, found.manifolds)
+        made_of = [*settings.key(), attributor.manifest["key"]]
+        key = storage.digest([inventory.given, *made_of])
+        pool = session.pool(demand, uses_gpu=True)
+        before = None if retry is None else _finished(output, key)
+        with claims.claim(
+            output,
+            KIND,
+            key,
+            apart=read,
+            terms=terms,
+            published=lambda: storage.digest([inventory.key(), *made_of]),
+            again=before is not None,
+        ) as claim:
+            if claim.finished:
+                clean(output, claim.finished)
+                return storage.read_json(storage.join(output, SUMMARY))
+            steps = _Steps(output, settings, attributor, found.kept(output), search, pool)
+            if before is not None:
+                return _try_again(claim, _finished(output, key), retry or (), steps)
+            work = Work.find(output) or _listed(inventory, claim)
+            return _attributed(claim, work, made_of, steps, started)
+
+
+def _attributed(
+    claim: claims.Claim, work: Work, made_of: list[Any], steps: _Steps, started: float
+) -> dict[str, Any]:
+    """Attribute all units and publish the table; return the summary."""
+    output, settings, source = claim.folder, steps.settings, steps.source
+    records = steps.of_images(units=work)
+    files = pipeline.parts(records)
+    check_ids(output, [file for file in files if file["folder"] in ROWS])
+    counts = pipeline.totals(records) | _facts(records) | steps.of_the_whole(files)
+    seconds = time.monotonic() - started
+    summary = {
+        **counts,
+        "seconds": seconds,
+        "images_per_second": counts["rows_in"] / seconds,
+        **source.facts(),
+        "manifolds": [t.manifold.uri for t in steps.targets.values() if t.manifold],
+        "inputs": {name: fact for name, fact in work.facts.items() if name != "skipped"},
+        "skipped": work.facts.get("skipped", {}),
+        **({"ensemble": list(map(str, settings.views))} if settings.views else {}),
+    }
+    claim.check()
+    storage.write_json(storage.join(output, SUMMARY), summary)
+    published = storage.digest([work.facts["content_key"], *made_of])
+    claim.publish({"key": published, **summary, "claim": claim.key, "files": files})
+    pipeline.clear_records(output, work=False)  # --retry-quarantined reads the units again
+    return summary
+
+
+def check_any(summary: dict[str, Any], output: str) -> None:
+    """Raise if none of the rows of a published output was attributed."""
+    if summary["ok"] == 0:
+        left = [f"{n} {code}" for code, n in summary["by_error"].items()]
+        left += [f"{n} skipped: {why}" for why, n in summary.get("skipped", {}).items()]
+        raise ManifptError(
+            f"--input: none of {summary['rows_in']} images could be attributed "
+            f"({', '.join(left) or 'there is none'}); {output}/quarantine says why"
+        )
+
+
+def _facts(records: Records) -> dict[str, Any]:
+    """Return what the records of chunks count besides rows: leaks, and decisions."""
+    facts = [record["facts"] for record in records]
+    decisions: Counter[str] = Counter()
+    for fact in facts:
+        decisions.update(fact.get("decisions", {}))
+    return {
+        "leaks": total_leaks(facts),
+        "decisions": {name: decisions[name] for name in DECISIONS},
+    }
+
+
+def _added(facts: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts of both, added up."""
+    decisions = {name: n + more["decisions"][name] for name, n in facts["decisions"].items()}
+    leaks = {name: facts["leaks"][name] + more["leaks"][name] for name in LEAKS}
+    return {"leaks": facts["leaks"] | leaks, "decisions": decisions}
+
+
+def _listed(inventory: Inventory, claim: claims.Claim) -> Work:
+    """List the inputs and store their units; if that fails, the folder is as it was before."""
+    try:
+        return Work.store(claim.folder, map(unit_to_json, inventory), inventory.describe)
+    except ManifptError:
+        claim.abandon()
+        raise
+
+
+def _finished(output: str, claim: str) -> dict[str, Any]:
+    """Return the manifest of a finished output of the same options."""
+    manifest = outputs.require(output, KIND, "--output")
+    if manifest.get("claim") != claim:
+        raise ManifptError(
+            f"--output {output}: holds attributions made with other settings; --retry-quarantined "
+            "wants the options of the command that made them"
+        )
+    return manifest
+
+
+def _try_again(
+    claim: claims.Claim, manifest: dict[str, Any], codes: Sequence[str], steps: _Steps
+) -> dict[str, Any]:
+    """Try the rows quarantined for one of ``codes`` again, and publish what that changes."""
+    output = claim.folder
+    summary = storage.read_json(storage.join(output, SUMMARY))
+    clean(output, manifest)
+    parts = [file for file in manifest["files"] if file["folder"] in FOLDERS]
+    tried = again(output, parts, codes)
+    if tried.files:
+        generation = begin(output, manifest, codes)
+        read = partial(read_again, output=output, codes=codes)
+        records = steps.of_images(units=tried, read=read, only=tried.files, generation=generation)
+        files, counts = merged(manifest | {"files": parts}, tried, records)
+        check_ids(output, [file for file in files if file["folder"] in ROWS])
+        whole = steps.of_the_whole(files, generation)
+        # A try that was cut short may have changed the summary, but not the manifest.
+        summary |= counts | _added(manifest, _facts(records)) | whole
+        claim.check()
+        storage.write_json(storage.join(output, SUMMARY), summary)
+        body = {"key": manifest["key"], "claim": manifest["claim"], "files": files}
+        body["retries"] = manifest.get("retries", 0) + 1
+        clean(output, claim.publish(summary | body))
+    return summary

@@ -1,0 +1,58 @@
+"""Whether an image under attribution was among those that made the attributor, or nearly.
+
+An answer about an image that training has seen says nothing about other images. ``in_training`` is
+exact, by the hash of the decoded pixels, as ``in_manifold`` is; near is by the perceptual hash,
+copies included. Null means unknown: the image is flat, or the attributor or a manifold was made
+before there were such hashes, which the summary lists as unavailable.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from manifpt.attribution.model.attributor import Attributor
+from manifpt.attribution.model.near import near
+from manifpt.images.perceptual import HammingIndex
+from manifpt.manifold.manifold import Manifold
+
+LEAKS = ("in_training", "near_training", "near_manifold")
+
+
+@dataclass(frozen=True)
+class Leaks:
+    """Pixel hashes of training and validation, and looks of these and of the manifolds' reals."""
+
+    seen: frozenset[str]
+    near: dict[str, HammingIndex | None]
+
+    @classmethod
+    def of(cls, attributor: Attributor, manifolds: Sequence[Manifold], distance: int) -> "Leaks":
+        """Read what an attributor and its manifolds have seen."""
+        reals = [manifold.perceptual_hashes() for manifold in manifolds]
+        known = [hashes for hashes in reals if hashes is not None]
+        every = np.unique(np.concatenate(known)) if known and len(known) == len(reals) else None
+        looks = {"near_training": attributor.seen_looks(), "near_manifold": every}
+        index = {
+            name: None if hashes is None else HammingIndex(hashes, distance)
+            for name, hashes in looks.items()
+        }
+        return cls(attributor.seen(), index)
+
+    def marked(self, table: pa.Table) -> tuple[pa.Table, dict[str, Any]]:
+        """Return attributions with the columns LEAKS, and how many rows each of them marks."""
+        exact = [sha in self.seen for sha in table["pixel_sha256"].to_pylist()]
+        table = table.append_column("in_training", pa.array(exact, pa.bool_()))
+        for name, index in self.near.items():
+            table = table.append_column(name, near(table["perceptual_hash"], index))
+        counts = {name: sum(map(bool, table[name].to_pylist())) for name in LEAKS}
+        return table, counts | {"unavailable": [n for n, index in self.near.items() if not index]}
+
+
+def total_leaks(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Add up what ``Leaks.marked`` counted of each chunk."""
+    found = [fact["leaks"] for fact in facts if "leaks" in fact]
+    counts = {name: sum(fact[name] for fact in found) for name in LEAKS}
+    return counts | {"unavailable": sorted({name for f in found for name in f["unavailable"]})}

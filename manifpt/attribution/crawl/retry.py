@@ -1,0 +1,177 @@
+"""Another try of the quarantined rows of a finished output, for causes that pass.
+
+A file that storage could not deliver may be there now; for one that is corrupt another try finds
+the same, and does no harm. Of units with such rows, only these are read and decoded. New parts
+have a name of their own (``-r1``, then ``-r2``), and count once the manifest lists them in place of
+the old; a try that was cut short goes on with the same command.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from manifpt import storage
+from manifpt.engine.work import Work
+from manifpt.errors import ManifptError
+from manifpt.images.decode import ERRORS, DecodeRule
+from manifpt.images.read import blank, images_table, read_unit, unit_from_json
+from manifpt.images.sources import Selection
+from manifpt.outputs import records as recorded
+
+MARK = "_retry.json"
+_PART = re.compile(r"\d{6}(-\d{6})?(-r\d+)?\.parquet")
+# Every input row is in one of these, by its id.
+ROWS = ("attributions", "quarantine")
+FOLDERS = (*ROWS, "evidence")
+# Made of all rows together, anew with each try.
+WHOLE = ("duplicates", "groups")
+
+
+@dataclass(frozen=True)
+class Again(Work):
+    """The stored units, and the files of those that are tried again, by unit.
+
+    ``errors`` are all quarantined rows of these units by code.
+    """
+
+    files: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    errors: Counter[str] = field(default_factory=Counter)
+
+    def spec(self, unit: int) -> str:
+        """Return a unit with the files that hold its rows."""
+        return json.dumps({"unit": super().spec(unit), "files": self.files[unit]})
+
+
+def check_codes(codes: Sequence[str]) -> None:
+    """Raise if one of the codes is none."""
+    wrong = sorted(set(codes) - set(ERRORS))
+    if wrong:
+        raise ManifptError(f"--retry-quarantined {wrong[0]}: no such code; one of {list(ERRORS)}")
+
+
+def _unit_of(file: dict[str, Any]) -> int:
+    return int(storage.base_name(file["path"]).split("-", 1)[0])
+
+
+def again(output: str, files: Sequence[dict[str, Any]], codes: Sequence[str]) -> Again:
+    """Return the units of a finished output with rows quarantined for one of ``codes``, or any."""
+    stored = Work.find(output)
+    if stored is None:
+        raise ManifptError(
+            f"--output {output}: its list of units is gone; make it again with --overwrite"
+        )
+    errors: dict[int, Counter[str]] = {}
+    for file in files:
+        if file["folder"] == "quarantine":
+            table = storage.read_parquet(storage.join(output, file["path"]), ["error"])
+            errors.setdefault(_unit_of(file), Counter()).update(table["error"].to_pylist())
+    units = {u for u, found in errors.items() if not codes or set(codes) & set(found)}
+    by_unit: dict[int, list[dict[str, Any]]] = {}
+    for file in files:
+        if _unit_of(file) in units:
+            by_unit.setdefault(_unit_of(file), []).append(file)
+    total = sum((errors[unit] for unit in units), Counter[str]())
+    return Again(**vars(stored), files=by_unit, errors=total)
+
+
+def read_again(
+    text: str,
+    output: str,
+    codes: Sequence[str],
+    rule: DecodeRule,
+    selection: Selection,
+    chunk: int,
+    other_sizes: Sequence[int],
+) -> Iterator[pa.Table]:
+    """Yield the images of a unit that are tried again, and then its other quarantined rows.
+
+    Where a container broke off, all that is not in the output yet is new. A row that is not met
+    again stays as it was, but for that of a container that is whole now.
+    """
+    given = json.loads(text)
+    old = [row for file in given["files"] for row in _rows(output, file, "quarantine")]
+    tried = {row["id"]: row for row in old if not codes or row["error"] in codes}
+    stay = {row["id"]: row for row in old if row["id"] not in tried}
+    broken = any(row["error"] == "broken_archive" for row in tried.values())
+    files = given["files"] if broken else []
+    known = {row["id"] for file in files for row in _rows(output, file, "attributions", ["id"])}
+
+    def wanted(id_: str) -> bool:
+        return id_ not in known and id_ not in stay if broken else id_ in tried
+
+    met: set[str] = set()
+    unit = unit_from_json(given["unit"])
+    for table in read_unit(unit, rule, selection, chunk, other_sizes, wanted):
+        met.update(table["id"].to_pylist())
+        yield table
+    lost = (r for i, r in tried.items() if i not in met and r["error"] != "broken_archive")
+    rows = [*stay.values(), *lost]
+    for start in range(0, len(rows), chunk):
+        some = rows[start : start + chunk]
+        nothing = [blank(rule, other_sizes)] * len(some)
+        yield images_table(some, nothing, other_sizes, unit.reading.columns)
+
+
+def _rows(
+    output: str, file: dict[str, Any], folder: str, columns: list[str] | None = None
+) -> list[dict[str, Any]]:
+    if file["folder"] != folder:
+        return []
+    table = storage.read_parquet(storage.join(output, file["path"]), columns)
+    found: list[dict[str, Any]] = table.to_pylist()
+    return found
+
+
+def begin(output: str, manifest: dict[str, Any], codes: Sequence[str]) -> str:
+    """Begin another try, or go on with one of the same codes; return its generation."""
+    number = manifest.get("retries", 0) + 1
+    uri, mark = storage.join(output, MARK), {"retry": number, "codes": sorted(set(codes))}
+    if not storage.exists(uri) or storage.read_json(uri) != mark:
+        recorded.clear(output, f"-r{number}")
+        storage.write_json(uri, mark)
+    return f"-r{number}"
+
+
+def clean(output: str, manifest: dict[str, Any]) -> None:
+    """Remove what a try that has been published left behind, if it was cut short after that."""
+    uri = storage.join(output, MARK)
+    if not storage.exists(uri) or storage.read_json(uri)["retry"] != manifest.get("retries", 0):
+        return
+    listed = {storage.join(output, file["path"]) for file in manifest["files"]}
+    for folder in (storage.join(output, name) for name in (*FOLDERS, *WHOLE)):
+        for file, _ in storage.files_under(folder) if storage.exists(folder) else []:
+            if file not in listed and _PART.fullmatch(storage.base_name(file)):
+                storage.remove_file(file)
+    recorded.clear(output, f"-r{manifest['retries']}")
+    storage.remove_file(uri)
+
+
+def merged(
+    manifest: dict[str, Any], tried: Again, found: recorded.Records
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the files and the counts of an output with the rows of another try in their place."""
+    kept = [
+        file
+        for file in manifest["files"]
+        if file["folder"] != "quarantine" or _unit_of(file) not in tried.files
+    ]
+    files = [*kept, *recorded.parts(found)]
+    files.sort(key=lambda file: (_unit_of(file), storage.base_name(file["path"]), file["folder"]))
+    new = recorded.totals(found)
+    errors = Counter(manifest["by_error"])
+    errors.subtract(tried.errors)
+    errors.update(new["by_error"])
+    counts = {
+        "rows_in": manifest["rows_in"] - tried.errors.total() + new["rows_in"],
+        "ok": manifest["ok"] + new["ok"],
+        "quarantined": errors.total(),
+        "by_error": {code: count for code, count in sorted(errors.items()) if count},
+    }
+    if counts["rows_in"] != counts["ok"] + counts["quarantined"]:
+        raise AssertionError(f"rows are missing: {counts}")
+    return files, counts

@@ -1,0 +1,82 @@
+"""What a user may choose of attributions, besides the images, the attributor and the resources."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from manifpt.artifacts.projection import Projector
+from manifpt.attribution.crawl import grouping
+from manifpt.attribution.crawl.groups import EPS, Pooling
+from manifpt.attribution.crawl.stage import AttributeStage, check_columns
+from manifpt.attribution.model.attributor import Attributor
+from manifpt.attribution.unknown.decision import USUAL, Rule
+from manifpt.images import Selection
+from manifpt.images.degrade import Degradation
+from manifpt.images.perceptual import DISTANCE
+from manifpt.images.read import IMAGES
+from manifpt.images.sources import AS_FOUND, Reading
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the tables of ``attribute``.
+
+    ``split`` keeps only the images of that split, and those that declare none; ``sources`` is the
+    same for sources. ``reading`` says how inputs are read, and which of their columns travel.
+    ``duplicates`` adds the table of the corpus's own copies (see ``duplicates``); what is near has
+    perceptual hashes within ``near_distance`` bits. ``rule`` makes decisions of probabilities.
+    ``views`` are an ensemble's, the image itself first; none is no ensemble: their mean is the
+    answer, and a column counts who agrees. ``group_by`` is a column of the images, or ``folder``:
+    the images of each of its values are judged together, too, where a share of ``foreign`` may be
+    of other sources.
+    """
+
+    split: str | None = None
+    sources: tuple[str, ...] = ()
+    reading: Reading = AS_FOUND
+    duplicates: bool = True
+    near_distance: int = DISTANCE
+    rule: Rule = USUAL
+    views: tuple[Degradation, ...] = ()
+    group_by: str | None = None
+    foreign: float = EPS
+
+    def with_columns(self) -> "Settings":
+        """Return them with the column of the groups among those that travel; raise if one can't."""
+        reading = self.reading
+        if self.group_by not in {None, grouping.FOLDER, *IMAGES, *reading.columns}:
+            reading = replace(reading, columns=(*reading.columns, str(self.group_by)))
+        check_columns(reading.columns)
+        return replace(self, reading=reading)
+
+    @property
+    def selection(self) -> Selection:
+        """The images that are kept."""
+        return Selection((self.split,) if self.split else None, self.sources or None)
+
+    def key(self) -> list[Any]:
+        """Return all that decides the tables, as JSON."""
+        return [
+            vars(self.selection),
+            self.reading.facts(),
+            [self.duplicates, self.near_distance],
+            vars(self.rule),
+            list(map(str, self.views)),
+            *([[self.group_by, self.foreign]] if self.group_by else []),
+        ]
+
+    def stage(self, model: str, projectors: Sequence[Projector]) -> AttributeStage:
+        """Return what attributes images, in one process."""
+        return AttributeStage(
+            model,
+            list(projectors),
+            self.reading.columns,
+            self.near_distance,
+            self.rule,
+            self.views,
+            self.group_by,
+        )
+
+    def pooling(self, attributor: Attributor) -> Pooling:
+        """Return how the images of a group are judged together."""
+        return Pooling.of(attributor, self.foreign, self.rule)

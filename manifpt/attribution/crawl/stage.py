@@ -1,0 +1,210 @@
+"""Images -> attributions in one process, and all that it must know of the attributor's training."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from manifpt.artifacts.projection import Projector, Target, project_images
+from manifpt.attribution.crawl import grouping
+from manifpt.attribution.crawl.ensemble import pooled_views
+from manifpt.attribution.crawl.leaks import LEAKS, Leaks
+from manifpt.attribution.model.attributor import Attributor
+from manifpt.attribution.model.tiled import TILED, pooled_columns, pooled_tiles
+from manifpt.attribution.unknown.decision import USUAL, Rule, decide
+from manifpt.engine import pipeline
+from manifpt.errors import ManifptError
+from manifpt.images import DecodeRule
+from manifpt.images.copies import view
+from manifpt.images.degrade import Degradation
+from manifpt.images.perceptual import DISTANCE
+from manifpt.images.read import is_own
+from manifpt.images.stacks import firsts
+from manifpt.manifold.manifold import Manifold, open_manifolds
+from manifpt.manifold.projector import Projection
+from manifpt.nets.device import device_and_precision
+from manifpt.spaces import space_from_card
+
+TOP_K = 3
+# Columns of the images table that are kept.
+GIVEN = ("id", "uri", "sha256", "pixel_sha256", "perceptual_hash", "source")
+
+ATTRIBUTIONS = {
+    "id": pa.string(),
+    "uri": pa.string(),
+    "sha256": pa.string(),
+    "pixel_sha256": pa.string(),
+    "perceptual_hash": pa.uint64(),
+    "status": pa.string(),
+    "source": pa.string(),
+    "prediction": pa.string(),
+    "probability": pa.float64(),
+    "decision": pa.string(),
+    "top_k": pa.list_(pa.struct({"source": pa.string(), "probability": pa.float64()})),
+    "neighbor_id": pa.string(),
+    "distance": pa.float64(),
+    "percentile": pa.float64(),
+    "in_manifold": pa.bool_(),
+    "unknown_score": pa.float64(),
+    "unknown_p": pa.float64(),
+}
+# How many views gave the answer, where an ensemble of them was asked.
+AGREEMENT = {"agreement": pa.int32()}
+
+
+@dataclass
+class AttributeStage:
+    """Images -> attributions, in one process.
+
+    ``views`` are an ensemble's, the image itself first; none is no ensemble.
+    """
+
+    model: str
+    projectors: list[Projector]
+    columns: tuple[str, ...] = ()
+    near_distance: int = DISTANCE
+    rule: Rule = USUAL
+    views: tuple[Degradation, ...] = ()
+    group_by: str | None = None
+
+    @cached_property
+    def attributor(self) -> Attributor:
+        """The attributor, read at first use."""
+        return Attributor.open(self.model, device_and_precision()[0])
+
+    @cached_property
+    def leaks(self) -> Leaks:
+        """What the attributor has seen, read at first use."""
+        manifolds = [p.manifold for p in self.projectors if p.manifold]
+        return Leaks.of(self.attributor, manifolds, self.near_distance)
+
+    def __call__(self, table: pa.Table) -> pipeline.Result:
+        """Attribute the rows of an images table, and mark those that are no news."""
+        rows, probabilities, coordinates = self._attributed(table)
+        attributions, leaks = self.leaks.marked(rows)
+        decisions = dict(Counter(attributions["decision"].to_pylist()))
+        facts = {"leaks": leaks, "decisions": decisions}
+        tables = {"attributions": attributions}
+        if self.group_by is not None:
+            by = self.group_by
+            evidence = grouping.evidence_of(table, by, rows, probabilities, coordinates)
+            tables[grouping.EVIDENCE] = evidence
+        return pipeline.Result(tables, facts)
+
+    def attributions(self, table: pa.Table) -> pa.Table:
+        """Return the attributions table of an images table; ``source`` is what the input said.
+
+        Of an image in tiles there is one row, too, with the columns TILED. Neighbour and distance
+        are those of the first space with a manifold.
+        """
+        return self._attributed(table)[0]
+
+    def _attributed(self, table: pa.Table) -> tuple[pa.Table, np.ndarray, np.ndarray | None]:
+        """Return the attributions table, all probabilities, N x classes, and coordinates."""
+        classes = self.attributor.classes
+        made = project_images(self.projectors, table)
+        reals = [m.beside for p, m in zip(self.projectors, made, strict=True) if p.manifold]
+        beside = dict(reals[0] if reals else made[0].beside)
+        beside["in_manifold"] = np.any([m.beside["in_manifold"] for m in made], axis=0).tolist()
+        tiles, begins = self.attributor.outputs([m.artifacts for m in made]), firsts(made[0].rows)
+        found = pooled_tiles(tiles, begins)
+        probabilities = self.attributor.fused(found.logits)
+        unknown = self.attributor.unknown(found)
+        unknown_p = unknown.p_value if unknown else None
+        if self.views:
+            probabilities, agreement = pooled_views(self._seen_by_views(table, probabilities))
+        if self.attributor.tiled:
+            each, predicted = self.attributor.fused(tiles.logits), probabilities.argmax(1)
+            beside = pooled_columns(made[0].rows, beside, begins, each, predicted)
+        if self.views:
+            beside["agreement"] = agreement.tolist()
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :TOP_K]
+        ranked = [
+            [{"source": classes[i], "probability": float(p[i])} for i in line]
+            for p, line in zip(probabilities, order, strict=True)
+        ]
+        columns = {
+            **{name: table[name].to_pylist() for name in GIVEN},
+            "status": ["ok"] * table.num_rows,
+            "prediction": [line[0]["source"] for line in ranked],
+            "probability": [line[0]["probability"] for line in ranked],
+            "decision": decide(probabilities, classes, unknown_p, self.rule),
+            "top_k": ranked,
+            **beside,
+            "unknown_score": unknown.score if unknown else [None] * table.num_rows,
+            "unknown_p": unknown_p if unknown else [None] * table.num_rows,
+            **{name: table[name].to_pylist() for name in self.columns},
+        }
+        schema = ATTRIBUTIONS | (AGREEMENT if self.views else {})
+        schema |= TILED if self.attributor.tiled else {}
+        schema |= dict.fromkeys(self.columns, pa.string())
+        rows = pa.table({name: pa.array(columns[name], kind) for name, kind in schema.items()})
+        return rows, probabilities, unknown.coordinates if unknown else None
+
+    def _seen_by_views(self, table: pa.Table, itself: np.ndarray) -> np.ndarray:
+        """Return views x N x classes probabilities; those of the image itself are there."""
+        found = [itself]
+        for how in self.views[1:]:
+            seen = view(table, how, self.projectors[0].rule.filter)
+            made = project_images(self.projectors, seen)
+            artifacts, begins = [m.artifacts for m in made], firsts(made[0].rows)
+            found.append(self.attributor.probabilities(artifacts, begins))
+        return np.stack(found)
+
+
+def check_columns(columns: Sequence[str]) -> None:
+    """Raise if metadata columns have names that the tables of the output have themselves."""
+    own = {*ATTRIBUTIONS, *AGREEMENT, *TILED, *LEAKS, *pipeline.QUARANTINE}
+    taken = [c for c in columns if c in own or is_own(c)]
+    if taken:
+        raise ManifptError(f"--columns {' '.join(taken)}: taken by the output; leave it out")
+    if len(set(columns)) < len(columns):
+        raise ManifptError(f"--columns {' '.join(columns)}: name each only once")
+
+
+def manifold_places(attributor: Attributor, manifolds: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the places of the manifolds that an attributor uses, for ``claims.claim``."""
+    targets = trained_targets(attributor, manifolds).values()
+    return [("the manifold", target.manifold.uri) for target in targets if target.manifold]
+
+
+def _trained_projection(card: dict[str, Any], reals: Manifold) -> Projection:
+    """Return the projection of a card; before artifacts were whitened, none was by any metric."""
+    trained = Projection(**card)
+    return replace(trained.on(reals.manifest), whitened=trained.whitened)
+
+
+def trained_targets(attributor: Attributor, manifolds: Sequence[str]) -> dict[str, Target]:
+    """Return what embeds and projects as was done for the attributor's training images.
+
+    ``manifolds`` say where its manifolds lie now; by default, where they were. Others raise.
+    """
+    branches = attributor.branches
+    where = manifolds or [b["manifold"] for b in branches if b["manifold"]]
+    opened = open_manifolds(where)
+    wanted = sum(b["manifold"] is not None for b in branches)
+    if len(opened) != wanted:
+        raise ManifptError(f"--manifold: the attributor has {wanted}, not {len(opened)}")
+    left = iter(opened)
+    found: list[Manifold | None] = [next(left) if b["manifold"] else None for b in branches]
+    hashes = [reals.sha256 if reals else None for reals in found]
+    attributor.check_manifolds(hashes, "--manifold")
+    projections = [
+        _trained_projection(branch["projection"], reals) if reals else None
+        for branch, reals in zip(branches, found, strict=True)
+    ]
+    if [p and p.card() for p in projections] != [branch["projection"] for branch in branches]:
+        raise ManifptError("--manifold: its geometry is not that of training; give that manifold")
+    return {
+        branch["name"]: Target(
+            reals.space if reals else space_from_card(branch["space"]),
+            DecodeRule.from_card(branch["decode"]),
+            reals,
+            projection,
+        )
+        for branch, reals, projection in zip(branches, found, projections, strict=True)
+    }

@@ -1,0 +1,1 @@
+"""The attributor: its network, its training, its calibration, and its folder."""

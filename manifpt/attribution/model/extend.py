@@ -1,0 +1,228 @@
+"""New sources for a trained attributor from few images: its trunks stay, its last layers are new.
+
+What a network makes of an image before a last layer are the image's features. Those of the old
+training images and of the new ones give the last layer of each head anew (see ``heads``), and what
+is learned of validation images is learned again of all (see ``calibrate``). Manifolds and
+projections are those of the old attributor.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from manifpt import outputs, storage
+from manifpt.artifacts.branches import (
+    Branch,
+    artifact_column,
+    check_unchanged,
+    of_classes,
+    open_artifacts,
+    read_branches,
+)
+from manifpt.artifacts.compute import EVALUATED, compute_artifacts
+from manifpt.attribution.crawl.stage import manifold_places, trained_targets
+from manifpt.attribution.model.attributor import (
+    Attributor,
+    Made,
+    near_training,
+    sealed,
+    seen_by,
+    write_files,
+)
+from manifpt.attribution.model.calibrate import calibrate
+from manifpt.attribution.model.heads import FITS, Layer
+from manifpt.attribution.model.network import AttributionNetwork
+from manifpt.attribution.model.network import outputs as network_outputs
+from manifpt.attribution.model.stream import first_of
+from manifpt.engine import session
+from manifpt.errors import ManifptError
+from manifpt.images import Selection, plan
+from manifpt.images.copies import Augmentation
+from manifpt.images.places import places
+from manifpt.images.sources import content_key
+from manifpt.nets.device import device_and_precision
+from manifpt.outputs import claims
+from manifpt.storage import tensors
+
+# Of a class, more training images than this change a last layer little; it bounds the memory.
+MOST_IMAGES = 2000
+# What of an old manifest is of its own output and training.
+RENEWED = ("kind", "key", "written", "manifpt", "files", "history", "best_epoch")
+
+
+def extended(network: AttributionNetwork, layers: Sequence[Layer]) -> AttributionNetwork:
+    """Return the network with other last layers, one a head: weight and bias."""
+    state = network.state_dict()
+    names = {module: name for name, module in network.named_modules()}
+    for top, (weight, bias) in zip(network.last_layers(), layers, strict=True):
+        state |= {
+            f"{names[top]}.weight": torch.from_numpy(weight).float(),
+            f"{names[top]}.bias": torch.from_numpy(bias).float(),
+        }
+    made = AttributionNetwork(replace(network.design, classes=len(layers[0][1])))
+    made.load_state_dict(state)
+    return made.eval()
+
+
+def _training_rows(
+    sets: Sequence[Sequence[Branch]], classes: list[str]
+) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
+    """Yield the artifacts in each space, and the labels, of the first MOST_IMAGES of each class."""
+    room = np.full(len(classes), MOST_IMAGES)
+    for branches in sets:
+        for path in branches[0].files("train"):
+            uris = [storage.join(branch.uri, path) for branch in branches]
+            table = of_classes(read_branches(uris, ["id", "source", "artifact"]), classes)
+            labels = np.array([classes.index(s) for s in table["source"].to_pylist()], dtype=int)
+            kept = first_of(labels, room)
+            if len(kept):
+                table = table.take(kept)
+                yield (
+                    [
+                        tensors.from_column(table[artifact_column(n)]).reshape(
+                            -1, *branch.manifest["shape"]
+                        )
+                        for n, branch in enumerate(branches)
+                    ],
+                    labels[kept],
+                )
+
+
+def _refitted(
+    old: Attributor, sets: Sequence[Sequence[Branch]], classes: list[str], head: str
+) -> AttributionNetwork:
+    """Return the network with last layers for ``classes``, in a task."""
+    device = device_and_precision()[0]
+    network = replace(old, device=device).network()
+    parts, labels = [], []
+    for artifacts, numbers in _training_rows(sets, classes):
+        parts.append(network_outputs(network, artifacts, device).features)
+        labels.append(numbers)
+    features = [np.concatenate(one) for one in zip(*parts, strict=True)]
+    layers = [FITS[head](f, np.concatenate(labels), len(classes)) for f in features]
+    return extended(network.cpu(), layers)
+
+
+def training_sets(attributor: Attributor) -> list[list[Branch]]:
+    """Return the artifacts of an attributor's training, and those of what it was extended by."""
+    earlier = attributor.manifest.get("extensions", [])
+    found = []
+    for uris in (attributor.manifest["artifacts"], *(e["artifacts"] for e in earlier)):
+        gone = next((uri for uri in uris if outputs.read(uri) is None), None)
+        if gone is not None:
+            raise ManifptError(
+                f"--extend {attributor.uri}: the artifacts of its training, {gone}, are gone, and "
+                "without them its classes can't be fitted again; compute them anew, there"
+            )
+        found.append(open_artifacts(uris))
+    return found
+
+
+def new_classes(attributor: Attributor, manifest: dict[str, Any]) -> list[str]:
+    """Return the classes that artifacts add; raise where they can't be trained on."""
+    counts = manifest["classes"]
+    names = sorted({*counts["train"], *counts["validation"], *counts["test"]})
+    if "None" in names:
+        raise ManifptError("--add: some images name no source; give NAME=URI")
+    known = next((name for name in names if name in attributor.classes), None)
+    if known is not None:
+        raise ManifptError(f"--add {known}: the attributor has that class; choose another name")
+    for name in names:
+        for split in ("train", "validation"):
+            if not counts[split].get(name):
+                raise ManifptError(f"--add {name}: no image for {split}; give it more images")
+    return names
+
+
+def extend_attributor(
+    model: str,
+    additions: Sequence[str],
+    output: str,
+    *,
+    head: str = "lda",
+    manifolds: Sequence[str] = (),
+    split_by: str | None = None,
+    demand: session.Demand = session.ANY,
+    terms: claims.Terms = claims.AS_IS,
+) -> dict[str, Any]:
+    """Publish an attributor that tells further sources apart, too; return its manifest.
+
+    ``additions`` are ``NAME=URI`` of images. Their artifacts, made as those of the attributor's
+    training were, stay in ``output``/artifacts: by content, a tenth of them is for validation, a
+    fifth is kept for evaluation, and the rest is trained on; or as ``split_by`` says (see
+    ``compute_artifacts``). ``head`` is one of ``heads.FITS``.
+    """
+    output = storage.absolute(output)
+    old = Attributor.open(model)
+    targets = trained_targets(old, manifolds)
+    sets = training_sets(old)
+    units = plan(additions, Selection(EVALUATED), labelled=True)
+    by = [split_by] if split_by else []
+    key = storage.digest([old.manifest["key"], content_key(units), head, *by])
+    read = [("--extend", old.uri), *(("--manifold", uri) for uri in manifolds)]
+    read += [*places(additions, output, "--add"), *manifold_places(old, manifolds)]
+    read += [("the artifacts in", branch.uri) for branches in sets for branch in branches]
+    with claims.claim(output, "attributor", key, apart=read, terms=terms) as claim:
+        if claim.finished:
+            return claim.finished
+        place, augment = storage.join(output, "artifacts"), old.manifest.get("augmentation")
+        compute_artifacts(
+            additions,
+            place,
+            targets=targets,
+            augmentation=Augmentation.from_card(augment) if augment else None,
+            split_by=split_by,
+            demand=demand,
+        )
+        new = open_artifacts([place])
+        try:
+            classes = [*old.classes, *new_classes(old, new[0].manifest)]
+        except ManifptError:
+            claim.abandon()
+            raise
+        build = partial(_refitted, old, [*sets, new], classes, head)
+        made, facts = calibrate(build, sets[0], classes, demand, [*sets[1:], new])
+        check_unchanged([branch for branches in (*sets, new) for branch in branches])
+        return _publish(claim, old, new, made, {"head": head, **facts})
+
+
+def _publish(
+    claim: claims.Claim,
+    old: Attributor,
+    new: Sequence[Branch],
+    made: Made,
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """Write the extended attributor's files and its manifest; return it."""
+    counts = new[0].manifest["classes"]
+    extension = {
+        "model": old.uri,
+        "key": old.manifest["key"],
+        "inputs": new[0].manifest["inputs"],
+        "artifacts": [branch.uri for branch in new],
+        "classes": made.classes[len(old.classes) :],
+    }
+    if "split_by" in new[0].manifest:
+        extension["split_by"] = new[0].manifest["split_by"]
+    # New validation images are compared with new training images: the old table has no splits.
+    seen = pa.concat_tables(
+        [old.seen_table(), seen_by(new[0], made.classes)], promote_options="default"
+    )
+    body = {
+        **{name: value for name, value in old.manifest.items() if name not in RENEWED},
+        **facts,
+        "design": made.design.card(),
+        "network": made.design.describe([branch["name"] for branch in old.branches]),
+        "classes": made.classes,
+        "weights": made.weights["weights"].tolist(),
+        "rows": {split: n | counts[split] for split, n in old.manifest["rows"].items()},
+        "extensions": [*old.manifest.get("extensions", []), extension],
+        "near_training": near_training(seen),
+        "files": write_files(claim, made, seen),
+    }
+    return claim.publish(sealed(body))

@@ -1,0 +1,282 @@
+"""What each training worker runs: epochs over a stream of artifacts, with early stopping.
+
+An epoch's randomness comes from (seed, epoch, rank) alone, so an epoch repeated after a crash is
+the epoch that would have been.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, nll_loss
+
+from manifpt import storage
+from manifpt.artifacts.branches import artifact_column
+from manifpt.attribution.model.network import AttributionNetwork, Design
+from manifpt.nets import training
+from manifpt.nets.backbone import for_training
+from manifpt.nets.device import device_and_precision
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that decides a training, besides the data; ``moments`` are mean and std an input.
+
+    An epoch is ``passes`` over the ``rows``. ``movable`` says of each input whether its maps are
+    images, which may be shifted; other maps are spectra.
+    """
+
+    design: Design
+    classes: tuple[str, ...]
+    moments: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...]
+    rows: int
+    epochs: int
+    passes: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    patience: int
+    seed: int
+    augment: str
+    label_smoothing: float
+    movable: tuple[bool, ...]
+
+    @property
+    def steps(self) -> int:
+        """The steps of the whole training."""
+        return self.epochs * self.passes * max(1, self.rows // self.batch_size)
+
+
+@dataclass
+class Standing:
+    """How far a training is: epochs done, the best of them, and whether it has stopped."""
+
+    epoch: int = 0
+    best_epoch: int = -1
+    best: tuple[float, float] = (-1.0, -math.inf)
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> "Standing":
+        """Return that of a checkpoint's state."""
+        best = (state["best"][0], state["best"][1])
+        return cls(state["epoch"], state["best_epoch"], best, state["history"])
+
+    def judge(self, row: dict[str, float]) -> bool:
+        """Add an epoch's row; return whether it is the best by accuracy, then by loss."""
+        self.history.append(row)
+        score = (row["validation_accuracy"], -row["validation_loss"])
+        better = score > self.best
+        if better:
+            self.best, self.best_epoch = score, self.epoch
+        self.epoch += 1
+        return better
+
+    def stopped(self, settings: Settings) -> bool:
+        """Tell whether the last epoch is reached, or patience is spent."""
+        waited = self.epoch - 1 - self.best_epoch
+        return self.epoch >= settings.epochs or waited >= settings.patience > 0
+
+
+def augmented(artifacts: list[Tensor], how: str, movable: Sequence[bool]) -> list[Tensor]:
+    """Mirror at random the maps among artifacts, and with ``shift`` move those that are movable.
+
+    The maps of an image are changed alike in all spaces. A shift is of up to a sixteenth of the
+    side; what it pushes out comes in again at the other. Maps that are not movable are centred
+    spectra: each becomes that of the mirrored image, and a shift leaves magnitudes as they are.
+    """
+    if how == "none":
+        return artifacts
+    out = list(artifacts)
+    mirrored = torch.rand(len(out[0])) < 0.5
+    moves = torch.rand(len(out[0]), 2) * 2 - 1 if how == "shift" else None
+    for n, values in enumerate(artifacts):
+        if values.ndim == 4:
+            some = values[mirrored]
+            values[mirrored] = some.flip(-1) if movable[n] else mirrored_spectra(some)
+            if moves is not None and movable[n]:
+                out[n] = shifted(values, moves * (values.shape[-1] // 16))
+    return out
+
+
+def mirrored_spectra(maps: Tensor) -> Tensor:
+    """Return the centred magnitude spectra, ... x H x W, of images mirrored left to right.
+
+    Mirroring turns the frequency v to -v. Zero lies in column W // 2 (NumPy's ``fftshift``): of an
+    even W this is one right of where a flip alone puts it.
+    """
+    return maps.flip(-1).roll(1 - maps.shape[-1] % 2, -1)
+
+
+def shifted(maps: Tensor, moves: Tensor) -> Tensor:
+    """Return N x C x H x W maps, each rolled by its N x 2 moves, rounded to pixels."""
+    rows, columns = (
+        (torch.arange(side)[None] - moves[:, axis : axis + 1].round().long()) % side
+        for axis, side in enumerate(maps.shape[-2:])
+    )
+    places = torch.arange(len(maps))[:, None, None]
+    rolled = maps.permute(0, 2, 3, 1)[places, rows[:, :, None], columns[:, None, :]]
+    return rolled.permute(0, 3, 1, 2)
+
+
+class Trainer:
+    """Network, optimiser and schedule of one worker."""
+
+    def __init__(self, settings: Settings, rank: int, workers: int, threads: int) -> None:
+        from ray.train.torch import prepare_model
+
+        self.settings, self.rank, self.workers = settings, rank, workers
+        self.device, self.precision = device_and_precision()
+        if self.device == "cpu":
+            torch.set_num_threads(threads)
+        torch.manual_seed(settings.seed)
+        self.network = AttributionNetwork(settings.design)
+        for branch, head in zip(self.network.branches, settings.design.heads, strict=True):
+            branch.normalise_by(*settings.moments[head.reads])  # type: ignore[operator]
+        self.network = for_training(self.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.parallel: nn.Module = prepare_model(self.network)
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
+        self.standing = Standing()
+        self.best_weights = self._weights()
+
+    def _rate(self, step: int) -> float:
+        return training.warm_cosine(step, self.settings.steps)
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
+
+    def _batch(self, batch: dict[str, np.ndarray]) -> tuple[list[Tensor], Tensor]:
+        """Return the artifacts of each input, and the labels, on the device."""
+        artifacts = []
+        for n, shape in enumerate(self.settings.design.shapes):
+            values = torch.from_numpy(batch[artifact_column(n)]).float().reshape(-1, *shape)
+            layout = torch.channels_last if len(shape) == 3 else torch.contiguous_format
+            artifacts.append(values.to(self.device, memory_format=layout, non_blocking=True))
+        return artifacts, torch.from_numpy(batch["label"]).to(self.device, non_blocking=True)
+
+    def _loss(self, artifacts: list[Tensor], labels: Tensor) -> Tensor:
+        """Return the mean cross entropy of all heads: with late fusion, each learns by itself."""
+        with torch.autocast(self.device, self.precision, enabled=self.precision is not None):
+            logits: Tensor = self.parallel(artifacts)
+        heads = logits.float().unbind(1)
+        smooth = self.settings.label_smoothing
+        each = [cross_entropy(head, labels, label_smoothing=smooth) for head in heads]
+        return torch.stack(each).sum()
+
+    def train(self, batches: Iterator[dict[str, np.ndarray]]) -> dict[str, float]:
+        """One epoch; maps are augmented at random, every class and every space alike."""
+        self.parallel.train()
+        torch.manual_seed(self.settings.seed * 1_000_003 + self.standing.epoch * 1009 + self.rank)
+        loss_sum = rows = 0.0
+        for batch in batches:
+            artifacts, labels = self._batch(batch)
+            artifacts = augmented(artifacts, self.settings.augment, self.settings.movable)
+            loss = self._loss(artifacts, labels)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            self.schedule.step()
+            loss_sum += float(loss.detach()) * len(labels)
+            rows += len(labels)
+        loss_sum, rows = training.add_up([loss_sum, rows], self.device)
+        return {"train_loss": loss_sum / max(1.0, rows), "train_rows": rows}
+
+    @torch.inference_mode()
+    def validate(self, batches: Iterator[dict[str, np.ndarray]]) -> dict[str, float]:
+        """Loss and accuracy over all validation rows, of which each worker takes its share."""
+        self.network.eval()
+        loss_sum = right = rows = 0.0
+        for batch in batches:
+            mine = {name: values[self.rank :: self.workers] for name, values in batch.items()}
+            if len(mine["label"]) == 0:
+                continue
+            artifacts, labels = self._batch(mine)
+            fused = self.network.fuse(self.network(artifacts))
+            loss_sum += float(nll_loss(fused, labels, reduction="sum"))
+            right += float((fused.argmax(1) == labels).sum())
+            rows += len(labels)
+        loss_sum, right, rows = training.add_up([loss_sum, right, rows], self.device)
+        return {
+            "validation_loss": loss_sum / max(1.0, rows),
+            "validation_accuracy": right / max(1.0, rows),
+            "validation_rows": rows,
+        }
+
+    def close_epoch(self, row: dict[str, float]) -> None:
+        """Judge the epoch, and keep its weights if it is the best."""
+        if self.standing.judge(row):
+            self.best_weights = self._weights()
+
+    def save(self, folder: str) -> None:
+        """Write all that the next epoch needs, and the best weights."""
+        state = {
+            "network": self._weights(),
+            "best_weights": self.best_weights,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "epoch": self.standing.epoch,
+            "best_epoch": self.standing.best_epoch,
+            "best": list(self.standing.best),
+            "history": self.standing.history,
+            "precision": str(self.precision or torch.float32).removeprefix("torch."),
+        }
+        torch.save(state, Path(folder) / training.STATE)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what ``save`` wrote, at this training's own rate and decay."""
+        self.network.load_state_dict(state["network"])
+        self.best_weights = state["best_weights"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.schedule.base_lrs = [self.settings.learning_rate]
+        for group in self.optimizer.param_groups:
+            group["weight_decay"] = self.settings.weight_decay
+            group["initial_lr"] = self.settings.learning_rate
+            group["lr"] = self.settings.learning_rate * self._rate(self.schedule.last_epoch)
+        self.standing = Standing.of(state)
+
+
+def train_loop(config: dict[str, Any]) -> None:
+    """Train until stopped; report each epoch with a checkpoint. Ray Train calls this."""
+    import ray.train
+
+    settings: Settings = config["settings"]
+    context = ray.train.get_context()
+    rank, workers = context.get_world_rank(), context.get_world_size()
+    trainer = Trainer(settings, rank, workers, config["threads"])
+    earlier = ray.train.get_checkpoint()
+    if earlier:
+        with earlier.as_directory() as folder:
+            trainer.restore(training.load_state(folder))
+    elif config["start"]:
+        trainer.restore(training.state_of(storage.read_bytes(config["start"])))
+    train = ray.train.get_dataset_shard("train")
+    validation = ray.train.get_dataset_shard("validation")
+    per_worker = max(1, settings.batch_size // workers)
+
+    while not trainer.standing.stopped(settings) and trainer.standing.epoch < config["until"]:
+        epoch = trainer.standing.epoch
+        batches = (
+            batch
+            for number in range(settings.passes)
+            for batch in train.iter_batches(
+                batch_size=per_worker,
+                batch_format="numpy",
+                # A last batch of one row has no variance for batch normalisation.
+                drop_last=settings.rows // workers > per_worker,
+                local_shuffle_buffer_size=config["shuffle_rows"],
+                local_shuffle_seed=settings.seed * 1_000_003 + epoch * settings.passes + number,
+            )
+        )
+        row = trainer.train(batches)
+        row |= trainer.validate(iter(validation.iter_batches(batch_size=512, batch_format="numpy")))
+        trainer.close_epoch(row)
+        training.end_epoch(row, epoch, trainer.save, config, resumed=bool(earlier))

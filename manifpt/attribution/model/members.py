@@ -1,0 +1,78 @@
+"""Late fusion of attributors that are trained already: only the weights of heads are fitted."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from manifpt import storage
+from manifpt.artifacts.branches import open_artifacts
+from manifpt.attribution.model.attributor import Attributor, publish_attributor
+from manifpt.attribution.model.calibrate import calibrate
+from manifpt.attribution.model.network import AttributionNetwork, Design
+from manifpt.engine import session
+from manifpt.errors import ManifptError
+from manifpt.outputs import claims
+
+
+def fuse_attributors(
+    members: Sequence[str],
+    output: str,
+    *,
+    demand: session.Demand = session.ANY,
+    terms: claims.Terms = claims.AS_IS,
+) -> dict[str, Any]:
+    """Fuse attributors of the same images and classes; return the manifest.
+
+    Their weights stay; what each head is worth is fitted on the validation images, in one task.
+    Members that were trained on the same artifacts share one input.
+    """
+    output = storage.absolute(output)
+    opened = [Attributor.open(member) for member in members]
+    check_members(opened)
+    uris = [uri for member in opened for uri in member.manifest["artifacts"]]
+    branches = open_artifacts(list(dict.fromkeys(uris)))
+    design = joined_design(opened)
+    key = storage.digest([member.manifest["key"] for member in opened])
+    read = [("--fuse", member.uri) for member in opened]
+    read += [("the artifacts in", branch.uri) for branch in branches]
+    with claims.claim(output, "attributor", key, apart=read, terms=terms) as claim:
+        if claim.finished:
+            return claim.finished
+        build = partial(joined_network, opened, design)
+        made, found = calibrate(build, branches, opened[0].classes, demand)
+        facts = {"members": [member.uri for member in opened], "seed": opened[0].manifest["seed"]}
+        return publish_attributor(claim, made, facts | found)
+
+
+def check_members(members: Sequence[Attributor]) -> None:
+    """Raise unless attributors can be fused."""
+    if len(members) < 2:
+        raise ManifptError("--fuse: give two attributors or more")
+    if any(Design.from_card(member.manifest["design"]).is_early for member in members):
+        raise ManifptError("--fuse: an attributor of early fusion has no heads of its own")
+    if any(member.classes != members[0].classes for member in members):
+        raise ManifptError(
+            "--fuse: the attributors tell other classes apart; train them on the same"
+        )
+
+
+def joined_design(members: Sequence[Attributor]) -> Design:
+    """Return the network that has all members' heads, in order."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    heads = []
+    for member in members:
+        design, uris = Design.from_card(member.manifest["design"]), member.manifest["artifacts"]
+        shapes |= dict(zip(uris, design.shapes, strict=True))
+        places = [list(shapes).index(uri) for uri in uris]
+        heads += [replace(head, reads=places[head.reads]) for head in design.heads]
+    return Design(tuple(shapes.values()), len(members[0].classes), tuple(heads), "late")
+
+
+def joined_network(members: Sequence[Attributor], design: Design) -> AttributionNetwork:
+    """Return the network of all members' heads, in a task."""
+    network = AttributionNetwork(design).eval()
+    given = [branch for member in members for branch in member.network().branches]
+    for branch, trained in zip(network.branches, given, strict=True):
+        branch.load_state_dict(trained.state_dict())
+    return network

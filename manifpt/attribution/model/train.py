@@ -1,0 +1,284 @@
+"""Artifacts -> a trained attributor, by Ray Train on streams of Ray Data."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from manifpt import storage
+from manifpt.artifacts.branches import Branch, artifacts_of, row_counts
+from manifpt.attribution.model.attributor import publish_attributor
+from manifpt.attribution.model.calibrate import calibrate, network_of
+from manifpt.attribution.model.discriminant import Discriminant, Rows, fit_discriminant
+from manifpt.attribution.model.loop import Settings, Standing, train_loop
+from manifpt.attribution.model.network import LEAST_STD, AttributionNetwork, Design
+from manifpt.attribution.model.recipe import Options
+from manifpt.attribution.model.stream import (
+    SHUFFLE_BYTES,
+    dataset,
+    first_rows,
+    moments,
+    row_bytes,
+    rows_of,
+)
+from manifpt.engine import session
+from manifpt.errors import ManifptError
+from manifpt.images.copies import Augmentation
+from manifpt.images.places import places
+from manifpt.manifold.projector import NEAREST, Projection
+from manifpt.nets import training
+from manifpt.nets.device import threads_of
+from manifpt.outputs import claims
+
+
+class FittedHead(NamedTuple):
+    """A discriminant, and the mean and deviation by which its artifacts are standardised."""
+
+    discriminant: Discriminant
+    mean: list[float]
+    std: list[float]
+
+
+def _classes(manifest: dict[str, Any], sources: Sequence[str]) -> list[str]:
+    """Return what is to be told apart: ``sources``, or all that have training images."""
+    counts = manifest["classes"]
+    unknown = [name for name in sources if name not in counts["train"]]
+    if unknown:
+        raise ManifptError(
+            f"--sources {unknown[0]}: no training image of it; there are {sorted(counts['train'])}"
+        )
+    classes = sorted(sources or counts["train"])
+    if "None" in classes:
+        raise ManifptError(
+            f"--input: {counts['train']['None']} training images name no source; give NAME=URI"
+        )
+    if len(classes) < 2:
+        raise ManifptError(
+            f"--input: training needs at least two sources and has {classes}; add --input NAME=URI"
+        )
+    missing = [name for name in classes if name not in counts["validation"]]
+    if missing:
+        raise ManifptError(f"--input: no validation image of {missing[0]}; give it more images")
+    return classes
+
+
+def print_epoch(row: dict[str, float], epoch: int) -> None:
+    """Print one line of an epoch."""
+    print(
+        f"epoch {epoch + 1}: train loss {row['train_loss']:.3f}, validation loss "
+        f"{row['validation_loss']:.3f}, accuracy {row['validation_accuracy']:.3f}",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def train_attributor(
+    inputs: Sequence[str],
+    output: str,
+    options: Options,
+    *,
+    sources: Sequence[str] = (),
+    manifolds: Sequence[str] = (),
+    plain: Sequence[str] = (),
+    image_size: int | None = None,
+    tiles: int | None = None,
+    projection: Projection = NEAREST,
+    split_by: str | None = None,
+    augmentation: Augmentation | None = None,
+    num_workers: int | None = None,
+    demand: session.Demand = session.ANY,
+    report: training.EpochLog = print_epoch,
+    terms: claims.Terms = claims.AS_IS,
+    die_at: int | None = None,
+    until: int | None = None,
+    start: str | None = None,
+) -> dict[str, Any]:
+    """Train on the artifacts of the splits train and validation; return the manifest.
+
+    ``inputs`` are artifacts, in one space or several, or images; images are projected onto
+    ``manifolds``, and embedded in the ``plain`` spaces without a manifold. Their artifacts stay in
+    ``output``/artifacts. ``split_by`` and ``augmentation`` are how images are split and degraded,
+    see ``compute_artifacts``. With ``sources`` all other images are left aside. ``die_at`` kills a
+    worker after that epoch, once: a drill for tests and operators.
+
+    A training that reaches the epoch ``until`` before its end is not published: its ``history``
+    and ``state`` are returned, and the same call with a later ``until`` goes on. ``start`` is the
+    file of another's state to go on from, with these ``options``.
+    """
+    output = storage.absolute(output)
+    workers = training.workers(num_workers, demand.num_gpus)
+    options = options.resolved(gpu=workers[2])
+    own = storage.join(output, "manifold")  # that of the usual attributor
+    read = [*places(inputs, output), *(("--manifold", uri) for uri in manifolds if uri != own)]
+    claims.check_place(output, "attributor", read, terms)
+    branches = artifacts_of(
+        inputs,
+        storage.join(output, "artifacts"),
+        manifolds=manifolds,
+        plain=plain,
+        image_size=image_size,
+        tiles=tiles,
+        projection=projection,
+        split_by=split_by,
+        augmentation=augmentation,
+        demand=demand,
+        terms=terms,
+    )
+    classes = _classes(branches[0].manifest, sources)
+    design = options.design(branches, len(classes))
+    content = [[b.manifest["key"], b.manifest["manifold_sha256"]] for b in branches]
+    key = storage.digest([content, classes, vars(options), *([start] if start else [])])
+    keep = ("artifacts", "manifold")
+    with claims.claim(output, "attributor", key, apart=read, terms=terms, keep=keep) as claim:
+        if claim.finished:
+            return claim.finished
+        names = [branch.name for branch in branches]
+        print(f"train: {design.describe(names)}", file=sys.stderr, flush=True)
+        trained = _Trained(branches, classes, design, options)
+        state = trained.fit(workers, output, key, report, die_at, until, start)
+        facts = vars(options) | _history(state)
+        if state and not trained.stopped(state):
+            return facts | {"state": state}
+        fitted = fit_discriminants(branches, classes, design, demand)
+        build = partial(joined_heads, design, trained.heads, state.get("best_weights", {}), fitted)
+        made, found = calibrate(build, branches, classes, demand)
+        manifest = publish_attributor(claim, made, facts | found)
+        training.clear(output)
+        return manifest
+
+
+@dataclass
+class _Trained:
+    """The training of those heads of a design that gradients train; there may be none."""
+
+    branches: Sequence[Branch]
+    classes: list[str]
+    whole: Design
+    options: Options
+
+    def __post_init__(self) -> None:
+        self.heads = [n for n, head in enumerate(self.whole.heads) if head.is_trained]
+        self.design, inputs = self.whole.part(self.heads)
+        self.read = [self.branches[n] for n in inputs]
+
+    def fit(
+        self,
+        workers: training.Placed,
+        output: str,
+        key: str,
+        report: training.EpochLog,
+        die_at: int | None,
+        until: int | None,
+        start: str | None,
+    ) -> dict[str, Any]:
+        """Train by Ray Train; return the last checkpoint's state, empty without a head."""
+        if not self.heads:
+            return {}
+        datasets = {
+            split: dataset(self.read, split, self.classes) for split in ("train", "validation")
+        }
+        self.settings = self._settings(moments(self.read, self.classes, datasets["train"]))
+        shuffle_rows = min(self.settings.rows, SHUFFLE_BYTES // row_bytes(self.read))
+        config = {
+            "settings": self.settings,
+            "shuffle_rows": max(self.settings.batch_size, shuffle_rows),
+            "until": until or self.settings.epochs,
+            "start": start,
+        }
+        # Every worker reads all of validation and takes its own rows: none is dropped.
+        return training.fit(train_loop, config, datasets, output, key, workers, report, die_at)
+
+    def stopped(self, state: dict[str, Any]) -> bool:
+        """Tell whether a state is the last of its training."""
+        return Standing.of(state).stopped(self.settings)
+
+    def _settings(self, found: Sequence[dict[str, Any]]) -> Settings:
+        names = "batch_size learning_rate weight_decay patience seed augment label_smoothing"
+        counts = row_counts(self.branches[0].manifest)["train"]
+        rows = sum(counts[name] for name in self.classes)
+        budget = self.options.budget(rows)
+        return Settings(
+            self.design,
+            tuple(self.classes),
+            tuple((tuple(m["mean"]), tuple(m["std"])) for m in found),
+            rows,
+            budget.epochs,
+            budget.passes,
+            movable=tuple(b.manifest["space"]["name"] != "freq" for b in self.read),
+            **{name: getattr(self.options, name) for name in names.split()},
+        )
+
+
+def _history(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts of a training by gradients; none of an empty state."""
+    if not state:
+        return {"history": [], "best_epoch": None}
+    best = state["history"][state["best_epoch"]]
+    names = ("validation_accuracy", "validation_loss")
+    kept = {name: state[name] for name in ("history", "precision", "best_epoch")}
+    return kept | {name: best[name] for name in names}
+
+
+def fit_discriminants(
+    branches: Sequence[Branch], classes: list[str], design: Design, demand: session.Demand
+) -> dict[int, FittedHead]:
+    """Return the discriminants of a design's heads by number, fitted in one task a head."""
+    import ray
+
+    pool = session.pool(session.Demand(1, 0), uses_gpu=False)
+    fit = ray.remote(scheduling_strategy="DEFAULT", num_cpus=pool.num_cpus)(_fitted)
+    asked = {
+        n: fit.remote(branches[head.reads], classes, pool.threads)
+        for n, head in enumerate(design.heads)
+        if not head.is_trained
+    }
+    return {n: ray.get(reference) for n, reference in asked.items()}
+
+
+def _fitted(branch: Branch, classes: list[str], threads: int) -> FittedHead:
+    """Fit one head's discriminant to standardised artifacts, in a task."""
+    found = branch.manifest["moments"]["train"]
+    mean = np.array(found["mean"], dtype=np.float32)
+    std = np.maximum(np.array(found["std"], dtype=np.float32), LEAST_STD)
+
+    def standardised(split: str) -> Iterator[Rows]:
+        for artifacts, labels in rows_of(branch, split, classes):
+            yield (artifacts - mean) / std, labels
+
+    rows = row_counts(branch.manifest)["train"]
+    counts = [rows[name] for name in classes]
+    with threads_of(threads):
+        validation = first_rows(standardised("validation"), len(classes))
+        return FittedHead(
+            fit_discriminant(standardised("train"), counts, validation), mean.tolist(), std.tolist()
+        )
+
+
+def joined_heads(
+    design: Design,
+    trained: Sequence[int],
+    weights: dict[str, Tensor],
+    fitted: dict[int, FittedHead],
+) -> AttributionNetwork:
+    """Return the network of trained heads, whose ``weights`` are one network's, and fitted ones."""
+    if not fitted:
+        return network_of(design, weights)
+    network = AttributionNetwork(design)
+    for place, number in enumerate(trained):
+        prefix = f"branches.{place}."
+        mine = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+        network.branches[number].load_state_dict(mine)
+    for number, (found, mean, std) in fitted.items():
+        branch = network.branches[number]
+        branch.normalise_by(mean, std)  # type: ignore[operator]
+        layers = {
+            "0.weight": found.coordinates,
+            "1.weight": found.weight,
+            "1.bias": found.bias,
+        }
+        branch.get_submodule("trunk").load_state_dict(layers)
+    return network.eval()

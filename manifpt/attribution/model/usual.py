@@ -1,0 +1,97 @@
+"""The attributor that is trained where the user names no space: several views of the images.
+
+Its heads look at the pixels, at their high-pass residuals, at local statistics (the space
+``residual``), and, where there are real images enough, at what a denoiser that has learned the
+manifold of the reals takes away. No single one is the best on all images, so what each is worth is
+fitted on validation images.
+
+Images of the web were compressed, resized or cropped since their generator made them. So half of
+the training and validation images are degraded copies of the others.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from manifpt import storage
+from manifpt.attribution.model.recipe import Options
+from manifpt.attribution.model.train import print_epoch, train_attributor
+from manifpt.engine import session
+from manifpt.errors import ManifptError
+from manifpt.images import plan
+from manifpt.images.copies import Augmentation
+from manifpt.images.degrade import KINDS, Range
+from manifpt.images.places import places
+from manifpt.images.sources import MANIFOLD_REALS, REAL
+from manifpt.manifold.build import Settings, build_manifold
+from manifpt.manifold.denoiser import STEPS
+from manifpt.manifold.embed import TrainingReals
+from manifpt.manifold.projector import Projection
+from manifpt.nets import training
+from manifpt.outputs import claims
+
+PLAIN = ("image", "residual")
+DEGRADED = Augmentation(tuple(map(Range.parse, KINDS)))
+
+
+def train_usual(
+    inputs: Sequence[str],
+    output: str,
+    options: Options,
+    *,
+    sources: Sequence[str] = (),
+    image_size: int | None = None,
+    tiles: int | None = None,
+    split_by: str | None = None,
+    augmentation: Augmentation | None = DEGRADED,
+    denoiser_steps: int = STEPS,
+    num_workers: int | None = None,
+    demand: session.Demand = session.ANY,
+    report: training.EpochLog = print_epoch,
+    terms: claims.Terms = claims.AS_IS,
+) -> dict[str, Any]:
+    """Train on images by source; return the manifest.
+
+    The manifold is that of a benchmark's own reals, else of the training images of ``real``; it
+    stays in ``output``/manifold. The other arguments are those of ``train_attributor``.
+    """
+    output = storage.absolute(output)
+    claims.check_place(output, "attributor", places(inputs, output), terms)
+    place, manifolds = storage.join(output, "manifold"), []
+    if has_reals(inputs):
+        settings = Settings(image_size=image_size, tiles=tiles, denoiser=denoiser_steps)
+        made = build_manifold(
+            inputs,
+            place,
+            settings=settings,
+            training=TrainingReals(split_by),
+            demand=demand,
+            terms=terms,
+        )
+        manifolds = [place] if "denoiser" in made else []
+    return train_attributor(
+        inputs,
+        output,
+        replace(options, highpass="also"),
+        sources=sources,
+        manifolds=manifolds,
+        plain=PLAIN,
+        image_size=None if manifolds else image_size,
+        tiles=None if manifolds else tiles,
+        projection=Projection("denoiser"),
+        split_by=split_by,
+        augmentation=augmentation,
+        num_workers=num_workers,
+        demand=demand,
+        report=report,
+        terms=terms,
+    )
+
+
+def has_reals(inputs: Sequence[str]) -> bool:
+    """Tell whether images of the source ``real`` are among inputs, as far as their names say."""
+    try:
+        units = plan(inputs, MANIFOLD_REALS, labelled=True)
+    except ManifptError:
+        return False
+    return any(unit.source == REAL for unit in units)

@@ -1,0 +1,1 @@
+"""Images and groups of sources that the attributor has never seen."""

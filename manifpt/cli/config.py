@@ -1,0 +1,246 @@
+"""A job's options: one frozen model a job, read from flags, a YAML file, or both."""
+
+import argparse
+import re
+import sys
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    NoReturn,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from manifpt.cli.options import ProjectionOptions
+from manifpt.engine.session import Demand, SearchDemand
+from manifpt.errors import ManifptError
+
+if TYPE_CHECKING:
+    from manifpt.outputs.claims import Terms
+
+
+class JobConfig(BaseModel):
+    """The options that every job has. Flags win over the file that --config names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    config: str | None = Field(None, description="YAML file of options, by their long names")
+    json_file: str | None = Field(
+        None, alias="json", description="write the job's summary to this file as JSON"
+    )
+    overwrite: bool = Field(
+        False, description="replace what other settings made in --output; other files stay"
+    )
+    take_over: bool = Field(
+        False, description="go on in --output though another run seems to work there"
+    )
+    num_actors: int | None = Field(
+        None, ge=1, description="worker processes; as many as fit beside a reader if not given"
+    )
+    num_gpus_per_actor: float | None = Field(
+        None, ge=0, description="GPUs of each; one where the cluster has any if not given"
+    )
+
+    @property
+    def demand(self) -> Demand:
+        """The processes asked for."""
+        return Demand(self.num_actors, self.num_gpus_per_actor)
+
+    @property
+    def terms(self) -> "Terms":
+        """What the job may replace in its output."""
+        from manifpt.outputs.claims import Terms
+
+        return Terms(self.overwrite, self.take_over)
+
+
+class EmbeddingConfig(JobConfig):
+    """The options of jobs that embed images."""
+
+    compile: bool = Field(False, description="sl, ssl: compile the network first (torch.compile)")
+
+    @property
+    def demand(self) -> Demand:
+        """The processes asked for."""
+        return Demand(self.num_actors, self.num_gpus_per_actor, self.compile)
+
+
+class SearchConfig(EmbeddingConfig):
+    """The options of jobs that search a manifold; the result depends on none that is exact."""
+
+    search: Literal["auto", "exact-plain", "exact-pruned", "approximate"] = Field(
+        "auto", description="how to find neighbours; auto is what was fastest when it was built"
+    )
+    placement: Literal["auto", "replicated", "sharded", "scan"] = Field(
+        "auto", description="where the manifold lies: in each process, over actors, in storage"
+    )
+    manifold_memory: float | None = Field(
+        None, gt=0, description="GiB that it may take in the whole job; half of Ray's if not given"
+    )
+    gpu_float16: bool = Field(False, description="hold it in half precision on GPUs; still exact")
+
+    @property
+    def search_demand(self) -> SearchDemand:
+        """The search asked for."""
+        memory = int(self.manifold_memory * 2**30) if self.manifold_memory else None
+        return SearchDemand(self.search, self.placement, memory, self.gpu_float16)
+
+
+def _model_name(name: str) -> str:
+    if not re.fullmatch(r"[\w][\w. -]{0,99}", name):
+        raise ValueError(f"{name!r} is no name; take letters, digits and . _ - alone")
+    return name
+
+
+def _alias(alias: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_-][\w-]{0,99}", alias) or re.fullmatch(r"latest|v\d+", alias):
+        raise ValueError(f"{alias!r} is no alias; take letters, digits and _ -, no version")
+    return alias
+
+
+# What MLflow's registry, and its URIs, take.
+ModelName = Annotated[str, AfterValidator(_model_name)]
+Alias = Annotated[str, AfterValidator(_alias)]
+
+
+def _degradations(texts: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    from manifpt.images.degrade import Degradation  # not needed for --help
+
+    for text in texts or ():
+        Degradation.parse(text)
+    return texts
+
+
+def _degrade(texts: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    return texts if texts in (None, NO_COPIES) else _ranges(texts)
+
+
+def _ranges(texts: tuple[str, ...]) -> tuple[str, ...]:
+    from manifpt.images.degrade import Range
+
+    for text in texts:
+        Range.parse(text)
+    return texts
+
+
+# Notations of images.degrade: jpeg:75, or jpeg:50-95.
+Degradations = Annotated[tuple[str, ...], AfterValidator(_degradations)]
+OptionalDegradations = Annotated[tuple[str, ...] | None, AfterValidator(_degradations)]
+Ranges = Annotated[tuple[str, ...], AfterValidator(_ranges)]
+NO_COPIES = ("none",)
+OptionalRanges = Annotated[tuple[str, ...] | None, AfterValidator(_degrade)]
+
+
+class ProjectionConfig(ProjectionOptions, JobConfig):
+    """The options of jobs that project images onto a manifold."""
+
+
+Config = TypeVar("Config", bound=JobConfig)
+
+# Other spellings of a flag, by field.
+ALSO = {"output": ("--out",)}
+# Given to a field, it is an argument by its place, not by a flag.
+POSITIONAL: dict[str, JsonValue] = {"positional": True}
+# Given to a field, only the file that --config names can hold it.
+IN_FILE: dict[str, JsonValue] = {"in_file": True}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without repeating the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of exiting, so that a caller sees one kind of error."""
+        raise ManifptError(f"{message}; see --help")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _kind(annotation: Any) -> Any:
+    """Take the None out of ``X | None``."""
+    if get_origin(annotation) in (types.UnionType, Union):
+        kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
+        return kinds[0]
+    return annotation
+
+
+def _add(parser: argparse.ArgumentParser, name: str, field: Any) -> None:
+    kind = _kind(field.annotation)
+    if field.json_schema_extra == IN_FILE:
+        return
+    if field.json_schema_extra == POSITIONAL:
+        parser.add_argument(name, nargs="?", default=argparse.SUPPRESS, help=field.description)
+        return
+    default = "required" if field.is_required() else f"default: {_shown(field.default)}"
+    options: dict[str, Any] = {
+        "dest": field.alias or name,
+        "default": argparse.SUPPRESS,
+        "help": f"{field.description} ({default})".replace("%", "%%"),
+    }
+    if kind is bool:
+        options["action"] = argparse.BooleanOptionalAction
+    elif get_origin(kind) is tuple:
+        count = "+" if field.is_required() else "*"
+        options |= {"nargs": count, "metavar": "NAME=URI" if name == "input" else name.upper()}
+    elif get_origin(kind) is Literal:
+        options["choices"] = get_args(kind)
+    else:
+        options["metavar"] = name.upper()
+    parser.add_argument(_flag(field.alias or name), *ALSO.get(name, ()), **options)
+
+
+def _shown(default: Any) -> str:
+    if default is None:
+        return "none"
+    if isinstance(default, tuple):
+        return " ".join(map(str, default)) or "none"
+    return str(default)
+
+
+def _from_file(path: str) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise ManifptError(f"--config {path}: {error.strerror}; check the path") from None
+    except yaml.YAMLError as error:
+        reason = str(error).splitlines()[0]
+        raise ManifptError(f"--config {path}: not valid YAML ({reason})") from None
+    if not isinstance(loaded, dict):
+        raise ManifptError(f"--config {path}: must hold options as 'name: value' lines")
+    return {str(key).replace("-", "_"): value for key, value in loaded.items()}
+
+
+def parse(kind: type[Config], description: str, argv: Sequence[str] | None = None) -> Config:
+    """Return the config that flags and file give; raise ManifptError naming a wrong option."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = _Parser(description=description, allow_abbrev=False)
+    # The job's own options come first, those of all jobs last.
+    common = JobConfig.model_fields
+    names = sorted(kind.model_fields, key=lambda n: (n in common, n not in kind.__annotations__))
+    for name, field in ((name, kind.model_fields[name]) for name in names):
+        _add(parser, name, field)
+    flags = vars(parser.parse_args(argv))
+    values = {**(_from_file(flags["config"]) if "config" in flags else {}), **flags}
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = _flag(str(first["loc"][0])) if first["loc"] else "options"
+        option += "".join(f".{part}" for part in first["loc"][1:])
+        reason = re.sub(r"^Value error, ", "", first["msg"])
+        if first["type"] == "missing":
+            reason = "is required"
+        elif first["type"] == "extra_forbidden":
+            reason = "no such option"
+        raise ManifptError(f"{option}: {reason}; see --help") from None

@@ -1,0 +1,113 @@
+"""The edge of every job: options in, one MLflow run, a summary out, errors as one line."""
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any, NoReturn
+
+from manifpt.cli.config import Config, parse
+from manifpt.errors import ManifptError, MismatchError
+
+Job = Callable[[Config, Any], dict[str, Any]]
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _stoppable() -> None:
+    """Let SIGTERM and SIGHUP stop this process as Ctrl-C does; nohup's stays ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _terminate)
+
+
+def _start_ray() -> None:
+    from manifpt.engine import session
+
+    try:
+        session.start()
+    except SystemExit:  # a SIGTERM that met the handler which Ray installs
+        raise KeyboardInterrupt from None
+    finally:
+        _stoppable()
+
+
+def execute(
+    name: str,
+    kind: type[Config],
+    job: Job[Config],
+    argv: Sequence[str] | None,
+    doc: str,
+    *,
+    on_ray: bool = True,
+) -> dict[str, Any]:
+    """Parse, start Ray, run the job inside its MLflow run; return its summary or raise.
+
+    A job that is not ``on_ray`` needs no cluster and starts none.
+    """
+    config = parse(kind, doc, argv)
+    _stoppable()
+    from manifpt import tracking
+    from manifpt.engine import session
+
+    params = config.model_dump(mode="json", exclude_none=True)
+    with tracking.run(name, params) as run:
+        if on_ray:
+            _start_ray()
+            run.tags(session.identity())
+        summary = job(config, run)
+        run.metrics(summary)
+        run.document("summary.json", summary)
+    if config.json_file:
+        from manifpt import storage
+
+        storage.write_json(config.json_file, summary)
+    return summary
+
+
+def main(
+    name: str,
+    kind: type[Config],
+    job: Job[Config],
+    doc: str,
+    argv: Sequence[str] | None = None,
+    *,
+    on_ray: bool = True,
+) -> int:
+    """Run a job as a command: print its summary and return the exit code."""
+
+    def command() -> None:
+        print(json.dumps(execute(name, kind, job, argv, doc, on_ray=on_ray), indent=1))
+
+    return exit_code(name, command)
+
+
+def exit_code(name: str, command: Callable[[], None]) -> int:
+    """Run a command: 0, 130 when it was stopped, 2 with one line for what a user can mend.
+
+    A verification that finds a difference has 1.
+    """
+    try:
+        _stoppable()
+        command()
+    except KeyboardInterrupt:
+        print(f"{name}: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except Exception as error:
+        from manifpt.engine import session
+        from manifpt.storage import failures
+
+        reason = session.cause(error)
+        if not isinstance(reason, ManifptError):
+            reason = failures.out_of_memory(reason) or failures.out_of_memory(error) or reason
+        if not isinstance(reason, ManifptError):
+            raise
+        print(f"{name}: {reason}", file=sys.stderr)
+        return 1 if isinstance(reason, MismatchError) else 2
+    return 0

@@ -1,0 +1,302 @@
+"""The Ray layer: units -> tables read by tasks -> a stage in actors -> Parquet parts.
+
+One chunk of rows is the unit of work that survives: its parts are written whole under names that
+its input decides, then its record, and a chunk with a record is never computed again. Whatever is
+killed, the same command goes on and makes the same files. Nothing but unit numbers leaves the
+driver, and nothing but records reaches it.
+"""
+
+import json
+import math
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import threadpoolctl
+
+from manifpt import errors, storage
+from manifpt.engine import attempts
+from manifpt.engine.progress import Progress
+from manifpt.engine.session import Pool, capacity, lost, nodes
+from manifpt.engine.work import Work
+from manifpt.errors import ManifptError
+from manifpt.images.read import decode_table, encode_table, metadata_of
+from manifpt.outputs import claims
+from manifpt.outputs import records as recorded
+from manifpt.outputs.records import Records
+from manifpt.outputs.records import parts as parts
+from manifpt.outputs.records import totals as totals
+
+# Files under way, the largest twice, a chunk of images and its copy, and the process that decodes.
+READER_MEMORY = 512 * 2**20
+# Reading tasks of one execution; with more units, each reads several, one after another.
+TASKS = 4096
+QUARANTINE = {
+    "id": pa.string(),
+    "uri": pa.string(),
+    "error": pa.string(),
+    "message": pa.string(),
+}
+
+Read = Callable[[str], Iterator[pa.Table]]
+
+
+@dataclass
+class Result:
+    """What a stage makes of one chunk: tables by folder, and facts for the record."""
+
+    tables: dict[str, pa.Table]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Stage(Protocol):
+    """Work on one chunk; built once in each actor."""
+
+    def __call__(self, table: pa.Table) -> Result:
+        """Return the results of a table's rows."""
+
+
+def check_columns(table: pa.Table, schema: dict[str, pa.DataType], stage: str) -> None:
+    """Raise if a stage's input lacks a column or has it with another type."""
+    for name, kind in schema.items():
+        if name not in table.column_names:
+            raise TypeError(f"{stage}: the input has no column {name!r}")
+        if table.schema.field(name).type != kind:
+            found = table.schema.field(name).type
+            raise TypeError(f"{stage}: column {name!r} is {found}, not {kind}")
+
+
+def chunks(read: Read, spec: str, unit: int, done: set[int]) -> Iterator[dict[str, Any]]:
+    """Yield the chunks of one unit that have no record yet, each as one row of bytes.
+
+    A unit in which there is nothing has one chunk without rows, so that it has a record, too.
+    """
+    ready: tuple[int, pa.Table] | None = None
+    index = -1
+    for index, table in enumerate(read(spec)):
+        if ready is not None:
+            yield _row(unit, *ready, last=False)
+        ready = None if index in done else (index, table)
+    if ready is not None:
+        yield _row(unit, *ready, last=True)
+    elif index < 0:
+        yield _row(unit, 0, pa.table({}), last=True)
+
+
+def _row(unit: int, chunk: int, table: pa.Table, *, last: bool) -> dict[str, Any]:
+    return {"unit": unit, "chunk": chunk, "last": last, "table": encode_table(table)}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a pipeline writes; ``generation`` is in the names of what comes after the first."""
+
+    output: str
+    started: float
+    generation: str = ""
+    token: str = ""  # of the run's claim on the output
+
+
+def work(stage: Stage, row: dict[str, Any], place: Place) -> dict[str, Any]:
+    """Run a stage over one chunk, write its parts and then its record; return the record."""
+    started = time.monotonic()
+    table = decode_table(row["table"])
+    unit, chunk = int(row["unit"]), int(row["chunk"])
+    rows_in, by_error = table.num_rows, dict[str, int]()
+    tables: dict[str, pa.Table] = {}
+    if "error" in table.column_names:
+        bad = pc.is_valid(table["error"])
+        rejected = table.filter(bad).select([*QUARANTINE, *metadata_of(table)])
+        for code in rejected["error"].to_pylist():
+            by_error[code] = by_error.get(code, 0) + 1
+        if rejected.num_rows:
+            tables["quarantine"] = rejected
+        table = table.filter(pc.invert(bad)).drop_columns(["error", "message"])
+    result = stage(table) if table.num_rows else Result({})
+    parts = []
+    claims.check(place.output, place.token)
+    for folder, part in (tables | result.tables).items():
+        path = f"{folder}/{unit:06d}-{chunk:06d}{place.generation}.parquet"
+        uri = storage.join(place.output, path)
+        written = storage.write_bytes(uri, storage.parquet_bytes(part))
+        parts.append({"path": path, "folder": folder, "rows": part.num_rows, **written})
+    record = {
+        "unit": unit,
+        "chunk": chunk,
+        "last": bool(row["last"]),
+        "rows_in": rows_in,
+        "ok": table.num_rows,
+        "by_error": by_error,
+        "seconds": time.monotonic() - started,
+        "started": place.started,
+        "written": time.time(),
+        "parts": parts,
+        "facts": result.facts,
+    }
+    claims.check(place.output, place.token)
+    storage.write_json(recorded.uri_of(place.output, unit, chunk, place.generation), record)
+    return record
+
+
+def use_threads(count: int) -> None:
+    """Let the libraries that compute use so many threads, when this thread calls them.
+
+    Ray starts an actor with as many as it has CPUs by its logical count.
+    """
+    threadpoolctl.threadpool_limits(count)
+    if "torch" in sys.modules:  # not imported for it
+        sys.modules["torch"].set_num_threads(count)
+
+
+class _Worker:
+    """The stage in an actor; Ray Data calls it with batches of one chunk."""
+
+    def __init__(self, build: Callable[[], Stage], place: Place, threads: int) -> None:
+        self.stage, self.place, self.threads = build(), place, threads
+        self.limited: set[int] = set()
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+        # OpenMP counts threads for each thread that asks, and Ray calls from one or another.
+        if threading.get_ident() not in self.limited:
+            self.limited.add(threading.get_ident())
+            use_threads(self.threads)
+        rows = [{name: batch[name][i] for name in batch} for i in range(len(batch["unit"]))]
+        return {"record": [json.dumps(self.work(row)) for row in rows]}
+
+    def work(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Work on one chunk; return its record, or the error that ends the job, see ``_failed``."""
+        if row["failed"]:
+            return {"failed": row["failed"]}
+        name = f"{row['unit']:06d}-{row['chunk']:06d}"
+        try:
+            with attempts.bounded(self.place.output, name, lambda: _rows_of(row)):
+                return work(self.stage, row, self.place)
+        except ManifptError as error:
+            return {"failed": _failed(error)}
+
+
+def _failed(error: ManifptError) -> str:
+    """Return an error as text: Ray Data would bring its traceback to the driver, but not itself."""
+    return json.dumps([type(error).__name__, str(error)])
+
+
+def _raised(text: str) -> ManifptError:
+    """Return the error that ``_failed`` wrote."""
+    name, message = json.loads(text)
+    kind: type[ManifptError] = getattr(errors, name, ManifptError)
+    return kind(message)
+
+
+def _rows_of(row: dict[str, Any]) -> str:
+    table = decode_table(row["table"])
+    ids = table["id"].to_pylist() if "id" in table.column_names else []
+    rows = f", rows {ids[0]} to {ids[-1]}" if ids else ""
+    return f"unit {row['unit']}, chunk {row['chunk']}{rows}"
+
+
+@dataclass
+class _Reader:
+    """The reading side, as a callable that Ray can ship."""
+
+    read: Read
+    stored: Work
+    done: dict[int, set[int]]
+    place: Place
+
+    def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, list[Any]]]:
+        for unit in map(int, batch["unit"]):
+            spec = self.stored.spec(unit)
+            about = f"unit {unit}, {spec[:200]}"
+            try:
+                with attempts.bounded(self.place.output, f"{unit:06d}-read", partial(str, about)):
+                    for row in chunks(self.read, spec, unit, self.done.get(unit, set())):
+                        yield {name: [value] for name, value in (row | {"failed": ""}).items()}
+            except ManifptError as error:
+                last = _row(unit, 0, pa.table({}), last=False) | {"failed": _failed(error)}
+                yield {name: [value] for name, value in last.items()}
+
+
+def run(
+    title: str,
+    specs: Iterable[str] | Work,
+    read: Read,
+    build: Callable[[], Stage],
+    output: str,
+    pool: Pool,
+    *,
+    only: Iterable[int] | None = None,
+    generation: str = "",
+) -> Records:
+    """Work through all units and return the records of their chunks, in order.
+
+    ``specs`` are the units, each a line of JSON, or what stores them already; ``read`` yields a
+    unit's tables in a task, ``build`` makes the stage in each actor. Chunks with a record from an
+    earlier start are not repeated. ``only`` names the units that another ``generation`` of the
+    output works on again.
+    """
+    place = Place(output, time.time(), generation, claims.token_of(output))
+    stored = specs if isinstance(specs, Work) else Work.store(output, specs)
+    attempts.clear(output)
+    found = Records(recorded.stored(output, generation))
+    closed, done = recorded.by_unit(found)
+    units = np.array(range(stored.units) if only is None else sorted(only), dtype=np.int64)
+    left = units[~np.isin(units, list(closed))]
+    progress = Progress(title, len(units), len(units) - len(left))
+    if len(left):
+        reader = _Reader(read, stored, done, place)
+        for record in _execute(left, reader, build, stored.pinned("threads", pool.threads), pool):
+            found.add(record)
+            progress.add(record)
+    attempts.clear(output)
+    return found
+
+
+def _reader_memory() -> float:
+    """Return the bytes that Ray is told a reader needs.
+
+    A node with less than it would never get one, and the job would wait for ever.
+    """
+    node = capacity().get("memory", math.inf) / max(1, nodes())
+    return min(READER_MEMORY, node / 4)
+
+
+def _execute(
+    units: np.ndarray, reader: _Reader, build: Callable[[], Stage], threads: int, pool: Pool
+) -> Iterator[dict[str, Any]]:
+    """Yield the records of chunks as they are done."""
+    import ray.data
+
+    blocks = np.array_split(units, min(TASKS, len(units)))
+    # With arguments unlike the actors', Ray keeps reading apart from the stage: fused into
+    # one, all of a large tar would be read and worked on by one process.
+    dataset = ray.data.from_arrow([pa.table({"unit": block}) for block in blocks]).map_batches(
+        reader, batch_size=1, num_cpus=pool.num_cpus, memory=_reader_memory()
+    )
+    dataset = dataset.map_batches(
+        _Worker,
+        fn_constructor_args=(build, reader.place, threads),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=pool.size),
+        num_cpus=pool.num_cpus,
+        num_gpus=pool.num_gpus,
+    )
+    with lost():
+        for row in dataset.iter_rows():
+            record = json.loads(row["record"])
+            if "failed" in record:
+                raise _raised(record["failed"])
+            yield record
+
+
+def clear_records(output: str, *, work: bool = True) -> None:
+    """Remove the records, and the stored units, once a manifest has taken over from them."""
+    recorded.clear(output)
+    if work:
+        Work.clear(output)

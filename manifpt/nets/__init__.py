@@ -1,0 +1,1 @@
+"""What all networks share: torchvision's classifiers, the device, and trainings by Ray Train."""

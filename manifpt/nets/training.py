@@ -1,0 +1,193 @@
+"""What every training shares: its workers, Ray Train with a checkpoint an epoch, and its log."""
+
+import io
+import math
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from manifpt import storage
+from manifpt.engine import session
+from manifpt.errors import ManifptError
+
+if TYPE_CHECKING:
+    import ray.data
+
+EPOCHS = "_epochs"
+TRAINING = "_training"
+STATE = "state.pt"
+
+EpochLog = Callable[[dict[str, float], int], None]
+Placed = tuple[int, dict[str, float], bool]
+
+
+def workers(num_workers: int | None, num_gpus: float | None) -> Placed:
+    """Return the number of workers, what each holds, and whether that includes a GPU."""
+    has = session.capacity()
+    cpus, gpus = has.get("CPU", 1.0), has.get("GPU", 0.0)
+    use_gpu = gpus >= 1 if num_gpus is None else num_gpus > 0
+    each_gpu = (num_gpus or 1.0) if use_gpu else 0.0
+    room = max(cpus - 1, 0.5)  # a reader needs the rest
+    count = num_workers or (int(gpus / each_gpu) if use_gpu else max(1, int(room)))
+    each_cpu = 1.0 if count <= room else 0.5
+    if count * each_cpu > room or count * each_gpu > gpus:
+        raise ManifptError(
+            f"the cluster is too small: {count} workers of {each_cpu:g} CPU and {each_gpu:g} GPU "
+            f"beside a reader do not fit on its {cpus:g} CPU and {gpus:g} GPU; "
+            f"ask for fewer --num-workers"
+        )
+    holds = {"CPU": each_cpu} | ({"GPU": each_gpu} if use_gpu else {})
+    return count, holds, use_gpu
+
+
+def warm_cosine(step: int, steps: int) -> float:
+    """Return the learning rate's factor: a linear warm-up over 5 % of steps, a cosine to zero."""
+    warm = max(1, steps // 20)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm))))
+
+
+def add_up(values: list[float], device: str) -> list[float]:
+    """Add values over all workers, in a worker."""
+    total = torch.tensor(values, dtype=torch.float64, device=device)
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(total)
+    added: list[float] = total.tolist()
+    return added
+
+
+def load_state(folder: str) -> dict[str, Any]:
+    """Return a checkpoint's state."""
+    return state_of((Path(folder) / STATE).read_bytes())
+
+
+def state_of(data: bytes) -> dict[str, Any]:
+    """Return the state that a file holds."""
+    state: dict[str, Any] = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+    return state
+
+
+def end_epoch(
+    row: dict[str, float],
+    epoch: int,
+    save: Callable[[str], None],
+    config: dict[str, Any],
+    *,
+    resumed: bool,
+) -> None:
+    """Report an epoch from a worker; the first writes its row and its checkpoint with ``save``.
+
+    ``config`` is the loop's, as ``fit`` gave it; ``resumed`` says that it began at a checkpoint.
+    """
+    import ray.train
+
+    first = ray.train.get_context().get_world_rank() == 0
+    if first:
+        storage.write_json(storage.join(config["epochs_uri"], f"{epoch:05d}.json"), row)
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = None
+        if first:
+            save(folder)
+            checkpoint = ray.train.Checkpoint.from_directory(folder)
+        ray.train.report(row, checkpoint=checkpoint)
+    if config["die_at"] == epoch and not resumed:
+        os._exit(1)
+
+
+@contextmanager
+def reported(epochs_uri: str, report: EpochLog) -> Iterator[None]:
+    """Report epochs as workers write them, from a thread, while the block waits for them."""
+    done = threading.Event()
+    seen: set[str] = set()
+
+    def look() -> None:
+        found = storage.files_under(epochs_uri) if storage.exists(epochs_uri) else []
+        for uri, _ in found:
+            if uri.endswith(".json") and uri not in seen:
+                seen.add(uri)
+                report(storage.read_json(uri), int(storage.base_name(uri)[:5]))
+
+    def watch() -> None:
+        while not done.wait(2):
+            look()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(timeout=30)
+        look()
+
+
+def fit(
+    loop: Callable[[dict[str, Any]], None],
+    config: dict[str, Any],
+    datasets: dict[str, "ray.data.Dataset"],
+    output: str,
+    key: str,
+    placed: Placed,
+    report: EpochLog,
+    die_at: int | None = None,
+) -> dict[str, Any]:
+    """Run ``loop`` on Ray Train's workers to the end; return the last checkpoint's state.
+
+    The workers share the dataset ``train`` and each read all of the others. ``loop`` gets
+    ``config`` with what ``end_epoch`` needs and with ``threads``, the cores of a worker. Started
+    again with the same ``output`` and ``key``, it goes on after the last checkpoint. ``die_at``
+    kills a worker after that epoch, once: a drill for tests and operators.
+    """
+    from ray.train import (
+        CheckpointConfig,
+        DataConfig,
+        FailureConfig,
+        RunConfig,
+        ScalingConfig,
+    )
+    from ray.train.torch import TorchTrainer
+
+    count, holds, use_gpu = placed
+    filesystem, path = storage.arrow_filesystem(storage.join(output, TRAINING))
+    epochs_uri = storage.join(output, EPOCHS)
+    trainer = TorchTrainer(
+        loop,
+        train_loop_config={
+            **config,
+            "epochs_uri": epochs_uri,
+            "die_at": die_at,
+            "threads": max(1, int(session.capacity().get("CPU", 1) / count)),
+        },
+        datasets=datasets,
+        # Splitting takes a process of its own, and an only worker needs none.
+        dataset_config=DataConfig(datasets_to_split=["train"] if count > 1 else []),
+        scaling_config=ScalingConfig(
+            num_workers=count, use_gpu=use_gpu, resources_per_worker=holds
+        ),
+        run_config=RunConfig(
+            name=key[:16],
+            storage_path=path,
+            storage_filesystem=filesystem,
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            failure_config=FailureConfig(max_failures=3),
+        ),
+    )
+    with reported(epochs_uri, report):
+        result = trainer.fit()
+    if result.checkpoint is None:
+        raise ManifptError("training ended without a checkpoint; see the log above")
+    with result.checkpoint.as_directory() as local:
+        return load_state(local)
+
+
+def clear(output: str) -> None:
+    """Remove what a training keeps in ``output`` to go on from."""
+    storage.remove_files(storage.join(output, EPOCHS), r"\w+\.json")
+    storage.remove_files(storage.join(output, TRAINING), r"[0-9a-f]{16}/.+")

@@ -1,0 +1,467 @@
+"""URIs to filesystems (local paths and s3://), whole-or-nothing writes, content hashes.
+
+Credentials and endpoint come from the environment that the AWS tools read (AWS_ACCESS_KEY_ID,
+AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, ...); they are never written or printed.
+"""
+
+import errno
+import fcntl
+import hashlib
+import io
+import json
+import os
+import posixpath
+import re
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from email.utils import parsedate_to_datetime
+from itertools import islice
+from typing import IO, Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
+
+from manifpt.errors import DamageError, ManifptError
+from manifpt.storage import s3
+from manifpt.storage.failures import blames_file as blames_file
+from manifpt.storage.failures import explained as explained
+from manifpt.storage.failures import reason
+
+AT_ONCE = 64
+PARTIAL = ".partial"
+LOCK = ".lock"
+# Its content, by which a lock that a killed run has left is told from a file of others.
+LOCK_MARK = b"manifpt\n"
+LOCK_SECONDS = 30.0
+# S3's codes for a conditional write whose condition does not hold.
+_UNMET = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"}
+
+
+def is_s3(uri: str) -> bool:
+    """Tell whether ``uri`` names an object store."""
+    return uri.startswith("s3://")
+
+
+def absolute(uri: str) -> str:
+    """Return the URI in a form that any process of the job can resolve, with no trailing slash."""
+    if is_s3(uri):
+        return uri.rstrip("/")
+    if "://" in uri and not uri.startswith("file://"):
+        scheme = uri.split("://", 1)[0]
+        raise ManifptError(f"{uri}: unknown scheme {scheme}://; give a local path or s3://")
+    return os.path.abspath(uri.removeprefix("file://"))
+
+
+def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Return the filesystem of ``uri`` and its path there."""
+    if is_s3(uri):
+        return s3.filesystem(), uri[len("s3://") :]
+    return fsspec.filesystem("file"), absolute(uri)
+
+
+def arrow_filesystem(uri: str) -> tuple[pa.fs.FileSystem, str]:
+    """Return pyarrow's filesystem of ``uri`` and its path there, for libraries that want one."""
+    if is_s3(uri):
+        return s3.arrow(), uri[len("s3://") :]
+    return pa.fs.LocalFileSystem(), absolute(uri)
+
+
+def join(uri: str, *parts: str) -> str:
+    """Append path segments to a URI."""
+    return posixpath.join(uri, *parts)
+
+
+def base_name(uri: str) -> str:
+    """Return the last path segment of a URI."""
+    return posixpath.basename(uri.rstrip("/"))
+
+
+def exists(uri: str) -> bool:
+    """Tell whether a file or folder is there."""
+    fs, path = filesystem(uri)
+    with explained(uri):
+        if is_s3(uri):
+            # exists() of s3fs takes a denied or unreachable bucket for a missing one.
+            try:
+                fs.info(path)
+            except FileNotFoundError:
+                return False
+            return True
+        return bool(fs.exists(path))
+
+
+def read_bytes(uri: str) -> bytes:
+    """Return a file's content."""
+    fs, path = filesystem(uri)
+    with explained(uri):
+        data: bytes = fs.cat_file(path)
+    return data
+
+
+def read_many(uris: Iterable[str]) -> Iterator[bytes]:
+    """Yield the contents of small files in order; an object store is asked for many at once."""
+    left = iter(uris)
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        while some := list(islice(left, AT_ONCE)):
+            yield from threads.map(_read_small, some) if is_s3(some[0]) else map(_read_small, some)
+
+
+def _read_small(uri: str) -> bytes:
+    if not is_s3(uri):
+        return read_bytes(uri)
+    fs, path = filesystem(uri)
+    with explained(uri):
+        # With more, s3fs would ask for the size first.
+        data: bytes = fs.cat_file(path, max_concurrency=1)
+    return data
+
+
+@contextmanager
+def writing(uri: str) -> Iterator[IO[bytes]]:
+    """Open a file that appears under ``uri`` whole when the block ends, and not at all if it fails.
+
+    An object store does this by itself: an upload is visible when it is complete.
+    """
+    fs, path = filesystem(uri)
+    with explained(uri):
+        if is_s3(uri):
+            with fs.open(path, "wb") as file:
+                try:
+                    yield file
+                except BaseException:
+                    file.discard()
+                    raise
+            return
+        _make_folder(os.path.dirname(path))
+        partial = f"{path}.{uuid.uuid4().hex[:8]}{PARTIAL}"
+        try:
+            with open(partial, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())  # else a machine that stops may keep the name alone
+            os.replace(partial, path)
+            _keep_names(os.path.dirname(path))
+        except BaseException:
+            if os.path.exists(partial):
+                os.unlink(partial)
+            raise
+
+
+def _make_folder(path: str) -> None:
+    """Make a folder and those above it, so that a machine that stops keeps their names."""
+    if not os.path.isdir(path):
+        _make_folder(os.path.dirname(path))
+        with suppress(FileExistsError):  # another process made it; of a file, opening will tell
+            os.mkdir(path)
+        _keep_names(os.path.dirname(path))
+
+
+def _keep_names(folder: str) -> None:
+    """Flush the names in a folder to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a filesystem that does this by itself
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def create(uri: str, data: bytes) -> bool:
+    """Write a file whole if there is none of its name; tell whether this call wrote it.
+
+    Only one of several processes that call this at once writes.
+    """
+    if is_s3(uri):
+        return _put(uri, data, IfNoneMatch="*")
+    path = absolute(uri)
+    partial = f"{path}.{uuid.uuid4().hex[:8]}{PARTIAL}"
+    with explained(uri):
+        _make_folder(os.path.dirname(path))
+        try:
+            with open(partial, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(partial, path)  # which fails where the name is taken
+            _keep_names(os.path.dirname(path))
+        except FileExistsError:
+            return False
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(partial)
+    return True
+
+
+def write_bytes(uri: str, data: bytes) -> dict[str, Any]:
+    """Write a file whole and return its ``bytes`` and ``sha256``."""
+    with writing(uri) as file:
+        file.write(data)
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def sha256(uri: str) -> str:
+    """Return the sha256 of a file's content, read piece by piece."""
+    with reading(uri) as file:
+        found = hashlib.sha256()
+        while data := file.read(8 * 2**20):
+            found.update(data)
+    return found.hexdigest()
+
+
+def copy(source: str, target: str, sha: str | None = None) -> None:
+    """Copy a file piece by piece; it appears whole, and not at all if its sha256 is not ``sha``."""
+    found = hashlib.sha256()
+    with reading(source) as file, writing(target) as out:
+        while data := file.read(8 * 2**20):
+            found.update(data)
+            out.write(data)
+        if sha is not None and found.hexdigest() != sha:
+            raise DamageError(f"{source}: differs from its manifest's hash; make it again")
+
+
+@contextmanager
+def reading(uri: str) -> Iterator[IO[bytes]]:
+    """Open a file to read it piece by piece."""
+    fs, path = filesystem(uri)
+    with explained(uri), fs.open(path, "rb") as file:
+        yield file
+
+
+def read_versioned(uri: str) -> tuple[bytes, str]:
+    """Return a file's content and a token that changes whenever the content does."""
+    if not is_s3(uri):
+        data = read_bytes(uri)
+        return data, hashlib.sha256(data).hexdigest()
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    with explained(uri):
+        answer = s3.client().get_object(Bucket=bucket, Key=key)
+        return answer["Body"].read(), answer["ETag"]
+
+
+def replace(uri: str, data: bytes, token: str) -> bool:
+    """Write a file if its content is still what ``token`` came with; tell whether it was."""
+    return _put(uri, data, IfMatch=token) if is_s3(uri) else _replace_local(uri, data, token)
+
+
+def _put(uri: str, data: bytes, **condition: str) -> bool:
+    """Write an object if a condition holds; tell whether it did."""
+    from botocore.exceptions import ClientError
+
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    with explained(uri):
+        try:
+            s3.client().put_object(Bucket=bucket, Key=key, Body=data, **condition)
+        except ClientError as error:
+            if error.response["Error"]["Code"] in _UNMET:
+                return False
+            raise
+    return True
+
+
+def _replace_local(uri: str, data: bytes, token: str) -> bool:
+    path = absolute(uri)
+    if not os.path.exists(path):
+        return False
+    with explained(uri), open(os.path.join(os.path.dirname(path), LOCK), "ab") as lock:
+        _lock(lock, uri)
+        if lock.tell() == 0:
+            lock.write(LOCK_MARK)
+            lock.flush()
+        if not os.path.exists(path) or read_versioned(uri)[1] != token:
+            return False
+        write_bytes(uri, data)
+        return True
+
+
+def _lock(file: IO[bytes], uri: str) -> None:
+    """Take the lock of a file, for as long as that is open."""
+    until = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise ManifptError(f"{uri}: another process holds its lock; try again") from None
+            time.sleep(0.05)
+        else:
+            return
+
+
+def age(uri: str) -> float | None:
+    """Return the seconds since a file was written, by its storage's clock; None without one."""
+    if not is_s3(uri):
+        try:
+            return time.time() - os.stat(absolute(uri)).st_mtime
+        except FileNotFoundError:
+            return None
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    with explained(uri):
+        try:
+            answer = s3.client().head_object(Bucket=bucket, Key=key)
+        except Exception as error:
+            if getattr(error, "response", {}).get("Error", {}).get("Code") == "404":
+                return None
+            raise
+    now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+    return float((now - answer["LastModified"]).total_seconds())
+
+
+def read_json(uri: str) -> dict[str, Any]:
+    """Return a JSON file's object."""
+    try:
+        value = json.loads(read_bytes(uri))
+    except ValueError:
+        raise ManifptError(f"{uri}: not valid JSON; was it written by manifpt?") from None
+    if not isinstance(value, dict):
+        raise ManifptError(f"{uri}: not a JSON object; was it written by manifpt?")
+    return value
+
+
+def write_json(uri: str, value: object) -> None:
+    """Write a value as JSON, whole."""
+    write_bytes(uri, json_bytes(value))
+
+
+def json_bytes(value: object) -> bytes:
+    """Return a value as JSON text, keys sorted."""
+    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+
+
+def read_parquet(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return a Parquet file as a table; of ``columns`` those that it has."""
+    return parquet_table(uri, read_bytes(uri), columns)
+
+
+def parquet_table(uri: str, data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return the table in the bytes of a Parquet file, ``uri``."""
+    try:
+        file = pq.ParquetFile(io.BytesIO(data))
+        names = file.schema_arrow.names
+        return file.read(names if columns is None else [n for n in columns if n in names])
+    # ValueError: of names of columns that are no UTF-8.
+    except (pa.ArrowInvalid, OSError, ValueError) as error:
+        raise DamageError(f"{uri}: is damaged ({reason(error)}); make it again") from None
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """Return a table as the bytes of a Parquet file; equal tables give equal bytes."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def files_under(uri: str) -> list[tuple[str, int]]:
+    """Return (URI, bytes) of every file under a folder or prefix, sorted; hidden ones left out."""
+    return [
+        (found, size)
+        for found, size in all_files(uri)
+        if not any(part.startswith((".", "_")) for part in found[len(uri) :].strip("/").split("/"))
+    ]
+
+
+def all_files(uri: str) -> list[tuple[str, int]]:
+    """Return (URI, bytes) of every file under a folder or prefix, sorted; links are not followed.
+
+    A link is a file, of 0 bytes.
+    """
+    if not is_s3(uri):
+        return _local_files(absolute(uri))
+    fs, path = filesystem(uri)
+    with explained(uri):
+        found = fs.find(path, detail=True)
+    return sorted((f"s3://{name}", int(info["size"])) for name, info in found.items())
+
+
+def _local_files(root: str) -> list[tuple[str, int]]:
+    found = [] if not os.path.isfile(root) else [(root, os.path.getsize(root))]
+    for folder, inside, names in os.walk(root):
+        links = [name for name in inside if os.path.islink(os.path.join(folder, name))]
+        for path in (os.path.join(folder, name) for name in (*names, *links)):
+            with suppress(FileNotFoundError):  # it was removed in the meantime
+                found.append((path, 0 if os.path.islink(path) else os.lstat(path).st_size))
+    return sorted(found)
+
+
+def names(uri: str) -> list[str]:
+    """Return what lies in a folder, or under a prefix: up to 1,000 names; folders end in a slash.
+
+    Hidden names are among them; a file has none but its own.
+    """
+    if is_s3(uri):
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        prefix = f"{key}/" if key else ""
+        with explained(uri):
+            answer = s3.client().list_objects_v2(Bucket=bucket, Prefix=prefix, Delimiter="/")
+        found = [entry["Key"] for entry in answer.get("Contents", ())]
+        found += [entry["Prefix"] for entry in answer.get("CommonPrefixes", ())]
+        return sorted(name[len(prefix) :] for name in found if name != prefix)
+    path = absolute(uri)
+    with explained(uri):
+        try:
+            with os.scandir(path) as entries:
+                some = islice(entries, 1000)
+                return sorted(
+                    f"{e.name}/" if e.is_dir(follow_symlinks=False) else e.name for e in some
+                )
+        except FileNotFoundError:
+            return []
+        except NotADirectoryError:
+            return [os.path.basename(path)]
+
+
+def remove_file(uri: str) -> None:
+    """Remove a file if it is there."""
+    fs, path = filesystem(uri)
+    with explained(uri), suppress(FileNotFoundError):
+        fs.rm_file(path)
+
+
+def remove_files(folder: str, pattern: str) -> None:
+    """Remove the files of a folder whose paths inside it match a pattern, and no other.
+
+    Folders of the local disk that are empty by that go, too.
+    """
+    matches = re.compile(pattern).fullmatch
+    found = [uri for uri, _ in all_files(folder) if matches(uri[len(folder) :].strip("/"))]
+    fs, _ = filesystem(folder)
+    with explained(folder):
+        if is_s3(folder):
+            if set(folder) & set("*?["):  # s3fs would take it for a pattern
+                for uri in found:
+                    remove_file(uri)
+            elif found:
+                fs.rm([uri.removeprefix("s3://") for uri in found])
+            return
+        for path in found:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+    above = {os.path.dirname(path) for path in found}
+    for path in sorted(above, key=len, reverse=True):
+        while path.startswith(absolute(folder)) and remove_empty(path):
+            path = os.path.dirname(path)
+
+
+def remove_empty(uri: str) -> bool:
+    """Remove a local folder if nothing is in it; tell whether it was removed.
+
+    An object store has no empty ones.
+    """
+    if is_s3(uri):
+        return False
+    try:
+        os.rmdir(absolute(uri))
+    except OSError:
+        return False
+    return True
+
+
+def digest(value: object) -> str:
+    """Return the sha256 of a JSON value in canonical form."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
