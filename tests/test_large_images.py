@@ -14,8 +14,9 @@ from jobs import attribute, build_manifold, compute_artifacts, evaluate, train_a
 from manifpt import storage
 from manifpt.artifacts.branches import open_artifacts, read_artifacts
 from manifpt.artifacts.projection import reading_of
-from manifpt.attribution.crawl.stage import AttributeStage, trained_targets
+from manifpt.attribution.crawl.stage import AttributeStage
 from manifpt.attribution.model.attributor import Attributor
+from manifpt.attribution.model.targets import trained_targets
 from manifpt.images import plan, read_unit
 from manifpt.images.ids import image_id
 from manifpt.manifold import Manifold

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from statistics import median
 
 from manifpt.artifacts.projection import reading_of
-from manifpt.attribution.crawl.stage import AttributeStage, trained_targets
+from manifpt.attribution.crawl.stage import AttributeStage
 from manifpt.attribution.model.attributor import Attributor
+from manifpt.attribution.model.targets import trained_targets
 from manifpt.engine import pipeline, session
 from manifpt.errors import ManifptError
 from manifpt.images import Selection, plan, read_unit

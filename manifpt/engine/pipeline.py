@@ -27,7 +27,7 @@ from manifpt.engine.progress import Progress
 from manifpt.engine.session import Pool, capacity, lost, nodes
 from manifpt.engine.work import Work
 from manifpt.errors import ManifptError
-from manifpt.images.read import decode_table, encode_table, metadata_of
+from manifpt.images.read import metadata_of
 from manifpt.outputs import claims
 from manifpt.outputs import records as recorded
 from manifpt.outputs.records import Records
@@ -91,7 +91,7 @@ def chunks(read: Read, spec: str, unit: int, done: set[int]) -> Iterator[dict[st
 
 
 def _row(unit: int, chunk: int, table: pa.Table, *, last: bool) -> dict[str, Any]:
-    return {"unit": unit, "chunk": chunk, "last": last, "table": encode_table(table)}
+    return {"unit": unit, "chunk": chunk, "last": last, "table": storage.encode_table(table)}
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Place:
 def work(stage: Stage, row: dict[str, Any], place: Place) -> dict[str, Any]:
     """Run a stage over one chunk, write its parts and then its record; return the record."""
     started = time.monotonic()
-    table = decode_table(row["table"])
+    table = storage.decode_table(row["table"])
     unit, chunk = int(row["unit"]), int(row["chunk"])
     rows_in, by_error = table.num_rows, dict[str, int]()
     tables: dict[str, pa.Table] = {}
@@ -195,7 +195,7 @@ def _raised(text: str) -> ManifptError:
 
 
 def _rows_of(row: dict[str, Any]) -> str:
-    table = decode_table(row["table"])
+    table = storage.decode_table(row["table"])
     ids = table["id"].to_pylist() if "id" in table.column_names else []
     rows = f", rows {ids[0]} to {ids[-1]}" if ids else ""
     return f"unit {row['unit']}, chunk {row['chunk']}{rows}"

@@ -23,9 +23,9 @@ from manifpt.artifacts.branches import (
 )
 from manifpt.artifacts.compute import compute_artifacts
 from manifpt.attribution.crawl.registered import Source, model_places, opened
-from manifpt.attribution.crawl.stage import manifold_places, trained_targets
 from manifpt.attribution.model.attributor import Attributor
 from manifpt.attribution.model.near import NEAR
+from manifpt.attribution.model.targets import manifold_places, trained_targets
 from manifpt.attribution.model.tiled import mean_or_none
 from manifpt.attribution.unknown.decision import USUAL, Rule, decide
 from manifpt.engine import pipeline, session

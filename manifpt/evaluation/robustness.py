@@ -18,9 +18,9 @@ from manifpt import storage
 from manifpt.artifacts.branches import are_artifacts
 from manifpt.artifacts.projection import Projector, project, project_images, projectors_of
 from manifpt.attribution.crawl.registered import model_places, opened
-from manifpt.attribution.crawl.stage import manifold_places, trained_targets
 from manifpt.attribution.model.attributor import Attributor
 from manifpt.attribution.model.near import NEAR
+from manifpt.attribution.model.targets import manifold_places, trained_targets
 from manifpt.engine import pipeline, session
 from manifpt.errors import ManifptError
 from manifpt.evaluation.closed_set import METRICS, closed_set_metrics, confusion_matrix

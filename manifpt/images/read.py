@@ -1,7 +1,6 @@
 """Units of work -> the images table, decoded, in chunks that fit in memory."""
 
 import hashlib
-import io
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -204,16 +203,3 @@ def unit_to_json(unit: Unit) -> str:
 def unit_from_json(text: str) -> Unit:
     """Return the unit that ``unit_to_json`` wrote."""
     return Unit.from_json(json.loads(text))
-
-
-def encode_table(table: pa.Table) -> bytes:
-    """Return a table as Arrow IPC bytes."""
-    sink = io.BytesIO()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue()
-
-
-def decode_table(data: bytes) -> pa.Table:
-    """Return the table that ``encode_table`` wrote."""
-    return pa.ipc.open_stream(data).read_all()

@@ -37,8 +37,9 @@ from mlflow.models import set_model
 from manifpt import outputs
 from manifpt.artifacts.projection import reading_of
 from manifpt.attribution.crawl.registered import ATTRIBUTOR, MANIFOLDS, included
-from manifpt.attribution.crawl.stage import AttributeStage, trained_targets
+from manifpt.attribution.crawl.stage import AttributeStage
 from manifpt.attribution.model.attributor import Attributor
+from manifpt.attribution.model.targets import trained_targets
 from manifpt.attribution.unknown.decision import Rule
 from manifpt.errors import ManifptError
 from manifpt.images.raw import Raw

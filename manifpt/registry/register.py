@@ -18,8 +18,8 @@ from PIL import Image
 import manifpt
 from manifpt import outputs, storage
 from manifpt.attribution.crawl.registered import ATTRIBUTOR, MANIFOLDS
-from manifpt.attribution.crawl.stage import trained_targets
 from manifpt.attribution.model.attributor import Attributor, sealed
+from manifpt.attribution.model.targets import trained_targets
 from manifpt.attribution.unknown.decision import USUAL
 from manifpt.errors import ManifptError, public
 from manifpt.evaluation.evaluate import METRICS

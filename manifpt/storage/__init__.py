@@ -1,19 +1,14 @@
-"""URIs to filesystems (local paths and s3://), whole-or-nothing writes, content hashes."""
+"""Local paths and s3://: whole-or-nothing and conditional writes, content hashes, Arrow tables."""
 
+from manifpt.storage.conditional import LOCK, LOCK_MARK, age, create, read_versioned, replace
 from manifpt.storage.failures import blames_file, explained
 from manifpt.storage.files import (
-    AT_ONCE,
-    LOCK,
-    LOCK_MARK,
-    LOCK_SECONDS,
     PARTIAL,
     absolute,
-    age,
     all_files,
     arrow_filesystem,
     base_name,
     copy,
-    create,
     digest,
     exists,
     files_under,
@@ -22,29 +17,29 @@ from manifpt.storage.files import (
     join,
     json_bytes,
     names,
-    parquet_bytes,
-    parquet_table,
     read_bytes,
     read_json,
     read_many,
-    read_parquet,
-    read_versioned,
     reading,
     remove_empty,
     remove_file,
     remove_files,
-    replace,
     sha256,
     write_bytes,
     write_json,
     writing,
 )
+from manifpt.storage.tables import (
+    decode_table,
+    encode_table,
+    parquet_bytes,
+    parquet_table,
+    read_parquet,
+)
 
 __all__ = [
-    "AT_ONCE",
     "LOCK",
     "LOCK_MARK",
-    "LOCK_SECONDS",
     "PARTIAL",
     "absolute",
     "age",
@@ -54,7 +49,9 @@ __all__ = [
     "blames_file",
     "copy",
     "create",
+    "decode_table",
     "digest",
+    "encode_table",
     "exists",
     "explained",
     "files_under",

@@ -5,41 +5,29 @@ AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, ...); they are never written or printed
 """
 
 import errno
-import fcntl
 import hashlib
-import io
 import json
 import os
 import posixpath
 import re
-import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from email.utils import parsedate_to_datetime
 from itertools import islice
 from typing import IO, Any
 
 import fsspec
 import pyarrow as pa
 import pyarrow.fs
-import pyarrow.parquet as pq
 
 from manifpt.errors import DamageError, ManifptError
 from manifpt.storage import s3
 from manifpt.storage.failures import blames_file as blames_file
 from manifpt.storage.failures import explained as explained
-from manifpt.storage.failures import reason
 
 AT_ONCE = 64
 PARTIAL = ".partial"
-LOCK = ".lock"
-# Its content, by which a lock that a killed run has left is told from a file of others.
-LOCK_MARK = b"manifpt\n"
-LOCK_SECONDS = 30.0
-# S3's codes for a conditional write whose condition does not hold.
-_UNMET = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"}
 
 
 def is_s3(uri: str) -> bool:
@@ -137,7 +125,7 @@ def writing(uri: str) -> Iterator[IO[bytes]]:
                     file.discard()
                     raise
             return
-        _make_folder(os.path.dirname(path))
+        make_folder(os.path.dirname(path))
         partial = f"{path}.{uuid.uuid4().hex[:8]}{PARTIAL}"
         try:
             with open(partial, "wb") as file:
@@ -145,23 +133,23 @@ def writing(uri: str) -> Iterator[IO[bytes]]:
                 file.flush()
                 os.fsync(file.fileno())  # else a machine that stops may keep the name alone
             os.replace(partial, path)
-            _keep_names(os.path.dirname(path))
+            keep_names(os.path.dirname(path))
         except BaseException:
             if os.path.exists(partial):
                 os.unlink(partial)
             raise
 
 
-def _make_folder(path: str) -> None:
+def make_folder(path: str) -> None:
     """Make a folder and those above it, so that a machine that stops keeps their names."""
     if not os.path.isdir(path):
-        _make_folder(os.path.dirname(path))
+        make_folder(os.path.dirname(path))
         with suppress(FileExistsError):  # another process made it; of a file, opening will tell
             os.mkdir(path)
-        _keep_names(os.path.dirname(path))
+        keep_names(os.path.dirname(path))
 
 
-def _keep_names(folder: str) -> None:
+def keep_names(folder: str) -> None:
     """Flush the names in a folder to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -171,32 +159,6 @@ def _keep_names(folder: str) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def create(uri: str, data: bytes) -> bool:
-    """Write a file whole if there is none of its name; tell whether this call wrote it.
-
-    Only one of several processes that call this at once writes.
-    """
-    if is_s3(uri):
-        return _put(uri, data, IfNoneMatch="*")
-    path = absolute(uri)
-    partial = f"{path}.{uuid.uuid4().hex[:8]}{PARTIAL}"
-    with explained(uri):
-        _make_folder(os.path.dirname(path))
-        try:
-            with open(partial, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(partial, path)  # which fails where the name is taken
-            _keep_names(os.path.dirname(path))
-        except FileExistsError:
-            return False
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(partial)
-    return True
 
 
 def write_bytes(uri: str, data: bytes) -> dict[str, Any]:
@@ -234,85 +196,6 @@ def reading(uri: str) -> Iterator[IO[bytes]]:
         yield file
 
 
-def read_versioned(uri: str) -> tuple[bytes, str]:
-    """Return a file's content and a token that changes whenever the content does."""
-    if not is_s3(uri):
-        data = read_bytes(uri)
-        return data, hashlib.sha256(data).hexdigest()
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    with explained(uri):
-        answer = s3.client().get_object(Bucket=bucket, Key=key)
-        return answer["Body"].read(), answer["ETag"]
-
-
-def replace(uri: str, data: bytes, token: str) -> bool:
-    """Write a file if its content is still what ``token`` came with; tell whether it was."""
-    return _put(uri, data, IfMatch=token) if is_s3(uri) else _replace_local(uri, data, token)
-
-
-def _put(uri: str, data: bytes, **condition: str) -> bool:
-    """Write an object if a condition holds; tell whether it did."""
-    from botocore.exceptions import ClientError
-
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    with explained(uri):
-        try:
-            s3.client().put_object(Bucket=bucket, Key=key, Body=data, **condition)
-        except ClientError as error:
-            if error.response["Error"]["Code"] in _UNMET:
-                return False
-            raise
-    return True
-
-
-def _replace_local(uri: str, data: bytes, token: str) -> bool:
-    path = absolute(uri)
-    if not os.path.exists(path):
-        return False
-    with explained(uri), open(os.path.join(os.path.dirname(path), LOCK), "ab") as lock:
-        _lock(lock, uri)
-        if lock.tell() == 0:
-            lock.write(LOCK_MARK)
-            lock.flush()
-        if not os.path.exists(path) or read_versioned(uri)[1] != token:
-            return False
-        write_bytes(uri, data)
-        return True
-
-
-def _lock(file: IO[bytes], uri: str) -> None:
-    """Take the lock of a file, for as long as that is open."""
-    until = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= until:
-                raise ManifptError(f"{uri}: another process holds its lock; try again") from None
-            time.sleep(0.05)
-        else:
-            return
-
-
-def age(uri: str) -> float | None:
-    """Return the seconds since a file was written, by its storage's clock; None without one."""
-    if not is_s3(uri):
-        try:
-            return time.time() - os.stat(absolute(uri)).st_mtime
-        except FileNotFoundError:
-            return None
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    with explained(uri):
-        try:
-            answer = s3.client().head_object(Bucket=bucket, Key=key)
-        except Exception as error:
-            if getattr(error, "response", {}).get("Error", {}).get("Code") == "404":
-                return None
-            raise
-    now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
-    return float((now - answer["LastModified"]).total_seconds())
-
-
 def read_json(uri: str) -> dict[str, Any]:
     """Return a JSON file's object."""
     try:
@@ -332,29 +215,6 @@ def write_json(uri: str, value: object) -> None:
 def json_bytes(value: object) -> bytes:
     """Return a value as JSON text, keys sorted."""
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
-
-
-def read_parquet(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Return a Parquet file as a table; of ``columns`` those that it has."""
-    return parquet_table(uri, read_bytes(uri), columns)
-
-
-def parquet_table(uri: str, data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
-    """Return the table in the bytes of a Parquet file, ``uri``."""
-    try:
-        file = pq.ParquetFile(io.BytesIO(data))
-        names = file.schema_arrow.names
-        return file.read(names if columns is None else [n for n in columns if n in names])
-    # ValueError: of names of columns that are no UTF-8.
-    except (pa.ArrowInvalid, OSError, ValueError) as error:
-        raise DamageError(f"{uri}: is damaged ({reason(error)}); make it again") from None
-
-
-def parquet_bytes(table: pa.Table) -> bytes:
-    """Return a table as the bytes of a Parquet file; equal tables give equal bytes."""
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()
 
 
 def files_under(uri: str) -> list[tuple[str, int]]:

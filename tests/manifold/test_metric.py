@@ -13,8 +13,8 @@ from conftest import draw, folder_of
 from jobs import build_manifold
 from manifpt import storage
 from manifpt.artifacts.projection import Target
-from manifpt.attribution.crawl.stage import trained_targets
 from manifpt.attribution.model.attributor import Attributor
+from manifpt.attribution.model.targets import trained_targets
 from manifpt.engine import session
 from manifpt.errors import DamageError
 from manifpt.manifold import Manifold, Metric, Shard, metric, nearest

@@ -24,8 +24,8 @@ from manifpt.attribution.crawl.retry import (
     read_again,
 )
 from manifpt.attribution.crawl.settings import Settings
-from manifpt.attribution.crawl.stage import manifold_places, trained_targets
 from manifpt.attribution.model.attributor import Attributor
+from manifpt.attribution.model.targets import manifold_places, trained_targets
 from manifpt.attribution.unknown.decision import DECISIONS
 from manifpt.engine import pipeline, session
 from manifpt.engine.unique import check_ids

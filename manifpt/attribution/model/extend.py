@@ -25,7 +25,6 @@ from manifpt.artifacts.branches import (
     read_branches,
 )
 from manifpt.artifacts.compute import EVALUATED, compute_artifacts
-from manifpt.attribution.crawl.stage import manifold_places, trained_targets
 from manifpt.attribution.model.attributor import (
     Attributor,
     Made,
@@ -39,6 +38,7 @@ from manifpt.attribution.model.heads import FITS, Layer
 from manifpt.attribution.model.network import AttributionNetwork
 from manifpt.attribution.model.network import outputs as network_outputs
 from manifpt.attribution.model.stream import first_of
+from manifpt.attribution.model.targets import manifold_places, trained_targets
 from manifpt.engine import session
 from manifpt.errors import ManifptError
 from manifpt.images import Selection, plan

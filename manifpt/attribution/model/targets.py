@@ -1,0 +1,57 @@
+"""What an attributor's training images were embedded in and projected onto, for other images."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from manifpt.artifacts.projection import Target
+from manifpt.attribution.model.attributor import Attributor
+from manifpt.errors import ManifptError
+from manifpt.images import DecodeRule
+from manifpt.manifold.manifold import Manifold, open_manifolds
+from manifpt.manifold.projector import Projection
+from manifpt.spaces import space_from_card
+
+
+def manifold_places(attributor: Attributor, manifolds: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the places of the manifolds that an attributor uses, for ``claims.claim``."""
+    targets = trained_targets(attributor, manifolds).values()
+    return [("the manifold", target.manifold.uri) for target in targets if target.manifold]
+
+
+def _trained_projection(card: dict[str, Any], reals: Manifold) -> Projection:
+    """Return the projection of a card; before artifacts were whitened, none was by any metric."""
+    trained = Projection(**card)
+    return replace(trained.on(reals.manifest), whitened=trained.whitened)
+
+
+def trained_targets(attributor: Attributor, manifolds: Sequence[str]) -> dict[str, Target]:
+    """Return what embeds and projects as was done for the attributor's training images.
+
+    ``manifolds`` say where its manifolds lie now; by default, where they were. Others raise.
+    """
+    branches = attributor.branches
+    where = manifolds or [b["manifold"] for b in branches if b["manifold"]]
+    opened = open_manifolds(where)
+    wanted = sum(b["manifold"] is not None for b in branches)
+    if len(opened) != wanted:
+        raise ManifptError(f"--manifold: the attributor has {wanted}, not {len(opened)}")
+    left = iter(opened)
+    found: list[Manifold | None] = [next(left) if b["manifold"] else None for b in branches]
+    hashes = [reals.sha256 if reals else None for reals in found]
+    attributor.check_manifolds(hashes, "--manifold")
+    projections = [
+        _trained_projection(branch["projection"], reals) if reals else None
+        for branch, reals in zip(branches, found, strict=True)
+    ]
+    if [p and p.card() for p in projections] != [branch["projection"] for branch in branches]:
+        raise ManifptError("--manifold: its geometry is not that of training; give that manifold")
+    return {
+        branch["name"]: Target(
+            reals.space if reals else space_from_card(branch["space"]),
+            DecodeRule.from_card(branch["decode"]),
+            reals,
+            projection,
+        )
+        for branch, reals, projection in zip(branches, found, projections, strict=True)
+    }

@@ -1,0 +1,135 @@
+"""Writes that happen only if a file is as it was: new, or of the version that was read."""
+
+import fcntl
+import hashlib
+import os
+import time
+import uuid
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
+from typing import IO
+
+from manifpt.errors import ManifptError
+from manifpt.storage import s3
+from manifpt.storage.failures import explained
+from manifpt.storage.files import (
+    PARTIAL,
+    absolute,
+    is_s3,
+    keep_names,
+    make_folder,
+    read_bytes,
+    write_bytes,
+)
+
+LOCK = ".lock"
+# Its content, by which a lock that a killed run has left is told from a file of others.
+LOCK_MARK = b"manifpt\n"
+LOCK_SECONDS = 30.0
+# S3's codes for a conditional write whose condition does not hold.
+_UNMET = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"}
+
+
+def create(uri: str, data: bytes) -> bool:
+    """Write a file whole if there is none of its name; tell whether this call wrote it.
+
+    Only one of several processes that call this at once writes.
+    """
+    if is_s3(uri):
+        return _put(uri, data, IfNoneMatch="*")
+    path = absolute(uri)
+    partial = f"{path}.{uuid.uuid4().hex[:8]}{PARTIAL}"
+    with explained(uri):
+        make_folder(os.path.dirname(path))
+        try:
+            with open(partial, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(partial, path)  # which fails where the name is taken
+            keep_names(os.path.dirname(path))
+        except FileExistsError:
+            return False
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(partial)
+    return True
+
+
+def read_versioned(uri: str) -> tuple[bytes, str]:
+    """Return a file's content and a token that changes whenever the content does."""
+    if not is_s3(uri):
+        data = read_bytes(uri)
+        return data, hashlib.sha256(data).hexdigest()
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    with explained(uri):
+        answer = s3.client().get_object(Bucket=bucket, Key=key)
+        return answer["Body"].read(), answer["ETag"]
+
+
+def replace(uri: str, data: bytes, token: str) -> bool:
+    """Write a file if its content is still what ``token`` came with; tell whether it was."""
+    return _put(uri, data, IfMatch=token) if is_s3(uri) else _replace_local(uri, data, token)
+
+
+def _put(uri: str, data: bytes, **condition: str) -> bool:
+    """Write an object if a condition holds; tell whether it did."""
+    from botocore.exceptions import ClientError
+
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    with explained(uri):
+        try:
+            s3.client().put_object(Bucket=bucket, Key=key, Body=data, **condition)
+        except ClientError as error:
+            if error.response["Error"]["Code"] in _UNMET:
+                return False
+            raise
+    return True
+
+
+def _replace_local(uri: str, data: bytes, token: str) -> bool:
+    path = absolute(uri)
+    if not os.path.exists(path):
+        return False
+    with explained(uri), open(os.path.join(os.path.dirname(path), LOCK), "ab") as lock:
+        _lock(lock, uri)
+        if lock.tell() == 0:
+            lock.write(LOCK_MARK)
+            lock.flush()
+        if not os.path.exists(path) or read_versioned(uri)[1] != token:
+            return False
+        write_bytes(uri, data)
+        return True
+
+
+def _lock(file: IO[bytes], uri: str) -> None:
+    """Take the lock of a file, for as long as that is open."""
+    until = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise ManifptError(f"{uri}: another process holds its lock; try again") from None
+            time.sleep(0.05)
+        else:
+            return
+
+
+def age(uri: str) -> float | None:
+    """Return the seconds since a file was written, by its storage's clock; None without one."""
+    if not is_s3(uri):
+        try:
+            return time.time() - os.stat(absolute(uri)).st_mtime
+        except FileNotFoundError:
+            return None
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    with explained(uri):
+        try:
+            answer = s3.client().head_object(Bucket=bucket, Key=key)
+        except Exception as error:
+            if getattr(error, "response", {}).get("Error", {}).get("Code") == "404":
+                return None
+            raise
+    now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+    return float((now - answer["LastModified"]).total_seconds())
