@@ -158,7 +158,7 @@ def test_of_many_claims_at_once_one_works(place):
 
 HOLD = """
 import sys, time
-from manifpt import claims
+from manifpt.outputs import claims
 with claims.claim(sys.argv[1], "attributions", sys.argv[2]) as claim:
     print("held", flush=True)
     time.sleep(100)
@@ -187,7 +187,7 @@ def test_overwrite_refuses_a_live_run_and_take_over_ends_it(place, monkeypatch):
         part(place, data=b"first")
         process = subprocess.run(
             [sys.executable, "-c", f"""
-from manifpt import claims, liveness
+from manifpt.outputs import claims, liveness
 from manifpt.errors import ManifptError
 liveness.DYING_SECONDS = 0.5
 for terms in (claims.AS_IS, claims.Terms(overwrite=True)):

@@ -60,6 +60,6 @@ def test_the_address_of_a_cluster_that_has_crashed_is_not_waited_for(taken):
         port = other.getsockname()[1] if taken else 9
         Path(folder, "ray").mkdir()
         Path(folder, "ray", "ray_current_cluster").write_text(f"127.0.0.1:{port}")
-        code = "import ray; from manifpt import session; session.start(); ray.shutdown()"
+        code = "import ray; from manifpt.engine import session; session.start(); ray.shutdown()"
         env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"RAY_TMPDIR": folder}
         subprocess.run([sys.executable, "-c", code], env=env, timeout=60, check=True)

@@ -131,7 +131,8 @@ def test_a_server_that_comes_back_is_told_once_and_costs_nothing(failing, capsys
 
 JOB = """
 import sys
-from manifpt import job, storage
+from manifpt.cli import job
+from manifpt import storage
 sys.exit(job.exit_code("probe", lambda: print(storage.read_bytes("s3://bucket/key"))))
 """
 

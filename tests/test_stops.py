@@ -18,8 +18,8 @@ from manifpt.storage import failures
 ROOT = Path(__file__).parents[1]
 WAITING = """
 import sys, time
-from manifpt import job
-from manifpt.config import JobConfig
+from manifpt.cli import job
+from manifpt.cli.config import JobConfig
 
 def run(config, tracked):
     print(tracked.id, flush=True)
@@ -30,7 +30,7 @@ sys.exit(job.main("waiting", JobConfig, run, "Wait.", [], on_ray=False))
 """
 EARLY = """
 import sys, time
-from manifpt import job
+from manifpt.cli import job
 
 def command():
     print("ready", flush=True)
@@ -40,8 +40,9 @@ sys.exit(job.exit_code("early", command))
 """
 STARTS_RAY = """
 import sys, threading, os, signal
-from manifpt import job, session
-from manifpt.config import JobConfig
+from manifpt.cli import job
+from manifpt.engine import session
+from manifpt.cli.config import JobConfig
 
 start = session.start
 def started():
@@ -58,7 +59,7 @@ sys.exit(job.main("starting", JobConfig, lambda config, tracked: {}, "Start.", [
 GREEDY = """
 import resource, sys
 import numpy as np
-from manifpt import job
+from manifpt.cli import job
 
 def command():
     resource.setrlimit(resource.RLIMIT_AS, (2**31, resource.RLIM_INFINITY))

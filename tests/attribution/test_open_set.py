@@ -7,11 +7,10 @@ import pytest
 from sklearn.covariance import ledoit_wolf
 from sklearn.metrics import roc_auc_score
 
-from manifpt.attribution.model.network import Outputs
 from manifpt.attribution.unknown.gaussian import ClassGaussian, shrunk_covariance
+from manifpt.attribution.unknown.known import Known, Outputs
 from manifpt.attribution.unknown.open_set import (
     Judge,
-    Known,
     OpenSet,
     auroc,
     coordinates_of,

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manifpt.attribution.model.fusion import pooled
-from manifpt.attribution.model.network import Outputs
 from manifpt.attribution.model.tiled import SHOWN, means, pooled_columns, pooled_tiles, ranked
+from manifpt.attribution.unknown.known import Outputs
 
 COUNTS = st.lists(st.integers(1, 6), min_size=1, max_size=8)
 

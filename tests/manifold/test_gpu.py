@@ -22,8 +22,8 @@ from manifpt.spaces import Options, learned, make_space
 LOGICAL = """
 import sys
 import numpy as np, ray
-from manifpt import session
-from manifpt.device import may_use_gpu
+from manifpt.engine import session
+from manifpt.nets.device import may_use_gpu
 from manifpt.manifold import Manifold
 from manifpt.manifold.placement import place
 ray.init("local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
@@ -50,7 +50,7 @@ def test_holders_take_half_of_each_gpu_and_only_who_has_one_uses_it(built):
 EMBED = """
 import sys
 import ray
-from manifpt import session
+from manifpt.engine import session
 from manifpt.manifold.build import build_manifold
 from manifpt.spaces import Options
 ray.init("local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)

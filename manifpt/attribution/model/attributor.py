@@ -17,9 +17,10 @@ from manifpt import outputs, storage
 from manifpt.artifacts.branches import LOOKS, Branch, check_unchanged, of_classes, read_artifacts
 from manifpt.attribution.model.fusion import pooled
 from manifpt.attribution.model.near import NEAR, near
-from manifpt.attribution.model.network import AttributionNetwork, Design, Outputs
+from manifpt.attribution.model.network import AttributionNetwork, Design
 from manifpt.attribution.model.network import outputs as network_outputs
 from manifpt.attribution.model.tiled import pooled_tiles
+from manifpt.attribution.unknown.known import Outputs
 from manifpt.attribution.unknown.open_set import REMEDY, OpenSet
 from manifpt.errors import DamageError, ManifptError
 from manifpt.images.perceptual import DISTANCE, HammingIndex

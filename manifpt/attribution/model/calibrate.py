@@ -18,17 +18,12 @@ from manifpt import storage
 from manifpt.artifacts.branches import Branch, artifact_column, of_classes, read_branches
 from manifpt.attribution.model.attributor import Made
 from manifpt.attribution.model.fusion import fit_weights
-from manifpt.attribution.model.network import AttributionNetwork, Design, Outputs, outputs
+from manifpt.attribution.model.network import AttributionNetwork, Design, outputs
 from manifpt.attribution.model.stream import MOST_ROWS, first_of
 from manifpt.attribution.model.tiled import counts_of, pooled_tiles
 from manifpt.attribution.unknown.decision import USUAL
-from manifpt.attribution.unknown.open_set import (
-    SCORES,
-    Fitted,
-    Known,
-    fit_open_set,
-    rejected_by_class,
-)
+from manifpt.attribution.unknown.known import Known, Outputs
+from manifpt.attribution.unknown.open_set import SCORES, Fitted, fit_open_set, rejected_by_class
 from manifpt.engine import session
 from manifpt.images.copies import COLUMN
 from manifpt.images.degrade import IDENTITY, Degradation

@@ -9,7 +9,7 @@ compact network at full resolution; vectors, d, to a linear discriminant or to a
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from threading import get_ident
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from manifpt.attribution.model.compact import COMPACT, compact_network
 from manifpt.attribution.model.fusion import pooled
 from manifpt.attribution.model.highpass import HighPass
+from manifpt.attribution.unknown.known import Outputs
 from manifpt.nets.backbone import build_backbone, choose_stem, last_layer, without_head
 from manifpt.nets.device import CPU_BATCH, in_batches
 
@@ -255,17 +256,6 @@ class AttributionNetwork(nn.Module):
     def fuse(self, logits: Tensor) -> Tensor:
         """Return B x classes log-probabilities: those of the heads, weighted and added up."""
         return pooled(logits.float(), self.weights)
-
-
-class Outputs(NamedTuple):
-    """What a network says of N images, float32.
-
-    ``logits`` are N x heads x classes, ``features`` of each head N x its width: what its last layer
-    is given.
-    """
-
-    logits: np.ndarray
-    features: list[np.ndarray]
 
 
 def outputs(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from manifpt.attribution.model.network import Outputs
+from manifpt.attribution.unknown.known import Outputs
 
 # So many tiles of an image are named as its evidence.
 SHOWN = 3

@@ -31,8 +31,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from manifpt.attribution.model.network import Outputs
 from manifpt.attribution.unknown.gaussian import ClassGaussian
+from manifpt.attribution.unknown.known import Known, Outputs
 from manifpt.errors import DamageError, ManifptError
 from manifpt.outputs import integrity
 
@@ -199,17 +199,6 @@ def auroc(known: np.ndarray, unknown: np.ndarray) -> float:
     ordered = np.sort(known)
     below = np.searchsorted(ordered, unknown, "left") + np.searchsorted(ordered, unknown, "right")
     return float(below.mean() / 2 / len(known))
-
-
-class Known(NamedTuple):
-    """What a network says of N images, and the numbers of their classes.
-
-    ``degradations`` names the kind by which each image is degraded, "" for none, the default.
-    """
-
-    outputs: Outputs
-    labels: np.ndarray
-    degradations: np.ndarray = np.array("")
 
 
 class Fitted(NamedTuple):
