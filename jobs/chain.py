@@ -150,8 +150,8 @@ class Chain:
     ) -> list[dict[str, Any]]:
         """Train and evaluate once a seed the heads of a name such as ``image+rgb+sl-features``.
 
-        ``image@1`` is the head of the image with the next seed. Of the sources of the artifacts, it
-        trains on those ``known`` and evaluates on those ``tested``; all, if none is named.
+        ``image@1`` is the head of the image with the next seed. It trains on the sources ``known``
+        and evaluates on the sources ``tested``; on all, if none is named.
         ``options`` are evaluate's. A training that is done is not repeated.
         """
         heads = [Member.of(head, artifacts) for head in name.split("+")]

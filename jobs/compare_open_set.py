@@ -5,7 +5,7 @@
 Artifacts of all generators of a benchmark are computed once. In each split an attributor is trained
 on reals and 16 generators, and tested on unseen images of these and of 8 others, of three kinds:
 other seeds of a known recipe, other recipes of a known family, and a family of which none is known.
-Of the last of the inputs, groups of images are asked, too. What is done is not repeated.
+Groups of images are asked, too, for the last of the inputs. Finished work is not repeated.
 """
 
 import csv
@@ -59,8 +59,8 @@ class Split(NamedTuple):
 def split_of(recipes: Sequence[dict[str, str]], number: int) -> Split:
     """Return a split, by a rule that knows nothing of results.
 
-    FAMILIES[number] is left out whole, and its first MOST_OF_FAMILY recipes are tested. Of the
-    others, SEEDS second seeds are drawn, whose first seeds are known, as is the first recipe of
+    FAMILIES[number] is left out whole, and its first MOST_OF_FAMILY recipes are tested. SEEDS
+    second seeds are drawn from the others; their first seeds are known, as is the first recipe of
     each family. The rest are drawn: to be tested until there are UNKNOWN, then to be known until
     there are KNOWN. Second seeds that are not drawn are used for nothing.
     """

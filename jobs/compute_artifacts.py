@@ -12,7 +12,7 @@ Images of one prompt, scene or account are in one split; those without a value a
 
     python -m jobs.compute_artifacts ... --augment jpeg resize blur crop noise --copies 2
 
-Robust training: so many degraded copies beside each training image, of every class alike.
+Robust training: each training image gets --copies degraded copies, in every class alike.
 """
 
 import sys

@@ -3,9 +3,9 @@
     python -m jobs.evaluate --input ARTIFACTS --model MODEL --output EVALUATION
     python -m jobs.evaluate --input a=DIR b=DIR real=DIR --model MODEL --output EVALUATION
 
-Of artifacts, and of a benchmark, the split `test` is taken. Other images all count as test, but
-for those whose pixels were in the manifold, in training or in validation. Those that look like an
-image of training or validation are left out, too; the accuracy with them is printed beside, and
+Artifacts and benchmarks have a split `test`, which is evaluated. Other images all count as test,
+except those whose pixels were in the manifold, in training or in validation. Those that look like
+an image of training or validation are left out, too; the accuracy with them is printed beside, and
 --keep-near counts them. Images of sources that the attributor does not know measure how well it
 tells them from its own.
 

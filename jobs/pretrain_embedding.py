@@ -5,9 +5,9 @@ r"""Train an encoder on real images without labels (Barlow Twins), for a space o
         --backbone resnet18 --stem standard --image-size 28 --epochs 10 --batch-size 64 \
         --projector-width 512
 
-The second takes minutes on 2 cores: with so few reals, small batches make more steps. Of a
-benchmark, the split `manifold` of its reals is taken. The same command goes on after the last whole
-epoch, if it was stopped.
+The second takes minutes on 2 cores: with so few reals, small batches make more steps. A
+benchmark as input means the split `manifold` of its reals. After a stop, the same command goes on
+after the last whole epoch.
 """
 
 import sys

@@ -27,7 +27,7 @@ TUNE = {
     # A stop is ours to handle.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
-# Of a trial itself, in bytes: its workers and pipelines take their own.
+# Memory of the trial's own process, bytes: its workers and pipelines ask for theirs.
 NEXT_TO_NOTHING = {"memory": 1}
 
 

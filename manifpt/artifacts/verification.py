@@ -209,7 +209,7 @@ def _embedded(
     """Yield id, pixel hash and vector of the images of those ids, read from their source.
 
     The ids may be those of tiles, see ``ids.tile_id``, and among them those of degraded copies,
-    made again by the card ``augment``. Of an image in tiles, all tiles are yielded.
+    made again by the card ``augment``. All tiles of an image are yielded.
     """
     images = set(map(image_id, wanted))
     read = list(images | {original_id(name) for name in images} if augment else images)

@@ -22,7 +22,7 @@ from manifpt.evaluation.report import SCORES, UNKNOWN
 
 SIZES, FOREIGN, SEEDS = (1, 2, 5, 10, 20, 50), (0.0, 0.1, 0.2), (0, 1, 2)
 GROUPS = 100  # a class, a seed
-# Of these, the first so many are asked whether they are unknown, which takes milliseconds each.
+# The first of these groups are tested for being unknown, which takes milliseconds each.
 ASKED = 20
 # Pools as if no image could be foreign: what the share eps is worth.
 PLAIN = 1e-9

@@ -37,8 +37,8 @@ FILTERS = {
 }
 PNG = b"\x89PNG\r\n\x1a\n"
 ROWS = 256  # rows of a deep image that are converted at once
-# Of a resized image of more pixels only the centre is made. Pillow takes its two passes in another
-# order there, so values may differ where the filter overshoots: ordinary images stay as they are.
+# Where a resized image would have more pixels, only its centre is computed. Pillow then takes its
+# two passes in another order, so values may differ where the filter overshoots.
 MOST_RESIZED = 2**26
 
 # Every code of a quarantine row. The README lists them, and a test holds the two together.

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 MOST_COLUMNS = 2**14
-# A file may announce so many rows, and one more for each of its bytes.
+# Rows that a file may announce, besides one for each of its bytes.
 MOST_ROWS = 2**20
 BATCH_ROWS, BATCH_BYTES = 64, 32 * 2**20
 

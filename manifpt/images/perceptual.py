@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 SIDE = 32
-# Grey levels of standard deviation. Of a flatter image noise would decide the bits, and all blank
-# images would be copies of each other: it has no hash.
+# Standard deviation in grey levels. A flatter image has no hash: noise would decide its bits, and
+# all blank images would be copies of each other.
 LEAST_CONTRAST = 4.0
 # The most bits in which the hashes of near duplicates differ. Of pairs of unlike images, 1e-6 of
 # Fashion-MNIST's and none in 4 million of CIFAR-10's are that near (at 4 bits 2e-5 and 2e-7), and

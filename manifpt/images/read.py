@@ -156,7 +156,7 @@ def read_unit(
 ) -> Iterator[pa.Table]:
     """Yield the images table of one unit in chunks of at most ``chunk`` rows.
 
-    Where images have tiles, a chunk ends once it has so many tiles; an image is never divided.
+    Where images have tiles, a chunk ends once it has ``chunk`` tiles; an image is never divided.
     This is the one way from any source to images: the rows that ``selection`` keeps and whose id
     is ``wanted``, in the unit's own order, each decoded, in a process of its own, or with its
     error. Chunks of long metadata have fewer rows. See ``sized`` for ``other_sizes``.

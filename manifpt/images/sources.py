@@ -60,7 +60,7 @@ class Selection:
 
 # The name of the source of real images.
 REAL = "real"
-# Of a benchmark, the reals that estimate the manifold.
+# The reals of a benchmark that estimate the manifold.
 MANIFOLD_REALS = Selection(splits=("manifold",), sources=(REAL,))
 
 
@@ -70,8 +70,8 @@ class Reading:
 
     ``image_column`` holds the bytes in Parquet, ``id_column`` the ids, ``uri_column`` the URIs of
     a table of them; ``columns`` are metadata that travel with the images. ``allow_private`` lets
-    downloads reach addresses that are not public. Of a table on S3, ``allow_buckets`` are further
-    buckets that it may name, and ``allow_local`` lets it name local files.
+    downloads reach addresses that are not public. A table on S3 may name its own bucket and those
+    of ``allow_buckets``, and local files with ``allow_local``.
     """
 
     image_column: str | None = None
@@ -103,8 +103,8 @@ class Unit:
 
     It is some files of a folder, one tar, one Parquet file of images, or some rows of a table of
     URIs. ``ids`` are those of the files, or the prefix of the ids inside the one container;
-    ``bytes`` is the size of them all. Of a table, ``rows`` are the first and the one after the
-    last, and ``offset`` is where the first begins in a file that is text.
+    ``bytes`` is the size of them all. For a table, ``rows`` are the first row and the one after
+    the last, and ``offset`` is where the first begins in a text file.
     """
 
     kind: Literal["files", "tar", "parquet", "table"]

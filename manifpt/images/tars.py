@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import IO, NamedTuple
 
 BLOCK = tarfile.BLOCKSIZE
-# Of names and pax headers before a member; paths have at most 4,096 bytes.
+# Bytes of names and pax headers before a member; paths have at most 4,096 bytes.
 MOST_HEADER = 2**20
 # How much more than its own size a compressed tar may hold: images hardly compress.
 MOST_RATIO = 100

@@ -142,7 +142,7 @@ def build_manifold(
     """
     output = storage.absolute(output)
     reading = reading_of(training and training.split_by, ROWS)
-    # Of inputs for training some are real; what is given for a manifold alone is real.
+    # Inputs for training hold reals among others; inputs for a manifold alone are all real.
     named = {"labelled": True} if training else {"source": REAL}
     units = plan(inputs, MANIFOLD_REALS, reading=reading, **named)  # type: ignore[arg-type]
     names = space.split("+")
@@ -209,7 +209,7 @@ def _draft(
         "shards": [entry for entry in entries if entry["reals"]],
         "versions": versions(),
     }
-    # Of several spaces, those that a denoiser suits get one.
+    # A denoiser works on pixels; other spaces get none.
     denoiser = settings.denoiser if space.name == PIXELS else 0
     prepare(draft, output, pool, settings.factory, geometry=settings.geometry, denoiser=denoiser)
     draft["content_sha256"] = content_sha256(draft)

@@ -13,7 +13,7 @@ from manifpt.manifold.product import UNIT, gamma
 from manifpt.nets.device import may_use_gpu
 
 FLAT = "Flat"
-# FAISS on a GPU proposes at most so many.
+# The most neighbours that FAISS on a GPU proposes.
 WIDEST = 2048
 
 Error = Callable[[np.ndarray], np.ndarray]

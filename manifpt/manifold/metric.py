@@ -23,8 +23,8 @@ OVERSAMPLED = 16  # directions that are sought beside those that are kept
 # No direction counts for more than 10^4 of another.
 LEAST_VARIANCE = 1e-8
 BLOCK_BYTES = 16 * 2**20
-# Directions are multiples of 2^-30. Of what they multiply, SLICES numbers of so many bits are taken
-# in turn: 30 + 22 < 53, so float64 holds each sum.
+# Directions are multiples of 2^-30. The vectors that they multiply are cut into SLICES slices of
+# BITS bits. Since 30 + 22 < 53, float64 holds each sum of products without rounding.
 GRID = 2.0**-30
 BITS = 22
 SLICES = 2

@@ -25,7 +25,7 @@ from manifpt.manifold.search import Neighbours, Plan, complete, merge, nearest, 
 from manifpt.manifold.shard import Shard
 
 PLACEMENTS = ("auto", "replicated", "sharded", "scan")
-# Of a node's memory for Ray, what a manifold may take; the rest is for queries and products.
+# Share of a node's memory for Ray that a manifold may take; the rest is for queries and products.
 SHARE = 0.5
 ALONE_BLOCK_BYTES = 256 * 2**20
 ANSWER_SECONDS = 900

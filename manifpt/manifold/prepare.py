@@ -39,7 +39,7 @@ DIRECTIONS = 256
 FIRST_DIRECTIONS = (16, 32, 64, 128)
 QUERIES = 256
 REPEATS = 3
-# A plan that takes so many times as long as the best is not timed again.
+# A plan that took this many times as long as the best is not timed again.
 HOPELESS = 2
 # Threads of one library that still wait for work take the cores of the next: let them go to sleep.
 PAUSE = 0.05

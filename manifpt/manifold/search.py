@@ -24,8 +24,8 @@ from manifpt.manifold.shard import Shard
 
 REFINE_BYTES = 2**20
 QUERIES = 256  # that are searched at once
-# What a pair looked at by itself costs, as so many of a product, which takes at least so many
-# queries' time because it reads all reals.
+# Cost of the distance of one pair by itself, in distances of a matrix product; and the number of
+# queries below which a product takes no less time, because it reads all reals.
 PAIR_COST = 10
 LEAST_PRODUCT = 32
 MOST_PAIRS = 2**15  # of one query that pass the first, coarse bound

@@ -47,7 +47,7 @@ def precision_of(asked: str, pool: Pool) -> str:
 
 @contextmanager
 def threads_of(count: int) -> Iterator[None]:
-    """Let NumPy, SciPy, FAISS and torch use so many threads in the block, for this thread.
+    """Limit NumPy, SciPy, FAISS and torch to ``count`` threads in the block, for this thread.
 
     For tasks, which share a process with others. Once torch has been told a number, its MKL heeds
     no other's, so both are told.

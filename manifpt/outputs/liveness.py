@@ -13,7 +13,7 @@ from manifpt import storage
 from manifpt.errors import ManifptError
 
 BEAT_SECONDS = 10.0
-# A run counts as dead after so many seconds without a sign of life.
+# Seconds without a sign of life after which a run counts as dead.
 SILENCE_SECONDS = 60.0
 # How long a process of this host may take to die: Ray's processes outlive a killed driver.
 DYING_SECONDS = 15.0

@@ -31,7 +31,7 @@ from manifpt.registry.requirements import pinned
 from manifpt.tracking import git_commit
 from manifpt.tracking.server import EXPERIMENT
 
-# Manifolds of at most so many bytes together come with a model, if nothing else is asked for.
+# By default, manifolds of at most this many bytes together come with a model.
 INCLUDE_BYTES = 256 * 2**20
 MODEL_CARD = "model_card.md"
 

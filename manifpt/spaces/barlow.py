@@ -120,8 +120,8 @@ class Pretrainer:
         """Return the mean loss on the reals held out, always the same views of them.
 
         Each worker measures all of them: what one view shares with another is a matter of the
-        whole batch. Of fewer reals than a batch in training the loss is larger, since chance
-        correlations grow as batches shrink.
+        whole batch. With fewer reals than a batch of the training the loss is larger, since
+        chance correlations grow as batches shrink.
         """
         self.network.eval()
         losses = [float(self._loss(self.network, batch, BarlowTwinsLoss())) for batch in batches]

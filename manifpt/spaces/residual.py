@@ -29,14 +29,14 @@ from manifpt.spaces.statistics import (
 )
 
 SMALLEST = 8
-# Images of a step have about so many pixels together: its arrays stay in a core's cache.
+# Pixels of the images of one step, about: its arrays stay in a core's cache.
 STEP_PIXELS = 2**16
 LOW_BITS = 4
 EXTREMES = 8
 LEAST = 1e-3
 # The variance of rounding to integers: where there is no more power, the logarithm says little.
 ROUNDING = 1 / 12
-# Of equal weight in distances: among real images, triples, correlations and spectrum vary alike.
+# Scales that give each part the same weight in distances: reals vary alike in all of them.
 LOG_SCALE, CORRELATION_SCALE, SPECTRUM_SCALE = 0.25, 0.5, 0.1
 
 _DIFFERENCE = np.array([[-1, 1]])

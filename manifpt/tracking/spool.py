@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 Record = dict[str, Any]
-# The server accepts at most so many metrics in one request.
+# The most metrics that the server accepts in one request.
 MOST_METRICS = 1000
 
 

@@ -62,7 +62,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "elu": nn.ELU,
     "silu": nn.SiLU,
 }
-# Of the logits of reals and of samples: what the discriminator, and what the generator minimises.
+# Losses of the discriminator and of the generator, each a function of logits of reals and samples.
 LOSSES: dict[str, tuple[Loss, Loss]] = {
     "nonsaturating": (
         lambda real, fake: softplus(-real).mean() + softplus(fake).mean(),

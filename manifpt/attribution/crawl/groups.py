@@ -32,7 +32,7 @@ CONFIDENCE = 0.95
 RESAMPLES = 400
 # Fewer images than these say nothing of how far others would lie, nor of an unknown source.
 FEWEST = 5
-# Of more distinct images than these, the first by their hash stand for all.
+# A group with more distinct images is represented by the first of them, ordered by hash.
 MOST = 10_000
 
 

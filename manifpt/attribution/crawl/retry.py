@@ -1,7 +1,7 @@
 """Another try of the quarantined rows of a finished output, for causes that pass.
 
 A file that storage could not deliver may be there now; for one that is corrupt another try finds
-the same, and does no harm. Of units with such rows, only these are read and decoded. New parts
+the same, and does no harm. Only the rows that failed are read and decoded again. New parts
 have a name of their own (``-r1``, then ``-r2``), and count once the manifest lists them in place of
 the old; a try that was cut short goes on with the same command.
 """

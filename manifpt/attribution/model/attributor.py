@@ -33,7 +33,7 @@ SEEN = "seen.parquet"
 OPEN_SET = "unknown.npz"
 SEAL = "manifest_sha256"
 UNSEALED = ("kind", "key", "written", "manifpt", SEAL)  # what publishing adds
-# Of each space's artifacts, what an attributor must know to make the same of other images.
+# Facts of each space's artifacts that are needed to compute the same artifacts of other images.
 KEPT = ("shape", "space", "decode", "manifold", "manifold_sha256", "projection")
 
 

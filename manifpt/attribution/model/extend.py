@@ -49,9 +49,9 @@ from manifpt.nets.device import device_and_precision
 from manifpt.outputs import claims
 from manifpt.storage import tensors
 
-# Of a class, more training images than this change a last layer little; it bounds the memory.
+# More training images of a class than this change a last layer little. The limit bounds memory.
 MOST_IMAGES = 2000
-# What of an old manifest is of its own output and training.
+# Entries of the old manifest that belong to its own output and training.
 RENEWED = ("kind", "key", "written", "manifpt", "files", "history", "best_epoch")
 
 

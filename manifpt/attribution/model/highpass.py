@@ -42,7 +42,7 @@ class HighPass(nn.Module):
 
     @staticmethod
     def channels(given: int) -> int:
-        """Return how many residuals maps of so many channels have."""
+        """Return the number of residual channels of maps with ``channels`` channels."""
         return len(KERNELS) * given
 
     def forward(self, maps: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from manifpt.errors import ManifptError
 from manifpt.nets.backbone import check_backbone
 
 STEPS = 4000
-# An epoch has at least so many steps, since each ends with a validation and a checkpoint.
+# Steps of an epoch, at least: each ends with a validation and a checkpoint.
 LEAST_STEPS = 100
 # Peak learning rates of AdamW for batches of 64. Other batches take the square root of their
 # ratio, which keeps the noise of an adaptive method alike (Malladi et al., "On the SDEs and scaling
@@ -64,7 +64,7 @@ class Options:
         )
 
     def budget(self, rows: int) -> Length:
-        """Return how long the training of so many images is."""
+        """Return the length of the training on ``rows`` images."""
         if self.epochs:
             return Length(self.epochs)
         pass_steps = max(1, rows // self.batch_size)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SHUFFLE_BYTES = 256 * 2**20
 IN_MEMORY_SHARE = 0.25
 READ = ["id", "source", "artifact"]
-# Of larger validation sets, so many images are taken, evenly of all classes.
+# A larger validation set is sampled down to this many images, evenly over the classes.
 MOST_ROWS = 20_000
 
 

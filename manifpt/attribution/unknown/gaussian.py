@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Of the mean variance, what no direction has less of: features may lie in a subspace.
+# Every direction gets at least this share of the mean variance: features may lie in a subspace.
 LEAST_SHRINKAGE = 1e-3
-# Of the mean deviation, what each feature has at least: some never vary in training.
+# Every feature gets at least this share of the mean deviation: some never vary in training.
 LEAST_SCALE = 1e-3
 
 

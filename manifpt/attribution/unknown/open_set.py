@@ -36,7 +36,7 @@ from manifpt.attribution.unknown.known import Known, Outputs
 from manifpt.errors import DamageError, ManifptError
 from manifpt.outputs import integrity
 
-# Of each class, so many validation images are kept, which groups of images are compared with.
+# Validation images of each class that are kept: groups of images are compared with them.
 KEPT = 200
 REMEDY = "copy the attributor again, or train it anew"
 SCORES = ("max_probability", "distance", "direction")

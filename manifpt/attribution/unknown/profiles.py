@@ -27,11 +27,11 @@ import numpy as np
 from manifpt.attribution.unknown.gaussian import ClassGaussian
 
 DRAWN = 399
-# So many classes, those with the nearest means, may be a group's source.
+# Classes, those with the nearest means, that may be a group's source.
 NEAREST = 3
-# Of larger groups, the first so many are tested: no more is known of the classes themselves.
+# A larger group is tested by its first 200 images: as many are kept of each class.
 TESTED = 200
-# Of so many sizes and classes the distances of drawn groups are kept at most.
+# Drawn distances are remembered for at most this many pairs of class and group size.
 REMEMBERED = 4096
 
 
