@@ -1,10 +1,10 @@
-# make quickstart | test | test-slow | test-gpu | lint | benchmark
+# make quickstart | test | test-slow | test-gpu | lint | reference | docs | benchmark
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c cluster/constraints.txt
 export RAY_AUTH_MODE ?= token
-.PHONY: quickstart test test-slow test-gpu lint benchmark clean
+.PHONY: quickstart test test-slow test-gpu lint reference docs benchmark clean
 
 $(VENV)/.runtime: pyproject.toml cluster/constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -34,6 +34,17 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The page of options, from the code.
+reference: $(VENV)/.runtime
+	$(BIN)/python docs/make_reference.py
+
+$(VENV)/.docs: $(VENV)/.runtime
+	$(PIP) -e '.[cpu,docs]'
+	touch $@
+
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict
+
 # Rebuild the shipped benchmark from Fashion-MNIST (Debian's dataset-fashion-mnist, or any mirror).
 REAL ?= /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 benchmark: $(VENV)/.runtime
@@ -41,4 +52,4 @@ benchmark: $(VENV)/.runtime
 	  --real $(REAL) --output benchmarks/gm-fashionmnist
 
 clean:
-	rm -rf quickstart mlflow.db mlruns .pytest_cache .ruff_cache .mypy_cache
+	rm -rf quickstart site mlflow.db mlruns .pytest_cache .ruff_cache .mypy_cache

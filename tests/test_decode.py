@@ -1,6 +1,4 @@
 import io
-import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,12 +82,6 @@ def test_limits_of_cost_are_no_part_of_a_card():
     assert card == DecodeRule(8, max_seconds=1, max_memory=10**9).card()
     assert set(card) == {"size", "filter", "max_bytes", "max_pixels", "decoder"}  # as ever
     assert DecodeRule.from_card(card) == DecodeRule(8)
-
-
-def test_the_readme_lists_the_codes():
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    (listed,) = re.findall(r"with one of the codes (.*?);", readme, re.DOTALL)
-    assert sorted(re.findall(r"`(\w+)`", listed)) == sorted(ERRORS)
 
 
 def test_orientation_is_applied():

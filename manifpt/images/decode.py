@@ -41,7 +41,7 @@ ROWS = 256  # rows of a deep image that are converted at once
 # two passes in another order, so values may differ where the filter overshoots.
 MOST_RESIZED = 2**26
 
-# Every code of a quarantine row. The README lists them, and a test holds the two together.
+# Every code of a quarantine row, as docs/reference.md lists them.
 ERRORS = {
     "empty": "the file has no bytes",
     "too_many_bytes": "the file is larger than the limit",

@@ -1,0 +1,176 @@
+"""Write docs/reference.md from the code: jobs and their options, quarantine codes, tables.
+
+python docs/make_reference.py
+"""
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from jobs.chain import ChainConfig
+from manifpt.artifacts.compute import ARTIFACTS
+from manifpt.attribution.crawl.duplicates import DUPLICATES
+from manifpt.attribution.crawl.grouping import GROUP_ROWS
+from manifpt.attribution.crawl.leaks import LEAKS
+from manifpt.attribution.crawl.stage import AGREEMENT, ATTRIBUTIONS
+from manifpt.attribution.model.tiled import TILED
+from manifpt.cli import config, options
+from manifpt.images.decode import ERRORS
+from manifpt.spaces import SPACES
+
+PAGE = Path(__file__).with_name("reference.md")
+JOBS = {
+    "Start": ("jobs.quickstart",),
+    "Data": ("jobs.build_manifold", "jobs.compute_artifacts", "jobs.pretrain_embedding"),
+    "Attributors": ("jobs.train_attribution", "jobs.evaluate", "jobs.register"),
+    "Use": ("jobs.attribute", "jobs.verify"),
+    "Comparisons": ("jobs.compare_spaces", "jobs.compare_open_set", "tuning.sweep"),
+    "Benchmarks": ("jobs.build_benchmark", "jobs.benchmark"),
+}
+# Groups of options that several jobs have, and their headings.
+SHARED: dict[type[BaseModel], str] = {
+    config.JobConfig: "Every job",
+    config.EmbeddingConfig: "Embedding",
+    config.SearchConfig: "Search",
+    options.SpaceOptions: "Spaces and metric",
+    options.ProjectionOptions: "Projection",
+    options.PlainOptions: "Spaces without a manifold",
+    options.InputOptions: "Reading",
+    options.SplitOptions: "Splits",
+    options.TrainingOptions: "Training",
+    options.DecisionOptions: "Decision",
+    ChainConfig: "Chain of jobs",
+}
+TABLES: dict[str, Mapping[str, Any]] = {
+    "Artifacts, beside `artifact` itself": ARTIFACTS,
+    "`attributions/`": ATTRIBUTIONS | dict.fromkeys(LEAKS, "bool"),
+    "`attributions/` with `--ensemble`, also": AGREEMENT,
+    "`attributions/` of native tiles, also": TILED,
+    "`groups/`": GROUP_ROWS,
+    "`duplicates/`": DUPLICATES,
+}
+HEAD = """# Reference
+
+This page is generated from the code by `make reference`.
+
+Options come from flags, from a YAML file (`--config job.yaml`, the same names), or from both; flags
+win. `--json FILE` writes the summary of a job. A finished job that is run again does nothing; an
+interrupted one does the missing part. Exit codes:
+
+| code | meaning |
+|---|---|
+| 0 | done |
+| 1 | `verify` found a difference |
+| 2 | an error that you can fix; one line says how |
+| 130 | stopped |
+"""
+
+
+def cell(text: object) -> str:
+    """Return text for a cell of a Markdown table."""
+    return str(text).replace("|", "\\|").replace("\n", " ")
+
+
+def table(head: Sequence[str], rows: Iterator[Sequence[object]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(cell, row))} |" for row in lines)
+
+
+def default_of(field: FieldInfo) -> str:
+    """Return a default as a user would type it."""
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if value is None or value in ((), {}):
+        return ""
+    if isinstance(value, tuple):
+        return f"`{' '.join(map(str, value))}`"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def choices_of(annotation: Any) -> tuple[str, ...]:
+    """Return the values of a Literal, alone or inside another type."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return tuple(value for part in get_args(annotation) for value in choices_of(part))
+
+
+def option_row(name: str, field: FieldInfo) -> tuple[str, str, str]:
+    """Return an option's name, default and meaning."""
+    flag = "--" + (field.alias or name).replace("_", "-")
+    if field.json_schema_extra == config.POSITIONAL:
+        flag = name.upper()
+    elif field.json_schema_extra == config.IN_FILE:
+        flag = f"{name} (file only)"
+    elif field.default is True:
+        flag = f"--[no-]{name.replace('_', '-')}"
+    choices = choices_of(field.annotation)
+    meaning = field.description or "see the how-to of sweeps"
+    also = f" ({', '.join(f'`{c}`' for c in choices)})" if choices else ""
+    return f"`{flag}`", default_of(field), meaning + also
+
+
+def options_table(kind: type[BaseModel]) -> str:
+    """Return the options that a class itself declares."""
+    rows = (option_row(name, kind.model_fields[name]) for name in own_options(kind))
+    return table(("option", "default", "meaning"), rows)
+
+
+def own_options(kind: type[BaseModel]) -> list[str]:
+    """Return the names of the options that a class itself declares."""
+    return [name for name in inspect.get_annotations(kind) if name in kind.model_fields]
+
+
+def description(module: ModuleType) -> str:
+    """Return a job's docstring, its commands as code."""
+    lines = inspect.cleandoc(module.__doc__ or "").splitlines()
+    lines = [re.sub(r"(?<=\S) {2,}", " ", line) for line in lines]
+    return "\n".join(f"    {line}" if line.startswith("python ") else line for line in lines)
+
+
+def job_section(name: str) -> str:
+    """Return what a job does, its own options, and links to those that it shares."""
+    module = importlib.import_module(name)
+    shared = [title for kind, title in SHARED.items() if kind in module.Config.__mro__]
+    links = ", ".join(f"[{title}](#{anchor(title)})" for title in shared)
+    parts = [f"### {name}", description(module), options_table(module.Config), f"Also: {links}."]
+    return "\n\n".join(parts)
+
+
+def anchor(title: str) -> str:
+    """Return the anchor of a heading."""
+    return title.lower().replace(" ", "-").replace(".", "")
+
+
+def text() -> str:
+    """Return the page."""
+    rows = (
+        (group, ", ".join(f"[{name}](#{anchor(name)})" for name in names))
+        for group, names in JOBS.items()
+    )
+    parts = [HEAD, "## Jobs", table(("stage", "jobs"), rows)]
+    parts += [job_section(name) for names in JOBS.values() for name in names]
+    parts.append("## Shared options")
+    parts += [f"### {title}\n\n{options_table(kind)}" for kind, title in SHARED.items()]
+    parts.append("Spaces: " + ", ".join(f"`{name}`" for name in SPACES) + ".")
+    parts += [
+        "## Quarantine",
+        table(("code", "meaning"), ((f"`{code}`", why) for code, why in ERRORS.items())),
+    ]
+    parts.append("## Tables")
+    for title, columns in TABLES.items():
+        rows = ((f"`{name}`", f"`{kind}`") for name, kind in columns.items())
+        parts.append(f"### {title}\n\n{table(('column', 'type'), rows)}")
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(text())
