@@ -1,10 +1,10 @@
-# make quickstart | test | test-slow | test-gpu | lint | reference | docs | benchmark
+# make quickstart | test | test-slow | test-cluster | test-gpu | lint | reference | docs | benchmark
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c cluster/constraints.txt
 export RAY_AUTH_MODE ?= token
-.PHONY: quickstart test test-slow test-gpu lint reference docs benchmark clean
+.PHONY: quickstart test test-slow test-cluster test-gpu lint reference docs benchmark clean
 
 $(VENV)/.runtime: pyproject.toml cluster/constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -25,6 +25,10 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
+
+# Every main job on a cluster of this machine that scales from no worker node and back.
+test-cluster: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow -k from_no_node tests/test_scaling.py
 
 test-gpu: $(VENV)/.dev
 	$(BIN)/python -m pytest -m gpu

@@ -8,7 +8,7 @@ from manifpt.artifacts.projection import reading_of
 from manifpt.attribution.crawl.stage import AttributeStage
 from manifpt.attribution.model.attributor import Attributor
 from manifpt.attribution.model.targets import trained_targets
-from manifpt.engine import pipeline, session
+from manifpt.engine import pipeline, scaling, session
 from manifpt.errors import ManifptError
 from manifpt.images import Selection, plan, read_unit
 
@@ -21,7 +21,8 @@ def attribution_rate(model: str, inputs: Sequence[str]) -> float:
 
     All steps but reading and decoding, which do not depend on the model, in this process.
     """
-    pipeline.use_threads(max(1, int(session.capacity().get("CPU", 1.0))))
+    cpus = max(1, int(session.capacity().get("CPU", 1.0)))
+    pipeline.use_threads(scaling.threads_here(cpus))
     targets = trained_targets(Attributor.open(model), ()).values()
     projectors = [target.projector_alone() for target in targets]
     stage = AttributeStage(model, projectors)

@@ -10,7 +10,7 @@ import time
 from ray import tune
 
 from manifpt import storage
-from manifpt.engine import session
+from manifpt.engine import scaling, session
 from manifpt.errors import ManifptError
 from manifpt.tracking import Run
 from tuning.cache import Cache, Images
@@ -46,7 +46,7 @@ def capacity_of_trials(
     if fit < 1 or count + 1 > max(cpus, 2):
         raise ManifptError(
             f"--num-workers {count}: a trial needs {count + 1} CPUs, a reader's with them, and the "
-            f"cluster has {cpus:g} CPU and {gpus:g} GPU; ask for fewer"
+            f"cluster has {cpus:g} CPU and {gpus:g} GPU; ask for fewer{session.GROWS}"
         )
     return count, share, min(fit, most or fit)
 
@@ -61,6 +61,7 @@ def run_study(sweep: Sweep, plan: Plan, images: Images, parent: Run) -> Journal:
     best = max((r[ACCURACY] for r in results if r["status"] == FINISHED), default=0.0)
     if left <= 0 or (plan.target is not None and best >= plan.target):
         return journal
+    scaling.wait_for(sweep.bundles(), sweep.bundles() * plan.concurrent)
     cache = ray.remote(num_cpus=0, max_restarts=2, max_task_retries=2)(Cache).remote(
         storage.join(sweep.output, "cache"), images, sweep.share
     )

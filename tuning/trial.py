@@ -45,6 +45,12 @@ class Sweep:
     rate_of: tuple[str, ...] = ()
     population: bool = False
 
+    def bundles(self) -> list[dict[str, float]]:
+        """Return what a trial takes: its workers, and a reader if there is room beside them."""
+        gpus, cpus = self.share.get("GPU", 0.0), self.share["CPU"]
+        worker = {"CPU": min(1.0, cpus / (self.num_workers + 1)), "GPU": gpus / self.num_workers}
+        return [*[worker] * self.num_workers, {"CPU": worker["CPU"]}]
+
     def key(self, settings: Settings) -> str:
         """Return the name of a trial: a hash of all that decides it."""
         made_of = [settings.model_dump(), list(self.seeds), self.content]

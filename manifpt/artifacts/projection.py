@@ -261,6 +261,8 @@ def projectors_of(
 ) -> tuple[list[Projector], session.Pool]:
     """Place the manifolds of all targets; return their projectors, and the pool that is left."""
     reals = [target.manifold for target in targets.values() if target.manifold is not None]
+    if reals:
+        pool.wait()  # the memory of a node is known once one is up
     placements, pool = place_all(reals, search, pool) if reals else ([], pool)
     for manifold, placement in zip(reals, placements, strict=True):
         print(f"{manifold.space.name}: {placement}", file=sys.stderr, flush=True)

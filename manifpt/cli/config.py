@@ -50,6 +50,21 @@ class JobConfig(BaseModel):
     num_gpus_per_actor: float | None = Field(
         None, ge=0, description="GPUs of each; one where the cluster has any if not given"
     )
+    max_cpus: float | None = Field(
+        None,
+        ge=0,
+        description="CPUs that an autoscaling cluster may grow to; MANIFPT_MAX_CPUS, else those "
+        "that are up, if not given",
+    )
+    max_gpus: float | None = Field(
+        None, ge=0, description="GPUs that it may grow to; MANIFPT_MAX_GPUS if not given"
+    )
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """What the cluster may grow to, by Ray's names, as far as options say."""
+        given = {"CPU": self.max_cpus, "GPU": self.max_gpus}
+        return {name: value for name, value in given.items() if value is not None}
 
     @property
     def demand(self) -> Demand:

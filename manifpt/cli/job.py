@@ -59,6 +59,7 @@ def execute(
     params = config.model_dump(mode="json", exclude_none=True)
     with tracking.run(name, params) as run:
         if on_ray:
+            session.allow(config.limits)
             _start_ray()
             run.tags(session.identity())
         summary = job(config, run)

@@ -22,9 +22,9 @@ import pyarrow.compute as pc
 import threadpoolctl
 
 from manifpt import errors, storage
-from manifpt.engine import attempts
+from manifpt.engine import attempts, scaling
 from manifpt.engine.progress import Progress
-from manifpt.engine.session import Pool, capacity, lost, nodes
+from manifpt.engine.session import Pool, lost
 from manifpt.engine.work import Work
 from manifpt.errors import ManifptError
 from manifpt.images.read import metadata_of
@@ -251,7 +251,9 @@ def run(
     progress = Progress(title, len(units), len(units) - len(left))
     if len(left):
         reader = _Reader(read, stored, done, place)
-        for record in _execute(left, reader, build, stored.pinned("threads", pool.threads), pool):
+        whole = pool.wait()
+        threads = stored.pinned("threads", min(pool.threads, scaling.node_cpus()))
+        for record in _execute(left, reader, build, threads, pool, whole=whole):
             found.add(record)
             progress.add(record)
     attempts.clear(output)
@@ -263,14 +265,23 @@ def _reader_memory() -> float:
 
     A node with less than it would never get one, and the job would wait for ever.
     """
-    node = capacity().get("memory", math.inf) / max(1, nodes())
+    node = min((has.get("memory", math.inf) for has in scaling.nodes_up()), default=math.inf)
     return min(READER_MEMORY, node / 4)
 
 
 def _execute(
-    units: np.ndarray, reader: _Reader, build: Callable[[], Stage], threads: int, pool: Pool
+    units: np.ndarray,
+    reader: _Reader,
+    build: Callable[[], Stage],
+    threads: int,
+    pool: Pool,
+    *,
+    whole: bool,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the records of chunks as they are done."""
+    """Yield the records of chunks as they are done.
+
+    Where the ``whole`` pool does not fit on the nodes that are up, it begins with one actor.
+    """
     import ray.data
 
     blocks = np.array_split(units, min(TASKS, len(units)))
@@ -279,11 +290,12 @@ def _execute(
     dataset = ray.data.from_arrow([pa.table({"unit": block}) for block in blocks]).map_batches(
         reader, batch_size=1, num_cpus=pool.num_cpus, memory=_reader_memory()
     )
+    size = {"size": pool.size} if whole else {"min_size": 1, "max_size": pool.size}
     dataset = dataset.map_batches(
         _Worker,
         fn_constructor_args=(build, reader.place, threads),
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=pool.size),
+        compute=ray.data.ActorPoolStrategy(**size),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus,
     )

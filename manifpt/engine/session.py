@@ -9,9 +9,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from manifpt.engine import scaling
 from manifpt.errors import ManifptError
 
 NO_PROGRESS_SECONDS = 600
+# What the cluster may grow to, by Ray's names, where options do not say.
+LIMITS = {"CPU": "MANIFPT_MAX_CPUS", "GPU": "MANIFPT_MAX_GPUS"}
 ANSWER_SECONDS = 5
 # How a client of HTTP/2 begins, with an empty frame of settings, and the type of such a frame,
 # with which a server begins, too (RFC 9113, sections 3.4 and 6.5).
@@ -30,7 +33,11 @@ def start() -> None:
     """Connect to the cluster that RAY_ADDRESS names, or that runs here; else start one."""
     # Imported here as everywhere in the library: `--help` must not wait for Ray.
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    os.environ.setdefault("RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S", str(NO_PROGRESS_SECONDS))
+    patience = NO_PROGRESS_SECONDS
+    if limits():  # a node that was lost may be long in coming back
+        patience += int(scaling.wait_seconds())
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(patience))
+    os.environ.setdefault("RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S", str(patience))
     import ray
     import ray.data
 
@@ -52,6 +59,11 @@ def start() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
+    if limits():  # Ray Data asks for nodes by itself
+        most = _whole()
+        context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(
+            cpu=most.get("CPU", 0.0), gpu=most.get("GPU", 0.0)
+        )
     # What it logs of an error is in the exception.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
@@ -125,16 +137,37 @@ def limit(share: dict[str, float] | None) -> None:
     _share = share
 
 
+_limits: dict[str, float] | None = None
+
+
+def allow(limits: dict[str, float] | None) -> None:
+    """Set what the cluster may grow to, by Ray's names; None leaves it to the environment."""
+    global _limits
+    _limits = limits
+
+
+def limits() -> dict[str, float]:
+    """Return what the user says that the cluster may grow to; nothing where it does not grow."""
+    found = {}
+    for name, variable in LIMITS.items():
+        given = os.environ.get(variable, "")
+        try:
+            found[name] = float(given or 0)
+        except ValueError:
+            raise ManifptError(f"{variable}={given}: is no number") from None
+    return {name: value for name, value in (found | (_limits or {})).items() if value}
+
+
 def capacity() -> dict[str, float]:
-    """Return what the cluster has, or may grow to where an autoscaler says so; see ``limit``."""
+    """Return what the cluster has or may grow to; see ``allow`` and ``limit``."""
     found = _whole()
     if _share is None:
         return found
     # What is counted for each node, such as memory, is shared in proportion to the CPUs.
     part = min(1.0, _share.get("CPU", 0.0) / max(found.get("CPU", 1.0), 1e-9))
     return {
-        name: min(value, _share.get(name, 0.0) if name in {"CPU", "GPU"} else value * part)
-        for name, value in found.items()
+        name: _share.get(name, 0.0) if name in LIMITS else value * part
+        for name, value in ({"CPU": 0.0} | found).items()
     }
 
 
@@ -142,13 +175,12 @@ def _whole() -> dict[str, float]:
     import ray
 
     total = dict(ray.cluster_resources())
-    try:
-        from ray._private.state import state
-
-        grown = state.get_max_resources_from_cluster_config() or {}
-    except (ImportError, AttributeError):
-        grown = {}
-    return {name: max(total.get(name, 0.0), grown.get(name, 0.0)) for name in {*total, *grown}}
+    up, most = total.get("CPU", 0.0), limits()
+    total |= {name: max(total.get(name, 0.0), value) for name, value in most.items()}
+    if up and total["CPU"] > up:  # nodes to come are taken to be like those that are up
+        memory = sum(node.get("memory", 0.0) for node in scaling.nodes_up())
+        total["memory"] = memory * total["CPU"] / up
+    return total
 
 
 def free_placement_groups() -> None:
@@ -183,6 +215,20 @@ class Pool:
     threads: int
     compiled: bool = False
 
+    @property
+    def process(self) -> dict[str, float]:
+        """What one process holds, by Ray's names."""
+        return {"CPU": self.num_cpus, "GPU": self.num_gpus}
+
+    def wait(self, most: int | None = None) -> bool:
+        """Wait until a process and a reader fit on the cluster; tell whether the pool does.
+
+        ``most`` is how many processes there is work for.
+        """
+        size = min(self.size, most or self.size)
+        reader = {"CPU": self.num_cpus}
+        return scaling.wait_for([self.process, reader], [self.process] * size + [reader])
+
 
 @dataclass(frozen=True)
 class Demand:
@@ -214,6 +260,10 @@ ANY = Demand()
 ANY_SEARCH = SearchDemand()
 
 
+# The end of what is said where a cluster is too small.
+GROWS = ", or say with --max-cpus and --max-gpus how far an autoscaling cluster may grow"
+
+
 def pool(demand: Demand, *, uses_gpu: bool) -> Pool:
     """Choose a pool for a stage, or check the one that was asked for.
 
@@ -234,10 +284,10 @@ def pool(demand: Demand, *, uses_gpu: bool) -> Pool:
         room = min(room, int(gpus / each_gpu))
     wanted = demand.num_actors or max(1, room)
     if wanted > room:
-        remedy = f"ask for --num-actors {room}" if room else "ask for fewer GPUs or add nodes"
+        remedy = f"ask for --num-actors {room}" if room > 0 else "ask for fewer GPUs or add nodes"
         raise ManifptError(
             f"the cluster is too small: {wanted} actors of {each_cpu:g} CPU and {each_gpu:g} GPU "
-            f"beside a reader do not fit on its {cpus:g} CPU and {gpus:g} GPU; {remedy}"
+            f"beside a reader do not fit on its {cpus:g} CPU and {gpus:g} GPU; {remedy}{GROWS}"
         )
     # Readers are light: while they wait, the pool may use all cores.
     threads = max(1, round(cpus / wanted))

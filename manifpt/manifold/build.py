@@ -381,6 +381,7 @@ def compact_manifold(
         merging = groups([entry["reals"] for entry in old], -(-manifest["reals"] // shards))
         if not merging:
             return None
+        pool.wait(len(merging))
         merge = ray.remote(num_cpus=pool.num_cpus)(merge_shards)
         new = ray.get(
             [

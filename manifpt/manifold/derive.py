@@ -55,8 +55,9 @@ def derive_manifold(
             return claim.finished
         space = keep_weights(manifold.space, output)
         take, write = (ray.remote(num_cpus=pool.num_cpus)(task) for task in (_last, _write))
-        last = ray.get(take.remote(manifold, reals)) if reals else None
         numbers = range(len(manifold.manifest["shards"]))
+        pool.wait(len(numbers))
+        last = ray.get(take.remote(manifold, reals)) if reals else None
         entries = ray.get([write.remote(manifold, output, number, last) for number in numbers])
         draft = {
             **{name: manifold.manifest[name] for name in (*KEPT, *COUNTS)},

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from manifpt.engine import session
+from manifpt.engine import scaling, session
 from manifpt.engine.pipeline import use_threads
 from manifpt.errors import ManifptError
 from manifpt.manifold.index import FLAT, has_gpu
@@ -88,7 +88,7 @@ class Holder:
     """An actor that holds some shards. If it dies, Ray starts it again and it reads them again."""
 
     def __init__(self, uri: str, numbers: list[int], plan: Plan, threads: int) -> None:
-        use_threads(threads)
+        use_threads(scaling.threads_here(threads))
         self.plan = here(plan)
         self.shard = Manifold.open(uri).read(plan, numbers)
 
@@ -152,6 +152,7 @@ class Placement:
         import ray
 
         each = {name: value / self.holders for name, value in self.reserved.items()}
+        scaling.wait_for([each] * self.holders)
         threads = max(1, round(session.capacity().get("CPU", 1) / self.holders))
         actor = ray.remote(
             num_cpus=each["CPU"],
@@ -215,7 +216,9 @@ def place(
         return replace(chosen, plan=replace(plan, method="product"), block_bytes=block), pool
     cpus = session.capacity().get("CPU", 1.0)
     holders = min(count, max(session.nodes(), int(cpus / 2)))
-    reserved, smaller = {"CPU": cpus / 2}, replace(pool, size=max(1, pool.size // 2))
+    # Half of a node at most, which no holder can be larger than.
+    reserved = {"CPU": min(cpus / 2, holders * scaling.node_cpus() / 2)}
+    smaller = replace(pool, size=max(1, pool.size // 2))
     if pool.num_gpus:
         asked = pool.num_gpus * pool.size
         gpus = max(1, int(asked))

@@ -1,5 +1,7 @@
 """The one place that asks torch for a GPU."""
 
+import os
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -8,11 +10,16 @@ from typing import Any, TypeVar
 import threadpoolctl
 import torch
 
+from manifpt.engine.scaling import threads_here
 from manifpt.engine.session import Pool
+from manifpt.errors import ManifptError
 
 # On a CPU, more images at once are no faster, and batches that are no multiple of 16 get kernels
 # whose rounding is another (oneDNN, torch 2.14; all multiples gave the same bits).
 CPU_BATCH, CPU_STEP = 64, 16
+
+# Set where GPUs are numbers alone, as in `cluster.local`: the CPU does their work.
+LOGICAL = "MANIFPT_LOGICAL_GPUS"
 
 T = TypeVar("T")
 
@@ -29,7 +36,8 @@ def may_use_gpu() -> bool:
 
 def device_and_precision() -> tuple[str, Any]:
     """Return the device of this process and the dtype to train in (None where none pays)."""
-    if not (torch.cuda.is_available() and may_use_gpu()):
+    if not (may_use_gpu() and torch.cuda.is_available()):
+        _check_given()
         # On CPUs without the instructions bfloat16 is many times slower. With them (Zen 4, torch
         # 2.14) it is 1.6 times faster, but the gradient of kernel taps that meet nothing but
         # padding, as in a 3 x 3 convolution of 1 x 1 maps, is memory that was never written.
@@ -38,6 +46,21 @@ def device_and_precision() -> tuple[str, Any]:
     torch.backends.cudnn.allow_tf32 = False
     bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
     return "cuda", torch.bfloat16 if bfloat16 else None
+
+
+def _check_given() -> None:
+    """Raise if Ray gave this process a GPU, though torch can't see it."""
+    import ray
+
+    if not ray.is_initialized() or os.environ.get(LOGICAL):
+        return
+    given = ray.get_runtime_context().get_accelerator_ids()["GPU"]
+    if given:
+        raise ManifptError(
+            f"Ray gave GPU {', '.join(given)}, and torch sees none on {socket.gethostname()} (CUDA "
+            f"of torch: {torch.version.cuda or 'none'}); check the node's driver and "
+            "NVIDIA_VISIBLE_DEVICES, or take --num-gpus-per-actor 0"
+        )
 
 
 def precision_of(asked: str, pool: Pool) -> str:
@@ -49,10 +72,12 @@ def precision_of(asked: str, pool: Pool) -> str:
 def threads_of(count: int) -> Iterator[None]:
     """Limit NumPy, SciPy, FAISS and torch to ``count`` threads in the block, for this thread.
 
+    At most the CPUs of its node.
+
     For tasks, which share a process with others. Once torch has been told a number, its MKL heeds
     no other's, so both are told.
     """
-    before = torch.get_num_threads()
+    before, count = torch.get_num_threads(), threads_here(count)
     try:
         with threadpoolctl.threadpool_limits(count):
             torch.set_num_threads(count)

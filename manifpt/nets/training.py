@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from manifpt import storage
-from manifpt.engine import session
+from manifpt.engine import scaling, session
 from manifpt.errors import ManifptError
 
 if TYPE_CHECKING:
@@ -22,25 +22,31 @@ if TYPE_CHECKING:
 EPOCHS = "_epochs"
 TRAINING = "_training"
 STATE = "state.pt"
+# Images of a batch that are worth a worker of their own.
+LEAST_SHARE = 8
 
 EpochLog = Callable[[dict[str, float], int], None]
 Placed = tuple[int, dict[str, float], bool]
 
 
-def workers(num_workers: int | None, num_gpus: float | None) -> Placed:
-    """Return the number of workers, what each holds, and whether that includes a GPU."""
+def workers(num_workers: int | None, num_gpus: float | None, batch_size: int) -> Placed:
+    """Return the number of workers, what each holds, and whether that includes a GPU.
+
+    As many as fit, but each has some images of a batch.
+    """
     has = session.capacity()
     cpus, gpus = has.get("CPU", 1.0), has.get("GPU", 0.0)
     use_gpu = gpus >= 1 if num_gpus is None else num_gpus > 0
     each_gpu = (num_gpus or 1.0) if use_gpu else 0.0
     room = max(cpus - 1, 0.5)  # a reader needs the rest
-    count = num_workers or (int(gpus / each_gpu) if use_gpu else max(1, int(room)))
+    fit = int(gpus / each_gpu) if use_gpu else int(room)
+    count = num_workers or max(1, min(fit, batch_size // LEAST_SHARE))
     each_cpu = 1.0 if count <= room else 0.5
     if count * each_cpu > room or count * each_gpu > gpus:
         raise ManifptError(
             f"the cluster is too small: {count} workers of {each_cpu:g} CPU and {each_gpu:g} GPU "
             f"beside a reader do not fit on its {cpus:g} CPU and {gpus:g} GPU; "
-            f"ask for fewer --num-workers"
+            f"ask for fewer --num-workers{session.GROWS}"
         )
     holds = {"CPU": each_cpu} | ({"GPU": each_gpu} if use_gpu else {})
     return count, holds, use_gpu
@@ -144,6 +150,9 @@ def fit(
     ``config`` with what ``end_epoch`` needs and with ``threads``, the cores of a worker. Started
     again with the same ``output`` and ``key``, it goes on after the last checkpoint. ``die_at``
     kills a worker after that epoch, once: a drill for tests and operators.
+
+    It waits until all workers and a reader fit. Their number decides how batches are dealt, so that
+    one which changed with the nodes would make another training each time.
     """
     from ray.train import (
         CheckpointConfig,
@@ -157,6 +166,7 @@ def fit(
     count, holds, use_gpu = placed
     filesystem, path = storage.arrow_filesystem(storage.join(output, TRAINING))
     epochs_uri = storage.join(output, EPOCHS)
+    scaling.wait_for([*[holds] * count, {"CPU": holds["CPU"]}])
     trainer = TorchTrainer(
         loop,
         train_loop_config={

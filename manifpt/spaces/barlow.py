@@ -18,6 +18,7 @@ from lightly.models.modules.heads import BarlowTwinsProjectionHead
 from torch import Tensor, nn
 
 from manifpt import storage
+from manifpt.engine.scaling import threads_here
 from manifpt.nets import training
 from manifpt.nets.backbone import build_backbone, for_training
 from manifpt.nets.device import device_and_precision
@@ -156,7 +157,8 @@ def pretrain_loop(config: dict[str, Any]) -> None:
     settings: Settings = config["settings"]
     context = ray.train.get_context()
     rank = context.get_world_rank()
-    trainer = Pretrainer(settings, rank, context.get_world_size(), config["threads"])
+    threads = threads_here(config["threads"])
+    trainer = Pretrainer(settings, rank, context.get_world_size(), threads)
     earlier = ray.train.get_checkpoint()
     if earlier:
         with earlier.as_directory() as folder:

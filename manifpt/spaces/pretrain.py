@@ -188,7 +188,7 @@ def pretrain_encoder(
     options = replace(options, stem=choose_stem(options.stem, size))
     dimension = dimension_of(options.backbone, options.stem, size)
     key = storage.digest([content_key(units), rule.card(), vars(options)])
-    placed = training.workers(num_workers, demand.num_gpus)
+    placed = training.workers(num_workers, demand.num_gpus, options.batch_size)
     _check_share(options.batch_size, placed[0])
     pool = session.pool(replace(demand, num_gpus=None), uses_gpu=False)
     with claims.claim(output, "encoder", key, apart=places(inputs, output), terms=terms) as claim:

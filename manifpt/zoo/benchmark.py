@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from manifpt import __version__, storage
+from manifpt.engine import scaling
 from manifpt.errors import DamageError, ManifptError
 from manifpt.evaluation.support import support_overlap
 from manifpt.images.places import places
@@ -197,6 +198,7 @@ def make(plan: Plan, reals: Reals, num_cpus: int, num_gpus: float) -> Iterator[t
     shared = ray.put(reals)
     folder = Path(plan.weights).resolve()
     needs = {"num_cpus": num_cpus, "num_gpus": num_gpus}
+    scaling.wait_for([{"CPU": num_cpus, "GPU": num_gpus}])
     training = ray.remote(**needs)(train)
     drawing = ray.remote(**needs)(draw)
     count = sum(plan.generated_counts.values())

@@ -48,8 +48,9 @@ def test_holders_take_half_of_each_gpu_and_only_who_has_one_uses_it(built):
 
 
 EMBED = """
-import sys
+import os, sys
 import ray
+os.environ["MANIFPT_LOGICAL_GPUS"] = "1"
 from manifpt.engine import session
 from manifpt.manifold.build import build_manifold
 from manifpt.spaces import Options

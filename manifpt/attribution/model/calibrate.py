@@ -56,6 +56,7 @@ def calibrate(
     import ray
 
     pool = session.pool(session.Demand(1, demand.num_gpus), uses_gpu=True)
+    pool.wait()
     # A trial of Ray Tune holds a placement group, in which a task of its own would find no room.
     holds = {"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus}
     fit = ray.remote(scheduling_strategy="DEFAULT", **holds)(_calibrated)

@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy, nll_loss
 from manifpt import storage
 from manifpt.artifacts.branches import artifact_column
 from manifpt.attribution.model.network import AttributionNetwork, Design
+from manifpt.engine.scaling import threads_here
 from manifpt.nets import training
 from manifpt.nets.backbone import for_training
 from manifpt.nets.device import device_and_precision
@@ -251,7 +252,7 @@ def train_loop(config: dict[str, Any]) -> None:
     settings: Settings = config["settings"]
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
-    trainer = Trainer(settings, rank, workers, config["threads"])
+    trainer = Trainer(settings, rank, workers, threads_here(config["threads"]))
     earlier = ray.train.get_checkpoint()
     if earlier:
         with earlier.as_directory() as folder:

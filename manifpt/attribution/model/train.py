@@ -110,7 +110,7 @@ def train_attributor(
     file of another's state to go on from, with these ``options``.
     """
     output = storage.absolute(output)
-    workers = training.workers(num_workers, demand.num_gpus)
+    workers = training.workers(num_workers, demand.num_gpus, options.batch_size)
     options = options.resolved(gpu=workers[2])
     own = storage.join(output, "manifold")  # that of the usual attributor
     read = [*places(inputs, output), *(("--manifold", uri) for uri in manifolds if uri != own)]
@@ -230,6 +230,7 @@ def fit_discriminants(
     import ray
 
     pool = session.pool(session.Demand(1, 0), uses_gpu=False)
+    pool.wait()
     fit = ray.remote(scheduling_strategy="DEFAULT", num_cpus=pool.num_cpus)(_fitted)
     asked = {
         n: fit.remote(branches[head.reads], classes, pool.threads)
