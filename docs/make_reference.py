@@ -30,7 +30,7 @@ JOBS = {
     "Start": ("jobs.quickstart",),
     "Data": ("jobs.build_manifold", "jobs.compute_artifacts", "jobs.pretrain_embedding"),
     "Attributors": ("jobs.train_attribution", "jobs.evaluate", "jobs.register"),
-    "Use": ("jobs.attribute", "jobs.verify"),
+    "Use": ("jobs.attribute", "jobs.verify", "jobs.plan"),
     "Comparisons": ("jobs.compare_spaces", "jobs.compare_open_set", "tuning.sweep"),
     "Benchmarks": ("jobs.build_benchmark", "jobs.benchmark"),
 }
@@ -46,6 +46,7 @@ SHARED: dict[type[BaseModel], str] = {
     options.SplitOptions: "Splits",
     options.TrainingOptions: "Training",
     options.DecisionOptions: "Decision",
+    options.DryRunOptions: "Dry run",
     ChainConfig: "Chain of jobs",
 }
 TABLES: dict[str, Mapping[str, Any]] = {

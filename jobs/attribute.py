@@ -19,12 +19,12 @@ from pydantic import Field
 
 from manifpt.cli import job
 from manifpt.cli.config import JobConfig, OptionalDegradations, SearchConfig, parse
-from manifpt.cli.options import DecisionOptions, InputOptions
+from manifpt.cli.options import DecisionOptions, DryRunOptions, InputOptions
 from manifpt.images.perceptual import DISTANCE, MOST_DISTANCE
 from manifpt.tracking import Run
 
 
-class Config(DecisionOptions, InputOptions, SearchConfig):
+class Config(DecisionOptions, DryRunOptions, InputOptions, SearchConfig):
     """Options of attribute."""
 
     input: tuple[str, ...] = Field(

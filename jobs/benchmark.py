@@ -4,6 +4,7 @@ python -m jobs.benchmark search --quick
 python -m jobs.benchmark search --json search.json
 python -m jobs.benchmark embed --json embed.json
 python -m jobs.benchmark attribute --json attribute.json
+python -m jobs.benchmark plan --repeats 1 --json plan.json
 """
 
 import os
@@ -21,7 +22,7 @@ from manifpt.tracking import Run
 class Config(JobConfig):
     """Options of benchmark."""
 
-    what: Literal["search", "embed", "attribute"] = Field(
+    what: Literal["search", "embed", "attribute", "plan"] = Field(
         description="what to measure", json_schema_extra=POSITIONAL
     )
     quick: bool = Field(False, description="small shapes, in about three minutes")
@@ -74,12 +75,32 @@ def attribute_rows(config: Config, threads: int) -> list[dict[str, Any]]:
     return rows + memory
 
 
+def plan_rows(config: Config, _threads: int) -> list[dict[str, Any]]:
+    """Run jobs of several sizes beside their plans; print and return the rows."""
+    from manifpt.throughput import plan
+
+    sizes, workers = plan.QUICK if config.quick else (plan.SIZES, plan.WORKERS)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        plan.prepare(folder, max(sizes), config.input)
+        for row in plan.measure(folder, sizes, workers, config.repeats):
+            print(plan.table(plan.compared([row])), file=sys.stderr, flush=True)
+            rows.append(row)
+    print(plan.table(plan.compared(rows)), flush=True)
+    return rows
+
+
 def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Measure, print the table, and return it."""
-    from manifpt.throughput.search import environment
+    from manifpt.tracking.provenance import environment
 
     threads = config.threads or os.cpu_count() or 1
-    rows = {"search": search_rows, "embed": embed_rows, "attribute": attribute_rows}
+    rows = {
+        "search": search_rows,
+        "embed": embed_rows,
+        "attribute": attribute_rows,
+        "plan": plan_rows,
+    }
     measured = rows[config.what](config, threads)
     found = {"environment": environment(threads), "rows": measured}
     tracked.document("benchmark.json", found)

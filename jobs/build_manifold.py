@@ -15,12 +15,12 @@ from pydantic import Field
 
 from manifpt.cli import job
 from manifpt.cli.config import EmbeddingConfig
-from manifpt.cli.options import SpaceOptions
+from manifpt.cli.options import DryRunOptions, SpaceOptions
 from manifpt.errors import ManifptError
 from manifpt.tracking import Run
 
 
-class Config(SpaceOptions, EmbeddingConfig):
+class Config(SpaceOptions, DryRunOptions, EmbeddingConfig):
     """Options of build_manifold."""
 
     input: tuple[str, ...] = Field(

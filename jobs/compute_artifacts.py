@@ -22,7 +22,7 @@ from pydantic import Field
 
 from manifpt.cli import job
 from manifpt.cli.config import ProjectionConfig, Ranges, SearchConfig
-from manifpt.cli.options import PlainOptions, SplitOptions
+from manifpt.cli.options import DryRunOptions, PlainOptions, SplitOptions
 from manifpt.errors import ManifptError
 from manifpt.tracking import Run
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from manifpt.images.copies import Augmentation
 
 
-class Config(PlainOptions, SplitOptions, SearchConfig, ProjectionConfig):
+class Config(PlainOptions, DryRunOptions, SplitOptions, SearchConfig, ProjectionConfig):
     """Options of compute_artifacts."""
 
     input: tuple[str, ...] = Field(

@@ -24,12 +24,12 @@ from pydantic import Field
 
 from manifpt.cli import job
 from manifpt.cli.config import Degradations, JobConfig
-from manifpt.cli.options import DecisionOptions
+from manifpt.cli.options import DecisionOptions, DryRunOptions
 from manifpt.errors import ManifptError
 from manifpt.tracking import Run
 
 
-class Config(DecisionOptions, JobConfig):
+class Config(DecisionOptions, DryRunOptions, JobConfig):
     """Options of evaluate."""
 
     input: tuple[str, ...] = Field(

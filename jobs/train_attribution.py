@@ -25,7 +25,7 @@ from pydantic import Field
 
 from manifpt.cli import job
 from manifpt.cli.config import NO_COPIES, Alias, ModelName, OptionalRanges, ProjectionConfig
-from manifpt.cli.options import PlainOptions, SplitOptions, TrainingOptions
+from manifpt.cli.options import DryRunOptions, PlainOptions, SplitOptions, TrainingOptions
 from manifpt.errors import ManifptError
 from manifpt.tracking import Run
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 DECIDED = ("highpass", "projector", "neighbors", "ridge")
 
 
-class Config(PlainOptions, TrainingOptions, SplitOptions, ProjectionConfig):
+class Config(PlainOptions, DryRunOptions, TrainingOptions, SplitOptions, ProjectionConfig):
     """Options of train_attribution."""
 
     input: tuple[str, ...] = Field(

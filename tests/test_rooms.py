@@ -6,7 +6,8 @@ from pathlib import Path
 LIBRARY = Path(__file__).parents[1] / "manifpt"
 ORDER = """
 redaction errors storage outputs tracking engine nets images spaces manifold artifacts
-attribution.unknown attribution.model attribution.crawl evaluation registry zoo throughput cli
+attribution.unknown attribution.model attribution.crawl
+evaluation registry zoo planning throughput cli
 """.split()
 # Imports that are left to be turned round.
 BACKWARDS = {

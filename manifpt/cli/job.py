@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from manifpt.cli.config import Config, parse
+from manifpt.cli.options import DryRunOptions
 from manifpt.errors import ManifptError, MismatchError
 
 Job = Callable[[Config, Any], dict[str, Any]]
@@ -49,13 +50,19 @@ def execute(
 ) -> dict[str, Any]:
     """Parse, start Ray, run the job inside its MLflow run; return its summary or raise.
 
-    A job that is not ``on_ray`` needs no cluster and starts none.
+    A job that is not ``on_ray`` needs no cluster and starts none. A dry run has no MLflow run.
     """
     config = parse(kind, doc, argv)
     _stoppable()
     from manifpt import tracking
     from manifpt.engine import session
 
+    if isinstance(config, DryRunOptions) and config.dry_run:
+        from manifpt.planning.dry import dry_run
+
+        session.allow(config.limits)
+        _start_ray()
+        return dry_run(name, config)
     params = config.model_dump(mode="json", exclude_none=True)
     with tracking.run(name, params) as run:
         if on_ray:

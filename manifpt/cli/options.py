@@ -14,6 +14,16 @@ if TYPE_CHECKING:
     from manifpt.spaces import Options as Spaces
 
 
+class DryRunOptions(BaseModel):
+    """What jobs that can say beforehand what they will do have."""
+
+    dry_run: bool = Field(
+        False,
+        description="write nothing; print what the job would read, its stages and its processes, "
+        "and where manifolds would lie (jobs.plan adds hours and costs)",
+    )
+
+
 Tiles = Annotated[int | None, Field(ge=0, le=MOST)]
 
 

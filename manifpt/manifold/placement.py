@@ -187,6 +187,18 @@ def plan_for(manifold: Manifold, demand: session.SearchDemand) -> Plan:
     return replace(plans[kind], float16=demand.float16)
 
 
+def kind_of(size: int, processes: int, memory: int, *, exact: bool) -> str:
+    """Return where a manifold of ``size`` bytes lies for so many processes that project."""
+    if size * processes <= memory:
+        return "replicated"
+    return "sharded" if size <= memory and exact else "scan"
+
+
+def block_bytes(memory: int, processes: int) -> int:
+    """Return how much of a manifold each process that scans it reads at once."""
+    return max(1, memory // (2 * processes))
+
+
 def place(
     manifold: Manifold, demand: session.SearchDemand, pool: session.Pool
 ) -> tuple[Placement, session.Pool]:
@@ -200,11 +212,7 @@ def place(
     copies = f"{pool.size} x {size / 2**20:.0f} MiB"
     kind = demand.placement
     if kind == "auto":
-        kind = "scan"
-        if size * pool.size <= memory:
-            kind = "replicated"
-        elif size <= memory and plan.exact:
-            kind = "sharded"
+        kind = kind_of(size, pool.size, memory, exact=plan.exact)
     why = f"{copies}, {memory / 2**20:.0f} MiB for it"
     chosen = Placement(kind, why, plan, manifold.uri)
     if kind == "replicated":
@@ -212,7 +220,7 @@ def place(
     if not plan.exact:
         raise ManifptError(f"--placement {kind}: an approximate index lies whole in each process")
     if kind == "scan":
-        block = max(1, memory // (2 * pool.size))
+        block = block_bytes(memory, pool.size)
         return replace(chosen, plan=replace(plan, method="product"), block_bytes=block), pool
     cpus = session.capacity().get("CPU", 1.0)
     holders = min(count, max(session.nodes(), int(cpus / 2)))

@@ -6,8 +6,6 @@ Each shape has a process of its own, so that peak memory is that shape's.
 """
 
 import multiprocessing
-import os
-import platform
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +17,6 @@ import numpy as np
 import threadpoolctl
 import torch
 
-from manifpt import __version__
 from manifpt.errors import ManifptError
 from manifpt.manifold.index import has_gpu
 from manifpt.manifold.prepare import PAUSE, PLAIN, choose, fit_basis
@@ -236,23 +233,6 @@ def measure_shapes(
             raise ManifptError(f"benchmark: {shape} was not measured, {reason}") from None
         process.join()
         yield rows
-
-
-def environment(threads: int) -> dict[str, Any]:
-    """Return what a reader must know of the machine."""
-    cpu = torch.cpu.get_capabilities().get("cpu_name", platform.processor())
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "torch": torch.__version__,
-        "faiss": faiss.__version__,
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "manifpt": __version__,
-        "date": time.strftime("%Y-%m-%d"),
-    }
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

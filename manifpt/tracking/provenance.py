@@ -1,10 +1,15 @@
 """The versions of the code that results depend on."""
 
 import os
+import platform
 import subprocess
 import sys
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
+
+from manifpt import __version__
 
 PACKAGES = ("manifpt", "ray", "torch", "torchvision", "faiss-cpu", "faiss-gpu", "numpy", "pillow")
 
@@ -30,3 +35,24 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def environment(threads: int) -> dict[str, Any]:
+    """Return what a reader must know of the machine."""
+    import faiss
+    import numpy as np
+    import torch
+
+    cpu = torch.cpu.get_capabilities().get("cpu_name", platform.processor())
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": torch.__version__,
+        "faiss": faiss.__version__,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "manifpt": __version__,
+        "date": time.strftime("%Y-%m-%d"),
+    }

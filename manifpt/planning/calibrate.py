@@ -1,0 +1,162 @@
+"""One file of measurements from the steps of images and from two runs of jobs."""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from manifpt.artifacts.projection import reading_of, rows_of_chunk
+from manifpt.attribution.crawl.registered import opened
+from manifpt.attribution.model.attributor import Attributor
+from manifpt.attribution.model.targets import trained_targets
+from manifpt.engine import pipeline, session
+from manifpt.errors import ManifptError
+from manifpt.manifold.manifold import Manifold
+from manifpt.manifold.placement import plan_for
+from manifpt.nets.device import device_and_precision
+from manifpt.planning.cluster import Cluster
+from manifpt.planning.measure import (
+    ACTOR,
+    FEWEST,
+    MOST,
+    READER,
+    ROWS_TIMED,
+    RUN_SECONDS,
+    Ran,
+    Steps,
+    command,
+    processor_seconds,
+    reals_of,
+    sample_of,
+    serial,
+)
+from manifpt.planning.measured import Fixed, Images, Measured, Reals, Serial, Sizes
+from manifpt.planning.model import attribute, build_manifold
+from manifpt.tracking.provenance import environment
+
+DRIVER_CHUNKS = 200
+LEAST_CONTENTION = 0.5  # a run that seems faster than that was not measured well
+
+
+def calibrate(inputs: Sequence[str], model: str, manifolds: Sequence[str] = ()) -> Measured:
+    """Measure on this machine; ``inputs`` are images like those to come, ``model`` an attributor.
+
+    It writes into a temporary folder alone, and its runs into an MLflow store there.
+    """
+    cores = os.cpu_count() or 1
+    with opened(model, manifolds) as source, tempfile.TemporaryDirectory() as folder:
+        attributor = Attributor.open(source.attributor)
+        targets = trained_targets(attributor, source.manifolds)
+        reals = [target.manifold for target in targets.values() if target.manifold]
+        most = max((one.manifest["reals"] for one in reals), default=0)
+        if not reals:
+            raise ManifptError(f"--model {model}: has no manifold, and nothing to plan; give one")
+        projectors = [target.projector_alone() for target in targets.values()]
+        steps = Steps(source.attributor, projectors)
+        sample = sample_of(inputs, reading_of(projectors)[0], MOST)
+        read, table = steps.read(sample.raws[:ROWS_TIMED])
+        work = steps.work(table, cores)
+        each = sum(read.values()) + sum(work[name] for name in ("embed", "search", "classify"))
+        count = min(len(sample.raws), max(FEWEST, min(MOST, int(RUN_SECONDS * cores / each))))
+        stored = sample.tars(f"{folder}/images", count)
+        store = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+        chunk_driver, memory, gpus = _driver(f"{folder}/driver")
+        places = [one.uri for one in reals]
+        actor = processor_seconds(ACTOR, source.attributor, *places)
+        flags = ["--input", f"{folder}/images", "--model", source.attributor]
+        if source.manifolds:
+            flags += ["--manifold", *source.manifolds]
+        attributed = command("jobs.attribute", f"{folder}/attributions", *flags, environment=store)
+        card = ["--input", f"real={folder}/images", "--space", reals[0].space.name]
+        built = command("jobs.build_manifold", f"{folder}/manifold", *card, environment=store)
+        manifold = Manifold.open(f"{folder}/manifold")
+        parts = len(attributed.parts)
+        draft = Measured(
+            machine=environment(cores),
+            cores=cores,
+            memory=memory,
+            uses_gpu=gpus > 0 and device_and_precision()[0] == "cuda",
+            exact=all(plan_for(one, session.ANY_SEARCH).exact for one in reals),
+            sizes=Sizes(
+                image=stored,
+                attribution=attributed.bytes / count,
+                real=sum(one.real_bytes for one in reals),
+                real_stored=manifold.dimension * 4,
+                unit=sample.unit,
+                chunk=rows_of_chunk(projectors),
+            ),
+            images=Images(
+                fetch=sample.fetch,
+                reals=most,
+                **read,
+                **work,
+            ),
+            fixed=Fixed(
+                start=0,
+                actor=actor,
+                reader=processor_seconds(READER),
+                end=0,
+                build_end=0,
+                contention=1,
+            ),
+            serial=Serial(chunk=chunk_driver, **serial(f"{folder}/attributions")),
+            reals=Reals(**reals_of(manifold)),
+        )
+        here = Cluster(1, cores, cores, gpus, memory)
+        return fitted(draft, here, attributed, built, count, count / parts)
+
+
+def fitted(
+    draft: Measured, here: Cluster, attributed: Ran, built: Ran, images: int, unit: float
+) -> Measured:
+    """Return the measurements with what two runs of ``images`` in files of ``unit`` took besides.
+
+    The parts of ``attributed`` tell how long its images took, which the steps by themselves do not:
+    processes contend for memory, caches and cores.
+    """
+    one = draft.model_copy(update={"sizes": draft.sizes.model_copy(update={"unit": unit})})
+    plan = attribute(one, images, draft.images.reals, here)
+    parts = len(attributed.parts)
+    between = attributed.parts[-1] - attributed.parts[0]
+    expected = plan.parts["images"] * (parts - 1) / parts
+    contention = max(LEAST_CONTENTION, between / expected) if parts > 1 else 1.0
+    fixed = draft.fixed.model_copy(update={"contention": contention})
+    one = one.model_copy(update={"fixed": fixed})
+    plan = attribute(one, images, draft.images.reals, here)
+    first = plan.parts["start"] + plan.parts["images"] / parts
+    start = attributed.parts[0] - attributed.began - first
+    done = sum(plan.parts[name] for name in ("ids", "copies", "check"))
+    end = max(0.0, attributed.ended - attributed.parts[-1] - done)
+    fixed = fixed.model_copy(update={"start": start, "end": end})
+    one = one.model_copy(update={"fixed": fixed})
+    building = build_manifold(one, images, here).seconds
+    build_end = max(0.0, built.ended - built.began - building)
+    return draft.model_copy(update={"fixed": fixed.model_copy(update={"build_end": build_end})})
+
+
+def _one_row(spec: str) -> Iterator[pa.Table]:
+    for number in range(DRIVER_CHUNKS):
+        yield pa.table({"id": [f"{spec}-{number}"]})
+
+
+class _Nothing:
+    def __call__(self, table: pa.Table) -> pipeline.Result:
+        return pipeline.Result({"rows": table})
+
+
+def _driver(output: str) -> tuple[float, int, int]:
+    """Return the driver's processor time for a chunk; and the memory and GPUs that Ray has here."""
+    import ray
+
+    session.start()
+    try:
+        has = session.capacity()
+        pool = session.pool(session.Demand(1, 0), uses_gpu=False)
+        began = time.process_time()
+        pipeline.run("driver", ["a"], _one_row, _Nothing, output, pool)
+        used = time.process_time() - began
+    finally:
+        ray.shutdown()
+    return used / DRIVER_CHUNKS, int(has.get("memory", 2**33)), int(has.get("GPU", 0))

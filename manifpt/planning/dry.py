@@ -1,0 +1,113 @@
+"""What a job would do with its inputs on this cluster, without doing it or writing anything."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from manifpt import outputs, storage
+from manifpt.attribution.crawl.registered import opened
+from manifpt.attribution.model.attributor import Attributor
+from manifpt.attribution.model.targets import trained_targets
+from manifpt.engine import session
+from manifpt.images import Selection, parquet
+from manifpt.images.container import BrokenError
+from manifpt.images.sources import MANIFOLD_REALS, Unit
+from manifpt.images.units import units
+from manifpt.manifold.manifold import Manifold, open_manifolds
+from manifpt.manifold.placement import place_all
+from manifpt.spaces.space import LEARNED
+
+READING = ("fetch", "decode", "table")
+STAGES = {
+    "build_manifold": (*READING, "embed", "gather", "calibrate", "held-out"),
+    "compute_artifacts": (*READING, "embed", "search", "write"),
+    "train_attribution": (*READING, "embed", "search", "write", "train", "validate"),
+    "evaluate": (*READING, "embed", "search", "classify", "write", "metrics"),
+    "attribute": (*READING, "embed", "search", "classify", "write", "ids", "copies", "check"),
+}
+
+
+def dry_run(job: str, config: Any) -> dict[str, Any]:
+    """Return what a job would read, its stages, its processes, and where its manifolds would lie.
+
+    ``images`` is None where only reading would tell, as of tars.
+    """
+    inputs = [*config.input, *getattr(config, "add", ()), *getattr(config, "fuse", ())]
+    made = [found for text in inputs if (found := _made(text))]
+    selection = MANIFOLD_REALS if job == "build_manifold" else Selection()
+    found = _outputs(made) if len(made) == len(inputs) else _images(inputs, selection)
+    reals = _manifolds(config)
+    gpu = job not in {"build_manifold", "compute_artifacts"} or _learned(config, reals)
+    pool = session.pool(config.demand, uses_gpu=gpu)
+    where = []
+    if reals and job != "build_manifold":
+        search = getattr(config, "search_demand", session.ANY_SEARCH)
+        placements, pool = place_all(reals, search, pool)
+        where = [f"{m.space.name}: {p}" for m, p in zip(reals, placements, strict=True)]
+    return {
+        "job": job,
+        "dry_run": True,
+        "inputs": found,
+        "stages": list(STAGES[job] if not made else STAGES[job][len(READING) :]),
+        "processes": vars(pool),
+        "manifolds": where,
+        "output": config.output,
+    }
+
+
+def _made(text: str) -> dict[str, Any] | None:
+    """Return the manifest of an input that a job has made."""
+    uri = text if storage.is_s3(text) else text.rpartition("=")[2]
+    return outputs.read(storage.absolute(uri))
+
+
+def _outputs(made: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {"kinds": [one["kind"] for one in made], "images": sum(one.get("ok", 0) for one in made)}
+
+
+def _images(inputs: Sequence[str], selection: Selection) -> dict[str, Any]:
+    """Return what listing the inputs tells."""
+    kinds: Counter[str] = Counter()
+    images: int | None = 0
+    size = 0
+    for unit in units(inputs, selection) if inputs else _none():
+        kinds[unit.kind] += 1
+        size += unit.bytes
+        count = _count(unit)
+        images = None if images is None or count is None else images + count
+    return {"units": kinds.total(), "kinds": dict(kinds), "bytes": size, "images": images}
+
+
+def _none() -> Iterator[Unit]:
+    return iter(())
+
+
+def _count(unit: Unit) -> int | None:
+    """Return how many images a unit has, if its listing or its footer says it."""
+    if unit.kind == "files":
+        return len(unit.uris)
+    if unit.rows is not None:
+        return unit.rows[1] - unit.rows[0]
+    if unit.kind == "parquet":
+        try:
+            with parquet.opened(unit.uris[0]) as file:
+                return int(file.count)
+        except BrokenError:
+            return None
+    return None
+
+
+def _manifolds(config: Any) -> list[Manifold]:
+    """Return the manifolds that a job is given, or those of its attributor."""
+    given = getattr(config, "manifold", ())
+    model = getattr(config, "model", None) or getattr(config, "extend", None)
+    if model is None:
+        return open_manifolds(given)
+    with opened(model, given) as source:
+        targets = trained_targets(Attributor.open(source.attributor), source.manifolds)
+        return [target.manifold for target in targets.values() if target.manifold]
+
+
+def _learned(config: Any, reals: Sequence[Manifold]) -> bool:
+    names = {one.space.name for one in reals} | set((getattr(config, "space", "") or "").split("+"))
+    return bool(names & set(LEARNED)) or bool(getattr(config, "denoiser", False))

@@ -1,0 +1,313 @@
+"""Measure on this machine what plans are made of, in one to three minutes.
+
+The steps of an image are timed in this process, each by itself: the shortest of some repetitions,
+which work of others disturbs least. Then ``attribute`` and ``build_manifold`` run as commands on a
+sample of the images; what they take beyond their steps is start, end and contention.
+"""
+
+import io
+import itertools
+import os
+import resource
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from manifpt import outputs, storage
+from manifpt.artifacts.projection import Projector, reading_of
+from manifpt.attribution.crawl.duplicates import copies, write_duplicates
+from manifpt.attribution.crawl.settings import Settings
+from manifpt.engine.session import ANY_SEARCH
+from manifpt.engine.unique import check_ids
+from manifpt.errors import ManifptError
+from manifpt.images import DecodeRule
+from manifpt.images.decode import outcome
+from manifpt.images.raw import Raw, raw_images
+from manifpt.images.read import images_table, pixels_of, row_of, seen_by
+from manifpt.images.sources import Unit
+from manifpt.images.units import units
+from manifpt.manifold.embed import write_rows
+from manifpt.manifold.manifold import Manifold
+from manifpt.manifold.placement import plan_for
+from manifpt.manifold.prepare import HELD_OUT, PAUSE, REPEATS, SAMPLE_BYTES
+from manifpt.manifold.search import Plan, nearest
+from manifpt.manifold.shard import ROWS, Shard
+from manifpt.nets.device import threads_of
+from manifpt.outputs.verified import entries, wrong
+from manifpt.storage import tensors
+
+LIMIT_SECONDS = 900
+TIMES = 3
+ROWS_TIMED = 256
+FEWEST, MOST = 512, 4096  # images of the runs
+RUN_SECONDS = 15.0
+FILES = 8
+COPIES = 2**16, 2**18
+
+
+def shortest(run: Callable[[], object], times: int = TIMES) -> float:
+    """Return the shortest seconds of some repetitions, after one that does not count."""
+    run()
+    taken = []
+    for _ in range(times):
+        began = time.perf_counter()
+        run()
+        taken.append(time.perf_counter() - began)
+    return min(taken)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Images as the input has them, what it took to fetch one, and how many a file has."""
+
+    raws: list[Raw]
+    fetch: float
+    unit: float
+
+    @property
+    def bytes(self) -> float:
+        """Of an image, the mean."""
+        return float(np.mean([len(raw.data or b"") for raw in self.raws]))
+
+    def tars(self, folder: str, count: int) -> float:
+        """Write FILES tars of ``count`` images in all; return the bytes of an image in them."""
+        Path(folder).mkdir()
+        some = self.raws[:count]
+        for number in range(FILES):
+            path = Path(folder, f"{number:02d}.tar")
+            with tarfile.open(path, "w") as tar:
+                for place, raw in enumerate(some[number::FILES]):
+                    ending = Path(raw.uri).suffix or ".png"
+                    info = tarfile.TarInfo(f"{place:06d}{ending}")
+                    info.size = len(raw.data or b"")
+                    tar.addfile(info, io.BytesIO(raw.data or b""))
+        return sum(path.stat().st_size for path in Path(folder).iterdir()) / len(some)
+
+
+def sample_of(inputs: Sequence[str], rule: DecodeRule, most: int = MOST) -> Sample:
+    """Fetch the first images of an input, up to ``most`` or for a while."""
+    listed = list(itertools.islice(units(inputs), 1024))
+    raws: list[Raw] = []
+    began = time.perf_counter()
+    rows = sum(len(unit.uris) for unit in listed if unit.kind == "files")
+    for raw in _raws(listed, rule):
+        raws.append(raw)
+        if len(raws) == most or time.perf_counter() - began > RUN_SECONDS:
+            break
+    fetch = (time.perf_counter() - began) / max(1, len(raws))
+    good = [raw for raw in raws if raw.data]
+    if len(good) < FILES:
+        raise ManifptError(f"--input: {len(good)} images are too few to measure; give more")
+    size = np.mean([len(raw.data or b"") for raw in good])
+    held = rows or sum(unit.bytes for unit in listed) / max(1.0, float(size))
+    return Sample(good, fetch, max(1.0, held / len(listed)))
+
+
+def _raws(listed: Sequence[Unit], rule: DecodeRule) -> Iterator[Raw]:
+    for unit in listed:
+        yield from raw_images(unit, rule)
+
+
+@dataclass
+class Steps:
+    """The steps of an image, as a reader and an actor of ``attribute`` take them."""
+
+    model: str
+    projectors: list[Projector]
+
+    def __post_init__(self) -> None:
+        self.rule, self.sizes = reading_of(self.projectors)
+        self.stage = Settings().stage(self.model, self.projectors)
+
+    def read(self, raws: Sequence[Raw]) -> tuple[dict[str, float], pa.Table]:
+        """Return the seconds of decoding an image and of making its row; and the table."""
+
+        def decoded() -> list[Any]:
+            return [outcome(raw.data or b"", self.rule, self.sizes) for raw in raws]
+
+        def table() -> pa.Table:
+            rows = [row_of(r, f, self.rule, self.sizes) for r, f in zip(raws, seen, strict=True)]
+            made = images_table([r for r, _ in rows], [p for _, p in rows], self.sizes)
+            storage.encode_table(made)
+            return made
+
+        seen, count = decoded(), len(raws)
+        taken = {"decode": shortest(decoded) / count, "table": shortest(table) / count}
+        made = table()
+        good = made.filter(made["error"].is_null())
+        if not good.num_rows:
+            raise ManifptError("--input: none of the first images could be decoded; give others")
+        return taken, good.drop_columns(["error", "message"])
+
+    def work(self, table: pa.Table, cores: int) -> dict[str, float]:
+        """Return the seconds of an image in an actor's steps, and what more threads divide."""
+        count = table.num_rows
+        embed = search = floor = 0.0
+        with threads_of(1):
+            alone = shortest(lambda: self.stage(table))
+            for projector in self.projectors:
+                seen = seen_by(table, projector.rule)
+                pixels = pixels_of(seen)
+                embed += shortest(lambda p=projector, x=pixels: p.space.embed(x))  # type: ignore[misc]
+                if projector.manifold is not None:
+                    flat = projector.space.embed(pixels).reshape(len(pixels), -1)
+                    whole, least = _searched(projector, flat)
+                    search, floor = search + whole, floor + least
+            parts = self.stage(table).tables
+            write = shortest(lambda: [storage.parquet_bytes(part) for part in parts.values()])
+        with threads_of(cores):
+            together = shortest(lambda: self.stage(table))
+        share = (1 - together / alone) / (1 - 1 / cores) if cores > 1 else 0.0
+        return {
+            "embed": embed / count,
+            "search": search / count,
+            "search_floor": floor / count,
+            "classify": max(0.0, alone - embed - search) / count,
+            "write": write / count,
+            "threads": min(1.0, max(0.0, share)),
+        }
+
+
+def _searched(projector: Projector, flat: np.ndarray) -> tuple[float, float]:
+    """Return the seconds of a search among all reals, and of that what does not depend on them."""
+    manifold = projector.manifold
+    if manifold is None:
+        raise ValueError("a space without a manifold is not searched")
+    plan, nobody = plan_for(manifold, ANY_SEARCH), np.full(len(flat), "", dtype=object)
+    k = projector.projection.neighbours
+    counts = [entry["reals"] for entry in manifold.manifest["shards"]]
+
+    def seconds(numbers: range) -> float:
+        shard = manifold.read(plan, numbers)
+        return shortest(lambda: nearest([shard], flat, k, nobody, plan))
+
+    whole = seconds(range(len(counts)))
+    if len(counts) == 1:
+        return whole, 0.0
+    part, share = seconds(range(1)), counts[0] / sum(counts)
+    return whole, min(whole, max(0.0, (part - share * whole) / (1 - share)))
+
+
+def processor_seconds(code: str, *args: str) -> float:
+    """Return the processor time of a new Python process that runs some code."""
+
+    def used() -> float:
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return children.ru_utime + children.ru_stime
+
+    before = used()
+    subprocess.run([sys.executable, "-c", code, *args], check=True, timeout=LIMIT_SECONDS)
+    return used() - before
+
+
+ACTOR = """
+import sys, ray.data, torch
+from manifpt.attribution.model.attributor import Attributor
+from manifpt.attribution.model.targets import trained_targets
+from manifpt.manifold.placement import plan_for
+from manifpt.engine.session import ANY_SEARCH
+attributor = Attributor.open(sys.argv[1])
+attributor.network()
+for target in trained_targets(attributor, sys.argv[2:]).values():
+    if target.manifold:
+        target.manifold.read(plan_for(target.manifold, ANY_SEARCH))
+"""
+READER = "import ray.data, manifpt.images.read"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A command: when it began, when its parts were written, their bytes, when it ended."""
+
+    began: float
+    parts: list[float]
+    bytes: int
+    ended: float
+
+
+def command(module: str, output: str, *flags: str, environment: dict[str, str]) -> Ran:
+    """Run a job as its users do."""
+    began = time.time()
+    given = [sys.executable, "-m", module, "--output", output, *flags]
+    ran = subprocess.run(
+        given,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_SECONDS,
+        env={**os.environ, **environment},
+        check=False,
+    )
+    ended = time.time()
+    if ran.returncode:
+        last = (ran.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ManifptError(f"--measure: {module} ended with {ran.returncode}: {last}")
+    files = [path.stat() for path in Path(output, "attributions").glob("*.parquet")]
+    times = sorted(file.st_mtime for file in files)
+    return Ran(began, times, sum(file.st_size for file in files), ended)
+
+
+def serial(output: str) -> dict[str, Any]:
+    """Return the times of what one process does for a whole output of ``attribute``."""
+    manifest = outputs.require(output, "attributions", "--measure")
+    parts = [file for file in manifest["files"] if file["folder"] == "attributions"]
+    rows, paths = sum(part["rows"] for part in parts), [part["path"] for part in parts]
+    listed = list(entries(parts))
+    rng = np.random.default_rng(0)
+
+    def among(count: int) -> float:
+        pixels = rng.integers(2**63, size=(count, 2)).astype(np.uint64)
+        looks = rng.integers(2**63, size=count).astype(np.uint64)
+        return shortest(lambda: copies(pixels, looks, np.ones(count, bool), 2), 1)
+
+    few, many = map(among, COPIES)
+    power = np.log(many / few) / np.log(COPIES[1] / COPIES[0])
+    with tempfile.TemporaryDirectory() as folder:
+        for path in paths:
+            storage.copy(storage.join(output, path), storage.join(folder, path))
+        read = shortest(lambda: write_duplicates(folder, paths, 2)) / rows
+    return {
+        "ids": shortest(lambda: check_ids(output, parts)) / rows,
+        "check": shortest(lambda: wrong(output, listed)) / len(parts),
+        "copies": many,
+        "copies_images": COPIES[1],
+        "copies_power": max(1.0, float(power)),
+        "copies_read": read,
+    }
+
+
+def reals_of(manifold: Manifold) -> dict[str, Any]:
+    """Return the times of a real when a manifold is built."""
+    shard: Shard = manifold.read(Plan(), range(1))
+    count = len(shard.ids)
+    names = list(map(str, shard.ids))
+    columns: dict[str, Any] = {name: names for name in ROWS if name != "perceptual_hash"}
+    rows = pa.table(columns)
+    with tempfile.TemporaryDirectory() as folder, threads_of(1):
+
+        def gather() -> None:
+            tensors.from_column(tensors.to_column(shard.vectors))
+            write_rows(folder, "shard", rows, shard.vectors)
+
+        gathered = shortest(gather)
+        hashes = np.full(HELD_OUT, "", dtype=object)
+        queries = np.resize(shard.vectors, (HELD_OUT, shard.vectors.shape[1])) + 0.01
+        held = shortest(lambda: nearest([shard], queries, 1, hashes, Plan()), 1)
+    timed = manifold.manifest["search"]["measured"]
+    seconds = [s + PAUSE for row in timed for s in row["seconds"].values()]
+    reals = manifold.manifest["reals"]
+    sample = max(1, SAMPLE_BYTES // (manifold.dimension * 4))
+    return {
+        "gather": gathered / count,
+        "calibrate": (REPEATS + 1) * sum(seconds) / min(sample, reals),
+        "sample": sample,
+        "held_out": held / count,
+    }

@@ -1,0 +1,126 @@
+"""What the parts of jobs took where they were measured: the numbers that a plan is made of.
+
+All times are seconds; those of images and reals are of one, on one core (or on the GPU, for what
+runs there).
+"""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, ValidationError
+
+from manifpt import storage
+from manifpt.errors import ManifptError
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Sizes(_Part):
+    """Bytes of an image as it is stored and of its attribution; of a real in memory and stored.
+
+    ``unit`` is how many images a file of the input holds, ``chunk`` how many a part of the output.
+    """
+
+    image: PositiveFloat
+    attribution: PositiveFloat
+    real: PositiveFloat
+    real_stored: PositiveFloat
+    unit: float = Field(ge=1)
+    chunk: int = Field(ge=1)
+
+
+class Images(_Part):
+    """Of one image: reader ``fetch``, ``decode``, ``table``; actor the rest.
+
+    ``search`` is among so many ``reals``, of which ``search_floor`` does not depend on them.
+    ``threads`` is the share of an actor's time that more threads divide.
+    """
+
+    fetch: NonNegativeFloat
+    decode: NonNegativeFloat
+    table: NonNegativeFloat
+    embed: NonNegativeFloat
+    search: NonNegativeFloat
+    search_floor: NonNegativeFloat
+    reals: int = Field(ge=1)
+    classify: NonNegativeFloat
+    write: NonNegativeFloat
+    threads: float = Field(ge=0, le=1)
+
+
+class Fixed(_Part):
+    """Of a job, whatever its size.
+
+    ``start`` is until its processes start, ``actor`` and ``reader`` the processor time until one
+    of them works; ``end`` is what comes after the last chunk, ``build_end`` the same of a manifold.
+    ``contention`` is how many times as long images take in a job, beside all its processes.
+    """
+
+    start: float
+    actor: NonNegativeFloat
+    reader: NonNegativeFloat
+    end: NonNegativeFloat
+    build_end: NonNegativeFloat
+    contention: PositiveFloat
+
+
+class Serial(_Part):
+    """In one process, whatever the number of workers.
+
+    ``chunk`` is the driver's time for a chunk; ``ids`` of an image's id, ``check`` of a part's
+    content; ``copies`` the search for copies among ``copies_images``, of which the time grows as
+    their number to the power ``copies_power``, and ``copies_read`` of reading an image for it.
+    """
+
+    chunk: NonNegativeFloat
+    ids: NonNegativeFloat
+    check: NonNegativeFloat
+    copies: NonNegativeFloat
+    copies_images: int = Field(ge=1)
+    copies_power: float = Field(ge=1)
+    copies_read: NonNegativeFloat
+
+
+class Reals(_Part):
+    """Of one real when a manifold is built.
+
+    ``calibrate`` is of up to ``sample`` reals, ``gather`` of all, and ``held_out`` the time in
+    which the held-out reals meet one.
+    """
+
+    gather: NonNegativeFloat
+    calibrate: NonNegativeFloat
+    sample: int = Field(ge=1)
+    held_out: NonNegativeFloat
+
+
+class Measured(_Part):
+    """All of it, and the machine: its cores, and the bytes that Ray has there for jobs."""
+
+    machine: dict[str, Any]
+    cores: int = Field(ge=1)
+    memory: int = Field(ge=1)
+    uses_gpu: bool
+    exact: bool
+    sizes: Sizes
+    images: Images
+    fixed: Fixed
+    serial: Serial
+    reals: Reals
+
+    def write(self, uri: str) -> None:
+        """Write it as JSON."""
+        storage.write_json(uri, self.model_dump(mode="json"))
+
+    @classmethod
+    def read(cls, uri: str) -> "Measured":
+        """Return what ``write`` wrote."""
+        try:
+            return cls.model_validate(storage.read_json(uri))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "it"
+            raise ManifptError(
+                f"--measurements {uri}: {where}: {first['msg']}; make it by --measure"
+            ) from None

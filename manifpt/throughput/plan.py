@@ -1,0 +1,154 @@
+"""Plans beside the jobs that they are of: seconds of whole commands, by size and workers.
+
+The measurements that plans are made of are taken on one sample, at Ray's own number of CPUs; the
+jobs run on other numbers of images, with logical CPUs for their workers.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from manifpt.attribution.model.recipe import Options
+from manifpt.attribution.model.train import train_attributor
+from manifpt.engine import session
+from manifpt.manifold.build import build_manifold
+from manifpt.planning import model
+from manifpt.planning.calibrate import calibrate
+from manifpt.planning.cluster import Cluster
+from manifpt.planning.measure import command
+from manifpt.planning.measured import Measured
+from manifpt.throughput.attribute import write_tar
+from manifpt.throughput.measure import in_a_process
+from manifpt.throughput.photographs import crops, generated, photographs
+
+SIDE, TAR_IMAGES = 28, 500
+REALS, TRAINING = 4000, 600
+SIZES, WORKERS = (500, 1000, 2000, 4000, 8000), (1, 2, 3, 4)
+QUICK = (500, 2000), (1, 2)
+WITHIN = 0.25
+
+
+def prepare(folder: str, images: int, inputs: Sequence[str]) -> None:
+    """Write tars of crops of photographs, and train an attributor on others for one epoch."""
+    photos = photographs(inputs)
+    for kind, count in (("crawl", images), ("reals", REALS)):
+        Path(folder, kind).mkdir(parents=True)
+        for number in range(-(-count // TAR_IMAGES)):
+            seed, seen = number + 1000 * (kind == "reals"), kind == "reals"
+            some = crops(photos, SIDE, TAR_IMAGES, seed, seen=seen)
+            write_tar(f"{folder}/{kind}/{number:05d}.tar", some)
+    reals = crops(photos, SIDE, TRAINING, 10**6, seen=True)
+    write_tar(f"{folder}/real.tar", reals)
+    write_tar(f"{folder}/pca.tar", generated(reals, TRAINING, 3))
+    in_a_process("preparation", _train, folder)
+
+
+def _train(folder: str) -> None:
+    import ray
+
+    session.start()
+    build_manifold([f"real={folder}/reals"], f"{folder}/manifold")
+    train_attributor(
+        [f"{name}={folder}/{name}.tar" for name in ("real", "pca")],
+        f"{folder}/model",
+        Options(epochs=1),
+        manifolds=[f"{folder}/manifold"],
+    )
+    ray.shutdown()
+
+
+def measured_of(folder: str) -> Measured:
+    """Return the measurements of this machine, for the images of ``prepare``."""
+    return calibrate([f"{folder}/crawl"], f"{folder}/model")
+
+
+def measure(
+    folder: str, sizes: Sequence[int], workers: Sequence[int], repeats: int
+) -> Iterator[dict[str, Any]]:
+    """Yield a row a run: seconds as planned and as measured.
+
+    Each repetition takes its measurements anew, so that plans and runs are of the same minutes.
+    """
+    cores = os.cpu_count() or 1
+    cpus = max(workers) + 1
+    here = {
+        "RAY_OVERRIDE_RESOURCES": json.dumps({"CPU": cpus}),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
+    }
+    for turn in range(repeats):
+        measured = measured_of(folder)
+        measured.write(f"{folder}/measured-{turn}.json")
+        sized = measured.sizes.model_copy(update={"unit": TAR_IMAGES})
+        measured = measured.model_copy(update={"sizes": sized})
+        cluster = Cluster(1, cpus, cores, 0, measured.memory)
+        for images in sizes:
+            tars = [f"{folder}/crawl/{n:05d}.tar" for n in range(-(-images // TAR_IMAGES))]
+            for count in workers:
+                made = model.attribute(measured, images, measured.images.reals, cluster, count)
+                output = f"{folder}/attributions-{images}-{count}-{turn}"
+                flags = ["--input", *tars, "--model", f"{folder}/model"]
+                yield _row(made, "jobs.attribute", output, flags, here)
+            made = model.build_manifold(measured, images, cluster, 1)
+            output = f"{folder}/manifold-{images}-{turn}"
+            reals = [f"real={tar}" for tar in tars]
+            yield _row(made, "jobs.build_manifold", output, ["--input", *reals], here)
+
+
+def _row(
+    made: model.JobPlan, module: str, output: str, flags: list[str], here: dict[str, str]
+) -> dict[str, Any]:
+    load = os.getloadavg()[0]
+    ran = command(module, output, *flags, "--num-actors", str(made.workers), environment=here)
+    seconds = ran.ended - ran.began
+    parts = dict(made.parts)
+    first = ran.parts[0] - ran.began if ran.parts else None
+    return {
+        "job": made.job,
+        "images": made.images,
+        "workers": made.workers,
+        "planned": made.seconds,
+        "measured": seconds,
+        "parts": parts,
+        "first_part": first,
+        "last_part": ran.parts[-1] - ran.began if ran.parts else None,
+        "load": load,
+        "at": time.strftime("%H:%M:%S"),
+    }
+
+
+def compared(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a row a job, size and number of workers: medians over repetitions, and the error."""
+    found = []
+    for key in dict.fromkeys((row["job"], row["images"], row["workers"]) for row in rows):
+        same = [row for row in rows if (row["job"], row["images"], row["workers"]) == key]
+        planned, measured = (
+            float(np.median([row[name] for row in same])) for name in ("planned", "measured")
+        )
+        job, images, workers = key
+        error = planned / measured - 1
+        found.append(
+            {"job": job, "images": images, "workers": workers}
+            | {"planned": planned, "measured": measured, "error": error}
+        )
+    return found
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the rows of ``compared`` as text, and how many errors are within WITHIN."""
+    lines = [
+        f"{'job':<16}{'images':>8}{'workers':>9}{'planned s':>11}{'measured s':>12}{'error':>8}"
+    ]
+    lines += [
+        f"{r['job']:<16}{r['images']:>8}{r['workers']:>9}{r['planned']:>11.1f}"
+        f"{r['measured']:>12.1f}{r['error']:>8.0%}"
+        for r in rows
+    ]
+    errors = [abs(row["error"]) for row in rows]
+    good = sum(error <= WITHIN for error in errors)
+    lines.append(f"{good} of {len(rows)} within {WITHIN:.0%}, the largest {max(errors):.0%}")
+    return "\n".join(lines)

@@ -1,0 +1,256 @@
+"""Plans of jobs: sums, limits and placements from measurements; dry runs that write nothing."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs import attribute, build_manifold, compute_artifacts, evaluate, plan, train_attribution
+from manifpt.engine import session
+from manifpt.errors import ManifptError
+from manifpt.images import Selection
+from manifpt.manifold.manifold import Manifold
+from manifpt.manifold.placement import SHARE, place
+from manifpt.planning import model, table
+from manifpt.planning.calibrate import fitted
+from manifpt.planning.cluster import Cluster, Prices
+from manifpt.planning.dry import _images
+from manifpt.planning.measure import Ran
+from manifpt.planning.measured import Fixed, Images, Measured, Reals, Serial, Sizes
+from tests.conftest import labelled, png, write_folder, write_tar
+
+GIB = 2**30
+MEASURED = Measured(
+    machine={},
+    cores=4,
+    memory=8 * GIB,
+    uses_gpu=False,
+    exact=True,
+    sizes=Sizes(image=2000, attribution=300, real=9408, real_stored=9408, unit=1000, chunk=1024),
+    images=Images(
+        fetch=1e-4,
+        decode=3e-4,
+        table=1e-4,
+        embed=1e-4,
+        search=4e-4,
+        search_floor=1e-4,
+        reals=4000,
+        classify=2e-3,
+        write=1e-5,
+        threads=0.5,
+    ),
+    fixed=Fixed(start=12, actor=6, reader=2, end=7, build_end=15, contention=1.5),
+    serial=Serial(
+        chunk=0.004,
+        ids=1e-6,
+        check=0.002,
+        copies=0.4,
+        copies_images=2**18,
+        copies_power=1.1,
+        copies_read=1e-5,
+    ),
+    reals=Reals(gather=1e-4, calibrate=1e-3, sample=28_000, held_out=2e-4),
+)
+NODE = Cluster(1, 16, 16, 0, 8 * GIB)
+
+
+def changed(part: str, **values: object) -> Measured:
+    section = getattr(MEASURED, part)
+    return MEASURED.model_copy(update={part: section.model_copy(update=values)})
+
+
+def test_a_plan_is_the_sum_of_its_parts():
+    made = model.attribute(MEASURED, 100_000, 4000, NODE, 4)
+    assert made.seconds == pytest.approx(sum(made.parts.values()))
+    assert made.parts["images"] == max(made.limits.values())
+    cpu = {stage.name: stage.cpu for stage in made.stages}
+    assert cpu["classify"] == pytest.approx(100_000 * 2e-3 * 1.5)
+    assert cpu["decode"] == pytest.approx(100_000 * 3e-4 * 1.5)
+    assert cpu["ids"] == pytest.approx(0.1)
+    written = {stage.name: stage.written for stage in made.stages}
+    assert written["write"] == 100_000 * 300
+    # 100 files of 1,000 images, each a chunk
+    assert made.writes == 100 * model.CHUNK_WRITES
+    row = table.row(made, NODE, Prices())
+    assert row["cpu_hours"] == pytest.approx(sum(cpu.values()) / 3600)
+    assert json.loads(json.dumps(row)) == row
+
+
+@pytest.mark.parametrize("workers", [1, 3, 15])
+def test_more_images_or_reals_take_longer(workers):
+    sizes = [100, 1000, 10_000, 10**6, 10**9]
+    seconds = [model.attribute(MEASURED, n, 4000, NODE, workers).seconds for n in sizes]
+    assert seconds == sorted(set(seconds))
+    reals = [1000, 10_000, 100_000]
+    searched = [model.attribute(MEASURED, 10**6, n, NODE, workers).seconds for n in reals]
+    assert searched == sorted(searched)
+    built = [model.build_manifold(MEASURED, n, NODE, workers).seconds for n in sizes]
+    assert built == sorted(set(built))
+
+
+def test_more_workers_help_until_something_else_limits():
+    plans = [model.attribute(MEASURED, 10**6, 4000, NODE, n) for n in (1, 2, 4, 8)]
+    images = [made.parts["images"] for made in plans]
+    assert images == sorted(images, reverse=True)
+    assert plans[0].bottleneck == "actors"
+    alone = model.attribute(MEASURED, 10**6, 4000, Cluster(1, 16, 2, 0, 8 * GIB), 8)
+    assert alone.bottleneck == "cores"
+    assert alone.parts["start"] > plans[3].parts["start"]
+    slow = model.attribute(changed("serial", chunk=9.0), 10**6, 4000, NODE, 8)
+    assert slow.bottleneck == "driver"
+    far = model.attribute(MEASURED, 10**6, 4000, Cluster(1, 16, 16, 0, 8 * GIB, 1e5), 8)
+    assert far.bottleneck == "storage"
+    many = model.attribute(MEASURED, 10**9, 4000, Cluster(1000, 16, 16, 0, 8 * GIB), 8000)
+    assert many.bottleneck == "copies"
+    assert "80 GB" in many.notes[0]
+
+
+def test_one_file_is_read_by_one_reader():
+    one = model.attribute(changed("sizes", unit=10**6), 10**6, 4000, NODE, 8)
+    assert one.bottleneck == "readers"
+    assert one.limits["readers"] == pytest.approx(10**6 * 3e-4 * 1.5)
+
+
+def test_a_gpu_has_the_hours_of_networks_and_search():
+    measured = MEASURED.model_copy(update={"uses_gpu": True})
+    made = model.attribute(measured, 10**6, 4000, Cluster(2, 16, 16, 1, 8 * GIB))
+    gpu = {stage.name for stage in made.stages if stage.gpu}
+    assert made.workers == 2
+    assert gpu == {"embed", "search", "classify"}
+    assert not any(stage.cpu and stage.gpu for stage in made.stages)
+
+
+@pytest.mark.parametrize("share", [1.0, 2.0, 3.0, 4.0])
+def test_pools_are_those_of_jobs(ray_session, share):
+    session.limit({"CPU": share})
+    try:
+        cpus = int(session.capacity()["CPU"])
+        real = session.pool(session.ANY, uses_gpu=False)
+        assert Cluster(1, cpus, cpus, 0, GIB).pool(None, uses_gpu=False) == real
+    finally:
+        session.limit({"CPU": 2})
+
+
+@pytest.mark.parametrize("part", [0.4, 1.5, 3.5])
+def test_placements_are_those_of_jobs(built, whole_cluster, part):
+    manifold = Manifold.open(built)
+    cpus = int(session.capacity()["CPU"])
+    memory = int(manifold.size * part)
+    cluster = Cluster(1, cpus, cpus, 0, int(memory / SHARE) + 1)
+    pool = cluster.pool(None, uses_gpu=False)
+    real, _ = place(manifold, session.SearchDemand(memory=memory), pool)
+    measured = changed("sizes", real=manifold.real_bytes)
+    reals = manifold.manifest["reals"]
+    made = model.attribute(measured, 100, reals, cluster)
+    assert made.placement == real.kind
+
+
+def test_a_scan_reads_the_manifold_for_each_chunk():
+    small = Cluster(1, 16, 16, 0, GIB // 1024)
+    made = model.attribute(MEASURED, 10_000, 4000, small, 2)
+    assert made.placement == "scan"
+    search = next(stage for stage in made.stages if stage.name == "search")
+    rows = int(GIB / 2048 / 4 / 9408)
+    assert search.read == pytest.approx(4000 * 9408 * -(-10_000 // rows))
+
+
+def test_prices_are_of_machines_storage_and_requests():
+    prices = Prices(0.05, 2.0, 0.02, (0.005, 0.0004))
+    cluster = Cluster(10, 8, 8, 1, GIB)
+    costs = prices.of(cluster, 7200, 5e9, 1000, 10_000)
+    assert costs == pytest.approx(
+        {"cpus": 8.0, "gpus": 40.0, "storage_month": 0.1, "requests": 0.009}
+    )
+    assert Prices().of(cluster, 7200, 5e9, 1000, 1000) == {}
+
+
+def test_runs_give_back_what_they_were_made_of():
+    here = Cluster(1, 4, 4, 0, 8 * GIB)
+    true = changed("sizes", unit=500)
+    made = model.attribute(true, 4000, 4000, here)
+    first = made.parts["start"] + made.parts["images"] / 8
+    parts = [first + n * made.parts["images"] / 8 for n in range(8)]
+    attributed = Ran(0.0, parts, 4000, made.seconds)
+    building = Ran(0.0, [], 0, model.build_manifold(true, 4000, here).seconds)
+    zero = changed("fixed", start=0, end=0, build_end=0, contention=1)
+    found = fitted(zero, here, attributed, building, 4000, 500).fixed
+    assert found.model_dump() == pytest.approx(MEASURED.fixed.model_dump())
+
+
+def test_measurements_are_read_as_written(tmp_path):
+    uri = str(tmp_path / "m.json")
+    MEASURED.write(uri)
+    assert Measured.read(uri) == MEASURED
+    wrong = json.loads(Path(uri).read_text())
+    del wrong["fixed"]["end"]
+    Path(uri).write_text(json.dumps(wrong))
+    with pytest.raises(ManifptError, match=r"fixed.end: Field required; make it by --measure"):
+        Measured.read(uri)
+
+
+def test_the_command_plans_a_cluster(tmp_path, capsys):
+    MEASURED.write(f"{tmp_path}/m.json")
+    flags = ["--measurements", f"{tmp_path}/m.json", "--images", "1e9", "--real", "1e6"]
+    more = ["--nodes", "20", "--cpus", "16", "--workers", "100", "200", "--memory", "32"]
+    prices = ["--price-cpu-hour", "0.04", "--price-requests", "0.005", "0.0004"]
+    assert plan.main([*flags, *more, *prices, "--json", f"{tmp_path}/plan.json"]) == 0
+    shown = capsys.readouterr().err
+    for word in ("attribute: 1,000,000,000 images", "copies", "cost:", "requests:", "note:"):
+        assert word in shown
+    found = json.loads(Path(f"{tmp_path}/plan.json").read_text())
+    kinds = [(row["job"], row["workers"]) for row in found["plans"]]
+    assert kinds == [(job, n) for job in ("build_manifold", "attribute") for n in (100, 200)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ([], "--measurements: give"),
+        (["--measure", "x.json"], "--measure: needs --input and --model"),
+        (["--measurements", "M"], "--images: say how many"),
+        (["--measurements", "M", "--images", "0"], "--images: Input should be"),
+        (["--measurements", "M", "--images", "9", "--workers", "99"], "--workers 99: 3 fit"),
+        (["--measurements", "M", "--images", "9", "--gpus", "1"], "--gpus 1: measured without"),
+    ],
+)
+def test_wrong_options_are_one_line(tmp_path, capsys, flags, says):
+    MEASURED.write(f"{tmp_path}/m.json")
+    assert plan.main([f"{tmp_path}/m.json" if flag == "M" else flag for flag in flags]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_images_are_counted_where_that_is_cheap(tmp_path):
+    files = write_folder(tmp_path / "files", "real", range(3))
+    data = {"id": ["a", "b"], "image": [png("real", n) for n in range(2)]}
+    pq.write_table(pa.table(data), tmp_path / "some.parquet")
+    found = _images([f"{files}", f"{tmp_path}/some.parquet"], Selection())
+    assert found["kinds"] == {"files": 1, "parquet": 1}
+    assert found["images"] == 5
+    tar = write_tar(tmp_path / "some.tar", [("a.png", png("real", 1))])
+    assert _images([f"{files}", f"{tar}"], Selection())["images"] is None
+
+
+def test_dry_runs_say_what_jobs_would_do_and_write_nothing(chain, corpus, tmp_path, capsys):
+    def told(job, *flags):
+        capsys.readouterr()
+        assert job.main([*flags, "--output", f"{tmp_path}/out", "--dry-run"]) == 0
+        assert not list(tmp_path.iterdir())
+        return json.loads(capsys.readouterr().out)
+
+    reals = told(build_manifold, "--input", f"real={corpus}/manifold")
+    assert reals["inputs"]["images"] == 60
+    assert reals["stages"][-1] == "held-out"
+    given = ["--input", *labelled(corpus)]
+    made = told(compute_artifacts, *given, "--manifold", f"{chain}/m")
+    assert made["inputs"]["images"] == 180
+    assert "replicated" in made["manifolds"][0]
+    assert made["processes"]["size"] >= 1
+    verdicts = told(attribute, *given, "--model", f"{chain}/t")
+    assert verdicts["manifolds"] == made["manifolds"]
+    trained = told(train_attribution, "--input", f"{chain}/a")
+    assert trained["inputs"] == {"kinds": ["artifacts"], "images": 180}
+    assert trained["stages"][0] == "embed"
+    evaluated = told(evaluate, "--input", f"{chain}/a", "--model", f"{chain}/t")
+    assert evaluated["inputs"]["images"] == 180
