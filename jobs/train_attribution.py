@@ -64,6 +64,9 @@ class Config(PlainOptions, DryRunOptions, TrainingOptions, SplitOptions, Project
         "one of these kinds: jpeg resize blur crop noise, alone or as jpeg:50-95, or none; if not "
         "given all five, but none with --space or --manifold",
     )
+    denoiser_steps: int = Field(
+        3000, ge=1, description="without --space and --manifold: steps of the denoiser's training"
+    )
     num_workers: int | None = Field(
         None, ge=1, description="Ray Train workers; one a GPU, or one a CPU but one, if not given"
     )
@@ -126,7 +129,12 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     if usual:
         check_free(config)
         manifest = train_usual(
-            config.input, config.output, config.training, augmentation=copies, **common
+            config.input,
+            config.output,
+            config.training,
+            augmentation=copies,
+            denoiser_steps=config.denoiser_steps,
+            **common,
         )
     else:
         manifest = train_attributor(

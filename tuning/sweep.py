@@ -1,4 +1,4 @@
-"""Find the best space, metric, projection and training for a benchmark, within a budget.
+r"""Find the best space, metric, projection and training for a benchmark, within a budget.
 
     python -m tuning.sweep --config tuning/quick.yaml
     python -m tuning.sweep --config tuning/full.yaml --input s3://bucket/GM-mine \

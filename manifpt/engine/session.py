@@ -54,7 +54,8 @@ def start() -> None:
         else:
             for name, value in ALONE.items():
                 os.environ.setdefault(name, value)
-            _init("local")
+            with _connecting("Ray does not start", "the machine may be too busy; try again"):
+                _init("local")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -77,11 +78,11 @@ def _init(address: str | None) -> None:
 
 @contextmanager
 def _connecting(what: str, remedy: str) -> Iterator[None]:
-    """Turn what Ray says of a cluster that can't be reached into one line."""
+    """Turn an error of Ray at its start into one line; some are plain exceptions."""
     try:
         yield
-    except (ConnectionError, RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0][:200]
+    except Exception as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ManifptError(f"{what}: {reason}; {remedy}") from None
 
 
