@@ -70,8 +70,8 @@ class Reading:
 
     ``image_column`` holds the bytes in Parquet, ``id_column`` the ids, ``uri_column`` the URIs of
     a table of them; ``columns`` are metadata that travel with the images. ``allow_private`` lets
-    downloads reach addresses that are not public. Of a table on S3, ``allow_buckets`` are further
-    buckets that it may name, and ``allow_local`` lets it name local files.
+    downloads reach addresses that are not public. Of a table in a bucket, ``allow_buckets`` are
+    further buckets that it may name, and ``allow_local`` lets it name local files.
     """
 
     image_column: str | None = None
