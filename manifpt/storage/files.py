@@ -44,14 +44,16 @@ def absolute(uri: str) -> str:
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return the filesystem of ``uri`` and its path there."""
     if is_remote(uri):
-        return store(uri).filesystem(), path_of(uri)
+        with explained(uri):  # without credentials there is none
+            return store(uri).filesystem(), path_of(uri)
     return fsspec.filesystem("file"), absolute(uri)
 
 
 def arrow_filesystem(uri: str) -> tuple[pa.fs.FileSystem, str]:
     """Return pyarrow's filesystem of ``uri`` and its path there, for libraries that want one."""
     if is_remote(uri):
-        return store(uri).arrow(), path_of(uri)
+        with explained(uri):
+            return store(uri).arrow(), path_of(uri)
     return pa.fs.LocalFileSystem(), absolute(uri)
 
 

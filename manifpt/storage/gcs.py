@@ -110,7 +110,8 @@ def age(bucket: str, key: str) -> float | None:
     except FileNotFoundError:
         return None
     written = datetime.fromisoformat(json.loads(answer)["updated"])
-    return (parsedate_to_datetime(headers["Date"]) - written).total_seconds()
+    now = parsedate_to_datetime(headers["Date"])  # in whole seconds
+    return max(0.0, (now - written).total_seconds())
 
 
 def status(error: BaseException) -> int:
