@@ -29,12 +29,12 @@ class Config(DecisionOptions, DryRunOptions, InputOptions, SearchConfig):
 
     input: tuple[str, ...] = Field(
         min_length=1,
-        description="images: folders, tars, Parquet or tables of URIs, local or s3://; patterns",
+        description="images: folders, tars, Parquet, tables of URIs; local, s3://, gs://; patterns",
     )
     model: str = Field(
         description="folder of train_attribution, or a registered one as models:/NAME@ALIAS"
     )
-    output: str = Field(description="folder for the tables, local or s3://")
+    output: str = Field(description="folder for the tables, local, s3:// or gs://")
     split: Literal["train", "validation", "test"] | None = Field(
         None, description="of images that declare a split, as a benchmark's, only these"
     )
@@ -71,7 +71,7 @@ class Config(DecisionOptions, DryRunOptions, InputOptions, SearchConfig):
 class Status(JobConfig):
     """Options of attribute --status."""
 
-    status: str = Field(description="folder of the tables, local or s3://")
+    status: str = Field(description="folder of the tables, local, s3:// or gs://")
 
 
 def run(config: Config, tracked: Run) -> dict[str, Any]:

@@ -22,10 +22,10 @@ class Config(JobConfig):
 
     real: tuple[str, ...] = Field(
         (),
-        description="real images: IDX files, folders, tars or Parquet, local or s3://; or "
+        description="real images: IDX files, folders, tars or Parquet, local, s3:// or gs://; or "
         "torchvision:FashionMNIST, MNIST, CIFAR10, CelebA",
     )
-    output: str = Field(description="folder for the benchmark, local or s3://")
+    output: str = Field(description="folder for the benchmark, local, s3:// or gs://")
     generated: tuple[str, ...] = Field(
         (), description="NAME=URI of images that others generated, to be classes, too"
     )

@@ -24,12 +24,13 @@ class Config(SpaceOptions, DryRunOptions, EmbeddingConfig):
     """Options of build_manifold."""
 
     input: tuple[str, ...] = Field(
-        (), description="real images: folders, tars or Parquet, local or s3://; or a manifold"
+        (),
+        description="real images: folders, tars or Parquet, local, s3://, gs://; or a manifold",
     )
     append: bool = Field(False, description="add --input to the manifold in --output")
     compact: bool = Field(False, description="merge small shards of --output to about --shards")
     explain: bool = Field(False, description="only print how --output is searched, and why")
-    output: str = Field(description="folder for the manifold, local or s3://")
+    output: str = Field(description="folder for the manifold, local, s3:// or gs://")
     shards: int = Field(4, ge=1, description="number of shards")
     filter: Literal["bicubic", "lanczos", "bilinear"] = Field(
         "bicubic", description="antialiased resize filter for images of another size"
@@ -57,7 +58,7 @@ def source_manifold(config: Config) -> str | None:
     """Return the manifold that --input is, or None if it is images."""
     from manifpt import outputs, storage
 
-    names = [text for text in config.input if "=" not in text or storage.is_s3(text)]
+    names = [text for text in config.input if "=" not in text or storage.is_remote(text)]
     kinds = [(outputs.read(storage.absolute(uri)) or {}).get("kind") for uri in names]
     if "manifold" not in kinds:
         if config.reals is not None:

@@ -33,7 +33,7 @@ METRICS = ("auroc", "fpr_at_95_tpr", "oscr")
 class Config(ChainConfig):
     """Options of compare_open_set."""
 
-    output: str = Field(description="folder for all outputs, local or s3://")
+    output: str = Field(description="folder for all outputs, local, s3:// or gs://")
     sources: tuple[str, ...] = Field((), description="of the benchmark; all, if empty")
     splits: int = Field(3, ge=1, le=3, description="how many of the splits")
     spaces: tuple[str, ...] = Field(

@@ -37,7 +37,7 @@ RESIDUAL = "residual"
 class Config(ChainConfig):
     """Options of compare_spaces."""
 
-    output: str = Field(description="folder for all outputs, local or s3://")
+    output: str = Field(description="folder for all outputs, local, s3:// or gs://")
     spaces: tuple[str, ...] = Field(("rgb", "freq", "sl", "ssl"), description="embedding spaces")
     metrics: tuple[str, ...] = Field(
         ("euclidean", "cosine", "whitened"), description="see build_manifold; the first is the main"

@@ -35,9 +35,9 @@ class Config(PlainOptions, DryRunOptions, SplitOptions, SearchConfig, Projection
 
     input: tuple[str, ...] = Field(
         min_length=1,
-        description="images by source: folders, tars or Parquet, local or s3://; or embeddings",
+        description="images by source: folders, tars, Parquet; local, s3://, gs://; or embeddings",
     )
-    output: str = Field(description="folder for the artifacts, local or s3://")
+    output: str = Field(description="folder for the artifacts, local, s3:// or gs://")
     manifold: tuple[str, ...] = Field(
         (), description="manifolds to project on, each with its own space; a folder of several"
     )

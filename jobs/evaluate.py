@@ -38,7 +38,9 @@ class Config(DecisionOptions, DryRunOptions, JobConfig):
     model: str = Field(
         description="folder of train_attribution, or a registered one as models:/NAME@ALIAS"
     )
-    output: str = Field(description="folder for metrics, scores and pictures, local or s3://")
+    output: str = Field(
+        description="folder for metrics, scores and pictures, local, s3:// or gs://"
+    )
     sources: tuple[str, ...] = Field(
         (), description="of the sources in --input, only these, known or unknown"
     )

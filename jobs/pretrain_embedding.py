@@ -26,7 +26,7 @@ class Config(JobConfig):
     input: tuple[str, ...] = Field(
         min_length=1, description="real images: folders, tars or Parquet, or a benchmark"
     )
-    output: str = Field(description="folder for the encoder, local or s3://")
+    output: str = Field(description="folder for the encoder, local, s3:// or gs://")
     image_size: int | None = Field(
         None, ge=4, description="side in pixels; the images' own, at most 64, if not given"
     )

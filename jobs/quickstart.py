@@ -32,7 +32,7 @@ NAMES = {
 class Config(ChainConfig):
     """Options of quickstart."""
 
-    output: str = Field("quickstart", description="folder for all outputs, local or s3://")
+    output: str = Field("quickstart", description="folder for all outputs, local, s3:// or gs://")
     projector: Literal["nearest", "mean", "tangent", "riemannian"] = Field(
         "nearest", description="see compute_artifacts"
     )

@@ -53,7 +53,7 @@ class Config(PlainOptions, DryRunOptions, TrainingOptions, SplitOptions, Project
         "lda",
         description="with --extend: last layers by logistic regression or by discriminant analysis",
     )
-    output: str = Field(description="folder for the attributor, local or s3://")
+    output: str = Field(description="folder for the attributor, local, s3:// or gs://")
     sources: tuple[str, ...] = Field(
         (), description="of the sources in --input, only these; the others stay unknown"
     )

@@ -144,6 +144,15 @@ def s3(tmp_path_factory: pytest.TempPathFactory):
         yield bucket
 
 
+@pytest.fixture(scope="session")
+def gs(tmp_path_factory: pytest.TempPathFactory):
+    """A server of Google's API on loopback with the bucket `manifpt`; see `s3`."""
+    from gcs_server import gcs_server
+
+    with gcs_server(tmp_path_factory.mktemp("gcs")) as bucket:
+        yield bucket
+
+
 def folder_of(path, numbers, kind="real"):
     path.mkdir(parents=True)
     for n in numbers:

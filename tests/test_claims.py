@@ -19,12 +19,12 @@ from manifpt.outputs.claims import TakenError, Terms
 KEY, OTHER = "0" * 64, "1" * 64
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", "s3", "gs"])
 def place(request, tmp_path):
-    """A folder that is not there yet, local and on S3."""
+    """A folder that is not there yet, local, on S3 and on gs://."""
     if request.param == "local":
         return str(tmp_path / "out")
-    return f"{request.getfixturevalue('s3')}/claims/{tmp_path.name}"
+    return f"{request.getfixturevalue(request.param)}/claims/{tmp_path.name}"
 
 
 def part(folder: str, name: str = "000000-000000", data: bytes = b"rows") -> dict:

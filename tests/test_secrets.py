@@ -176,7 +176,7 @@ def written(*places: Path | str) -> list[tuple[str, bytes]]:
     """Return all files below local folders and S3 prefixes, hidden ones too."""
     found = []
     for place in map(str, places):
-        if storage.is_s3(place):
+        if storage.is_remote(place):
             fs = s3fs.S3FileSystem(use_listings_cache=False)
             names = fs.find(place.removeprefix("s3://"))
             found += [(name, fs.cat_file(name)) for name in names]

@@ -32,7 +32,7 @@ class Config(SplitOptions, JobConfig):
         (), description="real images for manifolds; those of the benchmark if not given"
     )
     sources: tuple[str, ...] = Field((), description="of a benchmark's classes; all if empty")
-    output: str = Field("sweep", description="folder for all outputs, local or s3://")
+    output: str = Field("sweep", description="folder for all outputs, local, s3:// or gs://")
     sampler: Literal["optuna", "random", "grid", "pbt"] = Field(
         "optuna", description="what proposes trials; pbt: a population that exchanges weights"
     )

@@ -106,7 +106,7 @@ def check_unchanged(branches: Sequence[Branch]) -> None:
 
 def are_artifacts(inputs: Sequence[str]) -> bool:
     """Tell whether inputs are finished outputs, and not images."""
-    named = [not storage.is_s3(text) and "=" in text for text in inputs]
+    named = [not storage.is_remote(text) and "=" in text for text in inputs]
     return not any(named) and all(outputs.read(storage.absolute(uri)) for uri in inputs)
 
 

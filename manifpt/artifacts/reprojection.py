@@ -24,7 +24,7 @@ from manifpt.outputs import claims
 
 def embeddings_of(inputs: Sequence[str]) -> Branch | None:
     """Return the embeddings that ``inputs`` are, None if they are images."""
-    names = [text for text in inputs if "=" not in text or storage.is_s3(text)]
+    names = [text for text in inputs if "=" not in text or storage.is_remote(text)]
     kinds = [(outputs.read(storage.absolute(uri)) or {}).get("kind") for uri in names]
     if "artifacts" not in kinds:
         return None

@@ -55,7 +55,8 @@ class SpaceOptions(BaseModel):
     freq_log: bool = Field(True, description="freq: take the logarithm of magnitudes")
     sl_network: str = Field("resnet50", description="sl: a torchvision classifier")
     sl_weights: str | None = Field(
-        None, description="sl: file of its weights, local or s3://; torchvision's, if not given"
+        None,
+        description="sl: file of its weights, local, s3:// or gs://, if not torchvision's",
     )
     ssl_network: str = Field("resnet50", description="ssl: a torchvision classifier")
     ssl_weights: str | None = Field(
@@ -116,12 +117,12 @@ class InputOptions(BaseModel):
     )
     allow_buckets: tuple[str, ...] = Field(
         (),
-        description="buckets that a table of URIs on S3 may name besides its own; a local table "
+        description="buckets that a table of URIs in a bucket may name besides that; a local table "
         "is taken for your own, and may name any",
     )
     allow_local: bool = Field(
         False,
-        description="let a table of URIs on S3 name local files; a local table may name any",
+        description="let a table of URIs in a bucket name local files; a local table may name any",
     )
 
     @property

@@ -50,7 +50,7 @@ def _is_listed(file: Any, folder: str) -> bool:
 def _is_inside(folder: str, path: str) -> bool:
     if "\0" in path or not {"", ".", ".."}.isdisjoint(path.split("/")):
         return False
-    if storage.is_s3(folder):
+    if storage.is_remote(folder):
         return True
     root = os.path.realpath(folder)
     return os.path.realpath(os.path.join(root, path)).startswith(os.path.join(root, ""))

@@ -83,12 +83,12 @@ def opened(uri: str) -> Iterator[BinaryIO]:
 
 def _open(uri: str) -> Any:
     fs, path = storage.filesystem(uri)
-    if not storage.is_s3(uri):
+    if not storage.is_remote(uri):
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe waits for its writer
             raise OSError(errno.EINVAL, "neither a file nor a link to one")
         return fs.open(path, "rb")
     try:
-        return fs.open(path, "rb")
+        return fs.open(path, "rb", cache_type="readahead")
     except OSError as error:
         if error.errno in {None, errno.EINVAL} and not storage.blames_file(error, uri):
             # The answer to HEAD has no body; the answer to GET tells the reason.

@@ -79,7 +79,7 @@ def content(
     allow_private: bool = False,
     reserve: Reserve | None = None,
 ) -> bytes:
-    """Return the content of a local path, an s3:// or an http(s):// URI.
+    """Return the content of a local path, or an s3://, gs:// or http(s):// URI.
 
     ``reserve`` is called, and may wait, before more than SMALL bytes are read. A larger file is
     requested a second time after that, because a connection may not last through the wait. Raises
@@ -104,14 +104,14 @@ def _content(uri: str, max_bytes: int, allow_private: bool) -> bytes:
     try:
         if is_web(uri):
             return download(uri, max_bytes, allow_private=allow_private)
-        return _object(uri, max_bytes) if storage.is_s3(uri) else _file(uri, max_bytes)
+        return _object(uri, max_bytes) if storage.is_remote(uri) else _file(uri, max_bytes)
     except DecodeError:
         raise
     except Exception as error:
         if not is_web(uri) and not storage.blames_file(error, uri):
             with storage.explained(uri):
                 raise
-        # s3fs and botocore raise many kinds; a file that can't be read costs only its row.
+        # the libraries raise many kinds; a file that can't be read costs only its row.
         raise DecodeError("unreadable", one_line(error)) from None
 
 
@@ -130,8 +130,8 @@ def _object(uri: str, max_bytes: int) -> bytes:
     fs, path = storage.filesystem(uri)
     try:
         data: bytes = fs.cat_file(path, start=0, end=max_bytes + 1)
-    except OSError as error:
-        if "range is not satisfiable" not in str(error):
+    except Exception as error:
+        if not storage.no_such_range(error, uri):
             raise
         return b""  # an empty object has no range
     if len(data) > max_bytes:

@@ -11,10 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from manifpt import storage
-from manifpt.storage import s3
 
 # A function that is given a folder's path inside the root ("" for the root itself), and tells
 # whether to list that folder.
@@ -76,7 +75,7 @@ def files(uri: str, seen: Listing, enter: Enter | None = None) -> Iterator[Found
     Hidden files are left out, and also folders that ``enter`` refuses, or that were ``seen``
     before. An object store has no folders, and lists all files.
     """
-    if storage.is_s3(uri):
+    if storage.is_remote(uri):
         return _objects(uri, seen)
     return _local(uri, seen, enter)
 
@@ -155,32 +154,19 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _pages(uri: str, prefix: str, **options: str) -> Iterator[dict[str, Any]]:
-    """Yield the pages of an object store's answer; each is requested when it is needed."""
-    bucket = uri.removeprefix("s3://").partition("/")[0]
-    with storage.explained(uri):
-        pages = s3.client().get_paginator("list_objects_v2")
-        yield from pages.paginate(Bucket=bucket, Prefix=prefix, **options)
-
-
-def key_of(uri: str) -> str:
-    """Return the key, or the key prefix, in an s3:// URI."""
-    return uri.removeprefix("s3://").partition("/")[2]
-
-
 def objects(uri: str, prefix: str, seen: Listing) -> Iterator[Found]:
     """Yield the objects with keys that begin with ``prefix``, in the bucket of ``uri``."""
-    bucket = uri.removeprefix("s3://").partition("/")[0]
-    for page in _pages(uri, prefix):
-        for entry in page.get("Contents", ()):
-            if entry["Key"].endswith("/"):
+    bucket = f"{storage.scheme(uri)}://{storage.bucket_and_key(uri)[0]}"
+    for page in storage.pages(uri, prefix):
+        for key, size in page.objects:
+            if key.endswith("/"):
                 seen.skipped["folder_marker"] += 1
             else:
-                yield Found(f"s3://{bucket}/{entry['Key']}", int(entry["Size"]))
+                yield Found(f"{bucket}/{key}", size)
 
 
 def _objects(uri: str, seen: Listing) -> Iterator[Found]:
-    key, empty = key_of(uri), True
+    key, empty = storage.bucket_and_key(uri)[1], True
     for found in objects(uri, f"{key}/" if key else "", seen):
         empty = False
         if hidden(found.uri[len(uri) + 1 :]):
@@ -197,7 +183,7 @@ def _objects(uri: str, seen: Listing) -> Iterator[Found]:
 
 def folders(uri: str, seen: Listing) -> list[str]:
     """Return the names of the folders in a folder, or none if it also holds files."""
-    names, files, skipped = _prefixes(uri) if storage.is_s3(uri) else _folders(uri)
+    names, files, skipped = _prefixes(uri) if storage.is_remote(uri) else _folders(uri)
     if files or not names:
         return []
     seen.skipped.update(skipped)
@@ -206,17 +192,18 @@ def folders(uri: str, seen: Listing) -> list[str]:
 
 def _prefixes(uri: str) -> tuple[list[str], bool, Counter[str]]:
     """Return the names of folders, whether there are also files, and counts of skipped items."""
-    key, names, skipped = key_of(uri), list[str](), Counter[str]()
-    for page in _pages(uri, f"{key}/" if key else "", Delimiter="/"):
-        for entry in page.get("Contents", ()):
-            if entry["Key"].endswith("/"):
+    names, skipped = list[str](), Counter[str]()
+    key = storage.bucket_and_key(uri)[1]
+    for page in storage.pages(uri, f"{key}/" if key else "", "/"):
+        for found, _ in page.objects:
+            if found.endswith("/"):
                 skipped["folder_marker"] += 1
-            elif not hidden(storage.base_name(entry["Key"])):
+            elif not hidden(storage.base_name(found)):
                 return names, True, skipped
             else:
                 skipped["hidden"] += 1
-        for entry in page.get("CommonPrefixes", ()):
-            name = storage.base_name(entry["Prefix"])
+        for prefix in page.prefixes:
+            name = storage.base_name(prefix)
             if hidden(name):
                 skipped["hidden"] += 1
             else:

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from manifpt import storage
 from manifpt.errors import ManifptError
-from manifpt.images.listing import Found, Listing, files, hidden, key_of, objects
+from manifpt.images.listing import Found, Listing, files, hidden, objects
 
 MOST = 100_000
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?")
@@ -17,7 +17,7 @@ _SPECIAL = re.compile(r"[*?\[{]")
 
 def is_pattern(uri: str) -> bool:
     """Tell whether a URI is a pattern; one that names a file or folder as it is, is none."""
-    if storage.is_s3(uri) and _SPECIAL.search(uri.split("/")[2]):
+    if storage.is_remote(uri) and _SPECIAL.search(uri.split("/")[2]):
         return True
     return bool(_SPECIAL.search(uri)) and not storage.exists(uri)
 
@@ -105,7 +105,7 @@ class Pattern:
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self.root = root_of(uri)
-        if storage.is_s3(uri) and _SPECIAL.search(uri.split("/")[2]):
+        if storage.is_remote(uri) and _SPECIAL.search(uri.split("/")[2]):
             raise ManifptError(f"--input {uri}: a bucket's name can't be a pattern; name it")
 
     @cached_property
@@ -157,8 +157,9 @@ class Pattern:
                 yield found
 
     def _under(self, root: str, choice: str, parts: list[str], seen: Listing) -> Iterator[Found]:
-        if storage.is_s3(choice):
-            return objects(choice, _WILD.split(key_of(choice))[0], seen)
+        if storage.is_remote(choice):
+            key = storage.bucket_and_key(choice)[1]
+            return objects(choice, _WILD.split(key)[0], seen)
         return files(
             root or "/", seen, lambda folder: leads(folder.split("/") if folder else [], parts)
         )

@@ -27,9 +27,9 @@ def places(inputs: Sequence[str], output: str, option: str = "--input") -> list[
 def _touches(pattern: str, output: str) -> bool:
     """Tell whether a folder holds the place that a pattern is about, or files that it may name."""
     root = root_of(pattern)
-    if storage.is_s3(root) != storage.is_s3(output):
+    if storage.is_remote(root) != storage.is_remote(output):
         return False
-    here, there = (u if storage.is_s3(u) else os.path.realpath(u) for u in (output, root))
+    here, there = (u if storage.is_remote(u) else os.path.realpath(u) for u in (output, root))
     if f"{there}/".startswith(f"{here}/") or here == there:
         return True
     if not here.startswith(f"{there}/"):

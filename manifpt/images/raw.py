@@ -87,7 +87,7 @@ def _all_fetched(
         raws = (raw for raw in raws if wanted(raw.id))
     of_table = unit.kind == "table"
     fetch = partial(_fetched, max_bytes=max_bytes, reading=unit.reading, of_table=of_table)
-    remote = of_table or storage.is_s3(unit.uris[0])
+    remote = of_table or storage.is_remote(unit.uris[0])
     return in_order(fetch, raws) if remote else (fetch(raw, None) for raw in raws)
 
 

@@ -70,8 +70,8 @@ class Reading:
 
     ``image_column`` holds the bytes in Parquet, ``id_column`` the ids, ``uri_column`` the URIs of
     a table of them; ``columns`` are metadata that travel with the images. ``allow_private`` lets
-    downloads reach addresses that are not public. A table on S3 may name its own bucket and those
-    of ``allow_buckets``, and local files with ``allow_local``.
+    downloads reach addresses that are not public. A table in a bucket may name its own bucket and
+    those of ``allow_buckets``, and local files with ``allow_local``.
     """
 
     image_column: str | None = None

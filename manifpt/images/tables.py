@@ -226,49 +226,46 @@ def _parquet_rows(unit: Unit) -> Iterator[tuple[dict[str, Any], str]]:
 def resolved(text: str, table: str, reading: Reading = AS_FOUND) -> str:
     """Return where an entry of a table leads: relative paths begin at the table's folder.
 
-    A local table is the user's own and may name any file, but one on S3 only the web and what is
-    in its own bucket, unless ``reading`` allows more. Else, and where the scheme is not read, this
-    is a DecodeError.
+    A local table is the user's own and may name any file, but one in a bucket only the web and
+    what is in that bucket, unless ``reading`` allows more. Else, and where the scheme is not read,
+    this is a DecodeError.
     """
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", text)
     kind = scheme[1].lower() if scheme else ""
     path = text[scheme.end() if scheme else 0 :]
     if kind in {"http", "https"}:
         return f"{kind}://{path}"
-    if kind not in {"", "file", "s3"}:
+    if kind not in {"", "file", "s3", "gs"}:
         raise DecodeError("forbidden_address", f"{kind}:// is not read")
-    if kind == "s3":
-        return _on_s3(path, table, reading)
-    if not storage.is_s3(table):
+    if kind in {"s3", "gs"}:
+        return _object(f"{kind}://{path}", table, reading)
+    if not storage.is_remote(table):
         return _beside(path, posixpath.dirname(table))
     if kind == "file" or path.startswith("/"):
         if not reading.allow_local:
             raise DecodeError("forbidden_address", "a local path; see --allow-local")
         return _beside(path, "/")
-    found = _beside(path, posixpath.dirname(table).removeprefix("s3://"))
-    if not found.startswith(f"{_bucket(table)}/"):
+    found = _beside(path, posixpath.dirname(storage.path_of(table)))
+    if not found.startswith(f"{storage.bucket_and_key(table)[0]}/"):
         raise DecodeError("forbidden_address", "a path that leads out of the table's bucket")
-    return f"s3://{found}"
+    return f"{storage.scheme(table)}://{found}"
 
 
 def _beside(path: str, folder: str) -> str:
     return posixpath.normpath(posixpath.join(folder, path))
 
 
-def _bucket(uri: str) -> str:
-    return uri.removeprefix("s3://").partition("/")[0]
-
-
-def _on_s3(path: str, table: str, reading: Reading) -> str:
-    """Return the URI of an object, in a bucket that a table on S3 may name; others raise."""
-    bucket, _, key = path.partition("/")
+def _object(uri: str, table: str, reading: Reading) -> str:
+    """Return the URI of an object, in a bucket that a table may name; others raise."""
+    bucket, key = storage.bucket_and_key(uri)
     if not _BUCKET.fullmatch(bucket) or not key:
-        named = public_uri(f"s3://{path}")[:200]
-        raise DecodeError("missing_image", f"{named} is no bucket with a key")
-    if not storage.is_s3(table):
-        return f"s3://{path}"
-    if bucket not in {_bucket(table), *reading.allow_buckets}:
+        raise DecodeError("missing_image", f"{public_uri(uri)[:200]} is no bucket with a key")
+    if not storage.is_remote(table):
+        return uri
+    if storage.scheme(uri) != storage.scheme(table):
+        raise DecodeError("forbidden_address", "not in the object store of its table")
+    if bucket not in {storage.bucket_and_key(table)[0], *reading.allow_buckets}:
         raise DecodeError("forbidden_address", f"{bucket} is not its bucket; see --allow-buckets")
     if ".." in key.split("/"):  # a server may take this for the folder above
         raise DecodeError("forbidden_address", "a key with a part ..")
-    return f"s3://{path}"
+    return uri

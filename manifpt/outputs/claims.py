@@ -314,6 +314,6 @@ def check_apart(folder: str, apart: Sequence[tuple[str, str]]) -> None:
 
 def _resolved(uri: str) -> str:
     """Return a URI with symbolic links resolved; the root of a disk becomes an empty text."""
-    if storage.is_s3(uri):
+    if storage.is_remote(uri):
         return storage.absolute(uri)
     return os.path.realpath(storage.absolute(uri)).rstrip("/")

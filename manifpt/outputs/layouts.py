@@ -205,7 +205,7 @@ def clear(folder: str, kind: str, keep: Collection[str] = ()) -> None:
 
 def clear_halves(folder: str, kind: str) -> None:
     """Remove files that killed processes left half written; object stores have no such files."""
-    if not storage.is_s3(folder):
+    if not storage.is_remote(folder):
         half = rf"(?!{PLAN}|{ALIVE})(?=.*{re.escape(storage.PARTIAL)}$)"  # a run may begin now
         storage.remove_files(folder, half + _pattern((*_WORKING, *_FILES[kind])))
 

@@ -15,6 +15,7 @@ DISTRIBUTIONS = (
     "pillow",
     "fsspec",
     "s3fs",
+    "gcsfs",
     "boto3",  # MLflow reads artifacts on S3 with it
     "threadpoolctl",
 )

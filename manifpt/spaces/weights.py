@@ -88,7 +88,7 @@ def _downloaded(backbone: str, option: str) -> Source:
     except (OSError, RuntimeError) as error:
         raise ManifptError(
             f"{option}: torchvision's weights of {backbone} could not be downloaded ({error}); "
-            f"give a local file or an s3:// URI with {option}"
+            f"give a local file, or an s3:// or gs:// URI, with {option}"
         ) from None
     return Source(str(path), {}, digest)
 

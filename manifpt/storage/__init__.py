@@ -1,7 +1,7 @@
-"""Local paths and s3://: whole-or-nothing and conditional writes, content hashes, Arrow tables."""
+"""Local paths, s3://, gs://: whole-or-nothing and conditional writes, hashes, Arrow tables."""
 
 from manifpt.storage.conditional import LOCK, LOCK_MARK, age, create, read_versioned, replace
-from manifpt.storage.failures import blames_file, explained
+from manifpt.storage.failures import blames_file, explained, no_such_range
 from manifpt.storage.files import (
     PARTIAL,
     absolute,
@@ -13,7 +13,6 @@ from manifpt.storage.files import (
     exists,
     files_under,
     filesystem,
-    is_s3,
     join,
     json_bytes,
     names,
@@ -29,6 +28,7 @@ from manifpt.storage.files import (
     write_json,
     writing,
 )
+from manifpt.storage.remote import bucket_and_key, is_remote, pages, path_of, scheme
 from manifpt.storage.tables import (
     decode_table,
     encode_table,
@@ -47,6 +47,7 @@ __all__ = [
     "arrow_filesystem",
     "base_name",
     "blames_file",
+    "bucket_and_key",
     "copy",
     "create",
     "decode_table",
@@ -56,12 +57,15 @@ __all__ = [
     "explained",
     "files_under",
     "filesystem",
-    "is_s3",
+    "is_remote",
     "join",
     "json_bytes",
     "names",
+    "no_such_range",
+    "pages",
     "parquet_bytes",
     "parquet_table",
+    "path_of",
     "read_bytes",
     "read_json",
     "read_many",
@@ -72,6 +76,7 @@ __all__ = [
     "remove_file",
     "remove_files",
     "replace",
+    "scheme",
     "sha256",
     "write_bytes",
     "write_json",

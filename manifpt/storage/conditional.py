@@ -6,28 +6,24 @@ import os
 import time
 import uuid
 from contextlib import suppress
-from email.utils import parsedate_to_datetime
 from typing import IO
 
 from manifpt.errors import ManifptError
-from manifpt.storage import s3
 from manifpt.storage.failures import explained
 from manifpt.storage.files import (
     PARTIAL,
     absolute,
-    is_s3,
     keep_names,
     make_folder,
     read_bytes,
     write_bytes,
 )
+from manifpt.storage.remote import bucket_and_key, is_remote, store
 
 LOCK = ".lock"
 # Its content, by which a lock that a killed run has left is told from a file of others.
 LOCK_MARK = b"manifpt\n"
 LOCK_SECONDS = 30.0
-# S3's codes for a conditional write whose condition does not hold.
-_UNMET = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"}
 
 
 def create(uri: str, data: bytes) -> bool:
@@ -35,8 +31,8 @@ def create(uri: str, data: bytes) -> bool:
 
     Only one of several processes that call this at once writes.
     """
-    if is_s3(uri):
-        return _put(uri, data, IfNoneMatch="*")
+    if is_remote(uri):
+        return _put(uri, data, None)
     path = absolute(uri)
     partial = f"{path}.{uuid.uuid4().hex[:8]}{PARTIAL}"
     with explained(uri):
@@ -58,33 +54,21 @@ def create(uri: str, data: bytes) -> bool:
 
 def read_versioned(uri: str) -> tuple[bytes, str]:
     """Return a file's content and a token that changes whenever the content does."""
-    if not is_s3(uri):
-        data = read_bytes(uri)
-        return data, hashlib.sha256(data).hexdigest()
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    with explained(uri):
-        answer = s3.client().get_object(Bucket=bucket, Key=key)
-        return answer["Body"].read(), answer["ETag"]
+    if is_remote(uri):
+        with explained(uri):
+            return store(uri).get(*bucket_and_key(uri))
+    data = read_bytes(uri)
+    return data, hashlib.sha256(data).hexdigest()
 
 
 def replace(uri: str, data: bytes, token: str) -> bool:
     """Write a file if its content is still what ``token`` came with; tell whether it was."""
-    return _put(uri, data, IfMatch=token) if is_s3(uri) else _replace_local(uri, data, token)
+    return _put(uri, data, token) if is_remote(uri) else _replace_local(uri, data, token)
 
 
-def _put(uri: str, data: bytes, **condition: str) -> bool:
-    """Write an object if a condition holds; tell whether it did."""
-    from botocore.exceptions import ClientError
-
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
+def _put(uri: str, data: bytes, version: str | None) -> bool:
     with explained(uri):
-        try:
-            s3.client().put_object(Bucket=bucket, Key=key, Body=data, **condition)
-        except ClientError as error:
-            if error.response["Error"]["Code"] in _UNMET:
-                return False
-            raise
-    return True
+        return store(uri).put(*bucket_and_key(uri), data, version)
 
 
 def _replace_local(uri: str, data: bytes, token: str) -> bool:
@@ -118,18 +102,10 @@ def _lock(file: IO[bytes], uri: str) -> None:
 
 def age(uri: str) -> float | None:
     """Return the seconds since a file was written, by its storage's clock; None without one."""
-    if not is_s3(uri):
-        try:
-            return time.time() - os.stat(absolute(uri)).st_mtime
-        except FileNotFoundError:
-            return None
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    with explained(uri):
-        try:
-            answer = s3.client().head_object(Bucket=bucket, Key=key)
-        except Exception as error:
-            if getattr(error, "response", {}).get("Error", {}).get("Code") == "404":
-                return None
-            raise
-    now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
-    return float((now - answer["LastModified"]).total_seconds())
+    if is_remote(uri):
+        with explained(uri):
+            return store(uri).age(*bucket_and_key(uri))
+    try:
+        return time.time() - os.stat(absolute(uri)).st_mtime
+    except FileNotFoundError:
+        return None

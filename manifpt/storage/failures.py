@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from manifpt.errors import ManifptError, public
+from manifpt.storage import gcs
 
 # What storage, its credentials or this machine cause, and not the one file that was asked for.
 _OF_STORAGE = {
@@ -56,6 +57,10 @@ def _is_s3(uri: str) -> bool:
     return uri.startswith("s3://")
 
 
+def _is_gs(uri: str) -> bool:
+    return uri.startswith("gs://")
+
+
 def _answer(error: BaseException) -> tuple[int, str]:
     """Return the HTTP status and the code of S3's answer; 0 and "" if there was none."""
     at: BaseException | None = error
@@ -71,12 +76,19 @@ def _code(error: BaseException) -> str:
     return _answer(error)[1]
 
 
+def no_such_range(error: Exception, uri: str) -> bool:
+    """Tell whether an object store was asked for bytes that an object does not have."""
+    return (gcs.status(error) if _is_gs(uri) else _answer(error)[0]) == 416
+
+
 def blames_file(error: Exception, uri: str) -> bool:
     """Tell whether an error is of this one file, so that another try would find the same.
 
     What comes from the storage as a whole, such as credentials that have expired or a server
     that fails, must stop a job: it would turn good images into rows of errors.
     """
+    if _is_gs(uri):
+        return gcs.blames_object(error)
     if not _is_s3(uri):
         # A name that no file can have is a ValueError.
         of_name = isinstance(error, ValueError)
@@ -92,6 +104,21 @@ def blames_file(error: Exception, uri: str) -> bool:
 @contextmanager
 def explained(uri: str) -> Iterator[None]:
     """Turn the storage errors that a user can mend into a ManifptError with the remedy."""
+    try:
+        yield
+    except ManifptError:
+        raise
+    except Exception as error:
+        remedy = gcs.remedy(error) if _is_gs(uri) else None
+        if remedy is not None:
+            raise ManifptError(f"{uri}: {public(remedy)}") from None
+        with _explained(uri):
+            raise
+
+
+@contextmanager
+def _explained(uri: str) -> Iterator[None]:
+    """Do the same for local paths and S3."""
     try:
         yield
     except ManifptError:

@@ -1,7 +1,8 @@
-"""URIs to filesystems (local paths and s3://), whole-or-nothing writes, content hashes.
+"""URIs to filesystems (local paths, s3://, gs://), whole-or-nothing writes, content hashes.
 
-Credentials and endpoint come from the environment that the AWS tools read (AWS_ACCESS_KEY_ID,
-AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, ...); they are never written or printed.
+Credentials and endpoint come from the environment that the tools of AWS and of Google read
+(AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS, ...); they are never written
+or printed.
 """
 
 import errno
@@ -22,40 +23,37 @@ import pyarrow as pa
 import pyarrow.fs
 
 from manifpt.errors import DamageError, ManifptError
-from manifpt.storage import s3
 from manifpt.storage.failures import blames_file as blames_file
 from manifpt.storage.failures import explained as explained
+from manifpt.storage.remote import bucket_and_key, is_remote, pages, path_of, scheme, store
 
 AT_ONCE = 64
 PARTIAL = ".partial"
 
 
-def is_s3(uri: str) -> bool:
-    """Tell whether ``uri`` names an object store."""
-    return uri.startswith("s3://")
-
-
 def absolute(uri: str) -> str:
     """Return the URI in a form that any process of the job can resolve, with no trailing slash."""
-    if is_s3(uri):
+    if is_remote(uri):
         return uri.rstrip("/")
     if "://" in uri and not uri.startswith("file://"):
-        scheme = uri.split("://", 1)[0]
-        raise ManifptError(f"{uri}: unknown scheme {scheme}://; give a local path or s3://")
+        known = "give a local path, s3:// or gs://"
+        raise ManifptError(f"{uri}: unknown scheme {scheme(uri)}://; {known}")
     return os.path.abspath(uri.removeprefix("file://"))
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return the filesystem of ``uri`` and its path there."""
-    if is_s3(uri):
-        return s3.filesystem(), uri[len("s3://") :]
+    if is_remote(uri):
+        with explained(uri):  # without credentials there is none
+            return store(uri).filesystem(), path_of(uri)
     return fsspec.filesystem("file"), absolute(uri)
 
 
 def arrow_filesystem(uri: str) -> tuple[pa.fs.FileSystem, str]:
     """Return pyarrow's filesystem of ``uri`` and its path there, for libraries that want one."""
-    if is_s3(uri):
-        return s3.arrow(), uri[len("s3://") :]
+    if is_remote(uri):
+        with explained(uri):
+            return store(uri).arrow(), path_of(uri)
     return pa.fs.LocalFileSystem(), absolute(uri)
 
 
@@ -73,8 +71,8 @@ def exists(uri: str) -> bool:
     """Tell whether a file or folder is there."""
     fs, path = filesystem(uri)
     with explained(uri):
-        if is_s3(uri):
-            # exists() of s3fs takes a denied or unreachable bucket for a missing one.
+        if is_remote(uri):
+            # exists() takes a denied or unreachable bucket for a missing one.
             try:
                 fs.info(path)
             except FileNotFoundError:
@@ -96,11 +94,13 @@ def read_many(uris: Iterable[str]) -> Iterator[bytes]:
     left = iter(uris)
     with ThreadPoolExecutor(AT_ONCE) as threads:
         while some := list(islice(left, AT_ONCE)):
-            yield from threads.map(_read_small, some) if is_s3(some[0]) else map(_read_small, some)
+            yield from (
+                threads.map(_read_small, some) if is_remote(some[0]) else map(_read_small, some)
+            )
 
 
 def _read_small(uri: str) -> bytes:
-    if not is_s3(uri):
+    if not is_remote(uri):
         return read_bytes(uri)
     fs, path = filesystem(uri)
     with explained(uri):
@@ -117,12 +117,13 @@ def writing(uri: str) -> Iterator[IO[bytes]]:
     """
     fs, path = filesystem(uri)
     with explained(uri):
-        if is_s3(uri):
+        if is_remote(uri):
             with fs.open(path, "wb") as file:
                 try:
                     yield file
                 except BaseException:
                     file.discard()
+                    file.closed = True  # else gcsfs would write what there is
                     raise
             return
         make_folder(os.path.dirname(path))
@@ -192,7 +193,9 @@ def copy(source: str, target: str, sha: str | None = None) -> None:
 def reading(uri: str) -> Iterator[IO[bytes]]:
     """Open a file to read it piece by piece."""
     fs, path = filesystem(uri)
-    with explained(uri), fs.open(path, "rb") as file:
+    # gcsfs would else read far ahead, in tasks of its own; local files take no such option.
+    ahead = {"cache_type": "readahead"} if is_remote(uri) else {}
+    with explained(uri), fs.open(path, "rb", **ahead) as file:
         yield file
 
 
@@ -231,12 +234,12 @@ def all_files(uri: str) -> list[tuple[str, int]]:
 
     A link is a file, of 0 bytes.
     """
-    if not is_s3(uri):
+    if not is_remote(uri):
         return _local_files(absolute(uri))
     fs, path = filesystem(uri)
     with explained(uri):
         found = fs.find(path, detail=True)
-    return sorted((f"s3://{name}", int(info["size"])) for name, info in found.items())
+    return sorted((f"{scheme(uri)}://{name}", int(info["size"])) for name, info in found.items())
 
 
 def _local_files(root: str) -> list[tuple[str, int]]:
@@ -254,13 +257,11 @@ def names(uri: str) -> list[str]:
 
     Hidden names are among them; a file has none but its own.
     """
-    if is_s3(uri):
-        bucket, _, key = uri.removeprefix("s3://").partition("/")
+    if is_remote(uri):
+        _, key = bucket_and_key(uri)
         prefix = f"{key}/" if key else ""
-        with explained(uri):
-            answer = s3.client().list_objects_v2(Bucket=bucket, Prefix=prefix, Delimiter="/")
-        found = [entry["Key"] for entry in answer.get("Contents", ())]
-        found += [entry["Prefix"] for entry in answer.get("CommonPrefixes", ())]
+        page = next(pages(uri, prefix, "/"))
+        found = [*(name for name, _ in page.objects), *page.prefixes]
         return sorted(name[len(prefix) :] for name in found if name != prefix)
     path = absolute(uri)
     with explained(uri):
@@ -292,12 +293,13 @@ def remove_files(folder: str, pattern: str) -> None:
     found = [uri for uri, _ in all_files(folder) if matches(uri[len(folder) :].strip("/"))]
     fs, _ = filesystem(folder)
     with explained(folder):
-        if is_s3(folder):
-            if set(folder) & set("*?["):  # s3fs would take it for a pattern
+        if is_remote(folder):
+            if set(folder) & set("*?["):  # fsspec would take it for a pattern
                 for uri in found:
                     remove_file(uri)
             elif found:
-                fs.rm([uri.removeprefix("s3://") for uri in found])
+                with suppress(FileNotFoundError):  # another process has removed all of them
+                    fs.rm([path_of(uri) for uri in found])
             return
         for path in found:
             with suppress(FileNotFoundError):
@@ -313,7 +315,7 @@ def remove_empty(uri: str) -> bool:
 
     An object store has no empty ones.
     """
-    if is_s3(uri):
+    if is_remote(uri):
         return False
     try:
         os.rmdir(absolute(uri))

@@ -12,13 +12,16 @@ import random
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import fsspec
 import pyarrow.fs
 
 from manifpt.errors import ManifptError, public
+from manifpt.storage.protocol import Page
 
 SECONDS = 60.0
 CONNECT_SECONDS = 4
@@ -35,6 +38,8 @@ CALM_SECONDS = 60
 SILENT = "it does not answer"
 # How often s3fs asks again if the content of an answer breaks off.
 CONTENT_TRIES = 4
+# S3's codes for a conditional write whose condition does not hold.
+_UNMET = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"}
 
 
 @dataclass
@@ -117,6 +122,47 @@ def arrow() -> pyarrow.fs.FileSystem:
         request_timeout=ARROW_SECONDS,
         retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=tries),
     )
+
+
+def pages(bucket: str, prefix: str, delimiter: str = "") -> Iterator[Page]:
+    """Yield the listing of a prefix, page by page."""
+    listing = client().get_paginator("list_objects_v2")
+    cut = {"Delimiter": delimiter} if delimiter else {}
+    for page in listing.paginate(Bucket=bucket, Prefix=prefix, **cut):
+        objects = [(entry["Key"], int(entry["Size"])) for entry in page.get("Contents", ())]
+        yield Page(objects, [entry["Prefix"] for entry in page.get("CommonPrefixes", ())])
+
+
+def put(bucket: str, key: str, data: bytes, version: str | None) -> bool:
+    """Write an object if its ETag is ``version``, or if there is none (None)."""
+    from botocore.exceptions import ClientError
+
+    condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
+    try:
+        client().put_object(Bucket=bucket, Key=key, Body=data, **condition)
+    except ClientError as error:
+        if error.response["Error"]["Code"] in _UNMET:
+            return False
+        raise
+    return True
+
+
+def get(bucket: str, key: str) -> tuple[bytes, str]:
+    """Return an object's content and its ETag."""
+    answer = client().get_object(Bucket=bucket, Key=key)
+    return answer["Body"].read(), answer["ETag"]
+
+
+def age(bucket: str, key: str) -> float | None:
+    """Return the seconds since an object was written, by the server's clock; None without one."""
+    try:
+        answer = client().head_object(Bucket=bucket, Key=key)
+    except Exception as error:
+        if getattr(error, "response", {}).get("Error", {}).get("Code") == "404":
+            return None
+        raise
+    now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+    return float((now - answer["LastModified"]).total_seconds())
 
 
 def asked_again(

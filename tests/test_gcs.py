@@ -1,0 +1,232 @@
+"""Storage on gs://, on a real server of Google's API; what it cannot answer, a stand-in does."""
+
+import http.server
+import json
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from conftest import png, write_folder, write_tar
+
+from manifpt import storage
+from manifpt.errors import ManifptError
+from manifpt.images import DecodeRule, plan, read_unit
+from manifpt.images.contents import content
+from manifpt.images.decode import DecodeError
+from manifpt.images.sources import content_key
+from manifpt.storage import gcs
+
+ODD = "odd/*?[x] é#%41 {a,b}+&=.txt"
+
+
+@pytest.fixture
+def place(gs, tmp_path):
+    """A prefix of this test's own."""
+    return f"{gs}/{tmp_path.name}"
+
+
+@pytest.mark.parametrize("name", ["a/b.txt", ODD])
+def test_what_is_written_is_read_again_and_removed(place, name):
+    uri = f"{place}/{name}"
+    assert not storage.exists(uri)
+    written = storage.write_bytes(uri, b"hello")
+    assert storage.read_bytes(uri) == b"hello"
+    assert storage.sha256(uri) == written["sha256"]
+    assert storage.exists(uri)
+    assert storage.exists(uri.rpartition("/")[0])
+    assert storage.all_files(place) == [(uri, 5)]
+    assert 0 <= storage.age(uri) < 100
+    storage.copy(uri, f"{uri}.copy", written["sha256"])
+    assert list(storage.read_many([uri, f"{uri}.copy"])) == [b"hello"] * 2
+    storage.remove_file(uri)
+    storage.remove_file(uri)
+    assert storage.all_files(place) == [(f"{uri}.copy", 5)]
+    assert storage.age(uri) is None
+
+
+def test_a_file_of_several_parts_is_whole_or_not_there(place):
+    piece = bytes(range(256)) * 2**12
+    with storage.writing(f"{place}/large") as file:
+        for _ in range(12):
+            file.write(piece)
+    assert storage.read_bytes(f"{place}/large") == piece * 12
+    with storage.reading(f"{place}/large") as file:
+        file.seek(11 * 2**20 + 1)
+        assert file.read(3) == b"\1\2\3"
+    for pieces in (1, 12):
+        with pytest.raises(KeyError):
+            fail_after(pieces * piece, f"{place}/failed")
+        assert not storage.exists(f"{place}/failed")
+
+
+def fail_after(data, uri):
+    with storage.writing(uri) as file:
+        file.write(data)
+        raise KeyError
+
+
+def test_names_and_files_are_those_of_a_folder(place):
+    for name in ("one", "two/a", "two/b", "three/deep/c", ".hidden", "z[1]/d"):
+        storage.write_bytes(f"{place}/{name}", b"x")
+    assert storage.names(place) == [".hidden", "one", "three/", "two/", "z[1]/"]
+    assert storage.names(f"{place}/none") == []
+    found = [uri.removeprefix(f"{place}/") for uri, _ in storage.files_under(place)]
+    assert found == ["one", "three/deep/c", "two/a", "two/b", "z[1]/d"]
+    storage.remove_files(place, r"(two|three)/.*")
+    assert storage.names(place) == [".hidden", "one", "z[1]/"]
+    storage.remove_files(f"{place}/z[1]", r"d")
+    assert storage.names(place) == [".hidden", "one"]
+
+
+def test_of_many_at_once_one_creates_and_one_replaces(place):
+    uri = f"{place}/claim.json"
+    contents = [b"%d" % number for number in range(16)]
+    with ThreadPoolExecutor(16) as threads:
+        created = list(threads.map(lambda data: storage.create(uri, data), contents))
+        data, version = storage.read_versioned(uri)
+        assert [one for one, did in zip(contents, created, strict=True) if did] == [data]
+        replaced = threads.map(lambda data: storage.replace(uri, data, version), contents)
+        won = [one for one, did in zip(contents, replaced, strict=True) if did]
+    assert won == [storage.read_bytes(uri)]
+    version = storage.read_versioned(uri)[1]
+    storage.write_bytes(uri, won[0])
+    assert not storage.replace(uri, b"same content, later version", version)
+    storage.remove_file(uri)
+    assert not storage.replace(uri, b"gone", version)
+    assert not storage.exists(uri)
+
+
+def test_images_are_found_and_read_as_from_a_folder(place, tmp_path):
+    root = tmp_path / "in"
+    write_folder(root / "sub", "real", range(3))
+    (root / "sub" / "empty.png").write_bytes(b"")
+    write_tar(root / "0.tar", [(f"{n}.png", png("real", n)) for n in range(2)])
+    (root / "t.csv").write_text("url\nsub/0000.png\nsub/gone.png\n../../secret.png\n")
+    for path in (p for p in root.rglob("*") if p.is_file()):
+        storage.write_bytes(f"{place}/{path.relative_to(root)}", path.read_bytes())
+    for pattern in ("", "/*.tar", "/**/000[12].png", "/{sub,0.tar}"):
+        local, remote = (plan([f"{where}{pattern}"]) for where in (root, place))
+        assert [u.ids for u in local] == [u.ids for u in remote]
+        assert content_key(local) == content_key(remote)
+    for name in ("sub", "0.tar"):
+        one, other = (rows(f"{where}/{name}") for where in (root, place))
+        same = ("id", "error", "sha256", "pixel_sha256")
+        assert [[row[c] for c in same] for row in one] == [[row[c] for c in same] for row in other]
+    found = [row["error"] for row in rows(f"{place}/t.csv")]
+    assert found == [None, "unreadable", "forbidden_address"]
+
+
+def rows(uri):
+    tables = [table for unit in plan([uri]) for table in read_unit(unit, DecodeRule(16))]
+    return [row for table in tables for row in table.to_pylist()]
+
+
+def test_a_listing_has_several_pages(place, monkeypatch):
+    for number in range(5):
+        storage.write_bytes(f"{place}/{number}", b"x")
+    fs, asked = gcs.filesystem(), []
+
+    def call(*args, maxResults, **options):  # noqa: N803 - the API's name
+        asked.append(options["pageToken"])
+        return type(fs).call(fs, *args, maxResults=2, **options)
+
+    monkeypatch.setattr(fs, "call", call)
+    found = [key for page in storage.pages(place, "") for key, _ in page.objects]
+    assert len(asked) > 2
+    assert [key for key in found if key.startswith(place.rpartition("/")[2])] == [
+        f"{place.rpartition('/')[2]}/{number}" for number in range(5)
+    ]
+
+
+def test_content_has_a_limit(place):
+    storage.write_bytes(f"{place}/x", b"12345")
+    storage.write_bytes(f"{place}/empty", b"")
+    assert content(f"{place}/x", 5) == b"12345"
+    assert content(f"{place}/empty", 5) == b""
+    for uri, limit, code in ((f"{place}/x", 4, "too_many_bytes"), (f"{place}/y", 4, "unreadable")):
+        with pytest.raises(DecodeError) as error:
+            content(uri, limit)
+        assert error.value.code == code
+
+
+def test_pyarrow_has_a_filesystem_of_it(place):
+    filesystem, path = storage.arrow_filesystem(f"{place}/checkpoint")
+    filesystem.create_dir(path)
+    with filesystem.open_output_stream(f"{path}/model.pt") as file:
+        file.write(b"weights")
+    assert storage.read_bytes(f"{place}/checkpoint/model.pt") == b"weights"
+    filesystem.delete_dir(path)
+    assert not storage.exists(f"{place}/checkpoint/model.pt")
+
+
+@pytest.fixture
+def answers(monkeypatch):
+    """A server that gives one answer to all requests: a list of its status and its message."""
+    answer = [200, ""]
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            status, message = answer
+            body = json.dumps({"error": {"code": status, "message": message}}).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server.server_port}")
+        yield answer
+        server.shutdown()
+
+
+DENIED = "a@b.iam.gserviceaccount.com does not have storage.objects.get access to the object."
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "of_object", "line"),
+    [
+        (404, "Not Found", True, "no such file, folder or bucket"),
+        (403, DENIED, True, f"access denied ({DENIED}); give the account the role"),
+        (403, "The project's billing account is closed", False, "access denied"),
+        (400, "The object name is invalid", True, "invalid; check the path"),
+        (401, "Anonymous caller", False, "gcloud auth application-default login"),
+    ],
+)
+def test_a_refusal_is_one_line_and_tells_whose_fault_it_is(
+    answers, status, message, of_object, line
+):
+    answers[:] = status, message
+    with pytest.raises(ManifptError) as error:
+        storage.read_bytes("gs://bucket/key")
+    text = str(error.value)
+    assert text.startswith("gs://bucket/key: ")
+    assert line in text
+    assert "\n" not in text
+    with pytest.raises(DecodeError if of_object else ManifptError):
+        content("gs://bucket/key", 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("status", [0, 503])
+def test_a_server_that_fails_is_one_line_after_a_while(answers, status, monkeypatch):
+    answers[:] = status, "busy"
+    if not status:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
+    with pytest.raises(ManifptError, match="the same command goes on from here"):
+        storage.read_bytes("gs://bucket/key")
+
+
+def test_without_credentials_or_gcsfs_an_error_names_the_remedy(monkeypatch, tmp_path):
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", f"{tmp_path}/none.json")
+    gcs._filesystem.cache_clear()
+    with pytest.raises(ManifptError, match="set GOOGLE_APPLICATION_CREDENTIALS"):
+        storage.read_bytes("gs://bucket/key")
+    monkeypatch.setitem(sys.modules, "gcsfs.core", None)
+    with pytest.raises(ManifptError, match=r"pip install 'manifpt\[gcs\]'"):
+        storage.write_bytes("gs://bucket/key", b"")
