@@ -1,0 +1,1 @@
+"""Image files -> their properties -> does a property of the files give the label away?"""
