@@ -1,1 +1,1 @@
-"""Image files -> their properties -> does a property of the files give the label away?"""
+"""Image files -> their properties -> whether these give the label away."""
