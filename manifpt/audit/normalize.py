@@ -30,6 +30,7 @@ from manifpt.outputs import claims
 
 KIND = "normalized"
 FOLDER = "images"
+UNLABELLED = "unlabelled"  # the folder of images without a source
 SUBSAMPLING = "4:2:0"
 # What the JSON beside an image may hold besides the columns of the input.
 DECLARED = ("source", "split", "id", "uri")
@@ -80,7 +81,8 @@ class EncodingStage:
         rows = table.select(names).to_pylist()
         by_source: dict[str, list[tuple[dict[str, Any], bytes]]] = {}
         for row, pixels in zip(rows, pixels_of(table), strict=True):
-            by_source.setdefault(str(row["source"]), []).append((row, self.encoder(pixels)))
+            source = row["source"] or UNLABELLED
+            by_source.setdefault(source, []).append((row, self.encoder(pixels)))
         tars = {
             storage.join(FOLDER, folder_name(source)): (self._tar(source, members), len(members))
             for source, members in by_source.items()
@@ -104,7 +106,8 @@ class EncodingStage:
 
 def folder_name(source: str) -> str:
     """Return the folder of a source, which names it where the output is an input."""
-    return escaped(source).replace("/", "%2F")
+    name = escaped(source).replace("/", "%2F")
+    return name.replace(".", "%2E", 1) if name.startswith(".") else name  # else it is hidden
 
 
 def file_name(id: str, source: str) -> str:
@@ -116,7 +119,7 @@ def file_name(id: str, source: str) -> str:
     folder, _, name = inside.rpartition("/")
     stem, _, ending = name.rpartition(".")
     short = stem if stem and ending.isalnum() and len(ending) <= 5 else name
-    parts = [*(part for part in folder.split("/") if part not in {"", ".", ".."})]
+    parts = [part for part in folder.split("/") if part not in {"", ".", ".."}]
     return "/".join([*parts, short.replace(".", "_") or "image"])
 
 
