@@ -6,8 +6,10 @@ from manifpt.redaction import public as public
 class ManifptError(Exception):
     """Bad input or an unusable environment; the message is one line and names the remedy.
 
-    URIs in the message lose their credentials, wherever it goes.
+    URIs in the message lose their credentials, wherever it goes. ``exit_code`` is that of the job.
     """
+
+    exit_code = 2
 
     def __init__(self, message: str = "") -> None:
         super().__init__(public(message))
@@ -19,3 +21,11 @@ class DamageError(ManifptError):
 
 class MismatchError(ManifptError):
     """A verification found a difference: the job did its work and says no, with exit code 1."""
+
+    exit_code = 1
+
+
+class FailedAuditError(ManifptError):
+    """An audit failed: the job did its work, and its files are no fair data."""
+
+    exit_code = 3

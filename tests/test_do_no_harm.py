@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 
 from jobs import (
     attribute,
+    audit,
     build_benchmark,
     build_manifold,
     compare_open_set,
     compare_spaces,
     compute_artifacts,
     evaluate,
+    normalize,
     pretrain_embedding,
     quickstart,
     train_attribution,
@@ -35,6 +37,8 @@ JOBS = {
         ["--input", "real={reals}", "--manifold", "{chain}/m"],
         ["--input", "real={broken}", "--manifold", "{chain}/m"],
     ),
+    "audit": (audit, ["--input", "real={reals}"], ["--input", "real={broken}"]),
+    "normalize": (normalize, ["--input", "real={reals}"], ["--input", "real={broken}"]),
     "attribute": (
         attribute,
         ["--input", "{reals}", "--model", "{chain}/t"],

@@ -5,7 +5,7 @@ from pathlib import Path
 
 LIBRARY = Path(__file__).parents[1] / "manifpt"
 ORDER = """
-redaction errors storage outputs tracking engine nets images spaces manifold artifacts
+redaction errors storage outputs tracking engine nets images audit spaces manifold artifacts
 attribution.unknown attribution.model attribution.crawl
 evaluation registry zoo planning throughput cli
 """.split()

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from manifpt.cli.config import Config, parse
 from manifpt.cli.options import DryRunOptions
-from manifpt.errors import ManifptError, MismatchError
+from manifpt.errors import ManifptError
 
 Job = Callable[[Config, Any], dict[str, Any]]
 
@@ -99,7 +99,7 @@ def main(
 def exit_code(name: str, command: Callable[[], None]) -> int:
     """Run a command: 0, 130 when it was stopped, 2 with one line for what a user can mend.
 
-    A verification that finds a difference has 1.
+    A verification that finds a difference has 1, an audit that fails 3.
     """
     try:
         _stoppable()
@@ -117,5 +117,5 @@ def exit_code(name: str, command: Callable[[], None]) -> int:
         if not isinstance(reason, ManifptError):
             raise
         print(f"{name}: {reason}", file=sys.stderr)
-        return 1 if isinstance(reason, MismatchError) else 2
+        return reason.exit_code
     return 0

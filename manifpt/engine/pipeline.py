@@ -50,10 +50,14 @@ Read = Callable[[str], Iterator[pa.Table]]
 
 @dataclass
 class Result:
-    """What a stage makes of one chunk: tables by folder, and facts for the record."""
+    """What a stage makes of one chunk: tables by folder, and facts for the record.
+
+    ``tars`` are archives by folder, each with the number of its rows.
+    """
 
     tables: dict[str, pa.Table]
     facts: dict[str, Any] = field(default_factory=dict)
+    tars: dict[str, tuple[bytes, int]] = field(default_factory=dict)
 
 
 class Stage(Protocol):
@@ -122,11 +126,10 @@ def work(stage: Stage, row: dict[str, Any], place: Place) -> dict[str, Any]:
     result = stage(table) if table.num_rows else Result({})
     parts = []
     claims.check(place.output, place.token)
-    for folder, part in (tables | result.tables).items():
-        path = f"{folder}/{unit:06d}-{chunk:06d}{place.generation}.parquet"
-        uri = storage.join(place.output, path)
-        written = storage.write_bytes(uri, storage.parquet_bytes(part))
-        parts.append({"path": path, "folder": folder, "rows": part.num_rows, **written})
+    for folder, ending, data, rows in _files(tables | result.tables, result.tars):
+        path = f"{folder}/{unit:06d}-{chunk:06d}{place.generation}.{ending}"
+        written = storage.write_bytes(storage.join(place.output, path), data)
+        parts.append({"path": path, "folder": folder, "rows": rows, **written})
     record = {
         "unit": unit,
         "chunk": chunk,
@@ -143,6 +146,16 @@ def work(stage: Stage, row: dict[str, Any], place: Place) -> dict[str, Any]:
     claims.check(place.output, place.token)
     storage.write_json(recorded.uri_of(place.output, unit, chunk, place.generation), record)
     return record
+
+
+def _files(
+    tables: dict[str, pa.Table], tars: dict[str, tuple[bytes, int]]
+) -> Iterator[tuple[str, str, bytes, int]]:
+    """Yield folder, ending, bytes and rows of each file of a chunk, one at a time."""
+    for folder, part in tables.items():
+        yield folder, "parquet", storage.parquet_bytes(part), part.num_rows
+    for folder, (data, rows) in tars.items():
+        yield folder, "tar", data, rows
 
 
 def use_threads(count: int) -> None:

@@ -48,7 +48,7 @@ def splits_of(table: pa.Table, undeclared: str, split_by: str | None) -> Splits:
     images of two sources with one prompt are on one side.
     """
     names, found = [], [0, 0]
-    values = [None] * len(table) if split_by is None else _values(table, split_by)
+    values = [None] * len(table) if split_by is None else values_of(table, split_by)
     columns = (table[name].to_pylist() for name in ("split", "pixel_sha256"))
     for declared, sha, value in zip(*columns, values, strict=True):
         if declared or undeclared != CONTENT:
@@ -63,7 +63,7 @@ def _hash(value: str) -> str:
     return hashlib.sha256(value.encode()).hexdigest()
 
 
-def _values(table: pa.Table, split_by: str) -> list[str | None]:
+def values_of(table: pa.Table, split_by: str) -> list[str | None]:
     """Return the value of each row, None where it has none."""
     if split_by != FOLDER:
         return [value or None for value in table[split_by].to_pylist()]

@@ -15,6 +15,7 @@ from manifpt.errors import ManifptError
 PLAN, ALIVE, MANIFEST = "_plan.json", "_alive.json", "manifest.json"
 
 _PART = r"\d{6}-\d{6}(-r\d+)?\.parquet"
+_TAR = r"\d{6}-\d{6}\.tar"
 _WHOLE = r"\d{6}(-r\d+)?\.parquet"
 _SPACE = r"([a-z0-9_]+(-\d+)?/)?"  # with several spaces, each has a folder with its name
 _SHARD = r"shard-([0-9a-f]{12}-|c\d{3}-)?\d{5}"
@@ -49,6 +50,7 @@ _FILES: dict[str, tuple[str, ...]] = {
         *_MODEL,
     ),
     "attributor": (r"weights\.pt|seen\.parquet|unknown\.npz", *_TRAINING),
+    "audit": (rf"(properties|quarantine)/{_PART}", r"audit\.(json|md)"),
     "benchmark": (
         r"[^/]+/(manifold|train|validation|test)\.tar\.gz",
         r"card\.json|README\.md|recipes\.csv|samples\.png",
@@ -63,6 +65,7 @@ _FILES: dict[str, tuple[str, ...]] = {
     ),
     "manifold": _MANIFOLD,
     "manifolds": _MANIFOLD,
+    "normalized": (rf"images/[^/]+/{_TAR}", rf"quarantine/{_PART}"),
     "robustness": (
         rf"(scores|quarantine)/{_PART}",
         r"robustness\.(csv|json|png)",

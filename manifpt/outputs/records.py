@@ -103,7 +103,7 @@ def forget(output: str, paths: Iterable[str]) -> None:
     Those of retries are named by their generation, which is in the name of a part, too.
     """
     for path in paths:
-        match = re.fullmatch(r"(\d{6}-\d{6})(-r\d+)?\.parquet", storage.base_name(path))
+        match = re.fullmatch(r"(\d{6}-\d{6})(-r\d+)?\.(parquet|tar)", storage.base_name(path))
         if match is not None:
             folder = storage.join(output, FOLDER + (match[2] or ""))
             storage.remove_file(storage.join(folder, f"{match[1]}.json"))

@@ -1,0 +1,1 @@
+"""Image files -> their properties -> whether these give the label away."""

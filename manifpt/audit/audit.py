@@ -1,0 +1,237 @@
+"""Images by source -> the properties of their files -> what these tell of the label.
+
+The properties of each image go to ``properties/``; the statistics are of bounded samples of these
+rows, which are always the same: those whose pixels have the smallest hashes. So exact copies are in
+a sample together or not at all.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from manifpt import storage
+from manifpt.audit import report
+from manifpt.audit.properties import PROPERTIES, grey_levels, properties
+from manifpt.audit.verdict import USUAL, Thresholds
+from manifpt.engine import pipeline, session
+from manifpt.errors import ManifptError
+from manifpt.images import DecodeRule, Selection, plan
+from manifpt.images.perceptual import DISTANCE, perceptual_hashes
+from manifpt.images.places import places
+from manifpt.images.probe import natural_size, usual_tiles
+from manifpt.images.raw import raw_images
+from manifpt.images.read import IMAGES, row_of, unit_from_json, unit_to_json
+from manifpt.images.sandbox import decode_all
+from manifpt.images.sources import content_key, describe
+from manifpt.images.splits import CONTENT, check_column, reading_of, splits_of, values_of
+from manifpt.outputs import claims
+
+KIND = "audit"
+FOLDER = "properties"
+REPORT, TEXT = "audit.json", "audit.md"
+ROWS = 20_000
+# Of each class even where there are very many.
+LEAST_ROWS = 100
+# Images among which copies are looked for, by the rows of the statistics.
+COMPARED = 10
+# Images are looked at as an attributor sees them: whole up to so many pixels, else as native tiles.
+SIDE = 64
+CHUNK_ROWS = 4096
+# What the table of an image's properties has besides PROPERTIES.
+IDENTITY = ("id", "uri", "source", "split", "sha256", "pixel_sha256", "perceptual_hash")
+VALUE = "value"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is sampled, what counts as near, and what fails."""
+
+    rows: int = ROWS
+    near_distance: int = DISTANCE
+    split_by: str | None = None
+    thresholds: Thresholds = USUAL
+
+
+def read_properties(text: str, rule: DecodeRule) -> Iterator[pa.Table]:
+    """Yield the images table of a unit with PROPERTIES instead of pixels, in chunks."""
+    unit = unit_from_json(text)
+    rows: list[dict[str, Any]] = []
+    raws = ((raw, raw.data or b"") for raw in raw_images(unit, rule))
+    for raw, found in decode_all(raws, rule):
+        row, pixels = row_of(raw, found, rule)
+        facts = properties(raw.data or b"")
+        if row["error"] is None and is_native(row, rule):
+            facts["levels"] = grey_levels(pixels[0])
+        # What the decoder says of format and size is known for every format.
+        rows.append(facts | {name: value for name, value in row.items() if value is not None})
+        if len(rows) == CHUNK_ROWS:
+            yield properties_table(rows, unit.reading.columns)
+            rows = []
+    if rows:
+        yield properties_table(rows, unit.reading.columns)
+
+
+def is_native(row: dict[str, Any], rule: DecodeRule) -> bool:
+    """Tell whether an image's pixels by this rule are pixels that were stored."""
+    sides = row["width"], row["height"]
+    return min(sides) >= rule.size if rule.tiles else sides == (rule.size, rule.size)
+
+
+def properties_table(rows: list[dict[str, Any]], columns: Sequence[str]) -> pa.Table:
+    """Build the table of some images' properties from their rows."""
+    seen = [row for row in rows if "looks" in row]
+    for row, value in zip(seen, perceptual_hashes([r.pop("looks") for r in seen]), strict=True):
+        row["perceptual_hash"] = value
+    metadata = dict.fromkeys(columns, pa.string())
+    return pa.Table.from_pylist(rows, schema=pa.schema(IMAGES | metadata | PROPERTIES))
+
+
+@dataclass
+class PropertiesStage:
+    """Rows of properties -> those of the output, each with the split that a training would give."""
+
+    split_by: str | None
+
+    def __call__(self, table: pa.Table) -> pipeline.Result:
+        """Return the table of ``properties/``, and how many images each class has."""
+        split, *_ = splits_of(table, CONTENT, self.split_by)
+        values = [None] * len(table) if self.split_by is None else values_of(table, self.split_by)
+        rows = table.select([*IDENTITY, *PROPERTIES])
+        place = rows.column_names.index("split")
+        rows = rows.set_column(place, "split", pa.array(split, pa.string()))
+        if self.split_by is not None:
+            rows = rows.append_column(VALUE, pa.array(values, pa.string()))
+        counts = Counter(str(source) for source in rows["source"].to_pylist())
+        return pipeline.Result({FOLDER: rows}, {"classes": dict(counts)})
+
+
+class Sample:
+    """At most ``rows`` rows of many tables: those whose pixels have the smallest hashes."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows, self.kept = rows, pd.DataFrame()
+
+    def add(self, table: pd.DataFrame) -> None:
+        """Take the rows of a table in."""
+        both = pd.concat([self.kept, table]) if len(self.kept) else table
+        order = both.sort_values(["pixel_sha256", "id"], kind="stable")
+        self.kept = order.head(self.rows).reset_index(drop=True)
+
+
+def sampled(
+    tables: Iterable[pd.DataFrame], rows: int, classes: Sequence[str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return rows of each class alike, for statistics, and rows of all, to compare for copies."""
+    each = max(LEAST_ROWS, rows // len(classes))
+    by_class, compared = {name: Sample(each) for name in classes}, Sample(COMPARED * rows)
+    for table in tables:
+        for name, some in table.groupby("source"):
+            by_class[str(name)].add(some)
+        compared.add(table[[n for n in (*IDENTITY, VALUE) if n in table]])
+    return pd.concat([one.kept for one in by_class.values()], ignore_index=True), compared.kept
+
+
+def examine(
+    output: str, paths: Sequence[str], classes: dict[str, int], settings: Settings
+) -> dict[str, Any]:
+    """Return the report on the rows of properties at ``paths``; see ``report.summary``."""
+    tables = (
+        storage.read_parquet(storage.join(output, path)).to_pandas(types_mapper=_nullable)
+        for path in paths
+    )
+    rows, compared = sampled(tables, settings.rows, sorted(classes))
+    findings = report.of_files(rows, settings.thresholds) + report.of_copies(
+        compared, settings.near_distance, settings.thresholds, settings.split_by
+    )
+    about = report.described(rows)
+    return report.summary(
+        findings,
+        images=sum(classes.values()),
+        sampled=len(rows),
+        compared=len(compared),
+        classes={name: {"images": classes[name], **about[name]} for name in sorted(classes)},
+        thresholds=asdict(settings.thresholds),
+    )
+
+
+def _nullable(kind: pa.DataType) -> Any:
+    """Keep whole numbers and truths with nulls what they are; 64-bit hashes would lose bits."""
+    return {
+        pa.uint64(): pd.UInt64Dtype(),
+        pa.int64(): pd.Int64Dtype(),
+        pa.int32(): pd.Int32Dtype(),
+        pa.bool_(): pd.BooleanDtype(),
+    }.get(kind)
+
+
+def audit(
+    inputs: Sequence[str],
+    output: str,
+    settings: Settings = Settings(),
+    *,
+    demand: session.Demand = session.ANY,
+    terms: claims.Terms = claims.AS_IS,
+) -> dict[str, Any]:
+    """Audit the images of two or more sources and publish the report; return the manifest.
+
+    Raises ManifptError where there is nothing to compare.
+    """
+    output = storage.absolute(output)
+    taken = [*PROPERTIES, *pipeline.QUARANTINE, VALUE]
+    reading = reading_of(settings.split_by, taken)
+    units = plan(inputs, labelled=True, reading=reading)
+    check_column(units, settings.split_by)
+    size = min(SIDE, natural_size(units, Selection()))
+    rule = DecodeRule(size, tiles=usual_tiles(units, Selection(), size))
+    key = storage.digest([content_key(units), asdict(settings), rule.card()])
+    pool = session.pool(demand, uses_gpu=False)
+    with claims.claim(output, KIND, key, apart=places(inputs, output), terms=terms) as claim:
+        if claim.finished:
+            return claim.finished
+        read = partial(read_properties, rule=rule)
+        build = partial(PropertiesStage, settings.split_by)
+        specs = map(unit_to_json, units)
+        records = pipeline.run("audit", specs, read, build, output, pool)
+        counts, classes = pipeline.totals(records), Counter[str]()
+        for record in records:
+            classes.update(record["facts"].get("classes", {}))
+        if len(classes) < 2:
+            claim.abandon()
+            raise ManifptError(
+                f"--input: {counts['ok']} of {counts['rows_in']} images could be used, of "
+                f"{len(classes)} sources; an audit compares two or more, each NAME=URI"
+            )
+        files = pipeline.parts(records)
+        found = _examined(output, files, dict(classes), settings, pool)
+        texts = {REPORT: storage.json_bytes(found), TEXT: report.markdown(found).encode()}
+        claim.check()
+        files += [
+            {"path": name, **storage.write_bytes(storage.join(output, name), data)}
+            for name, data in texts.items()
+        ]
+        given = {"inputs": describe(inputs, units), "files": files}
+        manifest = claim.publish({**counts, **found, **given})
+        pipeline.clear_records(output)
+        return manifest
+
+
+def _examined(
+    output: str,
+    files: Sequence[dict[str, Any]],
+    classes: dict[str, int],
+    settings: Settings,
+    pool: session.Pool,
+) -> dict[str, Any]:
+    """Compute the report in a task of the cluster: the driver's machine may be small."""
+    import ray
+
+    paths = [file["path"] for file in files if file["folder"] == FOLDER]
+    task = ray.remote(num_cpus=pool.num_cpus)(examine)
+    with session.lost():
+        found: dict[str, Any] = ray.get(task.remote(output, paths, classes, settings))
+    return found

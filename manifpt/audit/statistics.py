@@ -1,0 +1,120 @@
+"""Does a property of the files tell the classes apart? Against labels that are shuffled.
+
+All functions take columns of one bounded sample of rows, in memory.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+PERMUTATIONS = 100
+TREE_PERMUTATIONS = 10
+FOLDS = 5
+# Values of a property that are told apart: the commonest, or so many quantiles of numbers.
+MOST_VALUES = 64
+QUANTILES = 16
+
+
+class Information(NamedTuple):
+    """The mutual information of a property with the label, in bits, and of shuffled labels.
+
+    ``share`` is the part of the label's entropy that the property explains beyond ``baseline``,
+    the mean of shuffled labels; ``chance`` is the largest of those.
+    """
+
+    bits: float
+    baseline: float
+    chance: float
+    share: float
+
+
+def codes(values: Sequence[Any]) -> np.ndarray:
+    """Return a property's values as whole numbers: quantiles of numbers with many, else by value.
+
+    Null is a value. Of texts beyond the commonest, all have one number.
+    """
+    known = [value for value in values if value is not None]
+    distinct = set(known)
+    if len(distinct) > QUANTILES and not isinstance(known[0], str):
+        numbers = np.array([np.nan if v is None else float(v) for v in values])
+        edges = np.unique(np.nanquantile(numbers, np.arange(1, QUANTILES) / QUANTILES))
+        return np.where(np.isnan(numbers), -1, np.searchsorted(edges, numbers, "right")) + 1
+    found, number, counts = np.unique(
+        [str(value) for value in values], return_inverse=True, return_counts=True
+    )
+    if len(found) <= MOST_VALUES:
+        return number
+    rank = np.empty(len(found), int)
+    rank[np.argsort(-counts, kind="stable")] = np.arange(len(found))
+    return np.minimum(rank, MOST_VALUES)[number]
+
+
+def entropy(counts: np.ndarray) -> float:
+    """Return the entropy of counts, in bits."""
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log2(shares)).sum())
+
+
+def mutual_information(x: np.ndarray, y: np.ndarray) -> float:
+    """Return the mutual information of two columns of whole numbers from 0, in bits."""
+    across = int(y.max()) + 1
+    joint = np.bincount(x * across + y, minlength=(int(x.max()) + 1) * across)
+    table = joint.reshape(-1, across)
+    return max(0.0, entropy(table.sum(1)) + entropy(table.sum(0)) - entropy(joint))
+
+
+def information(x: np.ndarray, labels: np.ndarray, seed: int = 0) -> Information:
+    """Return what a property, as ``codes``, says of the label."""
+    bits = mutual_information(x, labels)
+    if bits == 0.0:
+        return Information(0.0, 0.0, 0.0, 0.0)
+    rng = np.random.default_rng(seed)
+    shuffled = [mutual_information(x, rng.permutation(labels)) for _ in range(PERMUTATIONS)]
+    baseline, chance = float(np.mean(shuffled)), max(shuffled)
+    share = (bits - baseline) / (entropy(np.bincount(labels)) - baseline)
+    return Information(bits, baseline, chance, max(0.0, share) if bits > chance else 0.0)
+
+
+class Accuracy(NamedTuple):
+    """The balanced accuracy of a classifier that sees properties alone, cross-validated.
+
+    ``share`` is its part of the way from chance, one in the number of classes, to 1; 0 if shuffled
+    labels do as well. ``shuffled`` is the largest of their accuracies.
+    """
+
+    accuracy: float
+    chance: float
+    shuffled: float
+    share: float
+
+
+def accuracy(columns: Sequence[np.ndarray], labels: np.ndarray, seed: int = 0) -> Accuracy | None:
+    """Return how well a decision tree on these columns of ``codes`` tells the classes apart.
+
+    Null if a class has fewer images than there are folds.
+    """
+    from sklearn.model_selection import StratifiedKFold, permutation_test_score
+    from sklearn.tree import DecisionTreeClassifier
+
+    counts = np.bincount(labels)
+    chance = 1 / len(counts)
+    varied = [column for column in columns if (column != column[0]).any()]
+    if not varied or len(counts) < 2:
+        return Accuracy(chance, chance, chance, 0.0)
+    if counts.min() < FOLDS:
+        return None
+    tree = DecisionTreeClassifier(
+        min_samples_leaf=5, max_leaf_nodes=256, class_weight="balanced", random_state=seed
+    )
+    found, shuffled, _ = permutation_test_score(
+        tree,
+        np.column_stack(varied),
+        labels,
+        scoring="balanced_accuracy",
+        cv=StratifiedKFold(FOLDS, shuffle=True, random_state=seed),
+        n_permutations=TREE_PERMUTATIONS,
+        random_state=seed,
+    )
+    share = max(0.0, (found - chance) / (1 - chance)) if found > shuffled.max() else 0.0
+    return Accuracy(float(found), chance, float(shuffled.max()), share)

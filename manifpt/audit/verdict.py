@@ -1,0 +1,65 @@
+"""Numbers of an audit -> pass, warn or fail, by thresholds."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Verdict = Literal["pass", "warn", "fail"]
+Kind = Literal["file", "content", "copies", "near"]
+ORDER: tuple[Verdict, ...] = ("pass", "warn", "fail")
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """From where on a share warns or fails.
+
+    ``warn`` and ``fail`` are for how a file was stored: the share of the label's entropy that a
+    property explains, or of the way from chance to certainty that a classifier goes. The
+    ``content`` ones are for what depends on the picture, too. ``copies`` are shares of images with
+    an exact copy in another class or split, or with their prompt in another split; ``near`` those
+    of images that look alike, as unlike images of simple subjects do.
+    """
+
+    warn: float = 0.01
+    fail: float = 0.05
+    content_warn: float = 0.6
+    content_fail: float = 0.9
+    copies_warn: float = 0.001
+    copies_fail: float = 0.01
+    near_warn: float = 0.05
+    near_fail: float = 0.3
+
+    def of(self, kind: Kind) -> tuple[float, float]:
+        """Return the two thresholds of a kind of finding."""
+        prefix = "" if kind == "file" else f"{kind}_"
+        return getattr(self, f"{prefix}warn"), getattr(self, f"{prefix}fail")
+
+
+USUAL = Thresholds()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found of one property: the share that is judged, and what it was made of."""
+
+    name: str
+    kind: Kind
+    share: float
+    verdict: Verdict
+    facts: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the finding as an object of JSON."""
+        return asdict(self)
+
+
+def judged(name: str, kind: Kind, share: float, thresholds: Thresholds, **facts: Any) -> Finding:
+    """Return a finding with its verdict; a share that reaches a threshold is judged by it."""
+    warn, fail = thresholds.of(kind)
+    verdict: Verdict = "fail" if share >= fail else "warn" if share >= warn else "pass"
+    return Finding(name, kind, float(share), verdict, facts)
+
+
+def overall(findings: Iterable[Finding]) -> Verdict:
+    """Return the worst verdict of all."""
+    return max((finding.verdict for finding in findings), key=ORDER.index, default="pass")
