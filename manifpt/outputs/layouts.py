@@ -44,7 +44,8 @@ _FILES: dict[str, tuple[str, ...]] = {
     "artifacts": _ARTIFACTS,
     "attributions": (
         rf"(attributions|quarantine|evidence)/{_PART}",
-        rf"(duplicates|groups|_buckets)/{_WHOLE}",
+        rf"(duplicates|groups)/{_WHOLE}",
+        r"_buckets/([0-9a-f]{12}/)?([a-z]+-)?\d{6}\.(arrow|parquet)",
         r"summary\.json|_retry\.json",
         *_MODEL,
     ),

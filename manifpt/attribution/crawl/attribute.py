@@ -27,7 +27,7 @@ from manifpt.attribution.crawl.settings import Settings
 from manifpt.attribution.model.attributor import Attributor
 from manifpt.attribution.model.targets import manifold_places, trained_targets
 from manifpt.attribution.unknown.decision import DECISIONS
-from manifpt.engine import pipeline, session
+from manifpt.engine import pipeline, session, shuffle
 from manifpt.engine.unique import check_ids
 from manifpt.engine.work import Work
 from manifpt.errors import ManifptError
@@ -72,15 +72,17 @@ class _Steps:
         )
 
     def of_the_whole(self, files: Files, generation: str = "") -> dict[str, Any]:
-        """Add to an output's files the tables that are about all its images; count their rows."""
+        """Check the ids of all images; add the tables about all to the files, and count rows."""
         counts: dict[str, Any] = {}
-        output, settings, pool = self.output, self.settings, self.pool
+        output, settings, each = self.output, self.settings, shuffle.OnRay(self.pool.num_cpus)
+        check_ids(output, [file for file in files if file["folder"] in ROWS], each)
         if settings.duplicates:
-            files.append(find_duplicates(output, files, settings.near_distance, pool, generation))
-            counts["duplicates"] = {name: files[-1][name] for name in ("exact", "near")}
+            made = find_duplicates(output, files, settings.near_distance, each, generation)
+            files += made
+            counts["duplicates"] = {n: sum(file[n] for file in made) for n in ("exact", "near")}
         if settings.group_by is not None:
             pooling = settings.pooling(self.attributor)
-            made, counts["groups"] = grouping.write_groups(output, files, pooling, pool, generation)
+            made, counts["groups"] = grouping.write_groups(output, files, pooling, each, generation)
             files += made
         return counts
 
@@ -145,7 +147,6 @@ def _attributed(
     output, settings, source = claim.folder, steps.settings, steps.source
     records = steps.of_images(units=work)
     files = pipeline.parts(records)
-    check_ids(output, [file for file in files if file["folder"] in ROWS])
     counts = pipeline.totals(records) | _facts(records) | steps.of_the_whole(files)
     seconds = time.monotonic() - started
     summary = {
@@ -230,7 +231,6 @@ def _try_again(
         read = partial(read_again, output=output, codes=codes)
         records = steps.of_images(units=tried, read=read, only=tried.files, generation=generation)
         files, counts = merged(manifest | {"files": parts}, tried, records)
-        check_ids(output, [file for file in files if file["folder"] in ROWS])
         whole = steps.of_the_whole(files, generation)
         # A try that was cut short may have changed the summary, but not the manifest.
         summary |= counts | _added(manifest, _facts(records)) | whole
