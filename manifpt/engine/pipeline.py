@@ -250,9 +250,10 @@ def run(
     left = units[~np.isin(units, list(closed))]
     progress = Progress(title, len(units), len(units) - len(left))
     if len(left):
-        reader = _Reader(read, stored, done, place)
+        reader, gatherer = _Reader(read, stored, done, place), recorded.Gatherer(output, generation)
         for record in _execute(left, reader, build, stored.pinned("threads", pool.threads), pool):
             found.add(record)
+            gatherer.add(record)
             progress.add(record)
     attempts.clear(output)
     return found

@@ -22,10 +22,10 @@ from manifpt.engine import session
 from manifpt.errors import ManifptError
 
 FOLDER = "_buckets"
-PATTERN = r"([0-9a-f]{12}/)?([a-z]+-)?\d{6}\.(arrow|parquet)"
+PATTERN = r"([0-9a-f]{12}/)?([a-z]+-)?\d{6}\.(arrow|parquet|json)"
 PARTITION_ROWS = 2**21
 AT_ONCE = 16  # files that a task reads at once
-WAITING = 4096  # calls that Ray has at once
+WAITING = 1024  # calls that Ray has at once
 STILL_SECONDS = 3600
 
 T = TypeVar("T")
@@ -118,15 +118,19 @@ class Scratch:
         """Return the place for files that JSON values decide."""
         return cls(output, storage.digest(decides)[:12])
 
-    def uri(self, stage: str, number: int) -> str:
+    @property
+    def folder(self) -> str:
+        """The folder of the files."""
+        return storage.join(self.output, FOLDER, self.key)
+
+    def uri(self, stage: str, number: int, kind: str = "arrow") -> str:
         """Return where a task of a stage writes."""
-        return storage.join(self.output, FOLDER, self.key, f"{stage}-{number:06d}.arrow")
+        return storage.join(self.folder, f"{stage}-{number:06d}.{kind}")
 
     def run(self, each: Each, stage: str, function: Callable[[int], Any], count: int) -> None:
         """Make those of the files 0 to ``count`` of a stage that are not there yet."""
-        folder = storage.join(self.output, FOLDER, self.key)
-        there = {uri for uri, _ in storage.all_files(folder)} if storage.exists(folder) else set()
-        calls = [(n,) for n in range(count) if self.uri(stage, n) not in there]
+        there = storage.exists(self.folder) and {u for u, _ in storage.all_files(self.folder)}
+        calls = [(n,) for n in range(count) if self.uri(stage, n) not in (there or ())]
         for _ in each(function, calls):
             pass
 
@@ -158,8 +162,13 @@ class Scratch:
         return pa.Table.from_batches(batches).combine_chunks()
 
     def clear(self) -> None:
-        """Remove the files of all shuffles of the output, those of earlier starts, too."""
-        storage.remove_files(storage.join(self.output, FOLDER), PATTERN)
+        """Remove the files."""
+        storage.remove_files(self.folder, r"[a-z]+-\d{6}\.(arrow|json)")
+
+
+def clear(output: str) -> None:
+    """Remove the files of all shuffles of an output, those of earlier starts, too."""
+    storage.remove_files(storage.join(output, FOLDER), PATTERN)
 
 
 def _batch(uri: str, number: int) -> pa.RecordBatch:
