@@ -5,6 +5,7 @@ python -m jobs.benchmark search --json search.json
 python -m jobs.benchmark embed --json embed.json
 python -m jobs.benchmark attribute --json attribute.json
 python -m jobs.benchmark plan --repeats 1 --json plan.json
+python -m jobs.benchmark tail --json tail.json
 """
 
 import os
@@ -22,7 +23,7 @@ from manifpt.tracking import Run
 class Config(JobConfig):
     """Options of benchmark."""
 
-    what: Literal["search", "embed", "attribute", "plan"] = Field(
+    what: Literal["search", "embed", "attribute", "plan", "tail"] = Field(
         description="what to measure", json_schema_extra=POSITIONAL
     )
     quick: bool = Field(False, description="small shapes, in about three minutes")
@@ -90,6 +91,19 @@ def plan_rows(config: Config, _threads: int) -> list[dict[str, Any]]:
     return rows
 
 
+def tail_rows(config: Config, threads: int) -> list[dict[str, Any]]:
+    """Measure what follows attribution, by how many rows there are; print and return the rows."""
+    from manifpt.throughput import tail
+
+    rows: list[dict[str, Any]] = []
+    for images in (100_000, 1_000_000) if config.quick else (1_000_000, 10_000_000):
+        with tempfile.TemporaryDirectory() as folder:
+            part = list(tail.measure(folder, images))
+        print(tail.table(part), flush=True)
+        rows += part
+    return rows
+
+
 def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Measure, print the table, and return it."""
     from manifpt.tracking.provenance import environment
@@ -100,6 +114,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         "embed": embed_rows,
         "attribute": attribute_rows,
         "plan": plan_rows,
+        "tail": tail_rows,
     }
     measured = rows[config.what](config, threads)
     found = {"environment": environment(threads), "rows": measured}

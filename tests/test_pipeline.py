@@ -147,7 +147,7 @@ def test_ids_that_come_twice_are_named(tmp_path):
     table = pa.table({"id": ["new", "1/4"]})
     storage.write_bytes(f"{tmp_path}/attributions/2.parquet", storage.parquet_bytes(table))
     with pytest.raises(ManifptError, match=r"name several images: 1/4; .*NAME=URI"):
-        check_ids(str(tmp_path), [*found, {"path": "attributions/2.parquet"}])
+        check_ids(str(tmp_path), [*found, {"path": "attributions/2.parquet", "rows": 1}])
 
 
 def test_status_is_read_from_storage_alone(tmp_path):

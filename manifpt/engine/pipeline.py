@@ -263,11 +263,12 @@ def run(
     left = units[~np.isin(units, list(closed))]
     progress = Progress(title, len(units), len(units) - len(left))
     if len(left):
-        reader = _Reader(read, stored, done, place)
+        reader, gatherer = _Reader(read, stored, done, place), recorded.Gatherer(output, generation)
         whole = pool.wait()
         threads = stored.pinned("threads", min(pool.threads, scaling.node_cpus()))
         for record in _execute(left, reader, build, threads, pool, whole=whole):
             found.add(record)
+            gatherer.add(record)
             progress.add(record)
     attempts.clear(output)
     return found

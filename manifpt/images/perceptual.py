@@ -8,8 +8,9 @@ their median. All numbers are whole and below 2^53, so every machine finds the s
 It sees composition, not content: pictures of centred objects on plain ground are alike to it.
 """
 
+import math
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import combinations, count, pairwise
 
 import numpy as np
 from PIL import Image
@@ -24,6 +25,10 @@ LEAST_CONTRAST = 4.0
 DISTANCE = 2
 MOST_DISTANCE = 8
 CANDIDATES = 2**17  # pairs that are compared at once
+MOST_COVERS = 64
+# What comparing a pair costs, as so much of bringing a hash to others. Hashes of real images are
+# less even than random ones, and more of them meet: ten times what was measured of random ones.
+PAIR_COST = 0.1
 
 _ANGLES = np.pi / (2 * SIDE) * np.outer(np.arange(1, 9), 2 * np.arange(SIDE) + 1)
 _COSINES = np.rint(2**12 * np.cos(_ANGLES))  # DCT-II, without its scale
@@ -50,6 +55,50 @@ def perceptual_hashes(thumbnails: Sequence[np.ndarray]) -> list[int | None]:
     middle = np.sort(low, 1)[:, 31:33].sum(1, keepdims=True)
     bits = np.packbits(2 * low > middle, axis=1).view(">u8")[:, 0].tolist()
     return [value if some else None for value, some in zip(bits, shown, strict=True)]
+
+
+def covers(distance: int, hashes: int) -> list[int]:
+    """Return masks of 64 bits: two hashes within ``distance`` bits agree on all bits of one mask.
+
+    Cut into distance + r bands, they agree in r bands at least. More bands make more masks, each
+    of more bits, on which fewer of so many ``hashes`` meet by chance; the cheapest r is taken.
+    """
+
+    def cost(r: int) -> float:
+        bits = 64 * r // (distance + r)
+        return math.comb(distance + r, r) * (1 + PAIR_COST * hashes / 2**bits / 2)
+
+    choices = [r for r in range(1, 5) if math.comb(distance + r, r) <= MOST_COVERS]
+    r = min(choices, key=cost)
+    edges = np.linspace(0, 64, distance + r + 1).round().astype(int).tolist()
+    bands = [(1 << high) - (1 << low) for low, high in pairwise(edges)]
+    return [sum(some) for some in combinations(bands, r)]
+
+
+def earlier(
+    hashes: np.ndarray, places: np.ndarray, mask: int, distance: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find for hashes, N distinct uint64, the earliest that lies near among those before them.
+
+    ``places`` say what is earlier, N int64; only hashes that agree on all bits of ``mask`` are
+    compared. Returns rows, the place found for each, and the bits in which the two differ. Takes
+    memory for N, however many agree.
+    """
+    keys = hashes & np.uint64(mask)
+    order = np.lexsort((places, keys))
+    keys, hashes, places = keys[order], hashes[order], places[order]
+    first = np.searchsorted(keys, keys, "left")
+    best = np.full(len(order), -1)
+    left = np.arange(len(order))
+    for step in count(1):
+        left = left[left - step >= first[left]]
+        if not len(left):
+            break
+        near = left[np.bitwise_count(hashes[left] ^ hashes[left - step]) <= distance]
+        best[near] = near - step  # the larger the step, the earlier
+    rows = np.flatnonzero(best >= 0)
+    apart = np.bitwise_count(hashes[rows] ^ hashes[best[rows]])
+    return order[rows], places[best[rows]], apart.astype(np.int32)
 
 
 class HammingIndex:

@@ -21,7 +21,7 @@ from manifpt.engine.pipeline import use_threads
 from manifpt.errors import ManifptError
 from manifpt.manifold.index import FLAT, has_gpu
 from manifpt.manifold.manifold import Manifold
-from manifpt.manifold.search import Neighbours, Plan, complete, merge, nearest, search
+from manifpt.manifold.search import Neighbours, Plan, complete, merge, nearest, search_rows
 from manifpt.manifold.shard import Shard
 
 PLACEMENTS = ("auto", "replicated", "sharded", "scan")
@@ -97,8 +97,13 @@ class Holder:
         return len(self.shard.ids)
 
     def search(self, queries: np.ndarray, k: int, excluded: np.ndarray) -> Neighbours:
-        """Return the k nearest of its reals."""
-        return search(self.shard, queries, k, excluded, self.plan)
+        """Return the k nearest of its reals, with their rows here in place of vectors."""
+        return search_rows(self.shard, queries, k, excluded, self.plan)
+
+    def vectors(self, rows: np.ndarray) -> np.ndarray:
+        """Return the vectors of some of its rows."""
+        found: np.ndarray = self.shard.vectors[rows]
+        return found
 
 
 @dataclass
@@ -109,18 +114,44 @@ class Sharded:
     rows: int | None = None
 
     def nearest(self, queries: np.ndarray, k: int, excluded: np.ndarray) -> Neighbours:
-        """See ``Searcher``; queries are put in the object store once for all holders."""
+        """See ``Searcher``; queries are put in the object store once for all holders.
+
+        Only the vectors of those that are nearest of all are sent, once the answers are merged.
+        """
         import ray
 
         asked = ray.put(queries), k, ray.put(excluded)
-        answers = [holder.search.remote(*asked) for holder in self.holders]
-        try:
-            parts = ray.get(answers, timeout=ANSWER_SECONDS)
-        except ray.exceptions.GetTimeoutError:
-            raise ManifptError(
-                f"a holder of shards gave no answer in {ANSWER_SECONDS} s; are its nodes up?"
-            ) from None
-        return complete(merge(parts, k), k)
+        parts = _answers([holder.search.remote(*asked) for holder in self.holders])
+        marked = [
+            part._replace(vector=np.insert(part.vector, 0, holder, axis=2))
+            for holder, part in enumerate(parts)
+        ]
+        found = complete(merge(marked, k), k)
+        holder, rows = found.vector[:, :, 0], found.vector[:, :, 1]
+        wanted = [np.nonzero(holder == n) for n in range(len(self.holders))]
+        sent = _answers(
+            [
+                one.vectors.remote(rows[places])
+                for one, places in zip(self.holders, wanted, strict=True)
+            ]
+        )
+        vector = np.empty((*rows.shape, queries.shape[1]), np.float32)
+        for places, vectors in zip(wanted, sent, strict=True):
+            vector[places] = vectors
+        return found._replace(vector=vector)
+
+
+def _answers(asked: Sequence[Any]) -> list[Any]:
+    """Return what holders answer."""
+    import ray
+
+    try:
+        found: list[Any] = ray.get(list(asked), timeout=ANSWER_SECONDS)
+    except ray.exceptions.GetTimeoutError:
+        raise ManifptError(
+            f"a holder of shards gave no answer in {ANSWER_SECONDS} s; are its nodes up?"
+        ) from None
+    return found
 
 
 @dataclass(frozen=True)

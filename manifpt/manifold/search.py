@@ -247,6 +247,14 @@ def search(
     shard: Shard, queries: np.ndarray, k: int, excluded: np.ndarray | None, plan: Plan
 ) -> Neighbours:
     """Return the k nearest reals of one shard, or as many as it has; see ``nearest``."""
+    found = search_rows(shard, queries, k, excluded, plan)
+    return found._replace(vector=shard.vectors[found.vector[:, :, 0]])
+
+
+def search_rows(
+    shard: Shard, queries: np.ndarray, k: int, excluded: np.ndarray | None, plan: Plan
+) -> Neighbours:
+    """Return what ``search`` does, but in place of vectors their rows in the shard, N x k x 1."""
     queries = np.ascontiguousarray(queries, dtype=np.float32)
     distance = np.full((len(queries), k), np.inf)
     rows = np.full((len(queries), k), -1, dtype=np.int64)
@@ -264,7 +272,7 @@ def search(
             pairs = _by_product(shard, rest, k, plan)
             distance[these], rows[these] = _first(shard, rest, pairs, k)
     ids = np.where(rows < 0, "", shard.ids[rows])
-    return Neighbours(distance, ids, shard.vectors[rows], hidden >= 0)
+    return Neighbours(distance, ids, rows[:, :, None], hidden >= 0)
 
 
 def merge(parts: Sequence[Neighbours], k: int) -> Neighbours:

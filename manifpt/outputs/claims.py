@@ -16,7 +16,7 @@ from typing import Any
 
 from manifpt import __version__, storage
 from manifpt.errors import DamageError, ManifptError
-from manifpt.outputs import layouts, liveness, records
+from manifpt.outputs import layouts, liveness, manifests, records
 from manifpt.outputs.layouts import ALIVE, MANIFEST, PLAN
 from manifpt.outputs.verified import entries, wrong
 
@@ -96,9 +96,10 @@ class Claim:
         check(self.folder, self.token)
         written = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         made_by = {"kind": kind or self.kind, "key": self.key, "manifpt": __version__}
-        manifest = made_by | {"written": written} | body
+        manifest = made_by | {"written": written} | manifests.sharded(place, body)
         storage.write_json(storage.join(place, MANIFEST), manifest)
         check(self.folder, self.token)  # who takes over looks for a manifest after that
+        manifests.clear_lists(place, manifest)
         if not folder:
             self.finished = manifest
         return manifest

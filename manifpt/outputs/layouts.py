@@ -14,15 +14,16 @@ from manifpt.errors import ManifptError
 
 PLAN, ALIVE, MANIFEST = "_plan.json", "_alive.json", "manifest.json"
 
-_PART = r"\d{6}-\d{6}(-r\d+)?\.parquet"
+_PART = r"\d{6}-\d{6}(-p)?(-r\d+)?\.parquet"  # with p of several chunks
 _TAR = r"\d{6}-\d{6}\.tar"
 _WHOLE = r"\d{6}(-r\d+)?\.parquet"
 _SPACE = r"([a-z0-9_]+(-\d+)?/)?"  # with several spaces, each has a folder with its name
 _SHARD = r"shard-([0-9a-f]{12}-|c\d{3}-)?\d{5}"
-# Files that exist only while a job works.
+# Files that exist only while a job works, and those that name an output's files.
 _WORKING = (
     rf"{PLAN}|{ALIVE}|{MANIFEST}|{re.escape(storage.LOCK)}",
-    r"_records(-r\d+)?/\d{6}-\d{6}\.json",
+    r"_records(-r\d+)?/(\d{6}-\d{6}\.json|\d{6}\.jsonl)",
+    r"_files/[0-9a-f]{16}\.jsonl",
     r"_work/(\d{5}\.jsonl|[a-z]+\.json)",
     r"_attempts/[\w-]+/[0-9a-f]{32}",
 )
@@ -45,7 +46,8 @@ _FILES: dict[str, tuple[str, ...]] = {
     "artifacts": _ARTIFACTS,
     "attributions": (
         rf"(attributions|quarantine|evidence)/{_PART}",
-        rf"(duplicates|groups|_buckets)/{_WHOLE}",
+        rf"(duplicates|groups)/{_WHOLE}",
+        r"_buckets/([0-9a-f]{12}/)?([a-z]+-)?\d{6}\.(arrow|parquet|json)",
         r"summary\.json|_retry\.json",
         *_MODEL,
     ),

@@ -1,18 +1,74 @@
 """Outputs appear whole or not at all: a folder is one when its manifest is there.
 
-See ``claims`` for how one is made, and ``layouts`` for the files that it holds.
+See ``claims`` for how one is made, and ``layouts`` for the files that it holds. Of more than
+``MOST_FILES`` files, the entries are in files of their own, one a line, which the manifest names as
+``file_lists``; who reads the manifest by ``read`` or ``require`` gets the entries in ``files``.
 """
 
+import hashlib
+import json
+import re
 from typing import Any
 
-from manifpt.errors import ManifptError
+from manifpt import storage
+from manifpt.errors import DamageError, ManifptError
 from manifpt.outputs import layouts
 from manifpt.outputs.layouts import MANIFEST as MANIFEST
+
+MOST_FILES = 10_000
+FILE_LISTS = "_files"
+_LIST = re.compile(r"[0-9a-f]{16}\.jsonl")
 
 
 def read(folder: str) -> dict[str, Any] | None:
     """Return the manifest of a finished output; None without one, or for a stranger's file."""
-    return layouts.read(folder, MANIFEST)
+    found = layouts.read(folder, MANIFEST)
+    if found is None or "file_lists" not in found:
+        return found
+    return found | {"files": files_of(folder, found)}
+
+
+def files_of(folder: str, manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the entries of the files that an output's manifest lists, wherever they are."""
+    files: list[dict[str, Any]] = list(manifest["files"])
+    if files:
+        return files
+    for part in manifest.get("file_lists", ()):
+        uri = storage.join(folder, part["path"])
+        data = storage.read_bytes(uri)
+        if hashlib.sha256(data).hexdigest() != part["sha256"]:
+            raise DamageError(f"{uri}: differs from its manifest's hash; make the output again")
+        files += map(json.loads, data.decode().splitlines())
+    return files
+
+
+def sharded(folder: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Return what a manifest says with its list of files in files of their own, if it is long.
+
+    They are named by their content: those of an older manifest stay until it is replaced.
+    """
+    files = body.get("files")
+    if not isinstance(files, list) or len(files) <= MOST_FILES:
+        return body
+    lists = []
+    for start in range(0, len(files), MOST_FILES):
+        some = files[start : start + MOST_FILES]
+        data = "".join(json.dumps(file, sort_keys=True) + "\n" for file in some).encode()
+        path = f"{FILE_LISTS}/{hashlib.sha256(data).hexdigest()[:16]}.jsonl"
+        written = storage.write_bytes(storage.join(folder, path), data)
+        lists.append({"path": path, "rows": len(some), **written})
+    return body | {"files": [], "file_lists": lists}
+
+
+def clear_lists(folder: str, manifest: dict[str, Any]) -> None:
+    """Remove lists of files that an older manifest named."""
+    place = storage.join(folder, FILE_LISTS)
+    if storage.exists(place):
+        kept = {storage.join(folder, part["path"]) for part in manifest.get("file_lists", ())}
+        there = (
+            uri for uri, _ in storage.all_files(place) if _LIST.fullmatch(uri[len(place) + 1 :])
+        )
+        storage.remove_listed(place, [uri for uri in there if uri not in kept])
 
 
 def require(folder: str, kind: str, option: str) -> dict[str, Any]:

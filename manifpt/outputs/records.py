@@ -1,4 +1,9 @@
-"""What a pipeline notes of each chunk that is done, and what all notes say together."""
+"""What a pipeline notes of each chunk that is done, and what all notes say together.
+
+Each process that works on a chunk writes its record as a file. The driver gathers ``GATHERED`` of
+them into one file, a record a line, and removes theirs, so that millions of chunks leave hundreds
+of files.
+"""
 
 import json
 import re
@@ -8,7 +13,8 @@ from typing import Any, overload
 from manifpt import storage
 
 FOLDER = "_records"
-_NAME = r"\d{6}-\d{6}\.json"
+GATHERED = 4096
+_NAME = r"\d{6}-\d{6}\.json|\d{6}\.jsonl"
 
 
 def uri_of(output: str, unit: int, chunk: int, generation: str = "") -> str:
@@ -47,12 +53,52 @@ class Records(Sequence[dict[str, Any]]):
 
 
 def stored(output: str, generation: str = "") -> Iterator[dict[str, Any]]:
-    """Yield the records that an output has, of all starts."""
+    """Yield the records that an output has, of all starts; some twice, if a start was cut short."""
     folder = storage.join(output, FOLDER + generation)
     if not storage.exists(folder):
         return
-    uris = [uri for uri, _ in storage.files_under(folder) if uri.endswith(".json")]
-    yield from map(json.loads, storage.read_many(uris))
+    names = re.compile(_NAME)
+    found = [uri for uri, _ in storage.files_under(folder)]
+    uris = [uri for uri in found if names.fullmatch(storage.base_name(uri))]
+    for data in storage.read_many(uris):
+        yield from _parsed(data)
+
+
+def _parsed(data: bytes) -> Iterator[dict[str, Any]]:
+    """Yield the records in a file: one, or one a line."""
+    lines = [data] if data.startswith(b"{\n") else data.splitlines()
+    yield from map(json.loads, lines)
+
+
+class Gatherer:
+    """Gathers the records of a run's chunks into few files, see GATHERED."""
+
+    def __init__(self, output: str, generation: str = "") -> None:
+        self.output, self.generation = output, generation
+        self.waiting: list[dict[str, Any]] = []
+        self.files = len(_gathered(self._folder))
+
+    @property
+    def _folder(self) -> str:
+        return storage.join(self.output, FOLDER + self.generation)
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Add a record whose file is there."""
+        self.waiting.append(record)
+        if len(self.waiting) >= GATHERED:
+            lines = [json.dumps(record) + "\n" for record in self.waiting]
+            uri = storage.join(self._folder, f"{self.files:06d}.jsonl")
+            storage.write_bytes(uri, "".join(lines).encode())
+            keys = [(record["unit"], record["chunk"]) for record in self.waiting]
+            alone = [uri_of(self.output, *key, self.generation) for key in keys]
+            storage.remove_listed(self._folder, alone)
+            self.files, self.waiting = self.files + 1, []
+
+
+def _gathered(folder: str) -> list[str]:
+    """Return the files of gathered records."""
+    there = storage.files_under(folder) if storage.exists(folder) else []
+    return [uri for uri, _ in there if uri.endswith(".jsonl")]
 
 
 def by_unit(found: Iterable[dict[str, Any]]) -> tuple[set[int], dict[int, set[int]]]:
@@ -102,8 +148,17 @@ def forget(output: str, paths: Iterable[str]) -> None:
 
     Those of retries are named by their generation, which is in the name of a part, too.
     """
+    wanted: dict[str, set[tuple[int, int]]] = {}
     for path in paths:
-        match = re.fullmatch(r"(\d{6}-\d{6})(-r\d+)?\.(parquet|tar)", storage.base_name(path))
+        match = re.fullmatch(r"(\d{6})-(\d{6})(-r\d+)?\.(parquet|tar)", storage.base_name(path))
         if match is not None:
-            folder = storage.join(output, FOLDER + (match[2] or ""))
-            storage.remove_file(storage.join(folder, f"{match[1]}.json"))
+            key = int(match[1]), int(match[2])
+            wanted.setdefault(match[3] or "", set()).add(key)
+            storage.remove_file(uri_of(output, *key, match[3] or ""))
+    for generation, keys in wanted.items():
+        for uri in _gathered(storage.join(output, FOLDER + generation)):
+            data = storage.read_bytes(uri)
+            kept = [r for r in _parsed(data) if (r["unit"], r["chunk"]) not in keys]
+            lines = "".join(json.dumps(record) + "\n" for record in kept).encode()
+            if lines != data:
+                storage.write_bytes(uri, lines)

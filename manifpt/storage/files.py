@@ -12,7 +12,7 @@ import os
 import posixpath
 import re
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import islice
@@ -291,6 +291,11 @@ def remove_files(folder: str, pattern: str) -> None:
     """
     matches = re.compile(pattern).fullmatch
     found = [uri for uri, _ in all_files(folder) if matches(uri[len(folder) :].strip("/"))]
+    remove_listed(folder, found)
+
+
+def remove_listed(folder: str, found: Sequence[str]) -> None:
+    """Remove files under a folder, given by their URIs, as ``remove_files`` does."""
     fs, _ = filesystem(folder)
     with explained(folder):
         if is_remote(folder):

@@ -20,7 +20,6 @@ from manifpt.attribution.crawl.groups import (
 )
 from manifpt.attribution.unknown.decision import Rule
 from manifpt.attribution.unknown.profiles import Profiles
-from manifpt.engine import session
 from manifpt.evaluation.groups import Scores, measured, table
 
 CLASSES = ("real", "gan", "vae")
@@ -205,14 +204,12 @@ def evidence(tmp_path):
 
 
 @pytest.mark.parametrize("limit", [10**6, 25])
-def test_the_table_is_that_of_each_group_by_itself(
-    ray_session, evidence, tmp_path, monkeypatch, limit
-):
+def test_the_table_is_that_of_each_group_by_itself(evidence, tmp_path, monkeypatch, limit):
     files, rows = evidence
     monkeypatch.setattr(grouping, "RUN_ROWS", limit)
     monkeypatch.setattr(grouping, "BUCKET_ROWS", limit)
-    pool, pooling = session.pool(session.ANY, uses_gpu=False), profiled()
-    parts, counts = grouping.write_groups(str(tmp_path), files, pooling, pool)
+    pooling = profiled()
+    parts, counts = grouping.write_groups(str(tmp_path), files, pooling)
     assert len(parts) == (1 if limit > 100 else -(-len(rows) // 25))
     tables = [storage.read_parquet(f"{tmp_path}/{part['path']}") for part in parts]
     found = {row["group"]: row for table in tables for row in table.to_pylist()}
@@ -225,7 +222,15 @@ def test_the_table_is_that_of_each_group_by_itself(
         assert row == expected
         assert row["unknown_p"] > 0
     assert counts == {"groups": len(found), "images": len(rows)}
-    assert grouping.write_groups(str(tmp_path), files, pooling, pool)[0] == parts
+    assert grouping.write_groups(str(tmp_path), files, pooling)[0] == parts
+
+
+def only_group(folder, paths):
+    """The one group of evidence files of 20 rows or more."""
+    files = [{"path": path, "folder": "evidence", "rows": 20} for path in paths]
+    (made,), _ = grouping.write_groups(str(folder), files, profiled())
+    (row,) = storage.read_parquet(f"{folder}/{made['path']}").to_pylist()
+    return row
 
 
 def test_a_group_larger_than_the_most_is_judged_by_its_first_hashes(tmp_path, monkeypatch):
@@ -239,9 +244,7 @@ def test_a_group_larger_than_the_most_is_judged_by_its_first_hashes(tmp_path, mo
     rows = pa.table({"decision": ["generator"] * 40})
     made = grouping.evidence_of(table, grouping.FOLDER, rows, views, where)
     storage.write_bytes(f"{tmp_path}/e.parquet", storage.parquet_bytes(made))
-    grouping.sort_run(str(tmp_path), ["e.parquet"], f"{tmp_path}/s.parquet", 1)
-    grouping.judge_bucket([f"{tmp_path}/s.parquet"], 0, f"{tmp_path}/g.parquet", profiled())
-    (row,) = storage.read_parquet(f"{tmp_path}/g.parquet").to_pylist()
+    row = only_group(tmp_path, ["e.parquet"])
     first = np.argsort(hashes)[:8]
     mine = [hashes[n] for n in first]
     probabilities, its_own = (of[first].astype(np.float64) for of in (views, where))
@@ -261,8 +264,6 @@ def test_evidence_of_earlier_versions_is_read_beside_that_of_this(tmp_path, besi
             made = made.append_column(name, pa.array(column))
         storage.write_bytes(f"{tmp_path}/{part}.parquet", storage.parquet_bytes(made))
         files.append(f"{part}.parquet")
-    grouping.sort_run(str(tmp_path), files, f"{tmp_path}/s.parquet", 1)
-    grouping.judge_bucket([f"{tmp_path}/s.parquet"], 0, f"{tmp_path}/g.parquet", profiled())
-    (row,) = storage.read_parquet(f"{tmp_path}/g.parquet").to_pylist()
+    row = only_group(tmp_path, files)
     found = Images(names(40), p.astype(np.float64), ["generator"] * 40)
     assert row == profiled().judge("a", found)

@@ -22,12 +22,14 @@ from manifpt.attribution.crawl.retry import (
     clean,
     merged,
     read_again,
+    remove_unlisted,
 )
 from manifpt.attribution.crawl.settings import Settings
 from manifpt.attribution.model.attributor import Attributor
 from manifpt.attribution.model.targets import manifold_places, trained_targets
 from manifpt.attribution.unknown.decision import DECISIONS
-from manifpt.engine import pipeline, session
+from manifpt.engine import pipeline, session, shuffle
+from manifpt.engine.rollup import rolled
 from manifpt.engine.unique import check_ids
 from manifpt.engine.work import Work
 from manifpt.errors import ManifptError
@@ -71,16 +73,23 @@ class _Steps:
             **options,
         )
 
+    @property
+    def each(self) -> shuffle.OnRay:
+        """What runs the tasks that come after the pipeline."""
+        return shuffle.OnRay(self.pool.num_cpus)
+
     def of_the_whole(self, files: Files, generation: str = "") -> dict[str, Any]:
-        """Add to an output's files the tables that are about all its images; count their rows."""
+        """Check the ids of all images; add the tables about all to the files, and count rows."""
         counts: dict[str, Any] = {}
-        output, settings, pool = self.output, self.settings, self.pool
+        output, settings, each = self.output, self.settings, self.each
+        check_ids(output, [file for file in files if file["folder"] in ROWS], each)
         if settings.duplicates:
-            files.append(find_duplicates(output, files, settings.near_distance, pool, generation))
-            counts["duplicates"] = {name: files[-1][name] for name in ("exact", "near")}
+            made = find_duplicates(output, files, settings.near_distance, each, generation)
+            files += made
+            counts["duplicates"] = {n: sum(file[n] for file in made) for n in ("exact", "near")}
         if settings.group_by is not None:
             pooling = settings.pooling(self.attributor)
-            made, counts["groups"] = grouping.write_groups(output, files, pooling, pool, generation)
+            made, counts["groups"] = grouping.write_groups(output, files, pooling, each, generation)
             files += made
         return counts
 
@@ -144,8 +153,7 @@ def _attributed(
     """Attribute all units and publish the table; return the summary."""
     output, settings, source = claim.folder, steps.settings, steps.source
     records = steps.of_images(units=work)
-    files = pipeline.parts(records)
-    check_ids(output, [file for file in files if file["folder"] in ROWS])
+    files = rolled(output, records, FOLDERS, steps.each)
     counts = pipeline.totals(records) | _facts(records) | steps.of_the_whole(files)
     seconds = time.monotonic() - started
     summary = {
@@ -162,7 +170,10 @@ def _attributed(
     storage.write_json(storage.join(output, SUMMARY), summary)
     published = storage.digest([work.facts["content_key"], *made_of])
     claim.publish({"key": published, **summary, "claim": claim.key, "files": files})
+    if any("units" in file for file in files):
+        remove_unlisted(output, files)
     pipeline.clear_records(output, work=False)  # --retry-quarantined reads the units again
+    shuffle.clear(output)  # until then they tell ``clean`` that something may be left
     return summary
 
 
@@ -179,12 +190,11 @@ def check_any(summary: dict[str, Any], output: str) -> None:
 
 def _facts(records: Records) -> dict[str, Any]:
     """Return what the records of chunks count besides rows: leaks, and decisions."""
-    facts = [record["facts"] for record in records]
     decisions: Counter[str] = Counter()
-    for fact in facts:
-        decisions.update(fact.get("decisions", {}))
+    for record in records:
+        decisions.update(record["facts"].get("decisions", {}))
     return {
-        "leaks": total_leaks(facts),
+        "leaks": total_leaks(record["facts"] for record in records),
         "decisions": {name: decisions[name] for name in DECISIONS},
     }
 
@@ -229,8 +239,8 @@ def _try_again(
         generation = begin(output, manifest, codes)
         read = partial(read_again, output=output, codes=codes)
         records = steps.of_images(units=tried, read=read, only=tried.files, generation=generation)
-        files, counts = merged(manifest | {"files": parts}, tried, records)
-        check_ids(output, [file for file in files if file["folder"] in ROWS])
+        made = rolled(output, records, FOLDERS, steps.each, generation)
+        files, counts = merged(manifest | {"files": parts}, tried, records, made)
         whole = steps.of_the_whole(files, generation)
         # A try that was cut short may have changed the summary, but not the manifest.
         summary |= counts | _added(manifest, _facts(records)) | whole

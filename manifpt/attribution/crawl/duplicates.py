@@ -9,23 +9,49 @@ writing them. Nothing is dropped. "First" is by the order of the input, which ne
                        those that are no duplicates; a duplicate's is that of its first
 
 It is not transitive: a near duplicate of a near duplicate may lie further off.
+
+A chain of shuffles, see ``engine.shuffle``; each step is a method of ``_Corpus``, named by what it
+writes, and takes a run of the input or a partition:
+
+    pixels   of a run         -> by pixel hash: the first image of each hash in the run
+    looks    by pixel hash    -> by look: the first images of all, one of each look
+    bands    by look          -> by the bits of a mask: the looks, each where it comes first
+    near     by mask and bits -> by look: the earliest look near each
+    answers  by look          -> by pixel hash: the earliest image near each
+    flags    by pixel hash    -> by run: images that are copies of others
+    wanted   the same         -> by run: the images that they are copies of
+    names    of a run         -> by run: ids of those
+    a file of the table for each run
+
+What would gather in one partition, such as a million copies of a blank image, is first reduced
+where it is: to one image a run, and one of a look in each partition.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from manifpt import storage
-from manifpt.engine import session
-from manifpt.images.perceptual import HammingIndex
+from manifpt.attribution.crawl.alike import NONE, Pixels, earliest, firsts, numbers_of
+from manifpt.engine import shuffle
+from manifpt.engine.shuffle import Each, Scratch, mixed
+from manifpt.images.perceptual import covers, earlier
 
 FOLDER = "duplicates"
-READ = ("id", "sha256", "pixel_sha256", "perceptual_hash")
-NONE = np.iinfo(np.int64).max
-QUERIES = 2**16
+RUN_ROWS = 2**20
 
+READ = pa.schema(
+    {
+        "id": pa.string(),
+        "sha256": pa.string(),
+        "pixel_sha256": pa.string(),
+        "perceptual_hash": pa.uint64(),
+    }
+)
 DUPLICATES = {
     "id": pa.string(),
     "sha256": pa.string(),
@@ -36,127 +62,202 @@ DUPLICATES = {
 }
 
 
-class Copies(NamedTuple):
-    """For each of N images the position of the first it copies, or NONE, exactly and nearly."""
-
-    exact: np.ndarray
-    near: np.ndarray
-
-
-def copies(pixels: np.ndarray, looks: np.ndarray, has: np.ndarray, distance: int) -> Copies:
-    """Find the copies among N images in order.
-
-    ``pixels`` are hashes of their pixels, N x 2 uint64; ``looks`` perceptual hashes, N uint64, of
-    those that have one by ``has``.
-    """
-    order = np.lexsort((pixels[:, 1], pixels[:, 0]))  # stable: the first comes first
-    line = pixels[order]
-    starts = np.ones(len(line), bool)
-    starts[1:] = (line[1:] != line[:-1]).any(1)
-    first = np.empty(len(order), np.int64)
-    first[order] = order[starts][np.cumsum(starts) - 1]
-    position = np.arange(len(order))
-    alone = np.flatnonzero((first == position) & has)
-    values, place = np.unique(looks[alone], return_index=True)
-    earliest = alone[place]  # the first of each perceptual hash
-    index, best = HammingIndex(values, distance), earliest.copy()
-    for start in range(0, len(values), QUERIES):
-        for rows, others in index.pairs(values[start : start + QUERIES]):
-            np.minimum.at(best, start + rows, earliest[others])
-    near = np.full(len(order), NONE)
-    near[alone] = best[np.searchsorted(values, looks[alone])]
-    near[near == position] = NONE
-    return Copies(np.where(first == position, NONE, first), near[first])
-
-
-def _tables(output: str, paths: Sequence[str]) -> Iterator[pa.Table]:
-    for path in paths:
-        yield storage.read_parquet(storage.join(output, path), list(READ))
-
-
-def _numbers(hexadecimal: pa.ChunkedArray) -> np.ndarray:
-    """Return the first 128 bits of hashes, N x 2 uint64."""
-    data = b"".join(bytes.fromhex(text[:32]) for text in hexadecimal.to_pylist())
-    return np.frombuffer(data, ">u8").astype(np.uint64).reshape(-1, 2)
-
-
-def write_duplicates(
-    output: str, paths: Sequence[str], distance: int, generation: str = ""
-) -> dict[str, Any]:
-    """Write the table of the duplicates among the attributions at ``paths``; return its entry.
-
-    It reads the parts twice, one at a time, and holds some 80 bytes an image in between.
-    """
-    pixels, looks, has = [np.empty((0, 2), np.uint64)], [np.empty(0, np.uint64)], []
-    for table in _tables(output, paths):
-        pixels.append(_numbers(table["pixel_sha256"]))
-        looks.append(table["perceptual_hash"].fill_null(0).to_numpy().astype(np.uint64))
-        has.append(table["perceptual_hash"].is_valid().to_numpy())
-    known = np.concatenate([np.empty(0, bool), *has])
-    shown = np.concatenate(looks)
-    exact, near = copies(np.concatenate(pixels), shown, known, distance)
-    del pixels, looks, has
-    flagged = np.minimum(exact, near) < NONE
-    wanted = np.unique(np.concatenate([exact[flagged], near[flagged]]))
-    names = _named(output, paths, wanted)
-    parts = [pa.schema(DUPLICATES.items()).empty_table()]
-    start = 0
-    for table in _tables(output, paths):
-        mine = np.flatnonzero(flagged[start : start + table.num_rows])
-        some = table.select(["id", "sha256"]).take(pa.array(mine)).to_pylist()
-        rows: dict[str, list[Any]] = {name: [] for name in DUPLICATES}
-        for at, row in zip(mine + start, some, strict=True):
-            copied, alike = names.get(int(exact[at])), names.get(int(near[at]))
-            rows["id"].append(row["id"])
-            rows["sha256"].append(row["sha256"])
-            rows["duplicate_of"].append(copied and copied[0])
-            same = copied and ("bytes" if copied[1] == row["sha256"] else "pixels")
-            rows["same"].append(same)
-            rows["near_duplicate_of"].append(alike and alike[0])
-            first = at if exact[at] == NONE else exact[at]
-            bits = np.bitwise_count(shown[first] ^ shown[near[at]]) if alike else None
-            rows["distance"].append(bits if bits is None else int(bits))
-        parts.append(pa.table(rows, parts[0].schema))
-        start += table.num_rows
-    table = pa.concat_tables(parts).combine_chunks()
-    path = f"{FOLDER}/000000{generation}.parquet"
-    written = storage.write_bytes(storage.join(output, path), storage.parquet_bytes(table))
-    return {"path": path, "folder": FOLDER, "rows": table.num_rows, **written} | {
-        "exact": int((exact < NONE).sum()),
-        "near": int((near < NONE).sum()),
-    }
-
-
-def _named(
-    output: str, paths: Sequence[str], wanted: np.ndarray
-) -> dict[int, tuple[str, str | None]]:
-    """Return id and sha256 of the images at some positions, sorted; NONE is not looked for."""
-    found: dict[int, tuple[str, str | None]] = {}
-    start = 0
-    for table in _tables(output, paths):
-        end = start + table.num_rows
-        mine = wanted[np.searchsorted(wanted, start) : np.searchsorted(wanted, end)]
-        some = table.select(["id", "sha256"]).take(pa.array(mine - start)).to_pylist()
-        found |= {int(n): (row["id"], row["sha256"]) for n, row in zip(mine, some, strict=True)}
-        start = end
-    return found
-
-
 def find_duplicates(
     output: str,
-    parts: Sequence[dict[str, Any]],
+    files: Sequence[dict[str, Any]],
     distance: int,
-    pool: session.Pool,
+    each: Each = shuffle.here,
     generation: str = "",
-) -> dict[str, Any]:
-    """Write the table in a task of the cluster; return its entry for the manifest.
+) -> list[dict[str, Any]]:
+    """Write the table of the duplicates among the attributions; return its entries in a manifest.
 
-    ``generation`` is in its name. A job that stops here does this step again, and gets the same
-    bytes.
+    ``files`` are the pipeline's parts, in order; ``generation`` is in the names. There is one file
+    for each run of RUN_ROWS images, with its counts of ``exact`` and ``near`` copies.
     """
-    import ray
+    parts = [file for file in files if file["folder"] == "attributions"]
+    runs = [[file["path"] for file in run] for run in shuffle.runs(parts, RUN_ROWS)]
+    ends = np.cumsum([0, *(sum(f["rows"] for f in run) for run in shuffle.runs(parts, RUN_ROWS))])
+    rows, count = int(ends[-1]), shuffle.partitions(int(ends[-1]))
+    masks = covers(distance, rows)
+    listed = [[file["path"], file.get("sha256")] for file in parts]
+    scratch = Scratch.of(output, "duplicates", listed, [len(runs), count, distance, masks])
+    corpus = _Corpus(scratch, runs or [[]], ends[:-1] if runs else ends, count, masks, distance)
+    entries = corpus.written(each, generation)
+    scratch.clear()
+    return entries
 
-    paths = [part["path"] for part in parts if part["folder"] == "attributions"]
-    task = ray.remote(num_cpus=pool.num_cpus)(write_duplicates)
-    entry: dict[str, Any] = ray.get(task.remote(output, paths, distance, generation))
-    return entry
+
+@dataclass(frozen=True)
+class _Corpus:
+    """The attributions of an output: runs of files, each from a position on, and the partitions."""
+
+    scratch: Scratch
+    runs: Sequence[Sequence[str]]
+    starts: np.ndarray
+    partitions: int
+    masks: Sequence[int]
+    distance: int
+
+    def written(self, each: Each, generation: str) -> list[dict[str, Any]]:
+        """Take all steps; return the entries of the table's files."""
+        bands = len(self.masks) * self.partitions
+        steps: list[tuple[str, Callable[[int], None], int]] = [
+            ("pixels", self.pixels, len(self.runs)),
+            ("looks", self.looks, self.partitions),
+            ("bands", self.bands, bands),
+            ("near", self.near, bands),
+            ("answers", self.answers, self.partitions),
+            ("flags", self.flags, self.partitions),
+            ("names", self.names, len(self.runs)),
+        ]
+        for stage, step, count in steps:
+            self.scratch.run(each, stage, step, count)
+        return list(each(self.table, [(run, generation) for run in range(len(self.runs))]))
+
+    def _read(self, run: int, columns: Sequence[str]) -> pa.Table:
+        uris = [storage.join(self.scratch.output, path) for path in self.runs[run]]
+        tables = [READ.empty_table(), *(storage.read_parquet(uri, columns) for uri in uris)]
+        return pa.concat_tables([table.select(columns) for table in tables])
+
+    def _run_of(self, positions: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self.starts, positions, "right") - 1
+
+    def _gather(self, stage: str, partition: int, files: int | None = None) -> pa.Table:
+        return self.scratch.gather(stage, range(files or self.partitions), partition)
+
+    def pixels(self, run: int) -> None:
+        """Write the first image of each pixel hash in a run."""
+        table = self._read(run, ["pixel_sha256", "perceptual_hash"])
+        numbers = numbers_of(table["pixel_sha256"])
+        rows = np.flatnonzero(firsts(numbers) == np.arange(len(numbers)))
+        made = pa.table(
+            {
+                "position": self.starts[run] + rows,
+                "high": numbers[rows, 0],
+                "low": numbers[rows, 1],
+                "look": table["perceptual_hash"].take(pa.array(rows)),
+            }
+        )
+        places = mixed(numbers[rows, 0], self.partitions)
+        self.scratch.write("pixels", run, made, places, self.partitions)
+
+    def looks(self, partition: int) -> None:
+        """Write the first image of each look among images that are no copies."""
+        images = Pixels.of(self._gather("pixels", partition, len(self.runs)))
+        rows = np.unique(images.alike)
+        looks = images.look[rows]
+        origin = np.full(len(rows), partition, np.int32)
+        made = pa.table({"look": looks, "position": images.position[rows], "origin": origin})
+        self.scratch.write("looks", partition, made, mixed(looks, self.partitions), self.partitions)
+
+    def bands(self, number: int) -> None:
+        """Write the looks of a partition, and where each comes first, by their bits in a mask."""
+        mask, partition = divmod(number, self.partitions)
+        looks, first, _ = earliest(self._gather("looks", partition))
+        places = mixed(looks & np.uint64(self.masks[mask]), self.partitions)
+        made = pa.table({"look": looks, "position": first})
+        self.scratch.write("bands", number, made, places, self.partitions)
+
+    def near(self, number: int) -> None:
+        """Write the earliest look near each, for a mask and a partition of its bits."""
+        mask, partition = divmod(number, self.partitions)
+        files = range(mask * self.partitions, (mask + 1) * self.partitions)
+        table = self.scratch.gather("bands", files, partition)
+        looks, positions = table["look"].to_numpy(), table["position"].to_numpy()
+        rows, near, bits = earlier(looks, positions, self.masks[mask], self.distance)
+        made = pa.table({"look": looks[rows], "near": near, "bits": bits})
+        places = mixed(looks[rows], self.partitions)
+        self.scratch.write("near", number, made, places, self.partitions)
+
+    def answers(self, partition: int) -> None:
+        """Write the earliest image near each image that ``looks`` wrote, if it is another."""
+        asked = self._gather("looks", partition)
+        found = self._gather("near", partition, len(self.masks) * self.partitions)
+        looks, best, place = earliest(asked)
+        apart = np.zeros(len(best), np.int32)
+        order = np.argsort(-found["near"].to_numpy(), kind="stable")  # the earliest is set last
+        near, bits = found["near"].to_numpy()[order], found["bits"].to_numpy()[order]
+        rows = np.searchsorted(looks, found["look"].to_numpy()[order])
+        best[rows], apart[rows] = near, bits
+        position = asked["position"].to_numpy()
+        made = pa.table({"position": position, "near": best[place], "bits": apart[place]})
+        other = np.flatnonzero(best[place] != position)
+        places = asked["origin"].to_numpy()[other].astype(np.int64)
+        made = made.take(pa.array(other))
+        self.scratch.write("answers", partition, made, places, self.partitions)
+
+    def flags(self, partition: int) -> None:
+        """Write the images that are copies of others, and which others these are."""
+        images = Pixels.of(self._gather("pixels", partition, len(self.runs)))
+        near, bits = images.near(self._gather("answers", partition))
+        own = images.first == np.arange(len(images.first))
+        exact = np.where(own, NONE, images.position[images.first])
+        rows = np.flatnonzero(np.minimum(exact, near) < NONE)
+        position = images.position[rows]
+        columns = {"position": position, "exact": exact[rows], "near": near[rows]}
+        made, askers = pa.table(columns | {"bits": bits[rows]}), self._run_of(position)
+        pairs = np.stack([np.tile(askers, 2), np.concatenate([exact[rows], near[rows]])], 1)
+        pairs = np.unique(pairs[pairs[:, 1] < NONE], axis=0)
+        wanted = pa.table({"asker": pairs[:, 0], "position": pairs[:, 1]})
+        count = len(self.runs)
+        self.scratch.write("wanted", partition, wanted, self._run_of(pairs[:, 1]), count)
+        self.scratch.write("flags", partition, made, askers, count)
+
+    def names(self, run: int) -> None:
+        """Write ids and hashes of the images of a run that are wanted."""
+        wanted = self._gather("wanted", run)
+        rows = wanted["position"].to_numpy() - self.starts[run]
+        made = self._read(run, ["id", "sha256"]).take(pa.array(rows))
+        made = made.append_column("position", wanted["position"])
+        self.scratch.write("names", run, made, wanted["asker"].to_numpy(), len(self.runs))
+
+    def table(self, run: int, generation: str) -> dict[str, Any]:
+        """Write the copies in a run as a file of the table; return its entry."""
+        rows = self._read(run, ["id", "sha256", "pixel_sha256"])
+        exact, near, bits = self._copies(run, firsts(numbers_of(rows["pixel_sha256"])))
+        some = np.flatnonzero(np.minimum(exact, near) < NONE)
+        of = self._names(run, rows)
+        mine, copied, alike = rows.take(pa.array(some)), of(exact[some]), of(near[some])
+        same = pc.equal(copied["sha256"].fill_null(""), mine["sha256"].fill_null(""))
+        columns = [
+            mine["id"],
+            mine["sha256"],
+            copied["id"],
+            pc.if_else(copied["id"].is_valid(), pc.if_else(same, "bytes", "pixels"), None),
+            alike["id"],
+            pa.array(bits[some], mask=near[some] == NONE),
+        ]
+        made = pa.table(columns, schema=pa.schema(DUPLICATES.items())).combine_chunks()
+        path = f"{FOLDER}/{run:06d}{generation}.parquet"
+        uri = storage.join(self.scratch.output, path)
+        written = storage.write_bytes(uri, storage.parquet_bytes(made))
+        return {"path": path, "folder": FOLDER, "rows": made.num_rows, **written} | {
+            "exact": int((exact < NONE).sum()),
+            "near": int((near < NONE).sum()),
+        }
+
+    def _copies(self, run: int, first: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return for all images of a run what they copy, exactly and nearly, and the bits."""
+        flags, start = self._gather("flags", run), self.starts[run]
+        exact, near = np.full(len(first), NONE), np.full(len(first), NONE)
+        bits = np.zeros(len(first), np.int32)
+        rows = flags["position"].to_numpy() - start
+        for name, column in (("exact", exact), ("near", near), ("bits", bits)):
+            column[rows] = flags[name].to_numpy()
+        again = (first != np.arange(len(first))) & (exact[first] == NONE)
+        return np.where(again, start + first, exact[first]), near[first], bits[first]
+
+    def _names(self, run: int, rows: pa.Table) -> Callable[[np.ndarray], pa.Table]:
+        """Return what finds id and sha256 by position, among a run's rows and those it wanted."""
+        own = pa.array(self.starts[run] + np.arange(rows.num_rows))
+        mine = rows.select(["id", "sha256"]).append_column("position", own)
+        known = pa.concat_tables([self._gather("names", run, len(self.runs)), mine])
+        place = known["position"].to_numpy()
+        order = np.argsort(place, kind="stable")
+        order = np.append(order, 0)  # for NONE, which lies behind all
+
+        def of(positions: np.ndarray) -> pa.Table:
+            found = order[np.searchsorted(place, positions, sorter=order[:-1])]
+            return known.take(pa.array(found, mask=positions == NONE))
+
+        return of

@@ -1,29 +1,28 @@
 """The table of groups, from the evidence that attribution has written beside its rows.
 
-An external shuffle: a task a run of evidence files sorts their rows into buckets by a hash of the
-group, a row group of a Parquet file each; then a task a bucket reads its row groups and judges its
-groups. No process holds more than a run or a bucket, whatever the corpus. It takes little
-beside the attribution: one that was interrupted begins again.
+A shuffle (see ``engine.shuffle``): a task for each run of evidence files sorts their rows into
+buckets by a hash of the group; then a task for each bucket reads it and judges its groups. No
+process holds more than a run or the distinct images of a bucket, whatever the corpus.
 """
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from manifpt import storage
 from manifpt.attribution.crawl.groups import MOST, Images, Pooling
-from manifpt.engine import session
+from manifpt.engine import shuffle
+from manifpt.engine.shuffle import Each, Scratch
 from manifpt.storage import tensors
 
-# Files of EVIDENCE are an output of the pipeline; GROUPS is the table; SCRATCH is removed.
-EVIDENCE, GROUPS, SCRATCH = "evidence", "groups", "_buckets"
-RUN_ROWS, BUCKET_ROWS = 2**18, 2**18
+# Files of EVIDENCE are an output of the pipeline; GROUPS is the table.
+EVIDENCE, GROUPS = "evidence", "groups"
+RUN_ROWS, BUCKET_ROWS = 2**19, 2**18
 # The pseudo-column: the folder that holds an image, or the tar, from its id.
 FOLDER = "folder"
 COORDINATES = "coordinates"
@@ -79,35 +78,6 @@ def bucket_of(group: str, buckets: int) -> int:
     return int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") % buckets
 
 
-def _runs(files: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
-    """Yield runs of files' paths, of about RUN_ROWS rows each."""
-    run: list[str] = []
-    rows = 0
-    for file in files:
-        run.append(file["path"])
-        rows += file["rows"]
-        if rows >= RUN_ROWS:
-            yield run
-            run, rows = [], 0
-    if run:
-        yield run
-
-
-def sort_run(output: str, paths: Sequence[str], target: str, buckets: int) -> None:
-    """Write the rows of a run of evidence files as one file with a row group a bucket."""
-    # Earlier versions had other columns beside those that are needed.
-    parts = [storage.read_parquet(storage.join(output, path)) for path in paths]
-    table = pa.concat_tables(parts, promote_options="default")
-    places = np.array([bucket_of(group, buckets) for group in table["group"].to_pylist()])
-    with (
-        storage.writing(target) as file,
-        pq.ParquetWriter(file, table.schema, compression="zstd") as writer,
-    ):
-        for bucket in range(buckets):
-            rows = table.filter(pa.array(places == bucket))
-            writer.write_table(rows, row_group_size=max(1, rows.num_rows))
-
-
 @dataclass
 class _Group:
     """A group's distinct images so far: of each hash all that ``Images`` has besides."""
@@ -134,32 +104,51 @@ class _Group:
         return pooling.judge(name, images, self.images)
 
 
-def judge_bucket(
-    sorted_files: Sequence[str], bucket: int, target: str, pooling: Pooling
-) -> dict[str, Any]:
-    """Write the table of the groups of one bucket, by name; return its rows, bytes and sha256."""
-    groups: defaultdict[str, _Group] = defaultdict(_Group)
-    for uri in sorted_files:
-        with storage.reading(uri) as file:
-            table = pq.ParquetFile(file).read_row_group(bucket)
-        if table.num_rows == 0:
-            continue
-        probabilities = tensors.from_column(table["probabilities"])
-        beside = [tensors.from_column(table[n]) for n in (COORDINATES,) if n in table.column_names]
-        columns = (table[n].to_pylist() for n in ("group", "sha256", "decision"))
-        for row, (group, sha, decision) in enumerate(zip(*columns, strict=True)):
-            image = probabilities[row].copy(), decision, *(one[row].copy() for one in beside)
-            groups[group].add(sha, image)
-    rows = [group.judged(name, pooling) for name, group in sorted(groups.items())]
-    table = pa.Table.from_pylist(rows, schema=pa.schema(GROUP_ROWS))
-    return {"rows": len(rows), **storage.write_bytes(target, storage.parquet_bytes(table))}
+@dataclass(frozen=True)
+class _Evidence:
+    """The evidence of an output, by run and by bucket."""
+
+    scratch: Scratch
+    runs: Sequence[Sequence[str]]
+    buckets: int
+    pooling: Pooling
+
+    def sort(self, run: int) -> None:
+        """Sort the rows of a run into buckets."""
+        uris = [storage.join(self.scratch.output, path) for path in self.runs[run]]
+        # Earlier versions had other columns beside those that are needed.
+        parts = [storage.read_parquet(uri) for uri in uris]
+        table = pa.concat_tables(parts, promote_options="default")
+        groups = table["group"].combine_chunks().dictionary_encode()
+        buckets = [bucket_of(group, self.buckets) for group in groups.dictionary.to_pylist()]
+        places = np.array(buckets, np.int64)[groups.indices.to_numpy()]
+        self.scratch.write("evidence", run, table, places, self.buckets)
+
+    def judge(self, bucket: int, path: str) -> dict[str, Any]:
+        """Write the table of the groups of one bucket, by name; return its entry."""
+        groups: defaultdict[str, _Group] = defaultdict(_Group)
+        for run in range(len(self.runs)):
+            table = self.scratch.gather("evidence", [run], bucket)
+            if table.num_rows == 0:
+                continue
+            names = [n for n in ("probabilities", COORDINATES) if n in table.column_names]
+            beside = [tensors.from_column(table[name]) for name in names]
+            columns = (table[n].to_pylist() for n in ("group", "sha256", "decision"))
+            for row, (group, sha, decision) in enumerate(zip(*columns, strict=True)):
+                first, *others = (one[row].copy() for one in beside)
+                groups[group].add(sha, (first, decision, *others))
+        rows = [group.judged(name, self.pooling) for name, group in sorted(groups.items())]
+        table = pa.Table.from_pylist(rows, schema=pa.schema(GROUP_ROWS))
+        uri = storage.join(self.scratch.output, path)
+        written = storage.write_bytes(uri, storage.parquet_bytes(table))
+        return {"path": path, "folder": GROUPS, "rows": len(rows), **written}
 
 
 def write_groups(
     output: str,
     files: Sequence[dict[str, Any]],
     pooling: Pooling,
-    pool: session.Pool,
+    each: Each = shuffle.here,
     generation: str = "",
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Write the table of groups; return its files, and how many groups and images are in it.
@@ -167,25 +156,15 @@ def write_groups(
     ``files`` are the pipeline's parts, in order, of which those of EVIDENCE count; ``generation``
     is in the names.
     """
-    import ray
-
-    evidence = [file for file in files if file["folder"] == EVIDENCE]
-    images = sum(file["rows"] for file in evidence)
+    parts = [file for file in files if file["folder"] == EVIDENCE]
+    images = sum(file["rows"] for file in parts)
     buckets = max(1, -(-images // BUCKET_ROWS))
-    runs = list(_runs(evidence))
-    scratch = [storage.join(output, SCRATCH, f"{n:06d}.parquet") for n in range(len(runs))]
-    sort = ray.remote(num_cpus=pool.num_cpus)(sort_run)
-    ray.get([sort.remote(output, run, s, buckets) for run, s in zip(runs, scratch, strict=True)])
-    judge = ray.remote(num_cpus=pool.num_cpus)(judge_bucket)
+    runs = [[file["path"] for file in run] for run in shuffle.runs(parts, RUN_ROWS)]
+    listed = [[file["path"], file.get("sha256")] for file in parts]
+    scratch = Scratch.of(output, "groups", listed, len(runs), buckets)
+    evidence = _Evidence(scratch, runs, buckets, pooling)
+    scratch.run(each, "evidence", evidence.sort, len(runs))
     paths = [f"{GROUPS}/{bucket:06d}{generation}.parquet" for bucket in range(buckets)]
-    targets = [storage.join(output, path) for path in paths]
-    shared = ray.put(pooling)
-    written = ray.get(
-        [judge.remote(scratch, n, target, shared) for n, target in enumerate(targets)]
-    )
-    storage.remove_files(storage.join(output, SCRATCH), r"\d{6}\.parquet")
-    made = [
-        {"path": path, "folder": GROUPS, **entry}
-        for path, entry in zip(paths, written, strict=True)
-    ]
-    return made, {"groups": sum(entry["rows"] for entry in written), "images": images}
+    made = list(each(evidence.judge, list(enumerate(paths))))
+    scratch.clear()
+    return made, {"groups": sum(entry["rows"] for entry in made), "images": images}

@@ -6,7 +6,7 @@ copies included. Null means unknown: the image is flat, or the attributor or a m
 before there were such hashes, which the summary lists as unavailable.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,8 +51,10 @@ class Leaks:
         return table, counts | {"unavailable": [n for n, index in self.near.items() if not index]}
 
 
-def total_leaks(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def total_leaks(facts: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Add up what ``Leaks.marked`` counted of each chunk."""
-    found = [fact["leaks"] for fact in facts if "leaks" in fact]
-    counts = {name: sum(fact[name] for fact in found) for name in LEAKS}
-    return counts | {"unavailable": sorted({name for f in found for name in f["unavailable"]})}
+    counts, unavailable = dict.fromkeys(LEAKS, 0), set[str]()
+    for found in (fact["leaks"] for fact in facts if "leaks" in fact):
+        counts = {name: count + found[name] for name, count in counts.items()}
+        unavailable.update(found["unavailable"])
+    return counts | {"unavailable": sorted(unavailable)}

@@ -3,7 +3,8 @@
 A file that storage could not deliver may be there now; for one that is corrupt another try finds
 the same, and does no harm. Only the rows that failed are read and decoded again. New parts
 have a name of their own (``-r1``, then ``-r2``), and count once the manifest lists them in place of
-the old; a try that was cut short goes on with the same command.
+the old; a try that was cut short goes on with the same command. Where a file of quarantined rows
+is replaced, the rows of its other units come again as they were.
 """
 
 import json
@@ -15,7 +16,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from manifpt import storage
+from manifpt import outputs, storage
+from manifpt.engine import shuffle
+from manifpt.engine.rollup import File, in_order, units_of
 from manifpt.engine.work import Work
 from manifpt.errors import ManifptError
 from manifpt.images.decode import ERRORS, DecodeRule
@@ -24,7 +27,7 @@ from manifpt.images.sources import Selection
 from manifpt.outputs import records as recorded
 
 MARK = "_retry.json"
-_PART = re.compile(r"\d{6}(-\d{6})?(-r\d+)?\.parquet")
+_PART = re.compile(r"\d{6}(-\d{6})?(-p)?(-r\d+)?\.parquet")
 # Every input row is in one of these, by its id.
 ROWS = ("attributions", "quarantine")
 FOLDERS = (*ROWS, "evidence")
@@ -54,10 +57,6 @@ def check_codes(codes: Sequence[str]) -> None:
         raise ManifptError(f"--retry-quarantined {wrong[0]}: no such code; one of {list(ERRORS)}")
 
 
-def _unit_of(file: dict[str, Any]) -> int:
-    return int(storage.base_name(file["path"]).split("-", 1)[0])
-
-
 def again(output: str, files: Sequence[dict[str, Any]], codes: Sequence[str]) -> Again:
     """Return the units of a finished output with rows quarantined for one of ``codes``, or any."""
     stored = Work.find(output)
@@ -66,17 +65,35 @@ def again(output: str, files: Sequence[dict[str, Any]], codes: Sequence[str]) ->
             f"--output {output}: its list of units is gone; make it again with --overwrite"
         )
     errors: dict[int, Counter[str]] = {}
+    units: set[int] = set()
+    for file in (file for file in files if file["folder"] == "quarantine"):
+        found = storage.read_parquet(storage.join(output, file["path"]), ["error"])["error"]
+        for unit, start, rows in _slices(file):
+            errors.setdefault(unit, Counter()).update(found.slice(start, rows).to_pylist())
+    # Files that are replaced, with all their units; each unit's rows are in few files.
+    asked = {u for u, found in errors.items() if not codes or set(codes) & set(found)}
+    quarantined = [file for file in files if file["folder"] == "quarantine"]
+    while asked > units:
+        units = asked
+        touched = [{u for u, _ in units_of(file)} for file in quarantined]
+        asked = units.union(*(some for some in touched if some & units))
+    by_unit: dict[int, list[File]] = {}
     for file in files:
-        if file["folder"] == "quarantine":
-            table = storage.read_parquet(storage.join(output, file["path"]), ["error"])
-            errors.setdefault(_unit_of(file), Counter()).update(table["error"].to_pylist())
-    units = {u for u, found in errors.items() if not codes or set(codes) & set(found)}
-    by_unit: dict[int, list[dict[str, Any]]] = {}
-    for file in files:
-        if _unit_of(file) in units:
-            by_unit.setdefault(_unit_of(file), []).append(file)
+        for unit, start, rows in _slices(file):
+            if unit in units:
+                by_unit.setdefault(unit, []).append(file | {"start": start, "rows": rows})
+    for file in (file for some in by_unit.values() for file in some):
+        file.pop("units", None)
     total = sum((errors[unit] for unit in units), Counter[str]())
     return Again(**vars(stored), files=by_unit, errors=total)
+
+
+def _slices(file: File) -> Iterator[tuple[int, int, int]]:
+    """Yield the units of a file, and where their rows begin and how many there are."""
+    start = 0
+    for unit, rows in units_of(file):
+        yield unit, start, rows
+        start += rows
 
 
 def read_again(
@@ -106,7 +123,8 @@ def read_again(
 
     met: set[str] = set()
     unit = unit_from_json(given["unit"])
-    for table in read_unit(unit, rule, selection, chunk, other_sizes, wanted):
+    made = read_unit(unit, rule, selection, chunk, other_sizes, wanted) if tried else iter(())
+    for table in made:
         met.update(table["id"].to_pylist())
         yield table
     lost = (r for i, r in tried.items() if i not in met and r["error"] != "broken_archive")
@@ -123,7 +141,7 @@ def _rows(
     if file["folder"] != folder:
         return []
     table = storage.read_parquet(storage.join(output, file["path"]), columns)
-    found: list[dict[str, Any]] = table.to_pylist()
+    found: list[dict[str, Any]] = table.slice(file["start"], file["rows"]).to_pylist()
     return found
 
 
@@ -138,30 +156,43 @@ def begin(output: str, manifest: dict[str, Any], codes: Sequence[str]) -> str:
 
 
 def clean(output: str, manifest: dict[str, Any]) -> None:
-    """Remove what a try that has been published left behind, if it was cut short after that."""
+    """Remove what a run or a try that has been published left behind, if it was cut short then."""
     uri = storage.join(output, MARK)
-    if not storage.exists(uri) or storage.read_json(uri)["retry"] != manifest.get("retries", 0):
+    retries = manifest.get("retries", 0)
+    marked = storage.exists(uri)
+    if marked and storage.read_json(uri)["retry"] != retries:
+        return  # of a try that has not been published
+    if not marked and not storage.exists(storage.join(output, shuffle.FOLDER)):
         return
-    listed = {storage.join(output, file["path"]) for file in manifest["files"]}
+    remove_unlisted(output, outputs.files_of(output, manifest))
+    recorded.clear(output, f"-r{retries}" if retries else "")
+    if marked:
+        storage.remove_file(uri)
+    shuffle.clear(output)
+
+
+def remove_unlisted(output: str, files: Sequence[File]) -> None:
+    """Remove parts that a published manifest does not list."""
+    listed = {storage.join(output, file["path"]) for file in files}
     for folder in (storage.join(output, name) for name in (*FOLDERS, *WHOLE)):
-        for file, _ in storage.files_under(folder) if storage.exists(folder) else []:
-            if file not in listed and _PART.fullmatch(storage.base_name(file)):
-                storage.remove_file(file)
-    recorded.clear(output, f"-r{manifest['retries']}")
-    storage.remove_file(uri)
+        there = storage.files_under(folder) if storage.exists(folder) else []
+        names = [uri for uri, _ in there if _PART.fullmatch(storage.base_name(uri))]
+        storage.remove_listed(folder, [uri for uri in names if uri not in listed])
 
 
 def merged(
-    manifest: dict[str, Any], tried: Again, found: recorded.Records
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return the files and the counts of an output with the rows of another try in their place."""
+    manifest: dict[str, Any], tried: Again, found: recorded.Records, made: Sequence[File]
+) -> tuple[list[File], dict[str, Any]]:
+    """Return the files and the counts of an output with the rows of another try in their place.
+
+    ``made`` are the files of the try, ``found`` its records.
+    """
     kept = [
         file
         for file in manifest["files"]
-        if file["folder"] != "quarantine" or _unit_of(file) not in tried.files
+        if file["folder"] != "quarantine" or not {u for u, _ in units_of(file)} & set(tried.files)
     ]
-    files = [*kept, *recorded.parts(found)]
-    files.sort(key=lambda file: (_unit_of(file), storage.base_name(file["path"]), file["folder"]))
+    files = in_order([*kept, *made])
     new = recorded.totals(found)
     errors = Counter(manifest["by_error"])
     errors.subtract(tried.errors)

@@ -1,0 +1,121 @@
+"""Parts of chunks -> fewer and larger files, with the same rows in the same order.
+
+A chunk of images has some hundred rows, and so have its parts: an output of 1e9 images would have
+millions of files. Once all chunks are safe, runs of parts become files of about ``PART_ROWS`` rows.
+The parts stay until the manifest names the files in their place; a job that was cut short in
+between goes on with the files that are missing.
+
+The entry of such a file has ``units``: the units whose rows it has, in order, and how many of each.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from manifpt import storage
+from manifpt.engine.shuffle import Each, Scratch
+from manifpt.errors import DamageError
+from manifpt.outputs import records as recorded
+from manifpt.outputs.verified import wrong
+
+PART_ROWS, PART_BYTES = 100_000, 128 * 2**20
+FEW = 256  # so many chunks stay as they are
+File = dict[str, Any]
+
+
+def unit_of(file: File) -> int:
+    """Return the first unit whose rows a file has, from its name."""
+    return int(storage.base_name(file["path"]).split("-", 1)[0])
+
+
+def units_of(file: File) -> list[tuple[int, int]]:
+    """Return the units whose rows a file has, in order, and how many of each."""
+    given = file.get("units") or [(unit_of(file), file["rows"])]
+    return [(unit, rows) for unit, rows in given]
+
+
+def in_order(files: Iterable[File]) -> list[File]:
+    """Return files of an output in the order of its input."""
+
+    def key(file: File) -> tuple[int, str, str]:
+        return unit_of(file), storage.base_name(file["path"]), file["folder"]
+
+    return sorted(files, key=key)
+
+
+def rolled(
+    output: str, records: recorded.Records, folders: Sequence[str], each: Each, generation: str = ""
+) -> list[File]:
+    """Return the files of an output in order, with larger ones in place of the records' parts.
+
+    Of few chunks, these are the parts. A file of quarantined rows has all of a unit's.
+    """
+    if len(records) <= FEW:
+        return recorded.parts(records)
+    scratch = Scratch.of(output, "rolled", generation, len(records), recorded.totals(records))
+    rolls = _Rolls(scratch, generation)
+    runs = (run for folder in folders for run in _runs(records, folder))
+    return in_order(each(rolls.roll, ((n, run) for n, run in enumerate(runs))))
+
+
+def _runs(records: recorded.Records, folder: str) -> Iterator[list[File]]:
+    """Yield the parts of a folder in runs that become one file each."""
+    run: list[File] = []
+    rows = size = 0
+    for record in records:
+        for part in record["parts"]:
+            if part["folder"] != folder:
+                continue
+            within = folder == "quarantine" and run and unit_of(run[-1]) == unit_of(part)
+            if (rows >= PART_ROWS or size >= PART_BYTES) and not within:
+                yield run
+                run, rows, size = [], 0, 0
+            run.append(part)
+            rows, size = rows + part["rows"], size + part["bytes"]
+    if run:
+        yield run
+
+
+@dataclass(frozen=True)
+class _Rolls:
+    """The larger files of an output, and where it is noted that they are there."""
+
+    scratch: Scratch
+    generation: str
+
+    def roll(self, number: int, parts: Sequence[File]) -> File:
+        """Write one file of some parts; return its entry."""
+        if len(parts) == 1:
+            return dict(parts[0])
+        note = self.scratch.uri("rolled", number, "json")
+        if storage.exists(note):
+            made = storage.read_json(note)
+            if not wrong(self.scratch.output, [(made["path"], made["sha256"])]):
+                return made
+        tables = [self._read(part) for part in parts]
+        table = pa.concat_tables(tables, promote_options="default").combine_chunks()
+        first = storage.base_name(parts[0]["path"])[: len("000000-000000")]
+        path = f"{parts[0]['folder']}/{first}-p{self.generation}.parquet"
+        uri = storage.join(self.scratch.output, path)
+        written = storage.write_bytes(uri, storage.parquet_bytes(table))
+        units: dict[int, int] = {}
+        for part in parts:
+            units[unit_of(part)] = units.get(unit_of(part), 0) + part["rows"]
+        entry = {"path": path, "folder": parts[0]["folder"], "rows": table.num_rows, **written}
+        entry["units"] = [[unit, rows] for unit, rows in units.items()]
+        storage.write_json(note, entry)
+        return entry
+
+    def _read(self, part: File) -> pa.Table:
+        uri = storage.join(self.scratch.output, part["path"])
+        data = storage.read_bytes(uri)
+        if hashlib.sha256(data).hexdigest() != part["sha256"]:
+            recorded.forget(self.scratch.output, [part["path"]])
+            raise DamageError(
+                f"{uri}: differs from the file that this run wrote; another process may have "
+                "written there; the same command makes it again"
+            )
+        return storage.parquet_table(uri, data)
