@@ -14,7 +14,7 @@ from manifpt.images import Selection
 from manifpt.manifold.manifold import Manifold
 from manifpt.manifold.placement import SHARE, place
 from manifpt.planning import model, table
-from manifpt.planning.calibrate import fitted
+from manifpt.planning.calibrate import fitted, space_flags
 from manifpt.planning.cluster import Cluster, Prices
 from manifpt.planning.dry import _images
 from manifpt.planning.measure import Ran
@@ -46,10 +46,7 @@ MEASURED = Measured(
         chunk=0.004,
         ids=1e-6,
         check=0.002,
-        copies=0.4,
-        copies_images=2**18,
-        copies_power=1.1,
-        copies_read=1e-5,
+        copies=1e-5,
     ),
     reals=Reals(gather=1e-4, calibrate=1e-3, sample=28_000, held_out=2e-4),
 )
@@ -103,8 +100,8 @@ def test_more_workers_help_until_something_else_limits():
     far = model.attribute(MEASURED, 10**6, 4000, Cluster(1, 16, 16, 0, 8 * GIB, 1e5), 8)
     assert far.bottleneck == "storage"
     many = model.attribute(MEASURED, 10**9, 4000, Cluster(1000, 16, 16, 0, 8 * GIB), 8000)
-    assert many.bottleneck == "copies"
-    assert "80 GB" in many.notes[0]
+    assert many.bottleneck == "driver"
+    assert many.parts["copies"] == pytest.approx(10**9 * 1e-5 / 16_000)
 
 
 def test_one_file_is_read_by_one_reader():
@@ -197,7 +194,7 @@ def test_the_command_plans_a_cluster(tmp_path, capsys):
     prices = ["--price-cpu-hour", "0.04", "--price-requests", "0.005", "0.0004"]
     assert plan.main([*flags, *more, *prices, "--json", f"{tmp_path}/plan.json"]) == 0
     shown = capsys.readouterr().err
-    for word in ("attribute: 1,000,000,000 images", "copies", "cost:", "requests:", "note:"):
+    for word in ("attribute: 1,000,000,000 images", "copies", "cost:", "requests:"):
         assert word in shown
     found = json.loads(Path(f"{tmp_path}/plan.json").read_text())
     kinds = [(row["job"], row["workers"]) for row in found["plans"]]
@@ -232,6 +229,12 @@ def test_images_are_counted_where_that_is_cheap(tmp_path):
     assert _images([f"{files}", f"{tar}"], Selection())["images"] is None
 
 
+def test_a_manifold_is_measured_in_its_own_space(chain):
+    flags = space_flags(Manifold.open(f"{chain}/m"))
+    same = "--space rgb --image-size 16 --filter bicubic --metric euclidean --tiles 0"
+    assert flags == same.split()
+
+
 def test_dry_runs_say_what_jobs_would_do_and_write_nothing(chain, corpus, tmp_path, capsys):
     def told(job, *flags):
         capsys.readouterr()
@@ -254,3 +257,20 @@ def test_dry_runs_say_what_jobs_would_do_and_write_nothing(chain, corpus, tmp_pa
     assert trained["stages"][0] == "embed"
     evaluated = told(evaluate, "--input", f"{chain}/a", "--model", f"{chain}/t")
     assert evaluated["inputs"]["images"] == 180
+
+
+@pytest.mark.slow
+def test_a_machine_is_measured_and_planned_for(chain, corpus, tmp_path):
+    flags = ["--measure", f"{tmp_path}/m.json", "--model", f"{chain}/t", "--images", "1e5"]
+    images = ["--input", *(f"{corpus}/labelled/{kind}" for kind in ("real", "stripes", "blocks"))]
+    assert plan.main([*flags, *images, "--json", f"{tmp_path}/plan.json"]) == 0
+    measured = Measured.read(f"{tmp_path}/m.json")
+    assert measured.sizes.unit == 60
+    assert measured.images.reals == 60
+    assert measured.images.decode > 0
+    assert measured.fixed.actor > 1
+    assert measured.serial.chunk > 0
+    rows = json.loads(Path(f"{tmp_path}/plan.json").read_text())["plans"]
+    assert [row["job"] for row in rows] == ["build_manifold", "attribute"]
+    assert all(row["seconds"] > 1 for row in rows)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.json", "plan.json"]

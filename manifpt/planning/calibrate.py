@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
+from manifpt import storage
 from manifpt.artifacts.projection import reading_of, rows_of_chunk
 from manifpt.attribution.crawl.registered import opened
 from manifpt.attribution.model.attributor import Attributor
@@ -34,6 +35,8 @@ from manifpt.planning.measure import (
 )
 from manifpt.planning.measured import Fixed, Images, Measured, Reals, Serial, Sizes
 from manifpt.planning.model import attribute, build_manifold
+from manifpt.spaces.space import LEARNED
+from manifpt.throughput.measure import in_a_process
 from manifpt.tracking.provenance import environment
 
 DRIVER_CHUNKS = 200
@@ -62,15 +65,16 @@ def calibrate(inputs: Sequence[str], model: str, manifolds: Sequence[str] = ()) 
         count = min(len(sample.raws), max(FEWEST, min(MOST, int(RUN_SECONDS * cores / each))))
         stored = sample.tars(f"{folder}/images", count)
         store = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
-        chunk_driver, memory, gpus = _driver(f"{folder}/driver")
+        driver = in_a_process("the driver", _driver, f"{folder}/driver")
+        chunk_driver, memory, gpus = driver
         places = [one.uri for one in reals]
         actor = processor_seconds(ACTOR, source.attributor, *places)
         flags = ["--input", f"{folder}/images", "--model", source.attributor]
         if source.manifolds:
             flags += ["--manifold", *source.manifolds]
         attributed = command("jobs.attribute", f"{folder}/attributions", *flags, environment=store)
-        card = ["--input", f"real={folder}/images", "--space", reals[0].space.name]
-        built = command("jobs.build_manifold", f"{folder}/manifold", *card, environment=store)
+        flags = ["--input", f"real={folder}/images", *space_flags(reals[0])]
+        built = command("jobs.build_manifold", f"{folder}/manifold", *flags, environment=store)
         manifold = Manifold.open(f"{folder}/manifold")
         parts = len(attributed.parts)
         draft = Measured(
@@ -136,6 +140,21 @@ def fitted(
     return draft.model_copy(update={"fixed": fixed.model_copy(update={"build_end": build_end})})
 
 
+def space_flags(manifold: Manifold) -> list[str]:
+    """Return the options of ``build_manifold`` that give a manifold of the same space."""
+    card, rule = manifold.manifest["space"], manifold.rule
+    name = card["name"]
+    flags = ["--space", name, "--image-size", str(rule.size), "--filter", rule.filter]
+    flags += ["--metric", manifold.manifest["metric"]]
+    if name not in LEARNED:
+        return [*flags, "--tiles", str(rule.tiles)]
+    weights = storage.join(manifold.uri, manifold.manifest["weights"]["path"])
+    flags += [f"--{name}-network", card["backbone"], f"--{name}-weights", weights]
+    flags += ["--network-size", str(card["network_size"]), "--precision", card["precision"]]
+    flags += ["--layer", card["layer"]] if card["layer"] else []
+    return [*flags, "--pooled" if card["pooled"] else "--no-pooled"]
+
+
 def _one_row(spec: str) -> Iterator[pa.Table]:
     for number in range(DRIVER_CHUNKS):
         yield pa.table({"id": [f"{spec}-{number}"]})
@@ -151,12 +170,10 @@ def _driver(output: str) -> tuple[float, int, int]:
     import ray
 
     session.start()
-    try:
-        has = session.capacity()
-        pool = session.pool(session.Demand(1, 0), uses_gpu=False)
-        began = time.process_time()
-        pipeline.run("driver", ["a"], _one_row, _Nothing, output, pool)
-        used = time.process_time() - began
-    finally:
-        ray.shutdown()
+    has = session.capacity()
+    pool = session.pool(session.Demand(1, 0), uses_gpu=False)
+    began = time.process_time()
+    pipeline.run("driver", ["a"], _one_row, _Nothing, output, pool)
+    used = time.process_time() - began
+    ray.shutdown()
     return used / DRIVER_CHUNKS, int(has.get("memory", 2**33)), int(has.get("GPU", 0))

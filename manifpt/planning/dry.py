@@ -57,7 +57,7 @@ def dry_run(job: str, config: Any) -> dict[str, Any]:
 
 def _made(text: str) -> dict[str, Any] | None:
     """Return the manifest of an input that a job has made."""
-    uri = text if storage.is_s3(text) else text.rpartition("=")[2]
+    uri = text if storage.is_remote(text) else text.rpartition("=")[2]
     return outputs.read(storage.absolute(uri))
 
 

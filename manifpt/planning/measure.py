@@ -14,8 +14,9 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,16 @@ import pyarrow as pa
 
 from manifpt import outputs, storage
 from manifpt.artifacts.projection import Projector, reading_of
-from manifpt.attribution.crawl.duplicates import copies, write_duplicates
+from manifpt.attribution.crawl.duplicates import find_duplicates
 from manifpt.attribution.crawl.settings import Settings
 from manifpt.engine.session import ANY_SEARCH
 from manifpt.engine.unique import check_ids
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule
 from manifpt.images.decode import outcome
+from manifpt.images.perceptual import DISTANCE
 from manifpt.images.raw import Raw, raw_images
 from manifpt.images.read import images_table, pixels_of, row_of, seen_by
-from manifpt.images.sources import Unit
 from manifpt.images.units import units
 from manifpt.manifold.embed import write_rows
 from manifpt.manifold.manifold import Manifold
@@ -41,7 +42,7 @@ from manifpt.manifold.placement import plan_for
 from manifpt.manifold.prepare import HELD_OUT, PAUSE, REPEATS, SAMPLE_BYTES
 from manifpt.manifold.search import Plan, nearest
 from manifpt.manifold.shard import ROWS, Shard
-from manifpt.nets.device import threads_of
+from manifpt.nets.device import device_and_precision, threads_of
 from manifpt.outputs.verified import entries, wrong
 from manifpt.storage import tensors
 
@@ -51,17 +52,24 @@ ROWS_TIMED = 256
 FEWEST, MOST = 512, 4096  # images of the runs
 RUN_SECONDS = 15.0
 FILES = 8
-COPIES = 2**16, 2**18
+FIRST_UNITS = 1024
 
 
-def shortest(run: Callable[[], object], times: int = TIMES) -> float:
-    """Return the shortest seconds of some repetitions, after one that does not count."""
+def shortest(
+    run: Callable[[], object],
+    times: int = TIMES,
+    clock: Callable[[], float] = time.process_time,
+) -> float:
+    """Return the shortest seconds of some repetitions, after one that does not count.
+
+    They are processor time, which the work of others hardly changes, or those of another clock.
+    """
     run()
     taken = []
     for _ in range(times):
-        began = time.perf_counter()
+        began = clock()
         run()
-        taken.append(time.perf_counter() - began)
+        taken.append(clock() - began)
     return min(taken)
 
 
@@ -95,26 +103,28 @@ class Sample:
 
 def sample_of(inputs: Sequence[str], rule: DecodeRule, most: int = MOST) -> Sample:
     """Fetch the first images of an input, up to ``most`` or for a while."""
-    listed = list(itertools.islice(units(inputs), 1024))
     raws: list[Raw] = []
+    counts: list[int] = []  # of the units that were read to their ends
     began = time.perf_counter()
-    rows = sum(len(unit.uris) for unit in listed if unit.kind == "files")
-    for raw in _raws(listed, rule):
-        raws.append(raw)
-        if len(raws) == most or time.perf_counter() - began > RUN_SECONDS:
-            break
+    before = 0
+    for unit in itertools.islice(units(inputs), FIRST_UNITS):
+        for raw in raw_images(unit, rule):
+            raws.append(raw)
+            if len(raws) >= most or time.perf_counter() - began > RUN_SECONDS:
+                break
+        else:
+            counts.append(len(raws) - before)
+            before = len(raws)
+            continue
+        # It may have ended there, or be a fraction of what it has.
+        size = sum(len(raw.data or b"") for raw in raws[before:])
+        counts += [] if counts else [round((len(raws) - before) * max(1.0, unit.bytes / size))]
+        break
     fetch = (time.perf_counter() - began) / max(1, len(raws))
     good = [raw for raw in raws if raw.data]
     if len(good) < FILES:
         raise ManifptError(f"--input: {len(good)} images are too few to measure; give more")
-    size = np.mean([len(raw.data or b"") for raw in good])
-    held = rows or sum(unit.bytes for unit in listed) / max(1.0, float(size))
-    return Sample(good, fetch, max(1.0, held / len(listed)))
-
-
-def _raws(listed: Sequence[Unit], rule: DecodeRule) -> Iterator[Raw]:
-    for unit in listed:
-        yield from raw_images(unit, rule)
+    return Sample(good, fetch, max(1.0, float(np.mean(counts))))
 
 
 @dataclass
@@ -152,21 +162,24 @@ class Steps:
         """Return the seconds of an image in an actor's steps, and what more threads divide."""
         count = table.num_rows
         embed = search = floor = 0.0
+        wall = time.perf_counter
+        clock = wall if device_and_precision()[0] == "cuda" else time.process_time
         with threads_of(1):
-            alone = shortest(lambda: self.stage(table))
+            alone = shortest(lambda: self.stage(table), clock=clock)
+            slow = shortest(lambda: self.stage(table), clock=wall)
             for projector in self.projectors:
                 seen = seen_by(table, projector.rule)
                 pixels = pixels_of(seen)
-                embed += shortest(lambda p=projector, x=pixels: p.space.embed(x))  # type: ignore[misc]
+                embed += shortest(partial(projector.space.embed, pixels), clock=clock)
                 if projector.manifold is not None:
                     flat = projector.space.embed(pixels).reshape(len(pixels), -1)
-                    whole, least = _searched(projector, flat)
+                    whole, least = _searched(projector, flat, clock)
                     search, floor = search + whole, floor + least
             parts = self.stage(table).tables
             write = shortest(lambda: [storage.parquet_bytes(part) for part in parts.values()])
         with threads_of(cores):
-            together = shortest(lambda: self.stage(table))
-        share = (1 - together / alone) / (1 - 1 / cores) if cores > 1 else 0.0
+            fast = shortest(lambda: self.stage(table), clock=wall)
+        share = (1 - fast / slow) / (1 - 1 / cores) if cores > 1 else 0.0
         return {
             "embed": embed / count,
             "search": search / count,
@@ -177,7 +190,9 @@ class Steps:
         }
 
 
-def _searched(projector: Projector, flat: np.ndarray) -> tuple[float, float]:
+def _searched(
+    projector: Projector, flat: np.ndarray, clock: Callable[[], float]
+) -> tuple[float, float]:
     """Return the seconds of a search among all reals, and of that what does not depend on them."""
     manifold = projector.manifold
     if manifold is None:
@@ -188,7 +203,7 @@ def _searched(projector: Projector, flat: np.ndarray) -> tuple[float, float]:
 
     def seconds(numbers: range) -> float:
         shard = manifold.read(plan, numbers)
-        return shortest(lambda: nearest([shard], flat, k, nobody, plan))
+        return shortest(lambda: nearest([shard], flat, k, nobody, plan), clock=clock)
 
     whole = seconds(range(len(counts)))
     if len(counts) == 1:
@@ -261,26 +276,14 @@ def serial(output: str) -> dict[str, Any]:
     parts = [file for file in manifest["files"] if file["folder"] == "attributions"]
     rows, paths = sum(part["rows"] for part in parts), [part["path"] for part in parts]
     listed = list(entries(parts))
-    rng = np.random.default_rng(0)
-
-    def among(count: int) -> float:
-        pixels = rng.integers(2**63, size=(count, 2)).astype(np.uint64)
-        looks = rng.integers(2**63, size=count).astype(np.uint64)
-        return shortest(lambda: copies(pixels, looks, np.ones(count, bool), 2), 1)
-
-    few, many = map(among, COPIES)
-    power = np.log(many / few) / np.log(COPIES[1] / COPIES[0])
     with tempfile.TemporaryDirectory() as folder:
         for path in paths:
             storage.copy(storage.join(output, path), storage.join(folder, path))
-        read = shortest(lambda: write_duplicates(folder, paths, 2)) / rows
+        copies = shortest(lambda: find_duplicates(folder, parts, DISTANCE)) / rows
     return {
         "ids": shortest(lambda: check_ids(output, parts)) / rows,
         "check": shortest(lambda: wrong(output, listed)) / len(parts),
-        "copies": many,
-        "copies_images": COPIES[1],
-        "copies_power": max(1.0, float(power)),
-        "copies_read": read,
+        "copies": copies,
     }
 
 
@@ -294,7 +297,7 @@ def reals_of(manifold: Manifold) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, threads_of(1):
 
         def gather() -> None:
-            tensors.from_column(tensors.to_column(shard.vectors))
+            tensors.from_column(pa.chunked_array([tensors.to_column(shard.vectors)]))
             write_rows(folder, "shard", rows, shard.vectors)
 
         gathered = shortest(gather)

@@ -66,20 +66,16 @@ class Fixed(_Part):
 
 
 class Serial(_Part):
-    """In one process, whatever the number of workers.
+    """What comes between and after the stages.
 
-    ``chunk`` is the driver's time for a chunk; ``ids`` of an image's id, ``check`` of a part's
-    content; ``copies`` the search for copies among ``copies_images``, of which the time grows as
-    their number to the power ``copies_power``, and ``copies_read`` of reading an image for it.
+    ``chunk`` is the driver's time for a chunk, and ``check`` for the content of a part. ``ids`` is
+    the time of tasks to compare an image's id with all others, ``copies`` to find its copies.
     """
 
     chunk: NonNegativeFloat
     ids: NonNegativeFloat
     check: NonNegativeFloat
     copies: NonNegativeFloat
-    copies_images: int = Field(ge=1)
-    copies_power: float = Field(ge=1)
-    copies_read: NonNegativeFloat
 
 
 class Reals(_Part):

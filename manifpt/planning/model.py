@@ -18,7 +18,6 @@ from manifpt.planning.measured import Measured
 
 # Requests to S3, as counted: of each chunk, and of each file of the input.
 CHUNK_WRITES, CHUNK_READS, UNIT_READS = 2, 12, 3
-COPIES_BYTES = 80  # that the task which finds copies holds of an image
 SHARDS = 4
 
 
@@ -51,7 +50,6 @@ class JobPlan:
     limits: dict[str, float]
     writes: float
     reads: float
-    notes: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -141,13 +139,6 @@ def _check(images: int, reals: int) -> None:
         raise ManifptError("--images, --real: give numbers of at least 1")
 
 
-def copies_seconds(measured: Measured, images: int) -> float:
-    """Return the seconds that one task takes to find the copies among so many images."""
-    serial = measured.serial
-    power = float((images / serial.copies_images) ** serial.copies_power)
-    return serial.copies * power + serial.copies_read * images
-
-
 def attribute(
     measured: Measured, images: int, reals: int, cluster: Cluster, actors: int | None = None
 ) -> JobPlan:
@@ -161,7 +152,6 @@ def attribute(
     placement = kind_of(bytes_of_reals, pool.size, memory, exact=measured.exact)
     search = one.search_floor + (one.search - one.search_floor) * reals / one.reals
     read = float(bytes_of_reals * pool.size)
-    notes = []
     if placement == "sharded":
         pool, read = replace(pool, size=max(1, pool.size // 2)), float(bytes_of_reals)
     elif placement == "scan":
@@ -184,27 +174,22 @@ def attribute(
     units = math.ceil(images / sizes.unit)
     chunks = math.ceil(images / min(images, chunk, sizes.unit))
     tail = [
-        Stage("ids", "driver", serial.ids * images),
-        Stage("copies", "task", copies_seconds(measured, images)),
+        Stage("ids", "task", serial.ids * images),
+        Stage("copies", "task", serial.copies * images),
         Stage("check", "driver", serial.check * chunks, read=sizes.attribution * images),
     ]
-    if COPIES_BYTES * images > cluster.memory:
-        notes.append(
-            f"the search for copies needs {COPIES_BYTES * images / 1e9:.0f} GB on one node: "
-            "--no-duplicates leaves it out"
-        )
+    # Tasks share the cores of all nodes; the driver is one process.
+    cores = cluster.cores * cluster.nodes
     parts = {
         "start": _started(measured, cluster, pool, units) + _first(measured, stages, images, chunk),
         "images": max(limits.values()),
-        **{stage.name: stage.cpu for stage in tail},
+        **{s.name: s.cpu / (cores if s.where == "task" else 1) for s in tail},
         "end": measured.fixed.end,
     }
     writes = CHUNK_WRITES * chunks
     reads = CHUNK_READS * chunks + UNIT_READS * units
     made = (*stages, *tail)
-    return JobPlan(
-        "attribute", workers, images, placement, made, parts, limits, writes, reads, tuple(notes)
-    )
+    return JobPlan("attribute", workers, images, placement, made, parts, limits, writes, reads)
 
 
 def build_manifold(

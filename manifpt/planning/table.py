@@ -44,7 +44,6 @@ def row(plan: JobPlan, cluster: Cluster, prices: Prices) -> dict[str, Any]:
         "requests_that_read": plan.reads,
         "cost": prices.of(cluster, plan.seconds, stored, plan.writes, plan.reads),
         "stages": [vars(stage) for stage in plan.stages],
-        "notes": list(plan.notes),
     }
 
 
@@ -76,4 +75,4 @@ def text(plans: Sequence[JobPlan], cluster: Cluster, prices: Prices) -> str:
             costs = ", ".join(f"{name} {value:,.2f}" for name, value in found["cost"].items())
             lines.append(f"{'':<9}cost: {sum(found['cost'].values()):,.2f} ({costs})")
     lines.append(f"requests: {first.writes:,.0f} that write, {first.reads:,.0f} that read")
-    return "\n".join([*lines, *(f"note: {note}" for note in first.notes)])
+    return "\n".join(lines)
