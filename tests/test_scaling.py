@@ -77,15 +77,15 @@ assert device_and_precision()[0] == "cpu"  # this process was given none
 try:
     ray.get(ray.remote(num_gpus=1)(device_and_precision).remote(), timeout=100)
 except Exception as error:
-    print(repr(cause(error)))
+    print(cause(error))
 """
 
 
 def test_a_gpu_that_torch_does_not_see_is_an_error():
     code = [sys.executable, "-c", GIVEN]
     told = subprocess.run(code, capture_output=True, text=True, timeout=250, check=True)
-    assert "Ray gave GPU 0, and torch sees none on " in told.stdout
-    assert "NVIDIA_VISIBLE_DEVICES" in told.stdout
+    assert told.stdout.startswith("Ray gave GPU 0, and torch sees none on ")
+    assert told.stdout.count("\n") == 1
 
 
 @pytest.mark.slow

@@ -168,7 +168,7 @@ def capacity() -> dict[str, float]:
     part = min(1.0, _share.get("CPU", 0.0) / max(found.get("CPU", 1.0), 1e-9))
     return {
         name: _share.get(name, 0.0) if name in LIMITS else value * part
-        for name, value in ({"CPU": 0.0} | found).items()
+        for name, value in (dict.fromkeys(LIMITS, 0.0) | found).items()
     }
 
 
@@ -329,8 +329,8 @@ def cause(error: BaseException) -> BaseException:
     while id(error) not in seen:
         seen.add(id(error))
         inner = getattr(error, "cause", None) or error.__cause__
-        if isinstance(error, ManifptError):
-            return error
+        if isinstance(error, ManifptError):  # of a task, its text would be a traceback
+            return inner if isinstance(inner, ManifptError) else error
         texts += map(str, (error, *getattr(error, "worker_failures", {}).values()))
         if isinstance(inner, BaseException):
             error = inner

@@ -72,10 +72,8 @@ def precision_of(asked: str, pool: Pool) -> str:
 def threads_of(count: int) -> Iterator[None]:
     """Limit NumPy, SciPy, FAISS and torch to ``count`` threads in the block, for this thread.
 
-    At most the CPUs of its node.
-
-    For tasks, which share a process with others. Once torch has been told a number, its MKL heeds
-    no other's, so both are told.
+    It is at most the CPUs of the node. For tasks, which share a process with others. Once torch has
+    been told a number, its MKL heeds no other's, so both are told.
     """
     before, count = torch.get_num_threads(), threads_here(count)
     try:
