@@ -28,7 +28,8 @@ from manifpt.spaces import SPACES
 PAGE = Path(__file__).with_name("reference.md")
 JOBS = {
     "Start": ("jobs.quickstart",),
-    "Data": ("jobs.audit", "jobs.normalize", "jobs.build_manifold", "jobs.compute_artifacts", "jobs.pretrain_embedding"),
+    "Inputs": ("jobs.audit", "jobs.normalize"),
+    "Data": ("jobs.build_manifold", "jobs.compute_artifacts", "jobs.pretrain_embedding"),
     "Attributors": ("jobs.train_attribution", "jobs.evaluate", "jobs.register"),
     "Use": ("jobs.attribute", "jobs.verify", "jobs.plan"),
     "Comparisons": ("jobs.compare_spaces", "jobs.compare_open_set", "tuning.sweep"),

@@ -78,7 +78,7 @@ def attribute_rows(config: Config, threads: int) -> list[dict[str, Any]]:
 
 def plan_rows(config: Config, _threads: int) -> list[dict[str, Any]]:
     """Run jobs of several sizes beside their plans; print and return the rows."""
-    from manifpt.throughput import plan
+    from manifpt.planning import comparison as plan
 
     sizes, workers = plan.QUICK if config.quick else (plan.SIZES, plan.WORKERS)
     rows = []
