@@ -19,7 +19,7 @@ from manifpt.outputs.claims import TakenError, Terms
 KEY, OTHER = "0" * 64, "1" * 64
 
 
-@pytest.fixture(params=["local", "s3", "gs"])
+@pytest.fixture(params=["local", "s3", pytest.param("gs", marks=pytest.mark.slow)])
 def place(request, tmp_path):
     """A folder that is not there yet, local, on S3 and on gs://."""
     if request.param == "local":

@@ -2,12 +2,14 @@
 
 import http.server
 import json
+import pickle
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import png, write_folder, write_tar
+from pyarrow.fs import FileType, LocalFileSystem, copy_files
 
 from manifpt import storage
 from manifpt.errors import ManifptError
@@ -150,12 +152,19 @@ def test_content_has_a_limit(place):
         assert error.value.code == code
 
 
-def test_pyarrow_has_a_filesystem_of_it(place):
+def test_pyarrow_has_a_filesystem_of_it_that_workers_can_be_given(place, tmp_path):
     filesystem, path = storage.arrow_filesystem(f"{place}/checkpoint")
+    filesystem = pickle.loads(pickle.dumps(filesystem))
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    # As Ray Train keeps checkpoints and gets them back.
     filesystem.create_dir(path)
-    with filesystem.open_output_stream(f"{path}/model.pt") as file:
-        file.write(b"weights")
+    copy_files(str(tmp_path), path, LocalFileSystem(), filesystem)
     assert storage.read_bytes(f"{place}/checkpoint/model.pt") == b"weights"
+    (tmp_path / "back").mkdir()
+    copy_files(path, f"{tmp_path}/back", filesystem, LocalFileSystem())
+    assert (tmp_path / "back" / "model.pt").read_bytes() == b"weights"
+    info = filesystem.get_file_info([path, f"{path}/none"])
+    assert [one.type for one in info] == [FileType.Directory, FileType.NotFound]
     filesystem.delete_dir(path)
     assert not storage.exists(f"{place}/checkpoint/model.pt")
 
