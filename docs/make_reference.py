@@ -14,7 +14,6 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from jobs.chain import ChainConfig
 from manifpt.artifacts.compute import ARTIFACTS
 from manifpt.attribution.crawl.duplicates import DUPLICATES
 from manifpt.attribution.crawl.grouping import GROUP_ROWS
@@ -23,6 +22,7 @@ from manifpt.attribution.crawl.stage import AGREEMENT, ATTRIBUTIONS
 from manifpt.attribution.model.tiled import TILED
 from manifpt.cli import config, options
 from manifpt.images.decode import ERRORS
+from manifpt.jobs.chain import ChainConfig
 from manifpt.spaces import SPACES
 
 PAGE = Path(__file__).with_name("reference.md")

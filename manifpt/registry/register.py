@@ -60,7 +60,7 @@ def log_model(
         manifold: ``include`` copies its manifolds into the model; ``reference`` names them by URI
             and hash; ``auto`` includes them if they take at most INCLUDE_BYTES together.
         moved: where its manifolds lie now, if not where they were.
-        evaluation: folder of jobs.evaluate, for the card.
+        evaluation: folder of manifpt evaluate, for the card.
 
     """
     attributor = Attributor.open(uri)

@@ -9,16 +9,16 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from jobs import (
+from manifpt import storage
+from manifpt.cli import job
+from manifpt.cli.config import ProjectionConfig
+from manifpt.jobs import (
     build_manifold,
     compute_artifacts,
     evaluate,
     pretrain_embedding,
     train_attribution,
 )
-from manifpt import storage
-from manifpt.cli import job
-from manifpt.cli.config import ProjectionConfig
 
 # Ends the name of a space whose embeddings are classified as they are, without projection.
 FEATURES = "-features"
