@@ -5,13 +5,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from statistics import fmean
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from manifpt import storage
 from manifpt.cli import job
 from manifpt.cli.config import ProjectionConfig
+from manifpt.cli.shipped import shipped
 from manifpt.jobs import (
     build_manifold,
     compute_artifacts,
@@ -31,7 +32,9 @@ SEED = "@"
 class ChainConfig(ProjectionConfig):
     """Options of jobs that run the whole chain."""
 
-    benchmark: str = Field("benchmarks/gm-fashionmnist", description="folder of a benchmark")
+    benchmark: Annotated[str, AfterValidator(shipped)] = Field(
+        "benchmarks/gm-fashionmnist", validate_default=True, description="folder of a benchmark"
+    )
     sources: tuple[str, ...] = Field(
         ("real", "gan", "vae", "waveletflow", "ddpm"),
         description="which of its classes; all if empty",
