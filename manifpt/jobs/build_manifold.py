@@ -105,11 +105,15 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
             config.denoiser_steps if config.denoiser else 0,
         )
         source = source_manifold(config)
-        common = {"settings": settings, "demand": config.demand, "terms": config.terms}
+        common: dict[str, Any] = {
+            "settings": settings,
+            "demand": config.demand,
+            "terms": config.terms,
+        }
         if source:
             manifest = derive_manifold(source, config.output, reals=config.reals, **common)
         else:
-            embedding = {"space": config.space, "options": config.spaces}
+            embedding: dict[str, Any] = {"space": config.space, "options": config.spaces}
             manifest = build_manifold(config.input, config.output, **embedding, **common)
     last = manifest["appended"][-1] if config.append else manifest
     tracked.inputs(last["inputs"], "manifold")

@@ -97,7 +97,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
 
     if not config.manifold and config.space is None:
         raise ManifptError("--manifold: images need a manifold, or --space image to do without")
-    common = {
+    common: dict[str, Any] = {
         "float16": config.float16,
         "projection": config.projection,
         "search": config.search_demand,

@@ -114,7 +114,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
             config.fuse, config.output, demand=config.demand, terms=config.terms
         )
         return _logged(config, manifest, tracked)
-    common = {
+    common: dict[str, Any] = {
         "sources": config.sources,
         "image_size": config.image_size,
         "tiles": config.tiles,
