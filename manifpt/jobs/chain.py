@@ -173,8 +173,8 @@ class Chain:
                 self._train(where, model, inputs, seed, *flags)
             else:
                 model = self._trained(heads[0], seed, train_on, title)
-            flags = ("--input", *inputs, "--output", self.place("evaluation", where), *test_on)
-            flags += options
+            place = ("--output", self.place("evaluation", where))
+            flags = ("--input", *inputs, *place, *test_on, *options)
             found.append(self.step(f"evaluate {where}", evaluate, *flags, "--model", model))
         return found
 
