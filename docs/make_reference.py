@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from jobs.chain import ChainConfig
+from manifpt.__main__ import STAGES, module_of
 from manifpt.artifacts.compute import ARTIFACTS
 from manifpt.attribution.crawl.duplicates import DUPLICATES
 from manifpt.attribution.crawl.grouping import GROUP_ROWS
@@ -23,18 +23,10 @@ from manifpt.attribution.crawl.stage import AGREEMENT, ATTRIBUTIONS
 from manifpt.attribution.model.tiled import TILED
 from manifpt.cli import config, options
 from manifpt.images.decode import ERRORS
+from manifpt.jobs.chain import ChainConfig
 from manifpt.spaces import SPACES
 
 PAGE = Path(__file__).with_name("reference.md")
-JOBS = {
-    "Start": ("jobs.quickstart",),
-    "Inputs": ("jobs.audit", "jobs.normalize"),
-    "Data": ("jobs.build_manifold", "jobs.compute_artifacts", "jobs.pretrain_embedding"),
-    "Attributors": ("jobs.train_attribution", "jobs.evaluate", "jobs.register"),
-    "Use": ("jobs.attribute", "jobs.verify", "jobs.plan"),
-    "Comparisons": ("jobs.compare_spaces", "jobs.compare_open_set", "tuning.sweep"),
-    "Benchmarks": ("jobs.build_benchmark", "jobs.benchmark"),
-}
 # Groups of options that several jobs have, and their headings.
 SHARED: dict[type[BaseModel], str] = {
     config.JobConfig: "Every job",
@@ -62,9 +54,10 @@ HEAD = """# Reference
 
 This page is generated from the code by `make reference`.
 
-Options come from flags, from a YAML file (`--config job.yaml`, the same names), or from both; flags
-win. `--json FILE` writes the summary of a job. A finished job that is run again does nothing; an
-interrupted one does the missing part. Exit codes:
+`manifpt JOB` runs a job; in a checkout and on a cluster, `python -m jobs.JOB` does, too, and
+`python -m tuning.sweep`. Options come from flags, from a YAML file (`--config job.yaml`, the same
+names), or from both; flags win. `--json FILE` writes the summary of a job. A finished job that is
+run again does nothing; an interrupted one does the missing part. Exit codes:
 
 | code | meaning |
 |---|---|
@@ -134,13 +127,12 @@ def own_options(kind: type[BaseModel]) -> list[str]:
 def description(module: ModuleType) -> str:
     """Return a job's docstring, its commands as code."""
     lines = inspect.cleandoc(module.__doc__ or "").splitlines()
-    lines = [re.sub(r"(?<=\S) {2,}", " ", line) for line in lines]
-    return "\n".join(f"    {line}" if line.startswith("python ") else line for line in lines)
+    return "\n".join(re.sub(r"(?<=\S) {2,}", " ", line) for line in lines)
 
 
 def job_section(name: str) -> str:
     """Return what a job does, its own options, and links to those that it shares."""
-    module = importlib.import_module(name)
+    module = importlib.import_module(module_of(name))
     shared = [title for kind, title in SHARED.items() if kind in module.Config.__mro__]
     links = ", ".join(f"[{title}](#{anchor(title)})" for title in shared)
     parts = [f"### {name}", description(module), options_table(module.Config), f"Also: {links}."]
@@ -156,10 +148,10 @@ def text() -> str:
     """Return the page."""
     rows = (
         (group, ", ".join(f"[{name}](#{anchor(name)})" for name in names))
-        for group, names in JOBS.items()
+        for group, names in STAGES.items()
     )
     parts = [HEAD, "## Jobs", table(("stage", "jobs"), rows)]
-    parts += [job_section(name) for names in JOBS.values() for name in names]
+    parts += [job_section(name) for names in STAGES.values() for name in names]
     parts.append("## Shared options")
     parts += [f"### {title}\n\n{options_table(kind)}" for kind, title in SHARED.items()]
     parts.append("Spaces: " + ", ".join(f"`{name}`" for name in SPACES) + ".")

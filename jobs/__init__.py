@@ -1,1 +1,1 @@
-"""One file a job: parse options, call the library, print a summary."""
+"""The code is in manifpt/jobs; these run it from a checkout."""

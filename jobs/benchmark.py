@@ -1,136 +1,14 @@
 """Measure this engine next to what one would use instead, in one run on the same cores.
 
-python -m jobs.benchmark search --quick
-python -m jobs.benchmark search --json search.json
-python -m jobs.benchmark embed --json embed.json
-python -m jobs.benchmark attribute --json attribute.json
-python -m jobs.benchmark plan --repeats 1 --json plan.json
-python -m jobs.benchmark tail --json tail.json
+    python -m jobs.benchmark --help
+
+The same as `manifpt benchmark`; its code is manifpt/jobs/benchmark.py.
 """
 
-import os
 import sys
-import tempfile
-from typing import Any, Literal
 
-from pydantic import Field
-
-from manifpt.cli import job
-from manifpt.cli.config import POSITIONAL, JobConfig
-from manifpt.tracking import Run
-
-
-class Config(JobConfig):
-    """Options of benchmark."""
-
-    what: Literal["search", "embed", "attribute", "plan", "tail"] = Field(
-        description="what to measure", json_schema_extra=POSITIONAL
-    )
-    quick: bool = Field(False, description="small shapes, in about three minutes")
-    input: tuple[str, ...] = Field(
-        (), description="photographs to take crops of; scikit-learn's two if not given"
-    )
-    repeats: int = Field(5, ge=1, description="runs of which the median counts")
-    threads: int | None = Field(None, ge=1, description="of every engine; all cores if not given")
-    backbone: str = Field("resnet18", description="embed: a torchvision ResNet")
-    image_size: int = Field(64, ge=32, description="embed: side in pixels")
-
-
-def search_rows(config: Config, threads: int) -> list[dict[str, Any]]:
-    """Measure the search; print and return the rows."""
-    from manifpt.throughput import search
-
-    rows: list[dict[str, Any]] = []
-    shapes = search.QUICK if config.quick else search.FULL
-    for part in search.measure_shapes(shapes, config.input, config.repeats, threads):
-        print(search.table(part), flush=True)
-        rows += part
-    return rows
-
-
-def embed_rows(config: Config, threads: int) -> list[dict[str, Any]]:
-    """Measure embedding; print and return the rows."""
-    from manifpt.throughput import embed
-
-    few, many = (1024, 4096) if config.quick else (5_120, 20_480)
-    with tempfile.TemporaryDirectory() as folder:
-        work = embed.Work(folder, few, many, config.image_size, config.backbone)
-        embed.prepare(work, config.input)
-        rows = list(embed.measure(work, config.repeats, threads))
-    print(embed.table(rows), flush=True)
-    return rows
-
-
-def attribute_rows(config: Config, threads: int) -> list[dict[str, Any]]:
-    """Measure attribution, its rates and then its memory; print and return the rows."""
-    from manifpt.throughput import attribute
-
-    few, many, more = (1_000, 3_000, 5_000) if config.quick else (5_000, 20_000, 50_000)
-    with tempfile.TemporaryDirectory() as folder:
-        work = attribute.Work(folder)
-        attribute.prepare(work, more, config.input)
-        rows = list(attribute.measure(work, few, many, config.repeats, threads))
-        print(attribute.table(rows), flush=True)
-        memory = list(attribute.memory(work, (few, more)))
-    print(attribute.memory_table(memory), flush=True)
-    return rows + memory
-
-
-def plan_rows(config: Config, _threads: int) -> list[dict[str, Any]]:
-    """Run jobs of several sizes beside their plans; print and return the rows."""
-    from manifpt.planning import comparison as plan
-
-    sizes, workers = plan.QUICK if config.quick else (plan.SIZES, plan.WORKERS)
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        plan.prepare(folder, max(sizes), config.input)
-        for row in plan.measure(folder, sizes, workers, config.repeats):
-            print(plan.table(plan.compared([row])), file=sys.stderr, flush=True)
-            rows.append(row)
-    print(plan.table(plan.compared(rows)), flush=True)
-    return rows
-
-
-def tail_rows(config: Config, threads: int) -> list[dict[str, Any]]:
-    """Measure what follows attribution, by how many rows there are; print and return the rows."""
-    from manifpt.throughput import tail
-
-    rows: list[dict[str, Any]] = []
-    for images in (100_000, 1_000_000) if config.quick else (1_000_000, 10_000_000):
-        with tempfile.TemporaryDirectory() as folder:
-            part = list(tail.measure(folder, images))
-        print(tail.table(part), flush=True)
-        rows += part
-    return rows
-
-
-def run(config: Config, tracked: Run) -> dict[str, Any]:
-    """Measure, print the table, and return it."""
-    from manifpt.tracking.provenance import environment
-
-    threads = config.threads or os.cpu_count() or 1
-    rows = {
-        "search": search_rows,
-        "embed": embed_rows,
-        "attribute": attribute_rows,
-        "plan": plan_rows,
-        "tail": tail_rows,
-    }
-    measured = rows[config.what](config, threads)
-    found = {"environment": environment(threads), "rows": measured}
-    tracked.document("benchmark.json", found)
-    return found
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the job as a command; the table is its output."""
-
-    def command() -> None:
-        # Measurements start Ray where they need it, and as often as they need it.
-        job.execute("benchmark", Config, run, argv, __doc__, on_ray=False)
-
-    return job.exit_code("benchmark", command)
-
+from manifpt.jobs.benchmark import *  # noqa: F403
+from manifpt.jobs.benchmark import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,134 +1,14 @@
-r"""Which space, which metric, which combination tells generators apart best? One job, one table.
+"""Which space, which metric, which combination tells generators apart best? One job, one table.
 
-    python -m jobs.compare_spaces --output comparison --seeds 0 1 2 --sl-weights mobilenet_v2.pth \
-        --sl-network mobilenet_v2
+    python -m jobs.compare_spaces --help
 
-For each metric, manifolds of all spaces are built and artifacts computed in one pass each; then an
-attributor is trained on each space, and evaluated on images that nothing has seen: once a seed, in
-metrics beside the first with the first seed alone. In the first metric the embeddings themselves
-are classified, too, for what the projection is worth (`sl-features`; those of rgb are the image),
-and the image, its high-pass residuals, its local statistics and what a denoiser takes away; and
-combinations by late fusion. A training that is done is not repeated.
+The same as `manifpt compare_spaces`; its code is manifpt/jobs/compare_spaces.py.
 """
 
 import sys
-from typing import Any, Literal
 
-from pydantic import Field
-
-from jobs.chain import (
-    DENOISER,
-    FEATURES,
-    HIGHPASS,
-    IMAGE,
-    Chain,
-    ChainConfig,
-    claimed,
-    row,
-    table,
-)
-from manifpt import storage
-from manifpt.cli import job
-from manifpt.cli.config import parse
-
-RESIDUAL = "residual"
-
-
-class Config(ChainConfig):
-    """Options of compare_spaces."""
-
-    output: str = Field(description="folder for all outputs, local, s3:// or gs://")
-    spaces: tuple[str, ...] = Field(("rgb", "freq", "sl", "ssl"), description="embedding spaces")
-    metrics: tuple[str, ...] = Field(
-        ("euclidean", "cosine", "whitened"), description="see build_manifold; the first is the main"
-    )
-    combinations: tuple[str, ...] = Field(
-        (
-            "image+image@1",
-            "image+highpass",
-            "image+residual",
-            "image+rgb",
-            "image+denoiser",
-            "image+highpass+residual",
-            "image+highpass+image@1",
-            "image+highpass+denoiser",
-            "image+highpass+residual+image@1",
-            "image+highpass+residual+denoiser",
-        ),
-        description="of heads, fused, in the first metric; image@1 is the image with the next "
-        "seed, so that rows of as many networks can be compared",
-    )
-    fusions: tuple[Literal["late", "early"], ...] = Field(
-        ("late",), description="of the combinations; early ones are trainings of their own"
-    )
-    sl_network: str = Field("resnet50", description="see build_manifold")
-    sl_weights: str | None = Field(None, description="see build_manifold")
-    ssl_weights: str | None = Field(
-        None, description="see build_manifold; an encoder is trained on the reals if not given"
-    )
-    network_size: int | None = Field(None, ge=16, description="see build_manifold")
-
-
-def options(config: Config, chain: Chain) -> tuple[str, ...]:
-    """Return build_manifold's options of the learned spaces."""
-    found: tuple[str, ...] = ()
-    if "sl" in config.spaces:
-        given = ("--sl-weights", config.sl_weights) if config.sl_weights else ()
-        found += ("--sl-network", config.sl_network, *given)
-    if "ssl" in config.spaces:
-        encoder = ("--ssl-weights", config.ssl_weights) if config.ssl_weights else chain.encoder()
-        found += encoder
-    size = config.network_size
-    return found + (("--network-size", str(size)) if size else ())
-
-
-def run(config: Config) -> None:
-    """Run all trainings; print the table as it grows, and write the metrics."""
-    with claimed(config, config.output):
-        _run(config)
-
-
-def _run(config: Config) -> None:
-    chain = Chain(config, config.output)
-    built = options(config, chain)
-    results: dict[str, list[dict[str, Any]]] = {}
-
-    def add(name: str, seeds: list[dict[str, Any]]) -> None:
-        results[name] = seeds
-        print(row(name, seeds), flush=True)
-
-    for metric in config.metrics:
-        main = metric == config.metrics[0]
-        plain = (IMAGE, RESIDUAL) if main else (IMAGE,)
-        artifacts = chain.artifacts(config.spaces, *built, metric=metric, plain=plain)
-        names = config.spaces
-        if main:
-            chain.features(artifacts)
-            chain.denoised(artifacts)
-            as_they_are = (space + FEATURES for space in config.spaces if space != "rgb")
-            names = (IMAGE, HIGHPASS, RESIDUAL, DENOISER, *as_they_are, *config.spaces)
-        for space in names:
-            title = space if main else f"{space} {metric}"
-            seeds = config.seeds if main else config.seeds[:1]
-            where = title.replace(" ", "-")
-            add(title, chain.attributors(space, artifacts, title=where, seeds=seeds))
-        for name in config.combinations if main else ():
-            for fusion in config.fusions:
-                title = f"{name} {fusion}"
-                where = title.replace(" ", "-")
-                add(title, chain.attributors(name, artifacts, fusion, title=where))
-    # A metric beside the first has one seed and its interval.
-    print(f"\n{table(results, {})}")
-    found = {"settings": config.model_dump(mode="json"), "metrics": results}
-    storage.write_json(storage.join(config.output, "comparison.json"), found)
-    if config.json_file:
-        storage.write_json(config.json_file, found)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the comparison as a command."""
-    return job.exit_code("compare_spaces", lambda: run(parse(Config, __doc__, argv)))
-
+from manifpt.jobs.compare_spaces import *  # noqa: F403
+from manifpt.jobs.compare_spaces import main
 
 if __name__ == "__main__":
     sys.exit(main())

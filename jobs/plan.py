@@ -1,140 +1,14 @@
 """Plan jobs before they run: stages, bytes, hours, costs, wall time, requests, the bottleneck.
 
-    python -m jobs.plan --measure here.json --input IMAGES --model MODEL
-    python -m jobs.plan --measurements here.json --images 1e9 --real 1e6 --nodes 20 --cpus 16
+    python -m jobs.plan --help
 
-The first measures on this machine, in one to three minutes, what the second needs; docs/plan.md
-says how.
+The same as `manifpt plan`; its code is manifpt/jobs/plan.py.
 """
 
 import sys
-from typing import Any
 
-from pydantic import Field
-
-from manifpt.cli import job
-from manifpt.cli.config import JobConfig
-from manifpt.errors import ManifptError
-from manifpt.tracking import Run
-
-
-class Config(JobConfig):
-    """Options of plan."""
-
-    measure: str | None = Field(
-        None, description="measure on this machine, and write the measurements to this JSON file"
-    )
-    input: tuple[str, ...] = Field(
-        (), description="--measure: images like those to come; the first thousands are taken"
-    )
-    model: str | None = Field(
-        None, description="--measure: an attributor with a manifold, as of train_attribution"
-    )
-    manifold: tuple[str, ...] = Field(
-        (), description="--measure: where the attributor's manifolds lie now, if they were moved"
-    )
-    measurements: str | None = Field(None, description="file that --measure wrote")
-    images: float | None = Field(None, ge=1, description="images to attribute, such as 1e9")
-    real: float | None = Field(
-        None, ge=1, description="reals of the manifold; if not given, as many as were measured"
-    )
-    unit: float | None = Field(
-        None, ge=1, description="images in a file of the input; as measured if not given"
-    )
-    workers: tuple[int, ...] = Field(
-        (), description="numbers of worker processes to plan for; as many as fit if not given"
-    )
-    nodes: int = Field(1, ge=1, description="machines of the cluster")
-    cpus: int | None = Field(
-        None, ge=1, description="CPUs that Ray counts on each; those measured if not given"
-    )
-    cores: int | None = Field(
-        None, ge=1, description="real cores of each, if Ray counts others; --cpus if not given"
-    )
-    gpus: int | None = Field(None, ge=0, description="GPUs of each; 1 if measured on one, else 0")
-    memory: float | None = Field(
-        None, gt=0, description="GiB that Ray has on each (`ray status`); as measured if not given"
-    )
-    bandwidth: float | None = Field(
-        None, gt=0, description="MB/s between a node and storage; no limit if not given"
-    )
-    price_cpu_hour: float | None = Field(None, ge=0, description="of one CPU for an hour")
-    price_gpu_hour: float | None = Field(None, ge=0, description="of one GPU for an hour")
-    price_storage_gb_month: float | None = Field(None, ge=0, description="of a GB for a month")
-    price_requests: tuple[float, ...] = Field(
-        (), max_length=2, description="of 1,000 requests: that write, and that read if not the same"
-    )
-
-
-def run(config: Config, tracked: Run) -> dict[str, Any]:
-    """Measure, or read measurements; print the plans and return them."""
-    from manifpt.planning import model, table
-    from manifpt.planning.cluster import Cluster, Prices
-    from manifpt.planning.measured import Measured
-
-    if (config.measure is None) == (config.measurements is None):
-        raise ManifptError("--measurements: give the file of an earlier --measure, or --measure")
-    if config.measure is not None:
-        measured = _measured(config)
-    else:
-        measured = Measured.read(str(config.measurements))
-    tracked.document("measurements.json", measured.model_dump(mode="json"))
-    if config.images is None and config.measure is None:
-        raise ManifptError("--images: say how many are to be attributed")
-    if config.unit is not None:
-        sizes = measured.sizes.model_copy(update={"unit": config.unit})
-        measured = measured.model_copy(update={"sizes": sizes})
-    cpus = config.cpus or measured.cores
-    cluster = Cluster(
-        config.nodes,
-        cpus,
-        config.cores or (min(cpus, measured.cores) if config.cpus is None else cpus),
-        int(measured.uses_gpu) if config.gpus is None else config.gpus,
-        int(config.memory * 2**30) if config.memory else measured.memory,
-        config.bandwidth * 1e6 if config.bandwidth else None,
-    )
-    if measured.uses_gpu != (cluster.gpus > 0):
-        raise ManifptError(
-            f"--gpus {cluster.gpus}: measured {'on a GPU' if measured.uses_gpu else 'without one'};"
-            " measure on a node like those of the cluster"
-        )
-    prices = Prices(
-        config.price_cpu_hour,
-        config.price_gpu_hour,
-        config.price_storage_gb_month,
-        (config.price_requests[0], config.price_requests[-1]) if config.price_requests else None,
-    )
-    reals = int(config.real or measured.images.reals)
-    workers = config.workers or (None,)
-    plans = {"build_manifold": [model.build_manifold(measured, reals, cluster, n) for n in workers]}
-    if config.images is not None:
-        images = int(config.images)
-        plans["attribute"] = [model.attribute(measured, images, reals, cluster, n) for n in workers]
-    for made in plans.values():
-        print(table.text(made, cluster, prices), end="\n\n", file=sys.stderr, flush=True)
-    rows = [table.row(plan, cluster, prices) for made in plans.values() for plan in made]
-    return {"cluster": vars(cluster), "plans": rows}
-
-
-def _measured(config: Config) -> Any:
-    from manifpt.planning.calibrate import calibrate
-
-    if not config.input or config.model is None:
-        raise ManifptError("--measure: needs --input and --model; see --help")
-    measured = calibrate(config.input, config.model, config.manifold)
-    measured.write(str(config.measure))
-    return measured
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the job as a command; the tables are its output, and --json has all figures."""
-
-    def command() -> None:
-        # Measurements start Ray where they need it.
-        job.execute("plan", Config, run, argv, __doc__, on_ray=False)
-
-    return job.exit_code("plan", command)
-
+from manifpt.jobs.plan import *  # noqa: F403
+from manifpt.jobs.plan import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,88 +1,14 @@
 """The main job, end to end, on the benchmark that ships: one command, a table of accuracies.
 
-    python -m jobs.quickstart --output quickstart
+    python -m jobs.quickstart --help
 
-Builds a manifold of the benchmark's reals, computes the artifacts of other images, and trains four
-attributors: on the images themselves, on the artifacts of the nearest real as the paper has it, on
-local statistics, and on several views of the images together. It evaluates them on unseen images,
-and attributes those by the last as if unlabelled.
+The same as `manifpt quickstart`; its code is manifpt/jobs/quickstart.py.
 """
 
 import sys
-import time
-from typing import Literal
 
-from pydantic import Field
-
-from jobs import attribute
-from jobs.chain import Chain, ChainConfig, claimed, table
-from manifpt import storage
-from manifpt.cli import job
-from manifpt.cli.config import JobConfig, parse
-
-TOGETHER = "image+highpass+residual"
-NAMES = {
-    "image": "images",
-    "rgb": "rgb artifacts, nearest real (the paper)",
-    "residual": "local statistics",
-    TOGETHER: "images, high-pass residuals, statistics",
-}
-
-
-class Config(ChainConfig):
-    """Options of quickstart."""
-
-    output: str = Field("quickstart", description="folder for all outputs, local, s3:// or gs://")
-    projector: Literal["nearest", "mean", "tangent", "riemannian"] = Field(
-        "nearest", description="see compute_artifacts"
-    )
-    steps: int = Field(300, ge=1, description="of each training by gradients")
-
-
-def rates_table(rates: dict[str, float]) -> str:
-    """Return the images/s of each step as text."""
-    lines = [f"{title:<32}{rate:7.0f}" for title, rate in rates.items() if rate]
-    return "\n".join(["images/s of each step, its start-up included", *lines])
-
-
-def run(config: Config) -> None:
-    """Run the chain; print the table and where everything is."""
-    with claimed(config, config.output):
-        _run(config)
-
-
-def _run(config: Config) -> None:
-    from manifpt.evaluation.pictures import triplets_picture
-
-    started = time.monotonic()
-    chain = Chain(config, config.output)
-    artifacts = chain.artifacts(("rgb",), plain=("image", "residual"))
-    results = {
-        name: chain.attributors(name, artifacts, title="all" if name == TOGETHER else None)
-        for name in NAMES
-    }
-    verdicts = chain.place("attributions")
-    flags = ("--input", config.benchmark, "--split", "test", "--output", verdicts, *chain.sources)
-    chain.step("attribute", attribute, *flags, "--model", chain.place("attributor", "all"))
-    picture = triplets_picture(chain.place("artifacts/rgb"), chain.place("artifacts/image"))
-    storage.write_bytes(chain.place("evaluation/rgb/triplets.png"), picture)
-    seconds = time.monotonic() - started
-    print(f"\n{table(results, NAMES)}\n\n{rates_table(chain.rates)}\n")
-    print(f"outputs: {config.output}/ (manifolds, artifacts, attributor, evaluation, attributions)")
-    print("runs:    .venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db")
-    print(f"{seconds:.0f} s")
-    if config.json_file:
-        hidden = {*JobConfig.model_fields, "output"}
-        settings = config.model_dump(mode="json", exclude=hidden)
-        found = {"settings": settings, "seconds": seconds, "metrics": results}
-        found["images_per_second"] = chain.rates
-        storage.write_json(config.json_file, found)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the chain as a command."""
-    return job.exit_code("quickstart", lambda: run(parse(Config, __doc__, argv)))
-
+from manifpt.jobs.quickstart import *  # noqa: F403
+from manifpt.jobs.quickstart import main
 
 if __name__ == "__main__":
     sys.exit(main())

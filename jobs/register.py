@@ -1,59 +1,14 @@
 """Put a finished attributor in MLflow's model registry, with a card, to be served and used by name.
 
-    python -m jobs.register --model ATTRIBUTOR --name NAME --evaluation EVALUATION
-    mlflow models serve -m models:/NAME@champion --env-manager local
-    python -m jobs.attribute --input IMAGES --model models:/NAME@champion --output VERDICTS
+    python -m jobs.register --help
 
-The alias moves to the new version; older ones stay. Small manifolds come with the model.
+The same as `manifpt register`; its code is manifpt/jobs/register.py.
 """
 
 import sys
-from typing import Any, Literal
 
-from pydantic import Field
-
-from manifpt.cli import job
-from manifpt.cli.config import Alias, JobConfig, ModelName
-from manifpt.tracking import Run
-
-
-class Config(JobConfig):
-    """Options of register."""
-
-    model: str = Field(description="folder of train_attribution")
-    name: ModelName = Field(description="the registered model, a new one or one more version")
-    alias: Alias = Field("champion", description="of this version; another version loses it")
-    evaluation: str | None = Field(
-        None, description="folder of evaluate, whose metrics go on the card"
-    )
-    manifold: Literal["auto", "reference", "include"] = Field(
-        "auto",
-        description="include copies the manifolds into the model, reference names them by URI and "
-        "hash; auto includes them up to 256 MiB",
-    )
-    moved: tuple[str, ...] = Field(
-        (), description="where the attributor's manifolds lie now, if they were moved"
-    )
-
-
-def run(config: Config, tracked: Run) -> dict[str, Any]:
-    """Register and return what the version is called."""
-    from manifpt.registry.register import log_model, register
-
-    logged = log_model(
-        config.model,
-        tracked.require(),
-        manifold=config.manifold,
-        moved=config.moved,
-        evaluation=config.evaluation,
-    )
-    return register(logged, config.name, config.alias)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the job as a command."""
-    return job.main("register", Config, run, __doc__, argv, on_ray=False)
-
+from manifpt.jobs.register import *  # noqa: F403
+from manifpt.jobs.register import main
 
 if __name__ == "__main__":
     sys.exit(main())

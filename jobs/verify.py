@@ -1,48 +1,14 @@
 """Compute random rows of artifacts again by brute force, from the original images.
 
-    python -m jobs.verify MANIFOLD ARTIFACTS --rows 200
+    python -m jobs.verify --help
 
-Writes ARTIFACTS/certificate.json; exit code 1 if anything differs.
+The same as `manifpt verify`; its code is manifpt/jobs/verify.py.
 """
 
 import sys
-from typing import Any
 
-from pydantic import Field
-
-from manifpt.cli import job
-from manifpt.cli.config import POSITIONAL, JobConfig
-from manifpt.errors import MismatchError
-from manifpt.tracking import Run
-
-
-class Config(JobConfig):
-    """Options of verify."""
-
-    manifold: str = Field(description="folder of build_manifold", json_schema_extra=POSITIONAL)
-    artifacts: str = Field(description="folder of compute_artifacts", json_schema_extra=POSITIONAL)
-    rows: int = Field(200, ge=1, description="how many rows")
-    seed: int = Field(0, ge=0, description="of the choice of rows")
-
-
-def run(config: Config, tracked: Run) -> dict[str, Any]:
-    """Verify and return the counts; a difference raises after the certificate is written."""
-    from manifpt.artifacts.verification import verify
-
-    found = verify(config.manifold, config.artifacts, config.rows, config.seed)
-    tracked.document("certificate.json", found)
-    if found["mismatches"]:
-        first = found["what"][0]
-        raise MismatchError(
-            f"{found['mismatches']} mismatches; the first: {first['id']}: {first['what']}"
-        )
-    return found
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the job as a command."""
-    return job.main("verify", Config, run, __doc__, argv)
-
+from manifpt.jobs.verify import *  # noqa: F403
+from manifpt.jobs.verify import main
 
 if __name__ == "__main__":
     sys.exit(main())

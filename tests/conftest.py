@@ -122,7 +122,7 @@ def labelled(corpus) -> list[str]:
 @pytest.fixture(scope="session")
 def chain(ray_session, corpus, tmp_path_factory) -> Path:
     """All steps once, in rgb, with two training workers."""
-    from jobs import build_manifold, compute_artifacts, evaluate, train_attribution
+    from manifpt.jobs import build_manifold, compute_artifacts, evaluate, train_attribution
 
     out = tmp_path_factory.mktemp("chain")
     reals = ["--input", f"real={corpus}/manifold"]
@@ -164,7 +164,7 @@ def folder_of(path, numbers, kind="real"):
 def built(ray_session, tmp_path_factory):
     out = tmp_path_factory.mktemp("manifold")
     reals = folder_of(out / "reals", range(300))
-    from jobs import build_manifold
+    from manifpt.jobs import build_manifold
 
     flags = ["--input", reals, "--output", f"{out}/m", "--shards", "5", "--index", "IVF4,Flat"]
     assert build_manifold.main(flags) == 0

@@ -37,7 +37,7 @@ class Drill:
         from ray.cluster_utils import Cluster
 
         self.random, self.folder = random.Random(seed), folder
-        self.command = [sys.executable, "-m", "jobs.attribute", "--input", str(images)]
+        self.command = [sys.executable, "-m", "manifpt", "attribute", "--input", str(images)]
         self.command += ["--model", model, "--num-actors", "2", "--output"]
         self.cluster = Cluster(True, head_node_args={"num_cpus": 1, "object_store_memory": 2**28})
         self.nodes = [self.cluster.add_node(**NODE) for _ in range(2)]

@@ -9,13 +9,20 @@ import pytest
 import torch
 from conftest import mobilenet, write_folder
 
-from jobs import attribute, build_manifold, compute_artifacts, evaluate, train_attribution, verify
 from manifpt import storage
 from manifpt.artifacts.branches import open_artifacts, read_branches
 from manifpt.attribution.model.attributor import Attributor
 from manifpt.attribution.model.fusion import fit_weights
 from manifpt.attribution.model.network import AttributionNetwork, Design
 from manifpt.errors import ManifptError
+from manifpt.jobs import (
+    attribute,
+    build_manifold,
+    compute_artifacts,
+    evaluate,
+    train_attribution,
+    verify,
+)
 from manifpt.storage import tensors
 
 SL = ["--sl-network", "mobilenet_v2", "--sl-weights", mobilenet(), "--network-size", "32"]

@@ -5,7 +5,7 @@ import csv
 import pytest
 from conftest import BENCHMARK
 
-from jobs.compare_open_set import FAMILIES, KNOWN, UNKNOWN, split_of
+from manifpt.jobs.compare_open_set import FAMILIES, KNOWN, UNKNOWN, split_of
 
 RECIPES = list(csv.DictReader((BENCHMARK / "recipes.csv").open()))
 BY_NAME = {row["name"]: row for row in RECIPES}

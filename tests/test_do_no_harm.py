@@ -8,7 +8,7 @@ from conftest import BENCHMARK, labelled, write_folder
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs import (
+from manifpt.jobs import (
     attribute,
     audit,
     build_benchmark,
@@ -22,7 +22,7 @@ from jobs import (
     quickstart,
     train_attribution,
 )
-from tuning import sweep
+from manifpt.tuning import sweep
 
 SMALL = ["--backbone", "resnet18", "--stem", "half", "--epochs", "1", "--batch-size", "8"]
 # Each job with inputs that it can use, and, with none, what makes it fail after it has begun.

@@ -8,12 +8,16 @@ from pathlib import Path
 import pytest
 import yaml
 
+from manifpt.__main__ import STAGES, module_of
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
 PAGES += sorted((ROOT / "docs").rglob("*.md"))
 FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
-COMMAND = re.compile(r"-m (jobs\.[a-z]\w+|tuning\.sweep)((?:[^\n;|&`#]|\\\n)*)")
+JOBS = "|".join(job for jobs in STAGES.values() for job in jobs)
+START = rf"(?:-m jobs\.|-m tuning\.|^ *manifpt )({JOBS})\b"
+COMMAND = re.compile(START + r"((?:[^\n;|&`#]|\\\n)*)", re.MULTILINE)
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 
@@ -26,7 +30,7 @@ def anchors(page: Path) -> set[str]:
 
 def flags_of(job: str) -> set[str]:
     """All flags of a job, and those of attribute's other command."""
-    module = importlib.import_module(job)
+    module = importlib.import_module(module_of(job))
     kinds = [module.Config, *([module.Status] if hasattr(module, "Status") else [])]
     fields = {f.alias or name for kind in kinds for name, f in kind.model_fields.items()}
     flags = {"--" + name.replace("_", "-") for name in fields}
@@ -71,8 +75,7 @@ def test_the_architecture_has_a_line_for_each_module():
         listed |= {f"{folder}/{name}" for name in names}
     there = {
         str(path.relative_to(ROOT))
-        for folder in ("manifpt", "tuning")
-        for path in (ROOT / folder).rglob("*.py")
+        for path in (ROOT / "manifpt").rglob("*.py")
         if not path.name.startswith("__")
     }
     assert sorted(there - listed) == [], "add a line to docs/architecture.md"

@@ -18,12 +18,12 @@ from conftest import write_folder
 from faulty_s3 import FaultyS3
 from test_pipeline import Copy, hashes, read
 
-from jobs import attribute
 from manifpt import storage
 from manifpt.engine import attempts, pipeline, progress, session
 from manifpt.engine.session import Pool
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, plan, read_unit
+from manifpt.jobs import attribute
 from manifpt.outputs import liveness
 
 ROOT = Path(__file__).parents[1]

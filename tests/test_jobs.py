@@ -13,8 +13,8 @@ from conftest import draw, labelled, write_folder
 from PIL import Image
 from ray.train import WorkerGroupError
 
-from jobs import attribute, build_manifold, compute_artifacts, evaluate, train_attribution
 from manifpt.engine import session
+from manifpt.jobs import attribute, build_manifold, compute_artifacts, evaluate, train_attribution
 
 ROOT = Path(__file__).parents[1]
 JOBS = ["build_manifold", "compute_artifacts", "train_attribution", "evaluate", "attribute"]

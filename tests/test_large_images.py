@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from jobs import attribute, build_manifold, compute_artifacts, evaluate, train_attribution, verify
 from manifpt import storage
 from manifpt.artifacts.branches import open_artifacts, read_artifacts
 from manifpt.artifacts.projection import reading_of
@@ -19,6 +18,14 @@ from manifpt.attribution.model.attributor import Attributor
 from manifpt.attribution.model.targets import trained_targets
 from manifpt.images import plan, read_unit
 from manifpt.images.ids import image_id
+from manifpt.jobs import (
+    attribute,
+    build_manifold,
+    compute_artifacts,
+    evaluate,
+    train_attribution,
+    verify,
+)
 from manifpt.manifold import Manifold
 from manifpt.registry.pyfunc import AttributorModel
 from manifpt.storage import tensors

@@ -7,10 +7,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import attribute, build_manifold, compute_artifacts, evaluate, plan, train_attribution
 from manifpt.engine import session
 from manifpt.errors import ManifptError
 from manifpt.images import Selection
+from manifpt.jobs import (
+    attribute,
+    build_manifold,
+    compute_artifacts,
+    evaluate,
+    plan,
+    train_attribution,
+)
 from manifpt.manifold.manifold import Manifold
 from manifpt.manifold.placement import SHARE, place
 from manifpt.planning import model, table

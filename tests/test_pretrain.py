@@ -8,8 +8,8 @@ import pytest
 import torch
 from conftest import draw, write_folder
 
-from jobs import build_manifold, pretrain_embedding
 from manifpt import storage
+from manifpt.jobs import build_manifold, pretrain_embedding
 from manifpt.manifold import Manifold, Plan
 from manifpt.nets.backbone import build_backbone
 from manifpt.spaces.pretrain import Options, SplitStage, dimension_of, pretrain_encoder

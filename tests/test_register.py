@@ -21,11 +21,18 @@ import pytest
 import torch
 from conftest import write_folder
 
-from jobs import attribute, build_manifold, compute_artifacts, evaluate, register, train_attribution
 from manifpt.artifacts.branches import open_artifacts
 from manifpt.attribution.model.attributor import Made, publish_attributor
 from manifpt.attribution.model.network import AttributionNetwork, Design
 from manifpt.images import sandbox
+from manifpt.jobs import (
+    attribute,
+    build_manifold,
+    compute_artifacts,
+    evaluate,
+    register,
+    train_attribution,
+)
 from manifpt.outputs import claims
 from manifpt.registry.card import Facts, description, public
 from manifpt.registry.requirements import pinned
@@ -266,7 +273,7 @@ def test_jobs_take_a_registered_model(trained, corpus, tmp_path, capsys):
     assert metrics[0] == metrics[1]
     flags = ["--input", f"{trained}/mixed", "--output", f"{tmp_path}/none"]
     assert attribute.main([*flags, "--model", "models:/used@nobody"]) == 2
-    assert "jobs.register" in capsys.readouterr().err.splitlines()[-1]
+    assert "manifpt register" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "none").exists()
 
 

@@ -3,9 +3,9 @@
 import pytest
 from conftest import write_folder
 
-from jobs import build_manifold, compute_artifacts
 from manifpt import outputs, storage
 from manifpt.artifacts.branches import read_artifacts
+from manifpt.jobs import build_manifold, compute_artifacts
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import s3fs
 
-from jobs import attribute, build_manifold, compute_artifacts, evaluate, train_attribution
 from manifpt import storage
+from manifpt.jobs import attribute, build_manifold, compute_artifacts, evaluate, train_attribution
 
 NETWORK = ["--backbone", "resnet18", "--stem", "standard", "--epochs", "1", "--batch-size", "32"]
 

@@ -21,9 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jobs import attribute
 from manifpt import storage
 from manifpt.errors import ManifptError, public
+from manifpt.jobs import attribute
 from manifpt.redaction import public_uri, public_values
 
 ROOT = Path(__file__).parents[1]
@@ -218,7 +218,8 @@ def test_nothing_that_a_job_leaves_holds_a_secret(s3, sample):
     config.write_text(f"input: [{s3}/secrets/images]\nmodel: {model}\n")
 
     def run(output: str, *flags: str, **more: str) -> subprocess.CompletedProcess:
-        command = ["-m", "jobs.attribute", "--config", str(config), "--output", output, *flags]
+        given = ["--config", str(config), "--output", output, *flags]
+        command = ["-m", "manifpt", "attribute", *given]
         return subprocess.run(
             [sys.executable, *command],
             capture_output=True, text=True, cwd=folder / "ml", timeout=200,

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from jobs import compute_artifacts, train_attribution
 from manifpt import outputs, storage
 from manifpt.images.splits import split_of, splits_of
+from manifpt.jobs import compute_artifacts, train_attribution
 
 SPLITS = ("train", "validation", "test")
 

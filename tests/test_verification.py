@@ -9,9 +9,9 @@ import pytest
 from conftest import draw
 from PIL import Image
 
-from jobs import build_manifold, compute_artifacts, verify
 from manifpt import storage
 from manifpt.artifacts.verification import WHITENED_TOLERANCE, Checked
+from manifpt.jobs import build_manifold, compute_artifacts, verify
 from manifpt.manifold import Metric
 from manifpt.manifold.metric import Whitening
 

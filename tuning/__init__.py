@@ -1,1 +1,1 @@
-"""Sweeps of embedding spaces and hyperparameters with Ray Tune."""
+"""The code is in manifpt/tuning; these run it from a checkout."""

@@ -122,7 +122,7 @@ def remedy(findings: Sequence[dict[str, Any]]) -> str:
     kinds = {finding["kind"] for finding in failed}
     said = []
     if kinds & {"file", "content"}:
-        said.append("The files tell the classes apart: jobs.normalize stores all images alike.")
+        said.append("The files tell the classes apart: manifpt normalize stores all images alike.")
     if any(finding["name"] == SPLITS for finding in failed):
         said.append("Declare splits that keep a prompt or scene on one side, or none.")
     if any(

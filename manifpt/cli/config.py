@@ -21,7 +21,8 @@ from typing import (
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from manifpt.cli.options import ProjectionOptions
+from manifpt.cli.options import InputOptions, ProjectionOptions
+from manifpt.cli.shipped import shipped
 from manifpt.engine.session import Demand, SearchDemand
 from manifpt.errors import ManifptError
 
@@ -170,6 +171,22 @@ POSITIONAL: dict[str, JsonValue] = {"positional": True}
 IN_FILE: dict[str, JsonValue] = {"in_file": True}
 
 
+# The parts of --help, by fields; what is in none is the job's own.
+PARTS = {
+    "inputs": {
+        *("input", "real", "reals", "generated", "benchmark", "model", "manifold", "artifacts"),
+        *("fuse", "extend", "add", "sources", "split", "evaluation", "moved"),
+        *InputOptions.model_fields,
+    },
+    "this job": set[str](),
+    "resources": {
+        *("num_actors", "num_gpus_per_actor", "num_workers", "num_cpus", "compile", "threads"),
+        *("search", "placement", "manifold_memory", "gpu_float16", "max_concurrent_trials"),
+    },
+    "all jobs": {"config", "json_file", "overwrite", "take_over"},
+}
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, without repeating the usage."""
 
@@ -190,7 +207,7 @@ def _kind(annotation: Any) -> Any:
     return annotation
 
 
-def _add(parser: argparse.ArgumentParser, name: str, field: Any) -> None:
+def _add(parser: argparse._ArgumentGroup, name: str, field: Any) -> None:
     kind = _kind(field.annotation)
     if field.json_schema_extra == IN_FILE:
         return
@@ -225,7 +242,7 @@ def _shown(default: Any) -> str:
 
 def _from_file(path: str) -> dict[str, Any]:
     try:
-        loaded = yaml.safe_load(Path(path).read_text())
+        loaded = yaml.safe_load(Path(shipped(path)).read_text())
     except OSError as error:
         raise ManifptError(f"--config {path}: {error.strerror}; check the path") from None
     except yaml.YAMLError as error:
@@ -236,16 +253,28 @@ def _from_file(path: str) -> dict[str, Any]:
     return {str(key).replace("-", "_"): value for key, value in loaded.items()}
 
 
+def _parser(kind: type[JobConfig], description: str) -> _Parser:
+    """Return the parser of a job's flags, in parts; a job's own come before what it shares."""
+    command = f"manifpt {kind.__module__.rpartition('.')[2]}"
+    places = [n.upper() for n, f in kind.model_fields.items() if f.json_schema_extra == POSITIONAL]
+    parser = _Parser(
+        prog=command,
+        usage=" ".join([command, *places, "[OPTIONS]"]),
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    groups = {part: parser.add_argument_group(part) for part in PARTS}
+    for name in sorted(kind.model_fields, key=lambda name: name not in kind.__annotations__):
+        part = next((part for part, names in PARTS.items() if name in names), "this job")
+        _add(groups[part], name, kind.model_fields[name])
+    return parser
+
+
 def parse(kind: type[Config], description: str, argv: Sequence[str] | None = None) -> Config:
     """Return the config that flags and file give; raise ManifptError naming a wrong option."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    parser = _Parser(description=description, allow_abbrev=False)
-    # The job's own options come first, those of all jobs last.
-    common = JobConfig.model_fields
-    names = sorted(kind.model_fields, key=lambda n: (n in common, n not in kind.__annotations__))
-    for name, field in ((name, kind.model_fields[name]) for name in names):
-        _add(parser, name, field)
-    flags = vars(parser.parse_args(argv))
+    flags = vars(_parser(kind, description).parse_args(argv))
     values = {**(_from_file(flags["config"]) if "config" in flags else {}), **flags}
     try:
         return kind.model_validate(values)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
+from manifpt.cli.answer import answer
 from manifpt.cli.config import Config, parse
 from manifpt.cli.options import DryRunOptions
 from manifpt.errors import ManifptError
@@ -88,10 +89,16 @@ def main(
     *,
     on_ray: bool = True,
 ) -> int:
-    """Run a job as a command: print its summary and return the exit code."""
+    """Run a job as a command: print its answer, and its summary as JSON; return the exit code.
+
+    The answer is for people and goes to stderr. The JSON goes to stdout, if that is no terminal.
+    """
 
     def command() -> None:
-        print(json.dumps(execute(name, kind, job, argv, doc, on_ray=on_ray), indent=1))
+        summary = execute(name, kind, job, argv, doc, on_ray=on_ray)
+        print(f"\n{answer(name, summary)}", file=sys.stderr, flush=True)
+        if not sys.stdout.isatty():
+            print(json.dumps(summary, indent=1))
 
     return exit_code(name, command)
 

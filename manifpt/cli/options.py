@@ -20,7 +20,7 @@ class DryRunOptions(BaseModel):
     dry_run: bool = Field(
         False,
         description="write nothing; print what the job would read, its stages and its processes, "
-        "and where manifolds would lie (jobs.plan adds hours and costs)",
+        "and where manifolds would lie (manifpt plan adds hours and costs)",
     )
 
 

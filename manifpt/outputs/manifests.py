@@ -83,7 +83,9 @@ def require(folder: str, kind: str, option: str) -> dict[str, Any]:
             "evaluation": "evaluate",
         }
         made_by = job.get(kind, "train_attribution")
-        raise ManifptError(f"{option} {folder}: no finished {kind} there; run jobs.{made_by} first")
+        raise ManifptError(
+            f"{option} {folder}: no finished {kind} there; run manifpt {made_by} first"
+        )
     if manifest.get("kind") != kind:
         raise ManifptError(f"{option} {folder}: holds {manifest.get('kind')}, not {kind}")
     return manifest

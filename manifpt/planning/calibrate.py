@@ -72,9 +72,9 @@ def calibrate(inputs: Sequence[str], model: str, manifolds: Sequence[str] = ()) 
         flags = ["--input", f"{folder}/images", "--model", source.attributor]
         if source.manifolds:
             flags += ["--manifold", *source.manifolds]
-        attributed = command("jobs.attribute", f"{folder}/attributions", *flags, environment=store)
+        attributed = command("attribute", f"{folder}/attributions", *flags, environment=store)
         flags = ["--input", f"real={folder}/images", *space_flags(reals[0])]
-        built = command("jobs.build_manifold", f"{folder}/manifold", *flags, environment=store)
+        built = command("build_manifold", f"{folder}/manifold", *flags, environment=store)
         manifold = Manifold.open(f"{folder}/manifold")
         parts = len(attributed.parts)
         draft = Measured(

@@ -92,18 +92,18 @@ def measure(
                 made = model.attribute(measured, images, measured.images.reals, cluster, count)
                 output = f"{folder}/attributions-{images}-{count}-{turn}"
                 flags = ["--input", *tars, "--model", f"{folder}/model"]
-                yield _row(made, "jobs.attribute", output, flags, here)
+                yield _row(made, "attribute", output, flags, here)
             made = model.build_manifold(measured, images, cluster, 1)
             output = f"{folder}/manifold-{images}-{turn}"
             reals = [f"real={tar}" for tar in tars]
-            yield _row(made, "jobs.build_manifold", output, ["--input", *reals], here)
+            yield _row(made, "build_manifold", output, ["--input", *reals], here)
 
 
 def _row(
-    made: model.JobPlan, module: str, output: str, flags: list[str], here: dict[str, str]
+    made: model.JobPlan, job: str, output: str, flags: list[str], here: dict[str, str]
 ) -> dict[str, Any]:
     load = os.getloadavg()[0]
-    ran = command(module, output, *flags, "--num-actors", str(made.workers), environment=here)
+    ran = command(job, output, *flags, "--num-actors", str(made.workers), environment=here)
     seconds = ran.ended - ran.began
     parts = dict(made.parts)
     first = ran.parts[0] - ran.began if ran.parts else None

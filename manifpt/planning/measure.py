@@ -249,10 +249,10 @@ class Ran:
     ended: float
 
 
-def command(module: str, output: str, *flags: str, environment: dict[str, str]) -> Ran:
+def command(job: str, output: str, *flags: str, environment: dict[str, str]) -> Ran:
     """Run a job as its users do."""
     began = time.time()
-    given = [sys.executable, "-m", module, "--output", output, *flags]
+    given = [sys.executable, "-m", "manifpt", job, "--output", output, *flags]
     ran = subprocess.run(
         given,
         capture_output=True,
@@ -264,7 +264,7 @@ def command(module: str, output: str, *flags: str, environment: dict[str, str]) 
     ended = time.time()
     if ran.returncode:
         last = (ran.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ManifptError(f"--measure: {module} ended with {ran.returncode}: {last}")
+        raise ManifptError(f"--measure: {job} ended with {ran.returncode}: {last}")
     files = [path.stat() for path in Path(output, "attributions").glob("*.parquet")]
     times = sorted(file.st_mtime for file in files)
     return Ran(began, times, sum(file.st_size for file in files), ended)

@@ -6,7 +6,7 @@ Python, with or without a table of images at once::
     model = mlflow.pyfunc.load_model("models:/NAME@champion")
     model.predict(pandas.DataFrame({"image": [data]}))  # data: the bytes of a PNG, JPEG, ...
 
-Over Parquet of any size, in one process a core; jobs.attribute does the same with parts that
+Over Parquet of any size, in one process a core; manifpt attribute does the same with parts that
 survive, a quarantine and counts::
 
     class Attribute:

@@ -1,6 +1,7 @@
 """An attributor's folder -> an MLflow model of a run -> a version in the registry."""
 
 import io
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -60,7 +61,7 @@ def log_model(
         manifold: ``include`` copies its manifolds into the model; ``reference`` names them by URI
             and hash; ``auto`` includes them if they take at most INCLUDE_BYTES together.
         moved: where its manifolds lie now, if not where they were.
-        evaluation: folder of jobs.evaluate, for the card.
+        evaluation: folder of manifpt evaluate, for the card.
 
     """
     attributor = Attributor.open(uri)
@@ -77,13 +78,22 @@ def log_model(
             flavor=mlflow.pyfunc,
             run_id=run_id,
             python_model=model.__file__,
-            code_paths=[str(Path(manifpt.__file__).parent)],
+            code_paths=[_code(scratch)],
             artifacts=_files(scratch, attributor, facts),
             signature=_signature(),
             input_example=pd.DataFrame({"image": [_example(attributor)]}),
             pip_requirements=pinned(),
         )
     return Logged(info.model_id, facts)
+
+
+def _code(scratch: str) -> str:
+    """Copy the package without the data that comes with it; return the folder of the copy."""
+    unneeded = shutil.ignore_patterns("data", "__pycache__")
+    copied = shutil.copytree(
+        Path(manifpt.__file__).parent, Path(scratch, "manifpt"), ignore=unneeded
+    )
+    return str(copied)
 
 
 def register(logged: Logged, name: str, alias: str) -> dict[str, Any]:

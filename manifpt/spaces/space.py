@@ -88,7 +88,7 @@ def _learned(name: str, size: int, options: Options) -> "Learned":
         backbone, given, option = options.ssl_network, options.ssl_weights, "--ssl-weights"
         if given is None:
             raise ManifptError(
-                f"{option}: give Barlow Twins weights, or the output of jobs.pretrain_embedding"
+                f"{option}: give Barlow Twins weights, or the output of manifpt pretrain_embedding"
             )
     check_backbone(backbone, f"--{name}-network")
     source = weights.find_weights(given, backbone, option)

@@ -1,4 +1,4 @@
-"""Weights of learned spaces: from a file, an encoder of jobs.pretrain_embedding, or torchvision.
+"""Weights of learned spaces: from a file, an encoder of manifpt pretrain_embedding, or torchvision.
 
 Files hold tensors alone: nothing of them is executed.
 """

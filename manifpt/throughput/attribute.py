@@ -1,6 +1,6 @@
 """Speed of attribution, next to the loop that one would write; its memory; and reading from S3.
 
-    manifpt     the call of jobs.attribute: readers, then actors, parts that survive a crash
+    manifpt     the call of manifpt attribute: readers, then actors, parts that survive a crash
     loop        a single process: DataLoader with workers -> faiss.IndexFlatL2 -> the network
     manifpt S3  as manifpt; the same tars come from a SeaweedFS server on the same cores
 
@@ -173,7 +173,7 @@ def by_loop(work: Work, paths: list[str], output: str, threads: int) -> Ran:
 
 
 def by_manifpt(work: Work, uris: list[str], output: str) -> Ran:
-    """Attribute tars as jobs.attribute does, on a Ray of its own."""
+    """Attribute tars as manifpt attribute does, on a Ray of its own."""
     import ray
 
     session.start()

@@ -84,7 +84,7 @@ def write_card(output: str, card: dict[str, Any]) -> None:
 
 
 def add_accuracies(folder: str, uri: str) -> None:
-    """Put the accuracies that ``jobs.quickstart --json`` wrote on a benchmark's card."""
+    """Put the accuracies that ``manifpt quickstart --json`` wrote on a benchmark's card."""
     card, measured = storage.read_json(storage.join(folder, CARD)), storage.read_json(uri)
     kept = ("accuracy", "accuracy_low", "accuracy_high", "chance", "images")
     metrics = {

@@ -11,7 +11,6 @@ import torch
 from conftest import write_folder
 from sklearn.metrics import roc_auc_score
 
-from jobs import attribute, compute_artifacts, evaluate, train_attribution
 from manifpt import storage
 from manifpt.artifacts.branches import open_artifacts
 from manifpt.attribution.model.attributor import Attributor, publish_attributor
@@ -21,6 +20,7 @@ from manifpt.attribution.model.stream import dataset, moments
 from manifpt.attribution.unknown.decision import Rule, decide
 from manifpt.attribution.unknown.profiles import Profiles
 from manifpt.engine import session
+from manifpt.jobs import attribute, compute_artifacts, evaluate, train_attribution
 from manifpt.outputs import claims
 from manifpt.storage import tensors
 

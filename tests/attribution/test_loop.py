@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from jobs import compute_artifacts
 from manifpt.attribution.model.loop import augmented, mirrored_spectra, shifted
 from manifpt.attribution.model.recipe import Options
 from manifpt.attribution.model.train import train_attributor
+from manifpt.jobs import compute_artifacts
 from manifpt.nets.training import STATE
 from manifpt.spaces.frequency import Frequency, rounding_noise
 

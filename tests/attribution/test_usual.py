@@ -8,7 +8,6 @@ import torch
 from conftest import write_folder
 from scipy.signal import correlate2d
 
-from jobs import attribute, evaluate, train_attribution
 from manifpt import storage
 from manifpt.attribution.model.attributor import Attributor
 from manifpt.attribution.model.highpass import CLIP, KERNELS, HighPass
@@ -17,6 +16,7 @@ from manifpt.attribution.model.recipe import Length, Options
 from manifpt.attribution.model.usual import train_usual
 from manifpt.errors import ManifptError
 from manifpt.images.degrade import KINDS
+from manifpt.jobs import attribute, evaluate, train_attribution
 
 SMALL = Options(steps=100, batch_size=16)
 

@@ -10,7 +10,6 @@ import pytest
 from conftest import draw
 from PIL import Image
 
-from jobs import audit, normalize
 from manifpt import storage
 from manifpt.audit.audit import (
     FOLDER,
@@ -29,6 +28,7 @@ from manifpt.audit.verdict import Thresholds, judged, overall
 from manifpt.engine import pipeline
 from manifpt.images import DecodeRule, Reading, plan, read_unit
 from manifpt.images.read import unit_to_json
+from manifpt.jobs import audit, normalize
 
 COUNT = 40
 RULE = DecodeRule(16)

@@ -9,12 +9,12 @@ import pytest
 from conftest import draw, write_folder
 from PIL import Image
 
-from jobs import evaluate
 from manifpt import storage
 from manifpt.artifacts.branches import Branch
 from manifpt.artifacts.compute import ARTIFACTS
 from manifpt.attribution.model.attributor import SEEN, near_training, seen_by
 from manifpt.images.perceptual import DISTANCE, perceptual_hashes, thumbnail
+from manifpt.jobs import evaluate
 
 KINDS = handmade.CLASSES
 

@@ -11,7 +11,6 @@ import torch
 from PIL import Image, ImageFilter
 from torch.nn.functional import cross_entropy
 
-from jobs import attribute, build_manifold, compute_artifacts, evaluate, verify
 from manifpt import outputs, storage
 from manifpt.artifacts.branches import open_artifacts
 from manifpt.artifacts.compute import compute_artifacts as compute
@@ -20,6 +19,7 @@ from manifpt.attribution.model.network import AttributionNetwork, Design
 from manifpt.evaluation.robustness import LEVELS, curves
 from manifpt.images import Selection, plan
 from manifpt.images.sources import content_key
+from manifpt.jobs import attribute, build_manifold, compute_artifacts, evaluate, verify
 from manifpt.manifold import Manifold
 from manifpt.manifold.projector import NEAREST
 from manifpt.outputs import claims

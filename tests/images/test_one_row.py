@@ -18,11 +18,11 @@ import s3fs
 from conftest import png, write_folder
 from faulty_s3 import FaultyS3
 
-from jobs import attribute
 from manifpt import storage
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Reading, read_unit
 from manifpt.images.units import units
+from manifpt.jobs import attribute
 
 RULE = DecodeRule(16)
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from conftest import write_folder
 
-from jobs import build_manifold, compute_artifacts, train_attribution, verify
 from manifpt.artifacts.branches import open_artifacts, read_branches
 from manifpt.errors import ManifptError
+from manifpt.jobs import build_manifold, compute_artifacts, train_attribution, verify
 from manifpt.manifold import Manifold
 from manifpt.manifold.denoiser import LEVELS, Denoiser
 from manifpt.storage.tensors import from_column

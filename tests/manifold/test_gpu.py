@@ -123,7 +123,7 @@ def cluster_with_gpus():
 
 @pytest.mark.gpu
 def test_trained_and_attributed_on_a_gpu_twice_the_same(cluster_with_gpus, corpus, tmp_path):
-    from jobs import attribute, build_manifold, compute_artifacts, train_attribution
+    from manifpt.jobs import attribute, build_manifold, compute_artifacts, train_attribution
 
     weights = ["--sl-network", "mobilenet_v2", "--sl-weights", mobilenet(), "--network-size", "64"]
     place = {name: str(tmp_path / name) for name in "matxy"}

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pytest
 from conftest import draw, folder_of
 
-from jobs import build_manifold
 from manifpt import storage
 from manifpt.engine import session
 from manifpt.errors import DamageError, ManifptError
+from manifpt.jobs import build_manifold
 from manifpt.manifold import Manifold, nearest
 from manifpt.manifold.build import append_to_manifold, compact_manifold, groups
 from manifpt.manifold.embed import write_rows

@@ -10,13 +10,13 @@ import pytest
 import torch
 from conftest import draw, folder_of
 
-from jobs import build_manifold
 from manifpt import storage
 from manifpt.artifacts.projection import Target
 from manifpt.attribution.model.attributor import Attributor
 from manifpt.attribution.model.targets import trained_targets
 from manifpt.engine import session
 from manifpt.errors import DamageError
+from manifpt.jobs import build_manifold
 from manifpt.manifold import Manifold, Metric, Shard, metric, nearest
 from manifpt.manifold.basis import Basis
 from manifpt.manifold.build import compact_manifold, content_sha256

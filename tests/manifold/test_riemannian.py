@@ -9,9 +9,9 @@ import pytest
 import torch
 from conftest import write_folder
 
-from jobs import build_manifold, compute_artifacts, verify
 from manifpt import storage
 from manifpt.errors import ManifptError
+from manifpt.jobs import build_manifold, compute_artifacts, verify
 from manifpt.manifold.geometry import Geometry
 from manifpt.manifold.riemannian import energy, geodesic, length, project
 

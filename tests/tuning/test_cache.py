@@ -3,11 +3,11 @@
 import pytest
 from conftest import write_folder
 
-from jobs import build_manifold, compute_artifacts
 from manifpt import outputs
 from manifpt.artifacts.branches import read_branches
-from tuning.cache import Cache, images_of
-from tuning.space import DEFAULTS
+from manifpt.jobs import build_manifold, compute_artifacts
+from manifpt.tuning.cache import Cache, images_of
+from manifpt.tuning.space import DEFAULTS
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_artifacts_are_those_of_the_jobs(images, tmp_path):
 @pytest.mark.slow
 def test_what_fails_is_tried_again(images, tmp_path, monkeypatch):
     cache = Cache(str(tmp_path), images)
-    monkeypatch.setattr("tuning.cache.project_embeddings", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr("manifpt.tuning.cache.project_embeddings", lambda *a, **k: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cache.artifacts(settings())
     monkeypatch.undo()

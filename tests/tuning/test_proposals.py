@@ -3,11 +3,11 @@
 import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 
-from tuning.journal import Journal
-from tuning.proposals import Plan, scheduler, searcher
-from tuning.space import SearchSpace
-from tuning.sweep import Config, rungs
-from tuning.trial import Sweep
+from manifpt.tuning.journal import Journal
+from manifpt.tuning.proposals import Plan, scheduler, searcher
+from manifpt.tuning.space import SearchSpace
+from manifpt.tuning.sweep import Config, rungs
+from manifpt.tuning.trial import Sweep
 
 SEARCH = {"space": ["rgb", "freq"], "projector": ["nearest", "mean"]}
 

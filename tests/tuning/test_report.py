@@ -2,10 +2,10 @@
 
 import pytest
 
-from tuning import report
-from tuning.proposals import Plan
-from tuning.space import SearchSpace
-from tuning.trial import Sweep
+from manifpt.tuning import report
+from manifpt.tuning.proposals import Plan
+from manifpt.tuning.space import SearchSpace
+from manifpt.tuning.trial import Sweep
 
 
 def result(key, accuracy, rate=1.0, status="finished", **chosen):

@@ -4,7 +4,7 @@ import optuna
 import pytest
 
 from manifpt.errors import ManifptError
-from tuning.space import SearchSpace
+from manifpt.tuning.space import SearchSpace
 
 SEARCH = {
     "space": ["rgb", "freq"],

@@ -16,8 +16,8 @@ from mlflow import MlflowClient
 
 from manifpt import storage
 from manifpt.engine import session
-from tuning import sweep
-from tuning.study import capacity_of_trials
+from manifpt.tuning import sweep
+from manifpt.tuning.study import capacity_of_trials
 
 pytestmark = pytest.mark.usefixtures("whole_cluster")
 ROOT = Path(__file__).parents[2]

@@ -7,8 +7,8 @@ import pytest
 from conftest import BENCHMARK, write_folder
 from PIL import Image
 
-from jobs import build_benchmark
 from manifpt.images import DecodeRule, plan, read_unit
+from manifpt.jobs import build_benchmark
 from manifpt.zoo.card import verify
 
 COUNTS = ["--manifold-images", "60", "--train-images", "20", "--validation-images", "10"]

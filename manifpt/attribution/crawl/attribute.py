@@ -25,6 +25,7 @@ from manifpt.attribution.crawl.retry import (
     remove_unlisted,
 )
 from manifpt.attribution.crawl.settings import Settings
+from manifpt.attribution.crawl.verdicts import total_verdicts
 from manifpt.attribution.model.attributor import Attributor
 from manifpt.attribution.model.targets import manifold_places, trained_targets
 from manifpt.attribution.unknown.decision import DECISIONS
@@ -189,13 +190,14 @@ def check_any(summary: dict[str, Any], output: str) -> None:
 
 
 def _facts(records: Records) -> dict[str, Any]:
-    """Return what the records of chunks count besides rows: leaks, and decisions."""
+    """Return what the records of chunks count besides rows: leaks, decisions, and verdicts."""
     decisions: Counter[str] = Counter()
     for record in records:
         decisions.update(record["facts"].get("decisions", {}))
     return {
         "leaks": total_leaks(record["facts"] for record in records),
         "decisions": {name: decisions[name] for name in DECISIONS},
+        **total_verdicts(record["facts"] for record in records),
     }
 
 
@@ -203,7 +205,8 @@ def _added(facts: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
     """Return the facts of both, added up."""
     decisions = {name: n + more["decisions"][name] for name, n in facts["decisions"].items()}
     leaks = {name: facts["leaks"][name] + more["leaks"][name] for name in LEAKS}
-    return {"leaks": facts["leaks"] | leaks, "decisions": decisions}
+    both = total_verdicts([facts, more])
+    return {"leaks": facts["leaks"] | leaks, "decisions": decisions, **both}
 
 
 def _listed(inventory: Inventory, claim: claims.Claim) -> Work:

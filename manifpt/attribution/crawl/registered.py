@@ -101,13 +101,13 @@ def _download(uri: str, scratch: str) -> tuple[str, dict[str, Any]]:
     except (MlflowException, OSError) as error:
         reason = str(error).splitlines()[0][:200].rstrip(".")
         raise ManifptError(
-            f"--model {uri}: {reason}; register it by jobs.register, or check the name and "
+            f"--model {uri}: {reason}; register it by manifpt register, or check the name and "
             "MLFLOW_TRACKING_URI"
         ) from None
     folder = str(Path(scratch) / "artifacts")
     if not storage.exists(storage.join(folder, ATTRIBUTOR)):
         raise ManifptError(
-            f"--model {uri}: holds no attributor; name a model that jobs.register made"
+            f"--model {uri}: holds no attributor; name a model that manifpt register made"
         )
     return folder, origin
 

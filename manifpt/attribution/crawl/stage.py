@@ -12,6 +12,7 @@ from manifpt.artifacts.projection import Projector, project_images
 from manifpt.attribution.crawl import grouping
 from manifpt.attribution.crawl.ensemble import pooled_views
 from manifpt.attribution.crawl.leaks import LEAKS, Leaks
+from manifpt.attribution.crawl.verdicts import verdicts
 from manifpt.attribution.model.attributor import Attributor
 from manifpt.attribution.model.tiled import TILED, pooled_columns, pooled_tiles
 from manifpt.attribution.unknown.decision import USUAL, Rule, decide
@@ -82,7 +83,7 @@ class AttributeStage:
         rows, probabilities, coordinates = self._attributed(table)
         attributions, leaks = self.leaks.marked(rows)
         decisions = dict(Counter(attributions["decision"].to_pylist()))
-        facts = {"leaks": leaks, "decisions": decisions}
+        facts = {"leaks": leaks, "decisions": decisions, **verdicts(attributions)}
         tables = {"attributions": attributions}
         if self.group_by is not None:
             by = self.group_by

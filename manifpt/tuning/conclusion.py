@@ -10,10 +10,10 @@ from manifpt.attribution.model.attributor import Attributor
 from manifpt.errors import ManifptError, public
 from manifpt.evaluation.evaluate import evaluate
 from manifpt.tracking import Run
-from tuning import report
-from tuning.journal import FINISHED
-from tuning.proposals import Plan
-from tuning.trial import Sweep
+from manifpt.tuning import report
+from manifpt.tuning.journal import FINISHED
+from manifpt.tuning.proposals import Plan
+from manifpt.tuning.trial import Sweep
 
 
 def conclude(

@@ -5,20 +5,21 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from statistics import fmean
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from jobs import (
+from manifpt import storage
+from manifpt.cli import job
+from manifpt.cli.config import ProjectionConfig
+from manifpt.cli.shipped import shipped
+from manifpt.jobs import (
     build_manifold,
     compute_artifacts,
     evaluate,
     pretrain_embedding,
     train_attribution,
 )
-from manifpt import storage
-from manifpt.cli import job
-from manifpt.cli.config import ProjectionConfig
 
 # Ends the name of a space whose embeddings are classified as they are, without projection.
 FEATURES = "-features"
@@ -31,7 +32,9 @@ SEED = "@"
 class ChainConfig(ProjectionConfig):
     """Options of jobs that run the whole chain."""
 
-    benchmark: str = Field("benchmarks/gm-fashionmnist", description="folder of a benchmark")
+    benchmark: Annotated[str, AfterValidator(shipped)] = Field(
+        "benchmarks/gm-fashionmnist", validate_default=True, description="folder of a benchmark"
+    )
     sources: tuple[str, ...] = Field(
         ("real", "gan", "vae", "waveletflow", "ddpm"),
         description="which of its classes; all if empty",
@@ -170,8 +173,8 @@ class Chain:
                 self._train(where, model, inputs, seed, *flags)
             else:
                 model = self._trained(heads[0], seed, train_on, title)
-            flags = ("--input", *inputs, "--output", self.place("evaluation", where), *test_on)
-            flags += options
+            place = ("--output", self.place("evaluation", where))
+            flags = ("--input", *inputs, *place, *test_on, *options)
             found.append(self.step(f"evaluate {where}", evaluate, *flags, "--model", model))
         return found
 

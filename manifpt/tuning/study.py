@@ -13,10 +13,10 @@ from manifpt import storage
 from manifpt.engine import scaling, session
 from manifpt.errors import ManifptError
 from manifpt.tracking import Run
-from tuning.cache import Cache, Images
-from tuning.journal import FINISHED, Budget, Journal, Recorder
-from tuning.proposals import Plan, domain, scheduler, searcher
-from tuning.trial import ACCURACY, Sweep, Trial
+from manifpt.tuning.cache import Cache, Images
+from manifpt.tuning.journal import FINISHED, Budget, Journal, Recorder
+from manifpt.tuning.proposals import Plan, domain, scheduler, searcher
+from manifpt.tuning.trial import ACCURACY, Sweep, Trial
 
 TUNE = {
     # A leg that runs when the study ends gets so long to come to its end.

@@ -13,7 +13,7 @@ from ray import tune
 from manifpt import storage
 from manifpt.engine import session
 from manifpt.tracking import Run
-from tuning.trial import ACCURACY, Sweep
+from manifpt.tuning.trial import ACCURACY, Sweep
 
 FINISHED, STOPPED, FAILED, INTERRUPTED = "finished", "stopped", "failed", "interrupted"
 RUNS = {FINISHED: "FINISHED", STOPPED: "KILLED", FAILED: "FAILED", INTERRUPTED: "KILLED"}

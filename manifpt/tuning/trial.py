@@ -19,9 +19,9 @@ from manifpt.attribution.model.train import train_attributor
 from manifpt.engine import session
 from manifpt.errors import ManifptError
 from manifpt.nets.training import STATE, state_of
-from tuning.cache import Made
-from tuning.rate import attribution_rate
-from tuning.space import SearchSpace, Settings
+from manifpt.tuning.cache import Made
+from manifpt.tuning.rate import attribution_rate
+from manifpt.tuning.space import SearchSpace, Settings
 
 ACCURACY = "accuracy"
 SECONDS = 24 * 3600.0  # for what a trial waits at most

@@ -12,9 +12,9 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from manifpt.errors import ManifptError
-from tuning.journal import FINISHED, STOPPED, Journal
-from tuning.space import Choice
-from tuning.trial import ACCURACY, Sweep
+from manifpt.tuning.journal import FINISHED, STOPPED, Journal
+from manifpt.tuning.space import Choice
+from manifpt.tuning.trial import ACCURACY, Sweep
 
 # What a population may change in a training that goes on.
 MUTABLE = ("learning_rate", "weight_decay")

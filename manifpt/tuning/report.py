@@ -6,9 +6,9 @@ from typing import Any
 
 import optuna
 
-from tuning.journal import FINISHED, in_words
-from tuning.proposals import Plan, storage_of
-from tuning.trial import ACCURACY, Sweep
+from manifpt.tuning.journal import FINISHED, in_words
+from manifpt.tuning.proposals import Plan, storage_of
+from manifpt.tuning.trial import ACCURACY, Sweep
 
 LEAST = 4  # trials that importances and their picture need
 

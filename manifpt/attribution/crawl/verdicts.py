@@ -1,0 +1,58 @@
+"""What attributions say in a few rows: counts by prediction and decision, and the extremes."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow as pa
+
+MOST = 3
+SHOWN = ("id", "prediction", "probability", "decision", "unknown_p")
+DIGITS = 6  # so that rows which differ by rounding alone are in the order of their ids
+
+
+def verdicts(attributions: pa.Table) -> dict[str, Any]:
+    """Return the counts of a table, and its surest and its strangest rows.
+
+    The strangest are those least like images of any known source, by ``unknown_p``; an attributor
+    that has no such score has none.
+    """
+    pairs = Counter(
+        zip(
+            attributions["prediction"].to_pylist(),
+            attributions["decision"].to_pylist(),
+            strict=True,
+        )
+    )
+    predictions: dict[str, dict[str, int]] = {}
+    for (prediction, decision), count in sorted(pairs.items()):
+        predictions.setdefault(prediction, {})[decision] = count
+    rows = attributions.select(list(SHOWN)).to_pylist()
+    for row in rows:
+        for name in ("probability", "unknown_p"):
+            row[name] = None if row[name] is None else round(row[name], DIGITS)
+    return {"predictions": predictions, "surest": _surest(rows), "strangest": _strangest(rows)}
+
+
+def total_verdicts(found: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Return the ``verdicts`` of tables together from those of each, of which few are held."""
+    counts: dict[str, Counter[str]] = {}
+    sure: list[dict[str, Any]] = []
+    strange: list[dict[str, Any]] = []
+    for part in found:
+        for prediction, decisions in part.get("predictions", {}).items():
+            counts.setdefault(prediction, Counter()).update(decisions)
+        sure = _surest([*sure, *part.get("surest", ())])
+        strange = _strangest([*strange, *part.get("strangest", ())])
+    predictions = {name: dict(sorted(counts[name].items())) for name in sorted(counts)}
+    return {"predictions": predictions, "surest": sure, "strangest": strange}
+
+
+def _surest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    known = [row for row in rows if row["decision"] not in ("unknown", "unsure")]
+    return sorted(known, key=lambda row: (-row["probability"], row["id"]))[:MOST]
+
+
+def _strangest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    scored = [row for row in rows if row["unknown_p"] is not None]
+    return sorted(scored, key=lambda row: (row["unknown_p"], row["id"]))[:MOST]

@@ -1,0 +1,90 @@
+"""The last lines of a job, for people: a short table, where the output is, the next command."""
+
+from collections.abc import Sequence
+from typing import Any
+
+MOST = 8  # numbers of a group that are shown
+# What one does after a job; values of its summary stand in braces.
+NEXT = {
+    "pretrain_embedding": "build_manifold --space ssl --ssl-weights {output} "
+    "--input real=DIR --output M",
+    "build_manifold": "compute_artifacts --manifold {output} --input NAME=DIR real=DIR --output A",
+    "compute_artifacts": "train_attribution --input {output} --output MODEL",
+    "train_attribution": "attribute --model {output} --input IMAGES --output VERDICTS",
+    "evaluate": "register --model MODEL --evaluation {output} --name NAME",
+    "register": "attribute --model {alias} --input IMAGES --output VERDICTS",
+}
+
+
+def aligned(rows: Sequence[Sequence[object]]) -> str:
+    """Return rows as text in columns: the first to the left, the others to the right."""
+    texts = [[shown(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in texts
+    )
+
+
+def shown(value: object) -> str:
+    """Return a value as a reader wants it: 12,345 or 0.9731."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "-" if value is None else str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def summed(counts: dict[str, Any]) -> str:
+    """Return counts by name in one line."""
+    return ", ".join(f"{name} {shown(count)}" for name, count in counts.items())
+
+
+def answer(job: str, summary: dict[str, Any]) -> str:
+    """Return the last lines of a job, from its summary."""
+    lines = attributions(summary) if job == "attribute" else plain(summary)
+    return f"{lines}\nnext: manifpt {NEXT[job].format(**summary)}" if job in NEXT else lines
+
+
+def plain(summary: dict[str, Any]) -> str:
+    """Return the single values of a summary, a line each, and its short groups of numbers."""
+    rows = {}
+    for name, value in summary.items():
+        if isinstance(value, str | int | float):
+            rows[name.replace("_", " ")] = shown(value)
+        elif isinstance(value, dict) and 0 < len(value) <= MOST and _numbers(value):
+            rows[name.replace("_", " ")] = summed(value)
+    width = max(map(len, rows), default=0)
+    return "\n".join(f"{name:<{width}}  {text}" for name, text in rows.items())
+
+
+def _numbers(values: dict[str, Any]) -> bool:
+    return all(isinstance(value, int | float) for value in values.values())
+
+
+def attributions(summary: dict[str, Any]) -> str:
+    """Return the counts, extremes, quarantine and tables of ``attribute``, and what is next."""
+    from manifpt.attribution.unknown.decision import DECISIONS  # not needed for --help
+
+    output, left = summary["output"], summary["quarantined"]
+    why = f": {summed(summary['by_error'])}" if left else ""
+    parts = [f"{shown(summary['ok'])} images attributed, {shown(left)} quarantined{why}"]
+    if summary.get("predictions"):
+        head = ("nearest source", "images", *DECISIONS)
+        counts = sorted(summary["predictions"].items(), key=lambda item: -sum(item[1].values()))
+        rows = [(n, sum(c.values()), *(c.get(d, 0) for d in DECISIONS)) for n, c in counts]
+        parts.append(aligned([head, *rows]))
+    columns = ("prediction", "probability", "decision", "unknown_p")
+    for name in ("surest", "strangest"):
+        if summary.get(name):
+            found = [(row["id"], *(row[c] for c in columns)) for row in summary[name]]
+            parts.append(aligned([(name, *columns), *found]))
+    tables = ["attributions", *(["quarantine"] if left else [])]
+    tables += [name for name in ("duplicates", "groups") if name in summary]
+    places = ", ".join(f"{output}/{name}/" for name in tables)
+    look = f"import pandas; print(pandas.read_parquet('{output}/attributions'))"
+    parts.append(
+        f'tables: {places} (Parquet); counts: {output}/summary.json\nnext: python -c "{look}"'
+    )
+    return "\n\n".join(parts)

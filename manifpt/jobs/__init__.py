@@ -1,0 +1,1 @@
+"""One file a job: parse options, call the library, print a summary."""

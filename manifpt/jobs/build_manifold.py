@@ -1,0 +1,128 @@
+"""Embed real images as a manifold: vectors in shards, with ids, under one manifest.
+
+    manifpt build_manifold --input real=s3://bucket/reals --output s3://bucket/manifold
+
+The input of a benchmark is its folder: the split `manifold` of its reals is taken. --append adds
+reals, --compact merges the small shards that this leaves, --explain prints how neighbours are found
+and from which measurements that was chosen. A manifold as --input gives its reals as they are
+embedded: for another --metric, or with --reals for a smaller one.
+"""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from manifpt.cli import job
+from manifpt.cli.config import EmbeddingConfig
+from manifpt.cli.options import DryRunOptions, SpaceOptions
+from manifpt.errors import ManifptError
+from manifpt.tracking import Run
+
+
+class Config(SpaceOptions, DryRunOptions, EmbeddingConfig):
+    """Options of build_manifold."""
+
+    input: tuple[str, ...] = Field(
+        (),
+        description="real images: folders, tars or Parquet, local, s3://, gs://; or a manifold",
+    )
+    append: bool = Field(False, description="add --input to the manifold in --output")
+    compact: bool = Field(False, description="merge small shards of --output to about --shards")
+    explain: bool = Field(False, description="only print how --output is searched, and why")
+    output: str = Field(description="folder for the manifold, local, s3:// or gs://")
+    shards: int = Field(4, ge=1, description="number of shards")
+    filter: Literal["bicubic", "lanczos", "bilinear"] = Field(
+        "bicubic", description="antialiased resize filter for images of another size"
+    )
+    index: str | None = Field(
+        None, description="FAISS's name of an approximate index to have, too, such as IVF256,Flat"
+    )
+    geometry: bool = Field(
+        False, description="learn a Riemannian geometry, too, for --projector riemannian"
+    )
+    denoiser: bool = Field(
+        False, description="rgb: train a denoiser on the reals, too, for --projector denoiser"
+    )
+    denoiser_steps: int = Field(3000, ge=1, description="of the denoiser's training")
+
+
+# What a manifold given as --input has already.
+EMBEDDED = (
+    "space shards image_size tiles filter freq_eps freq_log sl_network sl_weights ssl_network "
+    "ssl_weights layer pooled network_size precision"
+).split()
+
+
+def source_manifold(config: Config) -> str | None:
+    """Return the manifold that --input is, or None if it is images."""
+    from manifpt import outputs, storage
+
+    names = [text for text in config.input if "=" not in text or storage.is_remote(text)]
+    kinds = [(outputs.read(storage.absolute(uri)) or {}).get("kind") for uri in names]
+    if "manifold" not in kinds:
+        if config.reals is not None:
+            raise ManifptError("--reals: samples a manifold; build it, then give it as --input")
+        return None
+    if len(config.input) > 1:
+        raise ManifptError("--input: give one manifold alone; --append adds images to one")
+    given = sorted(set(EMBEDDED) & config.model_fields_set)
+    if given:
+        option = given[0].replace("_", "-")
+        raise ManifptError(f"--{option}: the manifold given as --input has its own; leave it out")
+    return names[0]
+
+
+def run(config: Config, tracked: Run) -> dict[str, Any]:
+    """Build the manifold, or change or explain it, and return its counts."""
+    from manifpt.manifold.build import (
+        Settings,
+        append_to_manifold,
+        build_manifold,
+        compact_manifold,
+    )
+    from manifpt.manifold.derive import derive_manifold
+    from manifpt.manifold.manifold import Manifold
+    from manifpt.manifold.prepare import explained
+
+    if not config.input and not (config.compact or config.explain):
+        raise ManifptError("--input: give the real images")
+    if config.explain:
+        print(explained(Manifold.open(config.output)))
+        return {"output": config.output}
+    if config.compact:
+        manifest = compact_manifold(config.output, config.shards, demand=config.demand)
+    elif config.append:
+        manifest = append_to_manifold(config.input, config.output, demand=config.demand)
+    else:
+        settings = Settings(
+            config.shards,
+            config.image_size,
+            config.filter,
+            config.metric,
+            config.index,
+            config.geometry,
+            config.tiles,
+            config.denoiser_steps if config.denoiser else 0,
+        )
+        source = source_manifold(config)
+        common: dict[str, Any] = {
+            "settings": settings,
+            "demand": config.demand,
+            "terms": config.terms,
+        }
+        if source:
+            manifest = derive_manifold(source, config.output, reals=config.reals, **common)
+        else:
+            embedding: dict[str, Any] = {"space": config.space, "options": config.spaces}
+            manifest = build_manifold(config.input, config.output, **embedding, **common)
+    last = manifest["appended"][-1] if config.append else manifest
+    tracked.inputs(last["inputs"], "manifold")
+    tracked.document("manifest.json", manifest)
+    counts = {n: last[n] for n in ("rows_in", "ok", "quarantined", "by_error", "duplicates")}
+    names = ("reals", "content_sha256")
+    return {"output": config.output, **counts, **{name: manifest[name] for name in names}}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the job as a command."""
+    return job.main("build_manifold", Config, run, __doc__, argv)

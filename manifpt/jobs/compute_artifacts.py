@@ -1,0 +1,132 @@
+"""Project images onto a manifold and store their artifacts, a(x) = phi(x) - x*.
+
+    manifpt compute_artifacts --input dcgan=DIR real=DIR --manifold M --output A
+
+The artifacts are Parquet, one folder a split. `--space image` stores the images themselves: alone
+for the baseline, beside manifolds as one space of several, which are made in one pass. Embeddings
+(`--projector none`) given as --input are projected without being decoded and embedded again.
+
+    manifpt compute_artifacts ... --split-by prompt
+
+Images of one prompt, scene or account are in one split; those without a value are split by content.
+
+    manifpt compute_artifacts ... --augment jpeg resize blur crop noise --copies 2
+
+Robust training: each training image gets --copies degraded copies, in every class alike.
+"""
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from manifpt.cli import job
+from manifpt.cli.config import ProjectionConfig, Ranges, SearchConfig
+from manifpt.cli.options import DryRunOptions, PlainOptions, SplitOptions
+from manifpt.errors import ManifptError
+from manifpt.tracking import Run
+
+if TYPE_CHECKING:
+    from manifpt.images.copies import Augmentation
+
+
+class Config(PlainOptions, DryRunOptions, SplitOptions, SearchConfig, ProjectionConfig):
+    """Options of compute_artifacts."""
+
+    input: tuple[str, ...] = Field(
+        min_length=1,
+        description="images by source: folders, tars, Parquet; local, s3://, gs://; or embeddings",
+    )
+    output: str = Field(description="folder for the artifacts, local, s3:// or gs://")
+    manifold: tuple[str, ...] = Field(
+        (), description="manifolds to project on, each with its own space; a folder of several"
+    )
+    split: Literal["content", "train", "validation", "test"] = Field(
+        "content",
+        description="split of images that declare none: by their content 70/10/20, or one for all",
+    )
+    sources: tuple[str, ...] = Field(
+        (), description="of images that declare a source, as a benchmark's, only these"
+    )
+    float16: bool = Field(False, description="store artifacts as float16 instead of float32")
+    augment: Ranges = Field(
+        (),
+        description="degraded copies of training images: some of jpeg resize blur crop noise, "
+        "alone or as jpeg:50-95",
+    )
+    copies: int = Field(1, ge=1, description="--augment: how many of each training image")
+    augment_validation: bool = Field(
+        True, description="--augment: one of each validation image, too; test stays clean"
+    )
+    augment_seed: int = Field(0, ge=0, description="--augment: of kinds, strengths, places, noise")
+
+
+AUGMENT = ("augment", "copies", "augment_validation", "augment_seed")
+
+
+def augmentation_of(config: Config) -> "Augmentation | None":
+    """Return the degraded copies asked for, if any."""
+    from manifpt.images.copies import Augmentation
+    from manifpt.images.degrade import Range
+
+    if not config.augment:
+        given = set(AUGMENT[1:]) & config.model_fields_set
+        if given:
+            option = sorted(given)[0].replace("_", "-")
+            raise ManifptError(f"--{option}: says how to --augment; give that, too")
+        return None
+    ranges = tuple(map(Range.parse, config.augment))
+    return Augmentation(ranges, config.copies, config.augment_validation, config.augment_seed)
+
+
+def one_manifold(config: Config) -> str:
+    """Return the manifold for embeddings, which have their space, sources and splits."""
+    fixed = {"space", "image_size", "tiles", "sources", "split", "split_by", *AUGMENT}
+    given = fixed & config.model_fields_set
+    if given:
+        option = sorted(given)[0].replace("_", "-")
+        raise ManifptError(f"--{option}: the embeddings given as --input are made; leave it out")
+    if len(config.manifold) != 1:
+        raise ManifptError("--manifold: embeddings need the one that they are projected onto")
+    return config.manifold[0]
+
+
+def run(config: Config, tracked: Run) -> dict[str, Any]:
+    """Compute the artifacts and return their counts."""
+    from manifpt.artifacts.compute import compute_artifacts
+    from manifpt.artifacts.reprojection import embeddings_of, project_embeddings
+
+    if not config.manifold and config.space is None:
+        raise ManifptError("--manifold: images need a manifold, or --space image to do without")
+    common: dict[str, Any] = {
+        "float16": config.float16,
+        "projection": config.projection,
+        "search": config.search_demand,
+        "demand": config.demand,
+        "terms": config.terms,
+    }
+    embeddings = embeddings_of(config.input)
+    if embeddings:
+        manifest = project_embeddings(embeddings, config.output, one_manifold(config), **common)
+    else:
+        manifest = compute_artifacts(
+            config.input,
+            config.output,
+            manifolds=config.manifold,
+            plain=config.plain,
+            image_size=config.image_size,
+            tiles=config.tiles,
+            sources=config.sources,
+            undeclared=config.split,
+            split_by=config.split_by,
+            augmentation=augmentation_of(config),
+            **common,
+        )
+    tracked.inputs(manifest["inputs"], "artifacts")
+    tracked.document("manifest.json", manifest)
+    names = "rows_in ok quarantined by_error classes tiles copies split_by".split()
+    return {"output": config.output, **{n: manifest[n] for n in names if n in manifest}}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the job as a command."""
+    return job.main("compute_artifacts", Config, run, __doc__, argv)

@@ -1,0 +1,123 @@
+"""Measure an attributor on images that neither it nor its manifold has seen.
+
+    manifpt evaluate --input ARTIFACTS --model MODEL --output EVALUATION
+    manifpt evaluate --input a=DIR b=DIR real=DIR --model MODEL --output EVALUATION
+
+Artifacts and benchmarks have a split `test`, which is evaluated. Other images all count as test,
+except those whose pixels were in the manifold, in training or in validation. Those that look like
+an image of training or validation are left out, too; the accuracy with them is printed beside, and
+--keep-near counts them. Images of sources that the attributor does not know measure how well it
+tells them from its own.
+
+    manifpt evaluate --robustness --input IMAGES --model MODEL --output CURVES
+
+Images alone: accuracy against JPEG quality, blur, resizing, cropping and noise.
+
+--groups adds how often groups of test images are told right by `manifpt attribute --group-by`,
+against their size, and how often they are called unknown.
+"""
+
+import sys
+from typing import Any
+
+from pydantic import Field
+
+from manifpt.cli import job
+from manifpt.cli.config import Degradations, JobConfig
+from manifpt.cli.options import DecisionOptions, DryRunOptions
+from manifpt.errors import ManifptError
+from manifpt.tracking import Run
+
+
+class Config(DecisionOptions, DryRunOptions, JobConfig):
+    """Options of evaluate."""
+
+    input: tuple[str, ...] = Field(
+        min_length=1, description="a folder of compute_artifacts, or images by source"
+    )
+    model: str = Field(
+        description="folder of train_attribution, or a registered one as models:/NAME@ALIAS"
+    )
+    output: str = Field(
+        description="folder for metrics, scores and pictures, local, s3:// or gs://"
+    )
+    sources: tuple[str, ...] = Field(
+        (), description="of the sources in --input, only these, known or unknown"
+    )
+    keep_near: bool = Field(
+        False,
+        description="count images that look like one of training, too (by perceptual hashes)",
+    )
+    groups: bool = Field(False, description="measure groups of test images, too; a table")
+    manifold: tuple[str, ...] = Field(
+        (), description="where the attributor's manifolds lie now, if they were moved"
+    )
+    robustness: bool = Field(
+        False, description="accuracy against degradations of the images, as curves"
+    )
+    levels: Degradations = Field(
+        (),
+        description="--robustness: these, as jpeg:75 blur:1 resize:0.5 crop:0.7 noise:0.1; if not "
+        "given, jpeg 95 to 50, blur 1 to 5, resize 0.5 to 2, crop 0.9 to 0.5, noise 0.05 to 0.25",
+    )
+
+
+def curves(config: Config, tracked: Run) -> dict[str, Any]:
+    """Evaluate on degraded images and return the accuracies."""
+    from manifpt import storage
+    from manifpt.evaluation.robustness import RESULT, evaluate_robustness
+
+    result = evaluate_robustness(
+        config.input,
+        config.model,
+        config.output,
+        levels=config.levels,
+        manifolds=config.manifold,
+        keep_near=config.keep_near,
+        demand=config.demand,
+        terms=config.terms,
+    )
+    for name in (RESULT, "robustness.csv", "robustness.png"):
+        tracked.bytes(name, storage.read_bytes(storage.join(config.output, name)))
+    accuracies = {
+        "accuracy_" + level["degradation"].replace(":", "_"): level["accuracy"]
+        for level in result["levels"]
+    }
+    common = {name: result[name] for name in ("rows_in", "quarantined", "images", "left_out")}
+    return {"output": config.output, **common, "chance": result["chance"], **accuracies}
+
+
+def run(config: Config, tracked: Run) -> dict[str, Any]:
+    """Evaluate and return the metrics."""
+    if config.robustness:
+        return curves(config, tracked)
+    if config.levels:
+        raise ManifptError("--levels: are those of --robustness; give that, too")
+    from manifpt import storage
+    from manifpt.evaluation.evaluate import evaluate, near_line
+
+    metrics = evaluate(
+        config.input,
+        config.model,
+        config.output,
+        sources=config.sources,
+        manifolds=config.manifold,
+        rule=config.rule,
+        keep_near=config.keep_near,
+        demand=config.demand,
+        terms=config.terms,
+    )
+    print(near_line(metrics["near_training"]), file=sys.stderr, flush=True)
+    if config.groups:
+        from manifpt.evaluation.groups import measure_groups, table
+
+        metrics["groups"] = measure_groups(config.output, config.rule)
+        print(table(metrics["groups"]), file=sys.stderr, flush=True)
+    for name in ("metrics.json", "confusion.csv", "confusion.png", "reliability.png"):
+        tracked.bytes(name, storage.read_bytes(storage.join(config.output, name)))
+    return {"output": config.output, **metrics}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the job as a command."""
+    return job.main("evaluate", Config, run, __doc__, argv)

@@ -1,0 +1,206 @@
+"""Train a network to tell generators apart by the artifacts of their images.
+
+    manifpt train_attribution --input a=DIR b=DIR real=DIR --output MODEL
+    manifpt train_attribution --input ARTIFACTS --output MODEL
+    manifpt train_attribution --input a=DIR b=DIR real=DIR --manifold M --output MODEL
+    manifpt train_attribution --input A-RGB A-SL --fusion early --output MODEL
+    manifpt train_attribution --fuse MODEL-RGB MODEL-SL --output MODEL
+    manifpt train_attribution --extend MODEL --add NAME=URI [NAME=URI ...] --output NEW
+    manifpt train_attribution --input a=DIR b=DIR real=DIR --space image --output MODEL
+
+The first makes the usual attributor: heads on pixels, on their high-pass residuals, on local
+statistics, and on what a denoiser that has seen reals alone takes away, each worth what validation
+images say; it learns from degraded copies, too, unless --degrade is none. The last trains on the
+images alone: the baseline of every claim. Artifacts of the same images in several spaces are
+attributed together, by one training or by fusing trained attributors.
+--extend adds sources to a trained attributor, each from about fifty images, without training its
+trunk again. --register NAME puts the attributor in MLflow's model registry, as `manifpt register`
+does with an evaluation on its card.
+"""
+
+import sys
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from manifpt.cli import job
+from manifpt.cli.config import NO_COPIES, Alias, ModelName, OptionalRanges, ProjectionConfig
+from manifpt.cli.options import DryRunOptions, PlainOptions, SplitOptions, TrainingOptions
+from manifpt.errors import ManifptError
+from manifpt.tracking import Run
+
+if TYPE_CHECKING:
+    from manifpt.images.copies import Augmentation
+
+# What the attributor of images alone decides by itself.
+DECIDED = ("highpass", "projector", "neighbors", "ridge")
+
+
+class Config(PlainOptions, DryRunOptions, TrainingOptions, SplitOptions, ProjectionConfig):
+    """Options of train_attribution."""
+
+    input: tuple[str, ...] = Field(
+        (), description="folders of compute_artifacts, or images by source"
+    )
+    fuse: tuple[str, ...] = Field(
+        (), description="train nothing, fuse these attributors of one space each, late"
+    )
+    extend: str | None = Field(
+        None, description="train no trunk, add sources to this attributor by new last layers"
+    )
+    add: tuple[str, ...] = Field((), description="with --extend: images of new sources, NAME=URI")
+    head: Literal["linear", "lda"] = Field(
+        "lda",
+        description="with --extend: last layers by logistic regression or by discriminant analysis",
+    )
+    output: str = Field(description="folder for the attributor, local, s3:// or gs://")
+    sources: tuple[str, ...] = Field(
+        (), description="of the sources in --input, only these; the others stay unknown"
+    )
+    manifold: tuple[str, ...] = Field((), description="manifolds for images given as --input")
+    degrade: OptionalRanges = Field(
+        None,
+        description="of images: put a degraded copy beside each training and validation image, by "
+        "one of these kinds: jpeg resize blur crop noise, alone or as jpeg:50-95, or none; if not "
+        "given all five, but none with --space or --manifold",
+    )
+    denoiser_steps: int = Field(
+        3000, ge=1, description="without --space and --manifold: steps of the denoiser's training"
+    )
+    num_workers: int | None = Field(
+        None, ge=1, description="Ray Train workers; one a GPU, or one a CPU but one, if not given"
+    )
+    register_as: ModelName | None = Field(
+        None, alias="register", description="put it in MLflow's model registry by this name"
+    )
+    alias: Alias = Field("champion", description="with --register: the version's alias")
+
+
+def run(config: Config, tracked: Run) -> dict[str, Any]:
+    """Train and return the result on the validation split."""
+    from manifpt.attribution.model.extend import extend_attributor
+    from manifpt.attribution.model.members import fuse_attributors
+    from manifpt.attribution.model.train import print_epoch, train_attributor
+    from manifpt.attribution.model.usual import train_usual
+
+    def report(row: dict[str, float], epoch: int) -> None:
+        print_epoch(row, epoch)
+        tracked.metrics(row, step=epoch)
+
+    if [bool(config.input), bool(config.fuse), config.extend is not None].count(True) != 1:
+        raise ManifptError(
+            "--input: give artifacts or images, or attributors to --fuse or --extend"
+        )
+    if bool(config.add) != (config.extend is not None):
+        raise ManifptError("--add: goes with --extend, NAME=URI of each new source")
+    if config.fuse and config.split_by is not None:
+        raise ManifptError("--split-by: --fuse takes trained attributors, which have their splits")
+    if config.register_as is not None:
+        tracked.require()
+    if config.extend is not None:
+        manifest = extend_attributor(
+            config.extend,
+            config.add,
+            config.output,
+            head=config.head,
+            manifolds=config.manifold,
+            split_by=config.split_by,
+            demand=config.demand,
+            terms=config.terms,
+        )
+        return _logged(config, manifest, tracked)
+    if config.fuse:
+        manifest = fuse_attributors(
+            config.fuse, config.output, demand=config.demand, terms=config.terms
+        )
+        return _logged(config, manifest, tracked)
+    common: dict[str, Any] = {
+        "sources": config.sources,
+        "image_size": config.image_size,
+        "tiles": config.tiles,
+        "split_by": config.split_by,
+        "num_workers": config.num_workers,
+        "demand": config.demand,
+        "report": report,
+        "terms": config.terms,
+    }
+    usual = is_usual(config)
+    copies = augmentation_of(config, usual=usual)
+    if usual:
+        check_free(config)
+        manifest = train_usual(
+            config.input,
+            config.output,
+            config.training,
+            augmentation=copies,
+            denoiser_steps=config.denoiser_steps,
+            **common,
+        )
+    else:
+        manifest = train_attributor(
+            config.input,
+            config.output,
+            config.training,
+            manifolds=config.manifold,
+            plain=config.plain,
+            projection=config.projection,
+            augmentation=copies,
+            **common,
+        )
+    return _logged(config, manifest, tracked)
+
+
+def is_usual(config: Config) -> bool:
+    """Tell whether images are given, and nothing says in which spaces."""
+    from manifpt.artifacts.branches import are_artifacts
+
+    return not (config.manifold or config.plain or are_artifacts(config.input))
+
+
+def augmentation_of(config: Config, *, usual: bool) -> "Augmentation | None":
+    """Return the degraded copies that a training of images has."""
+    from manifpt.attribution.model.usual import DEGRADED
+    from manifpt.images.copies import Augmentation
+    from manifpt.images.degrade import Range
+
+    if config.degrade is None:
+        return DEGRADED if usual else None
+    if config.degrade == NO_COPIES:
+        return None
+    return Augmentation(tuple(map(Range.parse, config.degrade)))
+
+
+def check_free(config: Config) -> None:
+    """Raise if an option is given that the usual attributor decides by itself."""
+    given = next((name for name in DECIDED if name in config.model_fields_set), None)
+    if given:
+        raise ManifptError(
+            f"--{given}: is fixed where neither --space nor --manifold is given; give one of them, "
+            "such as --space image+residual"
+        )
+
+
+def _logged(config: Config, manifest: dict[str, Any], tracked: Run) -> dict[str, Any]:
+    """Log a finished attributor, register it if asked to; return its summary."""
+    from manifpt.registry.register import log_model, register
+
+    tracked.document("manifest.json", manifest)
+    names = ("classes", "network", "best_epoch", "validation_accuracy", "validation_loss")
+    summary = {"output": config.output, **{n: manifest[n] for n in names if n in manifest}}
+    heads = zip(manifest.get("heads", []), manifest["weights"], strict=False)
+    weights = "; ".join(f"{name} {weight:.2f}" for name, weight in heads)
+    print(f"weights of the heads: {weights}", file=sys.stderr, flush=True)
+    degraded = manifest.get("validation_accuracy_by_degradation", {})
+    if len(degraded) > 1:
+        accuracies = ", ".join(f"{kind} {share:.3f}" for kind, share in degraded.items())
+        print(f"validation accuracy: {accuracies}", file=sys.stderr, flush=True)
+    if config.register_as is not None:
+        logged = log_model(config.output, tracked.require(), manifold="auto")
+        return summary | register(logged, config.register_as, config.alias)
+    tracked.model(config.output)
+    return summary
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the job as a command."""
+    return job.main("train_attribution", Config, run, __doc__, argv)

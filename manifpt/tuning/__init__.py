@@ -1,0 +1,1 @@
+"""Sweeps of embedding spaces and hyperparameters with Ray Tune."""

@@ -1,0 +1,93 @@
+"""The last lines of a job, and what attributions count for them."""
+
+import io
+import json
+import re
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from manifpt.attribution.crawl.verdicts import SHOWN, total_verdicts, verdicts
+from manifpt.attribution.unknown.decision import DECISIONS
+from manifpt.cli import job
+from manifpt.cli.answer import answer
+from manifpt.cli.config import JobConfig
+
+SHARE = st.sampled_from([0.0, 0.1, 0.5, 0.9999999, 1.0])
+ROWS = st.lists(
+    st.tuples(st.sampled_from(["gan", "vae", "real"]), SHARE, st.sampled_from(DECISIONS), SHARE),
+    min_size=1,
+    max_size=30,
+)
+
+
+def table(rows: list[tuple], scored: bool = True) -> pa.Table:
+    lines = [(f"{n:03d}", *row) for n, row in enumerate(rows)]
+    columns = dict(zip(SHOWN, zip(*lines, strict=True), strict=True))
+    if not scored:
+        columns["unknown_p"] = [None] * len(rows)
+    return pa.table({name: list(values) for name, values in columns.items()})
+
+
+@given(rows=ROWS, cut=st.integers(0, 30), scored=st.booleans())
+def test_verdicts_do_not_depend_on_how_the_table_was_cut(rows, cut, scored):
+    whole = table(rows, scored)
+    parts = [verdicts(part) for part in (whole.slice(0, cut), whole.slice(cut))]
+    assert total_verdicts(parts) == total_verdicts([verdicts(whole)])
+    found = total_verdicts(parts)
+    frame = whole.to_pandas()
+    counts = {k: n for d in found["predictions"].values() for k, n in d.items()}
+    assert set(counts) == set(frame["decision"])
+    assert sum(sum(d.values()) for d in found["predictions"].values()) == len(rows)
+    assert bool(found["strangest"]) == scored
+    sure = frame[frame["decision"].isin(["generator", "real"])]["probability"].round(6)
+    assert [row["probability"] for row in found["surest"]] == sorted(sure, reverse=True)[:3]
+
+
+def test_attribute_ends_in_counts_extremes_places_and_the_next_command():
+    rows = [
+        ("gan", 0.99, "generator", 0.8),
+        ("gan", 0.4, "unsure", 0.5),
+        ("real", 0.7, "real", 0.001),
+    ]
+    summary = {"output": "OUT", "ok": 3, "quarantined": 2, "by_error": {"unreadable": 2}}
+    printed = answer("attribute", summary | verdicts(table(rows)) | {"duplicates": {"exact": 0}})
+    assert printed.startswith("3 images attributed, 2 quarantined: unreadable 2\n")
+    assert re.search(r"^gan +2 +1 +0 +0 +1$", printed, re.MULTILINE)
+    assert re.search(r"^real +1 +0 +1 +0 +0$", printed, re.MULTILINE)
+    assert re.search(r"surest.*\n000 +gan +0.99 +generator", printed)
+    assert re.search(r"strangest.*\n002 +real +0.7 +real +0.001", printed)
+    assert "OUT/attributions/, OUT/quarantine/, OUT/duplicates/" in printed
+    assert "read_parquet('OUT/attributions')" in printed.splitlines()[-1]
+
+
+def test_an_output_from_before_has_counts_alone():
+    summary = {"output": "OUT", "ok": 3, "quarantined": 0, "by_error": {}}
+    assert answer("attribute", summary).startswith("3 images attributed, 0 quarantined\n")
+
+
+def test_other_jobs_show_single_values_and_what_is_next():
+    summary = {"output": "M", "rows_in": 12345, "by_error": {"small": 2}, "accuracy": 0.87654321}
+    summary |= {"history": [1, 2], "nested": {"a": {"b": 1}}, "empty": {}}
+    lines = answer("train_attribution", summary).splitlines()
+    names = [line.split("  ")[0] for line in lines[:-1]]
+    assert names == ["output", "rows in", "by error", "accuracy"]
+    assert lines[1].endswith("12,345")
+    assert lines[3].endswith("0.8765")
+    assert lines[-1] == "next: manifpt attribute --model M --input IMAGES --output VERDICTS"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_json_is_for_what_is_no_terminal(monkeypatch, capsys, terminal):
+    class Out(io.StringIO):
+        def isatty(self) -> bool:
+            return terminal
+
+    out = Out()
+    monkeypatch.setattr("sys.stdout", out)
+    code = job.main("job", JobConfig, lambda *_: {"images": 3}, "", [], on_ray=False)
+    assert code == 0
+    assert "images  3" in capsys.readouterr().err
+    assert out.getvalue() == "" if terminal else json.loads(out.getvalue()) == {"images": 3}
