@@ -66,7 +66,7 @@ def covers(distance: int, hashes: int) -> list[int]:
 
     def cost(r: int) -> float:
         bits = 64 * r // (distance + r)
-        return math.comb(distance + r, r) * (1 + PAIR_COST * hashes / 2**bits / 2)
+        return math.comb(distance + r, r) * (1 + PAIR_COST * hashes / (2 << bits))
 
     choices = [r for r in range(1, 5) if math.comb(distance + r, r) <= MOST_COVERS]
     r = min(choices, key=cost)
