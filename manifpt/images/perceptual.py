@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 SIDE = 32
-# Standard deviation in grey levels. A flatter image has no hash: noise would decide its bits, and
-# all blank images would be copies of each other.
+# Grey levels of standard deviation. Of a flatter image noise would decide the bits, and all blank
+# images would be copies of each other: it has no hash.
 LEAST_CONTRAST = 4.0
 # The most bits in which the hashes of near duplicates differ. Of pairs of unlike images, 1e-6 of
 # Fashion-MNIST's and none in 4 million of CIFAR-10's are that near (at 4 bits 2e-5 and 2e-7), and
@@ -66,7 +66,7 @@ def covers(distance: int, hashes: int) -> list[int]:
 
     def cost(r: int) -> float:
         bits = 64 * r // (distance + r)
-        return float(math.comb(distance + r, r) * (1 + PAIR_COST * hashes / 2**bits / 2))
+        return math.comb(distance + r, r) * (1 + PAIR_COST * hashes / (2 << bits))
 
     choices = [r for r in range(1, 5) if math.comb(distance + r, r) <= MOST_COVERS]
     r = min(choices, key=cost)

@@ -17,7 +17,7 @@ from manifpt.jobs import build_manifold
 from manifpt.manifold import Manifold, nearest
 from manifpt.manifold.build import append_to_manifold, compact_manifold, groups
 from manifpt.manifold.embed import write_rows
-from manifpt.manifold.placement import Sharded, place
+from manifpt.manifold.placement import Replicated, Sharded, place
 from manifpt.manifold.search import Plan
 from manifpt.manifold.shard import ROWS
 from manifpt.outputs import claims
@@ -86,6 +86,8 @@ def test_a_holder_that_dies_comes_back_with_its_shards(whole_cluster, built, que
     searcher = placement.searcher()
     assert isinstance(searcher, Sharded)
     before = searcher.nearest(x, 2, nobody)
+    whole = Replicated(built, placement.plan).nearest(x, 2, nobody)
+    assert before.vector.tobytes() == whole.vector.tobytes()
     ray.kill(searcher.holders[0], no_restart=False)
     after = searcher.nearest(x, 2, nobody)
     assert before.id.tolist() == after.id.tolist()

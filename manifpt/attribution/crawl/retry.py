@@ -65,27 +65,27 @@ def again(output: str, files: Sequence[dict[str, Any]], codes: Sequence[str]) ->
             f"--output {output}: its list of units is gone; make it again with --overwrite"
         )
     errors: dict[int, Counter[str]] = {}
-    units: set[int] = set()
-    for file in (file for file in files if file["folder"] == "quarantine"):
+    quarantined = [file for file in files if file["folder"] == "quarantine"]
+    for file in quarantined:
         found = storage.read_parquet(storage.join(output, file["path"]), ["error"])["error"]
         for unit, start, rows in _slices(file):
             errors.setdefault(unit, Counter()).update(found.slice(start, rows).to_pylist())
-    # Files that are replaced, with all their units; each unit's rows are in few files.
-    asked = {u for u, found in errors.items() if not codes or set(codes) & set(found)}
-    quarantined = [file for file in files if file["folder"] == "quarantine"]
-    while asked > units:
-        units = asked
-        touched = [{u for u, _ in units_of(file)} for file in quarantined]
-        asked = units.union(*(some for some in touched if some & units))
+    units = {u for u, found in errors.items() if not codes or set(codes) & set(found)}
+    units = _together(units, [{unit for unit, _ in units_of(file)} for file in quarantined])
     by_unit: dict[int, list[File]] = {}
     for file in files:
         for unit, start, rows in _slices(file):
             if unit in units:
-                by_unit.setdefault(unit, []).append(file | {"start": start, "rows": rows})
-    for file in (file for some in by_unit.values() for file in some):
-        file.pop("units", None)
+                part = {"path": file["path"], "folder": file["folder"]}
+                by_unit.setdefault(unit, []).append(part | {"start": start, "rows": rows})
     total = sum((errors[unit] for unit in units), Counter[str]())
     return Again(**vars(stored), files=by_unit, errors=total)
+
+
+def _together(units: set[int], files: Sequence[set[int]]) -> set[int]:
+    """Return units and all that share a file with one of them; a file is given by its units."""
+    more = units.union(*(some for some in files if some & units))
+    return more if more == units else _together(more, files)
 
 
 def _slices(file: File) -> Iterator[tuple[int, int, int]]:
