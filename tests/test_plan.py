@@ -20,6 +20,7 @@ from manifpt.jobs import (
 )
 from manifpt.manifold.manifold import Manifold
 from manifpt.manifold.placement import SHARE, place
+from manifpt.manifold.search import Plan
 from manifpt.planning import model, table
 from manifpt.planning.calibrate import fitted, space_flags
 from manifpt.planning.cluster import Cluster, Prices
@@ -126,29 +127,36 @@ def test_a_gpu_has_the_hours_of_networks_and_search():
     assert not any(stage.cpu and stage.gpu for stage in made.stages)
 
 
-@pytest.mark.parametrize("share", [1.0, 2.0, 3.0, 4.0])
-def test_pools_are_those_of_jobs(ray_session, share):
-    session.limit({"CPU": share})
-    try:
-        cpus = int(session.capacity()["CPU"])
-        real = session.pool(session.ANY, uses_gpu=False)
-        assert Cluster(1, cpus, cpus, 0, GIB).pool(None, uses_gpu=False) == real
-    finally:
-        session.limit({"CPU": 2})
+@pytest.mark.parametrize("gpus", [0, 1, 3])
+@pytest.mark.parametrize("cpus", [1, 2, 5, 64])
+def test_pools_are_those_of_jobs(monkeypatch, cpus, gpus):
+    monkeypatch.setattr(session, "capacity", lambda: {"CPU": float(cpus), "GPU": float(gpus)})
+    cluster = Cluster(1, cpus, cpus, gpus, GIB)
+    for uses_gpu in (False, True):
+        real = session.pool(session.ANY, uses_gpu=uses_gpu)
+        assert cluster.pool(None, uses_gpu=uses_gpu) == real
+        if real.size > 1:
+            real = session.pool(session.Demand(real.size - 1), uses_gpu=uses_gpu)
+            assert cluster.pool(real.size, uses_gpu=uses_gpu) == real
 
 
-@pytest.mark.parametrize("part", [0.4, 1.5, 3.5])
-def test_placements_are_those_of_jobs(built, whole_cluster, part):
-    manifold = Manifold.open(built)
-    cpus = int(session.capacity()["CPU"])
+@pytest.mark.parametrize(
+    ("part", "kind"), [(0.4, "scan"), (1.5, "sharded"), (2.9, "sharded"), (3.1, "replicated")]
+)
+def test_placements_are_those_of_jobs(monkeypatch, part, kind):
+    monkeypatch.setattr(session, "capacity", lambda: {"CPU": 4.0})
+    monkeypatch.setattr(session, "nodes", lambda: 1)
+    search = {"plans": {"exact-plain": vars(Plan())}, "chosen": "exact-plain"}
+    manifest = {"shape": [3, 28, 28], "metric": "euclidean", "reals": 1000, "search": search}
+    manifold = Manifold("nowhere", manifest | {"shards": [{}, {}, {}]})
     memory = int(manifold.size * part)
-    cluster = Cluster(1, cpus, cpus, 0, int(memory / SHARE) + 1)
+    cluster = Cluster(1, 4, 4, 0, int(memory / SHARE) + 1)
     pool = cluster.pool(None, uses_gpu=False)
+    assert pool.size == 3
     real, _ = place(manifold, session.SearchDemand(memory=memory), pool)
-    measured = changed("sizes", real=manifold.real_bytes)
-    reals = manifold.manifest["reals"]
-    made = model.attribute(measured, 100, reals, cluster)
-    assert made.placement == real.kind
+    made = model.attribute(changed("sizes", real=manifold.real_bytes), 100, 1000, cluster)
+    assert made.placement == real.kind == kind
+    assert ("holders of shards" in made.limits) == (kind == "sharded")
 
 
 def test_a_scan_reads_the_manifold_for_each_chunk():
@@ -261,7 +269,7 @@ def test_dry_runs_say_what_jobs_would_do_and_write_nothing(chain, corpus, tmp_pa
     assert verdicts["manifolds"] == made["manifolds"]
     trained = told(train_attribution, "--input", f"{chain}/a")
     assert trained["inputs"] == {"kinds": ["artifacts"], "images": 180}
-    assert trained["stages"][0] == "embed"
+    assert trained["stages"] == ["train", "validate"]
     evaluated = told(evaluate, "--input", f"{chain}/a", "--model", f"{chain}/t")
     assert evaluated["inputs"]["images"] == 180
 

@@ -25,6 +25,13 @@ STAGES = {
     "evaluate": (*READING, "embed", "search", "classify", "write", "metrics"),
     "attribute": (*READING, "embed", "search", "classify", "write", "ids", "copies", "check"),
 }
+# Of inputs that a job has made: of a manifold, embeddings or artifacts.
+STAGES_OF_MADE = {
+    "build_manifold": ("gather", "calibrate", "held-out"),
+    "compute_artifacts": ("search", "write"),
+    "train_attribution": ("train", "validate"),
+    "evaluate": ("classify", "write", "metrics"),
+}
 
 
 def dry_run(job: str, config: Any) -> dict[str, Any]:
@@ -48,7 +55,7 @@ def dry_run(job: str, config: Any) -> dict[str, Any]:
         "job": job,
         "dry_run": True,
         "inputs": found,
-        "stages": list(STAGES[job] if not made else STAGES[job][len(READING) :]),
+        "stages": list((STAGES_OF_MADE if made else STAGES).get(job, ())),
         "processes": vars(pool),
         "manifolds": where,
         "output": config.output,
