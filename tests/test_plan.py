@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from manifpt.engine import session
+from manifpt.engine import scaling, session
 from manifpt.errors import ManifptError
 from manifpt.images import Selection
 from manifpt.jobs import (
@@ -146,6 +146,7 @@ def test_pools_are_those_of_jobs(monkeypatch, cpus, gpus):
 def test_placements_are_those_of_jobs(monkeypatch, part, kind):
     monkeypatch.setattr(session, "capacity", lambda: {"CPU": 4.0})
     monkeypatch.setattr(session, "nodes", lambda: 1)
+    monkeypatch.setattr(scaling, "node_cpus", lambda: 4)
     search = {"plans": {"exact-plain": vars(Plan())}, "chosen": "exact-plain"}
     manifest = {"shape": [3, 28, 28], "metric": "euclidean", "reals": 1000, "search": search}
     manifold = Manifold("nowhere", manifest | {"shards": [{}, {}, {}]})
