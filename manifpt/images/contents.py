@@ -12,6 +12,7 @@ from functools import partial
 from typing import TypeVar
 
 from manifpt import storage
+from manifpt.errors import ManifptError
 from manifpt.images.decode import DecodeError
 from manifpt.images.http import download
 from manifpt.images.text import one_line
@@ -127,7 +128,10 @@ def _file(path: str, max_bytes: int) -> bytes:
 
 
 def _object(uri: str, max_bytes: int) -> bytes:
-    fs, path = storage.filesystem(uri)
+    try:
+        fs, path = storage.filesystem(uri)
+    except ManifptError as error:  # only a table of URIs leads to a storage that is not set up
+        raise DecodeError("unreadable", one_line(error)) from None
     try:
         data: bytes = fs.cat_file(path, start=0, end=max_bytes + 1)
     except Exception as error:

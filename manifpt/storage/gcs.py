@@ -27,9 +27,21 @@ READ_SECONDS = 20
 REQUEST_SECONDS = 600
 
 
+# Why there is no filesystem: a search for credentials takes seconds, and rows of a table repeat it.
+_refused: dict[str, Exception] = {}
+
+
 def filesystem() -> fsspec.AbstractFileSystem:
-    """Return the filesystem of gcsfs."""
-    return _filesystem(os.getpid(), os.environ.get("STORAGE_EMULATOR_HOST", ""))
+    """Return the filesystem of gcsfs; without credentials raise what the first call raised."""
+    emulator = os.environ.get("STORAGE_EMULATOR_HOST", "")
+    if emulator in _refused:
+        raise _refused[emulator]
+    try:
+        return _filesystem(os.getpid(), emulator)
+    except Exception as error:
+        if type(error).__name__ == "DefaultCredentialsError":
+            _refused[emulator] = error
+        raise
 
 
 @cache  # that of fsspec has one for each thread, and each would fetch a token
