@@ -10,7 +10,7 @@ import pandas as pd
 from manifpt.audit.copies import shares, straddling
 from manifpt.audit.properties import CARRIED, CONTENT, PROPERTIES
 from manifpt.audit.statistics import accuracy, codes, information
-from manifpt.audit.verdict import Finding, Thresholds, judged, overall
+from manifpt.audit.verdict import Finding, Kind, Thresholds, judged, overall
 
 SHOWN = 5  # values of a property that are shown of each class
 CLASSIFIER = "classifier of all file properties"
@@ -40,7 +40,7 @@ def of_files(table: pd.DataFrame, thresholds: Thresholds) -> list[Finding]:
     found = []
     for name, numbers in coded.items():
         facts = information(numbers, labels)
-        kind = "file" if name in CARRIED else "content"
+        kind: Kind = "file" if name in CARRIED else "content"
         found.append(judged(name, kind, facts.share, thresholds, **_rounded(facts)))
     tree = accuracy([coded[name] for name in CARRIED], labels)
     if tree is not None:
@@ -58,7 +58,7 @@ def of_copies(
     found = []
     for name, share in shares(table, distance).items():
         # Copies within a class waste images, but give no label away.
-        kind = "copies" if name.startswith("exact, across") else "near"
+        kind: Kind = "copies" if name.startswith("exact, across") else "near"
         found.append(judged(name, kind, share, thresholds))
     if split_by is not None:
         facts = straddling(table["value"], table["split"])
