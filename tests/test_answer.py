@@ -91,3 +91,9 @@ def test_json_is_for_what_is_no_terminal(monkeypatch, capsys, terminal):
     assert code == 0
     assert "images  3" in capsys.readouterr().err
     assert out.getvalue() == "" if terminal else json.loads(out.getvalue()) == {"images": 3}
+
+
+def test_a_dry_run_has_no_next_command():
+    said = answer("attribute", {"job": "attribute", "dry_run": True, "output": "verdicts"})
+    assert "dry run" in said
+    assert "next:" not in said

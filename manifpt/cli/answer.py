@@ -42,7 +42,9 @@ def summed(counts: dict[str, Any]) -> str:
 
 
 def answer(job: str, summary: dict[str, Any]) -> str:
-    """Return the last lines of a job, from its summary."""
+    """Return the last lines of a job, from its summary; a dry run has no next command."""
+    if summary.get("dry_run"):
+        return plain(summary)
     lines = attributions(summary) if job == "attribute" else plain(summary)
     return f"{lines}\nnext: manifpt {NEXT[job].format(**summary)}" if job in NEXT else lines
 
