@@ -135,7 +135,7 @@ def run(name: str, which: int, places: dict[str, str], output: Path, *more: str)
 
 @pytest.mark.parametrize("name", JOBS)
 @settings(
-    max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(strangers=STRANGERS, which=st.integers(0, 1), terms=st.booleans())
 def test_a_folder_of_others_is_refused_before_any_work(
