@@ -233,9 +233,10 @@ def test_a_server_that_fails_is_one_line_after_a_while(answers, status, monkeypa
 def test_without_credentials_or_gcsfs_an_error_names_the_remedy(monkeypatch, tmp_path):
     monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", f"{tmp_path}/none.json")
-    gcs._filesystem.cache_clear()
+    monkeypatch.setattr(gcs, "_refused", {})
     with pytest.raises(ManifptError, match="set GOOGLE_APPLICATION_CREDENTIALS"):
         storage.read_bytes("gs://bucket/key")
+    gcs._refused.clear()
     monkeypatch.setitem(sys.modules, "gcsfs.core", None)
     with pytest.raises(ManifptError, match=r"pip install 'manifpt\[gcs\]'"):
         storage.write_bytes("gs://bucket/key", b"")
