@@ -173,10 +173,14 @@ class Chain:
                 self._train(where, model, inputs, seed, *flags)
             else:
                 model = self._trained(heads[0], seed, train_on, title)
-            place = ("--output", self.place("evaluation", where))
+            place = ("--output", self.evaluation(title or name, seed))
             flags = ("--input", *inputs, *place, *test_on, *options)
             found.append(self.step(f"evaluate {where}", evaluate, *flags, "--model", model))
         return found
+
+    def evaluation(self, title: str, seed: int) -> str:
+        """Return the folder of an evaluation."""
+        return self.place("evaluation", self._named(title, seed))
 
     def _named(self, name: str, seed: int) -> str:
         return name if seed == self.config.seeds[0] else f"{name}-seed{seed}"
