@@ -79,7 +79,7 @@ def made(ray_session, tmp_path_factory):
     assert build_manifold.main(["--input", f"real={out}/reals", *flags]) == 0
     flags = ["--manifold", f"{out}/m", "--space", "image", "--output", f"{out}/a"]
     assert compute_artifacts.main(["--input", *(f"{k}={out}/{k}" for k in KINDS), *flags]) == 0
-    network = ["--backbone", "compact", "--steps", "300", "--batch-size", "32"]
+    network = ["--backbone", "compact", "--steps", "200", "--batch-size", "32"]
     flags = ["--input", f"{out}/a", "--output", f"{out}/t", *network]
     assert train_attribution.main(flags) == 0
     flags = ["--input", f"{out}/web", "--model", f"{out}/t", "--output", f"{out}/w"]
@@ -216,6 +216,7 @@ def test_evaluation_calibration_and_the_served_model_count_images(made):
             assert row["probability"] == pytest.approx(rows[path.name]["probability"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_views_and_robustness_degrade_tiles(made):
     flags = ["--input", *(f"{k}={made}/{k}" for k in KINDS), "--model", f"{made}/t"]
     more = ["--robustness", "--levels", "jpeg:80", "--output", f"{made}/r"]
@@ -230,6 +231,7 @@ def test_views_and_robustness_degrade_tiles(made):
     assert {"agreement", "tiles", "deciding_tiles"} <= set(table.column_names)
 
 
+@pytest.mark.slow
 def test_a_space_of_whole_images_is_repeated_for_the_tiles(made):
     common = ["--input", f"real={made}/reals", "--image-size", f"{SIZE}"]
     flags = ["--tiles", "0", "--space", "freq", "--output", f"{made}/m0"]

@@ -75,7 +75,7 @@ def rewritten(folder: str, path: str, table: pa.Table) -> None:
     storage.write_bytes(f"{folder}/manifest.json", text.replace(old, new["sha256"]).encode())
 
 
-SLOW = {"freq"}  # another projection and space, checked as rgb and white are
+SLOW = {"freq", "white"}  # another projection and space, checked as rgb is
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in MADE]
 
 

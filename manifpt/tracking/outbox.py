@@ -126,7 +126,11 @@ class Outbox:
         self._tried.set()
 
     def _answers(self) -> None:
-        self._written, self._runs = time.monotonic(), self.spool.state().runs
+        self._written = time.monotonic()
+        try:
+            self._runs = self.spool.state().runs
+        except FileNotFoundError:  # the watching process has sent all, and removed the spool
+            self._stopped = True
         if self.failure is not None:
             self._say_once("answers", "answers again")
         self.failure = None

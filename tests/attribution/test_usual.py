@@ -77,6 +77,7 @@ def test_other_jobs_take_it_as_any_other(usual, tmp_path):
     assert attribute.main([*flags, *model]) == 0
 
 
+@pytest.mark.slow
 def test_without_reals_it_does_without_a_manifold(ray_session, tmp_path):
     write_folder(tmp_path / "stripes", "stripes", range(1000, 1060))
     write_folder(tmp_path / "blocks", "blocks", range(1000, 1060))

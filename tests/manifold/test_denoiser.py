@@ -96,6 +96,7 @@ def test_verify_computes_them_again(out, tmp_path, capsys):
     assert verify.main([f"{out}/m", f"{out}/a", "--rows", "10"]) == 0
 
 
+@pytest.mark.slow
 def test_they_train_an_attributor(out):
     flags = ["--input", f"{out}/a", "--backbone", "compact", "--epochs", "2", "--batch-size", "16"]
     assert train_attribution.main([*flags, "--output", f"{out}/t"]) == 0

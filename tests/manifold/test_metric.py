@@ -265,6 +265,7 @@ def test_threads_that_a_task_before_had_change_no_covariance(manifold, tmp_path)
     assert hashes == {manifold.manifest["whitening"]["sha256"]}
 
 
+@pytest.mark.slow
 def test_appending_keeps_the_covariance_which_is_part_of_the_hash(manifold, tmp_path):
     reals = storage.join(manifold.uri, "../reals")
     again = built(f"{tmp_path}/again", [f"real={reals}"], 2)

@@ -19,7 +19,7 @@ SLOW = pytest.mark.slow
 # Intrinsic dimension, ambient dimension, radial and tangential noise of the reals, seed.
 ROUND = [
     pytest.param(1, 2, 0.0, 0, id="circle", marks=SLOW),
-    pytest.param(1, 20, 0.0, 1, id="circle in 20 dimensions"),
+    pytest.param(1, 20, 0.0, 1, id="circle in 20 dimensions", marks=SLOW),
     pytest.param(1, 20, 0.02, 2, id="noisy circle in 20 dimensions", marks=SLOW),
     pytest.param(2, 3, 0.0, 3, id="sphere"),
     pytest.param(2, 20, 0.0, 4, id="sphere in 20 dimensions", marks=SLOW),

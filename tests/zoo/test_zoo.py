@@ -140,7 +140,11 @@ def test_equal_images_give_equal_tars():
 
 
 @pytest.mark.parametrize(
-    ("name", "recipes", "mib"), [("gm-fashionmnist", "fashion", 16), ("gm-mnist", "digits", 6)]
+    ("name", "recipes", "mib"),
+    [
+        pytest.param("gm-fashionmnist", "fashion", 16, marks=pytest.mark.slow),
+        ("gm-mnist", "digits", 6),
+    ],
 )
 def test_the_shipped_benchmarks_are_what_their_cards_say(name, recipes, mib):
     folder = BENCHMARK.parent / name
