@@ -250,10 +250,11 @@ class TrainingOptions(BaseModel):
     )
     weight_decay: float = Field(0.05, ge=0, description="AdamW's")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a label that is spread")
-    augment: Literal["none", "mirror", "shift"] = Field(
-        "none",
-        description="of maps: mirror them at random; shift moves those of pixels, too; none keeps "
-        "the phase of a generator's upsampling, which both change",
+    augment: Literal["cutmix", "none", "mirror", "shift"] = Field(
+        "cutmix",
+        description="of maps: cutmix pastes a rectangle of another image, with its share of the "
+        "label, in half of the batches; mirror mirrors them at random, and shift moves those of pixels, too, which both "
+        "change the phase of a generator's upsampling",
     )
     patience: int = Field(
         0,

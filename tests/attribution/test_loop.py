@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from manifpt.attribution.model.loop import augmented, mirrored_spectra, shifted
+from manifpt.attribution.model.loop import augmented, cut_mixed, mirrored_spectra, shifted
 from manifpt.attribution.model.recipe import Options
 from manifpt.attribution.model.train import train_attributor
 from manifpt.jobs import compute_artifacts
@@ -59,6 +59,30 @@ def test_the_spaces_of_an_augmented_image_stay_those_of_one_image(how, size):
         seen.update(fits)
     assert {mirror for mirror, _ in seen} == set(mirrors)
     assert len({move for _, move in seen}) > len(moves) / 2
+
+
+def test_a_rectangle_of_the_partner_stands_at_its_own_place():
+    torch.manual_seed(3)
+    maps, small = torch.randn(6, 2, 16, 24), torch.randn(6, 2, 8, 12)
+    spectra, vectors = torch.randn(6, 2, 16, 24), torch.randn(6, 5)
+    partners = torch.tensor([1, 2, 3, 4, 5, 0])
+    kept = []
+    for _ in range(300):
+        given = [maps, spectra, vectors, small]
+        found, shares = cut_mixed(given, (True, False, False, True), partners)
+        assert torch.equal(found[1], spectra)
+        assert torch.equal(found[2], vectors)
+        assert shares[1] == shares[2] == 1
+        for n in (0, 3):
+            pasted = (found[n] != given[n]).any(1).any(0)
+            assert shares[n] == pytest.approx(1 - pasted.float().mean().item())
+            rows, columns = pasted.any(1).nonzero(), pasted.any(0).nonzero()
+            assert pasted.sum() == len(rows) * len(columns)  # it is a rectangle
+            assert torch.equal(found[n][:, :, pasted], given[n][partners][:, :, pasted])
+        assert shares[0] == pytest.approx(shares[3], abs=0.3)
+        kept.append(shares[0])
+    assert min(kept) < 0.2
+    assert max(kept) > 0.95
 
 
 @pytest.fixture(scope="module")

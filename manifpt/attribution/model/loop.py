@@ -24,6 +24,11 @@ from manifpt.nets.backbone import for_training
 from manifpt.nets.device import device_and_precision
 
 
+CUTMIX = "cutmix"
+# Share of the batches that are mixed. Mixed ones alone take twice the steps to learn as much.
+MIXED = 0.5
+
+
 @dataclass(frozen=True)
 class Settings:
     """All that decides a training, besides the data; ``moments`` are mean and std an input.
@@ -91,7 +96,7 @@ def augmented(artifacts: list[Tensor], how: str, movable: Sequence[bool]) -> lis
     side; what it pushes out comes in again at the other. Maps that are not movable are centred
     spectra: each becomes that of the mirrored image, and a shift leaves magnitudes as they are.
     """
-    if how == "none":
+    if how not in ("mirror", "shift"):
         return artifacts
     out = list(artifacts)
     mirrored = torch.rand(len(out[0])) < 0.5
@@ -123,6 +128,31 @@ def shifted(maps: Tensor, moves: Tensor) -> Tensor:
     places = torch.arange(len(maps))[:, None, None]
     rolled = maps.permute(0, 2, 3, 1)[places, rows[:, :, None], columns[:, None, :]]
     return rolled.permute(0, 3, 1, 2)
+
+
+def cut_mixed(
+    artifacts: list[Tensor], movable: Sequence[bool], partners: Tensor
+) -> tuple[list[Tensor], list[float]]:
+    """Paste a rectangle of each map's partner into it; return also how much of each input stays.
+
+    CutMix (Yun et al., "CutMix: regularization strategy to train strong classifiers with
+    localizable features", ICCV 2019): the rectangle is one for the batch, of a share of the area
+    that is uniform in (0, 1), cut at the border. It stays at its place, so it keeps the phase of
+    its upsampling. Spectra and vectors, which have no place, stay whole: their share is 1.
+    """
+    side, row, column = math.sqrt(float(torch.rand(()))), *torch.rand(2).tolist()
+    out, shares = list(artifacts), [1.0] * len(artifacts)
+    for n, maps in enumerate(artifacts):
+        if maps.ndim != 4 or not movable[n]:
+            continue
+        (top, bottom), (left, right) = (
+            (round(max(0.0, at - side / 2) * size), round(min(1.0, at + side / 2) * size))
+            for at, size in zip((row, column), maps.shape[-2:], strict=True)
+        )
+        out[n] = maps.clone()
+        out[n][..., top:bottom, left:right] = maps[partners][..., top:bottom, left:right]
+        shares[n] = 1 - (bottom - top) * (right - left) / (maps.shape[-2] * maps.shape[-1])
+    return out, shares
 
 
 class Trainer:
@@ -164,12 +194,23 @@ class Trainer:
         return artifacts, torch.from_numpy(batch["label"]).to(self.device, non_blocking=True)
 
     def _loss(self, artifacts: list[Tensor], labels: Tensor) -> Tensor:
-        """Return the mean cross entropy of all heads: with late fusion, each learns by itself."""
+        """Return the sum of the heads' cross entropies: with late fusion, each learns by itself."""
+        settings, others, shares = self.settings, labels, [1.0] * len(artifacts)
+        if settings.augment == CUTMIX and float(torch.rand(())) < MIXED:
+            partners = torch.randperm(len(labels))
+            others = labels[partners]
+            artifacts, shares = cut_mixed(artifacts, settings.movable, partners)
         with torch.autocast(self.device, self.precision, enabled=self.precision is not None):
             logits: Tensor = self.parallel(artifacts)
-        heads = logits.float().unbind(1)
-        smooth = self.settings.label_smoothing
-        each = [cross_entropy(head, labels, label_smoothing=smooth) for head in heads]
+        smooth = settings.label_smoothing
+        each = []
+        # With early fusion there is one column of logits, and all inputs have the same share.
+        for head, column in zip(settings.design.heads, logits.float().unbind(1), strict=False):
+            share = shares[head.reads]
+            first, second = (
+                cross_entropy(column, truth, label_smoothing=smooth) for truth in (labels, others)
+            )
+            each.append(share * first + (1 - share) * second)
         return torch.stack(each).sum()
 
     def train(self, batches: Iterator[dict[str, np.ndarray]]) -> dict[str, float]:

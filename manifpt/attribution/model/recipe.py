@@ -44,7 +44,7 @@ class Options:
     patience: int = 0
     seed: int = 0
     fusion: str = "late"
-    augment: str = "none"
+    augment: str = "cutmix"
 
     def resolved(self, *, gpu: bool) -> "Options":
         """Return them with a choice for all that is left open; raise where they contradict."""

@@ -14,7 +14,7 @@ from manifpt.artifacts.branches import Branch, artifacts_of, row_counts
 from manifpt.attribution.model.attributor import publish_attributor
 from manifpt.attribution.model.calibrate import calibrate, network_of
 from manifpt.attribution.model.discriminant import Discriminant, Rows, fit_discriminant
-from manifpt.attribution.model.loop import Settings, Standing, train_loop
+from manifpt.attribution.model.loop import CUTMIX, Settings, Standing, train_loop
 from manifpt.attribution.model.network import LEAST_STD, AttributionNetwork, Design
 from manifpt.attribution.model.recipe import Options
 from manifpt.attribution.model.stream import (
@@ -201,6 +201,13 @@ class _Trained:
         counts = row_counts(self.branches[0].manifest)["train"]
         rows = sum(counts[name] for name in self.classes)
         budget = self.options.budget(rows)
+        movable = tuple(b.manifest["space"]["name"] != "freq" for b in self.read)
+        maps = [len(shape) == 3 for shape in self.design.shapes]
+        if self.options.augment == CUTMIX and self.design.is_early and not all((*movable, *maps)):
+            raise ManifptError(
+                "--augment cutmix: one label for spaces of which some cannot be mixed; choose "
+                "--fusion late or another --augment"
+            )
         return Settings(
             self.design,
             tuple(self.classes),
@@ -208,7 +215,7 @@ class _Trained:
             rows,
             budget.epochs,
             budget.passes,
-            movable=tuple(b.manifest["space"]["name"] != "freq" for b in self.read),
+            movable=movable,
             **{name: getattr(self.options, name) for name in names.split()},
         )
 
