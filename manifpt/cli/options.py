@@ -252,9 +252,9 @@ class TrainingOptions(BaseModel):
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a label that is spread")
     augment: Literal["cutmix", "none", "mirror", "shift"] = Field(
         "cutmix",
-        description="of maps: cutmix pastes a rectangle of another image, with its share of the "
-        "label, in half of the batches; mirror mirrors them at random, and shift moves those of pixels, too, which both "
-        "change the phase of a generator's upsampling",
+        description="of maps: in half of the batches, cutmix pastes a rectangle of another image, "
+        "with its share of the label; mirror mirrors at random, and shift moves maps of pixels, "
+        "too, which both change the phase of a generator's upsampling",
     )
     patience: int = Field(
         0,

@@ -23,7 +23,6 @@ from manifpt.nets import training
 from manifpt.nets.backbone import for_training
 from manifpt.nets.device import device_and_precision
 
-
 CUTMIX = "cutmix"
 # Share of the batches that are mixed. Mixed ones alone take twice the steps to learn as much.
 MIXED = 0.5
