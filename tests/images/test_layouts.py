@@ -5,7 +5,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import png, write_tar
+from conftest import png, write_folder, write_tar
 
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Reading, plan
@@ -232,3 +232,17 @@ def test_columns_need_files_that_have_some(tmp_path):
     root = tree(tmp_path / "in", "a/1.png", "b/2.png")
     with pytest.raises(ManifptError, match="--source-column: no file of --input has columns"):
         rows(root, columns=[("source", "who")])
+
+
+def test_a_job_takes_a_layout(tmp_path, ray_session):
+    from manifpt.artifacts.compute import compute_artifacts
+
+    root = tmp_path / "in"
+    for path, kind in (("train/nature", "real"), ("train/ai", "stripes"), ("val/ai", "stripes")):
+        write_folder(root / path, kind, range(3))
+    write_folder(root / "val" / "nature", "real", range(3, 6))
+    given = f"adm={root}"
+    manifest = compute_artifacts([given], str(tmp_path / "artifacts"), plain=("image",))
+    counts = {"adm": 3, "real": 3}
+    assert manifest["classes"] == {"train": counts, "validation": counts}
+    assert manifest["inputs"]["sources"] == ["adm", "real"]
