@@ -279,7 +279,7 @@ def compute_artifacts(
             raise no_values(split_by)
         classes = evaluated_classes(records)
         copies = sum(sum(found.values()) for found in classes.values()) - counts["ok"]
-        common = {**counts, "inputs": describe(inputs, units), "classes": classes}
+        common = {**counts, "inputs": describe(inputs, units, labels), "classes": classes}
         if first.tiles:
             common["tiles"] = evaluated_classes(records, "tiles")
         if augment:

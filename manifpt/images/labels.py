@@ -6,12 +6,13 @@ that a source column calls real are real in spite of that.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from manifpt.errors import ManifptError, public
-from manifpt.images.arrangement import PAIRS
-from manifpt.images.sources import REAL, SPLITS, Reading, Unit, split_named, stem
+from manifpt.images import arrangement
+from manifpt.images.arrangement import PAIRS, Arrangement
+from manifpt.images.sources import REAL, SPLITS, Input, Reading, Unit, split_named, stem
 from manifpt.images.text import printable, text_of
 
 MODEL = "model_name"  # the generator, in Community-Forensics and others
@@ -40,60 +41,93 @@ def is_pair(names: Sequence[str]) -> bool:
     return any(set(pair) == {name.lower() for name in names} for pair in PAIRS)
 
 
-def columns_of(
-    uri: str,
-    names: Sequence[str],
-    labels: Mapping[str, Sequence[str]],
-    source: str | None,
-    reading: Reading,
-    *,
-    labelled: bool,
-    reals_only: bool,
-) -> Columns:
-    """Return how a file's rows name their sources and splits, as far as its columns tell.
+@dataclass(frozen=True)
+class Asked:
+    """How inputs are read, and what for: their sources, or only their reals, or neither."""
 
-    ``source`` is the name that the user gave, ``labels`` the names of class labels. Only jobs that
-    need sources, or reals, look for a column that the user does not name.
+    reading: Reading
+    labelled: bool
+    source: str | None  # in place of the names that the user gave
+
+    @property
+    def reals_only(self) -> bool:
+        """Whether generated images are left out."""
+        return self.source == REAL
+
+    def named(self, given: Input) -> Input:
+        """Return an input with the name that it has in this job."""
+        return replace(given, source=self.source) if self.source and given.source else given
+
+    def arranged(self, given: Input) -> Arrangement | None:
+        """Return the folders of sources in an input, if it has any and they are asked for."""
+        if not self.labelled and not self.reals_only:
+            return None
+        found = arrangement.pairs_of(given, reals_only=self.reals_only)
+        classes = found is None and self.labelled and given.source is None
+        return arrangement.classes_of(given) if classes else found
+
+    def columns(
+        self,
+        uri: str,
+        names: Sequence[str],
+        labels: Mapping[str, Sequence[str]],
+        source: str | None,
+    ) -> Columns:
+        """Return how a file's rows name their sources and splits, as far as its columns tell.
+
+        ``source`` is the name that the user gave, ``labels`` the names of class labels. Only jobs
+        that need sources, or reals, look for a column that the user does not name.
+        """
+        reading = self.reading
+        for option, column in (("source", reading.source_column), ("split", reading.split_column)):
+            if column is not None and column not in names:
+                shown = ", ".join(names)[:200]
+                raise ManifptError(f"--{option}-column {column}: {public(uri)} has only {shown}")
+        if reading.source_column is not None:
+            if source == REAL and not self.reals_only:
+                raise ManifptError(
+                    f"--source-column {reading.source_column}: {public(uri)} is named real, too; "
+                    "name the generator, NAME=PATH, or give no name"
+                )
+            return Columns(reading, alone=self.reals_only)
+        if not (self.labelled or self.reals_only) or "source" in names:
+            return Columns(reading)
+        mixed, why = _recognised(uri, names, labels, named=source is not None or self.reals_only)
+        if mixed is None:
+            return Columns(reading)
+        if source == REAL and not self.reals_only:
+            raise ManifptError(
+                f"--input {public(uri)}: named real, and its column {mixed} names generated "
+                "images, too; name the generator, NAME=PATH, or give no name"
+            )
+        found = replace(reading, source_column=mixed)
+        if self.reals_only and reading.split_column is None:
+            found = replace(found, split_column="")  # reals of train estimate a manifold, too
+        return Columns(found, self.reals_only, f"sources by its column {mixed} ({why})")
+
+
+def _recognised(
+    uri: str, names: Sequence[str], labels: Mapping[str, Sequence[str]], *, named: bool
+) -> tuple[str | None, str]:
+    """Return the column of sources, if there is one, and what it was recognised by.
+
+    If the user ``named`` the source, only one that tells reals from generated images counts.
     """
-    for option, column in (("source", reading.source_column), ("split", reading.split_column)):
-        if column is not None and column not in names:
-            shown = ", ".join(names)[:200]
-            raise ManifptError(f"--{option}-column {column}: {public(uri)} has only {shown}")
-    if reading.source_column is not None:
-        return Columns(reading, alone=reals_only)
-    if not (labelled or reals_only) or "source" in names:
-        return Columns(reading)
     pairs = [column for column in labels if is_pair(labels[column])]
     if set(names) >= COMMUNITY:
-        column, why = MODEL, "Community-Forensics"
-    elif len(pairs) == 1:
-        column, why = pairs[0], f"class labels {', '.join(labels[pairs[0]])}"
-    elif source is not None or reals_only:
-        return Columns(reading)
-    elif MODEL in names:
-        column, why = MODEL, "generators"
-    elif len(labels) == 1:
-        column, why = next(iter(labels)), f"{len(labels[next(iter(labels))])} class labels"
-    elif labels:
+        return MODEL, "Community-Forensics"
+    if len(pairs) == 1:
+        return pairs[0], f"class labels {', '.join(labels[pairs[0]])}"
+    if named:
+        return None, ""
+    if MODEL in names:
+        return MODEL, "generators"
+    if len(labels) > 1:
         raise ManifptError(
             f"--input {public(uri)}: class labels in {', '.join(labels)}; name one by "
             "--source-column, or the source of all by NAME=PATH"
         )
-    else:
-        return Columns(reading)
-    if source == REAL and not reals_only:
-        raise ManifptError(
-            f"--input {public(uri)}: named real, and its column {column} names generated images, "
-            "too; name the generator, NAME=PATH, or give no name"
-        )
-    found = replace(reading, source_column=column)
-    if reals_only and reading.split_column is None:
-        found = replace(found, split_column="")  # reals of train estimate a manifold, too
-    return Columns(
-        found,
-        alone=reals_only,
-        why=f"sources by its column {column} ({why})",
-    )
+    return next(((one, f"{len(labels[one])} class labels") for one in labels), (None, ""))
 
 
 def split_of_shard(uri: str) -> str | None:

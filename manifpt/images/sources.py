@@ -184,8 +184,13 @@ def content_key(units: Iterable[Unit]) -> str:
     return key.hexdigest()
 
 
-def describe(inputs: Sequence[str], units: Sequence[Unit]) -> dict[str, Any]:
-    """Say what the inputs are, for manifests: name and place, kinds, sizes, sources and hash."""
+def describe(
+    inputs: Sequence[str], units: Sequence[Unit], labels: Reading = AS_FOUND
+) -> dict[str, Any]:
+    """Say what the inputs are, for manifests: name and place, kinds, sizes, sources and hash.
+
+    ``labels``, the columns of sources and splits that the user named, are there to read them again.
+    """
     kinds = [unit.kind for unit in units]
     given = [Input.parse(text) for text in inputs]
     return {
@@ -195,4 +200,15 @@ def describe(inputs: Sequence[str], units: Sequence[Unit]) -> dict[str, Any]:
         "kinds": {kind: kinds.count(kind) for kind in sorted(set(kinds))},
         "sources": sorted({unit.source for unit in units if unit.source is not None}),
         "content_key": content_key(units),
+        **_named_columns(labels),
     }
+
+
+def _named_columns(labels: Reading) -> dict[str, Any]:
+    columns = {"source_column": labels.source_column, "split_column": labels.split_column}
+    return {"labels": columns} if any(columns.values()) else {}
+
+
+def labels_of(described: dict[str, Any]) -> Reading:
+    """Return the columns that the user named for inputs which ``describe`` described."""
+    return Reading(**described.get("labels", {}))

@@ -9,10 +9,10 @@ from typing import Literal
 from manifpt import storage
 from manifpt.errors import ManifptError, public
 from manifpt.images import arrangement, labels, listing, parquet, tables
-from manifpt.images.arrangement import Arrangement
 from manifpt.images.benchmark import benchmark_files
 from manifpt.images.container import BrokenError
 from manifpt.images.ids import Keys, Names, escaped
+from manifpt.images.labels import Asked
 from manifpt.images.listing import Found
 from manifpt.images.patterns import Pattern, is_pattern, root_of
 from manifpt.images.recognised import Recognised, counted
@@ -20,7 +20,6 @@ from manifpt.images.sources import (
     AS_FOUND,
     CARD,
     PARQUET,
-    REAL,
     TABLES,
     TARS,
     Input,
@@ -35,37 +34,12 @@ FILES_PER_UNIT = 1024
 STATS = "_stats.json"
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """How inputs are read, and what for: their sources, or only their reals, or neither."""
-
-    reading: Reading
-    labelled: bool
-    source: str | None  # in place of the names that the user gave
-
-    @property
-    def reals_only(self) -> bool:
-        return self.source == REAL
-
-    def named(self, given: Input) -> Input:
-        """Return an input with the name that it has in this job."""
-        return replace(given, source=self.source) if self.source and given.source else given
-
-    def arranged(self, given: Input) -> Arrangement | None:
-        """Return the folders of sources in an input, if it has any and they are asked for."""
-        if not self.labelled and not self.reals_only:
-            return None
-        found = arrangement.pairs_of(given, reals_only=self.reals_only)
-        classes = found is None and self.labelled and given.source is None
-        return arrangement.classes_of(given) if classes else found
-
-
 @dataclass
 class _Cutter:
     """Cuts the files of one input into units, in the order in which they come."""
 
     given: Input
-    asked: _Asked
+    asked: Asked
     counts: Recognised
     names: Names
     root: str  # the folder in which the names of files begin
@@ -119,15 +93,7 @@ class _Cutter:
         self, uri: str, names: Sequence[str], of_classes: Mapping[str, Sequence[str]]
     ) -> labels.Columns:
         """Return how the rows of a file name their sources; count what was recognised."""
-        found = labels.columns_of(
-            uri,
-            names,
-            of_classes,
-            self.given.source,
-            self.asked.reading,
-            labelled=self.asked.labelled,
-            reals_only=self.asked.reals_only,
-        )
+        found = self.asked.columns(uri, names, of_classes, self.given.source)
         if found.why:
             self.counts.layouts[found.why] = None
         return found
@@ -203,7 +169,7 @@ def _parquet_kind(uri: str, reading: Reading) -> tuple[str, parquet.Parquet | No
     return "table", file
 
 
-def _of_pattern(given: Input, asked: _Asked, counts: Recognised) -> Iterator[Unit]:
+def _of_pattern(given: Input, asked: Asked, counts: Recognised) -> Iterator[Unit]:
     """Cut the files that a pattern names into units."""
     pattern = Pattern(given.uri)
     explicit = any(choice.endswith(TABLES) for choice in pattern.choices)
@@ -214,7 +180,7 @@ def _of_pattern(given: Input, asked: _Asked, counts: Recognised) -> Iterator[Uni
 
 
 def _of_parts(
-    given: Input, parts: Sequence[Input], asked: _Asked, counts: Recognised, *, of_card: bool
+    given: Input, parts: Sequence[Input], asked: Asked, counts: Recognised, *, of_card: bool
 ) -> Iterator[Unit]:
     """Cut an input into units, part by part; a file that a card lists has one in any case."""
     names = Names(given.prefix, anyhow=of_card)
@@ -230,7 +196,7 @@ def _or_itself(found: Iterator[Found], uri: str) -> Iterator[Found]:
     yield from found
 
 
-def _cut(given: Input, asked: _Asked, counts: Recognised) -> Iterator[Unit]:
+def _cut(given: Input, asked: Asked, counts: Recognised) -> Iterator[Unit]:
     """Cut one input into units."""
     named = asked.named(given)
     if is_pattern(given.uri):
@@ -287,7 +253,7 @@ def units(
     known to be generated are left out. What each input was recognised as goes to stderr; what
     was left out is counted in ``skipped`` by reason.
     """
-    kept, rows, asked = 0, 0, _Asked(reading, labelled, source)
+    kept, rows, asked = 0, 0, Asked(reading, labelled, source)
     for text, one in zip(inputs, _parsed(inputs), strict=True):
         counts = Recognised()
         for unit in _cut(one, asked, counts):

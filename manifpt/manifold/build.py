@@ -180,7 +180,7 @@ def build_manifold(
         if counts["ok"] == 0:
             claim.abandon()
             raise _nothing(counts)
-        common = {**counts, "inputs": describe(inputs, units)}
+        common = {**counts, "inputs": describe(inputs, units, labels)}
         quarantine = [p for p in pipeline.parts(records) if p["folder"] == "quarantine"]
         members = {}
         for one, rule, folder in zip(spaces, rules, folders, strict=True):
@@ -291,7 +291,7 @@ def append_to_manifold(
         if counts["ok"] == 0:
             claim.abandon()
             raise _nothing(counts)
-        done = {"key": key, "inputs": describe(inputs, units), **counts}
+        done = {"key": key, "inputs": describe(inputs, units, labels), **counts}
         manifest = _update(manifold, partial(_appended, manifold, records, scratch, done, pool))
         claim.abandon()
         return manifest

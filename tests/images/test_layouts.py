@@ -226,6 +226,8 @@ def test_columns_that_the_user_names(tmp_path, kind):
     if kind in {"parquet", "csv"}:
         with pytest.raises(ManifptError, match=r"--source-column gone: .* has only"):
             rows(str(path), columns=[("source", "gone")])
+        with pytest.raises(ManifptError, match="--source-column who: .* is named real, too"):
+            rows(f"real={path}", columns=columns)
 
 
 def test_columns_need_files_that_have_some(tmp_path):
@@ -234,15 +236,28 @@ def test_columns_need_files_that_have_some(tmp_path):
         rows(root, columns=[("source", "who")])
 
 
-def test_a_job_takes_a_layout(tmp_path, ray_session):
+def test_jobs_take_layouts_and_columns_and_can_be_verified(tmp_path, ray_session):
     from manifpt.artifacts.compute import compute_artifacts
+    from manifpt.artifacts.verification import verify
+    from manifpt.manifold.build import build_manifold
 
-    root = tmp_path / "in"
+    root, model = tmp_path / "adm", Reading(source_column="model")
     for path, kind in (("train/nature", "real"), ("train/ai", "stripes"), ("val/ai", "stripes")):
         write_folder(root / path, kind, range(3))
     write_folder(root / "val" / "nature", "real", range(3, 6))
-    given = f"adm={root}"
-    manifest = compute_artifacts([given], str(tmp_path / "artifacts"), plain=("image",))
-    counts = {"adm": 3, "real": 3}
-    assert manifest["classes"] == {"train": counts, "validation": counts}
-    assert manifest["inputs"]["sources"] == ["adm", "real"]
+    images = [png("real", n) for n in range(20, 40)]
+    columns = {"image": images, "style": [0] * 20, "model": [0] * 18 + [1] * 2}
+    about = features(style=["oil", "ink"], model=["real", "sd"])
+    table = pa.table(columns).replace_schema_metadata(about)
+    pq.write_table(table, tmp_path / "two.parquet")
+    reals, out = [f"real={tmp_path}/two.parquet"], [f"{tmp_path}/{n}" for n in ("m", "a")]
+    manifold = build_manifold(reals, out[0], labels=model)
+    assert manifold["reals"] == 18
+    given = [str(root), f"{tmp_path}/two.parquet"]
+    artifacts = compute_artifacts(given, out[1], manifolds=out[:1], labels=model)
+    splits = artifacts["classes"]
+    assert splits["validation"]["adm"] == splits["validation"]["real"] == 3
+    assert splits["train"]["adm"] == 3
+    assert sum(classes.get("sd", 0) for classes in splits.values()) == 2
+    assert artifacts["inputs"]["sources"] == ["adm", "real"]
+    assert verify(out[0], out[1], 10)["mismatches"] == 0
