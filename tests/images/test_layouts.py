@@ -226,7 +226,7 @@ def test_columns_that_the_user_names(tmp_path, kind):
     if kind in {"parquet", "csv"}:
         with pytest.raises(ManifptError, match=r"--source-column gone: .* has only"):
             rows(str(path), columns=[("source", "gone")])
-        with pytest.raises(ManifptError, match="--source-column who: .* is named real, too"):
+        with pytest.raises(ManifptError, match=r"--source-column who: .* is named real, too"):
             rows(f"real={path}", columns=columns)
 
 
