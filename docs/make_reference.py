@@ -36,6 +36,7 @@ SHARED: dict[type[BaseModel], str] = {
     options.ProjectionOptions: "Projection",
     options.PlainOptions: "Spaces without a manifold",
     options.InputOptions: "Reading",
+    options.LabelOptions: "Columns of sources and splits",
     options.SplitOptions: "Splits",
     options.TrainingOptions: "Training",
     options.DecisionOptions: "Decision",

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 HIDDEN = "***"
-_PATTERNS = {"", "s3", "gs", "file"}
+_PATTERNS = {"", "s3", "gs", "hf", "file"}
 _LEVELS = 5  # of percent-encoding, and of URIs in the paths of URIs
 _SAFE = "/:@!$&'()*+,=~[]{}|"
 _SLASH = r"(?:\\?/|\\|%(?:25)*2[Ff])"

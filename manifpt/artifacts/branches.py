@@ -11,6 +11,7 @@ from manifpt.artifacts.compute import ARTIFACTS, COMBINATION, EVALUATED, compute
 from manifpt.engine import pipeline, session
 from manifpt.errors import ManifptError
 from manifpt.images.copies import Augmentation
+from manifpt.images.sources import AS_FOUND, Reading
 from manifpt.manifold.projector import NEAREST, Projection
 from manifpt.outputs import claims
 
@@ -62,6 +63,7 @@ def artifacts_of(
     tiles: int | None = None,
     projection: Projection = NEAREST,
     split_by: str | None = None,
+    labels: Reading = AS_FOUND,
     augmentation: Augmentation | None = None,
     demand: session.Demand = session.ANY,
     terms: claims.Terms = claims.AS_IS,
@@ -69,7 +71,7 @@ def artifacts_of(
     """Return the artifacts that ``inputs`` are, or that are made of them in ``output``.
 
     Images are projected onto ``manifolds``, and embedded in ``plain`` spaces without a manifold.
-    ``split_by`` and ``augmentation`` are those of ``compute_artifacts``.
+    ``split_by``, ``labels`` and ``augmentation`` are those of ``compute_artifacts``.
     """
     if are_artifacts(inputs):
         if augmentation is not None:
@@ -78,6 +80,9 @@ def artifacts_of(
             raise ManifptError(
                 f"--split-by {split_by}: these artifacts are split; give it to compute_artifacts"
             )
+        if labels != AS_FOUND:
+            option = "source" if labels.source_column else "split"
+            raise ManifptError(f"--{option}-column: these artifacts are made; leave it out")
         return open_artifacts(inputs)
     if not manifolds and not plain:
         raise ManifptError("--manifold: images need a manifold, or --space image to do without")
@@ -90,6 +95,7 @@ def artifacts_of(
         tiles=tiles,
         projection=projection,
         split_by=split_by,
+        labels=labels,
         augmentation=augmentation,
         demand=demand,
         terms=terms,

@@ -30,7 +30,7 @@ from manifpt.images import Selection, plan
 from manifpt.images.copies import COLUMN, Augmentation
 from manifpt.images.places import places
 from manifpt.images.read import chunk_rows
-from manifpt.images.sources import content_key, describe
+from manifpt.images.sources import AS_FOUND, Reading, content_key, describe
 from manifpt.images.splits import CONTENT, Splits, check_column, no_values, reading_of, splits_of
 from manifpt.images.stacks import TILE, firsts, images_of, is_stacked, reading_rule
 from manifpt.manifold.projector import NEAREST, Projection
@@ -182,6 +182,7 @@ def compute_artifacts(
     sources: Sequence[str] | None = None,
     undeclared: str = CONTENT,
     split_by: str | None = None,
+    labels: Reading = AS_FOUND,
     float16: bool = False,
     projection: Projection = NEAREST,
     search: session.SearchDemand = session.ANY_SEARCH,
@@ -208,6 +209,7 @@ def compute_artifacts(
             validation, 20 % test by pixel hash) or the name of one split for all of them.
         split_by: a metadata column of the inputs, or ``folder``: of the images that declare no
             split, those of one value are on one side; those without a value are split by content.
+        labels: the columns that name sources and splits.
         float16: halve the storage; artifacts are float32 otherwise.
         projection: what x* is, from how many neighbours.
         search: how to find them, and where the manifold lies; the artifacts do not depend on it.
@@ -225,7 +227,7 @@ def compute_artifacts(
     selection = Selection(EVALUATED, tuple(sources) if sources else None)
     if split_by is not None and undeclared != CONTENT:
         raise ManifptError(f"--split-by {split_by}: --split {undeclared} puts all on one side")
-    reading = reading_of(split_by, [*ARTIFACTS, *AUGMENTED, *pipeline.QUARANTINE])
+    reading = reading_of(split_by, [*ARTIFACTS, *AUGMENTED, *pipeline.QUARANTINE], labels)
     units = plan(inputs, selection, labelled=True, reading=reading)
     check_column(units, split_by)
     targets = targets or targets_of(
@@ -277,7 +279,7 @@ def compute_artifacts(
             raise no_values(split_by)
         classes = evaluated_classes(records)
         copies = sum(sum(found.values()) for found in classes.values()) - counts["ok"]
-        common = {**counts, "inputs": describe(inputs, units), "classes": classes}
+        common = {**counts, "inputs": describe(inputs, units, labels), "classes": classes}
         if first.tiles:
             common["tiles"] = evaluated_classes(records, "tiles")
         if augment:

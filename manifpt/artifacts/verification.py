@@ -22,6 +22,7 @@ from manifpt.images import DecodeRule, Selection, plan, read_unit
 from manifpt.images.copies import Augmentation, original_id
 from manifpt.images.ids import image_id, tile_id
 from manifpt.images.read import pixels_of
+from manifpt.images.sources import labels_of
 from manifpt.images.stacks import sizes_beside
 from manifpt.manifold import Manifold, Metric
 from manifpt.manifold.embed import points_of
@@ -263,7 +264,8 @@ def _check_rows(
     wanted = {row["point"] for row in rows}
     selection, space = Selection(EVALUATED, None), manifold.space
     augment = artifacts.get("augment")
-    read = _embedded(inputs, wanted, selection, manifold.rule, space, augment, labelled=True)
+    planned: dict[str, Any] = {"labelled": True, "reading": labels_of(artifacts["inputs"])}
+    read = _embedded(inputs, wanted, selection, manifold.rule, space, augment, **planned)
     found = {name: (sha, vector) for name, sha, vector in read}
     wrong = []
     kept = []
@@ -303,7 +305,13 @@ def _check_reals(manifold: Manifold, checked: Checked) -> list[dict[str, Any]]:
     again: dict[str, np.ndarray] = {}
     for inputs in sources:
         read = _embedded(
-            inputs["given"], wanted, selection, manifold.rule, manifold.space, source="real"
+            inputs["given"],
+            wanted,
+            selection,
+            manifold.rule,
+            manifold.space,
+            source="real",
+            reading=labels_of(inputs),
         )
         for name, _, vector in read:
             again.setdefault(name, vector)

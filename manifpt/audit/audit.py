@@ -27,7 +27,7 @@ from manifpt.images.probe import natural_size, usual_tiles
 from manifpt.images.raw import raw_images
 from manifpt.images.read import IMAGES, row_of, unit_from_json, unit_to_json
 from manifpt.images.sandbox import decode_all
-from manifpt.images.sources import content_key, describe
+from manifpt.images.sources import AS_FOUND, Reading, content_key, describe
 from manifpt.images.splits import CONTENT, check_column, reading_of, splits_of, values_of
 from manifpt.outputs import claims
 
@@ -174,16 +174,18 @@ def audit(
     output: str,
     settings: Settings = Settings(),
     *,
+    labels: Reading = AS_FOUND,
     demand: session.Demand = session.ANY,
     terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:
     """Audit the images of two or more sources and publish the report; return the manifest.
 
+    ``labels`` says which columns name sources and splits.
     Raises ManifptError where there is nothing to compare.
     """
     output = storage.absolute(output)
     taken = [*PROPERTIES, *pipeline.QUARANTINE, VALUE]
-    reading = reading_of(settings.split_by, taken)
+    reading = reading_of(settings.split_by, taken, labels)
     units = plan(inputs, labelled=True, reading=reading)
     check_column(units, settings.split_by)
     size = min(SIDE, natural_size(units, Selection()))

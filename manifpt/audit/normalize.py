@@ -9,7 +9,7 @@ import json
 import tarfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,7 @@ from manifpt.images.ids import Keys, escaped
 from manifpt.images.places import places
 from manifpt.images.probe import natural_size
 from manifpt.images.read import is_own, metadata_of, pixels_of, read_unit_text, unit_to_json
-from manifpt.images.sources import content_key, describe
+from manifpt.images.sources import AS_FOUND, content_key, describe
 from manifpt.outputs import claims
 
 KIND = "normalized"
@@ -130,6 +130,7 @@ def normalize(
     image_size: int | None = None,
     jpeg: int | None = None,
     columns: Sequence[str] = (),
+    labels: Reading = AS_FOUND,
     demand: session.Demand = session.ANY,
     terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:
@@ -141,6 +142,7 @@ def normalize(
         image_size: side in pixels; the smallest of the commonest sides of the sources, if None.
         jpeg: quality of JPEG for all; PNG if None.
         columns: metadata of the input that stay with the images, such as prompts.
+        labels: the columns that name sources and splits.
         demand: how many processes.
         terms: whether to replace an output of other settings, or a run that seems alive.
 
@@ -149,7 +151,7 @@ def normalize(
     taken = [name for name in columns if is_own(name)]
     if taken:
         raise ManifptError(f"--columns {taken[0]}: every image has it anyway; leave it out")
-    units = plan(inputs, labelled=True, reading=Reading(columns=tuple(columns)))
+    units = plan(inputs, labelled=True, reading=replace(labels, columns=tuple(columns)))
     size = image_size or smallest_size(units)
     rule, encoder = DecodeRule(size), Encoder(jpeg)
     how = {"decode": rule.card(), "encoder": encoder.card()}

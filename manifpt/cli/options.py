@@ -53,12 +53,16 @@ class SpaceOptions(BaseModel):
         None, gt=0, description="freq: added to magnitudes; 8-bit rounding noise if not given"
     )
     freq_log: bool = Field(True, description="freq: take the logarithm of magnitudes")
-    sl_network: str = Field("resnet50", description="sl: a torchvision classifier")
+    sl_network: str = Field(
+        "resnet50",
+        description="sl: a torchvision classifier, or an encoder as timm:NAME or open_clip:NAME",
+    )
     sl_weights: str | None = Field(
         None,
-        description="sl: file of its weights, local, s3:// or gs://, if not torchvision's",
+        description="sl: file of its weights, local, s3:// or gs://, if not torchvision's; hub or "
+        "hub:TAG lets timm or open_clip download theirs",
     )
-    ssl_network: str = Field("resnet50", description="ssl: a torchvision classifier")
+    ssl_network: str = Field("resnet50", description="ssl: as --sl-network")
     ssl_weights: str | None = Field(
         None, description="ssl: file of Barlow Twins weights, or output of pretrain_embedding"
     )
@@ -66,8 +70,16 @@ class SpaceOptions(BaseModel):
         None, description="sl, ssl: an inner layer, such as layer2; before the last if not given"
     )
     pooled: bool = Field(True, description="sl, ssl: average the layer's map over places")
+    layer_summary: Literal["mean", "deviation", "gram"] = Field(
+        "mean",
+        description="sl, ssl: of a pooled --layer, the channels' means; these and their standard "
+        "deviations; or the products of channels",
+    )
     network_size: int | None = Field(
-        None, ge=16, description="sl, ssl: side that images are resized to; 224 if not given"
+        None,
+        ge=16,
+        description="sl, ssl: side that images are resized to; 224, or what timm or open_clip say, "
+        "if not given",
     )
     precision: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         "auto", description="sl, ssl: of the network; float16 on GPUs, float32 on CPUs"
@@ -93,7 +105,29 @@ class SplitOptions(BaseModel):
     )
 
 
-class InputOptions(BaseModel):
+class LabelOptions(BaseModel):
+    """Which columns of Parquet, tables and the JSON of tars say what images are."""
+
+    source_column: str | None = Field(
+        None,
+        description="the column of sources, its reals called real; source, or what data sets of the"
+        " field have, if not given",
+    )
+    split_column: str | None = Field(
+        None,
+        description="the column of splits: train, val or validation, test; others count as none; "
+        "split if not given",
+    )
+
+    @property
+    def labels(self) -> "Reading":
+        """The way of reading asked for."""
+        from manifpt.images.sources import Reading
+
+        return Reading(source_column=self.source_column, split_column=self.split_column)
+
+
+class InputOptions(LabelOptions):
     """How inputs are read, where their files do not say."""
 
     columns: tuple[str, ...] = Field(
@@ -138,6 +172,8 @@ class InputOptions(BaseModel):
             self.allow_private_addresses,
             tuple(sorted(set(self.allow_buckets))),
             self.allow_local,
+            self.source_column,
+            self.split_column,
         )
 
 

@@ -1,5 +1,6 @@
 """What the footer of a Parquet file announces, which may be a lie: columns, rows and sizes."""
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,10 +11,11 @@ MOST_COLUMNS = 2**14
 # Rows that a file may announce, besides one for each of its bytes.
 MOST_ROWS = 2**20
 BATCH_ROWS, BATCH_BYTES = 64, 32 * 2**20
+MOST_FEATURES = 2**22  # bytes of what Hugging Face says of columns
 
 
 def checked(parquet: pq.ParquetFile, size: int) -> dict[str, Any]:
-    """Return the names of a file's columns, which of them hold bytes, and how many rows it has.
+    """Return a file's columns, which of them hold bytes or class labels, and how many rows it has.
 
     Raises ValueError if a file of ``size`` bytes announces more than anyone could want to read.
     """
@@ -24,7 +26,28 @@ def checked(parquet: pq.ParquetFile, size: int) -> dict[str, Any]:
         raise ValueError(f"it announces {sum(counts)} rows in {size} bytes")
     schema = parquet.schema_arrow
     binary = [field.name for field in schema if bytes_path(field.type) is not None]
-    return {"names": schema.names, "binary": binary, "rows": sum(counts)}
+    labels = class_labels(schema)
+    return {"names": schema.names, "binary": binary, "labels": labels, "rows": sum(counts)}
+
+
+def class_labels(schema: pa.Schema) -> dict[str, list[str]]:
+    """Return the classes' names of each column of class labels, as Hugging Face writes them."""
+    text = (schema.metadata or {}).get(b"huggingface", b"")
+    if len(text) > MOST_FEATURES:
+        return {}
+    try:
+        features = json.loads(text)["info"]["features"].items()
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+    return {
+        column: feature["names"]
+        for column, feature in features
+        if column in schema.names
+        and isinstance(feature, dict)
+        and feature.get("_type") == "ClassLabel"
+        and isinstance(feature.get("names"), list)
+        and all(isinstance(name, str) for name in feature["names"])
+    }
 
 
 def group_rows(parquet: pq.ParquetFile) -> list[int]:

@@ -181,43 +181,50 @@ def _objects(uri: str, seen: Listing) -> Iterator[Found]:
                 yield Found(uri, int(info["size"]))
 
 
-def folders(uri: str, seen: Listing) -> list[str]:
-    """Return the names of the folders in a folder, or none if it also holds files."""
-    names, files, skipped = _prefixes(uri) if storage.is_remote(uri) else _folders(uri)
-    if files or not names:
-        return []
-    seen.skipped.update(skipped)
-    return sorted(names)
+class Inside(NamedTuple):
+    """What a folder holds: names of folders, sorted, and of files; counts of what is left out."""
+
+    folders: list[str]
+    files: list[str]
+    skipped: Counter[str]
 
 
-def _prefixes(uri: str) -> tuple[list[str], bool, Counter[str]]:
-    """Return the names of folders, whether there are also files, and counts of skipped items."""
-    names, skipped = list[str](), Counter[str]()
+def inside(uri: str) -> Inside:
+    """Return what a folder holds; of an object store with files there, the first page of it."""
+    found = _prefixes(uri) if storage.is_remote(uri) else _folders(uri)
+    found.folders.sort()
+    return found
+
+
+def _prefixes(uri: str) -> Inside:
+    found = Inside([], [], Counter())
     key = storage.bucket_and_key(uri)[1]
     for page in storage.pages(uri, f"{key}/" if key else "", "/"):
-        for found, _ in page.objects:
-            if found.endswith("/"):
-                skipped["folder_marker"] += 1
-            elif not hidden(storage.base_name(found)):
-                return names, True, skipped
+        for item, _ in page.objects:
+            if item.endswith("/"):
+                found.skipped["folder_marker"] += 1
+            elif hidden(storage.base_name(item)):
+                found.skipped["hidden"] += 1
             else:
-                skipped["hidden"] += 1
-        for prefix in page.prefixes:
-            name = storage.base_name(prefix)
+                found.files.append(storage.base_name(item))
+        for name in map(storage.base_name, page.prefixes):
             if hidden(name):
-                skipped["hidden"] += 1
+                found.skipped["hidden"] += 1
             else:
-                names.append(name)
-    return names, False, skipped
+                found.folders.append(name)
+        if found.files:
+            break
+    return found
 
 
-def _folders(uri: str) -> tuple[list[str], bool, Counter[str]]:
+def _folders(uri: str) -> Inside:
     if not os.path.isdir(uri):
-        return [], False, Counter()
+        return Inside([], [], Counter())
     seen = Listing()
     with storage.explained(uri):
         names = _names(uri, seen)
     others = [name for name in names if not name.endswith("/")]
-    files = any(os.path.isfile(os.path.join(uri, name)) for name in others)
-    seen.skipped["not_a_file"] += len(others)
-    return [name.rstrip("/") for name in names if name.endswith("/")], files, +seen.skipped
+    if not any(os.path.isfile(os.path.join(uri, name)) for name in others):
+        seen.skipped["not_a_file"] += len(others)
+        others = []
+    return Inside([name.rstrip("/") for name in names if name.endswith("/")], others, +seen.skipped)

@@ -153,7 +153,10 @@ os.register_at_fork(after_in_child=_idle.clear)  # a fork must not use these pip
 
 
 class Parquet:
-    """An open file: ``names`` of all columns and of ``binary`` ones, and the ``count`` of rows."""
+    """An open file: ``names`` of all columns and of ``binary`` ones, and the ``count`` of rows.
+
+    ``labels`` are the classes' names of each column of class labels.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -165,6 +168,7 @@ class Parquet:
             raise
         self.names: list[str] = facts["names"]
         self.binary: list[str] = facts["binary"]
+        self.labels: dict[str, list[str]] = facts["labels"]
         self.count: int = facts["rows"]
 
     def _open(self) -> Any:

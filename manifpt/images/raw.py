@@ -6,18 +6,16 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from manifpt import storage
-from manifpt.images import parquet, tables, tars
+from manifpt.images import labels, parquet, tables, tars
 from manifpt.images.container import BrokenError, opened
 from manifpt.images.contents import Reserve, content, in_order, is_web
 from manifpt.images.decode import DecodeError, DecodeRule
 from manifpt.images.ids import Keys, broken_id, member_uri, row_id
 from manifpt.images.sidecars import Beside
-from manifpt.images.sources import SPLITS, Reading, Unit
+from manifpt.images.sources import Reading, Unit
 from manifpt.images.text import printable, text_of
 from manifpt.redaction import public_uri
 
-# Columns that say what an image is; in Parquet only where they are strings.
-DECLARED = ("source", "split")
 # Members of a WebDataset sample that describe the image and are none.
 SIDECARS = {"json", "txt", "cls", "cls2", "csv", "caption", "id", "index", "md5", "npy", "pyd"}
 MOST_JSON = 2**20  # a larger one is not parsed: it would take 25 times its size
@@ -45,10 +43,10 @@ class Raw(NamedTuple):
 
 def _declared(facts: dict[str, Any], reading: Reading) -> dict[str, Any]:
     """Return the source, the split and the metadata that a row or a sample says it has."""
-    source, split = facts.get("source"), facts.get("split")
+    source, split = labels.declared(facts, reading)
     return {
-        "source": printable(source) if isinstance(source, str) else None,
-        "split": split if split in SPLITS else None,
+        "source": source,
+        "split": split,
         "columns": {name: text_of(facts.get(name)) for name in reading.columns},
     }
 
@@ -205,15 +203,15 @@ def _raw_parquet(unit: Unit, most: int) -> Iterator[Raw]:
     try:
         with parquet.opened(unit.uris[0]) as file:
             image = parquet.image_column(file, reading, unit.uris[0])
-            names = dict.fromkeys((*ids, *DECLARED, *reading.columns))
+            strict = labels.strict(reading)
+            names = dict.fromkeys((*ids, *labels.declaring(reading), *reading.columns))
             texts = [name for name in names if name in file.names]
-            for row in file.rows(texts, strings=DECLARED, image=image, most=most):
+            for row in file.rows(texts, strings=strict, image=image, most=most):
                 given = (row.texts.get(name) for name in ids)
+                facts = labels.spelled(row.texts, file.labels, reading)
                 key = next((text for text in given if text is not None), None)
                 own = keys.id(key or f"{number:08d}")
-                raw = Raw(
-                    own, f"{unit.uris[0]}#{number}", row.data, **_declared(row.texts, reading)
-                )
+                raw = Raw(own, f"{unit.uris[0]}#{number}", row.data, **_declared(facts, reading))
                 if row.refused:
                     refusal = f"{row.refused} bytes, limit {most}"
                     raw = raw._replace(error="too_many_bytes", message=refusal)
@@ -246,6 +244,6 @@ def _raw(unit: Unit, rule: DecodeRule, wanted: Wanted | None) -> Iterator[Raw]:
     for raw in found:
         yield raw._replace(
             uri=printable(raw.uri),
-            source=unit.source or raw.source,
+            source=labels.source_of(unit, raw.source),
             split=unit.split or raw.split,
         )

@@ -21,6 +21,7 @@ class Recognised:
     units: int = 0
     bytes: int = 0
     listing: Listing = field(default_factory=Listing)
+    layouts: dict[str, None] = field(default_factory=dict)  # how sources were told, in words
     _last_table: str = field(default="", repr=False)
 
     @property
@@ -52,7 +53,8 @@ class Recognised:
         ]
         held = counted(kinds)
         left = counted([(n, why) for why, n in sorted(self.skipped.items()) if why != "metadata"])
-        return f"{held}, {self.bytes:,} bytes" + (f"; skipped: {left}" if left else "")
+        told = "; ".join([*self.layouts, held])
+        return f"{told}, {self.bytes:,} bytes" + (f"; skipped: {left}" if left else "")
 
 
 def counted(kinds: Iterable[tuple[int, str]]) -> str:

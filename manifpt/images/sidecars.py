@@ -22,8 +22,14 @@ class Beside:
         A file that can't be read, or has too much, tells nothing: the images are there without it.
         """
         if self.rows is None:
-            self.rows = self._read() if self.unit.reading.columns else {}
+            self.rows = self._read() if self._wanted() else {}
         return self.rows.get(key.rpartition("/")[2], {})
+
+    def _wanted(self) -> list[str]:
+        """Return the columns that the user has named."""
+        reading = self.unit.reading
+        given = (*reading.columns, reading.source_column, reading.split_column)
+        return list(dict.fromkeys(name for name in given if name))
 
     def _read(self) -> dict[str, dict[str, str | None]]:
         uri = stem(self.unit.uris[0]) + PARQUET[0]
@@ -37,7 +43,7 @@ class Beside:
     def _found(self, uri: str) -> dict[str, dict[str, str | None]]:
         found, size = dict[str, dict[str, str | None]](), 0
         with parquet.opened(uri) as file:
-            wanted = dict.fromkeys(("key", *self.unit.reading.columns))
+            wanted = dict.fromkeys(("key", *self._wanted()))
             if "key" not in file.names:
                 return {}
             for row in file.rows([name for name in wanted if name in file.names]):

@@ -11,6 +11,12 @@ from manifpt import storage
 from manifpt.errors import public
 
 SPLITS = ("manifold", "train", "validation", "test")
+# What splits are called in data sets of the field.
+_SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
 CARD = "card.json"
 # Files that hold many images, or say where they are, by the ends of their names.
 TARS = (".tar", ".tar.gz", ".tgz")
@@ -18,6 +24,11 @@ PARQUET = (".parquet", ".pq")
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 
 _NAMED = re.compile(r"^([A-Za-z0-9][A-Za-z0-9_.+-]*)=(.+)$", re.DOTALL)
+
+
+def split_named(name: str) -> str | None:
+    """Return the split that a folder or a value means, None if it is no name of one."""
+    return next((s for s, names in _SPLIT_NAMES.items() if name.lower() in names), None)
 
 
 def stem(path: str) -> str:
@@ -71,7 +82,8 @@ class Reading:
     ``image_column`` holds the bytes in Parquet, ``id_column`` the ids, ``uri_column`` the URIs of
     a table of them; ``columns`` are metadata that travel with the images. ``allow_private`` lets
     downloads reach addresses that are not public. A table in a bucket may name its own bucket and
-    those of ``allow_buckets``, and local files with ``allow_local``.
+    those of ``allow_buckets``, and local files with ``allow_local``. ``source_column`` and
+    ``split_column`` say where rows name their source and split; see ``labels``.
     """
 
     image_column: str | None = None
@@ -81,6 +93,8 @@ class Reading:
     allow_private: bool = False
     allow_buckets: tuple[str, ...] = ()
     allow_local: bool = False
+    source_column: str | None = None
+    split_column: str | None = None
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Reading":
@@ -90,7 +104,7 @@ class Reading:
 
     def facts(self) -> dict[str, Any]:
         """Return what keys are made of; keys without newer fields stay those of before."""
-        newer = {"allow_buckets", "allow_local"}
+        newer = {"allow_buckets", "allow_local", "source_column", "split_column"}
         return {name: v for name, v in asdict(self).items() if v or name not in newer}
 
 
@@ -170,8 +184,13 @@ def content_key(units: Iterable[Unit]) -> str:
     return key.hexdigest()
 
 
-def describe(inputs: Sequence[str], units: Sequence[Unit]) -> dict[str, Any]:
-    """Say what the inputs are, for manifests: name and place, kinds, sizes, sources and hash."""
+def describe(
+    inputs: Sequence[str], units: Sequence[Unit], labels: Reading = AS_FOUND
+) -> dict[str, Any]:
+    """Say what the inputs are, for manifests: name and place, kinds, sizes, sources and hash.
+
+    ``labels``, the columns of sources and splits that the user named, are there to read them again.
+    """
     kinds = [unit.kind for unit in units]
     given = [Input.parse(text) for text in inputs]
     return {
@@ -181,4 +200,15 @@ def describe(inputs: Sequence[str], units: Sequence[Unit]) -> dict[str, Any]:
         "kinds": {kind: kinds.count(kind) for kind in sorted(set(kinds))},
         "sources": sorted({unit.source for unit in units if unit.source is not None}),
         "content_key": content_key(units),
+        **_named_columns(labels),
     }
+
+
+def _named_columns(labels: Reading) -> dict[str, Any]:
+    columns = {"source_column": labels.source_column, "split_column": labels.split_column}
+    return {"labels": columns} if any(columns.values()) else {}
+
+
+def labels_of(described: dict[str, Any]) -> Reading:
+    """Return the columns that the user named for inputs which ``describe`` described."""
+    return Reading(**described.get("labels", {}))

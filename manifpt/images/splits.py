@@ -6,6 +6,7 @@ images. Two images of the same pixels, or of the same value of a column, are on 
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -79,18 +80,19 @@ def _folder(name: str, source: str | None) -> str | None:
     return "/".join(folders) or None
 
 
-def reading_of(split_by: str | None, taken: Iterable[str]) -> Reading:
+def reading_of(split_by: str | None, taken: Iterable[str], labels: Reading = AS_FOUND) -> Reading:
     """Return how inputs are read so that ``split_by`` comes with the images.
 
-    ``taken`` are the columns that tables of the output have themselves.
+    ``taken`` are the columns that tables of the output have themselves; ``labels`` says which
+    columns name sources and splits.
     """
     if split_by in {None, FOLDER}:
-        return AS_FOUND
+        return labels
     if split_by in {*taken, ""} or is_own(str(split_by)):
         raise ManifptError(
             f"--split-by {split_by}: taken by the output; name a column of the input, or folder"
         )
-    return Reading(columns=(str(split_by),))
+    return replace(labels, columns=(str(split_by),))
 
 
 def check_column(units: Sequence[Unit], split_by: str | None) -> None:

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from manifpt import storage
 from manifpt.errors import ManifptError
-from manifpt.images import parquet
+from manifpt.images import labels, parquet
 from manifpt.images.container import BrokenError, opened
 from manifpt.images.decode import DecodeError
 from manifpt.images.lines import JSON_LINES, MOST_LINE, TableShape, records
@@ -215,12 +215,13 @@ def _parquet_rows(unit: Unit) -> Iterator[tuple[dict[str, Any], str]]:
     assert unit.rows is not None
     start, stop = unit.rows
     with parquet.opened(unit.uris[0]) as table:
-        strict = (uri_column(table.names, reading), "source", "split")
-        wanted = dict.fromkeys((*strict, reading.id_column, *reading.columns))
+        strict = (uri_column(table.names, reading), *labels.strict(reading))
+        declaring = labels.declaring(reading)
+        wanted = dict.fromkeys((*strict, *declaring, reading.id_column, *reading.columns))
         names = [name for name in wanted if name is not None and name in table.names]
         strings = [name for name in names if name in strict]
         for row in table.rows(names, strings=strings, start=start, stop=stop):
-            yield row.texts, ""
+            yield labels.spelled(row.texts, table.labels, reading), ""
 
 
 def resolved(text: str, table: str, reading: Reading = AS_FOUND) -> str:

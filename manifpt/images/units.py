@@ -2,17 +2,18 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from manifpt import storage
 from manifpt.errors import ManifptError, public
-from manifpt.images import listing, parquet
+from manifpt.images import arrangement, labels, listing, parquet, tables
 from manifpt.images.benchmark import benchmark_files
 from manifpt.images.container import BrokenError
 from manifpt.images.ids import Keys, Names, escaped
-from manifpt.images.listing import Found, Listing
+from manifpt.images.labels import Asked
+from manifpt.images.listing import Found
 from manifpt.images.patterns import Pattern, is_pattern, root_of
 from manifpt.images.recognised import Recognised, counted
 from manifpt.images.sources import (
@@ -33,22 +34,12 @@ FILES_PER_UNIT = 1024
 STATS = "_stats.json"
 
 
-def _subfolders(given: Input, seen: Listing) -> list[Input]:
-    """Name the sources of an unnamed folder after its subfolders, where it holds nothing else."""
-    if given.source is not None or given.uri.endswith((*TARS, *PARQUET, *TABLES)):
-        return [given]
-    return [
-        replace(given, uri=storage.join(given.uri, name), source=name)
-        for name in listing.folders(given.uri, seen)
-    ] or [given]
-
-
 @dataclass
 class _Cutter:
     """Cuts the files of one input into units, in the order in which they come."""
 
     given: Input
-    reading: Reading
+    asked: Asked
     counts: Recognised
     names: Names
     root: str  # the folder in which the names of files begin
@@ -66,6 +57,9 @@ class _Cutter:
             yield self._files()
 
     def _unit(self, file: Found) -> Iterator[Unit]:
+        if self.asked.labelled or self.asked.reals_only:
+            root = self.root if is_pattern(self.given.uri) else self.given.uri
+            arrangement.check_known(self.given, file.uri, file.uri[len(root) + 1 :])
         if not file.plain:
             self._keep(file)
         elif file.uri.endswith(TARS):
@@ -85,26 +79,43 @@ class _Cutter:
         self.loose.append((file, self.names.file(self._path(file.uri))))
 
     def _parquet(self, file: Found) -> Iterator[Unit]:
-        kind = _parquet_kind(file.uri, self.reading)
-        if kind == "parquet":
-            yield self._made(self._container("parquet", file))
-        elif kind == "table":
-            yield from self._table(file)
-        else:
+        kind, found = _parquet_kind(file.uri, self.asked.reading)
+        if kind == "metadata":
             self.counts.skipped["metadata"] += 1
+            return
+        columns = self._columns(file.uri, found.names, found.labels) if found else None
+        if kind == "parquet":
+            yield self._made(self._container("parquet", file), columns)
+        else:
+            yield from self._table(file, columns)
 
-    def _table(self, file: Found) -> Iterator[Unit]:
+    def _columns(
+        self, uri: str, names: Sequence[str], of_classes: Mapping[str, Sequence[str]]
+    ) -> labels.Columns:
+        """Return how the rows of a file name their sources; count what was recognised."""
+        found = self.asked.columns(uri, names, of_classes, self.given.source)
+        if found.why:
+            self.counts.layouts[found.why] = None
+        return found
+
+    def _table(self, file: Found, columns: labels.Columns | None = None) -> Iterator[Unit]:
         whole = self._container("table", file)
-        part = None
-        for part in ranges(file.uri, file.bytes, self.reading):
-            yield self._made(replace(whole, bytes=part.bytes, rows=part.rows, offset=part.offset))
+        part, reading = None, self.asked.reading
+        if columns is None and (reading.source_column or reading.split_column):
+            columns = self._columns(file.uri, _text_columns(file.uri, reading), {})
+        for part in ranges(file.uri, file.bytes, reading):
+            unit = replace(whole, bytes=part.bytes, rows=part.rows, offset=part.offset)
+            yield self._made(unit, columns)
         if part is None:
             self.counts.skipped["empty_table"] += 1
 
     def _container(self, kind: Literal["tar", "parquet", "table"], file: Found) -> Unit:
         """Return the unit of a container; its ids begin with its stem, if no other's do."""
         prefix = self.names.container(self._path(file.uri), whole=self.endings)
-        return Unit(kind, (file.uri,), (prefix,), self.given.source, self.given.split, file.bytes)
+        split = self.given.split
+        if split is None and self.asked.labelled and file.uri.endswith(PARQUET):
+            split = labels.split_of_shard(file.uri)
+        return Unit(kind, (file.uri,), (prefix,), self.given.source, split, file.bytes)
 
     def _path(self, uri: str) -> str:
         return uri[len(self.root) + 1 :] or storage.base_name(uri)
@@ -115,52 +126,67 @@ class _Cutter:
         uris, size = tuple(file.uri for file in files), sum(file.bytes for file in files)
         return self._made(Unit("files", uris, names, self.given.source, self.given.split, size))
 
-    def _made(self, unit: Unit) -> Unit:
-        unit = replace(unit, reading=self.reading)
+    def _made(self, unit: Unit, columns: labels.Columns | None = None) -> Unit:
+        reading = self.asked.reading
+        alone = self.asked.reals_only and unit.kind == "tar" and bool(reading.source_column)
+        columns = columns or labels.Columns(reading, alone)
+        source = None if columns.alone else unit.source
+        unit = replace(unit, reading=columns.reading, source=source)
         self.counts.add(unit)
         return unit
 
 
-def _parquet_kind(uri: str, reading: Reading) -> str:
+def _text_columns(uri: str, reading: Reading) -> Sequence[str]:
+    """Return the columns of a text; of one that can't be read, or has no header, the wanted."""
+    wanted = [name for name in (reading.source_column, reading.split_column) if name]
+    try:
+        names = tables.names_of(uri, "")
+    except BrokenError:
+        return wanted
+    return wanted if names in ([], [""]) else names
+
+
+def _parquet_kind(uri: str, reading: Reading) -> tuple[str, parquet.Parquet | None]:
     """Tell what a Parquet file is: ``parquet`` of images, a ``table`` of URIs, or ``metadata``.
 
-    Metadata describes the images in a tar or folder of the same name, as img2dataset writes it.
+    It comes with what the file announces, unless that can't be read. Metadata describes the images
+    in a tar or folder of the same name, as img2dataset writes it.
     """
     try:
         with parquet.opened(uri) as file:
             uris = uri_column(file.names, reading)
     except BrokenError:
-        return "parquet"  # whoever reads it says what is wrong, in a row
+        return "parquet", None  # whoever reads it says what is wrong, in a row
     if reading.uri_column is not None and uris is not None and reading.image_column is None:
-        return "table"
+        return "table", file
     if parquet.found_image_column(file, reading) is not None:
-        return "parquet"
+        return "parquet", file
     own = stem(uri)
     if "key" in file.names and any(storage.exists(own + end) for end in (*TARS, "")):
-        return "metadata"
+        return "metadata", file
     if uris is None:
         parquet.image_column(file, reading, f"--input {uri}")  # which says what to do
-    return "table"
+    return "table", file
 
 
-def _of_pattern(given: Input, reading: Reading, counts: Recognised) -> Iterator[Unit]:
+def _of_pattern(given: Input, asked: Asked, counts: Recognised) -> Iterator[Unit]:
     """Cut the files that a pattern names into units."""
     pattern = Pattern(given.uri)
     explicit = any(choice.endswith(TABLES) for choice in pattern.choices)
     endings = len({choice[len(stem(choice)) :] for choice in pattern.choices}) > 1
     names = Names(given.prefix, anyhow=len(pattern.choices) > 1)
-    cutter = _Cutter(given, reading, counts, names, pattern.root, explicit, endings)
+    cutter = _Cutter(given, asked, counts, names, pattern.root, explicit, endings)
     return cutter.units(pattern.files(counts.listing))
 
 
 def _of_parts(
-    given: Input, parts: Sequence[Input], reading: Reading, counts: Recognised, *, of_card: bool
+    given: Input, parts: Sequence[Input], asked: Asked, counts: Recognised, *, of_card: bool
 ) -> Iterator[Unit]:
     """Cut an input into units, part by part; a file that a card lists has one in any case."""
     names = Names(given.prefix, anyhow=of_card)
     for part in parts:
         explicit = part.uri.endswith(TABLES)
-        cutter = _Cutter(part, reading, counts, names, given.uri.rstrip("/"), explicit)
+        cutter = _Cutter(part, asked, counts, names, given.uri.rstrip("/"), explicit)
         found = listing.files(part.uri, counts.listing)
         yield from cutter.units(_or_itself(found, part.uri) if of_card else found)
 
@@ -170,16 +196,18 @@ def _or_itself(found: Iterator[Found], uri: str) -> Iterator[Found]:
     yield from found
 
 
-def _cut(
-    given: Input, reading: Reading, counts: Recognised, labelled: bool, source: str | None
-) -> Iterator[Unit]:
+def _cut(given: Input, asked: Asked, counts: Recognised) -> Iterator[Unit]:
     """Cut one input into units."""
-    named = replace(given, source=source) if source and given.source else given
+    named = asked.named(given)
     if is_pattern(given.uri):
-        return _of_pattern(named, reading, counts)
+        return _of_pattern(named, asked, counts)
     of_card = benchmark_files(given)
-    parts = of_card or (_subfolders(named, counts.listing) if labelled else [named])
-    return _of_parts(named, parts, reading, counts, of_card=bool(of_card))
+    arranged = None if of_card else asked.arranged(named)
+    if arranged:
+        counts.layouts[str(arranged)] = None
+        counts.skipped.update(arranged.skipped)
+    parts = of_card or (arranged.parts if arranged else [named])
+    return _of_parts(named, parts, asked, counts, of_card=bool(of_card))
 
 
 def _parsed(inputs: Sequence[str]) -> list[Input]:
@@ -220,22 +248,27 @@ def units(
 
     It holds no more of the files than a folder's names, or a page of an object store's listing.
     Units that declare a source or split which ``selection`` does not keep are left out unread.
-    With ``labelled``, an unnamed folder that holds only folders names one source each. ``source``
-    replaces the names that the user gave. What each input was recognised as goes to stderr; what
+    With ``labelled``, folders and columns name sources as ``arrangement`` and ``labels`` say.
+    ``source`` replaces the names that the user gave; if it is ``real``, folders and rows that are
+    known to be generated are left out. What each input was recognised as goes to stderr; what
     was left out is counted in ``skipped`` by reason.
     """
-    kept = 0
+    kept, rows, asked = 0, 0, Asked(reading, labelled, source)
     for text, one in zip(inputs, _parsed(inputs), strict=True):
         counts = Recognised()
-        for unit in _cut(one, reading, counts, labelled, source):
+        for unit in _cut(one, asked, counts):
             if selection.keeps(unit.source, unit.split):
                 kept += 1
                 yield unit
+        rows += counts.tars + counts.parquet + counts.tables
         if skipped is not None:
             skipped.update(counts.skipped)
         if not counts.units:
             raise ManifptError(f"--input {one.uri}: {_nothing(one.uri, counts)}; check the path")
         print(f"--input {public(text)}: {counts}", file=sys.stderr, flush=True)
+    if not rows and (reading.source_column or reading.split_column):
+        option = "source" if reading.source_column else "split"
+        raise ManifptError(f"--{option}-column: no file of --input has columns; leave it out")
     if not kept:
         raise ManifptError(f"--input: nothing in it is of {selection}; check its {CARD}")
 

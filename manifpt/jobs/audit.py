@@ -21,7 +21,7 @@ from pydantic import Field
 
 from manifpt.cli import job
 from manifpt.cli.config import JobConfig
-from manifpt.cli.options import SplitOptions
+from manifpt.cli.options import LabelOptions, SplitOptions
 from manifpt.errors import FailedAuditError, ManifptError
 from manifpt.images.perceptual import DISTANCE, MOST_DISTANCE
 from manifpt.tracking import Run
@@ -29,7 +29,7 @@ from manifpt.tracking import Run
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
-class Config(SplitOptions, JobConfig):
+class Config(LabelOptions, SplitOptions, JobConfig):
     """Options of audit."""
 
     input: tuple[str, ...] = Field(
@@ -84,7 +84,14 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     thresholds = Thresholds(**{n: getattr(config, n) for n in Thresholds.__dataclass_fields__})
     settings = Settings(config.rows, config.near_distance, config.split_by, thresholds)
     with output_of(config) as output:
-        manifest = audit(config.input, output, settings, demand=config.demand, terms=config.terms)
+        manifest = audit(
+            config.input,
+            output,
+            settings,
+            labels=config.labels,
+            demand=config.demand,
+            terms=config.terms,
+        )
     tracked.inputs(manifest["inputs"], "audit")
     tracked.document("manifest.json", manifest)
     print(markdown(manifest), file=sys.stderr, flush=True)

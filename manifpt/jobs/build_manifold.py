@@ -14,12 +14,12 @@ from pydantic import Field
 
 from manifpt.cli import job
 from manifpt.cli.config import EmbeddingConfig
-from manifpt.cli.options import DryRunOptions, SpaceOptions
+from manifpt.cli.options import DryRunOptions, LabelOptions, SpaceOptions
 from manifpt.errors import ManifptError
 from manifpt.tracking import Run
 
 
-class Config(SpaceOptions, DryRunOptions, EmbeddingConfig):
+class Config(SpaceOptions, DryRunOptions, LabelOptions, EmbeddingConfig):
     """Options of build_manifold."""
 
     input: tuple[str, ...] = Field(
@@ -49,7 +49,7 @@ class Config(SpaceOptions, DryRunOptions, EmbeddingConfig):
 # What a manifold given as --input has already.
 EMBEDDED = (
     "space shards image_size tiles filter freq_eps freq_log sl_network sl_weights ssl_network "
-    "ssl_weights layer pooled network_size precision"
+    "ssl_weights layer pooled layer_summary network_size precision source_column split_column"
 ).split()
 
 
@@ -92,7 +92,9 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     if config.compact:
         manifest = compact_manifold(config.output, config.shards, demand=config.demand)
     elif config.append:
-        manifest = append_to_manifold(config.input, config.output, demand=config.demand)
+        manifest = append_to_manifold(
+            config.input, config.output, labels=config.labels, demand=config.demand
+        )
     else:
         settings = Settings(
             config.shards,
@@ -114,6 +116,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
             manifest = derive_manifold(source, config.output, reals=config.reals, **common)
         else:
             embedding: dict[str, Any] = {"space": config.space, "options": config.spaces}
+            embedding["labels"] = config.labels
             manifest = build_manifold(config.input, config.output, **embedding, **common)
     last = manifest["appended"][-1] if config.append else manifest
     tracked.inputs(last["inputs"], "manifold")

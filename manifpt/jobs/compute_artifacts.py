@@ -21,7 +21,7 @@ from pydantic import Field
 
 from manifpt.cli import job
 from manifpt.cli.config import ProjectionConfig, Ranges, SearchConfig
-from manifpt.cli.options import DryRunOptions, PlainOptions, SplitOptions
+from manifpt.cli.options import DryRunOptions, LabelOptions, PlainOptions, SplitOptions
 from manifpt.errors import ManifptError
 from manifpt.tracking import Run
 
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from manifpt.images.copies import Augmentation
 
 
-class Config(PlainOptions, DryRunOptions, SplitOptions, SearchConfig, ProjectionConfig):
+class Config(
+    PlainOptions, DryRunOptions, LabelOptions, SplitOptions, SearchConfig, ProjectionConfig
+):
     """Options of compute_artifacts."""
 
     input: tuple[str, ...] = Field(
@@ -81,6 +83,7 @@ def augmentation_of(config: Config) -> "Augmentation | None":
 def one_manifold(config: Config) -> str:
     """Return the manifold for embeddings, which have their space, sources and splits."""
     fixed = {"space", "image_size", "tiles", "sources", "split", "split_by", *AUGMENT}
+    fixed |= set(LabelOptions.model_fields)
     given = fixed & config.model_fields_set
     if given:
         option = sorted(given)[0].replace("_", "-")
@@ -118,6 +121,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
             sources=config.sources,
             undeclared=config.split,
             split_by=config.split_by,
+            labels=config.labels,
             augmentation=augmentation_of(config),
             **common,
         )

@@ -15,10 +15,11 @@ from pydantic import Field
 
 from manifpt.cli import job
 from manifpt.cli.config import JobConfig
+from manifpt.cli.options import LabelOptions
 from manifpt.tracking import Run
 
 
-class Config(JobConfig):
+class Config(LabelOptions, JobConfig):
     """Options of normalize."""
 
     input: tuple[str, ...] = Field(
@@ -49,6 +50,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         image_size=config.image_size,
         jpeg=config.jpeg,
         columns=config.columns,
+        labels=config.labels,
         demand=config.demand,
         terms=config.terms,
     )

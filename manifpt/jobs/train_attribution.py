@@ -25,7 +25,13 @@ from pydantic import Field
 
 from manifpt.cli import job
 from manifpt.cli.config import NO_COPIES, Alias, ModelName, OptionalRanges, ProjectionConfig
-from manifpt.cli.options import DryRunOptions, PlainOptions, SplitOptions, TrainingOptions
+from manifpt.cli.options import (
+    DryRunOptions,
+    LabelOptions,
+    PlainOptions,
+    SplitOptions,
+    TrainingOptions,
+)
 from manifpt.errors import ManifptError
 from manifpt.tracking import Run
 
@@ -36,7 +42,9 @@ if TYPE_CHECKING:
 DECIDED = ("highpass", "projector", "neighbors", "ridge")
 
 
-class Config(PlainOptions, DryRunOptions, TrainingOptions, SplitOptions, ProjectionConfig):
+class Config(
+    PlainOptions, DryRunOptions, TrainingOptions, LabelOptions, SplitOptions, ProjectionConfig
+):
     """Options of train_attribution."""
 
     input: tuple[str, ...] = Field(
@@ -105,6 +113,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
             head=config.head,
             manifolds=config.manifold,
             split_by=config.split_by,
+            labels=config.labels,
             demand=config.demand,
             terms=config.terms,
         )
@@ -119,6 +128,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         "image_size": config.image_size,
         "tiles": config.tiles,
         "split_by": config.split_by,
+        "labels": config.labels,
         "num_workers": config.num_workers,
         "demand": config.demand,
         "report": report,

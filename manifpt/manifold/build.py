@@ -14,7 +14,14 @@ from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Unit, plan
 from manifpt.images.places import places
 from manifpt.images.probe import natural_size, usual_tiles
-from manifpt.images.sources import MANIFOLD_REALS, REAL, content_key, describe
+from manifpt.images.sources import (
+    AS_FOUND,
+    MANIFOLD_REALS,
+    REAL,
+    Reading,
+    content_key,
+    describe,
+)
 from manifpt.images.splits import reading_of
 from manifpt.images.stacks import reading_rule
 from manifpt.manifold.embed import (
@@ -129,19 +136,21 @@ def build_manifold(
     options: Options = Options(),
     settings: Settings = Settings(),
     training: TrainingReals | None = None,
+    labels: Reading = AS_FOUND,
     demand: session.Demand = session.ANY,
     terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:
     """Embed the real images of ``inputs`` and publish the manifold; return its manifest.
 
-    Of a benchmark, the reals of the split ``manifold`` are taken; other inputs are taken whole.
+    Of a benchmark, the reals of the split ``manifold`` are taken; other inputs are taken whole,
+    but for images that folders or ``labels``, the columns of sources, call generated.
     ``space`` may name several, as ``rgb+freq``: each image is decoded once, each space gets a
     manifold in a folder of its name, and the manifest lists them. With ``training``, reals that
     declare no split are left out unless ``compute_artifacts`` would take them for training, and so
     are images of other sources.
     """
     output = storage.absolute(output)
-    reading = reading_of(training and training.split_by, ROWS)
+    reading = reading_of(training and training.split_by, ROWS, labels)
     # Inputs for training hold reals among others; inputs for a manifold alone are all real.
     named = {"labelled": True} if training else {"source": REAL}
     units = plan(inputs, MANIFOLD_REALS, reading=reading, **named)  # type: ignore[arg-type]
@@ -171,7 +180,7 @@ def build_manifold(
         if counts["ok"] == 0:
             claim.abandon()
             raise _nothing(counts)
-        common = {**counts, "inputs": describe(inputs, units)}
+        common = {**counts, "inputs": describe(inputs, units, labels)}
         quarantine = [p for p in pipeline.parts(records) if p["folder"] == "quarantine"]
         members = {}
         for one, rule, folder in zip(spaces, rules, folders, strict=True):
@@ -249,7 +258,11 @@ def _update(
 
 
 def append_to_manifold(
-    inputs: Sequence[str], output: str, *, demand: session.Demand = session.ANY
+    inputs: Sequence[str],
+    output: str,
+    *,
+    labels: Reading = AS_FOUND,
+    demand: session.Demand = session.ANY,
 ) -> dict[str, Any]:
     """Add the reals of ``inputs`` as new shards; return the manifest.
 
@@ -258,7 +271,7 @@ def append_to_manifold(
     Reals that are there already are counted and left out; the same call again does nothing.
     """
     manifold = Manifold.open(output)
-    units = plan(inputs, MANIFOLD_REALS, source="real")
+    units = plan(inputs, MANIFOLD_REALS, source="real", reading=labels)
     key = storage.digest([content_key(units)])
     if key in [done["key"] for done in manifold.manifest["appended"]]:
         return manifold.manifest
@@ -278,7 +291,7 @@ def append_to_manifold(
         if counts["ok"] == 0:
             claim.abandon()
             raise _nothing(counts)
-        done = {"key": key, "inputs": describe(inputs, units), **counts}
+        done = {"key": key, "inputs": describe(inputs, units, labels), **counts}
         manifest = _update(manifold, partial(_appended, manifold, records, scratch, done, pool))
         claim.abandon()
         return manifest

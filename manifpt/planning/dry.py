@@ -11,7 +11,7 @@ from manifpt.attribution.model.targets import trained_targets
 from manifpt.engine import session
 from manifpt.images import Selection, parquet
 from manifpt.images.container import BrokenError
-from manifpt.images.sources import MANIFOLD_REALS, Unit
+from manifpt.images.sources import AS_FOUND, MANIFOLD_REALS, REAL, Unit
 from manifpt.images.units import units
 from manifpt.manifold.manifold import Manifold, open_manifolds
 from manifpt.manifold.placement import place_all
@@ -42,7 +42,10 @@ def dry_run(job: str, config: Any) -> dict[str, Any]:
     inputs = [*config.input, *getattr(config, "add", ()), *getattr(config, "fuse", ())]
     made = [found for text in inputs if (found := _made(text))]
     selection = MANIFOLD_REALS if job == "build_manifold" else Selection()
-    found = _outputs(made) if len(made) == len(inputs) else _images(inputs, selection)
+    how: dict[str, Any] = {"labelled": job != "attribute"}
+    how = {"source": REAL} if job == "build_manifold" else how
+    how["reading"] = getattr(config, "reading", None) or getattr(config, "labels", AS_FOUND)
+    found = _outputs(made) if len(made) == len(inputs) else _images(inputs, selection, how)
     reals = _manifolds(config)
     gpu = job not in {"build_manifold", "compute_artifacts"} or _learned(config, reals)
     pool = session.pool(config.demand, uses_gpu=gpu)
@@ -72,12 +75,12 @@ def _outputs(made: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"kinds": [one["kind"] for one in made], "images": sum(one.get("ok", 0) for one in made)}
 
 
-def _images(inputs: Sequence[str], selection: Selection) -> dict[str, Any]:
+def _images(inputs: Sequence[str], selection: Selection, how: dict[str, Any]) -> dict[str, Any]:
     """Return what listing the inputs tells."""
     kinds: Counter[str] = Counter()
     images: int | None = 0
     size = 0
-    for unit in units(inputs, selection) if inputs else _none():
+    for unit in units(inputs, selection, **how) if inputs else _none():
         kinds[unit.kind] += 1
         size += unit.bytes
         count = _count(unit)

@@ -1,6 +1,9 @@
 """What a served attributor needs, as pip requirements of the versions that it was logged with."""
 
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+
+from manifpt.nets import encoders
 
 # All that the model's code imports. Ray is not: a served model runs in its own process alone.
 DISTRIBUTIONS = (
@@ -21,10 +24,15 @@ DISTRIBUTIONS = (
 )
 
 
-def pinned() -> list[str]:
-    """Return the installed ones as NAME==VERSION, without the builder's own suffix (+cpu)."""
+def pinned(backbones: Sequence[str] = ()) -> list[str]:
+    """Return the installed ones as NAME==VERSION, without the builder's own suffix (+cpu).
+
+    ``backbones`` are the networks of its spaces, which may be of other libraries.
+    """
+    libraries = filter(None, map(encoders.library_of, backbones))
+    packages = sorted({encoders.PACKAGES[library] for library, _ in libraries})
     found = []
-    for name in DISTRIBUTIONS:
+    for name in (*DISTRIBUTIONS, *packages, *(["safetensors"] if packages else [])):
         try:
             found.append(f"{name}=={version(name).partition('+')[0]}")
         except PackageNotFoundError:

@@ -18,11 +18,13 @@ from torch.nn.functional import interpolate, pad
 
 from manifpt import storage
 from manifpt.errors import ManifptError
+from manifpt.nets import encoders
 from manifpt.nets.backbone import build_backbone, folded, without_head
 from manifpt.nets.device import CPU_BATCH, CPU_STEP, device_and_precision, in_batches
 from manifpt.spaces.weights import load_into, read_weights
 
 NETWORK_SIZE = 224
+MOST_CHANNELS = 512  # of gram, which has half their square
 GPU_BATCH = 1024
 # How far two embeddings of an image may lie apart, on other machines or in other batches, relative
 # to the largest number. bfloat16 has 8 bits: it moved features of MobileNetV2 by a tenth of the
@@ -36,6 +38,8 @@ class Learned:
 
     ``layer`` is the name of an inner layer, None for what the last one is given. On a CPU, vectors
     do not depend on the batch by one bit; on GPUs, and between machines, they differ by rounding.
+    ``layer_summary`` says what ``pooled`` numbers are, see ``encoders.summarised``; ``crop`` is
+    the share of a resized image's side that the network sees.
     """
 
     name: str
@@ -48,6 +52,9 @@ class Learned:
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     layer: str | None = None
     pooled: bool = True
+    layer_summary: str = "mean"
+    resize: str = "bicubic"
+    crop: float = 1.0
     precision: str = "float32"
     weights: str = field(default="", compare=False)
     compiled: bool = False
@@ -70,7 +77,9 @@ class Learned:
         """Return what makes the space: the network, its weights' hash, and its preprocessing."""
         names = "name size backbone weights_sha256 stem network_size layer pooled precision".split()
         card = {name: getattr(self, name) for name in names}
-        return card | {"mean": list(self.mean), "std": list(self.std), "resize": "bicubic"}
+        card |= {"mean": list(self.mean), "std": list(self.std), "resize": self.resize}
+        newer = {"layer_summary": (self.layer_summary, "mean"), "crop": (self.crop, 1.0)}
+        return card | {name: value for name, (value, usual) in newer.items() if value != usual}
 
 
 class Encoder:
@@ -78,7 +87,9 @@ class Encoder:
 
     def __init__(self, space: Learned, network: nn.Module, device: str, batch: int) -> None:
         self.space, self.device, self.batch = space, device, batch
-        network = folded(network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if encoders.library_of(space.backbone) is None:
+            network = folded(network)
+        network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network = torch.compile(network) if space.compiled else network
         self.mean, self.std = (
             torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (space.mean, space.std)
@@ -127,9 +138,13 @@ class Encoder:
         return found[: len(images)].cpu().numpy()
 
     def _resized(self, pixels: Tensor) -> Tensor:
-        side = self.space.network_size
+        seen = self.space.network_size
+        side = int(seen / self.space.crop)
         if pixels.shape[-1] != side:
-            pixels = interpolate(pixels, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+            mode = self.space.resize
+            pixels = interpolate(pixels, (side, side), mode=mode, antialias=True).clamp(0, 1)
+        edge = round((side - seen) / 2)
+        pixels = pixels[:, :, edge : edge + seen, edge : edge + seen]
         normal: Tensor = (pixels - self.mean) / self.std
         return normal.contiguous(memory_format=torch.channels_last)
 
@@ -137,13 +152,24 @@ class Encoder:
         found = self.network(pixels)
         values: Tensor = found["layer"] if isinstance(found, dict) else found
         if self.space.pooled:
-            # Maps are averaged over places, sequences over tokens.
+            if values.ndim > 2:
+                self._check_gram(values)
+                return encoders.summarised(values, self.space.layer_summary)
+            if self.space.layer_summary != "mean":
+                how = self.space.layer_summary
+                raise ManifptError(f"--layer-summary {how}: needs a map; name an inner --layer")
             values = values.float()
-            values = values.mean((2, 3)) if values.ndim == 4 else values
-            values = values.mean(1) if values.ndim == 3 else values
         elif values.ndim == 3:
             raise ManifptError(f"--layer {self.space.layer}: a sequence is no map; use --pooled")
         return values
+
+    def _check_gram(self, values: Tensor) -> None:
+        channels = values.shape[1] if values.ndim == 4 else values.shape[2]
+        if self.space.layer_summary == "gram" and channels > MOST_CHANNELS:
+            raise ManifptError(
+                f"--layer-summary gram: {self.space.layer} has {channels} channels, limit "
+                f"{MOST_CHANNELS}; take an earlier --layer, or deviation"
+            )
 
 
 def compiled(space: Any) -> Any:
@@ -153,6 +179,10 @@ def compiled(space: Any) -> Any:
 
 def _at_layer(network: nn.Module, space: Learned) -> nn.Module:
     """Return the part of a network that ends with the space's layer."""
+    if encoders.library_of(space.backbone) is not None:
+        if space.layer is None:
+            return network
+        return encoders.Inner(network, space.layer, space.backbone)
     if space.layer is None:
         return without_head(network)
     from torchvision.models.feature_extraction import (
@@ -175,9 +205,13 @@ def _at_layer(network: nn.Module, space: Learned) -> nn.Module:
 @lru_cache(maxsize=4)
 def encoder(space: Learned) -> Encoder:
     """Return the network of a space, loaded once in a process."""
-    network = build_backbone(space.backbone, 1, 3, space.stem)
     tensors = read_weights(space.weights, space.weights_sha256)
-    load_into(network, tensors, space.weights, space.backbone)
+    if encoders.library_of(space.backbone) is None:
+        network, heads = build_backbone(space.backbone, 1, 3, space.stem), None
+    else:
+        network = encoders.build_encoder(space.backbone, space.network_size)
+        heads = encoders.heads_of(network)
+    load_into(network, tensors, space.weights, space.backbone, heads)
     device, _ = device_and_precision()
     batch = GPU_BATCH if device == "cuda" else CPU_BATCH
     part = _at_layer(network.eval(), space)

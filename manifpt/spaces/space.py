@@ -49,7 +49,8 @@ class Space(Protocol):
 class Options:
     """What the user asks of spaces: ``eps`` and ``log`` of freq, the rest of learned ones.
 
-    Weights are a file, a folder of pretrain_embedding, or None for torchvision's own download.
+    Weights are a file, a folder of pretrain_embedding, or None for torchvision's own download;
+    ``hub`` for that of timm, ``hub:TAG`` for that of open_clip.
     """
 
     eps: float | None = None
@@ -60,6 +61,7 @@ class Options:
     ssl_weights: str | None = None
     layer: str | None = None
     pooled: bool = True
+    layer_summary: str = "mean"
     network_size: int | None = None
     precision: str = "float32"
 
@@ -79,6 +81,7 @@ def make_space(name: str, size: int, options: Options = Options()) -> Space:
 
 
 def _learned(name: str, size: int, options: Options) -> "Learned":
+    from manifpt.nets import encoders
     from manifpt.nets.backbone import check_backbone
     from manifpt.spaces import weights
     from manifpt.spaces.learned import NETWORK_SIZE, Learned
@@ -90,13 +93,22 @@ def _learned(name: str, size: int, options: Options) -> "Learned":
             raise ManifptError(
                 f"{option}: give Barlow Twins weights, or the output of manifpt pretrain_embedding"
             )
-    check_backbone(backbone, f"--{name}-network")
+    if options.layer_summary != "mean" and not options.pooled:
+        raise ManifptError(
+            f"--layer-summary {options.layer_summary}: pools a map; leave out --no-pooled"
+        )
+    own: dict[str, Any] = {}
+    if encoders.library_of(backbone) is None:
+        check_backbone(backbone, f"--{name}-network")
+    else:
+        own = encoders.preprocessing(backbone, f"--{name}-network")
     source = weights.find_weights(given, backbone, option)
     facts = {
         "backbone": backbone,
         "mean": weights.IMAGENET_MEAN,
         "std": weights.IMAGENET_STD,
         "network_size": NETWORK_SIZE,
+        **own,
         **source.facts,
     }
     facts |= {key: tuple(facts[key]) for key in ("mean", "std")}
@@ -108,6 +120,7 @@ def _learned(name: str, size: int, options: Options) -> "Learned":
         weights_sha256=source.checked_sha256(option),
         layer=options.layer,
         pooled=options.pooled,
+        layer_summary=options.layer_summary,
         precision=options.precision,
         weights=source.uri,
         **facts,
@@ -133,5 +146,5 @@ def largest_size(name: str, options: Options) -> int:
     """
     if name not in LEARNED:
         return LARGEST
-    size: int = _learned(name, 1, options).network_size
-    return size
+    space = _learned(name, 1, options)
+    return int(space.network_size / space.crop)

@@ -5,7 +5,7 @@ Files hold tensors alone: nothing of them is executed.
 
 import hashlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from manifpt import outputs, storage
 from manifpt.errors import DamageError, ManifptError
+from manifpt.nets import encoders
 from manifpt.nets.backbone import last_layer
 from manifpt.outputs.integrity import torch_object
 
@@ -22,7 +23,18 @@ from manifpt.outputs.integrity import torch_object
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DOWNLOAD_SECONDS = 30
 WEIGHTS = "weights.pt"
-PREFIXES = ("", "module.", "backbone.", "module.backbone.", "encoder.", "module.encoder.", "model.")
+PREFIXES = (
+    "",
+    "module.",
+    "backbone.",
+    "module.backbone.",
+    "encoder.",
+    "module.encoder.",
+    "model.",
+    "visual.",
+)
+HUB = "hub"  # given as weights, it lets timm or open_clip download theirs
+SAFETENSORS = ".safetensors"
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 
 
@@ -43,6 +55,14 @@ class Source(NamedTuple):
 
 def find_weights(given: str | None, backbone: str, option: str) -> Source:
     """Return where the weights are: a file, a folder of pretrain_embedding, or a download."""
+    if encoders.library_of(backbone) is not None:
+        if given is None:
+            raise ManifptError(
+                f"{option}: give the file of {backbone}'s weights, local, s3:// or gs://, or "
+                f"{HUB} to download them"
+            )
+        if given == HUB or given.startswith(f"{HUB}:"):
+            return _of_hub(backbone, given.partition(":")[2], option)
     if given is None:
         return _downloaded(backbone, option)
     uri = storage.absolute(given)
@@ -93,12 +113,47 @@ def _downloaded(backbone: str, option: str) -> Source:
     return Source(str(path), {}, digest)
 
 
+def _of_hub(backbone: str, tag: str, option: str) -> Source:
+    """Return the file of the weights that a library downloads, once a machine."""
+    size = encoders.preprocessing(backbone, option)["network_size"]
+    name = "-".join(filter(None, (backbone.replace(":", "-").replace("/", "-"), tag)))
+    path = Path(torch.hub.get_dir()) / "checkpoints" / f"{name}{SAFETENSORS}"
+    if not path.exists():
+        try:
+            network = encoders.build_encoder(backbone, size, tag)
+        except Exception as error:  # of the hubs' clients many kinds
+            raise ManifptError(
+                f"{option} {HUB}: the weights of {backbone} could not be downloaded "
+                f"({str(error).splitlines()[0][:200]}); give a file"
+            ) from None
+        from safetensors.torch import save
+
+        tensors = {k: v.contiguous().clone() for k, v in network.state_dict().items()}
+        storage.write_bytes(str(path), save(tensors))
+    return Source(str(path), {})
+
+
+def _tensors_of(data: bytes, uri: str) -> Any:
+    """Return what a file of weights holds."""
+    if not uri.endswith(SAFETENSORS):
+        return torch_object(data, uri, "save the network's state_dict()")
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+    except ImportError:
+        raise ManifptError(f"{uri}: needs safetensors; pip install 'manifpt[encoders]'") from None
+    try:
+        return load(data)
+    except SafetensorError as error:
+        raise DamageError(f"{uri}: no file of safetensors ({error}); copy it again") from None
+
+
 def read_weights(uri: str, sha256: str) -> dict[str, Tensor]:
     """Return the tensors of a state dict, by name; checkpoints that wrap one are unwrapped."""
     data = storage.read_bytes(uri)
     if hashlib.sha256(data).hexdigest() != sha256:
         raise DamageError(f"{uri}: its hash is not that of the space's card; copy it again")
-    found = torch_object(data, uri, "save the network's state_dict()")
+    found = _tensors_of(data, uri)
     for name in WRAPPERS:
         if isinstance(found, dict) and isinstance(found.get(name), dict):
             found = found[name]
@@ -109,14 +164,23 @@ def read_weights(uri: str, sha256: str) -> dict[str, Tensor]:
     return tensors
 
 
-def load_into(network: nn.Module, tensors: dict[str, Tensor], uri: str, backbone: str) -> None:
-    """Load weights into a classifier, but for its last layer; they must be that network's."""
-    head, _ = last_layer(network)
+def load_into(
+    network: nn.Module,
+    tensors: dict[str, Tensor],
+    uri: str,
+    backbone: str,
+    heads: Sequence[str] | None = None,
+) -> None:
+    """Load weights into a network, but for its last layer; they must be that network's.
+
+    ``heads`` are the names of last layers that it has left out; None of a whole classifier.
+    """
+    left = tuple(f"{head}." for head in ([last_layer(network)[0]] if heads is None else heads))
     own = network.state_dict()
-    wanted = {k for k in own if not k.startswith(f"{head}.") and "num_batches" not in k}
+    wanted = {k for k in own if not k.startswith(left) and "num_batches" not in k}
     prefix = max(PREFIXES, key=lambda p: sum(p + name in tensors for name in wanted))
     given = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    given = {k: v for k, v in given.items() if not k.startswith(f"{head}.")}
+    given = {k: v for k, v in given.items() if not k.startswith(left)}
     # Heads and projectors may come along, but not parts of a deeper network of the same kind.
     parts = {name for name, _ in network.named_children()}
     foreign = [k for k in given if k not in own and k.split(".")[0] in parts]

@@ -5,9 +5,10 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 
 from manifpt.errors import ManifptError, public
-from manifpt.storage import gcs
+from manifpt.storage import gcs, hf
 
 # What storage, its credentials or this machine cause, and not the one file that was asked for.
 _OF_STORAGE = {
@@ -57,8 +58,9 @@ def _is_s3(uri: str) -> bool:
     return uri.startswith("s3://")
 
 
-def _is_gs(uri: str) -> bool:
-    return uri.startswith("gs://")
+def _of_library(uri: str) -> ModuleType | None:
+    """Return the module that knows the errors of a URI's store, if it has one of its own."""
+    return {"gs": gcs, "hf": hf}.get(uri.partition("://")[0])
 
 
 def _answer(error: BaseException) -> tuple[int, str]:
@@ -78,7 +80,8 @@ def _code(error: BaseException) -> str:
 
 def no_such_range(error: Exception, uri: str) -> bool:
     """Tell whether an object store was asked for bytes that an object does not have."""
-    return (gcs.status(error) if _is_gs(uri) else _answer(error)[0]) == 416
+    store = _of_library(uri)
+    return (store.status(error) if store else _answer(error)[0]) == 416
 
 
 def blames_file(error: Exception, uri: str) -> bool:
@@ -87,8 +90,9 @@ def blames_file(error: Exception, uri: str) -> bool:
     What comes from the storage as a whole, such as credentials that have expired or a server
     that fails, must stop a job: it would turn good images into rows of errors.
     """
-    if _is_gs(uri):
-        return gcs.blames_object(error)
+    store = _of_library(uri)
+    if store:
+        return bool(store.blames_object(error))
     if not _is_s3(uri):
         # A name that no file can have is a ValueError.
         of_name = isinstance(error, ValueError)
@@ -109,7 +113,8 @@ def explained(uri: str) -> Iterator[None]:
     except ManifptError:
         raise
     except Exception as error:
-        remedy = gcs.remedy(error) if _is_gs(uri) else None
+        store = _of_library(uri)
+        remedy = store.remedy(error) if store else None
         if remedy is not None:
             raise ManifptError(f"{uri}: {public(remedy)}") from None
         with _explained(uri):

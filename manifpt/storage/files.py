@@ -36,7 +36,7 @@ def absolute(uri: str) -> str:
     if is_remote(uri):
         return uri.rstrip("/")
     if "://" in uri and not uri.startswith("file://"):
-        known = "give a local path, s3:// or gs://"
+        known = "give a local path, s3://, gs:// or hf://"
         raise ManifptError(f"{uri}: unknown scheme {scheme(uri)}://; {known}")
     return os.path.abspath(uri.removeprefix("file://"))
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from manifpt.storage import gcs, s3
+from manifpt.storage import gcs, hf, s3
 from manifpt.storage.failures import explained
 from manifpt.storage.protocol import Page, Store
 
-STORES: dict[str, Store] = {"s3": s3, "gs": gcs}
+STORES: dict[str, Store] = {"s3": s3, "gs": gcs, "hf": hf}
 
 
 def scheme(uri: str) -> str:
@@ -32,6 +32,8 @@ def path_of(uri: str) -> str:
 
 def bucket_and_key(uri: str) -> tuple[str, str]:
     """Return the bucket and the key of a URI."""
+    if scheme(uri) == "hf":
+        return hf.split(path_of(uri))
     bucket, _, key = path_of(uri).partition("/")
     return bucket, key
 

@@ -80,8 +80,10 @@ class Made:
 def embedding_options(space: str, settings: Settings) -> dict[str, Any]:
     """Return those of a trial's settings that decide the embeddings in one space."""
     names = (*OF_ALL, *OF_SPACE.get(space, ()), *(OF_LEARNED if space in LEARNED else ()))
-    tiles = {"tiles": settings.tiles} if settings.tiles else {}
-    return {name: getattr(settings, name) for name in names} | tiles
+    newer: dict[str, Any] = {"tiles": settings.tiles} if settings.tiles else {}
+    if space in LEARNED and settings.layer_summary != "mean":
+        newer["layer_summary"] = settings.layer_summary
+    return {name: getattr(settings, name) for name in names} | newer
 
 
 class Cache:

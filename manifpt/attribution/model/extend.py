@@ -44,7 +44,7 @@ from manifpt.errors import ManifptError
 from manifpt.images import Selection, plan
 from manifpt.images.copies import Augmentation
 from manifpt.images.places import places
-from manifpt.images.sources import content_key
+from manifpt.images.sources import AS_FOUND, Reading, content_key
 from manifpt.nets.device import device_and_precision
 from manifpt.outputs import claims
 from manifpt.storage import tensors
@@ -147,6 +147,7 @@ def extend_attributor(
     head: str = "lda",
     manifolds: Sequence[str] = (),
     split_by: str | None = None,
+    labels: Reading = AS_FOUND,
     demand: session.Demand = session.ANY,
     terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:
@@ -161,7 +162,7 @@ def extend_attributor(
     old = Attributor.open(model)
     targets = trained_targets(old, manifolds)
     sets = training_sets(old)
-    units = plan(additions, Selection(EVALUATED), labelled=True)
+    units = plan(additions, Selection(EVALUATED), labelled=True, reading=labels)
     by = [split_by] if split_by else []
     key = storage.digest([old.manifest["key"], content_key(units), head, *by])
     read = [("--extend", old.uri), *(("--manifold", uri) for uri in manifolds)]
@@ -177,6 +178,7 @@ def extend_attributor(
             targets=targets,
             augmentation=Augmentation.from_card(augment) if augment else None,
             split_by=split_by,
+            labels=labels,
             demand=demand,
         )
         new = open_artifacts([place])

@@ -29,6 +29,7 @@ from manifpt.engine import session
 from manifpt.errors import ManifptError
 from manifpt.images.copies import Augmentation
 from manifpt.images.places import places
+from manifpt.images.sources import AS_FOUND, Reading
 from manifpt.manifold.projector import NEAREST, Projection
 from manifpt.nets import training
 from manifpt.nets.device import threads_of
@@ -88,6 +89,7 @@ def train_attributor(
     tiles: int | None = None,
     projection: Projection = NEAREST,
     split_by: str | None = None,
+    labels: Reading = AS_FOUND,
     augmentation: Augmentation | None = None,
     num_workers: int | None = None,
     demand: session.Demand = session.ANY,
@@ -101,8 +103,8 @@ def train_attributor(
 
     ``inputs`` are artifacts, in one space or several, or images; images are projected onto
     ``manifolds``, and embedded in the ``plain`` spaces without a manifold. Their artifacts stay in
-    ``output``/artifacts. ``split_by`` and ``augmentation`` are how images are split and degraded,
-    see ``compute_artifacts``. With ``sources`` all other images are left aside. ``die_at`` kills a
+    ``output``/artifacts. ``split_by``, ``labels`` and ``augmentation`` are those of
+    ``compute_artifacts``. With ``sources`` all other images are left aside. ``die_at`` kills a
     worker after that epoch, once: a drill for tests and operators.
 
     A training that reaches the epoch ``until`` before its end is not published: its ``history``
@@ -124,6 +126,7 @@ def train_attributor(
         tiles=tiles,
         projection=projection,
         split_by=split_by,
+        labels=labels,
         augmentation=augmentation,
         demand=demand,
         terms=terms,

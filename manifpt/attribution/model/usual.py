@@ -22,7 +22,7 @@ from manifpt.images import plan
 from manifpt.images.copies import Augmentation
 from manifpt.images.degrade import KINDS, Range
 from manifpt.images.places import places
-from manifpt.images.sources import MANIFOLD_REALS, REAL
+from manifpt.images.sources import AS_FOUND, MANIFOLD_REALS, REAL, Reading
 from manifpt.manifold.build import Settings, build_manifold
 from manifpt.manifold.denoiser import STEPS
 from manifpt.manifold.embed import TrainingReals
@@ -43,6 +43,7 @@ def train_usual(
     image_size: int | None = None,
     tiles: int | None = None,
     split_by: str | None = None,
+    labels: Reading = AS_FOUND,
     augmentation: Augmentation | None = DEGRADED,
     denoiser_steps: int = STEPS,
     num_workers: int | None = None,
@@ -58,13 +59,14 @@ def train_usual(
     output = storage.absolute(output)
     claims.check_place(output, "attributor", places(inputs, output), terms)
     place, manifolds = storage.join(output, "manifold"), []
-    if has_reals(inputs):
+    if has_reals(inputs, labels):
         settings = Settings(image_size=image_size, tiles=tiles, denoiser=denoiser_steps)
         made = build_manifold(
             inputs,
             place,
             settings=settings,
             training=TrainingReals(split_by),
+            labels=labels,
             demand=demand,
             terms=terms,
         )
@@ -80,6 +82,7 @@ def train_usual(
         tiles=None if manifolds else tiles,
         projection=Projection("denoiser"),
         split_by=split_by,
+        labels=labels,
         augmentation=augmentation,
         num_workers=num_workers,
         demand=demand,
@@ -88,10 +91,10 @@ def train_usual(
     )
 
 
-def has_reals(inputs: Sequence[str]) -> bool:
+def has_reals(inputs: Sequence[str], labels: Reading = AS_FOUND) -> bool:
     """Tell whether images of the source ``real`` are among inputs, as far as their names say."""
     try:
-        units = plan(inputs, MANIFOLD_REALS, labelled=True)
+        units = plan(inputs, MANIFOLD_REALS, labelled=True, reading=labels)
     except ManifptError:
         return False
     return any(unit.source == REAL for unit in units)
