@@ -9,6 +9,7 @@ Images of the web were compressed, resized or cropped since their generator made
 the training and validation images are degraded copies of the others.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -71,6 +72,9 @@ def train_usual(
             terms=terms,
         )
         manifolds = [place] if "denoiser" in made else []
+    else:
+        text = "no path names images as real; the attributor has no denoiser (name one real=...)"
+        print(f"--input: {text}", file=sys.stderr)
     return train_attributor(
         inputs,
         output,
