@@ -139,9 +139,7 @@ def evaluation(folder: Path, classes: list[str], others: list[str], count: int =
     body = {"model": str(folder / "model"), "attributor": "k", **metrics}
     body["artifacts"] = [str(folder / "artifacts")]
     files = {f"{name}/000000-000000.parquet": table for name, table in tables.items()}
-    published(
-        place, "evaluation", body, files, {"metrics.json": metrics, "groups.json": groups}
-    )
+    published(place, "evaluation", body, files, {"metrics.json": metrics, "groups.json": groups})
     return place
 
 

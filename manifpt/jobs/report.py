@@ -51,10 +51,15 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     from manifpt import outputs, storage
     from manifpt.report.crawl_page import crawl_page
     from manifpt.report.evaluation_page import Options, evaluation_page
+    from manifpt.report.robustness_page import robustness_page
 
     manifest = outputs.read(storage.absolute(config.run))
     kind = manifest["kind"] if manifest else "nothing finished"
-    pages = {"evaluation": evaluation_page, "attributions": crawl_page}
+    pages = {
+        "evaluation": evaluation_page,
+        "robustness": robustness_page,
+        "attributions": crawl_page,
+    }
     if kind not in pages:
         raise ManifptError(
             f"RUN {config.run}: holds {kind}; give a finished output of evaluate or attribute"
