@@ -92,8 +92,12 @@ def reliability_chart(calibration: Mapping[str, Any]) -> Chart:
     for number, (when, found) in enumerate(calibration.items()):
         bins, error = found["reliability"], found["expected_calibration_error"]
         images = [f"{n:,} images" for n in bins["images"]]
+        most = max(bins["images"])
+        sizes = [6 + 14 * (n / most) ** 0.5 for n in bins["images"]]
         name = f"{when} calibration (ECE {error:.3f})"
-        traces.append(line(bins["confidence"], bins["accuracy"], name, number, text=images))
+        marker = {"size": sizes, "color": colour_of(number)}
+        beside = {"text": images, "marker": marker}
+        traces.append(line(bins["confidence"], bins["accuracy"], name, number, **beside))
         words.append(f"{when} calibration the expected error is {error:.3f}")
     layout = {
         "xaxis": axis("probability of the answer", range=[0, 1.02]),
@@ -238,7 +242,7 @@ def dendrogram_chart(tree: Mapping[str, Any]) -> Chart:
     leaves = tree["ivl"]
     ticks = {"tickvals": [5 + 10 * n for n in range(len(leaves))], "ticktext": list(leaves)}
     layout = {
-        "xaxis": axis("distance at which they join", rangemode="tozero"),
+        "xaxis": axis("distance at the join", rangemode="tozero"),
         "yaxis": ticks | {"autorange": "reversed", "automargin": True, "zeroline": False},
     }
     alt = "Dendrogram of fingerprints in the order " + ", ".join(leaves) + "."
@@ -274,6 +278,7 @@ def group_chart(known: Sequence[Mapping[str, Any]]) -> Chart:
             (row["size"], row["accuracies"])
         )
     traces: list[Trace] = []
+    least = min((min(row["accuracies"]) for row in known), default=0.0)
     for number, (name, points) in enumerate(sorted(curves.items())):
         sizes = [size for size, _ in points]
         runs = [values for _, values in points]
@@ -281,7 +286,7 @@ def group_chart(known: Sequence[Mapping[str, Any]]) -> Chart:
         traces.append(line(sizes, [float(np.mean(r)) for r in runs], name, number))
     layout = {
         "xaxis": axis("images in a group", type="log", tickvals=sorted({r["size"] for r in known})),
-        "yaxis": axis("share of groups that are right", rangemode="tozero", range=[0, 1.02]),
+        "yaxis": axis("share of groups that are right", range=[max(0.0, least - 0.1), 1.02]),
     }
     return Chart(traces, layout, "Accuracy of groups against the number of their images.")
 

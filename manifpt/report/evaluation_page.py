@@ -25,6 +25,7 @@ from manifpt.report.provenance import (
     Part,
     attributor_of,
     audit_of,
+    designs_of,
     model_parts,
     output_part,
     page_part,
@@ -233,6 +234,7 @@ def evaluation_page(uri: str, options: Options) -> bytes:
     prints = fingerprint_rows(examples.fingerprints, pictures)
     for name, one in prints.items():
         made |= {f"{what} {name}": chart for what, chart in one.charts.items()}
+    inputs = examples.branches[0].manifest.get("inputs", {}) if examples.branches else {}
     sources = sorted({row["source"] for row in evaluation.sampled})
     page = Page(
         f"Evaluation of {storage.base_name(str(manifest['model']))}",
@@ -255,6 +257,7 @@ def evaluation_page(uri: str, options: Options) -> bytes:
         "outcomes": OUTCOMES,
         "sources": sources,
         "fingerprints": prints,
+        "designs": designs_of(inputs, {row["source"] for row in evaluation.sampled}),
         "rule": evaluation.open_set.get("rule", vars(USUAL)),
         "place": public(evaluation.uri),
         "number": number,

@@ -119,7 +119,7 @@ class Examples:
         fingerprints = self._read[1][branch]
         if is_picture(fingerprints.shape):
             return flattened(seen.artifact)
-        return flattened(seen.artifact / np.maximum(fingerprints.std, 1e-12))
+        return flattened(standardised(seen.artifact, fingerprints.std))
 
     @cached_property
     def _images(self) -> dict[str, np.ndarray]:
@@ -187,6 +187,13 @@ class Examples:
         return {"image": pictures.uri(image), "views": views, "uri": self._read[2].get(row["id"])}
 
 
+def standardised(artifact: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """Return a vector in standard deviations, without the numbers that are the same for all."""
+    used = std > 1e-9 * max(float(std.max()), 1e-12)
+    found: np.ndarray = artifact[used] / std[used]
+    return found
+
+
 def projected_pixels(
     image: np.ndarray | None, artifact: np.ndarray, space: str
 ) -> np.ndarray | None:
@@ -228,8 +235,10 @@ def fingerprint_rows(found: Mapping[str, Fingerprints], pictures: Pictures) -> d
     made = {}
     for name, one in found.items():
         pictured = is_picture(one.shape)
-        scale = 1.0 if pictured else np.maximum(one.std, 1e-12)
-        means = {source: flattened(mean / scale) for source, mean in one.means.items()}
+        means = {
+            source: flattened(mean if pictured else standardised(mean, one.std))
+            for source, mean in one.means.items()
+        }
         limit = float(np.quantile(np.abs(list(means.values())), 0.995))
         rows = []
         for source, mean in means.items():

@@ -1,12 +1,17 @@
 """What a page says of where its results come from: outputs, hashes, versions, and the audit."""
 
-from collections.abc import Mapping
+import csv
+import io
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from manifpt import outputs, storage
 from manifpt.attribution.crawl.registered import ATTRIBUTOR, KEPT
 from manifpt.errors import ManifptError, public
 from manifpt.tracking.provenance import git_commit, versions
+
+# The table of a benchmark's generators.
+RECIPES = "recipes.csv"
 
 Facts = list[tuple[str, str]]
 
@@ -73,6 +78,24 @@ def page_part() -> Part:
     """Return what made the page itself."""
     facts = [("commit", git_commit()), *versions().items()]
     return Part("This page", facts)
+
+
+def designs_of(described: Mapping[str, Any], sources: Collection[str]) -> dict[str, Any]:
+    """Return what the recipes of a benchmark's generators differ in; no rows without a benchmark.
+
+    ``described`` are the inputs of artifacts.
+    """
+    rows: list[dict[str, str]] = []
+    for text in described.get("given", ()):
+        uri = storage.join(text.rpartition("=")[2], RECIPES)
+        try:
+            data = storage.read_bytes(uri).decode() if storage.exists(uri) else ""
+        except (ManifptError, OSError, ValueError):
+            continue
+        rows += [row for row in csv.DictReader(io.StringIO(data)) if row.get("name") in sources]
+    names = [name for name in (rows[0] if rows else ()) if name not in ("name", "seed", None)]
+    varied = [name for name in names if len({row.get(name) for row in rows}) > 1]
+    return {"rows": rows, "columns": varied}
 
 
 def audit_of(uri: str | None) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 from manifpt.artifacts.projection import Projected, Projector
 from manifpt.images.read import pixels_of, seen_by
 from manifpt.images.stacks import firsts
-from manifpt.report.examples import View, pictures_of_reals, projected_pixels
+from manifpt.report.examples import View, pictures_of_reals, projected_pixels, standardised
 from manifpt.report.explanation import Explainer
 from manifpt.report.pictures import Pictures, flattened, is_picture, signed
 
@@ -20,7 +20,8 @@ LEAST_SPREAD = 8
 def drawn(artifacts: np.ndarray) -> list[np.ndarray]:
     """Return N artifacts, N x shape, to be drawn; those of vectors in standard deviations."""
     if not is_picture(artifacts.shape[1:]) and len(artifacts) >= LEAST_SPREAD:
-        artifacts = artifacts / np.maximum(artifacts.std(0), 1e-6)
+        std = artifacts.std(0)
+        return [flattened(standardised(one, std)) for one in artifacts]
     return [flattened(one) for one in artifacts]
 
 
