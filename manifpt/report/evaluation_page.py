@@ -74,6 +74,11 @@ class _Evaluation:
         """The attributor's folder and manifest; None if it is gone."""
         return attributor_of(self.uri, self.manifest, self.options.model)
 
+    @property
+    def model_uri(self) -> str:
+        """Where the attributor lies, or lay."""
+        return self.model[0] if self.model else str(self.manifest["model"])
+
     def scores(self, folder: str) -> Iterator[pa.Table]:
         """Yield the scores of images of known sources, or of others."""
         yield from tables(self.uri, spread(files_of_folder(self.manifest, folder)), ROWS)
@@ -237,7 +242,7 @@ def evaluation_page(uri: str, options: Options) -> bytes:
     inputs = examples.branches[0].manifest.get("inputs", {}) if examples.branches else {}
     sources = sorted({row["source"] for row in evaluation.sampled})
     page = Page(
-        f"Evaluation of {storage.base_name(str(manifest['model']))}",
+        f"Evaluation of {storage.base_name(evaluation.model_uri)}",
         f"{metrics['images']:,} unseen images of {len(metrics['classes'])} sources",
         figures,
         [*parts, page_part()],

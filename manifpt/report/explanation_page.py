@@ -115,6 +115,7 @@ def explanation_page(explainer: Explainer, table: pa.Table, found: Mapping[str, 
         f"explained by the attributor {storage.base_name(str(found['model']))}",
         figures,
         [*model_parts(explainer.attributor.uri, explainer.attributor.manifest), page_part()],
+        audited=False,
     )
     values = {
         "found": found,

@@ -46,6 +46,7 @@ class Page:
     notes: list[str] = field(default_factory=list)
     charts: dict[str, Chart] = field(default_factory=dict)
     audit: dict[str, Any] | None = None
+    audited: bool = True  # whether its images could be
 
 
 def interval(values: Mapping[str, Any], name: str) -> str:
