@@ -48,7 +48,8 @@ def tables(
 class Strata:
     """Up to ``most`` rows of each stratum: those whose ids have the least hashes.
 
-    The sample does not depend on the order of rows or on how they were cut into files.
+    The sample does not depend on the order of rows or on how they were cut into files. Of rows with
+    one id in a stratum the first is taken.
     """
 
     most: int
@@ -60,13 +61,17 @@ class Strata:
         hashes = pd.util.hash_array(ids, categorize=False)
         names = np.array(strata, dtype=object)
         for name in dict.fromkeys(strata):
-            places = np.flatnonzero(names == name)
             held = self._kept.setdefault(name, [])
+            places = np.flatnonzero(names == name)
             if len(held) == self.most:
                 places = places[hashes[places] < -held[0][0]]
-            places = places[np.argsort(hashes[places], kind="stable")][: self.most]
+            _, first = np.unique(hashes[places], return_index=True)  # in the order of the hashes
+            places = places[first[: self.most]]
+            known = {entry[:2] for entry in held}
             for place, row in zip(places, table.take(pa.array(places)).to_pylist(), strict=True):
                 entry = (-int(hashes[place]), row["id"], row)
+                if entry[:2] in known:
+                    continue
                 if len(held) < self.most:
                     heapq.heappush(held, entry)
                 elif entry[:2] > held[0][:2]:

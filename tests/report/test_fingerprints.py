@@ -37,6 +37,13 @@ def test_a_sample_does_not_depend_on_order_or_files(names, order, cut):
         assert all(names[row["value"]] == name for row in kept)
 
 
+def test_rows_of_one_id_are_sampled_once():
+    strata, rows = Strata(3), [{"id": f"{n % 5}"} for n in range(40)]
+    for start in range(0, 40, 9):
+        strata.add(pa.Table.from_pylist(rows[start : start + 9]), ["x"] * len(rows[start:][:9]))
+    assert len({row["id"] for row in strata.all}) == len(strata.all) == 3
+
+
 def test_files_of_a_large_output_are_spread_over_it():
     files = [{"path": str(n), "rows": 100} for n in range(100)]
     assert spread(files, 10_000) == files
