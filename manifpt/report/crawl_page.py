@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from manifpt import outputs, storage
 from manifpt.attribution.crawl.attribute import KIND, SUMMARY
@@ -139,7 +140,7 @@ class _Crawl:
             totals.add(table)
             names = table.select(["prediction", "decision"]).to_pylist()
             strata.add(table, [f"{row['prediction']}\0{row['decision']}" for row in names])
-            kept = table.filter(pa.compute.is_in(table["id"], pa.array(list(shown), pa.string())))
+            kept = table.filter(pc.is_in(table["id"], pa.array(list(shown), pa.string())))
             extremes |= {row["id"]: row for row in kept.to_pylist()}
         rows = {row["id"]: row for row in strata.all} | extremes
         for row in rows.values():

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from manifpt import storage
 from manifpt.artifacts.branches import Branch, open_artifacts, read_artifacts
@@ -86,7 +87,7 @@ class Examples:
                 count += table.num_rows
                 artifacts = tensors.from_column(table["artifact"]).reshape(-1, *shape)
                 fingerprints.add(artifacts, map(str, table["source"].to_pylist()))
-                places = np.flatnonzero(pa.compute.is_in(table["id"], wanted).to_numpy())
+                places = np.flatnonzero(pc.is_in(table["id"], wanted).to_numpy())
                 kept = table.take(pa.array(places)).drop_columns(["artifact"]).to_pylist()
                 for place, row in zip(places, kept, strict=True):
                     found = (row["neighbor_id"], row["distance"], row["percentile"])

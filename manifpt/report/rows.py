@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from manifpt import storage
 
@@ -39,7 +40,7 @@ def tables(
         uri = storage.join(output, file["path"])
         if columns is not None and names is None:
             with storage.reading(uri) as opened:
-                there = pa.parquet.read_schema(opened).names
+                there = pq.read_schema(opened).names
             names = [name for name in columns if name in there]
         yield storage.read_parquet(uri, names)
 

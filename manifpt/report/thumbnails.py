@@ -11,6 +11,7 @@ from itertools import islice
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from manifpt import storage
 from manifpt.errors import ManifptError
@@ -78,7 +79,7 @@ def uris_of_reals(manifold: str, files: Sequence[str], ids: Iterable[str | None]
         if len(found) == len(wanted):
             break
         table = storage.read_parquet(storage.join(manifold, path), ["id", "uri"])
-        kept = table.filter(pa.compute.is_in(table["id"], pa.array(sorted(wanted), pa.string())))
+        kept = table.filter(pc.is_in(table["id"], pa.array(sorted(wanted), pa.string())))
         found |= dict(zip(kept["id"].to_pylist(), kept["uri"].to_pylist(), strict=True))
     missing = {id for id in wanted - found.keys() if image_id(id) in found}
     return found | {id: found[image_id(id)] for id in missing}

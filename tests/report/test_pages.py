@@ -126,6 +126,14 @@ def test_the_job_writes_the_page_and_logs_it(outputs, tmp_path):
     assert Path(logged).read_bytes() == place.read_bytes()
 
 
+def test_an_output_in_a_bucket_has_the_same_page(outputs, s3):
+    place = f"{s3}/pages/evaluation"
+    for uri, _ in storage.files_under(outputs[0]):
+        storage.copy(uri, place + uri.removeprefix(outputs[0]))
+    here, there = (evaluation_page(uri, Options()) for uri in (outputs[0], place))
+    assert here.replace(outputs[0].encode(), place.encode()) == there
+
+
 def test_another_output_is_refused_in_one_line(outputs, tmp_path, capsys):
     assert report.main([str(tmp_path)]) == 2
     assert "give a finished output of evaluate or attribute" in capsys.readouterr().err
