@@ -18,6 +18,7 @@ from manifpt.attribution.unknown.decision import DECISIONS, USUAL
 from manifpt.evaluation.closed_set import closed_set_metrics, confusion_matrix
 from manifpt.evaluation.evaluate import near_report
 from manifpt.evaluation.report import SCORES, UNKNOWN, confidence_report
+from manifpt.evaluation.robustness import curves
 from manifpt.images import DecodeRule
 from manifpt.manifold.projector import NEAREST
 from manifpt.outputs import claims
@@ -140,6 +141,21 @@ def evaluation(folder: Path, classes: list[str], others: list[str], count: int =
     body["artifacts"] = [str(folder / "artifacts")]
     files = {f"{name}/000000-000000.parquet": table for name, table in tables.items()}
     published(place, "evaluation", body, files, {"metrics.json": metrics, "groups.json": groups})
+    return place
+
+
+def robustness(folder: Path, classes: list[str]) -> str:
+    """Publish what degradations do to the attributor of ``evaluation``."""
+    rights = {"identity": 18, "jpeg:75": 15, "jpeg:50": 9, "blur:1": 12}
+    count, part = len(classes), {}
+    for name, right in rights.items():
+        matrix = np.full((count, count), 20 - right) // (count - 1)
+        np.fill_diagonal(matrix, right)
+        part[name] = {"confusion": matrix.tolist(), "confidence": 0.8 * matrix.sum()}
+    result = curves([part], list(rights), classes)
+    body = {"model": str(folder / "model"), "attributor": "k", **result}
+    place = str(folder / "robustness")
+    published(place, "robustness", body, {}, {"robustness.json": result})
     return place
 
 

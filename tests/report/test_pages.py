@@ -15,6 +15,7 @@ from manifpt.report import page as pages
 from manifpt.report.crawl_page import crawl_page
 from manifpt.report.evaluation_page import Options, evaluation_page
 from manifpt.report.page import Figure, Page, rendered
+from manifpt.report.robustness_page import robustness_page
 
 UNKNOWN = "<b onclick=window.pwned=1>vqvae</b>"
 
@@ -104,6 +105,16 @@ def test_a_crawl_has_its_sections_and_names_from_outside_are_text(outputs):
     summary = storage.read_json(f"{outputs[1]}/summary.json")
     assert f"{summary['quarantined']:,}" in text
     assert text.count("<tr data-decision=") == 60 + len(handmade_outputs.HOSTILE)
+
+
+def test_robustness_has_a_page_and_a_section_of_an_evaluation(outputs):
+    evaluation, _ = outputs
+    place = handmade_outputs.robustness(Path(evaluation).parent, handmade.CLASSES)
+    page = robustness_page(place, Options())
+    assert {"robustness", "levels", "provenance"} <= check_harmless(page, 2).ids
+    assert f"{9 / (9 + 2 * 5):.3f}" in page.decode()  # at jpeg:50
+    beside = evaluation_page(evaluation, Options(robustness=place))
+    assert "robustness" in check_harmless(beside, 9).ids
 
 
 def test_charts_show_tags_of_names_as_text(outputs):
