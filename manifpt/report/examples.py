@@ -15,7 +15,13 @@ from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule
 from manifpt.images.stacks import reading_rule
 from manifpt.report import charts
-from manifpt.report.fingerprints import Fingerprints, tree_of
+from manifpt.report.fingerprints import (
+    Fingerprints,
+    dendrogram_chart,
+    distance_chart,
+    spectra_chart,
+    tree_of,
+)
 from manifpt.report.pictures import Pictures, flattened, is_picture, signed, unsigned
 from manifpt.report.provenance import readable
 from manifpt.report.thumbnails import thumbnails, uris_of_reals
@@ -254,14 +260,14 @@ def fingerprint_rows(found: Mapping[str, Fingerprints], pictures: Pictures) -> d
             )
         drawn = {}
         if one.spectra:
-            drawn["spectra"] = charts.spectra_chart(one.spectra)
+            drawn["spectra"] = spectra_chart(one.spectra)
         names, distances = one.distances
         if len(names) > 1:
             tree = tree_of(distances, names)
             order = [names.index(leaf) for leaf in tree["ivl"]]
             ordered = distances[np.ix_(order, order)]
-            drawn["distances"] = charts.distance_chart(ordered, list(tree["ivl"]))
-            drawn["tree"] = charts.dendrogram_chart(tree)
+            drawn["distances"] = distance_chart(ordered, list(tree["ivl"]))
+            drawn["tree"] = dendrogram_chart(tree)
         unit = "" if pictured else "standard deviations"
         made[name] = Prints(rows, limit, unit, drawn)
     return made

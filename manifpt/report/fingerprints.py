@@ -1,6 +1,6 @@
 """Fingerprints of sources: their mean artifact, its spectrum, and how far they are apart."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,6 +8,8 @@ import numpy as np
 from scipy.cluster.hierarchy import dendrogram, linkage
 from scipy.spatial.distance import squareform
 
+from manifpt.report import charts
+from manifpt.report.charts import Chart
 from manifpt.report.pictures import is_picture
 
 # Artifacts of a source that its fingerprint is made of; more change it by little.
@@ -101,3 +103,67 @@ def tree_of(distances: np.ndarray, names: list[str]) -> Mapping[str, Any]:
     links = linkage(squareform(distances, checks=False), method="average", optimal_ordering=True)
     found: Mapping[str, Any] = dendrogram(links, labels=names, no_plot=True)
     return found
+
+
+def distance_chart(distances: np.ndarray, names: Sequence[str]) -> Chart:
+    """Draw a matrix of distances between fingerprints, in the order of ``names``."""
+    trace = {
+        "type": "heatmap",
+        "z": distances.round(3).tolist(),
+        "x": list(names),
+        "y": list(names),
+        "colorscale": "Viridis",
+        "colorbar": {"title": {"text": "distance"}, "thickness": 12},
+        "hovertemplate": "%{y} - %{x}: %{z:.3f}<extra></extra>",
+    }
+    category = {"type": "category", "automargin": True}
+    layout = {"xaxis": category, "yaxis": category | {"autorange": "reversed"}}
+    far = np.array(distances)
+    np.fill_diagonal(far, np.inf)
+    a, b = divmod(int(far.argmin()), len(names))
+    alt = f"Distances between fingerprints; the nearest two are {names[a]} and {names[b]}."
+    return Chart([trace], layout, alt, max(340, 150 + 22 * len(names)))
+
+
+def dendrogram_chart(tree: Mapping[str, Any]) -> Chart:
+    """Draw what SciPy's ``dendrogram`` returned, leaves at the left from top to bottom."""
+    traces = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "x": list(heights),
+            "y": list(places),
+            "line": {"color": charts.PALETTE[0], "width": 2},
+            "hoverinfo": "skip",
+            "showlegend": False,
+        }
+        for places, heights in zip(tree["icoord"], tree["dcoord"], strict=True)
+    ]
+    leaves = tree["ivl"]
+    ticks = {"tickvals": [5 + 10 * n for n in range(len(leaves))], "ticktext": list(leaves)}
+    layout = {
+        "xaxis": charts.axis("distance at the join", rangemode="tozero"),
+        "yaxis": ticks | {"autorange": "reversed", "automargin": True, "zeroline": False},
+    }
+    alt = "Dendrogram of fingerprints in the order " + ", ".join(leaves) + "."
+    return Chart(traces, layout, alt, max(340, 150 + 22 * len(leaves)))
+
+
+def spectra_chart(spectra: Mapping[str, np.ndarray]) -> Chart:
+    """Draw the mean power of artifacts against frequency, a line a source."""
+    traces = [
+        charts.line(
+            (np.arange(len(power)) / (2 * max(len(power) - 1, 1))).round(3).tolist(),
+            np.maximum(power, 1e-12).tolist(),
+            name,
+            number,
+            mode="lines",
+        )
+        for number, (name, power) in enumerate(sorted(spectra.items()))
+    ]
+    layout = {
+        "xaxis": charts.axis("frequency, cycles per pixel"),
+        "yaxis": charts.axis("mean power of artifacts", type="log", exponentformat="power"),
+        "hovermode": "x unified",
+    }
+    return Chart(traces, layout, "Mean power spectra of the artifacts of each source.", 380)

@@ -11,7 +11,7 @@ from sklearn.metrics import auc
 from manifpt.attribution.unknown.open_set import auroc
 from manifpt.evaluation.open_set import oscr
 from manifpt.report.charts import curve_points
-from manifpt.report.crawl_page import domain_of, wilson
+from manifpt.report.crawl_counts import domain_of, wilson
 from manifpt.report.fingerprints import Fingerprints, power, radial, tree_of
 from manifpt.report.pictures import Pictures, flattened, signed
 from manifpt.report.rows import Strata, spread
