@@ -35,7 +35,7 @@ from manifpt.report.rows import Strata, files_of_folder, spread, tables
 TEMPLATE = "evaluation.html"
 OUTCOMES = ("right", "wrong", "unsure", "unknown")
 # Points of the map, and rows that curves are computed from.
-MOST_POINTS, MOST_CURVE = 1500, 200_000
+MOST_POINTS, MOST_CURVE = 1500, 50_000
 ROWS = (
     "id", "source", "sha256", "prediction", "probability", "decision", "unknown_score",
     "unknown_p", "distance", "neighbor_id", "coordinates",
