@@ -230,7 +230,7 @@ def group_chart(known: Sequence[Mapping[str, Any]]) -> Chart:
 def robustness_charts(
     curves: Mapping[str, Sequence[Mapping[str, Any]]], chance: float
 ) -> Iterator[tuple[str, Chart]]:
-    """Yield a chart a kind of degradation: accuracy against strength, the clean image first."""
+    """Yield a chart a kind of degradation: accuracy against strength."""
     for kind, levels in curves.items():
         names = [row["strength"] for row in levels]
         accuracy, low, high = (
@@ -245,7 +245,7 @@ def robustness_charts(
             "xaxis": axis(kind, type="category"),
             "yaxis": axis("accuracy", range=[0, 1.02]),
         }
-        last = f"{accuracy[0]:.2f} at {names[0]}, {min(accuracy):.2f} at worst"
+        last = f"{max(accuracy):.2f} at best, {min(accuracy):.2f} at worst"
         yield kind, Chart(traces, layout, f"Accuracy against {kind}: {last}.", 300)
 
 

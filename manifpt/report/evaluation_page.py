@@ -15,7 +15,7 @@ from manifpt.evaluation.evaluate import METRICS
 from manifpt.evaluation.groups import RESULT as GROUPS_FILE
 from manifpt.evaluation.report import SCORES, UNKNOWN
 from manifpt.evaluation.robustness import RESULT as ROBUSTNESS_FILE
-from manifpt.images.degrade import Degradation
+from manifpt.images.degrade import KINDS, Degradation
 from manifpt.report import charts
 from manifpt.report.embedding import map_of
 from manifpt.report.examples import Examples, fingerprint_rows
@@ -168,9 +168,11 @@ def robustness_of(result: Mapping[str, Any]) -> dict[str, charts.Chart]:
     curves: dict[str, list[dict[str, Any]]] = {}
     for row in levels:
         how = Degradation.parse(row["degradation"])
-        start = [{**clean, "strength": "as it is"}]
-        curves.setdefault(how.kind, start).append(row | {"strength": f"{how.strength:g}"})
-    made = charts.robustness_charts(curves, result["chance"])
+        start = [{**clean, "strength": "as it is", "at": KINDS[how.kind].unchanged}]
+        level = row | {"strength": f"{how.strength:g}", "at": how.strength}
+        curves.setdefault(how.kind, start).append(level)
+    ordered = {kind: sorted(rows, key=lambda row: row["at"]) for kind, rows in curves.items()}
+    made = charts.robustness_charts(ordered, result["chance"])
     return {f"robustness {kind}": chart for kind, chart in made}
 
 
