@@ -11,7 +11,8 @@ NEXT = {
     "build_manifold": "compute_artifacts --manifold {output} --input NAME=DIR real=DIR --output A",
     "compute_artifacts": "train_attribution --input {output} --output MODEL",
     "train_attribution": "attribute --model {output} --input IMAGES --output VERDICTS",
-    "evaluate": "register --model MODEL --evaluation {output} --name NAME",
+    "evaluate": "report {output}\n"
+    "      manifpt register --model MODEL --evaluation {output} --name NAME",
     "register": "attribute --model {alias} --input IMAGES --output VERDICTS",
 }
 
@@ -87,6 +88,7 @@ def attributions(summary: dict[str, Any]) -> str:
     places = ", ".join(f"{output}/{name}/" for name in tables)
     look = f"import pandas; print(pandas.read_parquet('{output}/attributions'))"
     parts.append(
-        f'tables: {places} (Parquet); counts: {output}/summary.json\nnext: python -c "{look}"'
+        f"tables: {places} (Parquet); counts: {output}/summary.json\n"
+        f'next: manifpt report {output}\n      python -c "{look}"'
     )
     return "\n\n".join(parts)

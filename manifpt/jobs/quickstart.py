@@ -69,6 +69,7 @@ def _run(config: Config) -> None:
     print(f"\n{table(results, NAMES)}\n\n{rates_table(chain.rates)}\n")
     print(f"outputs: {config.output}/ (manifolds, artifacts, attributor, evaluation, attributions)")
     print("runs:    .venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db")
+    print(f"pages:   manifpt report {config.output}/evaluation/all (and .../attributions)")
     print(f"{seconds:.0f} s")
     if config.json_file:
         hidden = {*JobConfig.model_fields, "output"}

@@ -48,7 +48,7 @@ _FILES: dict[str, tuple[str, ...]] = {
         rf"(attributions|quarantine|evidence)/{_PART}",
         rf"(duplicates|groups)/{_WHOLE}",
         r"_buckets/([0-9a-f]{12}/)?([a-z]+-)?\d{6}\.(arrow|parquet|json)",
-        r"summary\.json|_retry\.json",
+        r"summary\.json|_retry\.json|report\.html",
         *_MODEL,
     ),
     "attributor": (r"weights\.pt|seen\.parquet|unknown\.npz", *_TRAINING),
@@ -62,7 +62,7 @@ _FILES: dict[str, tuple[str, ...]] = {
     "encoder": (rf"(_images/(train|validation)|quarantine)/{_PART}", r"weights\.pt", *_TRAINING),
     "evaluation": (
         rf"(scores|near_training|unknown|quarantine)/{_PART}",
-        r"confusion\.(csv|png)|(reliability|triplets)\.png|(metrics|groups)\.json",
+        r"confusion\.(csv|png)|(reliability|triplets)\.png|(metrics|groups)\.json|report\.html",
         *_MODEL,
     ),
     "manifold": _MANIFOLD,
@@ -70,7 +70,7 @@ _FILES: dict[str, tuple[str, ...]] = {
     "normalized": (rf"images/[^/]+/{_TAR}", rf"quarantine/{_PART}"),
     "robustness": (
         rf"(scores|quarantine)/{_PART}",
-        r"robustness\.(csv|json|png)",
+        r"robustness\.(csv|json|png)|report\.html",
         *_MODEL,
     ),
     "sweep": (

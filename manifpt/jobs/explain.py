@@ -1,0 +1,62 @@
+"""Why does an image have its verdict? Heads, nearest reals, p-values, degradations.
+
+    manifpt explain IMAGE --model MODEL
+    manifpt explain shard.tar#0001.png --model models:/NAME@champion --output why.html
+
+Prints what each head says, the nearest reals with their distance and percentile, how strange the
+image is, and which degradations would change the verdict. --output draws it, with x, x* and the
+artifact in each space, as a page that needs no network.
+"""
+
+import sys
+from typing import Any
+
+from pydantic import Field
+
+from manifpt.cli import job
+from manifpt.cli.config import POSITIONAL, Degradations, JobConfig
+from manifpt.cli.options import DecisionOptions
+from manifpt.tracking import Run
+
+
+class Config(DecisionOptions, JobConfig):
+    """Options of explain."""
+
+    image: str = Field(
+        description="an image: a file, or a member of a tar as TAR#NAME; local, s3://, gs://, http",
+        json_schema_extra=POSITIONAL,
+    )
+    model: str = Field(
+        description="folder of train_attribution, or a registered one as models:/NAME@ALIAS"
+    )
+    output: str | None = Field(None, description="file for the page; none if not given")
+    manifold: tuple[str, ...] = Field(
+        (), description="where the attributor's manifolds lie now, if they were moved"
+    )
+    levels: Degradations = Field(
+        (), description="degradations to try, as jpeg:75 blur:1; 13 of five kinds if not given"
+    )
+
+
+def run(config: Config, tracked: Run) -> dict[str, Any]:
+    """Explain the verdict, print it, and draw it if asked."""
+    from manifpt import storage
+    from manifpt.attribution.crawl.registered import opened
+    from manifpt.report.explanation import DEGRADATIONS, Explainer, explanation, opened_image
+    from manifpt.report.explanation_page import explanation_page, explanation_text
+
+    with opened(config.model, config.manifold) as source:
+        explainer = Explainer.open(source.attributor, source.manifolds, config.rule)
+        table = opened_image(config.image, explainer)
+        found = explanation(explainer, table, config.levels or DEGRADATIONS)
+        print(f"\n{explanation_text(found)}", file=sys.stderr, flush=True)
+        if config.output is not None:
+            data = explanation_page(explainer, table, found)
+            storage.write_bytes(storage.absolute(config.output), data)
+            tracked.bytes("explanation.html", data)
+    return {"output": config.output, **found}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the job as a command."""
+    return job.main("explain", Config, run, __doc__, argv, on_ray=False)

@@ -1,0 +1,84 @@
+"""A finished output as one HTML file: results, examples, fingerprints, evidence.
+
+    manifpt report EVALUATION
+    manifpt report EVALUATION --robustness CURVES --audit AUDIT
+    manifpt report s3://bucket/verdicts --output verdicts.html
+
+The page of an output of evaluate has metrics with intervals, examples with their artifacts, mean
+artifacts and their distances, curves, and where all of it comes from. The page of an output of
+attribute has counts, scores, groups, the quarantine, and rows with their evidence. It needs no
+network, has less than 10 MB, and lies in the output as report.html, if no other place is named.
+"""
+
+from typing import Any
+
+from pydantic import Field
+
+from manifpt.cli import job
+from manifpt.cli.config import POSITIONAL, JobConfig
+from manifpt.errors import ManifptError
+from manifpt.tracking import Run
+
+NAME = "report.html"
+
+
+class Config(JobConfig):
+    """Options of report."""
+
+    run: str = Field(
+        description="output of evaluate or attribute, local, s3:// or gs://",
+        json_schema_extra=POSITIONAL,
+    )
+    output: str | None = Field(
+        None, description="file of the page; report.html in the output, if not given"
+    )
+    robustness: str | None = Field(
+        None, description="of an evaluation: output of evaluate --robustness, to show its curves"
+    )
+    audit: str | None = Field(None, description="output of audit, to show its verdict")
+    model: str | None = Field(None, description="where the attributor lies now, if it was moved")
+    manifold: tuple[str, ...] = Field(
+        (), description="where the attributor's manifolds lie now, if they were moved"
+    )
+    samples: int = Field(
+        2, ge=1, le=20, description="examples of each source and outcome, drawn with artifacts"
+    )
+    rows: int = Field(200, ge=1, le=2000, description="sampled rows of a crawl, in a table")
+
+
+def run(config: Config, tracked: Run) -> dict[str, Any]:
+    """Write the page; return where it is."""
+    from manifpt import outputs, storage
+    from manifpt.report.crawl_page import crawl_page
+    from manifpt.report.evaluation_page import Options, evaluation_page
+    from manifpt.report.robustness_page import robustness_page
+
+    manifest = outputs.read(storage.absolute(config.run))
+    kind = manifest["kind"] if manifest else "nothing finished"
+    pages = {
+        "evaluation": evaluation_page,
+        "robustness": robustness_page,
+        "attributions": crawl_page,
+    }
+    if kind not in pages:
+        raise ManifptError(
+            f"RUN {config.run}: holds {kind}; give a finished output of evaluate or attribute"
+        )
+    options = Options(
+        config.samples,
+        config.robustness,
+        config.audit,
+        config.manifold,
+        config.model,
+        config.rows,
+    )
+    data = pages[kind](config.run, options)
+    place = storage.absolute(config.output or storage.join(config.run, NAME))
+    storage.write_bytes(place, data)
+    tracked.bytes(NAME, data)
+    return {"output": place, "of": kind, "bytes": len(data)}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the job as a command."""
+    return job.main("report", Config, run, __doc__, argv, on_ray=False)

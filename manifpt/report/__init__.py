@@ -1,0 +1,1 @@
+"""Finished outputs as pages: one HTML file that shows results, pictures and their evidence."""

@@ -1,0 +1,272 @@
+"""A finished evaluation as a page: metrics, examples, fingerprints, curves and provenance."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from manifpt import outputs, storage
+from manifpt.attribution.unknown.decision import USUAL
+from manifpt.errors import ManifptError, public
+from manifpt.evaluation.evaluate import METRICS
+from manifpt.evaluation.groups import RESULT as GROUPS_FILE
+from manifpt.evaluation.report import SCORES, UNKNOWN
+from manifpt.evaluation.robustness import RESULT as ROBUSTNESS_FILE
+from manifpt.images.degrade import KINDS, Degradation
+from manifpt.report import charts
+from manifpt.report.embedding import map_of
+from manifpt.report.examples import Examples, fingerprint_rows
+from manifpt.report.page import Figure, Page, interval, number, rendered
+from manifpt.report.pictures import Pictures
+from manifpt.report.provenance import (
+    Part,
+    attributor_of,
+    audit_of,
+    designs_of,
+    model_parts,
+    output_part,
+    page_part,
+)
+from manifpt.report.rows import Strata, files_of_folder, spread, tables
+
+TEMPLATE = "evaluation.html"
+OUTCOMES = ("right", "wrong", "unsure", "unknown")
+# Points of the map, and rows that curves are computed from.
+MOST_POINTS, MOST_CURVE = 1500, 50_000
+ROWS = (
+    "id", "source", "sha256", "prediction", "probability", "decision", "unknown_score",
+    "unknown_p", "distance", "neighbor_id", "coordinates",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may choose of a page: examples of each kind, and outputs to show beside."""
+
+    samples: int = 2
+    robustness: str | None = None
+    audit: str | None = None
+    manifolds: tuple[str, ...] = ()
+    model: str | None = None
+    rows: int = 200
+
+
+def outcome(row: Mapping[str, Any]) -> str:
+    """Return what became of a test image: one of OUTCOMES."""
+    if row["decision"] in ("unknown", "unsure"):
+        return str(row["decision"])
+    return "right" if row["prediction"] == row["source"] else "wrong"
+
+
+class _Evaluation:
+    """An evaluation's files, read as often as a page needs."""
+
+    def __init__(self, uri: str, options: Options) -> None:
+        self.uri, self.options = storage.absolute(uri), options
+        self.manifest = outputs.require(uri, "evaluation", "RUN")
+        self.metrics = storage.read_json(storage.join(self.uri, METRICS))
+
+    @cached_property
+    def model(self) -> tuple[str, dict[str, Any]] | None:
+        """The attributor's folder and manifest; None if it is gone."""
+        return attributor_of(self.uri, self.manifest, self.options.model)
+
+    @property
+    def model_uri(self) -> str:
+        """Where the attributor lies, or lay."""
+        return self.model[0] if self.model else str(self.manifest["model"])
+
+    def scores(self, folder: str) -> Iterator[pa.Table]:
+        """Yield the scores of images of known sources, or of others."""
+        yield from tables(self.uri, spread(files_of_folder(self.manifest, folder)), ROWS)
+
+    @cached_property
+    def sampled(self) -> list[dict[str, Any]]:
+        """Examples: some rows of each source and outcome."""
+        strata = Strata(self.options.samples)
+        for folder in (SCORES, UNKNOWN):
+            for table in self.scores(folder):
+                rows = table.select(["source", "prediction", "decision"]).to_pylist()
+                names = [f"{row['source']}\0{outcome(row)}" for row in rows]
+                strata.add(table, names)
+        return strata.all
+
+    @cached_property
+    def points(self) -> list[dict[str, Any]]:
+        """Rows of the map: of each source, known or not, the same number at most."""
+        sources = len(self.metrics["classes"]) + len(self.open_set.get("sources", {}))
+        strata = Strata(max(10, MOST_POINTS // sources))
+        for folder in (SCORES, UNKNOWN):
+            for table in self.scores(folder):
+                if "coordinates" in table.column_names:
+                    strata.add(table, table["source"].to_pylist())
+        return strata.all
+
+    @property
+    def open_set(self) -> dict[str, Any]:
+        """Metrics of images of unknown sources; empty without such."""
+        found: dict[str, Any] = self.metrics.get("open_set") or {}
+        return found
+
+    def json(self, name: str) -> dict[str, Any] | None:
+        """Return a file of the output that is not always there."""
+        uri = storage.join(self.uri, name)
+        return storage.read_json(uri) if storage.exists(uri) else None
+
+
+def headline(metrics: Mapping[str, Any]) -> list[Figure]:
+    """Return the numbers that say how good an attributor is."""
+    names = {"accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "macro_f1": "F1"}
+    found = [
+        Figure(title, f"{metrics[name]:.3f}", interval(metrics, name))
+        for name, title in names.items()
+    ]
+    found.append(Figure("Chance", f"{metrics['chance']:.3f}", "share of the largest class"))
+    after = metrics["calibration"]["after"]
+    error = f"{after['expected_calibration_error']:.3f}"
+    found.append(Figure("Calibration error", error, f"Brier {after['brier_score']:.3f}"))
+    if metrics.get("open_set"):
+        known = metrics["open_set"]
+        found.append(
+            Figure("Unknown sources, AUROC", f"{known['auroc']:.3f}", interval(known, "auroc"))
+        )
+    return found
+
+
+def class_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of the table of classes."""
+    rejected = metrics.get("false_rejection_by_class", {})
+    confusion, classes = metrics["confusion"], metrics["classes"]
+    rows = []
+    for place, name in enumerate(classes):
+        others = [(count, classes[n]) for n, count in enumerate(confusion[place]) if n != place]
+        count, other = max(others, default=(0, ""))
+        taken_for = f"{other} ({count:,})" if count else ""
+        rows.append(
+            {"name": name, **metrics["per_class"][name], "rejected": rejected.get(name)}
+            | {"taken_for": taken_for}
+        )
+    return rows
+
+
+def confusion_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the confusion matrix with the share of its row for each cell."""
+    rows = []
+    for name, counts in zip(metrics["classes"], metrics["confusion"], strict=True):
+        total = max(sum(counts), 1)
+        cells = [{"count": count, "share": count / total} for count in counts]
+        rows.append({"name": name, "cells": cells})
+    return rows
+
+
+def robustness_of(result: Mapping[str, Any]) -> dict[str, charts.Chart]:
+    """Return the charts of a robustness result, by kind of degradation."""
+    clean, *levels = result["levels"]
+    curves: dict[str, list[dict[str, Any]]] = {}
+    for row in levels:
+        how = Degradation.parse(row["degradation"])
+        start = [{**clean, "strength": "as it is", "at": KINDS[how.kind].unchanged}]
+        level = row | {"strength": f"{how.strength:g}", "at": how.strength}
+        curves.setdefault(how.kind, start).append(level)
+    ordered = {kind: sorted(rows, key=lambda row: row["at"]) for kind, rows in curves.items()}
+    made = charts.robustness_charts(ordered, result["chance"])
+    return {f"robustness {kind}": chart for kind, chart in made}
+
+
+def open_set_points(evaluation: _Evaluation) -> dict[str, list[float]]:
+    """Return the points of the curves of unknown images, from a sample if there are many."""
+    found = {}
+    for folder in (SCORES, UNKNOWN):
+        strata = Strata(MOST_CURVE)
+        for table in evaluation.scores(folder):
+            kept = table.select(["id", "unknown_score", "source", "prediction"])
+            strata.add(kept, [folder] * table.num_rows)
+        rows = strata.all
+        found[folder] = [np.array([row["unknown_score"] for row in rows])]
+        found[folder].append(np.array([row["source"] == row["prediction"] for row in rows]))
+    (known, right), (unknown, _) = found[SCORES], found[UNKNOWN]
+    return charts.curve_points(known, unknown, right)
+
+
+def _charts(evaluation: _Evaluation, robustness: Mapping[str, Any] | None) -> dict[str, Any]:
+    metrics, found = evaluation.metrics, {}
+    found["calibration"] = charts.reliability_chart(metrics["calibration"])
+    if evaluation.open_set:
+        found["open set"] = charts.open_set_chart(open_set_points(evaluation))
+    points = evaluation.points
+    if len(points) > 2:
+        for row in points:
+            row["outcome"] = outcome(row)
+            row["hover"] = charts.hover(row)
+        found["map"] = charts.map_chart(
+            map_of([row["coordinates"] for row in points]), points, "source"
+        )
+    if robustness is not None:
+        found |= robustness_of(robustness)
+    return found
+
+
+def _robustness(evaluation: _Evaluation) -> tuple[dict[str, Any] | None, list[Part]]:
+    uri = evaluation.options.robustness
+    if uri is None:
+        return None, []
+    manifest = outputs.require(uri, "robustness", "--robustness")
+    if manifest["attributor"] != evaluation.manifest["attributor"]:
+        raise ManifptError(f"--robustness {uri}: is of another attributor; give that of this one")
+    result = storage.read_json(storage.join(storage.absolute(uri), ROBUSTNESS_FILE))
+    return result, [output_part("Robustness", uri, manifest)]
+
+
+def evaluation_page(uri: str, options: Options) -> bytes:
+    """Return the page of a finished evaluation as HTML."""
+    evaluation, pictures = _Evaluation(uri, options), Pictures()
+    metrics, manifest = evaluation.metrics, evaluation.manifest
+    robustness, beside = _robustness(evaluation)
+    parts = [output_part("Evaluation", evaluation.uri, manifest), *beside]
+    if evaluation.model:
+        parts += model_parts(*evaluation.model)
+    examples = Examples(manifest["artifacts"], options.manifolds, evaluation.sampled)
+    parts += [
+        output_part(f"Artifacts in the space {branch.name}", branch.uri, branch.manifest)
+        for branch in examples.branches
+    ]
+    figures = headline(metrics)
+    made = _charts(evaluation, robustness)
+    groups = metrics.get("groups") or evaluation.json(GROUPS_FILE)
+    if groups and groups["known"]:
+        made["groups"] = charts.group_chart(groups["known"])
+    prints = fingerprint_rows(examples.fingerprints, pictures)
+    for name, one in prints.items():
+        made |= {f"{what} {name}": chart for what, chart in one.charts.items()}
+    inputs = examples.branches[0].manifest.get("inputs", {}) if examples.branches else {}
+    sources = sorted({row["source"] for row in evaluation.sampled})
+    page = Page(
+        f"Evaluation of {storage.base_name(evaluation.model_uri)}",
+        f"{metrics['images']:,} unseen images of {len(metrics['classes'])} sources",
+        figures,
+        [*parts, page_part()],
+        notes=examples.notes,
+        charts=made,
+        audit=audit_of(options.audit),
+    )
+    values = {
+        "metrics": metrics,
+        "classes": class_rows(metrics),
+        "confusion": confusion_rows(metrics),
+        "open_set": evaluation.open_set,
+        "groups": groups,
+        "robustness": robustness,
+        "views": examples.views,
+        "examples": examples.by_source(pictures, outcome),
+        "outcomes": OUTCOMES,
+        "sources": sources,
+        "fingerprints": prints,
+        "designs": designs_of(inputs, {row["source"] for row in evaluation.sampled}),
+        "rule": evaluation.open_set.get("rule", vars(USUAL)),
+        "place": public(evaluation.uri),
+        "number": number,
+    }
+    return rendered(TEMPLATE, page, values)

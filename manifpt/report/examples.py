@@ -1,0 +1,273 @@
+"""Examples of an evaluation: x, x* and the artifact of some test images in each space."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from manifpt import storage
+from manifpt.artifacts.branches import Branch, open_artifacts, read_artifacts
+from manifpt.errors import ManifptError
+from manifpt.images import DecodeRule
+from manifpt.images.stacks import reading_rule
+from manifpt.report import charts
+from manifpt.report.fingerprints import (
+    Fingerprints,
+    dendrogram_chart,
+    distance_chart,
+    spectra_chart,
+    tree_of,
+)
+from manifpt.report.pictures import Pictures, flattened, is_picture, signed, unsigned
+from manifpt.report.provenance import readable
+from manifpt.report.thumbnails import thumbnails, uris_of_reals
+from manifpt.storage import tensors
+
+# Rows of artifacts that are read for fingerprints once all examples are found.
+MOST_READ = 40_000
+# The space whose vectors are pixels in [0, 1].
+PIXELS = "rgb"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An example in one space: its artifact, its nearest real, and how far that is."""
+
+    artifact: np.ndarray
+    neighbor_id: str | None
+    distance: float | None
+    percentile: float | None
+
+
+@dataclass(frozen=True)
+class View:
+    """A space as a page shows it: what its colours mean, and whether it has places."""
+
+    name: str
+    limit: float
+    unit: str
+    projected: bool
+    pictured: bool
+
+
+@dataclass
+class Examples:
+    """The sampled rows of an evaluation with their artifacts in each space, and fingerprints."""
+
+    uris: Sequence[str]
+    manifolds: Sequence[str]
+    rows: Sequence[dict[str, Any]]
+
+    def __post_init__(self) -> None:
+        self.notes: list[str] = []
+
+    @cached_property
+    def branches(self) -> list[Branch]:
+        """The artifacts that were evaluated; none if they are gone."""
+        try:
+            return open_artifacts(self.uris)
+        except (ManifptError, OSError) as error:
+            self.notes.append(f"Without examples and fingerprints: {error}")
+            return []
+
+    @cached_property
+    def _read(self) -> tuple[dict[str, dict[str, Seen]], dict[str, Fingerprints], dict[str, str]]:
+        """Return by branch what was seen of each example, and fingerprints; and images' URIs."""
+        seen: dict[str, dict[str, Seen]] = {}
+        prints: dict[str, Fingerprints] = {}
+        uris: dict[str, str] = {}
+        wanted = pa.array(sorted(row["id"] for row in self.rows), pa.string())
+        for branch in self.branches:
+            mine = seen.setdefault(branch.name, {})
+            shape = tuple(branch.manifest["shape"])
+            fingerprints = prints.setdefault(branch.name, Fingerprints(shape))
+            count = 0
+            for path in branch.files("test"):
+                if count > MOST_READ and len(mine) >= len(wanted):
+                    break
+                table = read_artifacts(storage.join(branch.uri, path))
+                count += table.num_rows
+                artifacts = tensors.from_column(table["artifact"]).reshape(-1, *shape)
+                fingerprints.add(artifacts, map(str, table["source"].to_pylist()))
+                places = np.flatnonzero(pc.is_in(table["id"], wanted).to_numpy())
+                kept = table.take(pa.array(places)).drop_columns(["artifact"]).to_pylist()
+                for place, row in zip(places, kept, strict=True):
+                    found = (row["neighbor_id"], row["distance"], row["percentile"])
+                    mine.setdefault(row["id"], Seen(artifacts[place].copy(), *found))
+                    uris.setdefault(row["id"], row["uri"])
+        return seen, prints, uris
+
+    @property
+    def fingerprints(self) -> dict[str, Fingerprints]:
+        """The fingerprints of all sources, by branch."""
+        return {name: one for name, one in self._read[1].items() if one.counts}
+
+    @cached_property
+    def views(self) -> list[View]:
+        """How each space is drawn: on one scale for all its examples."""
+        found = []
+        for branch in self.branches:
+            values = [
+                self._standard(branch.name, one) for one in self._read[0][branch.name].values()
+            ]
+            shape = tuple(branch.manifest["shape"])
+            limit = float(np.quantile(np.abs(values), 0.995)) if values else 1.0
+            unit = "" if is_picture(shape) else "standard deviations"
+            projected = branch.manifest["manifold"] is not None
+            found.append(View(branch.name, limit, unit, projected, is_picture(shape)))
+        return found
+
+    def _standard(self, branch: str, seen: Seen) -> np.ndarray:
+        """Return an artifact to be drawn: of vectors, in standard deviations of each number."""
+        fingerprints = self._read[1][branch]
+        if is_picture(fingerprints.shape):
+            return flattened(seen.artifact)
+        return flattened(standardised(seen.artifact, fingerprints.std))
+
+    @cached_property
+    def _images(self) -> dict[str, np.ndarray]:
+        """The pixels of the examples, by id."""
+        if not self.branches:
+            return {}
+        rules = [DecodeRule.from_card(b.manifest["decode"]) for b in self.branches]
+        uris = self._read[2]
+        found = thumbnails(uris.values(), reading_rule(rules))
+        missing = len(set(uris.values()) - found.keys())
+        if missing:
+            self.notes.append(
+                f"{missing} examples have no picture: their images could not be read."
+            )
+        return {id: found[uri] for id, uri in uris.items() if uri in found}
+
+    @cached_property
+    def _reals(self) -> dict[str, dict[str, np.ndarray]]:
+        """The pixels of the nearest reals, by branch and id."""
+        found: dict[str, dict[str, np.ndarray]] = {}
+        moved = list(self.manifolds)
+        for branch in self.branches:
+            uri = branch.manifest["manifold"]
+            if uri is None:
+                continue
+            uri = storage.absolute(moved.pop(0) if moved else uri)
+            ids = [seen.neighbor_id for seen in self._read[0][branch.name].values()]
+            found[branch.name] = pictures_of_reals(uri, ids, branch.manifest["manifold_sha256"])
+        return found
+
+    def by_source(
+        self, pictures: Pictures, outcome: Callable[[Mapping[str, Any]], str]
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Return the examples of each source as what a page shows of them."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for row in self.rows:
+            shown = self._shown(row, pictures)
+            if shown:
+                entry = {**row, "outcome": outcome(row), **shown}
+                found.setdefault(str(row["source"]), []).append(entry)
+        return found
+
+    def _shown(self, row: dict[str, Any], pictures: Pictures) -> dict[str, Any] | None:
+        if not any(row["id"] in self._read[0].get(b.name, ()) for b in self.branches):
+            return None
+        image = self._images.get(row["id"])
+        views = []
+        for view in self.views:
+            seen = self._read[0][view.name].get(row["id"])
+            if seen is None:
+                continue
+            beside = self._reals.get(view.name, {}).get(seen.neighbor_id or "")
+            star = projected_pixels(image, seen.artifact, view.name)
+            drawn = signed(self._standard(view.name, seen), view.limit)
+            views.append(
+                {
+                    "name": view.name,
+                    "star": pictures.uri(beside if star is None else star),
+                    "artifact": pictures.uri(drawn) if view.projected else None,
+                    "neighbor_id": seen.neighbor_id,
+                    "distance": seen.distance,
+                    "percentile": seen.percentile,
+                }
+            )
+        return {"image": pictures.uri(image), "views": views, "uri": self._read[2].get(row["id"])}
+
+
+def standardised(artifact: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """Return a vector in standard deviations, without the numbers that are the same for all."""
+    used = std > 1e-9 * max(float(std.max()), 1e-12)
+    found: np.ndarray = artifact[used] / std[used]
+    return found
+
+
+def projected_pixels(
+    image: np.ndarray | None, artifact: np.ndarray, space: str
+) -> np.ndarray | None:
+    """Return x* as H x W x 3 uint8, of an image and its artifact in the space of pixels."""
+    if image is None or space.partition("-")[0] != PIXELS or artifact.ndim != 3:
+        return None
+    moved = artifact.transpose(1, 2, 0)
+    if moved.shape != image.shape:
+        return None
+    star: np.ndarray = np.clip(np.rint(image - 255.0 * moved), 0, 255)
+    return star.astype(np.uint8)
+
+
+def pictures_of_reals(
+    manifold: str, ids: Sequence[str | None], content: str | None
+) -> dict[str, np.ndarray]:
+    """Return the pixels of reals of a manifold by id; none if it is gone or another one by now."""
+    manifest = readable(manifold, "manifold")
+    if manifest is None or manifest["content_sha256"] != content:
+        return {}
+    files = [entry["rows"]["path"] for entry in manifest["shards"]]
+    uris = uris_of_reals(manifold, files, ids)
+    found = thumbnails(uris.values(), DecodeRule.from_card(manifest["decode"]))
+    return {id: found[uri] for id, uri in uris.items() if uri in found}
+
+
+@dataclass(frozen=True)
+class Prints:
+    """The fingerprints of a space as a page shows them."""
+
+    rows: list[dict[str, Any]]
+    limit: float
+    unit: str
+    charts: dict[str, charts.Chart]
+
+
+def fingerprint_rows(found: Mapping[str, Fingerprints], pictures: Pictures) -> dict[str, Prints]:
+    """Return by space the mean artifacts of all sources, their spectra and their distances."""
+    made = {}
+    for name, one in found.items():
+        pictured = is_picture(one.shape)
+        means = {
+            source: flattened(mean if pictured else standardised(mean, one.std))
+            for source, mean in one.means.items()
+        }
+        limit = float(np.quantile(np.abs(list(means.values())), 0.995))
+        rows = []
+        for source, mean in means.items():
+            spectrum = np.log10(np.abs(np.fft.fftshift(np.fft.fft2(mean))) ** 2 + 1e-9)
+            rows.append(
+                {
+                    "source": source,
+                    "images": one.counts[source],
+                    "mean": pictures.uri(signed(mean, limit)),
+                    "spectrum": pictures.uri(unsigned(spectrum)) if pictured else None,
+                }
+            )
+        drawn = {}
+        if one.spectra:
+            drawn["spectra"] = spectra_chart(one.spectra)
+        names, distances = one.distances
+        if len(names) > 1:
+            tree = tree_of(distances, names)
+            order = [names.index(leaf) for leaf in tree["ivl"]]
+            ordered = distances[np.ix_(order, order)]
+            drawn["distances"] = distance_chart(ordered, list(tree["ivl"]))
+            drawn["tree"] = dendrogram_chart(tree)
+        unit = "" if pictured else "standard deviations"
+        made[name] = Prints(rows, limit, unit, drawn)
+    return made

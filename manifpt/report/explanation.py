@@ -1,0 +1,206 @@
+"""Why an image has its verdict: heads and their votes, nearest reals, p-values, degradations.
+
+The same stages attribute an image here as in ``attribute``; no cluster is needed.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from manifpt import storage
+from manifpt.artifacts.projection import (
+    Projected,
+    Projector,
+    project_images,
+    reading_of,
+)
+from manifpt.attribution.crawl.stage import AttributeStage
+from manifpt.attribution.model.attributor import Attributor
+from manifpt.attribution.model.targets import trained_targets
+from manifpt.attribution.unknown.decision import USUAL, Rule
+from manifpt.attribution.unknown.known import Outputs
+from manifpt.attribution.unknown.open_set import as_strange
+from manifpt.errors import ManifptError
+from manifpt.images.contents import content
+from manifpt.images.copies import view
+from manifpt.images.decode import DecodeError
+from manifpt.images.degrade import IDENTITY, Degradation
+from manifpt.images.raw import Raw
+from manifpt.images.read import images_table, pixels_of, row_of, seen_by
+from manifpt.images.sandbox import decode_all
+from manifpt.images.stacks import firsts, own_hashes
+from manifpt.report.thumbnails import raws_of
+
+NEIGHBOURS = 5
+DEGRADATIONS = (
+    "jpeg:95", "jpeg:75", "jpeg:50", "blur:0.5", "blur:1", "blur:2", "resize:0.75", "resize:0.5",
+    "crop:0.9", "crop:0.7", "noise:0.02", "noise:0.05", "noise:0.1",
+)  # fmt: skip
+SHOWN = ("prediction", "probability", "decision", "unknown_p")
+
+
+@dataclass(frozen=True)
+class Explainer:
+    """An attributor with its manifolds, in one process."""
+
+    stage: AttributeStage
+    projectors: list[Projector]
+
+    @classmethod
+    def open(cls, model: str, manifolds: Sequence[str] = (), rule: Rule = USUAL) -> "Explainer":
+        """Open the attributor in a folder, and its manifolds there or where they lie now."""
+        targets = trained_targets(Attributor.open(model), manifolds)
+        projectors = [target.projector_alone() for target in targets.values()]
+        return cls(AttributeStage(model, projectors, rule=rule), projectors)
+
+    @cached_property
+    def attributor(self) -> Attributor:
+        """The attributor."""
+        return self.stage.attributor
+
+    def table(self, raws: Iterable[tuple[Raw, bytes]]) -> tuple[pa.Table | None, list[str]]:
+        """Decode images; return their images table, and why others have no row."""
+        rule, sizes = reading_of(self.projectors)
+        rows, pixels, wrong = [], [], []
+        for raw, found in decode_all(raws, rule, sizes):
+            if isinstance(found, DecodeError):
+                wrong.append(f"{found.code}: {found}")
+                continue
+            row, images = row_of(raw, found, rule, sizes)
+            rows.append(row)
+            pixels.append(images)
+        return (images_table(rows, pixels, sizes) if rows else None), wrong
+
+    def verdicts(self, table: pa.Table) -> list[dict[str, Any]]:
+        """Return the rows of attributions of an images table."""
+        rows: list[dict[str, Any]] = self.stage(table).tables["attributions"].to_pylist()
+        return rows
+
+    def projected(self, table: pa.Table) -> list[Projected]:
+        """Return the images of a table in each space."""
+        return project_images(self.projectors, table)
+
+    def outputs(self, made: Sequence[Projected]) -> Outputs:
+        """Return what the network says of images."""
+        return self.attributor.outputs([one.artifacts for one in made], firsts(made[0].rows))
+
+
+def opened_image(image: str, explainer: Explainer) -> pa.Table:
+    """Return the images table of one image: a file, or a member of a tar as ``a.tar#name``."""
+    rule, _ = reading_of(explainer.projectors)
+    uri = image if image.startswith(("http://", "https://")) else storage.absolute(image)
+    raws = [] if uri != storage.absolute(image) else list(raws_of({uri}))
+    if not raws:
+        try:
+            raws = [(Raw(uri, uri, b""), content(uri, rule.max_bytes))]
+        except DecodeError as error:
+            raise ManifptError(f"IMAGE {image}: {error.code}: {error}; check the path") from None
+    made = [(raw._replace(id=uri, data=data), data) for raw, data in raws]
+    table, wrong = explainer.table(made)
+    if table is None:
+        raise ManifptError(f"IMAGE {image}: {wrong[0]}; give an image that can be decoded")
+    return table
+
+
+def votes(explainer: Explainer, outputs: Outputs) -> list[dict[str, Any]]:
+    """Return what each head says of one image by itself, and its weight."""
+    manifest, classes = explainer.attributor.manifest, explainer.attributor.classes
+    heads: list[str] = manifest.get("heads") or [branch["name"] for branch in manifest["branches"]]
+    found: list[dict[str, Any]] = []
+    for name, weight in zip(heads, manifest["weights"], strict=True):
+        alone = np.zeros(len(manifest["weights"]))
+        alone[len(found)] = weight
+        share = explainer.attributor.fused(outputs.logits[:1], alone.tolist())[0]
+        ranked = np.argsort(-share, kind="stable")[:3]
+        answers = [{"source": classes[n], "probability": float(share[n])} for n in ranked]
+        found.append({"head": name, "weight": float(weight), "answers": answers})
+    return found
+
+
+def strangeness(explainer: Explainer, outputs: Outputs) -> dict[str, Any] | None:
+    """Return how strange one image is by each score; None if the attributor cannot tell."""
+    unknown, open_set = explainer.attributor.unknown(outputs), explainer.attributor.open_set
+    if unknown is None or open_set is None:
+        return None
+    shares = (as_strange(open_set.usual, unknown.scores) + 1) / (len(open_set.usual) + 1)
+    scores = [
+        {"score": name, "value": float(value), "p": float(p)}
+        for name, value, p in zip(open_set.score_names, unknown.scores[0], shares[0], strict=True)
+    ]
+    limit = explainer.stage.rule.false_rejection
+    return {"p": float(unknown.p_value[0]), "limit": limit, "scores": scores}
+
+
+def nearest_reals(projector: Projector, table: pa.Table) -> list[dict[str, Any]]:
+    """Return the nearest reals of one image in a space, the first tile's where it has tiles."""
+    if projector.manifold is None or projector.searcher is None:
+        return []
+    seen = seen_by(table, projector.rule).slice(0, 1)
+    embedded = projector.space.embed(pixels_of(seen)).reshape(1, -1)
+    count = min(NEIGHBOURS, int(projector.manifold.manifest["reals"]))
+    hashes = np.array(own_hashes(seen), dtype=object)
+    found = projector.searcher.nearest(embedded, count, hashes)
+    percentiles = projector.manifold.percentile(found.distance[0])
+    columns = (found.id[0].tolist(), found.distance[0].tolist(), percentiles.tolist())
+    return [
+        {"id": id, "distance": distance, "percentile": percentile}
+        for id, distance, percentile in zip(*columns, strict=True)
+    ]
+
+
+def degraded_verdicts(
+    explainer: Explainer, table: pa.Table, levels: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return the verdict on one image at each degradation, the image itself first."""
+    hows = list(dict.fromkeys(map(Degradation.parse, (IDENTITY, *levels))))
+    filter_name = explainer.projectors[0].rule.filter
+    copies = pa.concat_tables([view(table, how, filter_name) for how in hows])
+    rows = explainer.verdicts(copies)
+    clean = rows[0]
+    found = []
+    for how, row in zip(hows, rows, strict=True):
+        same = all(row[name] == clean[name] for name in ("prediction", "decision"))
+        found.append({"degradation": str(how), "same": same} | {n: row[n] for n in SHOWN})
+    return found
+
+
+def changes(levels: Sequence[dict[str, Any]]) -> list[str]:
+    """Return for each kind of degradation the first of its levels that changes the verdict."""
+    first: dict[str, str] = {}
+    for level in levels:
+        kind = level["degradation"].partition(":")[0]
+        if not level["same"]:
+            first.setdefault(kind, level["degradation"])
+    return list(first.values())
+
+
+def explanation(
+    explainer: Explainer, table: pa.Table, levels: Sequence[str] = DEGRADATIONS
+) -> dict[str, Any]:
+    """Return why an image, the only one of an images table, has its verdict, as JSON values."""
+    verdict = explainer.verdicts(table)[0]
+    outputs = explainer.outputs(explainer.projected(table))
+    degraded = degraded_verdicts(explainer, table, levels)
+    names = (branch["name"] for branch in explainer.attributor.branches)
+    reals = {
+        name: nearest_reals(projector, table)
+        for name, projector in zip(names, explainer.projectors, strict=True)
+        if projector.manifold is not None
+    }
+    return {
+        "image": verdict["id"],
+        "model": explainer.attributor.uri,
+        **{name: verdict[name] for name in SHOWN},
+        "top_k": verdict["top_k"],
+        "votes": votes(explainer, outputs),
+        "unknown": strangeness(explainer, outputs),
+        "nearest_reals": reals,
+        "deciding_tiles": verdict.get("deciding_tiles") or [],
+        "leaks": {n: verdict[n] for n in ("in_training", "near_training", "in_manifold")},
+        "degraded": degraded,
+        "changed_by": changes(degraded),
+    }

@@ -1,0 +1,129 @@
+"""An explanation as text for a terminal, and as a page."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from manifpt import storage
+from manifpt.errors import public
+from manifpt.images.copies import view
+from manifpt.images.degrade import Degradation
+from manifpt.images.read import pixels_of, seen_by
+from manifpt.report.examples import pictures_of_reals
+from manifpt.report.explanation import Explainer
+from manifpt.report.page import Figure, Page, number, rendered
+from manifpt.report.pictures import Pictures
+from manifpt.report.provenance import model_parts, page_part
+from manifpt.report.triplets import triplets
+
+TEMPLATE = "explanation.html"
+
+
+def table_of(rows: Sequence[Sequence[object]]) -> str:
+    """Return rows as text in columns, the first to the left and the others to the right."""
+    texts = [[number(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    lines = []
+    for first, *others in texts:
+        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  " + "  ".join([first.ljust(widths[0]), *cells]).rstrip())
+    return "\n".join(lines)
+
+
+def explanation_text(found: Mapping[str, Any]) -> str:
+    """Return an explanation for a terminal."""
+    verdict = f"{found['prediction']} with probability {found['probability']:.3f}"
+    parts = [f"{found['image']}\ndecision: {found['decision']}; most like {verdict}"]
+    votes: list[Sequence[object]] = [("head", "weight", "says", "probability")]
+    for vote in found["votes"]:
+        first = vote["answers"][0]
+        votes.append((vote["head"], vote["weight"], first["source"], first["probability"]))
+    parts.append("votes of the heads, each by itself\n" + table_of(votes))
+    if found["unknown"]:
+        unknown = found["unknown"]
+        rows: list[Sequence[object]] = [("score", "value", "known images as strange")]
+        rows += [(one["score"], one["value"], one["p"]) for one in unknown["scores"]]
+        rows.append(("together", None, unknown["p"]))
+        limit = f"unknown at {unknown['limit']:g} or below"
+        parts.append(f"how strange it is; {limit}\n{table_of(rows)}")
+    for name, reals in found["nearest_reals"].items():
+        rows = [("nearest real", "distance", "percentile")]
+        rows += [(one["id"], one["distance"], one["percentile"]) for one in reals]
+        parts.append(f"in the space {name}\n{table_of(rows)}")
+    rows = [("degradation", "prediction", "probability", "decision", "")]
+    for one in found["degraded"]:
+        mark = "" if one["same"] else "changed"
+        rows.append(
+            (one["degradation"], one["prediction"], one["probability"], one["decision"], mark)
+        )
+    changed = ", ".join(found["changed_by"]) or "none of these"
+    parts.append(f"the verdict is changed by: {changed}\n{table_of(rows)}")
+    leaks = [name.replace("_", " ") for name, value in found["leaks"].items() if value]
+    if leaks:
+        parts.append(f"no news: {', '.join(leaks)}")
+    return "\n\n".join(parts)
+
+
+def _degraded_pictures(
+    explainer: Explainer, table: pa.Table, found: Mapping[str, Any], pictures: Pictures
+) -> list[dict[str, Any]]:
+    rule = explainer.projectors[0].rule
+    rows = []
+    for one in found["degraded"]:
+        copy = view(table, Degradation.parse(one["degradation"]), rule.filter)
+        rows.append(one | {"image": pictures.uri(pixels_of(seen_by(copy, rule))[0])})
+    return rows
+
+
+def _reals(
+    explainer: Explainer, found: Mapping[str, Any], pictures: Pictures
+) -> dict[str, list[dict[str, Any]]]:
+    made = {}
+    names = [branch["name"] for branch in explainer.attributor.branches]
+    for name, projector in zip(names, explainer.projectors, strict=True):
+        if projector.manifold is None:
+            continue
+        rows, manifold = found["nearest_reals"][name], projector.manifold
+        seen = pictures_of_reals(manifold.uri, [row["id"] for row in rows], manifold.sha256)
+        made[name] = [row | {"image": pictures.uri(seen.get(row["id"]))} for row in rows]
+    return made
+
+
+def explanation_page(explainer: Explainer, table: pa.Table, found: Mapping[str, Any]) -> bytes:
+    """Return an explanation as HTML."""
+    pictures = Pictures()
+    views, rows = triplets(explainer, table, pictures)
+    unknown = found["unknown"]
+    figures = [
+        Figure("Decision", found["decision"], "", found["decision"]),
+        Figure("Nearest source", found["prediction"], f"probability {found['probability']:.3f}"),
+    ]
+    if unknown:
+        beside = f"unknown at {unknown['limit']:g} or below"
+        figures.append(Figure("Known images as strange", f"{unknown['p']:.3f}", beside))
+    kinds = {one["degradation"].partition(":")[0] for one in found["degraded"][1:]}
+    figures.append(
+        Figure(
+            "Changed by",
+            f"{len(found['changed_by'])} of {len(kinds)}",
+            "kinds of degradation",
+        )
+    )
+    page = Page(
+        f"Why {storage.base_name(public(str(found['image'])))}",
+        f"explained by the attributor {storage.base_name(str(found['model']))}",
+        figures,
+        [*model_parts(explainer.attributor.uri, explainer.attributor.manifest), page_part()],
+        audited=False,
+    )
+    values = {
+        "found": found,
+        "views": views,
+        "example": rows[0] | {"outcome": found["decision"], "id": found["image"], "source": ""},
+        "reals": _reals(explainer, found, pictures),
+        "degraded": _degraded_pictures(explainer, table, found, pictures),
+        "place": public(str(found["image"])),
+        "number": number,
+    }
+    return rendered(TEMPLATE, page, values)

@@ -1,0 +1,139 @@
+"""What a page says of where its results come from: outputs, hashes, versions, and the audit."""
+
+import csv
+import io
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+from manifpt import outputs, storage
+from manifpt.attribution.crawl.registered import ATTRIBUTOR, KEPT
+from manifpt.errors import ManifptError, public
+from manifpt.tracking.provenance import git_commit, versions
+
+# The table of a benchmark's generators.
+RECIPES = "recipes.csv"
+
+Facts = list[tuple[str, str]]
+
+
+class Part(NamedTuple):
+    """An output that results come from: its title, and its facts by name."""
+
+    title: str
+    facts: Facts
+
+
+def shown_inputs(described: Mapping[str, Any]) -> Facts:
+    """Return what a manifest's description of its inputs says."""
+    given = [public(text) for text in described.get("given", ())]
+    facts = [("inputs", "\n".join(given[:20]) + ("\n..." if len(given) > 20 else ""))]
+    facts += [(n, f"{described[n]:,}") for n in ("units", "bytes") if n in described]
+    facts.append(("content", str(described.get("content_key", ""))))
+    return [(name, text) for name, text in facts if text]
+
+
+def output_part(title: str, uri: str, manifest: Mapping[str, Any]) -> Part:
+    """Return the place, time, version and hashes of an output."""
+    facts = [
+        ("place", public(uri)),
+        ("made", str(manifest.get("written", ""))),
+        ("manifpt", str(manifest.get("manifpt", ""))),
+        ("key", str(manifest.get("key", ""))),
+        ("content", str(manifest.get("content_sha256", ""))),
+    ]
+    described = manifest.get("inputs")
+    if isinstance(described, dict):
+        facts += shown_inputs(described)
+    return Part(title, [(name, text) for name, text in facts if text])
+
+
+def model_parts(uri: str, manifest: Mapping[str, Any]) -> list[Part]:
+    """Return what an attributor is, and the manifolds that it was trained with."""
+    part = output_part("Attributor", uri, manifest)
+    files = manifest.get("files", {})
+    facts = [
+        ("classes", ", ".join(manifest["classes"])),
+        ("heads", ", ".join(manifest.get("heads", ()))),
+        ("training images", _rows(manifest.get("rows", {}))),
+        ("weights", files.get("weights.pt", {}).get("sha256", "")),
+    ]
+    found = [Part(part.title, part.facts + [(name, text) for name, text in facts if text])]
+    for branch in manifest["branches"]:
+        if branch["manifold"]:
+            card = [f"{name} {value}" for name, value in (branch["projection"] or {}).items()]
+            facts = [
+                ("place", public(branch["manifold"])),
+                ("content", str(branch["manifold_sha256"])),
+                ("projection", ", ".join(card)),
+            ]
+            found.append(Part(f"Manifold in the space {branch['name']}", facts))
+    return found
+
+
+def _rows(rows: Mapping[str, Mapping[str, int]]) -> str:
+    return "; ".join(f"{split} {sum(counts.values()):,}" for split, counts in rows.items())
+
+
+def page_part() -> Part:
+    """Return what made the page itself."""
+    facts = [("commit", git_commit()), *versions().items()]
+    return Part("This page", facts)
+
+
+def designs_of(described: Mapping[str, Any], sources: Collection[str]) -> dict[str, Any]:
+    """Return what the recipes of a benchmark's generators differ in; no rows without a benchmark.
+
+    ``described`` are the inputs of artifacts.
+    """
+    rows: list[dict[str, str]] = []
+    for text in described.get("given", ()):
+        uri = storage.join(text.rpartition("=")[2], RECIPES)
+        try:
+            data = storage.read_bytes(uri).decode() if storage.exists(uri) else ""
+        except (ManifptError, OSError, ValueError):
+            continue
+        rows += [row for row in csv.DictReader(io.StringIO(data)) if row.get("name") in sources]
+    names = [name for name in (rows[0] if rows else ()) if name not in ("name", "seed", None)]
+    varied = [name for name in names if len({row.get(name) for row in rows}) > 1]
+    return {"rows": rows, "columns": varied}
+
+
+def audit_of(uri: str | None) -> dict[str, Any] | None:
+    """Return the verdict of an audit and its findings; None if no audit is named."""
+    if uri is None:
+        return None
+    manifest = outputs.read(storage.absolute(uri))
+    if manifest is None or manifest["kind"] != "audit":
+        raise ManifptError(f"--audit {uri}: no finished audit there; run manifpt audit first")
+    findings = [
+        {"name": one["name"], "share": one["share"], "verdict": one["verdict"]}
+        for one in manifest["findings"]
+    ]
+    order = {"fail": 0, "warn": 1, "pass": 2}
+    findings.sort(key=lambda one: order.get(one["verdict"], 3))
+    return {"verdict": manifest["verdict"], "findings": findings, "place": public(uri)}
+
+
+def readable(uri: str, kind: str) -> dict[str, Any] | None:
+    """Return the manifest of an output of a kind; None if it is gone, or cannot be read."""
+    try:
+        manifest = outputs.read(storage.absolute(uri))
+    except (ManifptError, OSError):
+        return None
+    return manifest if manifest is not None and manifest["kind"] == kind else None
+
+
+def attributor_of(
+    output: str, facts: Mapping[str, Any], given: str | None
+) -> tuple[str, dict[str, Any]] | None:
+    """Return the folder and the manifest of the attributor that an output was made with.
+
+    ``facts`` are those of the output; one from MLflow's registry was copied into the output.
+    ``given`` says where it lies now. None if it is gone.
+    """
+    uri = given or facts["model"]
+    if given is None and facts.get("registered"):
+        copied = storage.join(output, KEPT, storage.digest(facts["registered"])[:12])
+        uri = storage.join(copied, ATTRIBUTOR)
+    manifest = readable(uri, "attributor")
+    return None if manifest is None else (storage.absolute(uri), manifest)

@@ -1,0 +1,92 @@
+"""Images -> x, x* and artifact in each space of an attributor, as a page shows them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from manifpt.artifacts.projection import Projected, Projector
+from manifpt.images.read import pixels_of, seen_by
+from manifpt.images.stacks import firsts
+from manifpt.report.examples import View, pictures_of_reals, projected_pixels, standardised
+from manifpt.report.explanation import Explainer
+from manifpt.report.pictures import Pictures, flattened, is_picture, signed
+
+# With fewer images a standard deviation says little, and vectors are drawn as they are.
+LEAST_SPREAD = 8
+
+
+def drawn(artifacts: np.ndarray) -> list[np.ndarray]:
+    """Return N artifacts, N x shape, to be drawn; those of vectors in standard deviations."""
+    if not is_picture(artifacts.shape[1:]) and len(artifacts) >= LEAST_SPREAD:
+        std = artifacts.std(0)
+        return [flattened(standardised(one, std)) for one in artifacts]
+    return [flattened(one) for one in artifacts]
+
+
+def triplets(
+    explainer: Explainer, table: pa.Table, pictures: Pictures
+) -> tuple[list[View], list[dict[str, Any]]]:
+    """Return how each space is drawn, and the pictures of each image of an images table.
+
+    Of an image in tiles it is the first tile that is shown.
+    """
+    made = explainer.projected(table)
+    begins = firsts(made[0].rows)
+    names = [branch["name"] for branch in explainer.attributor.branches]
+    views: list[View] = []
+    rows: list[dict[str, Any]] = [{"image": None, "views": []} for _ in range(table.num_rows)]
+    for name, projector, one in zip(names, explainer.projectors, made, strict=True):
+        pixels = _pixels(projector, table, begins)
+        for row, image in zip(rows, pixels, strict=True):
+            row["image"] = row["image"] or pictures.uri(image)
+        if projector.manifold is None:
+            continue
+        view, found = _in_space(name, projector, one, begins, pixels, pictures)
+        views.append(view)
+        for row, seen in zip(rows, found, strict=True):
+            row["views"].append(seen)
+    return views, rows
+
+
+def _pixels(projector: Projector, table: pa.Table, begins: np.ndarray) -> list[np.ndarray]:
+    seen = pixels_of(seen_by(table, projector.rule))
+    places = begins if len(seen) > table.num_rows else np.arange(table.num_rows)
+    return list(seen[places])
+
+
+def _in_space(
+    name: str,
+    projector: Projector,
+    one: Projected,
+    begins: np.ndarray,
+    pixels: Sequence[np.ndarray],
+    pictures: Pictures,
+) -> tuple[View, list[dict[str, Any]]]:
+    assert projector.manifold is not None
+    artifacts = one.artifacts[begins]
+    shapes, pictured = drawn(artifacts), is_picture(artifacts.shape[1:])
+    limit = float(np.quantile(np.abs(shapes), 0.995))
+    scaled = not pictured and len(artifacts) >= LEAST_SPREAD
+    view = View(name, limit, "standard deviations" if scaled else "", True, pictured)
+    beside = {key: [one.beside[key][n] for n in begins] for key in one.beside}
+    stars = [projected_pixels(x, a, name) for x, a in zip(pixels, artifacts, strict=True)]
+    reals: dict[str, np.ndarray] = {}
+    if any(star is None for star in stars):
+        manifold = projector.manifold
+        reals = pictures_of_reals(manifold.uri, beside["neighbor_id"], manifold.sha256)
+    found = []
+    for n, star in enumerate(stars):
+        neighbour = beside["neighbor_id"][n]
+        found.append(
+            {
+                "name": name,
+                "star": pictures.uri(reals.get(neighbour) if star is None else star),
+                "artifact": pictures.uri(signed(shapes[n], limit)),
+                "neighbor_id": neighbour,
+                "distance": beside["distance"][n],
+                "percentile": beside["percentile"][n],
+            }
+        )
+    return view, found

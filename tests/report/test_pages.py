@@ -1,0 +1,160 @@
+"""Pages of handmade outputs: all sections are there, and what strangers wrote does nothing."""
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import handmade
+import handmade_outputs
+import pytest
+
+from manifpt import storage
+from manifpt.errors import ManifptError
+from manifpt.jobs import report
+from manifpt.report import page as pages
+from manifpt.report.crawl_page import crawl_page
+from manifpt.report.evaluation_page import Options, evaluation_page
+from manifpt.report.page import Figure, Page, rendered
+from manifpt.report.robustness_page import robustness_page
+
+UNKNOWN = "<b onclick=window.pwned=1>vqvae</b>"
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pages")
+    model = handmade.attributor(folder / "model")
+    evaluation = handmade_outputs.evaluation(folder, handmade.CLASSES, [UNKNOWN])
+    return evaluation, handmade_outputs.crawl(folder, model, handmade.CLASSES)
+
+
+class Parsed(HTMLParser):
+    """The elements of a page as a browser sees them: tags, attributes, ids, texts of scripts."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__()
+        self.tags, self.attributes, self.scripts = [], [], []
+        self.feed(data.decode())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        self.scripts += [dict(attrs).get("type", "")] if tag == "script" else []
+
+    @property
+    def ids(self):
+        return {value for name, value in self.attributes if name == "id"}
+
+
+TAGS = set(
+    """html head meta title style body a header h1 h2 h3 p code ul li span b div nav button main
+    section table caption thead tbody tr th td figure figcaption img article select option label
+    output input details summary dl dt dd strong i br footer script""".split()
+)
+
+
+def check_harmless(data: bytes, charts: int) -> Parsed:
+    """Only our elements, no handler, nothing from elsewhere, and only our script."""
+    found = Parsed(data)
+    assert set(found.tags) <= TAGS
+    for name, value in found.attributes:
+        assert not name.startswith("on")
+        assert name != "src" or value.startswith("data:image/png;base64,")
+        assert name != "href" or value.startswith("#")
+    assert sorted(found.scripts) == sorted(
+        ["", "application/octet-stream", *["application/json"] * charts]
+    )
+    policy = next(v for n, v in found.attributes if n == "content" and "script-src" in v)
+    assert policy.startswith("default-src 'none'; ")
+    assert "unsafe-inline" not in policy.partition("script-src")[2]
+    assert b"http-equiv" in data[: data.index(b"<style>")]
+    return found
+
+
+def test_an_evaluation_has_its_sections_pictures_and_numbers(outputs):
+    data = evaluation_page(outputs[0], Options())
+    found = check_harmless(data, 7)
+    sections = {"classes", "examples", "fingerprints", "map", "calibration", "unknown", "groups"}
+    assert sections | {"provenance"} <= found.ids
+    metrics = storage.read_json(f"{outputs[0]}/metrics.json")
+    text = data.decode()
+    assert f'<b class="">{metrics["accuracy"]:.3f}</b>' in text
+    assert f"95 %: {metrics['accuracy_low']:.3f} to {metrics['accuracy_high']:.3f}" in text
+    assert UNKNOWN not in text
+    assert "&lt;b onclick=window.pwned=1&gt;vqvae&lt;/b&gt;" in text
+    manifest = storage.read_json(f"{outputs[0]}/manifest.json")
+    assert manifest["key"] in text
+    outcomes = [value for name, value in found.attributes if name == "data-outcome"]
+    assert set(outcomes) <= {"right", "wrong", "unsure", "unknown"}
+    assert len(outcomes) >= 8
+    assert found.tags.count("img") > 2 * len(outcomes)
+    assert all(v for n, v in found.attributes if n == "alt")
+    assert len(data) < pages.MOST_PAGE_BYTES
+
+
+def test_a_crawl_has_its_sections_and_names_from_outside_are_text(outputs):
+    data = crawl_page(outputs[1], Options())
+    found = check_harmless(data, 5)
+    sections = {"sources", "scores", "domains", "examples", "groups", "rows", "quarantine"}
+    assert sections | {"provenance"} <= found.ids
+    text = data.decode()
+    for name in handmade_outputs.HOSTILE[:4]:
+        assert name not in text
+    assert "&lt;img src=x onerror=window.pwned=1&gt;" in text
+    assert "{{ 7 * 7 }}" in text
+    summary = storage.read_json(f"{outputs[1]}/summary.json")
+    assert f"{summary['quarantined']:,}" in text
+    assert text.count("<tr data-decision=") == 60 + len(handmade_outputs.HOSTILE)
+
+
+def test_robustness_has_a_page_and_a_section_of_an_evaluation(outputs):
+    evaluation, _ = outputs
+    place = handmade_outputs.robustness(Path(evaluation).parent, handmade.CLASSES)
+    page = robustness_page(place, Options())
+    assert {"robustness", "levels", "provenance"} <= check_harmless(page, 2).ids
+    assert f"{9 / (9 + 2 * 5):.3f}" in page.decode()  # at jpeg:50
+    beside = evaluation_page(evaluation, Options(robustness=place))
+    assert "robustness" in check_harmless(beside, 9).ids
+
+
+def test_charts_show_tags_of_names_as_text(outputs):
+    data = evaluation_page(outputs[0], Options()).decode()
+    charts = data.split('<script type="application/json">')[1:]
+    names = {t.get("name") for c in charts for t in json.loads(c.split("</script>")[0])["data"]}
+    assert "&lt;b onclick=window.pwned=1&gt;vqvae&lt;/b&gt;" in names
+
+
+def test_the_job_writes_the_page_and_logs_it(outputs, tmp_path):
+    import mlflow
+
+    place, summary = tmp_path / "page.html", tmp_path / "summary.json"
+    flags = [outputs[1], "--output", str(place), "--json", str(summary), "--samples", "1"]
+    assert report.main(flags) == 0
+    found = json.loads(summary.read_text())
+    assert found == {"output": str(place), "of": "attributions", "bytes": place.stat().st_size}
+    run = mlflow.search_runs(search_all_experiments=True, output_format="list")[0]
+    logged = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=report.NAME)
+    assert Path(logged).read_bytes() == place.read_bytes()
+
+
+def test_an_output_in_a_bucket_has_the_same_page(outputs, s3):
+    place = f"{s3}/pages/evaluation"
+    for uri, _ in storage.files_under(outputs[0]):
+        storage.copy(uri, place + uri.removeprefix(outputs[0]))
+    here, there = (evaluation_page(uri, Options()) for uri in (outputs[0], place))
+    assert here.replace(outputs[0].encode(), place.encode()) == there
+
+
+def test_another_output_is_refused_in_one_line(outputs, tmp_path, capsys):
+    assert report.main([str(tmp_path)]) == 2
+    assert "give a finished output of evaluate or attribute" in capsys.readouterr().err
+    with pytest.raises(ManifptError, match="no finished audit there"):
+        crawl_page(outputs[1], Options(audit=outputs[0]))
+
+
+def test_a_page_beyond_its_limit_is_refused(monkeypatch):
+    monkeypatch.setattr(pages, "MOST_PAGE_BYTES", 10)
+    page = Page("title", "", [Figure("a", "1")], [])
+    values = {"robustness": {"images": 1, "levels": []}, "place": "", "number": pages.number}
+    with pytest.raises(ManifptError, match="give a lower --samples"):
+        rendered("robustness.html", page, values)
