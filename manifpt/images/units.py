@@ -215,14 +215,15 @@ def units(
     source: str | None = None,
     reading: Reading = AS_FOUND,
     skipped: Counter[str] | None = None,
+    quiet: bool = False,
 ) -> Iterator[Unit]:
     """Yield the units of work behind ``--input``, in an order that storage does not change.
 
     It holds no more of the files than a folder's names, or a page of an object store's listing.
     Units that declare a source or split which ``selection`` does not keep are left out unread.
     With ``labelled``, an unnamed folder that holds only folders names one source each. ``source``
-    replaces the names that the user gave. What each input was recognised as goes to stderr; what
-    was left out is counted in ``skipped`` by reason.
+    replaces the names that the user gave. What each input was recognised as goes to stderr, unless
+    ``quiet``; what was left out is counted in ``skipped`` by reason.
     """
     kept = 0
     for text, one in zip(inputs, _parsed(inputs), strict=True):
@@ -235,7 +236,8 @@ def units(
             skipped.update(counts.skipped)
         if not counts.units:
             raise ManifptError(f"--input {one.uri}: {_nothing(one.uri, counts)}; check the path")
-        print(f"--input {public(text)}: {counts}", file=sys.stderr, flush=True)
+        if not quiet:
+            print(f"--input {public(text)}: {counts}", file=sys.stderr, flush=True)
     if not kept:
         raise ManifptError(f"--input: nothing in it is of {selection}; check its {CARD}")
 
@@ -254,6 +256,9 @@ def plan(
     labelled: bool = False,
     source: str | None = None,
     reading: Reading = AS_FOUND,
+    quiet: bool = False,
 ) -> list[Unit]:
     """Return all ``units``, checked before the first is read."""
-    return list(units(inputs, selection, labelled=labelled, source=source, reading=reading))
+    return list(
+        units(inputs, selection, labelled=labelled, source=source, reading=reading, quiet=quiet)
+    )
