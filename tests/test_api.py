@@ -17,7 +17,6 @@ from manifpt import ManifptError
 from manifpt.artifacts.compute import compute_artifacts
 from manifpt.attribution.crawl.attribute import attribute
 from manifpt.engine import session
-from manifpt.manifold.build import build_manifold
 from manifpt.manifold.projector import projection_of
 from manifpt.spaces import Options, make_space
 
@@ -93,35 +92,43 @@ def test_artifacts_are_differences_to_the_nearest_real_by_brute_force(fitted):
     assert (seen["distance"] > 0).all()
 
 
-def test_a_manifold_of_fit_is_that_of_the_job(ray_session, fitted, tmp_path, reals):
-    made = build_manifold([reals], f"{tmp_path}/job", space="rgb")
-    saved = fitted.save(f"{tmp_path}/saved")
-    assert saved.sha256 == fitted.sha256 == made["content_sha256"]
+def test_a_manifold_of_fit_and_its_artifacts_are_those_of_the_jobs(chain, corpus, tmp_path):
+    named = {"real": f"{corpus}/manifold"}
+    loaded = manifpt.Manifold.load(f"{chain}/m")
+    rows = table_of(f"{chain}/a", "train", "test").head(40)
+    found = loaded.artifacts(rows["uri"].tolist())
+    np.testing.assert_array_equal(found.reshape(40, -1), np.stack(rows["artifact"].tolist()))
+    nearest = loaded.nearest(rows["uri"].tolist())
+    for name in ("neighbor_id", "distance", "percentile", "in_manifold"):
+        assert nearest[name].tolist() == rows[name].tolist()
+    again = manifpt.Manifold.fit(f"real={named['real']}", uri=f"{tmp_path}/m", shards=2)
+    assert again.sha256 == loaded.sha256
+
+
+@pytest.mark.parametrize("projector", ["nearest", "tangent"])
+def test_a_saved_manifold_opens_in_the_jobs(fitted, corpus, tmp_path, projector):
+    saved = fitted.save(f"{tmp_path}/m")
+    assert saved.sha256 == fitted.sha256 == fitted.save(f"{tmp_path}/m").sha256
+    images, how = f"{corpus}/labelled/stripes", projection_of(projector, None, 0.1)
+    made = {"manifolds": [saved.uri], "projection": how, "demand": session.HERE}
+    compute_artifacts([images], f"{tmp_path}/a", **made)
+    rows = table_of(f"{tmp_path}/a", "train", "validation", "test").sort_values("id")
+    found = saved.artifacts(images, projector)
+    np.testing.assert_array_equal(found.reshape(60, -1), np.stack(rows["artifact"].tolist()))
+
+
+def test_another_manifold_is_never_written_over(fitted, tmp_path):
+    fitted.save(f"{tmp_path}/m")
     with pytest.raises(ManifptError, match="holds another manifold"):
-        manifpt.Manifold.fit(arrays("blocks"), "rgb").save(f"{tmp_path}/saved")
-    corpus = Path(reals).parent
-    for projector in ("nearest", "tangent"):
-        how = projection_of(projector, None, 0.1)
-        output = f"{tmp_path}/{projector}"
-        compute_artifacts(
-            [f"stripes={corpus}/labelled/stripes"],
-            output,
-            manifolds=[f"{tmp_path}/saved"],
-            projection=how,
-        )
-        rows = table_of(output, "train", "validation", "test").sort_values("id")
-        loaded = manifpt.Manifold.load(f"{tmp_path}/job")
-        mine = loaded.artifacts(f"{corpus}/labelled/stripes", projector)
-        expected = np.stack(rows["artifact"].tolist()).reshape(mine.shape)
-        np.testing.assert_array_equal(mine, expected)
+        manifpt.Manifold.fit(arrays("blocks")).save(f"{tmp_path}/m")
 
 
-def test_predictions_are_the_rows_of_the_job(ray_session, fitted, tmp_path):
+def test_predictions_are_the_rows_of_attribute(fitted, tmp_path):
     manifold = fitted.save(f"{tmp_path}/m")
     model = handmade_attributor(tmp_path / "model", manifold.uri)
     folder = write_folder(tmp_path / "images", "stripes", NUMBERS)
     (folder / "1004x.png").write_bytes(b"no image")
-    attribute([str(folder)], model, f"{tmp_path}/v")
+    attribute([str(folder)], model, f"{tmp_path}/v", demand=session.HERE)
     job = table_of(f"{tmp_path}/v", "attributions").set_index("id")
     attributor = manifpt.Attributor.load(model)
     found = attributor.predict(folder)
@@ -129,12 +136,10 @@ def test_predictions_are_the_rows_of_the_job(ray_session, fitted, tmp_path):
     broken = found[found["status"] == "quarantined"]
     assert broken[["id", "error"]].values.tolist() == [["1004x.png", "unknown_format"]]
     good = found[found["status"] == "ok"].set_index("id")
-    pd.testing.assert_frame_equal(good[job.columns], job)
+    pd.testing.assert_frame_equal(good[job.columns], job, check_dtype=False)
     again = attributor.predict(arrays("stripes"))
     same = ["prediction", "probability", "decision", "neighbor_id", "distance", "pixel_sha256"]
-    pd.testing.assert_frame_equal(
-        again[same].reset_index(drop=True), good[same].reset_index(drop=True)
-    )
+    pd.testing.assert_frame_equal(again[same], good[same].reset_index(drop=True))
     assert set(attributor.predict(arrays("stripes"), sure=1.0)["decision"]) == {"unsure"}
 
 
