@@ -155,6 +155,7 @@ def test_a_dataset_of_ray_gives_a_dataset(ray_session, fitted, tmp_path):
     np.testing.assert_array_equal(found, manifold.artifacts(images))
 
 
+@pytest.mark.slow  # the notebook trains one, too
 def test_a_trained_attributor_tells_sources_apart_without_ray(corpus, tmp_path, monkeypatch):
     import ray
 

@@ -12,8 +12,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from manifpt.api.given import Given, Images, inputs_of, is_dataset, mapped, of_batch
-from manifpt.api.manifold import Manifold, demand_of
+from manifpt.api.given import (
+    Given,
+    Images,
+    demand_of,
+    inputs_of,
+    is_dataset,
+    mapped,
+    of_batch,
+    on_ray,
+)
+from manifpt.api.manifold import Manifold
 from manifpt.artifacts.projection import Target, reading_of
 from manifpt.attribution.crawl.registered import opened
 from manifpt.attribution.crawl.stage import AttributeStage
@@ -24,7 +33,6 @@ from manifpt.attribution.model.targets import trained_targets
 from manifpt.attribution.model.train import train_attributor
 from manifpt.attribution.model.usual import train_usual
 from manifpt.attribution.unknown.decision import USUAL, Rule
-from manifpt.engine import session
 from manifpt.errors import ManifptError
 from manifpt.manifold.projector import projection_of
 
@@ -34,12 +42,15 @@ if TYPE_CHECKING:
 QUARANTINED = ("id", "uri", "sha256", "error", "message")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Attributor(stored.Attributor):
     """A trained network that names the source of an image, and says how sure it is."""
 
     manifolds: tuple[str, ...] = ()
     model: Any = field(default=None, repr=False, compare=False)  # keeps MLflow's copy in place
+
+    def __repr__(self) -> str:
+        return f"Attributor({self.uri!r}: {', '.join(self.classes)})"
 
     @classmethod
     def load(cls, uri: str, manifolds: tuple[str, ...] = ()) -> "Attributor":
@@ -91,13 +102,9 @@ class Attributor(stored.Attributor):
         with tempfile.TemporaryDirectory(prefix="manifpt-") as folder:
             inputs = inputs_of(images, folder)
             if manifold is None and space is None:
-                session.start()
-                train_usual(inputs, uri, training)
+                train_usual(inputs, uri, training, demand=on_ray(inputs, folder))
                 return cls.load(uri)
-            demand = demand_of(inputs)
-            if not (_in_closed_form(manifold, space) and training.vectors == LDA):
-                session.start()
-                demand = session.ANY
+            fitted = _in_closed_form(manifold, space) and training.vectors == LDA
             train_attributor(
                 inputs,
                 uri,
@@ -105,7 +112,7 @@ class Attributor(stored.Attributor):
                 manifolds=[manifold.uri] if manifold else [],
                 plain=[space] if space else [],
                 projection=projection_of(projector, neighbors, 0.1),
-                demand=demand,
+                demand=demand_of(inputs, folder) if fitted else on_ray(inputs, folder),
             )
         return cls.load(uri)
 

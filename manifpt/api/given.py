@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from PIL import Image, ImageOps
 
 from manifpt import storage
+from manifpt.engine import session
 from manifpt.errors import ManifptError
 from manifpt.images.decode import DecodeRule, to_rgb
 from manifpt.images.patterns import is_pattern
@@ -32,11 +33,15 @@ if TYPE_CHECKING:
 # An array N x H x W x 3, or N x H x W if grey, uint8; the URI of a folder, tar, Parquet file, table
 # or pattern; or a sequence whose items are arrays, PIL images, paths of files, or encoded bytes.
 Images: TypeAlias = (
-    "np.ndarray | str | os.PathLike[str] | "
-    "Sequence[np.ndarray | Image.Image | str | os.PathLike[str] | bytes]"
+    np.ndarray
+    | str
+    | os.PathLike[str]
+    | Sequence[np.ndarray | Image.Image | str | os.PathLike[str] | bytes]
 )
 KINDS = "give a uint8 array N x H x W x 3, PIL images, bytes, paths, or a folder"
 COLUMN = "image"
+# Files of more bytes are worked on by Ray.
+HERE_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,24 @@ def inputs_of(images: Any, folder: str) -> list[str]:
     return found
 
 
+def demand_of(inputs: Sequence[str], folder: str) -> session.Demand:
+    """Return where what ``inputs_of`` gave is worked on: in this process if it is little."""
+    if sum(unit.bytes for unit in units(inputs, quiet=True)) <= HERE_BYTES:
+        return session.HERE
+    return on_ray(inputs, folder)
+
+
+def on_ray(inputs: Sequence[str], folder: str) -> session.Demand:
+    """Start Ray if none runs; raise if its nodes can't read images that were in memory."""
+    session.start()
+    if session.nodes() > 1 and any(folder in text for text in inputs):
+        raise ManifptError(
+            "images: are in this machine's memory, and Ray has several nodes; write them where all "
+            "nodes can read, and give the URI"
+        )
+    return session.ANY
+
+
 def is_dataset(images: Any) -> bool:
     """Tell whether images are a dataset of Ray Data, without importing Ray."""
     data = sys.modules.get("ray.data")
@@ -134,8 +157,6 @@ def mapped(
 ) -> "ray.data.Dataset":
     """Return a dataset with what a class, built once a process, makes of its ``image`` column."""
     import ray.data
-
-    from manifpt.engine import session
 
     session.start()
     pool = session.pool(session.ANY, uses_gpu=True)

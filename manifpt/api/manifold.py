@@ -12,11 +12,18 @@ import pyarrow as pa
 
 from manifpt import storage
 from manifpt.api.embedding import space_options
-from manifpt.api.given import Given, Images, decoded, inputs_of, is_dataset, mapped, of_batch
+from manifpt.api.given import (
+    Given,
+    Images,
+    decoded,
+    demand_of,
+    inputs_of,
+    is_dataset,
+    mapped,
+    of_batch,
+)
 from manifpt.artifacts.projection import Projected, Projector, Target, project_images
-from manifpt.engine import session
 from manifpt.errors import ManifptError
-from manifpt.images.units import units
 from manifpt.manifold import manifold as stored
 from manifpt.manifold.build import Settings, build_manifold
 from manifpt.manifold.copy import copy_manifold
@@ -30,12 +37,10 @@ if TYPE_CHECKING:
 
     Scratch = tempfile.TemporaryDirectory[str]
 
-# Images of more bytes are embedded on Ray, which is started if none runs.
-HERE_BYTES = 2**28
 RIDGE = 0.1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Manifold(stored.Manifold):
     """Real images in an embedding space, and what finds the nearest of them.
 
@@ -43,6 +48,10 @@ class Manifold(stored.Manifold):
     """
 
     scratch: "Scratch | None" = field(default=None, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        found = self.manifest
+        return f"Manifold({self.uri!r}: {found['reals']} reals in {found['space']['name']})"
 
     @classmethod
     def fit(
@@ -72,14 +81,16 @@ class Manifold(stored.Manifold):
         """
         if isinstance(space, str) and space not in SPACES:
             raise ManifptError(f"space {space!r}: unknown; choose one of {', '.join(SPACES)}")
-        _check_saved_images(images)
+        _check_no_dataset(images)
         scratch = tempfile.TemporaryDirectory(prefix="manifpt-")
         inputs = inputs_of(images, scratch.name)
-        output = uri or f"{scratch.name}/manifold"
+        demand, output = demand_of(inputs, scratch.name), uri or f"{scratch.name}/manifold"
+        if uri is None and not demand.here:
+            raise ManifptError("uri: so many images are embedded by Ray; name a folder for them")
         settings = Settings(shards, metric=metric, geometry=geometry, denoiser=denoiser)
         chosen = space_options(options)
         manifest = build_manifold(
-            inputs, output, space=space, options=chosen, settings=settings, demand=demand_of(inputs)
+            inputs, output, space=space, options=chosen, settings=settings, demand=demand
         )
         if uri is not None:
             scratch.cleanup()
@@ -209,18 +220,10 @@ class _Artifacts:
         return {**rest, "artifact": np.concatenate(made)}
 
 
-def _check_saved_images(images: Any) -> None:
+def _check_no_dataset(images: Any) -> None:
     """Raise for a dataset: whoever embeds its images may be another machine."""
     if is_dataset(images):
         raise ManifptError(
             "images: a dataset can't be fitted; write its images with write_parquet, and give "
             "the folder"
         )
-
-
-def demand_of(inputs: list[str]) -> session.Demand:
-    """Return where images are worked on: in this process if they are few, else on Ray."""
-    if sum(unit.bytes for unit in units(inputs, quiet=True)) <= HERE_BYTES:
-        return session.HERE
-    session.start()
-    return session.ANY
