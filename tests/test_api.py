@@ -149,9 +149,10 @@ def test_a_dataset_of_ray_gives_a_dataset(ray_session, fitted, tmp_path):
     images = arrays("stripes")
     rows = [{"image": image, "name": str(n)} for n, image in enumerate(images)]
     manifold = fitted.save(f"{tmp_path}/m")
-    made = manifold.artifacts(ray.data.from_items(rows)).to_pandas()
-    made = made.sort_values("name", key=lambda name: name.astype(int))
-    found = np.stack(made["artifact"].tolist())
+    made = manifold.artifacts(ray.data.from_items(rows)).take_all()
+    made.sort(key=lambda row: int(row["name"]))
+    assert set(made[0]) == {"name", "artifact"}
+    found = np.stack([row["artifact"] for row in made])
     np.testing.assert_array_equal(found, manifold.artifacts(images))
 
 

@@ -39,7 +39,7 @@ Images: TypeAlias = (
     | Sequence[np.ndarray | Image.Image | str | os.PathLike[str] | bytes]
 )
 KINDS = "give a uint8 array N x H x W x 3, PIL images, bytes, paths, or a folder"
-COLUMN = "image"
+COLUMN, BATCH = "image", 256  # of datasets
 # Files of more bytes are worked on by Ray.
 HERE_BYTES = 2**28
 
@@ -152,9 +152,7 @@ def is_dataset(images: Any) -> bool:
     return data is not None and isinstance(images, data.Dataset)
 
 
-def mapped(
-    dataset: "ray.data.Dataset", function: type, *arguments: Any, **options: Any
-) -> "ray.data.Dataset":
+def mapped(dataset: "ray.data.Dataset", function: type, *arguments: Any) -> "ray.data.Dataset":
     """Return a dataset with what a class, built once a process, makes of its ``image`` column."""
     import ray.data
 
@@ -163,11 +161,11 @@ def mapped(
     return dataset.map_batches(
         function,
         fn_constructor_args=arguments,
+        batch_size=BATCH,
         batch_format="numpy",
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=pool.size),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus,
-        **options,
     )
 
 
