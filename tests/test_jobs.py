@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow.dataset as ds
 import pytest
 from conftest import draw, labelled, write_folder
 from PIL import Image
 from ray.train import WorkerGroupError
 
+import manifpt
 from manifpt.engine import session
 from manifpt.jobs import attribute, build_manifold, compute_artifacts, evaluate, train_attribution
 
@@ -132,6 +134,8 @@ def test_attribution_flags_copies_and_what_was_seen(chain, corpus, tmp_path):
     summary = json.loads((tmp_path / "v" / "summary.json").read_text())
     table = ds.dataset(tmp_path / "v" / "attributions").to_table().to_pandas()
     assert len(table) == 14
+    found = manifpt.Attributor.load(f"{chain}/t").predict(mixed)
+    pd.testing.assert_frame_equal(found[table.columns], table, check_dtype=False)
     copies = ds.dataset(tmp_path / "v" / "duplicates").to_table().to_pylist()
     assert [tuple(row.values())[:1] + tuple(row.values())[2:5] for row in copies] == [
         ("same bytes.png", "1003.png", "bytes", None),
@@ -225,7 +229,6 @@ def test_a_wrong_manifold_is_refused(chain, built, corpus, tmp_path, capsys):
 
 def test_the_logged_model_predicts_as_the_job_does(chain):
     import mlflow
-    import pandas as pd
 
     runs = mlflow.search_runs(
         experiment_names=["manifpt"], filter_string=f"params.output = '{chain}/t'"

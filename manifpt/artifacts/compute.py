@@ -228,7 +228,7 @@ def compute_artifacts(
     if split_by is not None and undeclared != CONTENT:
         raise ManifptError(f"--split-by {split_by}: --split {undeclared} puts all on one side")
     reading = reading_of(split_by, [*ARTIFACTS, *AUGMENTED, *pipeline.QUARANTINE], labels)
-    units = plan(inputs, selection, labelled=True, reading=reading)
+    units = plan(inputs, selection, labelled=True, reading=reading, quiet=demand.here)
     check_column(units, split_by)
     targets = targets or targets_of(
         units,

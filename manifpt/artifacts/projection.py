@@ -260,6 +260,8 @@ def projectors_of(
     targets: dict[str, Target], search: session.SearchDemand, pool: session.Pool
 ) -> tuple[list[Projector], session.Pool]:
     """Place the manifolds of all targets; return their projectors, and the pool that is left."""
+    if pool.here:
+        return [target.projector_alone() for target in targets.values()], pool
     reals = [target.manifold for target in targets.values() if target.manifold is not None]
     if reals:
         pool.wait()  # the memory of a node is known once one is up

@@ -265,8 +265,14 @@ def run(
     if len(left):
         reader, gatherer = _Reader(read, stored, done, place), recorded.Gatherer(output, generation)
         whole = pool.wait()
-        threads = stored.pinned("threads", min(pool.threads, scaling.node_cpus()))
-        for record in _execute(left, reader, build, threads, pool, whole=whole):
+        node = pool.threads if pool.here else scaling.node_cpus()
+        threads = stored.pinned("threads", min(pool.threads, node))
+        made = (
+            _execute_here(left, reader, build)
+            if pool.here
+            else _execute(left, reader, build, threads, pool, whole=whole)
+        )
+        for record in made:
             found.add(record)
             gatherer.add(record)
             progress.add(record)
@@ -315,10 +321,23 @@ def _execute(
     )
     with lost():
         for row in dataset.iter_rows():
-            record = json.loads(row["record"])
-            if "failed" in record:
-                raise _raised(record["failed"])
-            yield record
+            yield _checked(json.loads(row["record"]))
+
+
+def _execute_here(
+    units: np.ndarray, reader: _Reader, build: Callable[[], Stage]
+) -> Iterator[dict[str, Any]]:
+    """Yield the records of chunks as this process makes them."""
+    worker = _Worker(build, reader.place, 0)
+    for batch in reader({"unit": units}):
+        yield _checked(worker.work({name: values[0] for name, values in batch.items()}))
+
+
+def _checked(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record; raise the error that ended its chunk."""
+    if "failed" in record:
+        raise _raised(record["failed"])
+    return record
 
 
 def clear_records(output: str, *, work: bool = True) -> None:

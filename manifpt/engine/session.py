@@ -208,13 +208,17 @@ def nodes() -> int:
 
 @dataclass(frozen=True)
 class Pool:
-    """How many processes a stage gets, and what each holds; ``compiled`` is for its networks."""
+    """How many processes a stage gets, and what each holds; ``compiled`` is for its networks.
+
+    With ``here`` the stage runs in this process, and needs no cluster.
+    """
 
     size: int
     num_cpus: float
     num_gpus: float
     threads: int
     compiled: bool = False
+    here: bool = False
 
     @property
     def process(self) -> dict[str, float]:
@@ -226,6 +230,8 @@ class Pool:
 
         ``most`` is how many processes there is work for.
         """
+        if self.here:
+            return True
         size = min(self.size, most or self.size)
         reader = {"CPU": self.num_cpus}
         return scaling.wait_for([self.process, reader], [self.process] * size + [reader])
@@ -235,12 +241,14 @@ class Pool:
 class Demand:
     """What the user asks of a stage: processes, and GPUs of each; None leaves the choice to us.
 
-    ``compiled`` asks for networks that embed to be compiled first.
+    ``compiled`` asks for networks that embed to be compiled first, ``here`` for this process
+    alone, without a cluster.
     """
 
     num_actors: int | None = None
     num_gpus: float | None = None
     compiled: bool = False
+    here: bool = False
 
 
 @dataclass(frozen=True)
@@ -258,6 +266,7 @@ class SearchDemand:
 
 
 ANY = Demand()
+HERE = Demand(here=True)
 ANY_SEARCH = SearchDemand()
 
 
@@ -272,6 +281,9 @@ def pool(demand: Demand, *, uses_gpu: bool) -> Pool:
     On one CPU, reader and actor share it by halves. By default each actor has a GPU where the
     stage can use one and the cluster has any.
     """
+    if demand.here:
+        threads = len(os.sched_getaffinity(0))
+        return Pool(1, 1.0, 0.0, threads, demand.compiled, here=True)
     has = capacity()
     cpus, gpus = has.get("CPU", 0.0), has.get("GPU", 0.0)
     each_gpu = (

@@ -29,6 +29,7 @@ from manifpt.attribution.model.targets import manifold_places, trained_targets
 from manifpt.attribution.model.tiled import mean_or_none
 from manifpt.attribution.unknown.decision import USUAL, Rule, decide
 from manifpt.engine import pipeline, session
+from manifpt.engine.tasks import result
 from manifpt.errors import ManifptError
 from manifpt.evaluation.closed_set import accuracy, closed_set_metrics, confusion_matrix
 from manifpt.evaluation.report import NEAR_SCORES, SCORES, UNKNOWN, confidence_report
@@ -183,8 +184,6 @@ def evaluate(
     Images that look like one of training or validation count with ``keep_near`` alone. In any case
     ``near_training`` of the metrics has their number and the accuracies with and without them.
     """
-    import ray
-
     output = storage.absolute(output)
     read = [*places(inputs, output), *model_places(model, manifolds)]
     claims.check_place(output, "evaluation", read, terms)
@@ -231,12 +230,11 @@ def evaluate(
         metrics["near_training"] = near_report(news, near, without_hash, keep_near=keep_near)
         open_set = Attributor.open(source.attributor).open_set
         names = open_set.score_names if open_set else []
-        report = ray.remote(num_cpus=pool.num_cpus)(confidence_report)
         paths = {
             folder: [storage.join(output, p["path"]) for p in parts if p["folder"] == folder]
             for folder in (SCORES, UNKNOWN)
         }
-        metrics |= ray.get(report.remote(paths, attributor.classes, names, rule))
+        metrics |= result(pool, confidence_report, paths, attributor.classes, names, rule)
         metrics["left_out"] = left_out
         check_unchanged(branches)
         claim.check()

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -161,17 +161,25 @@ def read_unit(
     is ``wanted``, in the unit's own order, each decoded, in a process of its own, or with its
     error. Chunks of long metadata have fewer rows. See ``sized`` for ``other_sizes``.
     """
+    raws = raw_images(unit, rule, wanted)
+    kept = (raw for raw in raws if selection.keeps(raw.source, raw.split))
+    return read_raw(kept, rule, chunk, other_sizes, unit.reading.columns)
+
+
+def read_raw(
+    raws: Iterable[Raw],
+    rule: DecodeRule,
+    chunk: int | None = None,
+    other_sizes: Sequence[int] = (),
+    columns: Sequence[str] = (),
+) -> Iterator[pa.Table]:
+    """Yield the images table of undecoded images in chunks, as ``read_unit`` does of a unit."""
     limit = chunk or chunk_rows(max(rule.size, *other_sizes, 1))
     text = held = 0
     rows: list[dict[str, Any]] = []
     pixels: list[list[np.ndarray]] = []
-    columns = unit.reading.columns
-    kept = (
-        (raw, raw.data or b"")
-        for raw in raw_images(unit, rule, wanted)
-        if selection.keeps(raw.source, raw.split)
-    )
-    for raw, found in decode_all(kept, rule, other_sizes):
+    items = ((raw, raw.data or b"") for raw in raws)
+    for raw, found in decode_all(items, rule, other_sizes):
         row, images = row_of(raw, found, rule, other_sizes)
         rows.append(row)
         pixels.append(images)

@@ -243,6 +243,7 @@ def units(
     source: str | None = None,
     reading: Reading = AS_FOUND,
     skipped: Counter[str] | None = None,
+    quiet: bool = False,
 ) -> Iterator[Unit]:
     """Yield the units of work behind ``--input``, in an order that storage does not change.
 
@@ -250,8 +251,8 @@ def units(
     Units that declare a source or split which ``selection`` does not keep are left out unread.
     With ``labelled``, folders and columns name sources as ``arrangement`` and ``labels`` say.
     ``source`` replaces the names that the user gave; if it is ``real``, folders and rows that are
-    known to be generated are left out. What each input was recognised as goes to stderr; what
-    was left out is counted in ``skipped`` by reason.
+    known to be generated are left out. What each input was recognised as goes to stderr, unless
+    ``quiet``; what was left out is counted in ``skipped`` by reason.
     """
     kept, rows, asked = 0, 0, Asked(reading, labelled, source)
     for text, one in zip(inputs, _parsed(inputs), strict=True):
@@ -265,7 +266,8 @@ def units(
             skipped.update(counts.skipped)
         if not counts.units:
             raise ManifptError(f"--input {one.uri}: {_nothing(one.uri, counts)}; check the path")
-        print(f"--input {public(text)}: {counts}", file=sys.stderr, flush=True)
+        if not quiet:
+            print(f"--input {public(text)}: {counts}", file=sys.stderr, flush=True)
     if not rows and (reading.source_column or reading.split_column):
         option = "source" if reading.source_column else "split"
         raise ManifptError(f"--{option}-column: no file of --input has columns; leave it out")
@@ -287,6 +289,9 @@ def plan(
     labelled: bool = False,
     source: str | None = None,
     reading: Reading = AS_FOUND,
+    quiet: bool = False,
 ) -> list[Unit]:
     """Return all ``units``, checked before the first is read."""
-    return list(units(inputs, selection, labelled=labelled, source=source, reading=reading))
+    return list(
+        units(inputs, selection, labelled=labelled, source=source, reading=reading, quiet=quiet)
+    )

@@ -132,7 +132,7 @@ def build_manifold(
     inputs: Sequence[str],
     output: str,
     *,
-    space: str = "rgb",
+    space: str | Space = "rgb",
     options: Options = Options(),
     settings: Settings = Settings(),
     training: TrainingReals | None = None,
@@ -145,7 +145,8 @@ def build_manifold(
     Of a benchmark, the reals of the split ``manifold`` are taken; other inputs are taken whole,
     but for images that folders or ``labels``, the columns of sources, call generated.
     ``space`` may name several, as ``rgb+freq``: each image is decoded once, each space gets a
-    manifold in a folder of its name, and the manifest lists them. With ``training``, reals that
+    manifold in a folder of its name, and the manifest lists them. It may also be a space itself,
+    for which the name's ``options`` and the image size are not asked. With ``training``, reals that
     declare no split are left out unless ``compute_artifacts`` would take them for training, and so
     are images of other sources.
     """
@@ -153,11 +154,15 @@ def build_manifold(
     reading = reading_of(training and training.split_by, ROWS, labels)
     # Inputs for training hold reals among others; inputs for a manifold alone are all real.
     named = {"labelled": True} if training else {"source": REAL}
-    units = plan(inputs, MANIFOLD_REALS, reading=reading, **named)  # type: ignore[arg-type]
-    names = space.split("+")
+    units = plan(inputs, MANIFOLD_REALS, reading=reading, quiet=demand.here, **named)  # type: ignore[arg-type]
+    names = space.split("+") if isinstance(space, str) else [space.name]
     pool = session.pool(demand, uses_gpu=settings.denoiser > 0 or bool(set(names) & set(LEARNED)))
     options = replace(options, precision=precision_of(options.precision, pool))
-    spaces = _spaces(names, units, options, settings.image_size, denoiser=bool(settings.denoiser))
+    spaces = (
+        _spaces(names, units, options, settings.image_size, denoiser=bool(settings.denoiser))
+        if isinstance(space, str)
+        else [space]
+    )
     rules = _rules(spaces, units, settings)
     made_of = [reading_rule(rules).card(), settings.shards, *settings.learned()]
     made_of += [training] if training else []

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from manifpt import storage
 from manifpt.engine import pipeline, session
+from manifpt.engine.tasks import results, task
 from manifpt.images import IMAGES, DecodeRule, Unit
 from manifpt.images.ids import tile_id
 from manifpt.images.read import pixels_of, read_unit_text, seen_by, unit_to_json
@@ -212,13 +213,11 @@ def write_shards(
 
     Some may hold no real.
     """
-    import ray
-
     paths = [r["facts"]["embedded"][name] for r in records if "embedded" in r["facts"]]
-    write = ray.remote(num_cpus=pool.num_cpus)(write_shard)
-    tasks = [
-        write.remote(output, scratch, paths, number, f"{prefix}-{number:05d}", known)
-        for number in range(shards)
-    ]
-    entries: list[dict[str, Any]] = ray.get(tasks)
-    return entries
+    return results(
+        pool,
+        [
+            task(pool, write_shard, output, scratch, paths, n, f"{prefix}-{n:05d}", known)
+            for n in range(shards)
+        ],
+    )

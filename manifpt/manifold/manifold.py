@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import faiss
 import numpy as np
@@ -37,7 +37,7 @@ class Manifold:
     manifest: dict[str, Any]
 
     @classmethod
-    def open(cls, uri: str) -> "Manifold":
+    def open(cls, uri: str) -> Self:
         """Open a finished manifold without reading its shards."""
         uri = storage.absolute(uri)
         return cls(uri, outputs.require(uri, "manifold", "--manifold"))

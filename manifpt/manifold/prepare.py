@@ -20,6 +20,7 @@ import torch
 
 from manifpt import storage
 from manifpt.engine import session
+from manifpt.engine.tasks import result, results, task
 from manifpt.images.ids import image_id
 from manifpt.manifold.basis import Basis
 from manifpt.manifold.denoiser import FEWEST, Denoiser
@@ -271,34 +272,24 @@ def _of_others(found: Neighbours, ids: np.ndarray) -> np.ndarray:
     return nearest_of
 
 
-def _task(pool: session.Pool, function: Callable[..., Any], *args: Any) -> Any:
-    import ray
-
-    return ray.remote(num_cpus=pool.num_cpus)(function).remote(*args)
-
-
 def write_all_keys(
     draft: dict[str, Any], output: str, pool: session.Pool, numbers: Sequence[int]
 ) -> None:
     """Write the keys of some shards in tasks, and their entries into the draft of a manifest."""
-    import ray
-
     if draft["search"]["basis"] is None:
         return
     manifold = Manifold(output, draft)
-    written = ray.get([_task(pool, write_keys, manifold, output, number) for number in numbers])
+    written = results(pool, [task(pool, write_keys, manifold, output, n) for n in numbers])
     for number, keys in zip(numbers, written, strict=True):
         draft["shards"][number]["keys"] = keys
 
 
 def measure_held_out(draft: dict[str, Any], output: str, pool: session.Pool) -> None:
     """Measure how far held-out reals lie from the manifold; write the quantiles into the draft."""
-    import ray
-
     manifold = Manifold(output, draft)
     numbers = range(len(draft["shards"]))
-    asked = [_task(pool, held_out_of, manifold, number) for number in numbers]
-    found = ray.get([_task(pool, held_out_found, manifold, number, *asked) for number in numbers])
+    asked = [task(pool, held_out_of, manifold, number) for number in numbers]
+    found = results(pool, [task(pool, held_out_found, manifold, n, *asked) for n in numbers])
     distances = np.min(found, axis=0)
     marks = np.quantile(distances[np.isfinite(distances)], np.linspace(0, 1, 101))
     draft["held_out"] = {"reals": len(distances), "distances": marks.tolist()}
@@ -314,13 +305,11 @@ def prepare(
     denoiser: int = 0,
 ) -> None:
     """Complete the manifest of a manifold whose shards are written, in tasks."""
-    import ray
-
     search_part: dict[str, Any] = {"basis": None, "index": None}
     draft["search"] = search_part
     vectors = Manifold(output, {**draft, "metric": "euclidean"})
     if geometry:
-        draft["geometry"] = ray.get(_task(pool, write_geometry, vectors, output))
+        draft["geometry"] = result(pool, write_geometry, vectors, output)
     if denoiser and draft["reals"] < FEWEST:
         print(
             f"no denoiser: {draft['reals']} reals are too few, give {FEWEST} or more",
@@ -328,15 +317,15 @@ def prepare(
             flush=True,
         )
     elif denoiser:
-        draft["denoiser"] = ray.get(_task(pool, write_denoiser, vectors, output, denoiser))
+        draft["denoiser"] = result(pool, write_denoiser, vectors, output, denoiser)
     if draft["metric"] == "whitened":
-        draft["whitening"] = ray.get(_task(pool, write_whitening, vectors, output))
-    search_part["basis"] = ray.get(_task(pool, write_basis, Manifold(output, draft), output))
+        draft["whitening"] = result(pool, write_whitening, vectors, output)
+    search_part["basis"] = result(pool, write_basis, Manifold(output, draft), output)
     write_all_keys(draft, output, pool, range(len(draft["shards"])))
     manifold = Manifold(output, draft)
-    search_part |= ray.get(_task(pool, calibrate, manifold, pool.threads))
+    search_part |= result(pool, calibrate, manifold, pool.threads)
     if factory is not None:
-        search_part["index"] = ray.get(_task(pool, write_index, manifold, output, factory))
+        search_part["index"] = result(pool, write_index, manifold, output, factory)
         search_part["plans"][APPROXIMATE] = search_part["index"]["plan"]
     measure_held_out(draft, output, pool)
 

@@ -75,9 +75,9 @@ class _Steps:
         )
 
     @property
-    def each(self) -> shuffle.OnRay:
+    def each(self) -> shuffle.Each:
         """What runs the tasks that come after the pipeline."""
-        return shuffle.OnRay(self.pool.num_cpus)
+        return shuffle.here if self.pool.here else shuffle.OnRay(self.pool.num_cpus)
 
     def of_the_whole(self, files: Files, generation: str = "") -> dict[str, Any]:
         """Check the ids of all images; add the tables about all to the files, and count rows."""

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -46,7 +46,7 @@ class Attributor:
     device: str = "cpu"
 
     @classmethod
-    def open(cls, uri: str, device: str = "cpu") -> "Attributor":
+    def open(cls, uri: str, device: str = "cpu") -> Self:
         """Open a finished attributor; its files are read, and checked, at first use."""
         manifest = outputs.require(uri, "attributor", "--model")
         whole = all(name in manifest for name in ("classes", "branches", "design", "files"))

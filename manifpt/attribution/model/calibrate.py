@@ -25,6 +25,7 @@ from manifpt.attribution.unknown.decision import USUAL
 from manifpt.attribution.unknown.known import Known, Outputs
 from manifpt.attribution.unknown.open_set import SCORES, Fitted, fit_open_set, rejected_by_class
 from manifpt.engine import session
+from manifpt.engine.tasks import result
 from manifpt.images.copies import COLUMN
 from manifpt.images.degrade import IDENTITY, Degradation
 from manifpt.images.stacks import firsts
@@ -53,14 +54,12 @@ def calibrate(
     ``build`` returns the trained network, in the task. ``more`` are artifacts of further images, in
     the same spaces.
     """
-    import ray
-
-    pool = session.pool(session.Demand(1, demand.num_gpus), uses_gpu=True)
+    pool = session.pool(session.Demand(1, demand.num_gpus, here=demand.here), uses_gpu=True)
     pool.wait()
     # A trial of Ray Tune holds a placement group, in which a task of its own would find no room.
-    holds = {"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus}
-    fit = ray.remote(scheduling_strategy="DEFAULT", **holds)(_calibrated)
-    made, facts = ray.get(fit.remote(build, [branches, *more], classes, pool.threads))
+    holds = {"scheduling_strategy": "DEFAULT", "num_gpus": pool.num_gpus}
+    arguments = (build, [branches, *more], classes, pool.threads)
+    made, facts = result(pool, _calibrated, *arguments, **holds)
     if made.open_set is None:
         print(
             "no decision 'unknown': a class has fewer than two validation images",

@@ -273,7 +273,7 @@ def outputs(
 
     @torch.inference_mode()
     def asked(rows: slice) -> list[np.ndarray]:
-        some = [np.ascontiguousarray(a[rows]) for a in artifacts]
+        some = [np.require(a[rows], requirements=("C", "W")) for a in artifacts]  # as torch wants
         found = network([torch.from_numpy(a).float().to(device) for a in some])
         features = [given.pop((get_ident(), n)) for n in range(len(layers))]
         return [part.float().cpu().numpy() for part in (found, *features)]

@@ -26,6 +26,7 @@ from manifpt.attribution.model.stream import (
     rows_of,
 )
 from manifpt.engine import session
+from manifpt.engine.tasks import results, task
 from manifpt.errors import ManifptError
 from manifpt.images.copies import Augmentation
 from manifpt.images.places import places
@@ -112,7 +113,10 @@ def train_attributor(
     file of another's state to go on from, with these ``options``.
     """
     output = storage.absolute(output)
-    workers = training.workers(num_workers, demand.num_gpus, options.batch_size)
+    here = 1, {"CPU": 1.0}, False  # of heads that are fitted in closed form
+    workers = (
+        here if demand.here else training.workers(num_workers, demand.num_gpus, options.batch_size)
+    )
     options = options.resolved(gpu=workers[2])
     own = storage.join(output, "manifold")  # that of the usual attributor
     read = [*places(inputs, output), *(("--manifold", uri) for uri in manifolds if uri != own)]
@@ -237,17 +241,15 @@ def fit_discriminants(
     branches: Sequence[Branch], classes: list[str], design: Design, demand: session.Demand
 ) -> dict[int, FittedHead]:
     """Return the discriminants of a design's heads by number, fitted in one task a head."""
-    import ray
-
-    pool = session.pool(session.Demand(1, 0), uses_gpu=False)
+    pool = session.pool(session.Demand(1, 0, here=demand.here), uses_gpu=False)
     pool.wait()
-    fit = ray.remote(scheduling_strategy="DEFAULT", num_cpus=pool.num_cpus)(_fitted)
-    asked = {
-        n: fit.remote(branches[head.reads], classes, pool.threads)
-        for n, head in enumerate(design.heads)
-        if not head.is_trained
-    }
-    return {n: ray.get(reference) for n, reference in asked.items()}
+    numbers = [n for n, head in enumerate(design.heads) if not head.is_trained]
+    reads = [branches[design.heads[n].reads] for n in numbers]
+    asked = [
+        task(pool, _fitted, branch, classes, pool.threads, scheduling_strategy="DEFAULT")
+        for branch in reads
+    ]
+    return dict(zip(numbers, results(pool, asked), strict=True))
 
 
 def _fitted(branch: Branch, classes: list[str], threads: int) -> FittedHead:

@@ -1,0 +1,1 @@
+"""Manifolds, attributors and spaces from Python: the names that ``import manifpt`` offers."""
