@@ -256,7 +256,9 @@ def test_jobs_take_layouts_and_columns_and_can_be_verified(tmp_path, ray_session
     given = [str(root), f"{tmp_path}/two.parquet"]
     artifacts = compute_artifacts(given, out[1], manifolds=out[:1], labels=model)
     splits = artifacts["classes"]
-    assert splits["validation"]["adm"] == splits["validation"]["real"] == 3
+    assert splits["validation"]["adm"] == 3
+    assert splits["validation"]["real"] >= 3  # and rows of the table, which declares no split
+    assert sum(classes.get("real", 0) for classes in splits.values()) == 6 + 18
     assert splits["train"]["adm"] == 3
     assert sum(classes.get("sd", 0) for classes in splits.values()) == 2
     assert artifacts["inputs"]["sources"] == ["adm", "real"]
