@@ -139,6 +139,7 @@ def _ray_start(flags: Sequence[str], env: dict[str, str], log: Path) -> subproce
 def _autoscaler(shape: Shape, address: str) -> dict[str, object]:
     """Return the configuration of Ray's own provider of nodes that are processes."""
     resources = {"CPU": shape.cpus, "GPU": shape.gpus, "object_store_memory": STORE_BYTES}
+    resources["memory"] = _memory()
     kinds = {
         HEAD_KIND: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
         "worker": {
@@ -155,7 +156,7 @@ def _autoscaler(shape: Shape, address: str) -> dict[str, object]:
         "provider": {
             # Its own name would read a file that Ray's package lacks.
             "type": "external",
-            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "module": "cluster.provider.ProcessProvider",
             "use_node_id_as_ip": True,
             "disable_node_updaters": True,
             "gcs_address": address,
@@ -170,6 +171,11 @@ def _autoscaler(shape: Shape, address: str) -> dict[str, object]:
         "file_mounts_sync_continuously": False, "rsync_exclude": [], "rsync_filter": [],
         "upscaling_speed": 1.0,
     }  # fmt: skip
+
+
+def _memory() -> int:
+    """Return at least the bytes that Ray finds for each node: without, none starts for memory."""
+    return int(0.7 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def _fake_head() -> dict[str, str]:

@@ -110,6 +110,13 @@ def test_jobs_may_ask_for_as_much_as_the_autoscaler_may_start(cloud):
     assert config["max_workers"] == sum(kind["max_workers"] for kind in lasting)
 
 
+def test_the_autoscaler_knows_the_memory_of_machines_that_ray_does_not_look_up():
+    gib = {"n2-standard-16": 64, "g2-standard-16": 64}  # Google's documentation
+    for kind in workers(launcher("gcp")).values():
+        memory = kind["resources"]["memory"] / 2**30
+        assert memory == pytest.approx(0.7 * gib[kind["node_config"]["machineType"]], rel=0.01)
+
+
 @pytest.mark.parametrize("cloud", CLOUDS)
 def test_the_mlflow_that_jobs_are_given_is_started_on_the_head(cloud):
     config = launcher(cloud)
