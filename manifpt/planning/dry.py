@@ -67,9 +67,7 @@ def dry_run(job: str, config: Any) -> dict[str, Any]:
         "stages": list((STAGES_OF_MADE if made else STAGES).get(job, ())),
         "processes": vars(pool),
         "manifolds": where,
-        "cost": _cost(
-            job, config, found["images"], max((one.manifest["reals"] for one in reals), default=0)
-        ),
+        "cost": _cost(job, config, found["images"], reals),
         "output": config.output,
     }
 
