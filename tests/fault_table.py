@@ -48,8 +48,8 @@ SAME = {
     "sweep": "",
 }
 ACTORS = ("_Worker", "RayTrainWorker", "Trial", "Cache", "Holder")
-# Actors of Ray's own that outlive a job.
-RAYS = ("StatsActor", "Autoscaling", "StateActor", "JobSupervisor", "DatasetMetadata")
+# Processes of Ray's own that outlive a job.
+RAYS = ("StatsActor", "Autoscaling", "StateActor", "JobSupervisor", "LocationTracker", "Agent")
 END_SECONDS, LEFT_SECONDS, RUN_SECONDS, NODE_SECONDS = 900, 30, 60, 20
 
 
