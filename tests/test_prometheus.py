@@ -15,7 +15,7 @@ from manifpt.outputs import claims
 DASHBOARD = Path(__file__).parents[1] / "cluster" / "grafana" / "manifpt.json"
 # The first report of a process comes after up to 10 s, and its nodes' agents start late.
 REPORT_SECONDS = 60
-SAMPLES = 13  # four stages, two of each histogram, and five
+SAMPLES = 12  # four stages, two of the histogram, and six
 
 
 def sample_names() -> set[str]:
@@ -96,7 +96,6 @@ def test_prometheus_finds_what_a_pipeline_did(scraped, tmp_path):
             part["bytes"] for record in records for part in record["parts"]
         ),
         ("ray_manifpt_chunk_seconds_count", ""): 6,
-        ("ray_manifpt_queue_seconds_count", ""): 6,
         ("ray_manifpt_units_left", ""): 0,
     }
     until, found = time.monotonic() + REPORT_SECONDS, {}

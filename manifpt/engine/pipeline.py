@@ -200,7 +200,7 @@ class _Worker:
         if row["failed"]:
             return {"failed": row["failed"]}
         name = f"{row['unit']:06d}-{row['chunk']:06d}"
-        prometheus.emit("manifpt_queue_seconds", time.time() - row["read"])
+        prometheus.emit("manifpt_queue_seconds_total", time.time() - row["read"])
         try:
             with attempts.bounded(self.place.output, name, lambda: _rows_of(row)):
                 record = work(self.stage, row, self.place)

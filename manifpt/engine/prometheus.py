@@ -33,7 +33,8 @@ SERIES = {
     "manifpt_seconds_total": Series(
         "Counter", "Seconds of readers (read) and of actors (all others)", "stage"
     ),
-    "manifpt_queue_seconds": Series("Histogram", "Seconds of a chunk from its reader to an actor"),
+    # No histogram: of one, Ray's agent makes the sum from the middles of its buckets.
+    "manifpt_queue_seconds_total": Series("Counter", "Seconds of chunks from reader to actor"),
     "manifpt_chunk_seconds": Series("Histogram", "Seconds of a chunk in an actor"),
     "manifpt_units_left": Series("Gauge", "Units that are not done yet"),
     "manifpt_cost": Series("Gauge", "What the nodes have cost since the job began"),
