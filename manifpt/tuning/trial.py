@@ -26,8 +26,8 @@ from manifpt.tuning.space import SearchSpace, Settings
 
 ACCURACY = "accuracy"
 SECONDS = 24 * 3600.0  # for what a trial waits at most
-# Of a trial's own process, with torch and Ray; its workers hold theirs.
-PROCESS_MEMORY = 640 * 2**20
+# Of a trial's own process and of Ray Train's controller: with torch, each has some 0.4 GiB to itself.
+PROCESS_MEMORY = 2**30
 
 
 def trial_memory(num_workers: int) -> float:
