@@ -26,7 +26,7 @@ from manifpt.tuning.space import SearchSpace, Settings
 
 ACCURACY = "accuracy"
 SECONDS = 24 * 3600.0  # for what a trial waits at most
-# Of a trial's own process and of Ray Train's controller: with torch, each has some 0.4 GiB to itself.
+# Of a trial's own process and of Ray Train's controller: each has torch, some 0.4 GiB.
 PROCESS_MEMORY = 2**30
 
 
