@@ -7,7 +7,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from test_pipeline import Copy, read
+import test_pipeline
 
 from manifpt.engine import pipeline, prometheus, session
 from manifpt.outputs import claims
@@ -84,10 +84,14 @@ def scraped(ray_session):
 
 
 def test_prometheus_finds_what_a_pipeline_did(scraped, tmp_path):
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(test_pipeline)  # workers can't import it
+    read, copy = test_pipeline.read, test_pipeline.Copy
     output, title = str(tmp_path / "out"), "counted"
     with claims.claim(output, "attributions", "0" * 64):
         pool = session.pool(session.Demand(1, 0), uses_gpu=False)
-        records = pipeline.run(title, ["0", "1"], read, Copy, output, pool)
+        records = pipeline.run(title, ["0", "1"], read, copy, output, pool)
     assert sum(record["rows_in"] for record in records) == 24
     expected = {
         ("ray_manifpt_rows_total", ""): 24,
