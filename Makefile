@@ -1,10 +1,10 @@
-# make quickstart | test | test-slow | test-cluster | test-browser | test-gpu | lint | reference | docs | benchmark
+# make quickstart | test | test-slow | test-cluster | test-browser | test-faults | test-gpu | lint | reference | docs | benchmark
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c cluster/constraints.txt
 export RAY_AUTH_MODE ?= token
-.PHONY: quickstart test test-slow test-cluster test-browser test-gpu lint reference docs benchmark clean
+.PHONY: quickstart test test-slow test-cluster test-browser test-faults test-gpu lint reference docs benchmark clean
 
 $(VENV)/.runtime: pyproject.toml cluster/constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -35,6 +35,10 @@ test-cluster: $(VENV)/.dev
 test-browser: $(VENV)/.dev
 	$(PIP) -e '.[cpu,dev,browser]'
 	$(BIN)/python -m pytest tests/report/test_browser.py
+
+# Faults x jobs: hours.
+test-faults: $(VENV)/.dev
+	$(BIN)/python -m tests.fault_table
 
 test-gpu: $(VENV)/.dev
 	$(BIN)/python -m pytest -m gpu

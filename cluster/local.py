@@ -20,7 +20,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -59,13 +59,23 @@ class Shape:
         return logical | {name: str(value) for name, value in most.items()}
 
 
-@dataclass(frozen=True)
+@dataclass
 class LocalCluster:
-    """A cluster that runs: its addresses, and the environment of what is to use it."""
+    """A cluster that runs: its addresses, the environment of what is to use it, its processes."""
 
+    shape: Shape
+    folder: Path
     address: str
     dashboard: str
     env: dict[str, str]
+    head: subprocess.Popen[bytes] | None = None
+    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def join(self) -> None:
+        """Start one more worker, which becomes the last of ``workers``."""
+        having = [f"--num-cpus={self.shape.cpus}", f"--num-gpus={self.shape.gpus}"]
+        log = self.folder / f"worker-{len(self.workers)}.log"
+        self.workers.append(_ray_start([f"--address={self.address}", *having], self.env, log))
 
 
 @contextmanager
@@ -91,21 +101,19 @@ def local_cluster(shape: Shape) -> Iterator[LocalCluster]:
         file.write_text(json.dumps(_autoscaler(shape, f"{HOST}:{port}")))
         command.append(f"--autoscaling-config={file}")
         head_env = env | _fake_head()
-    started: list[subprocess.Popen[bytes]] = []
+    made = LocalCluster(shape, folder, f"{HOST}:{port}", f"http://{HOST}:{dashboard}", env)
     try:
         if env["RAY_AUTH_MODE"] == "token":
-            made = [BIN / "ray", "get-auth-token", "--generate"]
-            subprocess.run(made, env=env, stdout=subprocess.DEVNULL, check=True, timeout=60)
-        started.append(_ray_start(command, head_env, folder / "head.log"))
+            token = [BIN / "ray", "get-auth-token", "--generate"]
+            subprocess.run(token, env=env, stdout=subprocess.DEVNULL, check=True, timeout=60)
+        made.head = _ray_start(command, head_env, folder / "head.log")
         if shape.dashboard:
-            _wait(partial(_speaks, f"http://{HOST}:{dashboard}/api/version"))
-        for number in range(0 if shape.autoscale else shape.nodes):
-            having = [f"--num-cpus={shape.cpus}", f"--num-gpus={shape.gpus}"]
-            joining = [f"--address={HOST}:{port}", *having]
-            started.append(_ray_start(joining, env, folder / f"worker-{number}.log"))
-        yield LocalCluster(f"{HOST}:{port}", f"http://{HOST}:{dashboard}", env)
+            _wait(partial(_speaks, f"{made.dashboard}/api/version"))
+        for _ in range(0 if shape.autoscale else shape.nodes):
+            made.join()
+        yield made
     finally:
-        _end(started)
+        kill([*([made.head] if made.head else []), *made.workers])
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -129,7 +137,7 @@ def _ray_start(flags: Sequence[str], env: dict[str, str], log: Path) -> subproce
             if node.poll() is None:
                 return node
         except BaseException:
-            _end([node])
+            kill([node])
             raise
     raise ManifptError(
         f"a node did not start in {STARTS} tries; its log: {log.read_text()[-1500:]}"
@@ -139,6 +147,7 @@ def _ray_start(flags: Sequence[str], env: dict[str, str], log: Path) -> subproce
 def _autoscaler(shape: Shape, address: str) -> dict[str, object]:
     """Return the configuration of Ray's own provider of nodes that are processes."""
     resources = {"CPU": shape.cpus, "GPU": shape.gpus, "object_store_memory": STORE_BYTES}
+    resources["memory"] = _memory()
     kinds = {
         HEAD_KIND: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
         "worker": {
@@ -155,7 +164,7 @@ def _autoscaler(shape: Shape, address: str) -> dict[str, object]:
         "provider": {
             # Its own name would read a file that Ray's package lacks.
             "type": "external",
-            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "module": "cluster.provider.ProcessProvider",
             "use_node_id_as_ip": True,
             "disable_node_updaters": True,
             "gcs_address": address,
@@ -170,6 +179,11 @@ def _autoscaler(shape: Shape, address: str) -> dict[str, object]:
         "file_mounts_sync_continuously": False, "rsync_exclude": [], "rsync_filter": [],
         "upscaling_speed": 1.0,
     }  # fmt: skip
+
+
+def _memory() -> int:
+    """Return at least the bytes that Ray finds for each node: without, none starts for memory."""
+    return int(0.7 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def _fake_head() -> dict[str, str]:
@@ -205,8 +219,8 @@ def _wait(ready: Callable[[], bool]) -> None:
         time.sleep(0.5)
 
 
-def _end(started: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Kill all processes of the cluster: Ray's are not all in the group of who started them."""
+def kill(started: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Kill all processes of nodes: Ray's are not all in the group of who started them."""
     import ray  # noqa: F401 (puts its own psutil in reach)
 
     psutil = importlib.import_module("psutil")

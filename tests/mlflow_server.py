@@ -10,7 +10,7 @@ from pathlib import Path
 
 from manifpt.throughput.seaweed import free_ports
 
-READY_SECONDS = 90
+READY_SECONDS = 240  # of a busy machine
 
 
 class MlflowServer:

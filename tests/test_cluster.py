@@ -5,7 +5,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+import handmade
 import pytest
+
+from cluster.local import BIN, ROOT, Shape, local_cluster
+from manifpt import storage
 
 CLUSTER = Path(__file__).parents[1] / "cluster"
 
@@ -33,3 +37,20 @@ def test_the_address_of_a_cluster_that_has_crashed_is_not_waited_for(taken):
         code = "import ray; from manifpt.engine import session; session.start(); ray.shutdown()"
         env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"RAY_TMPDIR": folder}
         subprocess.run([sys.executable, "-c", code], env=env, timeout=60, check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_job_is_submitted_to_a_cluster_of_this_machine(tmp_path):
+    model, crawl = handmade.attributor(tmp_path / "model"), handmade.tars(tmp_path / "crawl", 6, 20)
+    flags = ["--input", str(crawl), "--model", model, "--output", f"{tmp_path}/verdicts"]
+    with local_cluster(Shape(3, 2)) as cluster:
+        command = [BIN / "ray", "job", "submit", "--address", cluster.dashboard]
+        command += ["--working-dir", ".", "--", "python", "-m", "jobs.attribute", *flags]
+        done = subprocess.run(
+            command, env=cluster.env, cwd=ROOT, capture_output=True, text=True, timeout=600
+        )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    manifest = storage.read_json(f"{tmp_path}/verdicts/manifest.json")
+    # Every 97th file is no image, from the first.
+    assert (manifest["rows_in"], manifest["quarantined"]) == (120, 2)

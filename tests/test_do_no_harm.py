@@ -97,6 +97,7 @@ thesis.txt .hidden a.partial manifest.json _plan.json _alive.json .lock card.jso
 _records/000000-000000.json _work/index.json attributions/000000-000000.parquet quarantine/mine
 train/000000-000000.parquet artifacts/a.png model/a shard-00000/vectors.npy weights.pt seen.parquet
 _training/mine _epochs/00000.json metrics.json confusion.png summary.json real/train.tar.gz rgb/x
+_cost.json
 """.split()
 STRANGERS = st.dictionaries(st.sampled_from(NAMES), st.binary(max_size=4), min_size=1, max_size=5)
 

@@ -110,6 +110,13 @@ def test_jobs_may_ask_for_as_much_as_the_autoscaler_may_start(cloud):
     assert config["max_workers"] == sum(kind["max_workers"] for kind in lasting)
 
 
+def test_the_autoscaler_knows_the_memory_of_machines_that_ray_does_not_look_up():
+    gib = {"n2-standard-16": 64, "g2-standard-16": 64}  # Google's documentation
+    for kind in workers(launcher("gcp")).values():
+        memory = kind["resources"]["memory"] / 2**30
+        assert memory == pytest.approx(0.7 * gib[kind["node_config"]["machineType"]], rel=0.01)
+
+
 @pytest.mark.parametrize("cloud", CLOUDS)
 def test_the_mlflow_that_jobs_are_given_is_started_on_the_head(cloud):
     config = launcher(cloud)
@@ -126,7 +133,7 @@ def test_the_image_has_both_targets_and_is_not_root():
     targets = {stage.split()[2]: stage for stage in stages}
     assert set(targets) == {"base", "cpu", "gpu"}
     for name in ("cpu", "gpu"):
-        assert f'-c cluster/constraints.txt ".[{name},gcs]"' in targets[name]
+        assert f'-c cluster/constraints.txt ".[{name},gcs,encoders]"' in targets[name]
         assert targets[name].rstrip().endswith("USER 1000:1000")
     # `--compile` calls a compiler; `ray up` reads HOME from the image.
     assert {"g++", "gcc", "HOME=/home/manifpt"} <= set(targets["base"].split())
@@ -149,7 +156,8 @@ def test_constraints_pin_all_that_both_extras_name():
     project = tomllib.loads((CLUSTER.parent / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     named = [*project["dependencies"], *extras["cpu"], *extras["gpu"], *extras["dev"]]
-    assert {re.match(r"[\w-]+", one)[0].lower() for one in named} <= pinned
+    names = {re.match(r"[\w-]+", one)[0].lower().replace("_", "-") for one in named}
+    assert names <= pinned
     # faiss-gpu is made with CUDA 12, torch with 13: each finds its own.
     assert {"nvidia-cublas", "nvidia-cublas-cu12", "nvidia-cuda-runtime-cu12"} <= pinned
 

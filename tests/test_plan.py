@@ -238,11 +238,11 @@ def test_images_are_counted_where_that_is_cheap(tmp_path):
     files = write_folder(tmp_path / "files", "real", range(3))
     data = {"id": ["a", "b"], "image": [png("real", n) for n in range(2)]}
     pq.write_table(pa.table(data), tmp_path / "some.parquet")
-    found = _images([f"{files}", f"{tmp_path}/some.parquet"], Selection())
+    found = _images([f"{files}", f"{tmp_path}/some.parquet"], Selection(), {})
     assert found["kinds"] == {"files": 1, "parquet": 1}
     assert found["images"] == 5
     tar = write_tar(tmp_path / "some.tar", [("a.png", png("real", 1))])
-    assert _images([f"{files}", f"{tar}"], Selection())["images"] is None
+    assert _images([f"{files}", f"{tar}"], Selection(), {})["images"] is None
 
 
 def test_a_manifold_is_measured_in_its_own_space(chain):
@@ -251,7 +251,9 @@ def test_a_manifold_is_measured_in_its_own_space(chain):
     assert flags == same.split()
 
 
-def test_dry_runs_say_what_jobs_would_do_and_write_nothing(chain, corpus, tmp_path, capsys):
+def test_dry_runs_say_what_jobs_would_do_and_write_nothing(
+    chain, corpus, tmp_path, tmp_path_factory, capsys
+):
     def told(job, *flags):
         capsys.readouterr()
         assert job.main([*flags, "--output", f"{tmp_path}/out", "--dry-run"]) == 0
@@ -268,6 +270,15 @@ def test_dry_runs_say_what_jobs_would_do_and_write_nothing(chain, corpus, tmp_pa
     assert made["processes"]["size"] >= 1
     verdicts = told(attribute, *given, "--model", f"{chain}/t")
     assert verdicts["manifolds"] == made["manifolds"]
+    assert verdicts["cost"] == {"max_cost": None}
+    file = tmp_path_factory.mktemp("measured") / "here.json"
+    MEASURED.write(str(file))
+    prices = ["--price-cpu-hour", "0.5", "--max-cost", "3", "--measurements", str(file)]
+    cost = told(attribute, *given, "--model", f"{chain}/t", *prices)["cost"]
+    # Four CPUs are up, of which this session may take two.
+    assert (cost["nodes_an_hour"], cost["most_an_hour"], cost["hours_of_max_cost"]) == (2, 1, 3)
+    assert cost["estimate"] == pytest.approx(cost["seconds"] / 3600)
+    assert MEASURED.fixed.start < cost["seconds"] < 3600
     trained = told(train_attribution, "--input", f"{chain}/a")
     assert trained["inputs"] == {"kinds": ["artifacts"], "images": 180}
     assert trained["stages"] == ["train", "validate"]

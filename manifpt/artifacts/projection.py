@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from manifpt.engine import pipeline, session
+from manifpt.engine import pipeline, prometheus, session
 from manifpt.engine.work import Work
 from manifpt.errors import ManifptError
 from manifpt.images import IMAGES, DecodeRule, Selection, Unit
@@ -69,13 +69,15 @@ class Projector:
         if "artifact" in table.column_names:
             embedded = tensors.from_column(table["artifact"]).reshape(rows, *self.space.shape)
         else:
-            embedded = self.space.embed(pixels_of(table))
+            with prometheus.timed("embed"):
+                embedded = self.space.embed(pixels_of(table))
         if self.manifold is None or self.searcher is None:
             nothing = dict.fromkeys(("neighbor_id", "distance", "percentile"), [None] * rows)
             return embedded, {**nothing, "in_manifold": [False] * rows}
         hashes = np.array(own_hashes(table), dtype=object)
         flat = embedded.reshape(rows, -1)
-        found = self.searcher.nearest(flat, self.projection.neighbours, hashes)
+        with prometheus.timed("search"):
+            found = self.searcher.nearest(flat, self.projection.neighbours, hashes)
         return self._artifacts(embedded, found.vector, self.manifold), {
             "neighbor_id": found.id[:, 0].tolist(),
             "distance": found.distance[:, 0].tolist(),

@@ -60,11 +60,25 @@ class JobConfig(BaseModel):
     max_gpus: float | None = Field(
         None, ge=0, description="GPUs that it may grow to; MANIFPT_MAX_GPUS if not given"
     )
+    max_cost: float | None = Field(
+        None,
+        gt=0,
+        description="stop, so that the same command can go on, once the nodes that were up have "
+        "cost so much; all starts with this --output count",
+    )
+    price_cpu_hour: float | None = Field(None, ge=0, description="of one CPU for an hour")
+    price_gpu_hour: float | None = Field(None, ge=0, description="of one GPU for an hour")
 
     @property
     def limits(self) -> dict[str, float]:
         """What the cluster may grow to, by Ray's names, as far as options say."""
         given = {"CPU": self.max_cpus, "GPU": self.max_gpus}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def prices(self) -> dict[str, float]:
+        """Prices of an hour, by Ray's names, as far as options say."""
+        given = {"CPU": self.price_cpu_hour, "GPU": self.price_gpu_hour}
         return {name: value for name, value in given.items() if value is not None}
 
     @property
@@ -182,6 +196,7 @@ PARTS = {
     "resources": {
         *("num_actors", "num_gpus_per_actor", "num_workers", "num_cpus", "compile", "threads"),
         *("search", "placement", "manifold_memory", "gpu_float16", "max_concurrent_trials"),
+        *("max_cpus", "max_gpus", "max_cost", "price_cpu_hour", "price_gpu_hour"),
     },
     "all jobs": {"config", "json_file", "overwrite", "take_over"},
 }

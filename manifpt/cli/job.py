@@ -57,7 +57,9 @@ def execute(
     _stoppable()
     from manifpt import tracking
     from manifpt.engine import session
+    from manifpt.engine.bill import Bill
 
+    bill = Bill(config.prices, config.max_cost, getattr(config, "output", None))
     if isinstance(config, DryRunOptions) and config.dry_run:
         from manifpt.planning.dry import dry_run
 
@@ -65,14 +67,16 @@ def execute(
         _start_ray()
         return dry_run(name, config)
     params = config.model_dump(mode="json", exclude_none=True)
-    with tracking.run(name, params) as run:
+    # Outside the run, which ends as one that was stopped does.
+    with bill.running(), tracking.run(name, params) as run:
         if on_ray:
             session.allow(config.limits)
             _start_ray()
             run.tags(session.identity())
         summary = job(config, run)
-        run.metrics(summary)
+        run.metrics(summary | ({"cost": bill.spent} if config.prices else {}))
         run.document("summary.json", summary)
+    bill.forget()
     if config.json_file:
         from manifpt import storage
 

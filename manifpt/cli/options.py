@@ -19,8 +19,13 @@ class DryRunOptions(BaseModel):
 
     dry_run: bool = Field(
         False,
-        description="write nothing; print what the job would read, its stages and its processes, "
-        "and where manifolds would lie (manifpt plan adds hours and costs)",
+        description="write nothing; print what the job would read, its stages and processes, "
+        "where manifolds would lie, and what nodes cost at the given prices",
+    )
+    measurements: str | None = Field(
+        None,
+        description="--dry-run of build_manifold and attribute: file of manifpt plan --measure, by "
+        "which it tells the seconds and the cost of the job",
     )
 
 

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import threadpoolctl
 
 from manifpt import errors, storage
-from manifpt.engine import attempts, scaling
+from manifpt.engine import attempts, prometheus, scaling
 from manifpt.engine.progress import Progress
 from manifpt.engine.session import Pool, lost
 from manifpt.engine.work import Work
@@ -106,6 +106,7 @@ class Place:
     started: float
     generation: str = ""
     token: str = ""  # of the run's claim on the output
+    title: str = ""
 
 
 def work(stage: Stage, row: dict[str, Any], place: Place) -> dict[str, Any]:
@@ -123,13 +124,8 @@ def work(stage: Stage, row: dict[str, Any], place: Place) -> dict[str, Any]:
         if rejected.num_rows:
             tables["quarantine"] = rejected
         table = table.filter(pc.invert(bad)).drop_columns(["error", "message"])
-    result = stage(table) if table.num_rows else Result({})
-    parts = []
-    claims.check(place.output, place.token)
-    for folder, ending, data, rows in _files(tables | result.tables, result.tars):
-        path = f"{folder}/{unit:06d}-{chunk:06d}{place.generation}.{ending}"
-        written = storage.write_bytes(storage.join(place.output, path), data)
-        parts.append({"path": path, "folder": folder, "rows": rows, **written})
+    with prometheus.timed("work"):
+        result = stage(table) if table.num_rows else Result({})
     record = {
         "unit": unit,
         "chunk": chunk,
@@ -137,12 +133,23 @@ def work(stage: Stage, row: dict[str, Any], place: Place) -> dict[str, Any]:
         "rows_in": rows_in,
         "ok": table.num_rows,
         "by_error": by_error,
-        "seconds": time.monotonic() - started,
         "started": place.started,
-        "written": time.time(),
-        "parts": parts,
         "facts": result.facts,
     }
+    result.tables = tables | result.tables
+    with prometheus.timed("write"):
+        return _write(result, record, place, started)
+
+
+def _write(result: Result, record: dict[str, Any], place: Place, started: float) -> dict[str, Any]:
+    """Write the parts of a chunk and then its record, and return that."""
+    unit, chunk, parts = record["unit"], record["chunk"], []
+    claims.check(place.output, place.token)
+    for folder, ending, data, rows in _files(result.tables, result.tars):
+        path = f"{folder}/{unit:06d}-{chunk:06d}{place.generation}.{ending}"
+        written = storage.write_bytes(storage.join(place.output, path), data)
+        parts.append({"path": path, "folder": folder, "rows": rows, **written})
+    record |= {"seconds": time.monotonic() - started, "written": time.time(), "parts": parts}
     claims.check(place.output, place.token)
     storage.write_json(recorded.uri_of(place.output, unit, chunk, place.generation), record)
     return record
@@ -172,25 +179,33 @@ class _Worker:
     """The stage in an actor; Ray Data calls it with batches of one chunk."""
 
     def __init__(self, build: Callable[[], Stage], place: Place, threads: int) -> None:
+        prometheus.enter(place.title)
         self.stage, self.place, self.threads = build(), place, threads
         self.limited: set[int] = set()
+        self.ended = time.perf_counter()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         # OpenMP counts threads for each thread that asks, and Ray calls from one or another.
         if threading.get_ident() not in self.limited:
             self.limited.add(threading.get_ident())
             use_threads(self.threads)
+        prometheus.emit("manifpt_seconds_total", time.perf_counter() - self.ended, "wait")
         rows = [{name: batch[name][i] for name in batch} for i in range(len(batch["unit"]))]
-        return {"record": [json.dumps(self.work(row)) for row in rows]}
+        made = {"record": [json.dumps(self.work(row)) for row in rows]}
+        self.ended = time.perf_counter()
+        return made
 
     def work(self, row: dict[str, Any]) -> dict[str, Any]:
         """Work on one chunk; return its record, or the error that ends the job, see ``_failed``."""
         if row["failed"]:
             return {"failed": row["failed"]}
         name = f"{row['unit']:06d}-{row['chunk']:06d}"
+        prometheus.emit("manifpt_queue_seconds_total", time.time() - row["read"])
         try:
             with attempts.bounded(self.place.output, name, lambda: _rows_of(row)):
-                return work(self.stage, row, self.place)
+                record = work(self.stage, row, self.place)
+            prometheus.done(record)
+            return record
         except ManifptError as error:
             return {"failed": _failed(error)}
 
@@ -224,16 +239,23 @@ class _Reader:
     place: Place
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, list[Any]]]:
+        prometheus.enter(self.place.title)  # a process may read for one pipeline after another
         for unit in map(int, batch["unit"]):
             spec = self.stored.spec(unit)
             about = f"unit {unit}, {spec[:200]}"
             try:
                 with attempts.bounded(self.place.output, f"{unit:06d}-read", partial(str, about)):
-                    for row in chunks(self.read, spec, unit, self.done.get(unit, set())):
-                        yield {name: [value] for name, value in (row | {"failed": ""}).items()}
+                    left = chunks(self.read, spec, unit, self.done.get(unit, set()))
+                    for row in prometheus.reading(left):
+                        yield _batch(row, "")
             except ManifptError as error:
-                last = _row(unit, 0, pa.table({}), last=False) | {"failed": _failed(error)}
-                yield {name: [value] for name, value in last.items()}
+                yield _batch(_row(unit, 0, pa.table({}), last=False), _failed(error))
+
+
+def _batch(row: dict[str, Any], failed: str) -> dict[str, list[Any]]:
+    """Return a chunk for an actor, with the time at which it was read."""
+    columns = row | {"failed": failed, "read": time.time()}
+    return {name: [value] for name, value in columns.items()}
 
 
 def run(
@@ -254,7 +276,8 @@ def run(
     earlier start are not repeated. ``only`` names the units that another ``generation`` of the
     output works on again.
     """
-    place = Place(output, time.time(), generation, claims.token_of(output))
+    place = Place(output, time.time(), generation, claims.token_of(output), title)
+    prometheus.enter(title)
     stored = specs if isinstance(specs, Work) else Work.store(output, specs)
     attempts.clear(output)
     found = Records(recorded.stored(output, generation))

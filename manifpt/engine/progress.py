@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from manifpt import outputs, storage
-from manifpt.engine import work
+from manifpt.engine import prometheus, work
 from manifpt.errors import ManifptError
 from manifpt.outputs import layouts, liveness, records
 
@@ -20,11 +20,13 @@ class Progress:
         self.title, self.units, self.every = title, units, every
         self.started = self.printed = time.monotonic()
         self.rows, self.finished, self.before = 0, finished, finished
+        prometheus.emit("manifpt_units_left", units - finished)
 
     def add(self, record: dict[str, Any]) -> None:
         """Count a record, and print a line if it is time."""
         self.rows += record["rows_in"]
         self.finished += record["last"]
+        prometheus.emit("manifpt_units_left", self.units - self.finished)
         now = time.monotonic()
         if now - self.printed >= self.every:
             self.printed = now

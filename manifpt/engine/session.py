@@ -138,6 +138,11 @@ def limit(share: dict[str, float] | None) -> None:
     _share = share
 
 
+def shares_memory() -> bool:
+    """Tell whether this process has a share of the cluster that says its memory, see ``limit``."""
+    return _share is not None and "memory" in _share
+
+
 _limits: dict[str, float] | None = None
 
 

@@ -28,6 +28,7 @@ MARKERS = {
     "_attempts",
     "_buckets",
     "_common_metadata",
+    "_cost.json",
     "_delta_log",
     "_embedded",
     "_epochs",

@@ -58,8 +58,6 @@ class Config(JobConfig):
     bandwidth: float | None = Field(
         None, gt=0, description="MB/s between a node and storage; no limit if not given"
     )
-    price_cpu_hour: float | None = Field(None, ge=0, description="of one CPU for an hour")
-    price_gpu_hour: float | None = Field(None, ge=0, description="of one GPU for an hour")
     price_storage_gb_month: float | None = Field(None, ge=0, description="of a GB for a month")
     price_requests: tuple[float, ...] = Field(
         (), max_length=2, description="of 1,000 requests: that write, and that read if not the same"

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifpt import storage
-from manifpt.engine import pipeline, session
+from manifpt.engine import pipeline, prometheus, session
 from manifpt.engine.tasks import results, task
 from manifpt.images import IMAGES, DecodeRule, Unit
 from manifpt.images.ids import tile_id
@@ -71,7 +71,8 @@ class EmbedStage:
 
     def _write(self, space: Space, table: pa.Table) -> str:
         """Write one row group a shard; return the path."""
-        vectors = space.embed(pixels_of(table)).reshape(table.num_rows, -1)
+        with prometheus.timed("embed"):
+            vectors = space.embed(pixels_of(table)).reshape(table.num_rows, -1)
         shard = np.array([shard_of(h, self.shards) for h in table["pixel_sha256"].to_pylist()])
         rows = table.select(list(ROWS)).append_column("vector", tensors.to_column(vectors))
         sink = io.BytesIO()

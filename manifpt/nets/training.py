@@ -24,6 +24,8 @@ TRAINING = "_training"
 STATE = "state.pt"
 # Images of a batch that are worth a worker of their own.
 LEAST_SHARE = 8
+# Bytes that a worker holds where trainings run side by side, see ``session.limit``.
+WORKER_MEMORY = 2**30
 
 EpochLog = Callable[[dict[str, float], int], None]
 Placed = tuple[int, dict[str, float], bool]
@@ -49,6 +51,8 @@ def workers(num_workers: int | None, num_gpus: float | None, batch_size: int) ->
             f"ask for fewer --num-workers{session.GROWS}"
         )
     holds = {"CPU": each_cpu} | ({"GPU": each_gpu} if use_gpu else {})
+    if session.shares_memory():
+        holds["memory"] = float(WORKER_MEMORY)
     return count, holds, use_gpu
 
 

@@ -147,6 +147,11 @@ def token_of(folder: str) -> str:
     return _held.get(folder, "")
 
 
+def works_under(folder: str) -> bool:
+    """Tell whether this process has a claim on a folder, or on one inside it."""
+    return any(f"{held}/".startswith(f"{folder}/") for held in _held)
+
+
 def check(folder: str, token: str) -> None:
     """Raise TakenError if a folder's plan has another token; any process of the run may ask."""
     found = layouts.read(folder, PLAN) if token else None

@@ -13,6 +13,7 @@ from manifpt import storage
 from manifpt.errors import ManifptError
 
 PLAN, ALIVE, MANIFEST = "_plan.json", "_alive.json", "manifest.json"
+COST = "_cost.json"
 
 _PART = r"\d{6}-\d{6}(-p)?(-r\d+)?\.parquet"  # with p of several chunks
 _TAR = r"\d{6}-\d{6}\.tar"
@@ -21,7 +22,7 @@ _SPACE = r"([a-z0-9_]+(-\d+)?/)?"  # with several spaces, each has a folder with
 _SHARD = r"shard-([0-9a-f]{12}-|c\d{3}-)?\d{5}"
 # Files that exist only while a job works, and those that name an output's files.
 _WORKING = (
-    rf"{PLAN}|{ALIVE}|{MANIFEST}|{re.escape(storage.LOCK)}",
+    rf"{PLAN}|{ALIVE}|{MANIFEST}|{COST}|{re.escape(storage.LOCK)}",
     r"_records(-r\d+)?/(\d{6}-\d{6}\.json|\d{6}\.jsonl)",
     r"_files/[0-9a-f]{16}\.jsonl",
     r"_work/(\d{5}\.jsonl|[a-z]+\.json)",
@@ -146,7 +147,7 @@ def stranger(folder: str, kind: str) -> str | None:
         return _unlisted(folder, card)
     for name in storage.names(folder):
         inner = storage.join(folder, name.rstrip("/"))
-        if _BEGUN.fullmatch(name) or (name in {ALIVE, storage.LOCK} and _is_left(inner)):
+        if _BEGUN.fullmatch(name) or (name in {ALIVE, COST, storage.LOCK} and _is_left(inner)):
             continue
         if not re.fullmatch(BEFORE.get(kind, r"(?!)"), name):
             return name.rstrip("/")
@@ -166,7 +167,7 @@ def _is_model(folder: str, inner: str) -> bool:
 
 
 def _is_left(uri: str) -> bool:
-    """Tell whether a file is a lock or a sign of life that a killed run has left."""
+    """Tell whether a file is a lock, a sign of life or a cost that a killed run has left."""
     data = storage.read_bytes(uri)
     if data == storage.LOCK_MARK:
         return True
@@ -174,7 +175,7 @@ def _is_left(uri: str) -> bool:
         found = json.loads(data)
     except (ValueError, RecursionError):
         return False
-    return isinstance(found, dict) and set(found) == {"token", "started", "beat"}
+    return isinstance(found, dict) and set(found) in ({"token", "started", "beat"}, {"spent"})
 
 
 def _card(folder: str) -> dict[str, Any] | None:

@@ -1,20 +1,25 @@
 """What a job would do with its inputs on this cluster, without doing it or writing anything."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from manifpt import outputs, storage
 from manifpt.attribution.crawl.registered import opened
 from manifpt.attribution.model.attributor import Attributor
 from manifpt.attribution.model.targets import trained_targets
-from manifpt.engine import session
+from manifpt.engine import scaling, session
+from manifpt.engine.bill import hourly
+from manifpt.errors import ManifptError
 from manifpt.images import Selection, parquet
 from manifpt.images.container import BrokenError
 from manifpt.images.sources import AS_FOUND, MANIFOLD_REALS, REAL, Unit
 from manifpt.images.units import units
 from manifpt.manifold.manifold import Manifold, open_manifolds
 from manifpt.manifold.placement import place_all
+from manifpt.planning import model
+from manifpt.planning.cluster import Cluster
+from manifpt.planning.measured import Measured
 from manifpt.spaces.space import LEARNED
 
 READING = ("fetch", "decode", "table")
@@ -32,10 +37,14 @@ STAGES_OF_MADE = {
     "train_attribution": ("train", "validate"),
     "evaluate": ("classify", "write", "metrics"),
 }
+PLANNED: dict[str, Callable[..., model.JobPlan]] = {
+    "build_manifold": model.build_manifold,
+    "attribute": model.attribute,
+}
 
 
 def dry_run(job: str, config: Any) -> dict[str, Any]:
-    """Return what a job would read, its stages, its processes, and where its manifolds would lie.
+    """Return what a job would read, its stages, processes and cost, and where manifolds would lie.
 
     ``images`` is None where only reading would tell, as of tars.
     """
@@ -61,8 +70,41 @@ def dry_run(job: str, config: Any) -> dict[str, Any]:
         "stages": list((STAGES_OF_MADE if made else STAGES).get(job, ())),
         "processes": vars(pool),
         "manifolds": where,
+        "cost": _cost(job, config, found["images"], reals),
         "output": config.output,
     }
+
+
+def _cost(job: str, config: Any, images: int | None, reals: Sequence[Manifold]) -> dict[str, Any]:
+    """Return what nodes cost at the given prices, and by measurements what the job would."""
+    if config.measurements and job not in PLANNED:
+        raise ManifptError(f"--measurements: {' and '.join(PLANNED)} can be planned; leave it out")
+    most = session.capacity()
+    found: dict[str, Any] = {"max_cost": config.max_cost}
+    if config.prices:
+        hour = hourly([most], config.prices)
+        found |= {"nodes_an_hour": hourly(scaling.nodes_up(), config.prices), "most_an_hour": hour}
+        if config.max_cost and hour:
+            found["hours_of_max_cost"] = config.max_cost / hour
+    if config.measurements and images:
+        measured = Measured.read(config.measurements)
+        count = max((one.manifest["reals"] for one in reals), default=measured.images.reals)
+        sizes = (images, count) if job == "attribute" else (images,)
+        plan = PLANNED[job](measured, *sizes, _cluster(measured, most), config.num_actors)
+        found["seconds"] = plan.seconds
+        if config.prices:
+            found["estimate"] = hour * plan.seconds / 3600
+    return found
+
+
+def _cluster(measured: Measured, most: dict[str, float]) -> Cluster:
+    """Return the nodes that are up, or as many like them as the cluster may grow to."""
+    up = scaling.nodes_up()
+    cpus = scaling.node_cpus() if up else int(most.get("CPU", 1))
+    nodes = max(1, round(most.get("CPU", 1) / cpus))
+    memory = int(most.get("memory", measured.memory * nodes) / nodes)
+    gpus = int(most.get("GPU", 0) / nodes)
+    return Cluster(nodes, cpus, cpus, gpus, memory)
 
 
 def _made(text: str) -> dict[str, Any] | None:

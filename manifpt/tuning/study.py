@@ -10,13 +10,13 @@ import time
 from ray import tune
 
 from manifpt import storage
-from manifpt.engine import scaling, session
+from manifpt.engine import pipeline, scaling, session
 from manifpt.errors import ManifptError
 from manifpt.tracking import Run
 from manifpt.tuning.cache import Cache, Images
 from manifpt.tuning.journal import FINISHED, Budget, Journal, Recorder
 from manifpt.tuning.proposals import Plan, domain, scheduler, searcher
-from manifpt.tuning.trial import ACCURACY, Sweep, Trial
+from manifpt.tuning.trial import ACCURACY, PROCESS_MEMORY, Sweep, Trial, trial_memory
 
 TUNE = {
     # A leg that runs when the study ends gets so long to come to its end.
@@ -27,7 +27,7 @@ TUNE = {
     # A stop is ours to handle.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
-# Memory of the trial's own process, bytes: its workers and pipelines ask for theirs.
+# A trial whose share has no memory still needs a resource to be placed by.
 NEXT_TO_NOTHING = {"memory": 1}
 
 
@@ -36,7 +36,8 @@ def capacity_of_trials(
 ) -> tuple[int, dict[str, float], int]:
     """Return the workers of a trial, what it takes of the cluster, and how many run at once.
 
-    A trial trains with its workers beside a reader; it has several where four trials still fit.
+    A trial trains with its workers beside a reader; it has several where four trials still fit. On
+    a cluster without the memory of one trial, one runs all the same, and its share has none.
     """
     has = session.capacity()
     cpus, gpus = has.get("CPU", 1.0), has.get("GPU", 0.0)
@@ -48,7 +49,16 @@ def capacity_of_trials(
             f"--num-workers {count}: a trial needs {count + 1} CPUs, a reader's with them, and the "
             f"cluster has {cpus:g} CPU and {gpus:g} GPU; ask for fewer{session.GROWS}"
         )
-    return count, share, min(fit, most or fit)
+    room = _room_by_memory(has.get("memory"), trial_memory(count))
+    share |= {"memory": trial_memory(count)} if room is None or room > 0 else {}
+    return count, share, min(fit, fit if room is None else max(1, room), most or fit)
+
+
+def _room_by_memory(memory: float | None, each: float) -> int | None:
+    """Return how many trials a memory holds beside the cache; None if it is not known yet."""
+    if memory is None or not scaling.nodes_up():
+        return None
+    return max(0, int((memory - PROCESS_MEMORY - pipeline.READER_MEMORY) / each))
 
 
 def run_study(sweep: Sweep, plan: Plan, images: Images, parent: Run) -> Journal:
@@ -61,8 +71,10 @@ def run_study(sweep: Sweep, plan: Plan, images: Images, parent: Run) -> Journal:
     best = max((r[ACCURACY] for r in results if r["status"] == FINISHED), default=0.0)
     if left <= 0 or (plan.target is not None and best >= plan.target):
         return journal
-    scaling.wait_for(sweep.bundles(), sweep.bundles() * plan.concurrent)
-    cache = ray.remote(num_cpus=0, max_restarts=2, max_task_retries=2)(Cache).remote(
+    cached = [sweep.own_memory] if sweep.own_memory else []
+    scaling.wait_for([*cached, *sweep.bundles()], [*cached, *sweep.bundles() * plan.concurrent])
+    held = sweep.own_memory
+    cache = ray.remote(num_cpus=0, max_restarts=2, max_task_retries=2, **held)(Cache).remote(
         storage.join(sweep.output, "cache"), images, sweep.share
     )
     budget = Budget(plan.hours, plan.target)
@@ -70,7 +82,9 @@ def run_study(sweep: Sweep, plan: Plan, images: Images, parent: Run) -> Journal:
     population = plan.sampler == "pbt"
     filesystem, path = storage.arrow_filesystem(storage.join(sweep.output, "_tune"))
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(Trial, sweep=sweep, cache=cache), NEXT_TO_NOTHING),
+        tune.with_resources(
+            tune.with_parameters(Trial, sweep=sweep, cache=cache), held or NEXT_TO_NOTHING
+        ),
         param_space={n: domain(c) for n, c in sweep.space.search.items()} if population else {},
         tune_config=tune.TuneConfig(
             num_samples=left,

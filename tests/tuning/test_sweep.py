@@ -16,8 +16,10 @@ from mlflow import MlflowClient
 
 from manifpt import storage
 from manifpt.engine import session
+from manifpt.engine.pipeline import READER_MEMORY
 from manifpt.tuning import sweep
 from manifpt.tuning.study import capacity_of_trials
+from manifpt.tuning.trial import PROCESS_MEMORY, Sweep, trial_memory
 
 pytestmark = pytest.mark.usefixtures("whole_cluster")
 ROOT = Path(__file__).parents[2]
@@ -231,3 +233,17 @@ def test_accuracy_and_speed_make_a_front(ray_session, corpus, tmp_path, capsys):
 def test_concurrency_comes_from_the_cluster(monkeypatch, has, asked, expected):
     monkeypatch.setattr(session, "capacity", lambda: has)
     assert capacity_of_trials(asked, None) == expected
+
+
+@pytest.mark.parametrize(("trials", "expected"), [(9, 4), (3, 3), (1, 1), (0.5, 1)])
+def test_trials_run_at_once_as_far_as_memory_reaches(monkeypatch, trials, expected):
+    cache = PROCESS_MEMORY + READER_MEMORY
+    has = {"CPU": 16, "memory": cache + trials * trial_memory(3)}
+    monkeypatch.setattr(session, "capacity", lambda: has)
+    count, share, fit = capacity_of_trials(None, None)
+    assert (count, fit) == (3, expected)
+    # Where not even one fits by memory, one runs all the same, and holds none.
+    assert share.get("memory") == (trial_memory(3) if trials >= 1 else None)
+    held = Sweep(None, "", "", share, count).bundles()
+    assert sum(bundle.get("CPU", 0) for bundle in held) == share["CPU"]
+    assert sum(bundle.get("memory", 0) for bundle in held) == share.get("memory", 0)

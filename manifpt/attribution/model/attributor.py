@@ -22,6 +22,7 @@ from manifpt.attribution.model.network import outputs as network_outputs
 from manifpt.attribution.model.tiled import pooled_tiles
 from manifpt.attribution.unknown.known import Outputs
 from manifpt.attribution.unknown.open_set import REMEDY, OpenSet
+from manifpt.engine import prometheus
 from manifpt.errors import DamageError, ManifptError
 from manifpt.images.perceptual import DISTANCE, HammingIndex
 from manifpt.images.stacks import firsts
@@ -112,7 +113,8 @@ class Attributor:
             a.reshape(-1, *branch["shape"])
             for a, branch in zip(artifacts, self.branches, strict=True)
         ]
-        found = network_outputs(self.ready, shaped, self.device)
+        with prometheus.timed("classify"):
+            found = network_outputs(self.ready, shaped, self.device)
         return found if begins is None else pooled_tiles(found, begins)
 
     def fused(self, logits: np.ndarray, weights: Sequence[float] | None = None) -> np.ndarray:
