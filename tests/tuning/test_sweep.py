@@ -232,7 +232,9 @@ def test_accuracy_and_speed_make_a_front(ray_session, corpus, tmp_path, capsys):
 )
 def test_concurrency_comes_from_the_cluster(monkeypatch, has, asked, expected):
     monkeypatch.setattr(session, "capacity", lambda: has)
-    assert capacity_of_trials(asked, None) == expected
+    count, share, fit = capacity_of_trials(asked, None)
+    assert share.pop("memory") == trial_memory(count)
+    assert (count, share, fit) == expected
 
 
 @pytest.mark.parametrize(("trials", "expected"), [(9, 4), (3, 3), (1, 1), (0.5, 1)])
