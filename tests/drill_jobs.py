@@ -231,7 +231,7 @@ def main() -> None:
     for name, kind in kinds.items():
         write_folder(folder / name, kind, range(1000, 1120))
     tars(folder / "crawl", 6, 40)
-    (folder / "weed").mkdir(parents=True)
+    (folder / "weed").mkdir(parents=True, exist_ok=True)
     try:
         with s3_server(folder / "weed", "drill", "drill-secret") as bucket:
             weed = subprocess.check_output(["pgrep", "-P", str(os.getpid()), "weed"], text=True)
