@@ -39,7 +39,7 @@ ROWS = 20_000
 LEAST_ROWS = 100
 # Images among which copies are looked for, by the rows of the statistics.
 COMPARED = 10
-# Images are looked at as an attributor sees them: whole up to so many pixels, else as native tiles.
+# Images are looked at as an attributor sees them: whole up to this side, else as native tiles.
 SIDE = 64
 CHUNK_ROWS = 4096
 # What the table of an image's properties has besides PROPERTIES.

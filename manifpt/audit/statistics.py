@@ -11,7 +11,7 @@ import numpy as np
 PERMUTATIONS = 100
 TREE_PERMUTATIONS = 10
 FOLDS = 5
-# Values of a property that are told apart: the commonest, or so many quantiles of numbers.
+# Values of a property that are told apart: the commonest ones, or this number of quantiles.
 MOST_VALUES = 64
 QUANTILES = 16
 

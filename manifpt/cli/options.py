@@ -44,15 +44,15 @@ class SpaceOptions(BaseModel):
     )
     tiles: Tiles = Field(
         None,
-        description="rgb, freq: an image larger than its size is so many native tiles at most, not "
-        f"resized; 0 resizes it; {USUAL} if not given (a sweep: 0)",
+        description="rgb, freq: an image larger than its size becomes at most this number of native "
+        f"tiles; 0 resizes it; {USUAL} if not given (a sweep: 0)",
     )
     metric: Literal["euclidean", "cosine", "whitened"] = Field(
         "euclidean",
         description="what is near: vectors, their directions, or vectors by Mahalanobis distance",
     )
     reals: int | None = Field(
-        None, ge=2, description="of a manifold given as --input, a random sample of so many"
+        None, ge=2, description="of a manifold given as --input, a random sample of this size"
     )
     freq_eps: float | None = Field(
         None, gt=0, description="freq: added to magnitudes; 8-bit rounding noise if not given"
@@ -219,7 +219,7 @@ class PlainOptions(BaseModel):
     )
     tiles: Tiles = Field(
         None,
-        description="--space: of a larger image so many native tiles at most; 0 resizes it; those "
+        description="--space: the most native tiles of a larger image; 0 resizes it; those "
         f"of the manifold, else {USUAL}, if not given",
     )
 
@@ -300,8 +300,8 @@ class TrainingOptions(BaseModel):
     patience: int = Field(
         0,
         ge=0,
-        description="stop after so many epochs without a better validation; 0: never, since the "
-        "last epochs, of low rates, decide",
+        description="stop after this number of epochs without a better validation; 0: never, since "
+        "the last epochs, of low rates, decide",
     )
     seed: int = Field(0, ge=0, description="of weights, order and augmentation")
 

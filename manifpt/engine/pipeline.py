@@ -166,7 +166,7 @@ def _files(
 
 
 def use_threads(count: int) -> None:
-    """Let the libraries that compute use so many threads, when this thread calls them.
+    """Set the number of threads of the libraries that compute, when this thread calls them.
 
     Ray starts an actor with as many as it has CPUs by its logical count.
     """

@@ -22,7 +22,7 @@ from manifpt.outputs import records as recorded
 from manifpt.outputs.verified import wrong
 
 PART_ROWS, PART_BYTES = 100_000, 128 * 2**20
-FEW = 256  # so many chunks stay as they are
+FEW = 256  # fewer chunks stay as they are
 File = dict[str, Any]
 
 

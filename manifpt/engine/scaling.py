@@ -18,7 +18,7 @@ Bundle = Mapping[str, float]
 WAIT_SECONDS = 1800.0
 WAIT = "MANIFPT_NODE_WAIT_SECONDS"
 SAY_SECONDS, LOOK_SECONDS = 30.0, 2.0
-# The request of a job that was killed is forgotten after so many.
+# The request of a job that was killed is forgotten after these seconds.
 EXPIRE_SECONDS = 60.0
 
 

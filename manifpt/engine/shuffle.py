@@ -95,7 +95,7 @@ def runs(files: Sequence[dict[str, Any]], rows: int) -> Iterator[list[dict[str, 
 
 
 def partitions(rows: int) -> int:
-    """Return into how many partitions so many rows go."""
+    """Return the number of partitions for a number of rows."""
     return max(1, -(-rows // PARTITION_ROWS))
 
 

@@ -27,7 +27,8 @@ from manifpt.images.text import one_line, text_of
 # Bytes of memory: some, and times what the largest row group has in the file, as a page of a good
 # file is there compressed, decompressed, and as values.
 MEMORY, MEMORY_RATIO = 3 * 2**30, 4
-SECONDS, WALL = 20, 6  # of processor time for a step, and times as much may pass
+# Processor time for a step, and how many times as much wall time it may take.
+SECONDS, WALL = 20, 6
 BUFFER = 2**20  # bytes that are read at once where a page has fewer
 PIECE_ROWS, PIECE_BYTES = 64, 2**22  # that are sent together
 LENGTH = struct.Struct("<Q")
@@ -86,7 +87,7 @@ class Ranges(io.RawIOBase):
         return self.at
 
     def read(self, count: int = -1) -> bytes:
-        """Return so many bytes, fewer at the end, and all that are left if it is negative."""
+        """Return ``count`` bytes, fewer at the end, and all that are left if it is negative."""
         left = max(0, self.size - self.at)
         self.wire.send(ASK, [self.at, left if count < 0 else min(count, left)])
         before, _ = signal.setitimer(signal.ITIMER_REAL, 0)  # the storage may take its time

@@ -26,8 +26,9 @@ DISTANCE = 2
 MOST_DISTANCE = 8
 CANDIDATES = 2**17  # pairs that are compared at once
 MOST_COVERS = 64
-# What comparing a pair costs, as so much of bringing a hash to others. Hashes of real images are
-# less even than random ones, and more of them meet: ten times what was measured of random ones.
+# Cost of comparing a pair, as a share of the cost of bringing a hash to others. Hashes of real
+# images are less even than random ones, and more of them meet: ten times the figure measured on
+# random ones.
 PAIR_COST = 0.1
 
 _ANGLES = np.pi / (2 * SIDE) * np.outer(np.arange(1, 9), 2 * np.arange(SIDE) + 1)
@@ -61,7 +62,7 @@ def covers(distance: int, hashes: int) -> list[int]:
     """Return masks of 64 bits: two hashes within ``distance`` bits agree on all bits of one mask.
 
     Cut into distance + r bands, they agree in r bands at least. More bands make more masks, each
-    of more bits, on which fewer of so many ``hashes`` meet by chance; the cheapest r is taken.
+    of more bits, on which fewer ``hashes`` meet by chance; the cheapest r is taken.
     """
 
     def cost(r: int) -> float:

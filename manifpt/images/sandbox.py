@@ -95,7 +95,7 @@ class _Child:
             self.outgoing.clear()  # it is dead, as the end of its answers will tell
 
     def _read(self, count: int, *, ahead: bool) -> bytes | None:
-        """Return so many bytes of its answers, sending meanwhile; None if it dies before.
+        """Return ``count`` bytes of its answers, sending meanwhile; None if it dies before.
 
         While it has images ahead, there is no need to be woken for every answer.
         """

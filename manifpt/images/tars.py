@@ -56,7 +56,7 @@ class _Source:
         return bytes(pieces)
 
     def skip(self, size: int) -> None:
-        """Move on by ``size`` bytes; EOFError if there are not so many."""
+        """Move on by ``size`` bytes; EOFError if there are fewer."""
         if self._packed:
             while size and (piece := self.read(min(size, _PIECE))):
                 size -= len(piece)

@@ -56,7 +56,7 @@ def _ranked(image: Image.Image, size: int) -> Iterator[tuple[bool, int, Place]]:
 
 
 def places(image: Image.Image, size: int, most: int) -> list[Place]:
-    """Return where the tiles of an RGB image are, at most so many, row by row.
+    """Return where the tiles of an RGB image are, at most ``most``, row by row.
 
     Both sides of the image have at least ``size`` pixels. Tiles of one texture are ranked by place.
     """

@@ -82,7 +82,7 @@ def derive_manifold(
 
 
 def _last(manifold: Manifold, reals: int) -> str:
-    """Return the pixel hash that so many reals of a manifold do not exceed."""
+    """Return the pixel hash that ``reals`` reals of a manifold do not exceed."""
     rows = [entry["rows"]["path"] for entry in manifold.manifest["shards"]]
     tables = [storage.read_parquet(storage.join(manifold.uri, p), ["pixel_sha256"]) for p in rows]
     hashes = np.array(pa.concat_tables(tables)["pixel_sha256"].to_pylist(), dtype=str)

@@ -135,7 +135,7 @@ class Manifold:
         return shard
 
     def blocks(self, most_bytes: int) -> Iterator[Shard]:
-        """Read all shards in order, in blocks of at most so many bytes of reals.
+        """Read all shards in order, in blocks with at most ``most_bytes`` bytes of reals.
 
         The last block of a shard whose content differs from its hash raises instead of coming.
         """

@@ -59,7 +59,7 @@ def fit_basis(sample: np.ndarray) -> Basis | None:
 
 
 def sample_of(manifold: Manifold, most: int) -> Shard:
-    """Return the first shards of a manifold, as one, up to so many bytes but at least one.
+    """Return the first shards of a manifold, as one: ``most`` bytes of them, but at least one.
 
     Reals are dealt to shards by hash, so that any shard is a random sample.
     """

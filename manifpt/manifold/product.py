@@ -16,7 +16,7 @@ import torch
 UNIT = 2.0**-24  # float32's rounding unit
 GROUP = 64  # successive reals, of which the smallest value is looked at first
 BLOCK = 2048  # reals that are multiplied at once: with 256 queries the product stays in cache
-LONG = 512  # numbers of a vector from which on so many reals are enough work
+LONG = 512  # dimensions from which on this number of reals is enough work
 PAIRS = 2**23  # that are held at once, about
 SPREAD = 1024  # numbers of a vector from which on the order of pairs matters
 

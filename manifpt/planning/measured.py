@@ -33,7 +33,7 @@ class Sizes(_Part):
 class Images(_Part):
     """Of one image: reader ``fetch``, ``decode``, ``table``; actor the rest.
 
-    ``search`` is among so many ``reals``, of which ``search_floor`` does not depend on them.
+    ``search`` is among ``reals`` reals; the part ``search_floor`` does not depend on their number.
     ``threads`` is the share of an actor's time that more threads divide.
     """
 

@@ -142,7 +142,7 @@ def _check(images: int, reals: int) -> None:
 def attribute(
     measured: Measured, images: int, reals: int, cluster: Cluster, actors: int | None = None
 ) -> JobPlan:
-    """Plan ``manifpt attribute`` of so many images by a manifold of so many reals."""
+    """Plan ``manifpt attribute`` for a number of images and of the manifold's reals."""
     _check(images, reals)
     one, sizes, serial = measured.images, measured.sizes, measured.serial
     pool = cluster.pool(actors, uses_gpu=measured.uses_gpu)
@@ -195,7 +195,7 @@ def attribute(
 def build_manifold(
     measured: Measured, reals: int, cluster: Cluster, actors: int | None = None
 ) -> JobPlan:
-    """Plan ``manifpt build_manifold`` of so many reals."""
+    """Plan ``manifpt build_manifold`` for a number of reals."""
     _check(1, reals)
     one, sizes, real = measured.images, measured.sizes, measured.reals
     pool = cluster.pool(actors, uses_gpu=measured.uses_gpu)

@@ -90,7 +90,7 @@ class AttributorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defi
         )
 
     def _attributed(self, images: list[bytes | str | None]) -> list[dict[str, Any]]:
-        """Return the rows of so many images as are decoded at once.
+        """Return the rows of the images that are decoded at once.
 
         They are decoded in a process of its own: an image that ends it costs its row.
         """

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 IMAGES = "_images"
 WEIGHTS = "weights.pt"
-HELD_OUT = 20  # one real in so many
+HELD_OUT = 20  # one real in this number
 PART_ROWS = 256
 SHUFFLE_BYTES = 256 * 2**20
 IN_MEMORY_SHARE = 0.25

@@ -66,7 +66,7 @@ class Work:
         return f"{self.folder}/manifold"
 
     def tars(self, images: int, root: str = "") -> list[str]:
-        """Return the tars that hold so many images, here or under another root."""
+        """Return the tars that hold ``images`` images, here or under another root."""
         root = root or self.folder
         return [f"{root}/crawl/{n:05d}.tar" for n in range(-(-images // TAR_IMAGES))]
 

@@ -36,7 +36,7 @@ SIDE = 2048
 
 @dataclass(frozen=True)
 class Shape:
-    """What is searched: reals of a space at an image size, by so many queries."""
+    """What is searched: reals of a space at an image size, and the number of queries."""
 
     space: str
     size: int

@@ -71,7 +71,7 @@ def evidence(start: int, rows: int) -> pa.Table:
 
 
 def prepare(folder: str, rows: int) -> list[dict[str, Any]]:
-    """Write the parts of so many rows; return their entries, as a manifest has them."""
+    """Write parts with that number of rows; return their entries, as a manifest has them."""
     files: list[dict[str, Any]] = []
     for name, table in (("attributions", attributions), ("evidence", evidence)):
         Path(folder, name).mkdir(parents=True)
@@ -113,7 +113,7 @@ def _timed(step: str, folder: str, files: list[dict[str, Any]]) -> tuple[float, 
 
 
 def measure(folder: str, rows: int) -> Iterator[dict[str, Any]]:
-    """Yield a row for each step over so many rows, each in a process of its own."""
+    """Yield a row for each step over that number of rows, each in a process of its own."""
     files = in_a_process("the making of rows", prepare, folder, rows)
     for step in STEPS:
         watches: list[Watch] = []

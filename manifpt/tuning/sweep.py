@@ -37,7 +37,7 @@ class Config(SplitOptions, JobConfig):
         "optuna", description="what proposes trials; pbt: a population that exchanges weights"
     )
     trials: int = Field(20, ge=1, description="how many, all starts together; grid: all there are")
-    hours: float | None = Field(None, gt=0, description="stop after so many")
+    hours: float | None = Field(None, gt=0, description="stop after this time")
     target_metric: float | None = Field(
         None, gt=0, le=1, description="stop once a trial has ended with this accuracy"
     )
@@ -51,7 +51,7 @@ class Config(SplitOptions, JobConfig):
         True, description="stop trials that are worse than most (ASHA), at an epoch or a seed"
     )
     grace: int = Field(2, ge=1, description="epochs before a trial may be stopped")
-    reduction: int = Field(3, ge=2, description="one in so many trials goes on")
+    reduction: int = Field(3, ge=2, description="one trial in this number goes on")
     max_concurrent_trials: int | None = Field(
         None, ge=1, description="as many as fit on the cluster if not given"
     )

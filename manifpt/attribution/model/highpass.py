@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, pad
 
-# Residuals beyond so much, of pixels in [0, 1], count as this.
+# Residuals are clipped at this, for pixels in [0, 1].
 CLIP = 6 / 255
 KERNELS = (
     ((0, 0, 0), (0, -1, 1), (0, 0, 0)),

@@ -36,7 +36,7 @@ class Head:
     """What looks at an input: the number of the input, a fixed filter, and a trunk.
 
     ``trunk`` is ``compact``, the name of a torchvision classifier, whose ``stem`` counts, or of
-    vectors ``mlp`` or ``lda``, which has so many ``coordinates``.
+    vectors ``mlp`` or ``lda``; ``coordinates`` is the number of those of ``lda``.
     """
 
     reads: int

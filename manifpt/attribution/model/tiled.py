@@ -1,8 +1,8 @@
 """Tiles -> images: what a network says of an image is the mean of what it says of its tiles.
 
 The mean of logits is a logarithmic opinion pool of the tiles (see ``fusion``), each to the power of
-one in so many: an image is not surer for having more tiles, which depend on each other. How sure
-it may be is fitted on validation images, pooled in the same way (see ``calibrate``).
+one over their number: more tiles do not make an image surer, since tiles depend on each other. How
+sure it may be is fitted on validation images, pooled in the same way (see ``calibrate``).
 """
 
 from collections.abc import Sequence

@@ -31,7 +31,7 @@ class ClassGaussian:
         centred = values - means[labels]
         scale = centred.std(0)
         scale = np.maximum(scale, LEAST_SCALE * scale.mean() or 1.0)
-        # Rows are nearer to their own mean than to the true one: so many degrees are lost.
+        # Rows are nearer to their own mean than to the true one: these degrees of freedom are lost.
         freedom = len(values) / max(1, len(values) - classes)
         correlation = freedom * shrunk_covariance(centred / scale)
         whitening = (np.linalg.inv(np.linalg.cholesky(correlation)) / scale).astype(np.float32)
