@@ -44,8 +44,8 @@ class SpaceOptions(BaseModel):
     )
     tiles: Tiles = Field(
         None,
-        description="rgb, freq: an image larger than its size becomes at most this number of native "
-        f"tiles; 0 resizes it; {USUAL} if not given (a sweep: 0)",
+        description="rgb, freq: a larger image becomes at most this number of native tiles, not "
+        f"resized; 0 resizes it; {USUAL} if not given (a sweep: 0)",
     )
     metric: Literal["euclidean", "cosine", "whitened"] = Field(
         "euclidean",
