@@ -11,11 +11,13 @@ import pytest
 from mlflow import MlflowClient
 
 from manifpt import tracking
+from manifpt.tracking import server
 
 ROOT = Path(__file__).parents[1]
 WAITING = """
 import sys, time
 from manifpt import tracking
+from manifpt.tracking import server
 with tracking.run("waiting", {"a": 1}) as run:
     print(run.id, flush=True)
     time.sleep(100)
@@ -60,3 +62,24 @@ def test_a_value_that_mlflow_refuses_is_left_out_with_one_line(capsys):
     assert found.data.metrics == {"good": 2.0}
     (line,) = capsys.readouterr().err.splitlines()
     assert "no?such*name" in line
+
+
+@pytest.mark.parametrize("variable", ["MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"])
+def test_runs_belong_to_the_experiment_of_the_user(monkeypatch, tmp_path, variable):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    client = MlflowClient(uri)
+    given = client.create_experiment("theirs")
+    monkeypatch.setenv(variable, given if variable.endswith("ID") else "theirs")
+    server.client.cache_clear()
+    with tracking.run("attribute", {"seed": 1}):
+        pass
+    server.client.cache_clear()
+    assert [run.info.status for run in client.search_runs([given])] == ["FINISHED"]
+
+
+def test_the_command_of_pages_is_that_of_this_python(monkeypatch, tmp_path):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://user:secret@host/mlflow")
+    program, *flags = server.command_of_pages().split()
+    assert Path(program).exists()
+    assert flags == ["ui", "--backend-store-uri", "https://host/mlflow"]

@@ -52,6 +52,7 @@ def run(config: Config) -> None:
 
 def _run(config: Config) -> None:
     from manifpt.evaluation.pictures import triplets_picture
+    from manifpt.tracking.server import command_of_pages
 
     started = time.monotonic()
     chain = Chain(config, config.output)
@@ -68,7 +69,7 @@ def _run(config: Config) -> None:
     seconds = time.monotonic() - started
     print(f"\n{table(results, NAMES)}\n\n{rates_table(chain.rates)}\n")
     print(f"outputs: {config.output}/ (manifolds, artifacts, attributor, evaluation, attributions)")
-    print("runs:    .venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db")
+    print(f"runs:    {command_of_pages()}")
     print(f"pages:   manifpt report {config.output}/evaluation/all (and .../attributions)")
     print(f"{seconds:.0f} s")
     if config.json_file:

@@ -30,7 +30,7 @@ from manifpt.registry import pyfunc as model
 from manifpt.registry.card import Facts, card, description
 from manifpt.registry.requirements import pinned
 from manifpt.tracking import git_commit
-from manifpt.tracking.server import EXPERIMENT
+from manifpt.tracking.server import enter_experiment
 
 # By default, manifolds of at most this many bytes together come with a model.
 INCLUDE_BYTES = 256 * 2**20
@@ -71,7 +71,7 @@ def log_model(
     included = _included(manifold, manifolds)
     facts = Facts(attributor.manifest, manifolds, metrics, included, git_commit())
     with tempfile.TemporaryDirectory(prefix="manifpt-register-") as scratch:
-        mlflow.set_experiment(EXPERIMENT)  # else the model's is MLflow's default one
+        enter_experiment()  # else the model's is MLflow's default one
         info = Model.log(
             artifact_path=None,
             name=ATTRIBUTOR,

@@ -3,6 +3,7 @@
 import fcntl
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +13,7 @@ from typing import Any
 
 from manifpt.errors import ManifptError, public
 
+# The experiment of all runs, unless MLFLOW_EXPERIMENT_ID or MLFLOW_EXPERIMENT_NAME is set.
 EXPERIMENT = "manifpt"
 # How long one job waits for another to make the tables of a new SQLite store.
 FIRST_USE_SECONDS = 60
@@ -44,19 +46,42 @@ def connect() -> str:
 
     for name in ("mlflow", "alembic", "urllib3", "requests"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
-    mlflow.set_tracking_uri(uri)
-    return uri
+    mlflow.set_tracking_uri(store())
+    return store()
+
+
+def store() -> str:
+    """Return the URI of MLflow's server or store."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+
+def command_of_pages() -> str:
+    """Return a command that serves MLflow's pages, with this Python's own MLflow."""
+    program = Path(sys.executable).parent / "mlflow"
+    if program.is_relative_to(Path.cwd()):
+        program = program.relative_to(Path.cwd())
+    return f"{program} ui --backend-store-uri {public(store())}"
 
 
 @lru_cache(maxsize=1)
 def client(uri: str) -> tuple[Any, str]:
-    """Return MLflow's client and the id of our experiment, which is created if missing."""
+    """Return MLflow's client and the id of the experiment."""
     import mlflow
 
     with _first_use(uri):
-        made = mlflow.MlflowClient(uri)
-        return made, str(mlflow.set_experiment(EXPERIMENT).experiment_id)
+        return mlflow.MlflowClient(uri), enter_experiment()
+
+
+def enter_experiment() -> str:
+    """Let runs and models belong to the user's experiment; return its id.
+
+    One that is named is created if it is missing; one with an id must exist.
+    """
+    import mlflow
+
+    given = os.environ.get("MLFLOW_EXPERIMENT_ID")
+    name = None if given else os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+    return str(mlflow.set_experiment(name, experiment_id=given).experiment_id)
 
 
 @contextmanager

@@ -1,15 +1,14 @@
 """The end of a sweep: its best trial beside the defaults, on test images that no trial has seen."""
 
-import os
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from manifpt import storage
 from manifpt.attribution.model.attributor import Attributor
-from manifpt.errors import ManifptError, public
+from manifpt.errors import ManifptError
 from manifpt.evaluation.evaluate import evaluate
 from manifpt.tracking import Run
+from manifpt.tracking.server import command_of_pages
 from manifpt.tuning import report
 from manifpt.tuning.journal import FINISHED
 from manifpt.tuning.proposals import Plan
@@ -35,8 +34,7 @@ def conclude(
     for name, row in test.items():
         print(f"test images, {name}: {row['accuracy']:.3f} ({row['low']:.3f}-{row['high']:.3f})")
     print(f"best attributor: {best['attributor']}")
-    store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
-    print(f"runs: .venv/bin/mlflow ui --backend-store-uri {public(store)}\n", flush=True)
+    print(f"runs: {command_of_pages()}\n", flush=True)
     _log(sweep, results, table, weights, best, tracked)
     storage.write_json(storage.join(sweep.output, "leaderboard.json"), report.ranked(results))
     summary = {"output": sweep.output, "trials": len(results), "best": best["key"]}
