@@ -75,6 +75,8 @@ class LocalCluster:
     def join(self) -> None:
         """Start one more worker, which becomes the last of ``workers``."""
         having = [f"--num-cpus={self.shape.cpus}", f"--num-gpus={self.shape.gpus}"]
+        # Nodes that share a folder overwrite each other's copy of a submitted job's code.
+        having.append(f"--temp-dir={self.folder}/{len(self.workers)}")
         log = self.folder / f"worker-{len(self.workers)}.log"
         self.workers.append(_ray_start([f"--address={self.address}", *having], self.env, log))
 
