@@ -41,7 +41,7 @@ class JobConfig(BaseModel):
     )
     overwrite: bool = Field(
         False,
-        description="replace the results in --output that other settings made; files of others "
+        description="replace the results in --output that other settings made; all other files "
         "stay",
     )
     take_over: bool = Field(
