@@ -55,16 +55,17 @@ HEAD = """# Reference
 
 This page is generated from the code by `make reference`.
 
-`manifpt JOB` runs a job; in a checkout and on a cluster, `python -m jobs.JOB` does, too, and
-`python -m tuning.sweep`. Options come from flags, from a YAML file (`--config job.yaml`, the same
-names), or from both; flags win. `--json FILE` writes the summary of a job. A finished job that is
-run again does nothing; an interrupted one does the missing part. Exit codes:
+`manifpt JOB` runs a job. In a checkout and on a cluster, `python -m jobs.JOB` is the same command,
+and for sweeps `python -m tuning.sweep`. Options come from flags, from a YAML file with the same
+names (`--config job.yaml`), or from both; flags win. `--json FILE` writes the summary of a job. A
+finished job that is run again does nothing; an interrupted one does the missing part. Exit codes:
 
 | code | meaning |
 |---|---|
 | 0 | done |
 | 1 | `verify` found a difference |
 | 2 | an error that you can fix; one line says how |
+| 3 | `audit` has the verdict fail |
 | 130 | stopped |
 """
 

@@ -1,4 +1,4 @@
-"""Say for every image which generator made it, how surely, and which real is nearest.
+"""Tell for every image which generator made it, with its probability and the nearest real.
 
     python -m jobs.attribute --help
 

@@ -1,4 +1,4 @@
-"""Do the files give the label away? Guard against learning a format instead of a generator.
+"""Check whether file properties reveal the label, so that no format is learned as a generator.
 
     python -m jobs.audit --help
 

@@ -1,4 +1,4 @@
-"""Measure this engine next to what one would use instead, in one run on the same cores.
+"""Measure the speed of this engine and of its usual alternatives, in one run on the same cores.
 
     python -m jobs.benchmark --help
 

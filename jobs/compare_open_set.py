@@ -1,4 +1,4 @@
-"""How well are generators told that training never saw? Inputs and scores, over splits.
+"""Compare how well inputs and scores detect generators that were not in training, over splits.
 
     python -m jobs.compare_open_set --help
 

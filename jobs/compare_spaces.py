@@ -1,4 +1,4 @@
-"""Which space, which metric, which combination tells generators apart best? One job, one table.
+"""Compare how well spaces, metrics and combinations tell generators apart, in one table.
 
     python -m jobs.compare_spaces --help
 

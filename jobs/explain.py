@@ -1,4 +1,4 @@
-"""Why does an image have its verdict? Heads, nearest reals, p-values, degradations.
+"""Explain the verdict on an image: heads, nearest reals, p-values, degradations.
 
     python -m jobs.explain --help
 

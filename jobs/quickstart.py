@@ -1,4 +1,4 @@
-"""The main job, end to end, on the benchmark that ships: one command, a table of accuracies.
+"""Run the main jobs, one after the other, on the shipped benchmark; print a table of accuracies.
 
     python -m jobs.quickstart --help
 

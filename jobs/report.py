@@ -1,4 +1,4 @@
-"""A finished output as one HTML file: results, examples, fingerprints, evidence.
+"""Show a finished output as one HTML file: results, examples, fingerprints, evidence.
 
     python -m jobs.report --help
 

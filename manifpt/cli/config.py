@@ -40,34 +40,43 @@ class JobConfig(BaseModel):
         None, alias="json", description="write the job's summary to this file as JSON"
     )
     overwrite: bool = Field(
-        False, description="replace what other settings made in --output; other files stay"
+        False,
+        description="replace the results in --output that other settings made; all other files "
+        "stay",
     )
     take_over: bool = Field(
-        False, description="go on in --output though another run seems to work there"
+        False, description="work in --output although another run seems to be active there"
     )
     num_actors: int | None = Field(
-        None, ge=1, description="worker processes; as many as fit beside a reader if not given"
+        None,
+        ge=1,
+        description="number of worker processes; if not given, as many as fit beside a reader",
     )
     num_gpus_per_actor: float | None = Field(
-        None, ge=0, description="GPUs of each; one where the cluster has any if not given"
+        None,
+        ge=0,
+        description="GPUs per worker process; if not given, one if the cluster has GPUs, else none",
     )
     max_cpus: float | None = Field(
         None,
         ge=0,
-        description="CPUs that an autoscaling cluster may grow to; MANIFPT_MAX_CPUS, else those "
-        "that are up, if not given",
+        description="number of CPUs to which an autoscaling cluster may grow; if not given, "
+        "MANIFPT_MAX_CPUS, else the CPUs that are up",
     )
     max_gpus: float | None = Field(
-        None, ge=0, description="GPUs that it may grow to; MANIFPT_MAX_GPUS if not given"
+        None,
+        ge=0,
+        description="number of GPUs to which it may grow; if not given, MANIFPT_MAX_GPUS, else "
+        "the GPUs that are up",
     )
     max_cost: float | None = Field(
         None,
         gt=0,
-        description="stop, so that the same command can go on, once the nodes that were up have "
-        "cost so much; all starts with this --output count",
+        description="stop the job when the nodes have cost this amount, in all starts with this "
+        "--output together; the same command with a larger limit continues it",
     )
-    price_cpu_hour: float | None = Field(None, ge=0, description="of one CPU for an hour")
-    price_gpu_hour: float | None = Field(None, ge=0, description="of one GPU for an hour")
+    price_cpu_hour: float | None = Field(None, ge=0, description="price of one CPU for an hour")
+    price_gpu_hour: float | None = Field(None, ge=0, description="price of one GPU for an hour")
 
     @property
     def limits(self) -> dict[str, float]:
@@ -109,15 +118,24 @@ class SearchConfig(EmbeddingConfig):
     """The options of jobs that search a manifold; the result depends on none that is exact."""
 
     search: Literal["auto", "exact-plain", "exact-pruned", "approximate"] = Field(
-        "auto", description="how to find neighbours; auto is what was fastest when it was built"
+        "auto",
+        description="method that finds neighbours; auto takes the one that was fastest when the "
+        "manifold was built",
     )
     placement: Literal["auto", "replicated", "sharded", "scan"] = Field(
-        "auto", description="where the manifold lies: in each process, over actors, in storage"
+        "auto",
+        description="where the manifold lies during the search: a copy in each process "
+        "(replicated), distributed over actors (sharded), or in storage (scan)",
     )
     manifold_memory: float | None = Field(
-        None, gt=0, description="GiB that it may take in the whole job; half of Ray's if not given"
+        None,
+        gt=0,
+        description="GiB of memory for the manifold in the whole job; if not given, half of "
+        "Ray's memory",
     )
-    gpu_float16: bool = Field(False, description="hold it in half precision on GPUs; still exact")
+    gpu_float16: bool = Field(
+        False, description="keep the manifold in half precision on GPUs; results stay exact"
+    )
 
     @property
     def search_demand(self) -> SearchDemand:

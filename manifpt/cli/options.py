@@ -19,13 +19,13 @@ class DryRunOptions(BaseModel):
 
     dry_run: bool = Field(
         False,
-        description="write nothing; print what the job would read, its stages and processes, "
-        "where manifolds would lie, and what nodes cost at the given prices",
+        description="write nothing; print the inputs, stages and processes of the job, the "
+        "place of its manifolds, and the cost of the nodes at the given prices",
     )
     measurements: str | None = Field(
         None,
-        description="--dry-run of build_manifold and attribute: file of manifpt plan --measure, by "
-        "which it tells the seconds and the cost of the job",
+        description="for --dry-run of build_manifold and attribute: a file of manifpt plan "
+        "--measure, from which the seconds and the cost of the job are estimated",
     )
 
 
@@ -37,25 +37,33 @@ class SpaceOptions(BaseModel):
 
     space: str = Field(
         "rgb",
-        description="rgb, freq, residual, sl, ssl, or several at once, each a manifold: rgb+sl",
+        description="rgb, freq, residual, sl or ssl; rgb+sl makes one manifold for each of "
+        "several spaces",
     )
     image_size: int | None = Field(
-        None, ge=4, description="side in pixels; the images' own, at most 64, if not given"
+        None,
+        ge=4,
+        description="side of images in pixels; if not given, that of the images, at most 64",
     )
     tiles: Tiles = Field(
         None,
-        description="rgb, freq: a larger image becomes at most this number of native tiles, not "
-        f"resized; 0 resizes it; {USUAL} if not given (a sweep: 0)",
+        description="rgb, freq: cut a larger image into at most this number of tiles of native "
+        f"pixels; 0 resizes it instead; {USUAL} if not given (in a sweep 0)",
     )
     metric: Literal["euclidean", "cosine", "whitened"] = Field(
         "euclidean",
-        description="what is near: vectors, their directions, or vectors by Mahalanobis distance",
+        description="distance between vectors: Euclidean, cosine, or Mahalanobis (whitened)",
     )
     reals: int | None = Field(
-        None, ge=2, description="of a manifold given as --input, a random sample of this size"
+        None,
+        ge=2,
+        description="if --input is a manifold: take a random sample of this size from its reals",
     )
     freq_eps: float | None = Field(
-        None, gt=0, description="freq: added to magnitudes; 8-bit rounding noise if not given"
+        None,
+        gt=0,
+        description="freq: constant that is added to magnitudes; if not given, the level of "
+        "8-bit rounding noise",
     )
     freq_log: bool = Field(True, description="freq: take the logarithm of magnitudes")
     sl_network: str = Field(
@@ -64,30 +72,34 @@ class SpaceOptions(BaseModel):
     )
     sl_weights: str | None = Field(
         None,
-        description="sl: file of its weights, local, s3:// or gs://, if not torchvision's; hub or "
-        "hub:TAG lets timm or open_clip download theirs",
+        description="sl: file of weights, local, s3:// or gs://; if not given, torchvision's "
+        "weights; hub or hub:TAG downloads those of timm or open_clip",
     )
-    ssl_network: str = Field("resnet50", description="ssl: as --sl-network")
+    ssl_network: str = Field("resnet50", description="ssl: network, as for --sl-network")
     ssl_weights: str | None = Field(
-        None, description="ssl: file of Barlow Twins weights, or output of pretrain_embedding"
+        None, description="ssl: file of Barlow Twins weights, or the output of pretrain_embedding"
     )
     layer: str | None = Field(
-        None, description="sl, ssl: an inner layer, such as layer2; before the last if not given"
+        None,
+        description="sl, ssl: inner layer to use, such as layer2; if not given, the features "
+        "before the last layer",
     )
-    pooled: bool = Field(True, description="sl, ssl: average the layer's map over places")
+    pooled: bool = Field(True, description="sl, ssl: average the layer's map over all places")
     layer_summary: Literal["mean", "deviation", "gram"] = Field(
         "mean",
-        description="sl, ssl: of a pooled --layer, the channels' means; these and their standard "
-        "deviations; or the products of channels",
+        description="sl, ssl: how a pooled --layer becomes a vector: means of the channels, "
+        "means and standard deviations (deviation), or products of channels (gram)",
     )
     network_size: int | None = Field(
         None,
         ge=16,
-        description="sl, ssl: side that images are resized to; 224, or what timm or open_clip say, "
-        "if not given",
+        description="sl, ssl: side in pixels to which images are resized; if not given, 224, or "
+        "the size that timm or open_clip prescribes",
     )
     precision: Literal["auto", "float32", "float16", "bfloat16"] = Field(
-        "auto", description="sl, ssl: of the network; float16 on GPUs, float32 on CPUs"
+        "auto",
+        description="sl, ssl: precision of the network; auto is float16 on GPUs and float32 on "
+        "CPUs",
     )
 
     @property
@@ -105,8 +117,9 @@ class SplitOptions(BaseModel):
 
     split_by: str | None = Field(
         None,
-        description="put images of one value of this metadata column, as prompt or account, or of "
-        "one folder (folder), into one split; by their content if not given",
+        description="keep images with the same value of this metadata column (such as prompt or "
+        "account), or in the same folder (folder), in one split; if not given, "
+        "images are split by their content",
     )
 
 
@@ -115,13 +128,13 @@ class LabelOptions(BaseModel):
 
     source_column: str | None = Field(
         None,
-        description="the column of sources, its reals called real; source, or what data sets of the"
-        " field have, if not given",
+        description="column of sources, in which reals are called real; if not given, source, "
+        "or the usual column of known data sets",
     )
     split_column: str | None = Field(
         None,
-        description="the column of splits: train, val or validation, test; others count as none; "
-        "split if not given",
+        description="column of splits, with the values train, val or validation, and test; "
+        "other values count as no split; if not given, split",
     )
 
     @property
@@ -136,32 +149,34 @@ class InputOptions(LabelOptions):
     """How inputs are read, where their files do not say."""
 
     columns: tuple[str, ...] = Field(
-        (), description="metadata of the input that travel to the output, by their names there"
+        (), description="metadata columns of the input to copy to the output, under the same names"
     )
     image_column: str | None = Field(
         None,
-        description="of Parquet, the column of image bytes; found by name or type if not given",
+        description="column of image bytes in Parquet; if not given, found by name or type",
     )
     id_column: str | None = Field(
         None,
-        description="of Parquet and tables of URIs, the column of ids; id or key of Parquet, "
-        "else the row's number, if not given",
+        description="column of ids in Parquet and tables of URIs; if not given, id or key in "
+        "Parquet, else the number of the row",
     )
     uri_column: str | None = Field(
         None,
-        description="of tables, the column of URIs; url, uri, path, image_url, ... if not given",
+        description="column of URIs in tables; if not given, url, uri, path, image_url, ...",
     )
     allow_private_addresses: bool = Field(
-        False, description="let http(s) URIs lead to private, loopback and reserved addresses"
+        False,
+        description="allow http(s) URIs that lead to private, loopback and reserved addresses",
     )
     allow_buckets: tuple[str, ...] = Field(
         (),
-        description="buckets that a table of URIs in a bucket may name besides that; a local table "
-        "is taken for your own, and may name any",
+        description="further buckets that a table of URIs in a bucket may name, besides its "
+        "own; a local table is trusted, and may name any bucket",
     )
     allow_local: bool = Field(
         False,
-        description="let a table of URIs in a bucket name local files; a local table may name any",
+        description="allow a table of URIs in a bucket to name local files; a local table may "
+        "name any file",
     )
 
     @property
@@ -187,15 +202,21 @@ class ProjectionOptions(BaseModel):
 
     projector: Literal["nearest", "mean", "tangent", "riemannian", "denoiser", "none"] = Field(
         "nearest",
-        description="x* from neighbours: the nearest, their mean, their affine hull, or their "
-        "centre of mass in a learned geometry; denoiser: what a denoiser that has seen reals alone "
-        "makes of the image; none takes the embedding itself, a space's baseline",
+        description="how x* is computed from neighbours: nearest, mean, tangent (their affine "
+        "hull) or riemannian (their centre of mass in a learned geometry); "
+        "denoiser: the output of a denoiser that was trained on reals only; none: "
+        "no x*, the artifact is the embedding itself, as a baseline of the space",
     )
     neighbors: int | None = Field(
-        None, ge=1, description="how many; if not given 1 for nearest, 16 for tangent, else 8"
+        None,
+        ge=1,
+        description="number of neighbours; if not given, 1 for nearest, 16 for tangent, else 8",
     )
     ridge: float = Field(
-        0.1, gt=0, description="tangent: regularisation, relative to the neighbours' mean variance"
+        0.1,
+        gt=0,
+        description="tangent: strength of the regularisation, relative to the mean variance of "
+        "the neighbours",
     )
 
     @property
@@ -211,16 +232,20 @@ class PlainOptions(BaseModel):
 
     space: str | None = Field(
         None,
-        description="spaces without a manifold, alone or beside --manifold: image, the images "
-        "themselves, or another that needs no weights, or several: image+freq",
+        description="spaces to use without a manifold, alone or beside --manifold: image (the "
+        "images themselves), or another one without weights; image+freq uses both",
     )
     image_size: int | None = Field(
-        None, ge=4, description="--space: side in pixels; the images' own, at most 64"
+        None,
+        ge=4,
+        description="with --space: side of images in pixels; if not given, that of the images, "
+        "at most 64",
     )
     tiles: Tiles = Field(
         None,
-        description="--space: the most native tiles of a larger image; 0 resizes it; those "
-        f"of the manifold, else {USUAL}, if not given",
+        description="with --space: largest number of tiles of native pixels from a larger "
+        "image; 0 resizes it instead; if not given, the number of the manifold, "
+        f"else {USUAL}",
     )
 
     @property
@@ -233,14 +258,17 @@ class DecisionOptions(BaseModel):
     """When an attributor says generator or real, unknown or unsure."""
 
     sure: float = Field(
-        0.5, ge=0, le=1, description="decision: least probability of an answer, else unsure"
+        0.5,
+        ge=0,
+        le=1,
+        description="decision: lowest probability of an answer; below it the decision is unsure",
     )
     false_rejection: float = Field(
         0.05,
         ge=0,
         lt=1,
-        description="decision: share of known classes' images that may be called unknown; 0 for "
-        "never",
+        description="decision: largest share of images of known classes that may be called "
+        "unknown; 0 calls no image unknown",
     )
 
     @property
@@ -256,54 +284,61 @@ class TrainingOptions(BaseModel):
 
     fusion: Literal["late", "early"] = Field(
         "late",
-        description="of several heads: calibrated scores added up, or features in one last layer",
+        description="how several heads are combined: late adds up their calibrated scores, "
+        "early joins their features in one last layer",
     )
     backbone: str = Field(
         "auto",
-        description="of maps: compact, a small network at full resolution, or a torchvision "
-        "classifier; auto is resnet50 on GPUs, else compact",
+        description="network for maps: compact, a small network at full resolution, or a "
+        "torchvision classifier; auto is resnet50 on GPUs, else compact",
     )
     stem: Literal["auto", "full", "half", "standard"] = Field(
         "auto",
-        description="resolution that the stem of a ResNet keeps: full, half, a quarter (standard); "
-        "auto takes full up to 48 pixels and half up to 112",
+        description="resolution that the stem of a ResNet keeps: full, half, or a quarter "
+        "(standard); auto is full up to 48 pixels, half up to 112, else standard",
     )
     vectors: Literal["lda", "mlp"] = Field(
         "lda",
-        description="of vectors: linear discriminant analysis, its shrinkage by validation, or a "
-        "residual MLP",
+        description="classifier for vectors: linear discriminant analysis, whose shrinkage is "
+        "chosen by validation, or a residual MLP",
     )
     highpass: Literal["no", "also", "only"] = Field(
         "no",
-        description="of the space image: put a head on fixed high-pass residuals of the pixels, "
-        "beside the one on pixels or alone",
+        description="for the space image: train a head on fixed high-pass residuals of the "
+        "pixels, beside the head on pixels (also) or instead of it (only)",
     )
     steps: int | None = Field(
-        None, ge=1, description="gradient steps, in whole epochs; 4000 if --epochs is not given"
+        None,
+        ge=1,
+        description="number of gradient steps, rounded to whole epochs; 4000 if --epochs is not "
+        "given",
     )
-    epochs: int | None = Field(None, ge=1, description="instead of --steps: passes over the images")
-    batch_size: int = Field(64, ge=2, description="images a step, over all workers")
+    epochs: int | None = Field(None, ge=1, description="passes over the images, instead of --steps")
+    batch_size: int = Field(64, ge=2, description="images per step, over all workers")
     learning_rate: float | None = Field(
         None,
         gt=0,
-        description="AdamW's, at its peak; if not given 0.002 for compact and 0.0007 for others, "
-        "times the square root of --batch-size / 64",
+        description="peak learning rate of AdamW; if not given, 0.002 for compact and 0.0007 "
+        "for other networks, times the square root of --batch-size / 64",
     )
-    weight_decay: float = Field(0.05, ge=0, description="AdamW's")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a label that is spread")
+    weight_decay: float = Field(0.05, ge=0, description="weight decay of AdamW")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of each label that is spread over all classes"
+    )
     augment: Literal["cutmix", "none", "mirror", "shift"] = Field(
         "cutmix",
-        description="of maps: in half of the batches, cutmix pastes a rectangle of another image, "
-        "with its share of the label; mirror mirrors at random, and shift moves maps of pixels, "
-        "too, which both change the phase of a generator's upsampling",
+        description="augmentation of maps: cutmix pastes a rectangle of another image, in half "
+        "of the batches, and mixes the labels; mirror mirrors at random; shift also "
+        "moves maps of pixels; mirror and shift change the phase of a generator's "
+        "upsampling",
     )
     patience: int = Field(
         0,
         ge=0,
-        description="stop after this number of epochs without a better validation; 0: never, since "
-        "the last epochs, of low rates, decide",
+        description="stop after this number of epochs without a better validation; 0 never "
+        "stops early, since the last epochs, with low learning rates, matter most",
     )
-    seed: int = Field(0, ge=0, description="of weights, order and augmentation")
+    seed: int = Field(0, ge=0, description="seed of weights, order and augmentation")
 
     @property
     def training(self) -> "Training":

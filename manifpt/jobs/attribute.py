@@ -1,14 +1,14 @@
-"""Say for every image which generator made it, how surely, and which real is nearest.
+"""Tell for every image which generator made it, with its probability and the nearest real.
 
     manifpt attribute --input s3://bucket/crawl --model MODEL --output s3://bucket/verdicts
     manifpt attribute --input CRAWL --model models:/NAME@champion --output VERDICTS
     manifpt attribute ... --retry-quarantined unreadable
     manifpt attribute --status VERDICTS
 
-Every input row ends in exactly one row of `attributions/` or `quarantine/`. Whatever is killed, the
-same command goes on. `--status` reads how far a job is from its output, and needs no cluster.
-With --group-by, `groups/` has a decision on each site, account or album, from the pooled evidence
-of its images.
+Every input row becomes exactly one row of `attributions/` or `quarantine/`. If a process or a node
+is killed, the same command continues the job. `--status` reads the progress of a job from its
+output, and needs no cluster. With --group-by, `groups/` has a decision on each site, account or
+album, from the pooled evidence of its images.
 """
 
 import sys
@@ -32,39 +32,52 @@ class Config(DecisionOptions, DryRunOptions, InputOptions, SearchConfig):
         description="images: folders, tars, Parquet, tables of URIs; local, s3://, gs://; patterns",
     )
     model: str = Field(
-        description="folder of train_attribution, or a registered one as models:/NAME@ALIAS"
+        description="attributor: a folder of train_attribution, or a registered model as "
+        "models:/NAME@ALIAS"
     )
     output: str = Field(description="folder for the tables, local, s3:// or gs://")
     split: Literal["train", "validation", "test"] | None = Field(
-        None, description="of images that declare a split, as a benchmark's, only these"
+        None, description="use only images that declare this split, such as those of a benchmark"
     )
     sources: tuple[str, ...] = Field(
-        (), description="of images that declare a source, as a benchmark's, only these"
+        (),
+        description="use only images that declare one of these sources, such as those of a "
+        "benchmark",
     )
     ensemble: OptionalDegradations = Field(
         None,
-        description="ask degraded views of each image, too, whose disagreement lowers its "
-        "probability: --ensemble alone for jpeg:75 jpeg:90 resize:0.75, or with others",
+        description="also classify degraded views of each image; if they disagree, its "
+        "probability is lower; without values the views are jpeg:75 jpeg:90 "
+        "resize:0.75",
     )
     group_by: str | None = Field(
         None,
-        description="judge together the images of each value of this column, or of each 'folder'",
+        description="judge images together that have the same value of this column, or lie in "
+        "the same folder ('folder')",
     )
     foreign: float = Field(
-        0.1, gt=0, lt=1, description="with --group-by: share of a group's images of other sources"
+        0.1,
+        gt=0,
+        lt=1,
+        description="with --group-by: share of a group's images that may come from other sources",
     )
     manifold: tuple[str, ...] = Field(
-        (), description="where the attributor's manifolds lie now, if they were moved"
+        (), description="present location of the attributor's manifolds, if they were moved"
     )
     duplicates: bool = Field(
-        True, description="tell which images are copies of others of the input (duplicates/)"
+        True, description="find images that are copies of others in the input (duplicates/)"
     )
     near_distance: int = Field(
-        DISTANCE, ge=0, le=MOST_DISTANCE, description="bits of 64 in which near duplicates differ"
+        DISTANCE,
+        ge=0,
+        le=MOST_DISTANCE,
+        description="near duplicates differ in at most this number of bits, of the 64 of the "
+        "perceptual hash",
     )
     retry_quarantined: tuple[str, ...] | None = Field(
         None,
-        description="of a finished output, try these rows again: of the error codes given, or all",
+        description="in a finished output, try quarantined rows again: those with these error "
+        "codes, or all",
     )
 
 

@@ -1,13 +1,13 @@
-"""Do the files give the label away? Guard against learning a format instead of a generator.
+"""Check whether file properties reveal the label, so that no format is learned as a generator.
 
     manifpt audit --input real=DIR gan=gan.tar ldm=s3://bucket/ldm/ --output AUDIT
     manifpt audit --input BENCHMARK --split-by prompt --json audit.json
 
 Compares how the images of each class were stored: format, JPEG quality and tables, chroma
-subsampling, size, mode, bit depth, metadata, encoder, file size, grey levels; finds copies across
-classes and splits; and trains a classifier that sees no pixel. The verdict is pass, warn or fail;
-exit code 3 is fail. A data set that fails passes after `manifpt normalize`, if its files were at
-fault. AUDIT/audit.md is the report; without --output there is only the summary.
+subsampling, size, mode, bit depth, metadata, encoder, file size, grey levels. It also finds copies
+across classes and splits, and trains a classifier that sees no pixel. The verdict is pass, warn or
+fail; exit code 3 is fail. If a data set fails because of how its files were stored, it passes after
+`manifpt normalize`. AUDIT/audit.md is the report; without --output there is only the summary.
 """
 
 import contextlib
@@ -40,25 +40,42 @@ class Config(LabelOptions, SplitOptions, JobConfig):
     rows: int = Field(
         20_000,
         ge=100,
-        description="images of the statistics, of all classes alike; ten times as "
-        "many are compared for copies",
+        description="number of images for the statistics, equally from all classes; ten times "
+        "this number is compared for copies",
     )
     near_distance: int = Field(
-        DISTANCE, ge=0, le=MOST_DISTANCE, description="bits of 64 in which near copies differ"
+        DISTANCE,
+        ge=0,
+        le=MOST_DISTANCE,
+        description="near copies differ in at most this number of bits, of the 64 of the "
+        "perceptual hash",
     )
-    warn: Share = Field(0.01, description="share of the label that a file property explains")
-    fail: Share = Field(0.05, description="the same, to fail")
+    warn: Share = Field(
+        0.01, description="warn if a file property explains this share of the label"
+    )
+    fail: Share = Field(
+        0.05, description="fail if a file property explains this share of the label"
+    )
     content_warn: Share = Field(
-        0.6, description="share that file size or grey levels explain, which pictures change, too"
+        0.6,
+        description="warn if file size or grey levels explain this share of the label; these "
+        "also depend on the content of the pictures",
     )
-    content_fail: Share = Field(0.9, description="the same, to fail")
+    content_fail: Share = Field(
+        0.9, description="fail if file size or grey levels explain this share of the label"
+    )
     copies_warn: Share = Field(
         0.001,
-        description="share of images that another class or split has, too, or its prompt",
+        description="warn if this share of images also occurs in another class or split, or has "
+        "its prompt in another split",
     )
-    copies_fail: Share = Field(0.01, description="the same, to fail")
-    near_warn: Share = Field(0.05, description="share of images that look like another one")
-    near_fail: Share = Field(0.3, description="the same, to fail")
+    copies_fail: Share = Field(0.01, description="fail at this share of such images")
+    near_warn: Share = Field(
+        0.05, description="warn if this share of images looks like another image"
+    )
+    near_fail: Share = Field(
+        0.3, description="fail if this share of images looks like another image"
+    )
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Measure this engine next to what one would use instead, in one run on the same cores.
+"""Measure the speed of this engine and of its usual alternatives, in one run on the same cores.
 
 manifpt benchmark search --quick
 manifpt benchmark search --json search.json
@@ -26,14 +26,17 @@ class Config(JobConfig):
     what: Literal["search", "embed", "attribute", "plan", "tail"] = Field(
         description="what to measure", json_schema_extra=POSITIONAL
     )
-    quick: bool = Field(False, description="small shapes, in about three minutes")
+    quick: bool = Field(False, description="measure small sizes only, in about three minutes")
     input: tuple[str, ...] = Field(
-        (), description="photographs to take crops of; scikit-learn's two if not given"
+        (),
+        description="photographs from which crops are taken; if not given, the two of scikit-learn",
     )
-    repeats: int = Field(5, ge=1, description="runs of which the median counts")
-    threads: int | None = Field(None, ge=1, description="of every engine; all cores if not given")
-    backbone: str = Field("resnet18", description="embed: a torchvision ResNet")
-    image_size: int = Field(64, ge=32, description="embed: side in pixels")
+    repeats: int = Field(5, ge=1, description="number of runs; the median counts")
+    threads: int | None = Field(
+        None, ge=1, description="threads of every engine; if not given, as many as cores"
+    )
+    backbone: str = Field("resnet18", description="for embed: a torchvision ResNet")
+    image_size: int = Field(64, ge=32, description="for embed: side of images in pixels")
 
 
 def search_rows(config: Config, threads: int) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@ r"""Train the zoo's generators on a real set and write a benchmark: samples, spl
     manifpt build_benchmark --name GM-FashionMNIST --licence MIT \
         --real train-images-idx3-ubyte.gz --output benchmarks/gm-fashionmnist
 
-Weights stay in --weights: a recipe found there is not trained again.
+The generators' weights are kept in --weights: a recipe with weights there is not trained again.
 """
 
 import sys
@@ -27,25 +27,31 @@ class Config(JobConfig):
     )
     output: str = Field(description="folder for the benchmark, local, s3:// or gs://")
     generated: tuple[str, ...] = Field(
-        (), description="NAME=URI of images that others generated, to be classes, too"
+        (), description="NAME=URI of images from other generators, to be added as classes"
     )
     recipes: str = Field(
-        "fashion", description="YAML file of recipes, or one of manifpt/zoo/recipes by name"
+        "fashion", description="YAML file of recipes, or the name of one in manifpt/zoo/recipes"
     )
-    weights: str = Field("zoo-weights", description="local folder of trained generators")
-    name: str = Field("GM-benchmark", description="name on the card")
+    weights: str = Field(
+        "zoo-weights", description="local folder for the weights of trained generators"
+    )
+    name: str = Field("GM-benchmark", description="name of the benchmark on its card")
     licence: str = Field("unknown", description="licence of the reals, for the card")
-    seed: int = Field(0, ge=0, description="of the splits")
+    seed: int = Field(0, ge=0, description="seed of the splits")
     image_size: int | None = Field(
-        None, ge=8, description="side in pixels, a multiple of 4; the reals' own if not given"
+        None,
+        ge=8,
+        description="side of images in pixels, a multiple of 4; if not given, that of the reals",
     )
     manifold_images: int = Field(4000, ge=1, description="reals for the manifold")
     train_images: int = Field(300, ge=1, description="images of each class for training")
     validation_images: int = Field(100, ge=1, description="images of each class for validation")
     test_images: int = Field(200, ge=1, description="images of each class for test")
-    num_cpus: int = Field(1, ge=1, description="CPUs, and threads, of each training")
+    num_cpus: int = Field(1, ge=1, description="CPUs and threads for each training")
     accuracies: str | None = Field(
-        None, description="only put these, as `quickstart --json` wrote them, on --output's card"
+        None,
+        description="only add the accuracies in this file of `quickstart --json` to the card in "
+        "--output",
     )
     verify: bool = Field(False, description="only check the files in --output against their card")
 

@@ -2,10 +2,10 @@
 
     manifpt build_manifold --input real=s3://bucket/reals --output s3://bucket/manifold
 
-The input of a benchmark is its folder: the split `manifold` of its reals is taken. --append adds
-reals, --compact merges the small shards that this leaves, --explain prints how neighbours are found
-and from which measurements that was chosen. A manifold as --input gives its reals as they are
-embedded: for another --metric, or with --reals for a smaller one.
+If the input is the folder of a benchmark, the split `manifold` of its reals is used. --append adds
+reals, and --compact merges the small shards that this leaves. --explain prints how neighbours are
+found, and the measurements that decided it. If --input is a manifold, its embedded reals are used
+again: for another --metric, or with --reals for a smaller manifold.
 """
 
 from typing import Any, Literal
@@ -27,23 +27,26 @@ class Config(SpaceOptions, DryRunOptions, LabelOptions, EmbeddingConfig):
         description="real images: folders, tars or Parquet, local, s3://, gs://; or a manifold",
     )
     append: bool = Field(False, description="add --input to the manifold in --output")
-    compact: bool = Field(False, description="merge small shards of --output to about --shards")
+    compact: bool = Field(
+        False, description="merge small shards in --output, to about the number of --shards"
+    )
     explain: bool = Field(False, description="only print how --output is searched, and why")
     output: str = Field(description="folder for the manifold, local, s3:// or gs://")
     shards: int = Field(4, ge=1, description="number of shards")
     filter: Literal["bicubic", "lanczos", "bilinear"] = Field(
-        "bicubic", description="antialiased resize filter for images of another size"
+        "bicubic", description="antialiased filter that resizes images of another size"
     )
     index: str | None = Field(
-        None, description="FAISS's name of an approximate index to have, too, such as IVF256,Flat"
+        None,
+        description="also build an approximate index, given by its FAISS name, such as IVF256,Flat",
     )
     geometry: bool = Field(
-        False, description="learn a Riemannian geometry, too, for --projector riemannian"
+        False, description="also learn a Riemannian geometry, for --projector riemannian"
     )
     denoiser: bool = Field(
-        False, description="rgb: train a denoiser on the reals, too, for --projector denoiser"
+        False, description="rgb: also train a denoiser on the reals, for --projector denoiser"
     )
-    denoiser_steps: int = Field(3000, ge=1, description="of the denoiser's training")
+    denoiser_steps: int = Field(3000, ge=1, description="steps of the denoiser's training")
 
 
 # What a manifold given as --input has already.

@@ -37,7 +37,7 @@ class ChainConfig(ProjectionConfig):
     )
     sources: tuple[str, ...] = Field(
         ("real", "gan", "vae", "waveletflow", "ddpm"),
-        description="which of its classes; all if empty",
+        description="classes of the benchmark to use; all if empty",
     )
     projector: Literal["nearest", "mean", "tangent", "riemannian"] = Field(
         "tangent", description="see compute_artifacts"
@@ -45,11 +45,15 @@ class ChainConfig(ProjectionConfig):
     backbone: str = Field("compact", description="see train_attribution")
     stem: str = Field("auto", description="see train_attribution")
     vectors: Literal["lda", "mlp"] = Field("lda", description="see train_attribution")
-    steps: int = Field(4000, ge=1, description="of each training by gradients")
+    steps: int = Field(4000, ge=1, description="steps of each training by gradients")
     denoiser_steps: int = Field(3000, ge=1, description="see build_manifold")
-    encoder_epochs: int = Field(5, ge=1, description="of the encoder, see pretrain_embedding")
+    encoder_epochs: int = Field(
+        5, ge=1, description="epochs of the encoder's training, see pretrain_embedding"
+    )
     seeds: tuple[int, ...] = Field(
-        (0,), min_length=1, description="of training; several give the spread of the accuracies"
+        (0,),
+        min_length=1,
+        description="seeds of training; several seeds show the spread of the accuracies",
     )
 
 

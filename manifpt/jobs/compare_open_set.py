@@ -1,11 +1,12 @@
-"""How well are generators told that training never saw? Inputs and scores, over splits.
+"""Compare how well inputs and scores detect generators that were not in training, over splits.
 
     manifpt compare_open_set --output open-set --sl-network mobilenet_v2 --sl-weights FILE
 
 Artifacts of all generators of a benchmark are computed once. In each split an attributor is trained
-on reals and 16 generators, and tested on unseen images of these and of 8 others, of three kinds:
-other seeds of a known recipe, other recipes of a known family, and a family of which none is known.
-Groups of images are asked, too, for the last of the inputs. Finished work is not repeated.
+on reals and 16 generators, and tested on unseen images of these and of 8 others. The others are of
+three kinds: other seeds of a known recipe, other recipes of a known family, and a family of which
+none is known. For the last of the inputs, groups of images are also tested. Finished work is not
+repeated.
 """
 
 import csv
@@ -33,15 +34,19 @@ class Config(ChainConfig):
     """Options of compare_open_set."""
 
     output: str = Field(description="folder for all outputs, local, s3:// or gs://")
-    sources: tuple[str, ...] = Field((), description="of the benchmark; all, if empty")
-    splits: int = Field(3, ge=1, le=3, description="how many of the splits")
+    sources: tuple[str, ...] = Field(
+        (), description="sources of the benchmark to use; all if empty"
+    )
+    splits: int = Field(
+        3, ge=1, le=3, description="number of splits of the generators into known and unknown ones"
+    )
     spaces: tuple[str, ...] = Field(
-        ("rgb", "freq", "sl"), description="embedding spaces of manifolds"
+        ("rgb", "freq", "sl"), description="embedding spaces for which manifolds are built"
     )
     inputs: tuple[str, ...] = Field(
         ("image", "highpass", "residual", "denoiser", "rgb", "image+highpass+residual+denoiser"),
-        description="what classifiers work on: spaces, image, highpass, residual, denoiser; sums "
-        "are late fusions",
+        description="inputs of classifiers: spaces, image, highpass, residual, denoiser; names "
+        "joined by + are late fusions",
     )
     sl_network: str = Field("resnet50", description="see build_manifold")
     sl_weights: str | None = Field(None, description="see build_manifold")

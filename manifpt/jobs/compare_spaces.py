@@ -1,14 +1,14 @@
-r"""Which space, which metric, which combination tells generators apart best? One job, one table.
+r"""Compare how well spaces, metrics and combinations tell generators apart, in one table.
 
     manifpt compare_spaces --output comparison --seeds 0 1 2 --sl-weights mobilenet_v2.pth \
         --sl-network mobilenet_v2
 
-For each metric, manifolds of all spaces are built and artifacts computed in one pass each; then an
-attributor is trained on each space, and evaluated on images that nothing has seen: once a seed, in
-metrics beside the first with the first seed alone. In the first metric the embeddings themselves
-are classified, too, for what the projection is worth (`sl-features`; those of rgb are the image),
-and the image, its high-pass residuals, its local statistics and what a denoiser takes away; and
-combinations by late fusion. A training that is done is not repeated.
+For each metric, one pass builds the manifolds of all spaces, and one pass computes their artifacts.
+Then an attributor is trained on each space, and evaluated on unseen images. The first metric uses
+all seeds, the others only the first seed. In the first metric further inputs are classified: the
+embeddings themselves (such as `sl-features`; for rgb they are the image), which shows the gain of
+the projection; the image, its high-pass residuals, its local statistics, and the part of it that a
+denoiser removes; and combinations of these, by fusion. A finished training is not repeated.
 """
 
 from typing import TYPE_CHECKING, Any, Literal
@@ -44,7 +44,9 @@ class Config(ChainConfig):
     output: str = Field(description="folder for all outputs, local, s3:// or gs://")
     spaces: tuple[str, ...] = Field(("rgb", "freq", "sl", "ssl"), description="embedding spaces")
     metrics: tuple[str, ...] = Field(
-        ("euclidean", "cosine", "whitened"), description="see build_manifold; the first is the main"
+        ("euclidean", "cosine", "whitened"),
+        description="metrics to compare, see build_manifold; combinations are compared in the "
+        "first one",
     )
     combinations: tuple[str, ...] = Field(
         (
@@ -59,16 +61,18 @@ class Config(ChainConfig):
             f"image+highpass+residual+{AGAIN}",
             "image+highpass+residual+denoiser",
         ),
-        description="of heads, fused, in the first metric; image@1 is the image with the next "
-        "seed, so that rows of as many networks can be compared",
+        description="combinations of heads to fuse, in the first metric; image@1 is a head on "
+        "the image with the next seed, so that combinations with the same number of "
+        "networks can be compared",
     )
     fusions: tuple[Literal["late", "early"], ...] = Field(
-        ("late",), description="of the combinations; early ones are trainings of their own"
+        ("late",),
+        description="how the combinations are fused; each early fusion is trained separately",
     )
     sl_network: str = Field("resnet50", description="see build_manifold")
     sl_weights: str | None = Field(None, description="see build_manifold")
     ssl_weights: str | None = Field(
-        None, description="see build_manifold; an encoder is trained on the reals if not given"
+        None, description="see build_manifold; if not given, an encoder is trained on the reals"
     )
     network_size: int | None = Field(None, ge=16, description="see build_manifold")
 

@@ -2,17 +2,19 @@
 
     manifpt compute_artifacts --input dcgan=DIR real=DIR --manifold M --output A
 
-The artifacts are Parquet, one folder a split. `--space image` stores the images themselves: alone
-for the baseline, beside manifolds as one space of several, which are made in one pass. Embeddings
-(`--projector none`) given as --input are projected without being decoded and embedded again.
+The artifacts are Parquet, one folder per split. `--space image` stores the images themselves: alone
+as the baseline, or with manifolds as one of several spaces, which are computed in one pass.
+Embeddings (`--projector none`) given as --input are projected without decoding and embedding the
+images again.
 
     manifpt compute_artifacts ... --split-by prompt
 
-Images of one prompt, scene or account are in one split; those without a value are split by content.
+All images of a prompt, scene or account are in one split; images without a value are split by
+their content.
 
     manifpt compute_artifacts ... --augment jpeg resize blur crop noise --copies 2
 
-Robust training: each training image gets --copies degraded copies, in every class alike.
+For robust training, each training image of every class gets --copies degraded copies.
 """
 
 from typing import TYPE_CHECKING, Any, Literal
@@ -40,26 +42,35 @@ class Config(
     )
     output: str = Field(description="folder for the artifacts, local, s3:// or gs://")
     manifold: tuple[str, ...] = Field(
-        (), description="manifolds to project on, each with its own space; a folder of several"
+        (), description="manifolds to project on, each with its own space, or a folder of several"
     )
     split: Literal["content", "train", "validation", "test"] = Field(
         "content",
-        description="split of images that declare none: by their content 70/10/20, or one for all",
+        description="split of images that declare none: content splits them by their content, "
+        "70/10/20; another value puts all into that split",
     )
     sources: tuple[str, ...] = Field(
-        (), description="of images that declare a source, as a benchmark's, only these"
+        (),
+        description="use only images that declare one of these sources, such as those of a "
+        "benchmark",
     )
     float16: bool = Field(False, description="store artifacts as float16 instead of float32")
     augment: Ranges = Field(
         (),
-        description="degraded copies of training images: some of jpeg resize blur crop noise, "
-        "alone or as jpeg:50-95",
+        description="add degraded copies of training images, by some of jpeg resize blur crop "
+        "noise, each alone or with a range as jpeg:50-95",
     )
-    copies: int = Field(1, ge=1, description="--augment: how many of each training image")
+    copies: int = Field(
+        1, ge=1, description="with --augment: number of copies of each training image"
+    )
     augment_validation: bool = Field(
-        True, description="--augment: one of each validation image, too; test stays clean"
+        True,
+        description="with --augment: also add one copy of each validation image; test images "
+        "get none",
     )
-    augment_seed: int = Field(0, ge=0, description="--augment: of kinds, strengths, places, noise")
+    augment_seed: int = Field(
+        0, ge=0, description="with --augment: seed of kinds, strengths, places and noise"
+    )
 
 
 AUGMENT = ("augment", "copies", "augment_validation", "augment_seed")

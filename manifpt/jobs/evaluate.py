@@ -3,18 +3,19 @@
     manifpt evaluate --input ARTIFACTS --model MODEL --output EVALUATION
     manifpt evaluate --input a=DIR b=DIR real=DIR --model MODEL --output EVALUATION
 
-Artifacts and benchmarks have a split `test`, which is evaluated. Other images all count as test,
-except those whose pixels were in the manifold, in training or in validation. Those that look like
-an image of training or validation are left out, too; the accuracy with them is printed beside, and
---keep-near counts them. Images of sources that the attributor does not know measure how well it
-tells them from its own.
+Of artifacts and benchmarks, the split `test` is evaluated. Of other inputs, all images are
+evaluated, except those whose pixels were in the manifold, in training or in validation. Images that
+look like an image of training or validation are left out, too; a second accuracy includes them, and
+--keep-near counts them everywhere. Images of sources that the attributor does not know measure how
+well it recognises unknown sources.
 
     manifpt evaluate --robustness --input IMAGES --model MODEL --output CURVES
 
-Images alone: accuracy against JPEG quality, blur, resizing, cropping and noise.
+Measures accuracy against JPEG quality, blur, resizing, cropping and noise. The input must be
+images, not artifacts.
 
---groups adds how often groups of test images are told right by `manifpt attribute --group-by`,
-against their size, and how often they are called unknown.
+--groups also measures how often `manifpt attribute --group-by` names the source of a group of test
+images correctly, and how often it calls the group unknown, by the size of the group.
 """
 
 import sys
@@ -36,29 +37,31 @@ class Config(DecisionOptions, DryRunOptions, JobConfig):
         min_length=1, description="a folder of compute_artifacts, or images by source"
     )
     model: str = Field(
-        description="folder of train_attribution, or a registered one as models:/NAME@ALIAS"
+        description="attributor: a folder of train_attribution, or a registered model as "
+        "models:/NAME@ALIAS"
     )
     output: str = Field(
         description="folder for metrics, scores and pictures, local, s3:// or gs://"
     )
     sources: tuple[str, ...] = Field(
-        (), description="of the sources in --input, only these, known or unknown"
+        (), description="use only these sources of --input, known or unknown"
     )
     keep_near: bool = Field(
         False,
-        description="count images that look like one of training, too (by perceptual hashes)",
+        description="also count images that look like a training image (by perceptual hashes)",
     )
-    groups: bool = Field(False, description="measure groups of test images, too; a table")
+    groups: bool = Field(False, description="also measure groups of test images, as a table")
     manifold: tuple[str, ...] = Field(
-        (), description="where the attributor's manifolds lie now, if they were moved"
+        (), description="present location of the attributor's manifolds, if they were moved"
     )
     robustness: bool = Field(
-        False, description="accuracy against degradations of the images, as curves"
+        False, description="measure accuracy against degradations of the images, as curves"
     )
     levels: Degradations = Field(
         (),
-        description="--robustness: these, as jpeg:75 blur:1 resize:0.5 crop:0.7 noise:0.1; if not "
-        "given, jpeg 95 to 50, blur 1 to 5, resize 0.5 to 2, crop 0.9 to 0.5, noise 0.05 to 0.25",
+        description="with --robustness: degradations to try, as jpeg:75 blur:1 resize:0.5 "
+        "crop:0.7 noise:0.1; if not given, jpeg 95 to 50, blur 1 to 5, resize 0.5 "
+        "to 2, crop 0.9 to 0.5, noise 0.05 to 0.25",
     )
 
 

@@ -1,11 +1,11 @@
-"""Why does an image have its verdict? Heads, nearest reals, p-values, degradations.
+"""Explain the verdict on an image: heads, nearest reals, p-values, degradations.
 
     manifpt explain IMAGE --model MODEL
     manifpt explain shard.tar#0001.png --model models:/NAME@champion --output why.html
 
-Prints what each head says, the nearest reals with their distance and percentile, how strange the
-image is, and which degradations would change the verdict. --output draws it, with x, x* and the
-artifact in each space, as a page that needs no network.
+Prints the prediction of each head, the nearest reals with their distance and percentile, how
+strange the image is, and which degradations would change the verdict. --output draws it, with x, x*
+and the artifact in each space, as a page that needs no network.
 """
 
 import sys
@@ -23,18 +23,22 @@ class Config(DecisionOptions, JobConfig):
     """Options of explain."""
 
     image: str = Field(
-        description="an image: a file, or a member of a tar as TAR#NAME; local, s3://, gs://, http",
+        description="image to explain: a file, or a member of a tar as TAR#NAME; local, s3://, "
+        "gs://, http",
         json_schema_extra=POSITIONAL,
     )
     model: str = Field(
-        description="folder of train_attribution, or a registered one as models:/NAME@ALIAS"
+        description="attributor: a folder of train_attribution, or a registered model as "
+        "models:/NAME@ALIAS"
     )
-    output: str | None = Field(None, description="file for the page; none if not given")
+    output: str | None = Field(
+        None, description="file for the page; if not given, no page is written"
+    )
     manifold: tuple[str, ...] = Field(
-        (), description="where the attributor's manifolds lie now, if they were moved"
+        (), description="present location of the attributor's manifolds, if they were moved"
     )
     levels: Degradations = Field(
-        (), description="degradations to try, as jpeg:75 blur:1; 13 of five kinds if not given"
+        (), description="degradations to try, as jpeg:75 blur:1; if not given, 13 of five kinds"
     )
 
 

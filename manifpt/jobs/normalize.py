@@ -4,9 +4,9 @@
     manifpt normalize --input ... --output DATA --jpeg 90
     manifpt audit --input DATA/images
 
-For a data set whose files give the label away, as `manifpt audit` says. Sources, splits and the
-names of files stay; DATA/images is an input of every job. PNG keeps the pixels; --jpeg gives all
-images the same dose of compression, which also covers weaker traces of earlier JPEG.
+Use it if `manifpt audit` finds that the files reveal the label. Sources, splits and the names of
+files stay the same; every job reads DATA/images. PNG keeps the pixels; --jpeg compresses all images
+equally, which also hides weaker traces of earlier JPEG compression.
 """
 
 from typing import Any
@@ -30,13 +30,17 @@ class Config(LabelOptions, JobConfig):
     image_size: int | None = Field(
         None,
         ge=4,
-        description="side in pixels; the smallest of the sources' commonest sides, if not given",
+        description="side of images in pixels; if not given, the commonest side of each source "
+        "is found, and the smallest of these is used",
     )
     jpeg: int | None = Field(
-        None, ge=1, le=95, description="JPEG of this quality, 4:2:0, for all, instead of PNG"
+        None,
+        ge=1,
+        le=95,
+        description="store all images as JPEG of this quality, 4:2:0, instead of PNG",
     )
     columns: tuple[str, ...] = Field(
-        (), description="metadata of the input that stay with the images, as prompts"
+        (), description="metadata columns of the input to keep with the images, such as prompts"
     )
 
 

@@ -3,8 +3,8 @@
     manifpt plan --measure here.json --input IMAGES --model MODEL
     manifpt plan --measurements here.json --images 1e9 --real 1e6 --nodes 20 --cpus 16
 
-The first measures on this machine, in one to three minutes, what the second needs; docs/plan.md
-says how.
+The first command takes measurements on this machine, in one to three minutes; the second one plans
+with them. docs/plan.md explains both.
 """
 
 import sys
@@ -25,42 +25,65 @@ class Config(JobConfig):
         None, description="measure on this machine, and write the measurements to this JSON file"
     )
     input: tuple[str, ...] = Field(
-        (), description="--measure: images like those to come; the first thousands are taken"
+        (), description="with --measure: images like the future input; the first thousands are used"
     )
     model: str | None = Field(
-        None, description="--measure: an attributor with a manifold, as of train_attribution"
+        None, description="with --measure: an attributor with a manifold, from train_attribution"
     )
     manifold: tuple[str, ...] = Field(
-        (), description="--measure: where the attributor's manifolds lie now, if they were moved"
+        (),
+        description="with --measure: present location of the attributor's manifolds, if they "
+        "were moved",
     )
     measurements: str | None = Field(None, description="file that --measure wrote")
-    images: float | None = Field(None, ge=1, description="images to attribute, such as 1e9")
+    images: float | None = Field(
+        None, ge=1, description="number of images to attribute, such as 1e9"
+    )
     real: float | None = Field(
-        None, ge=1, description="reals of the manifold; if not given, as many as were measured"
+        None,
+        ge=1,
+        description="number of reals in the manifold; if not given, the number that was measured",
     )
     unit: float | None = Field(
-        None, ge=1, description="images in a file of the input; as measured if not given"
+        None,
+        ge=1,
+        description="images per file of the input; if not given, the number that was measured",
     )
     workers: tuple[int, ...] = Field(
-        (), description="numbers of worker processes to plan for; as many as fit if not given"
+        (), description="numbers of worker processes to plan for; if not given, as many as fit"
     )
-    nodes: int = Field(1, ge=1, description="machines of the cluster")
+    nodes: int = Field(1, ge=1, description="number of machines in the cluster")
     cpus: int | None = Field(
-        None, ge=1, description="CPUs that Ray counts on each; those measured if not given"
+        None,
+        ge=1,
+        description="CPUs that Ray counts on each machine; if not given, the number that was "
+        "measured",
     )
     cores: int | None = Field(
-        None, ge=1, description="real cores of each, if Ray counts others; --cpus if not given"
+        None,
+        ge=1,
+        description="physical cores of each machine, if Ray counts another number; if not "
+        "given, --cpus",
     )
-    gpus: int | None = Field(None, ge=0, description="GPUs of each; 1 if measured on one, else 0")
+    gpus: int | None = Field(
+        None, ge=0, description="GPUs of each machine; if not given, 1 if measured on a GPU, else 0"
+    )
     memory: float | None = Field(
-        None, gt=0, description="GiB that Ray has on each (`ray status`); as measured if not given"
+        None,
+        gt=0,
+        description="GiB of memory that Ray has on each machine (`ray status`); if not given, "
+        "as measured",
     )
     bandwidth: float | None = Field(
-        None, gt=0, description="MB/s between a node and storage; no limit if not given"
+        None, gt=0, description="MB/s between a node and storage; if not given, no limit"
     )
-    price_storage_gb_month: float | None = Field(None, ge=0, description="of a GB for a month")
+    price_storage_gb_month: float | None = Field(
+        None, ge=0, description="price of storing a GB for a month"
+    )
     price_requests: tuple[float, ...] = Field(
-        (), max_length=2, description="of 1,000 requests: that write, and that read if not the same"
+        (),
+        max_length=2,
+        description="price of 1,000 write requests, and of 1,000 read requests if it differs",
     )
 
 

@@ -5,9 +5,9 @@ r"""Train an encoder on real images without labels (Barlow Twins), for a space o
         --backbone resnet18 --stem standard --image-size 28 --epochs 10 --batch-size 64 \
         --projector-width 512
 
-The second takes minutes on 2 cores: with so few reals, small batches make more steps. A
-benchmark as input means the split `manifold` of its reals. After a stop, the same command goes on
-after the last whole epoch.
+The second command takes minutes on 2 cores; it uses small batches, which give more steps with few
+reals. If the input is a benchmark, the split `manifold` of its reals is used. After a stop, the
+same command continues after the last complete epoch.
 """
 
 from typing import Any, Literal
@@ -27,27 +27,36 @@ class Config(JobConfig):
     )
     output: str = Field(description="folder for the encoder, local, s3:// or gs://")
     image_size: int | None = Field(
-        None, ge=4, description="side in pixels; the images' own, at most 64, if not given"
+        None,
+        ge=4,
+        description="side of images in pixels; if not given, that of the images, at most 64",
     )
     filter: Literal["bicubic", "lanczos", "bilinear"] = Field(
-        "bicubic", description="antialiased resize filter for images of another size"
+        "bicubic", description="antialiased filter that resizes images of another size"
     )
-    backbone: str = Field("resnet50", description="torchvision classifier")
+    backbone: str = Field(
+        "resnet50", description="network of the encoder: a torchvision classifier"
+    )
     stem: Literal["auto", "full", "half", "standard"] = Field(
         "auto",
-        description="resolution that the stem of a ResNet keeps: full, half, a quarter (standard); "
-        "auto takes full up to 48 pixels and half up to 112",
+        description="resolution that the stem of a ResNet keeps: full, half, or a quarter "
+        "(standard); auto is full up to 48 pixels, half up to 112, else standard",
     )
     epochs: int = Field(100, ge=1, description="passes over the reals")
-    batch_size: int = Field(256, ge=2, description="images a step, over all workers")
-    learning_rate: float = Field(1e-3, gt=0, description="AdamW's, at its peak")
-    weight_decay: float = Field(1e-4, ge=0, description="AdamW's")
+    batch_size: int = Field(256, ge=2, description="images per step, over all workers")
+    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
+    weight_decay: float = Field(1e-4, ge=0, description="weight decay of AdamW")
     projector_width: int = Field(
-        2048, ge=2, description="dimensions in which the loss compares views; 8192 in the paper"
+        2048,
+        ge=2,
+        description="number of dimensions in which the loss compares views; 8192 in the paper",
     )
-    seed: int = Field(0, ge=0, description="of weights, order and views")
+    seed: int = Field(0, ge=0, description="seed of weights, order and views")
     num_workers: int | None = Field(
-        None, ge=1, description="Ray Train workers; one a GPU, or one a CPU but one, if not given"
+        None,
+        ge=1,
+        description="number of Ray Train workers; if not given, one per GPU, or without GPUs "
+        "one per CPU, less one",
     )
 
 

@@ -1,11 +1,11 @@
-"""The main job, end to end, on the benchmark that ships: one command, a table of accuracies.
+"""Run the main jobs, one after the other, on the shipped benchmark; print a table of accuracies.
 
     manifpt quickstart --output quickstart
 
 Builds a manifold of the benchmark's reals, computes the artifacts of other images, and trains four
-attributors: on the images themselves, on the artifacts of the nearest real as the paper has it, on
-local statistics, and on several views of the images together. It evaluates them on unseen images,
-and attributes those by the last as if unlabelled.
+attributors: on the images themselves, on the artifacts of the nearest real as in the paper, on
+local statistics, and on images, high-pass residuals and statistics together. It evaluates them on
+unseen images, and attributes these images with the last attributor, as if they were unlabelled.
 """
 
 import time
@@ -35,7 +35,7 @@ class Config(ChainConfig):
     projector: Literal["nearest", "mean", "tangent", "riemannian"] = Field(
         "nearest", description="see compute_artifacts"
     )
-    steps: int = Field(300, ge=1, description="of each training by gradients")
+    steps: int = Field(300, ge=1, description="steps of each training by gradients")
 
 
 def rates_table(rates: dict[str, float]) -> str:

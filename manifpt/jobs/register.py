@@ -20,18 +20,22 @@ class Config(JobConfig):
     """Options of register."""
 
     model: str = Field(description="folder of train_attribution")
-    name: ModelName = Field(description="the registered model, a new one or one more version")
-    alias: Alias = Field("champion", description="of this version; another version loses it")
+    name: ModelName = Field(
+        description="name in the registry; an existing model gets a new version"
+    )
+    alias: Alias = Field(
+        "champion", description="alias of this version; it is removed from the version that had it"
+    )
     evaluation: str | None = Field(
-        None, description="folder of evaluate, whose metrics go on the card"
+        None, description="output of evaluate, whose metrics are shown on the card"
     )
     manifold: Literal["auto", "reference", "include"] = Field(
         "auto",
-        description="include copies the manifolds into the model, reference names them by URI and "
-        "hash; auto includes them up to 256 MiB",
+        description="include copies the manifolds into the model; reference stores only their "
+        "URIs and hashes; auto includes them up to 256 MiB",
     )
     moved: tuple[str, ...] = Field(
-        (), description="where the attributor's manifolds lie now, if they were moved"
+        (), description="present location of the attributor's manifolds, if they were moved"
     )
 
 

@@ -1,13 +1,14 @@
-"""A finished output as one HTML file: results, examples, fingerprints, evidence.
+"""Show a finished output as one HTML file: results, examples, fingerprints, evidence.
 
     manifpt report EVALUATION
     manifpt report EVALUATION --robustness CURVES --audit AUDIT
     manifpt report s3://bucket/verdicts --output verdicts.html
 
 The page of an output of evaluate has metrics with intervals, examples with their artifacts, mean
-artifacts and their distances, curves, and where all of it comes from. The page of an output of
-attribute has counts, scores, groups, the quarantine, and rows with their evidence. It needs no
-network, has less than 10 MB, and lies in the output as report.html, if no other place is named.
+artifacts and their distances, curves, and the outputs that it was made from. The page of an output
+of attribute has counts, scores, groups, the quarantine, and rows with their evidence. It needs no
+network and has less than 10 MB. It is written as report.html into the output, unless --output names
+another file.
 """
 
 from typing import Any
@@ -30,20 +31,29 @@ class Config(JobConfig):
         json_schema_extra=POSITIONAL,
     )
     output: str | None = Field(
-        None, description="file of the page; report.html in the output, if not given"
+        None, description="file for the page; if not given, report.html in the output"
     )
     robustness: str | None = Field(
-        None, description="of an evaluation: output of evaluate --robustness, to show its curves"
+        None,
+        description="for an evaluation: the output of evaluate --robustness, whose curves are "
+        "shown",
     )
-    audit: str | None = Field(None, description="output of audit, to show its verdict")
-    model: str | None = Field(None, description="where the attributor lies now, if it was moved")
+    audit: str | None = Field(None, description="output of audit, whose verdict is shown")
+    model: str | None = Field(
+        None, description="present location of the attributor, if it was moved"
+    )
     manifold: tuple[str, ...] = Field(
-        (), description="where the attributor's manifolds lie now, if they were moved"
+        (), description="present location of the attributor's manifolds, if they were moved"
     )
     samples: int = Field(
-        2, ge=1, le=20, description="examples of each source and outcome, drawn with artifacts"
+        2,
+        ge=1,
+        le=20,
+        description="number of examples for each source and outcome, drawn with their artifacts",
     )
-    rows: int = Field(200, ge=1, le=2000, description="sampled rows of a crawl, in a table")
+    rows: int = Field(
+        200, ge=1, le=2000, description="number of sampled rows of a crawl in the page's table"
+    )
 
 
 def run(config: Config, tracked: Run) -> dict[str, Any]:

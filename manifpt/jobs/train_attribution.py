@@ -8,14 +8,15 @@
     manifpt train_attribution --extend MODEL --add NAME=URI [NAME=URI ...] --output NEW
     manifpt train_attribution --input a=DIR b=DIR real=DIR --space image --output MODEL
 
-The first makes the usual attributor: heads on pixels, on their high-pass residuals, on local
-statistics, and on what a denoiser that has seen reals alone takes away, each worth what validation
-images say; it learns from degraded copies, too, unless --degrade is none. The last trains on the
-images alone: the baseline of every claim. Artifacts of the same images in several spaces are
-attributed together, by one training or by fusing trained attributors.
+The first command makes the usual attributor. It has heads on pixels, on their high-pass residuals,
+on local statistics, and on the part of an image that a denoiser, trained on reals only, removes.
+Validation images decide the weight of each head. The heads also learn from degraded copies, unless
+--degrade is none. The last command trains on the images alone, which is the baseline for every
+comparison. Artifacts of the same images in several spaces can be used together, by one training or
+by fusing trained attributors.
 --extend adds sources to a trained attributor, each from about fifty images, without training its
-trunk again. --register NAME puts the attributor in MLflow's model registry, as `manifpt register`
-does with an evaluation on its card.
+trunk again. --register NAME puts the attributor in MLflow's model registry; `manifpt register` also
+puts an evaluation on its card.
 """
 
 import sys
@@ -51,37 +52,48 @@ class Config(
         (), description="folders of compute_artifacts, or images by source"
     )
     fuse: tuple[str, ...] = Field(
-        (), description="train nothing, fuse these attributors of one space each, late"
+        (), description="train nothing; combine these attributors of one space each by late fusion"
     )
     extend: str | None = Field(
-        None, description="train no trunk, add sources to this attributor by new last layers"
+        None,
+        description="add sources to this attributor by new last layers, without training its "
+        "trunks",
     )
     add: tuple[str, ...] = Field((), description="with --extend: images of new sources, NAME=URI")
     head: Literal["linear", "lda"] = Field(
         "lda",
-        description="with --extend: last layers by logistic regression or by discriminant analysis",
+        description="with --extend: how the last layers are fitted: by logistic regression "
+        "(linear) or discriminant analysis (lda)",
     )
     output: str = Field(description="folder for the attributor, local, s3:// or gs://")
     sources: tuple[str, ...] = Field(
-        (), description="of the sources in --input, only these; the others stay unknown"
+        (), description="use only these sources of --input; the others stay unknown"
     )
-    manifold: tuple[str, ...] = Field((), description="manifolds for images given as --input")
+    manifold: tuple[str, ...] = Field(
+        (), description="manifolds on which images given as --input are projected"
+    )
     degrade: OptionalRanges = Field(
         None,
-        description="of images: put a degraded copy beside each training and validation image, by "
-        "one of these kinds: jpeg resize blur crop noise, alone or as jpeg:50-95, or none; if not "
-        "given all five, but none with --space or --manifold",
+        description="for images: add a degraded copy of each training and validation image, by "
+        "one of these kinds: jpeg resize blur crop noise, each alone or with a "
+        "range as jpeg:50-95; none adds no copies; if not given, all five kinds, "
+        "but none with --space or --manifold",
     )
     denoiser_steps: int = Field(
         3000, ge=1, description="without --space and --manifold: steps of the denoiser's training"
     )
     num_workers: int | None = Field(
-        None, ge=1, description="Ray Train workers; one a GPU, or one a CPU but one, if not given"
+        None,
+        ge=1,
+        description="number of Ray Train workers; if not given, one per GPU, or without GPUs "
+        "one per CPU, less one",
     )
     register_as: ModelName | None = Field(
-        None, alias="register", description="put it in MLflow's model registry by this name"
+        None,
+        alias="register",
+        description="name under which the attributor is put in MLflow's model registry",
     )
-    alias: Alias = Field("champion", description="with --register: the version's alias")
+    alias: Alias = Field("champion", description="with --register: alias of the new version")
 
 
 def run(config: Config, tracked: Run) -> dict[str, Any]:

@@ -20,8 +20,8 @@ class Config(JobConfig):
 
     manifold: str = Field(description="folder of build_manifold", json_schema_extra=POSITIONAL)
     artifacts: str = Field(description="folder of compute_artifacts", json_schema_extra=POSITIONAL)
-    rows: int = Field(200, ge=1, description="how many rows")
-    seed: int = Field(0, ge=0, description="of the choice of rows")
+    rows: int = Field(200, ge=1, description="number of rows to check")
+    seed: int = Field(0, ge=0, description="seed of the choice of rows")
 
 
 def run(config: Config, tracked: Run) -> dict[str, Any]:

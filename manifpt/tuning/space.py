@@ -35,7 +35,7 @@ class Settings(SpaceOptions, ProjectionOptions, TrainingOptions):
 
     # A trial has whole epochs, which rungs count; and a rate that choices may hold.
     epochs: int = Field(30, ge=1, description="passes over the images")  # type: ignore[assignment]
-    learning_rate: float = Field(1e-3, gt=0, description="AdamW's, at its peak")  # type: ignore[assignment]
+    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")  # type: ignore[assignment]
 
 
 DEFAULTS = Settings.model_validate({})

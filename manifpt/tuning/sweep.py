@@ -4,10 +4,10 @@ r"""Find the best space, metric, projection and training for a benchmark, within
     manifpt sweep --config tuning/full.yaml --input s3://bucket/GM-mine \
         --output s3://bucket/sweep --trials 60 --hours 8
 
-The file says what may be chosen (see manifpt/tuning/space.py), and may hold any of these options.
-The first trial is the defaults; the best is the one of the highest accuracy on validation images,
-and both are evaluated on test images, which no trial has seen. The same command, started again,
-goes on: trials that have ended are not repeated, and nothing is embedded twice.
+The file names the choices (see manifpt/tuning/space.py), and may hold any of these options. The
+first trial uses the defaults. The best trial has the highest accuracy on validation images. Both
+are evaluated on test images, which no trial has seen. The same command continues an interrupted
+sweep: it repeats no trial that has ended, and embeds nothing twice.
 """
 
 import sys
@@ -26,41 +26,53 @@ class Config(SplitOptions, JobConfig):
     """Options of sweep."""
 
     input: tuple[str, ...] = Field(
-        ("benchmarks/gm-fashionmnist",), description="images by source; a benchmark's folder"
+        ("benchmarks/gm-fashionmnist",),
+        description="images by source, or the folder of a benchmark",
     )
     reals: tuple[str, ...] = Field(
-        (), description="real images for manifolds; those of the benchmark if not given"
+        (), description="real images for manifolds; if not given, those of the benchmark"
     )
-    sources: tuple[str, ...] = Field((), description="of a benchmark's classes; all if empty")
+    sources: tuple[str, ...] = Field((), description="classes of a benchmark to use; all if empty")
     output: str = Field("sweep", description="folder for all outputs, local, s3:// or gs://")
     sampler: Literal["optuna", "random", "grid", "pbt"] = Field(
-        "optuna", description="what proposes trials; pbt: a population that exchanges weights"
+        "optuna",
+        description="method that proposes trials; pbt is population based training, a "
+        "population that exchanges weights",
     )
-    trials: int = Field(20, ge=1, description="how many, all starts together; grid: all there are")
-    hours: float | None = Field(None, gt=0, description="stop after this time")
+    trials: int = Field(
+        20, ge=1, description="number of trials, over all starts; grid runs all that there are"
+    )
+    hours: float | None = Field(None, gt=0, description="stop after this number of hours")
     target_metric: float | None = Field(
         None, gt=0, le=1, description="stop once a trial has ended with this accuracy"
     )
     objectives: tuple[Literal["accuracy", "images_per_second"], ...] = Field(
-        ("accuracy",), min_length=1, description="with both, a Pareto table, and none stops early"
+        ("accuracy",),
+        min_length=1,
+        description="quantities to maximise; with both, the result is a Pareto table, and no "
+        "trial is stopped early",
     )
     seeds: tuple[int, ...] = Field(
-        (), description="train each trial with all of them, and take the mean"
+        (), description="train each trial with each of these seeds, and take the mean"
     )
     early_stopping: bool = Field(
-        True, description="stop trials that are worse than most (ASHA), at an epoch or a seed"
+        True, description="stop trials that are worse than most (ASHA), after an epoch or a seed"
     )
-    grace: int = Field(2, ge=1, description="epochs before a trial may be stopped")
-    reduction: int = Field(3, ge=2, description="one trial in this number goes on")
+    grace: int = Field(2, ge=1, description="number of epochs before a trial may be stopped")
+    reduction: int = Field(3, ge=2, description="of this number of trials, one continues")
     max_concurrent_trials: int | None = Field(
-        None, ge=1, description="as many as fit on the cluster if not given"
+        None,
+        ge=1,
+        description="number of trials at once; if not given, as many as fit on the cluster",
     )
-    num_workers: int | None = Field(None, ge=1, description="Ray Train workers of a trial")
-    seed: int = Field(0, ge=0, description="of the sampler")
+    num_workers: int | None = Field(None, ge=1, description="number of Ray Train workers per trial")
+    seed: int = Field(0, ge=0, description="seed of the sampler")
     register_as: ModelName | None = Field(
-        None, alias="register", description="put the best in MLflow's registry by this name"
+        None,
+        alias="register",
+        description="name under which the best attributor is put in MLflow's registry",
     )
-    alias: Alias = Field("champion", description="of the registered version")
+    alias: Alias = Field("champion", description="alias of the registered version")
     fixed: dict[str, Any] = Field(default_factory=dict, json_schema_extra=IN_FILE)
     search: dict[str, Any] = Field(default_factory=dict, json_schema_extra=IN_FILE)
     defaults: dict[str, Any] = Field(default_factory=dict, json_schema_extra=IN_FILE)
