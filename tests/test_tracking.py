@@ -75,6 +75,7 @@ def test_runs_belong_to_the_experiment_of_the_user(monkeypatch, tmp_path, variab
     with tracking.run("attribute", {"seed": 1}):
         pass
     server.client.cache_clear()
+    assert os.environ.get("MLFLOW_EXPERIMENT_ID") == (given if variable.endswith("ID") else None)
     assert [run.info.status for run in client.search_runs([given])] == ["FINISHED"]
 
 

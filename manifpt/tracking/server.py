@@ -81,7 +81,10 @@ def enter_experiment() -> str:
 
     given = os.environ.get("MLFLOW_EXPERIMENT_ID")
     name = None if given else os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
-    return str(mlflow.set_experiment(name, experiment_id=given).experiment_id)
+    entered = str(mlflow.set_experiment(name, experiment_id=given).experiment_id)
+    if not given:  # MLflow sets it, and the id would be another's in another store
+        os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
+    return entered
 
 
 @contextmanager
