@@ -61,7 +61,7 @@ def explanation_text(found: Mapping[str, Any]) -> str:
     parts.append(f"the verdict is changed by: {changed}\n{table_of(rows)}")
     leaks = [name.replace("_", " ") for name, value in found["leaks"].items() if value]
     if leaks:
-        parts.append(f"no news: {', '.join(leaks)}")
+        parts.append(f"seen before: {', '.join(leaks)}")
     return "\n\n".join(parts)
 
 
