@@ -119,7 +119,11 @@ class _Evaluation:
 
 def headline(metrics: Mapping[str, Any]) -> list[Figure]:
     """Return the numbers that say how good an attributor is."""
-    names = {"accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "macro_f1": "Macro F1"}
+    names = {
+        "accuracy": "Accuracy",
+        "balanced_accuracy": "Balanced accuracy",
+        "macro_f1": "Macro F1",
+    }
     found = [
         Figure(title, f"{metrics[name]:.3f}", interval(metrics, name))
         for name, title in names.items()
