@@ -39,8 +39,8 @@ HEAD_KIND = "ray.head.default"  # by which the provider of fake nodes knows it
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What a cluster has: so many workers, or at most so many with ``autoscale``."""
+class ClusterShape:
+    """The nodes of a cluster: ``nodes`` workers, or at most that number with ``autoscale``."""
 
     nodes: int = 3
     cpus: int = 2
@@ -51,7 +51,7 @@ class Shape:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What jobs are told: how far the cluster may grow, and that its GPUs are none."""
+        """Environment of jobs: how far the cluster may grow, and that its GPUs are logical."""
         logical = {"MANIFPT_LOGICAL_GPUS": "1"} if self.gpus else {}
         if not self.autoscale:
             return logical
@@ -64,7 +64,7 @@ class Shape:
 class LocalCluster:
     """A cluster that runs: its addresses, the environment of what is to use it, its processes."""
 
-    shape: Shape
+    shape: ClusterShape
     folder: Path
     address: str
     dashboard: str
@@ -82,7 +82,7 @@ class LocalCluster:
 
 
 @contextmanager
-def local_cluster(shape: Shape) -> Iterator[LocalCluster]:
+def local_cluster(shape: ClusterShape) -> Iterator[LocalCluster]:
     """Run a cluster while the block lasts; its log is in the error if it doesn't start."""
     # Not the usual folder for files of a moment: the paths of sockets may have 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
@@ -147,7 +147,7 @@ def _ray_start(flags: Sequence[str], env: dict[str, str], log: Path) -> subproce
     )
 
 
-def _autoscaler(shape: Shape, address: str) -> dict[str, object]:
+def _autoscaler(shape: ClusterShape, address: str) -> dict[str, object]:
     """Return the configuration of Ray's own provider of nodes that are processes."""
     resources = {"CPU": shape.cpus, "GPU": shape.gpus, "object_store_memory": STORE_BYTES}
     resources["memory"] = _memory()
@@ -249,19 +249,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--nodes", type=int, default=Shape.nodes, help="worker nodes")
+    parser.add_argument("--nodes", type=int, default=ClusterShape.nodes, help="worker nodes")
     parser.add_argument(
-        "--cpus-per-node", type=int, default=Shape.cpus, help="logical CPUs of each"
+        "--cpus-per-node", type=int, default=ClusterShape.cpus, help="logical CPUs of each"
     )
     parser.add_argument(
-        "--gpus-per-node", type=int, default=Shape.gpus, help="logical GPUs of each"
+        "--gpus-per-node", type=int, default=ClusterShape.gpus, help="logical GPUs of each"
     )
     parser.add_argument("--autoscale", action="store_true", help="start them when they are needed")
     parser.add_argument(
-        "--idle-minutes", type=float, default=Shape.idle_minutes, help="--autoscale: then they go"
+        "--idle-minutes",
+        type=float,
+        default=ClusterShape.idle_minutes,
+        help="--autoscale: then they go",
     )
     given = parser.parse_args(argv)
-    shape = Shape(
+    shape = ClusterShape(
         given.nodes, given.cpus_per_node, given.gpus_per_node, given.autoscale, given.idle_minutes
     )
     signal.signal(signal.SIGTERM, _stop)

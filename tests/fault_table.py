@@ -28,7 +28,7 @@ from pathlib import Path
 import ray  # noqa: F401 (puts its own psutil in reach)
 from mlflow import MlflowClient
 
-from cluster.local import ROOT, LocalCluster, Shape, kill, local_cluster
+from cluster.local import ROOT, ClusterShape, LocalCluster, kill, local_cluster
 from manifpt import storage
 from manifpt.throughput.seaweed import s3_server
 from tests import from_zero
@@ -76,7 +76,7 @@ class Scene:
     def renew(self) -> None:
         """Start a new cluster in the place of the old one."""
         self.stack.close()
-        self.cluster: LocalCluster = self.stack.enter_context(local_cluster(Shape(3, 2)))
+        self.cluster: LocalCluster = self.stack.enter_context(local_cluster(ClusterShape(3, 2)))
 
     def output(self, job: str) -> str:
         """Return the output of a job that runs undisturbed, which later jobs read."""

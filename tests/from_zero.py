@@ -108,11 +108,13 @@ def from_zero(place: Path, only: list[str] | None = None) -> list[Line]:
     """Run the jobs on a local cluster that scales; return the table."""
     import ray
 
-    from cluster.local import Shape, local_cluster
+    from cluster.local import ClusterShape, local_cluster
 
     found = commands(place)
     lines = []
-    with local_cluster(Shape(3, 2, autoscale=True, idle_minutes=0.5, dashboard=False)) as cluster:
+    with local_cluster(
+        ClusterShape(3, 2, autoscale=True, idle_minutes=0.5, dashboard=False)
+    ) as cluster:
         mine = {"RAY_ADDRESS": cluster.address}
         mine["MLFLOW_TRACKING_URI"] = f"sqlite:///{place}/mlflow.db"
         ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")

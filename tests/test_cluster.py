@@ -8,7 +8,7 @@ from pathlib import Path
 import handmade
 import pytest
 
-from cluster.local import BIN, ROOT, Shape, local_cluster
+from cluster.local import BIN, ROOT, ClusterShape, local_cluster
 from manifpt import storage
 
 CLUSTER = Path(__file__).parents[1] / "cluster"
@@ -44,7 +44,7 @@ def test_the_address_of_a_cluster_that_has_crashed_is_not_waited_for(taken):
 def test_a_job_is_submitted_to_a_cluster_of_this_machine(tmp_path):
     model, crawl = handmade.attributor(tmp_path / "model"), handmade.tars(tmp_path / "crawl", 6, 20)
     flags = ["--input", str(crawl), "--model", model, "--output", f"{tmp_path}/verdicts"]
-    with local_cluster(Shape(3, 2)) as cluster:
+    with local_cluster(ClusterShape(3, 2)) as cluster:
         command = [BIN / "ray", "job", "submit", "--address", cluster.dashboard]
         command += ["--working-dir", ".", "--", "python", "-m", "jobs.attribute", *flags]
         done = subprocess.run(

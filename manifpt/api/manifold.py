@@ -86,7 +86,9 @@ class Manifold(stored.Manifold):
         inputs = inputs_of(images, scratch.name)
         demand, output = demand_of(inputs, scratch.name), uri or f"{scratch.name}/manifold"
         if uri is None and not demand.here:
-            raise ManifptError("uri: so many images are embedded by Ray; name a folder for them")
+            raise ManifptError(
+                "uri: missing; images of this size are embedded by Ray, so name a folder"
+            )
         settings = Settings(shards, metric=metric, geometry=geometry, denoiser=denoiser)
         chosen = space_options(options)
         manifest = build_manifold(

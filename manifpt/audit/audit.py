@@ -35,7 +35,7 @@ KIND = "audit"
 FOLDER = "properties"
 REPORT, TEXT = "audit.json", "audit.md"
 ROWS = 20_000
-# Of each class even where there are very many.
+# Images of each class, even where a class has very many.
 LEAST_ROWS = 100
 # Images among which copies are looked for, by the rows of the statistics.
 COMPARED = 10

@@ -219,7 +219,7 @@ def plan_for(manifold: Manifold, demand: session.SearchDemand) -> Plan:
 
 
 def kind_of(size: int, processes: int, memory: int, *, exact: bool) -> str:
-    """Return where a manifold of ``size`` bytes lies for so many processes that project."""
+    """Return where a manifold of ``size`` bytes lies, for a number of processes that project."""
     if size * processes <= memory:
         return "replicated"
     return "sharded" if size <= memory and exact else "scan"

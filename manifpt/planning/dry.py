@@ -30,7 +30,7 @@ STAGES = {
     "evaluate": (*READING, "embed", "search", "classify", "write", "metrics"),
     "attribute": (*READING, "embed", "search", "classify", "write", "ids", "copies", "check"),
 }
-# Of inputs that a job has made: of a manifold, embeddings or artifacts.
+# Stages for inputs that a job has made: a manifold, embeddings or artifacts.
 STAGES_OF_MADE = {
     "build_manifold": ("gather", "calibrate", "held-out"),
     "compute_artifacts": ("search", "write"),

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from manifpt import storage
 
-# A page is made from so many rows of a table at most; exact totals come from the manifest.
+# The most rows of a table that a page is made from; exact totals come from the manifest.
 MOST_ROWS = 2_000_000
 
 

@@ -23,7 +23,7 @@ from manifpt.images.raw import Raw, raw_images
 from manifpt.images.sandbox import decode_all
 from manifpt.images.sources import PARQUET, TARS
 
-# So many archives are opened for a page, and so many images passed over in each.
+# The most archives that are opened for a page, and the most images passed over in each.
 MOST_CONTAINERS, MOST_PASSED = 48, 20_000
 
 _ENDS = "|".join(re.escape(end) for end in (*TARS, *PARQUET))
