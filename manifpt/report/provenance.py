@@ -8,10 +8,8 @@ from typing import Any, NamedTuple
 from manifpt import outputs, storage
 from manifpt.attribution.crawl.registered import ATTRIBUTOR, KEPT
 from manifpt.errors import ManifptError, public
+from manifpt.evaluation.design_choices import RECIPES
 from manifpt.tracking.provenance import git_commit, versions
-
-# The table of a benchmark's generators.
-RECIPES = "recipes.csv"
 
 Facts = list[tuple[str, str]]
 
