@@ -59,7 +59,18 @@ JOBS = {
         "*.tar.gz",
     ),
     "verify": ("{0}/build_manifold {0}/compute_artifacts", "certificate.json"),
+    "audit": ("--input real={0}/reals stripes={0}/stripes --rows 200", "audit.md"),
+    "normalize": ("--input crawl={0}/crawl --image-size 24", "[iq]*/*"),
+    # Artifacts of two spaces; of its trainings only the end is compared, as above.
+    "sweep": ("--config {1}.yaml", "cache/*/t*/*.parquet"),
 }
+SWEEP = """
+input: ["real={0}/reals", "stripes={0}/stripes"]
+reals: ["real={0}/columns"]
+sampler: grid
+fixed: {{backbone: resnet18, stem: half, epochs: 1, batch_size: 16, patience: 0}}
+search: {{space: [rgb, freq]}}
+"""
 # Jobs that write into the output of another job.
 INTO = {"verify": "compute_artifacts"}
 ENDS = 600  # seconds that any start of a job may take
@@ -76,10 +87,13 @@ class Stage:
     def start(self, job: str, output: str) -> subprocess.Popen:
         """Start a job; its lines go to a file."""
         name = output.rpartition("/")[2]
-        flags = JOBS[job][0].format(self.root, self.folder / f"{name}-local").split()
+        local = self.folder / f"{name}-local"
+        if job == "sweep":
+            Path(f"{local}.yaml").write_text(SWEEP.format(self.root))
+        flags = JOBS[job][0].format(self.root, local).split()
         flags += [] if job in INTO else ["--output", output]
         log = (self.folder / f"{name}.log").open("ab")
-        command = [sys.executable, "-m", f"jobs.{job.split()[0]}", *flags]
+        command = [sys.executable, "-m", "manifpt", job.split()[0], *flags]
         return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
 
     def files(self, job: str, output: str) -> dict[str, str]:

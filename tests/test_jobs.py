@@ -227,6 +227,23 @@ def test_a_wrong_manifold_is_refused(chain, built, corpus, tmp_path, capsys):
     assert not (tmp_path / "v").exists()
 
 
+def test_another_manifold_is_an_explicit_choice_that_is_recorded(chain, corpus, tmp_path, capsys):
+    reals = ["--input", f"{chain}/m", "--output", f"{tmp_path}/m", "--reals", "40"]
+    assert build_manifold.main(reals) == 0
+    images = ["--input", *labelled(corpus), "--manifold", f"{tmp_path}/m", "--split", "test"]
+    assert compute_artifacts.main([*images, "--output", f"{tmp_path}/a"]) == 0
+    flags = ["--input", f"{tmp_path}/a", "--model", f"{chain}/t", "--output", f"{tmp_path}/e"]
+    assert evaluate.main(flags) == 2
+    assert "trained with manifold" in capsys.readouterr().err
+    assert evaluate.main([*flags, "--other-manifold"]) == 0
+    metrics = json.loads((tmp_path / "e" / "metrics.json").read_text())
+    trained, other = (
+        json.loads((folder / "manifest.json").read_text())["content_sha256"]
+        for folder in (chain / "m", tmp_path / "m")
+    )
+    assert metrics["other_manifold"] == {"training": [trained], "test": [other]}
+
+
 def test_the_logged_model_predicts_as_the_job_does(chain):
     import mlflow
 

@@ -52,6 +52,16 @@ def test_killed(with_signal):
     assert status(run_id) == "KILLED"
 
 
+def test_runs_inside_a_run_are_its_children():
+    with tracking.run("outer", {}) as outer, tracking.run("inner", {}) as inner:
+        pass
+    with tracking.run("later", {}) as later:
+        pass
+    client = MlflowClient()
+    parents = [client.get_run(r.id).data.tags.get("mlflow.parentRunId") for r in (inner, later)]
+    assert parents == [outer.id, None]
+
+
 def test_a_value_that_mlflow_refuses_is_left_out_with_one_line(capsys):
     with tracking.run("refused", {}) as run:
         run.metrics({"no?such*name": 1.0})

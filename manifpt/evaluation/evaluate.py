@@ -121,16 +121,22 @@ def _read(text: str, sources: Sequence[str]) -> Iterator[pa.Table]:
     yield of_classes(table, sources) if sources else table
 
 
-def _check(attributor: Attributor, branches: Sequence[Branch]) -> None:
-    """Raise unless artifacts are what the attributor was trained on, in the same spaces."""
+def _check(
+    attributor: Attributor, branches: Sequence[Branch], *, other_manifold: bool = False
+) -> None:
+    """Raise unless artifacts are what the attributor was trained on, in the same spaces.
+
+    With ``other_manifold`` they may be deviations from other reals.
+    """
     trained = [branch["name"] for branch in attributor.branches]
     if len(branches) != len(trained):
         given = "+".join(branch.name for branch in branches)
         raise ManifptError(
             f"--input: artifacts of {given}; the attributor's are {'+'.join(trained)}"
         )
-    hashes = [branch.manifest["manifold_sha256"] for branch in branches]
-    attributor.check_manifolds(hashes, "--input")
+    if not other_manifold:
+        hashes = [branch.manifest["manifold_sha256"] for branch in branches]
+        attributor.check_manifolds(hashes, "--input")
     for branch, expected in zip(branches, attributor.branches, strict=True):
         for name, word in (("space", "space"), ("projection", "projector")):
             if branch.manifest[name] != expected[name]:
@@ -170,6 +176,7 @@ def evaluate(
     manifolds: Sequence[str] = (),
     rule: Rule = USUAL,
     keep_near: bool = False,
+    other_manifold: bool = False,
     demand: session.Demand = session.ANY,
     terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:
@@ -183,7 +190,14 @@ def evaluate(
 
     Images that look like one of training or validation count with ``keep_near`` alone. In any case
     ``near_training`` of the metrics has their number and the accuracies with and without them.
+
+    With ``other_manifold`` the artifacts may be of other manifolds than in training, such as those
+    of another data set's reals; ``other_manifold`` of the metrics has the hashes of both.
     """
+    if other_manifold and not are_artifacts(inputs):
+        raise ManifptError(
+            "--other-manifold: takes artifacts; compute them on that manifold, then give them"
+        )
     output = storage.absolute(output)
     read = [*places(inputs, output), *model_places(model, manifolds)]
     claims.check_place(output, "evaluation", read, terms)
@@ -191,9 +205,14 @@ def evaluate(
         attributor = Attributor.open(found.attributor)
         read += manifold_places(attributor, found.manifolds)
         claims.check_apart(output, read)
-        branches = _branches(inputs, attributor, found.kept(output), output, demand, terms)
+        if other_manifold:
+            branches = open_artifacts(inputs)
+            _check(attributor, branches, other_manifold=True)
+        else:
+            branches = _branches(inputs, attributor, found.kept(output), output, demand, terms)
         content = [b.manifest["key"] for b in branches]
         looks = {"keep_near": keep_near, "distance": DISTANCE}
+        looks |= {"other_manifold": True} if other_manifold else {}
         made_of = [content, attributor.manifest["key"], list(sources), vars(rule), looks]
         key = storage.digest(made_of)
         files = branches[0].files("test")
@@ -236,6 +255,14 @@ def evaluate(
         }
         metrics |= result(pool, confidence_report, paths, attributor.classes, names, rule)
         metrics["left_out"] = left_out
+        if other_manifold:
+            metrics["other_manifold"] = {
+                name: [branch["manifold_sha256"] for branch in given]
+                for name, given in (
+                    ("training", attributor.branches),
+                    ("test", [branch.manifest for branch in branches]),
+                )
+            }
         check_unchanged(branches)
         claim.check()
         _write(output, metrics)

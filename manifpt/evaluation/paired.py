@@ -13,11 +13,15 @@ from manifpt.outputs import manifests
 
 
 class Difference(NamedTuple):
-    """A difference of accuracies with the ends of its bootstrap interval."""
+    """A difference of accuracies with the ends of its bootstrap interval.
+
+    ``p_value`` is two-sided: twice the share of samples on the other side of 0, at most 1.
+    """
 
     mean: float
     low: float
     high: float
+    p_value: float
 
     def __str__(self) -> str:
         return f"{self.mean:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
@@ -60,7 +64,7 @@ def difference(ours: np.ndarray, theirs: np.ndarray, seed: int = 0) -> Differenc
 
     >>> right = np.array([[True, True, True, False]])
     >>> difference(right, right)
-    Difference(mean=0.0, low=0.0, high=0.0)
+    Difference(mean=0.0, low=0.0, high=0.0, p_value=1.0)
     >>> difference(right, ~right).mean
     0.5
     """
@@ -75,4 +79,6 @@ def difference(ours: np.ndarray, theirs: np.ndarray, seed: int = 0) -> Differenc
         means[number] = (of_seeds @ gain[:, random.integers(images, size=images)]).mean()
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
-    return Difference(float(gain.mean()), float(low), float(high))
+    beyond = min((means <= 0).sum(), (means >= 0).sum())
+    p_value = min(1.0, 2 * (1 + int(beyond)) / (1 + RESAMPLES))
+    return Difference(float(gain.mean()), float(low), float(high), p_value)

@@ -54,6 +54,11 @@ class Config(DecisionOptions, DryRunOptions, JobConfig):
     manifold: tuple[str, ...] = Field(
         (), description="present location of the attributor's manifolds, if they were moved"
     )
+    other_manifold: bool = Field(
+        False,
+        description="accept artifacts of another manifold than in training, such as that of "
+        "another data set's reals; the metrics record both",
+    )
     robustness: bool = Field(
         False, description="measure accuracy against degradations of the images, as curves"
     )
@@ -107,6 +112,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         manifolds=config.manifold,
         rule=config.rule,
         keep_near=config.keep_near,
+        other_manifold=config.other_manifold,
         demand=config.demand,
         terms=config.terms,
     )

@@ -4,6 +4,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from subprocess import Popen, TimeoutExpired
 from typing import Any
@@ -19,6 +20,9 @@ START_SECONDS = 20.0
 END_SECONDS = 30.0
 STOP_SECONDS = 5.0
 ID_SECONDS = 10.0
+PARENT = "mlflow.parentRunId"
+# The run of the job around this one, if a job runs others.
+_AROUND: ContextVar["Run | None"] = ContextVar("_AROUND", default=None)
 
 
 def _now() -> int:
@@ -122,7 +126,10 @@ class Run:
 
 @contextmanager
 def run(job: str, params: dict[str, Any]) -> Iterator[Run]:
-    """Open the run of a job; it ends as FINISHED, as KILLED on an interrupt, or as FAILED."""
+    """Open the run of a job; it ends as FINISHED, as KILLED on an interrupt, or as FAILED.
+
+    Runs that are opened inside the block are its children in MLflow.
+    """
     uri = server.connect()
     from mlflow.exceptions import MlflowException
     from mlflow.tracking.context.registry import resolve_tags
@@ -133,6 +140,8 @@ def run(job: str, params: dict[str, Any]) -> Iterator[Run]:
     status = "FAILED"
     try:
         tags = {"manifpt.job": job, "manifpt.git_commit": git_commit()}
+        around = _AROUND.get()
+        tags |= {PARENT: around.id} if around is not None and around.id else {}
         opened._open(job, resolve_tags(tags | {"mlflow.source.name": f"jobs.{job}"}))
         local = uri.startswith("sqlite:")
         outbox.first_try(server.FIRST_USE_SECONDS if local else START_SECONDS)
@@ -140,7 +149,11 @@ def run(job: str, params: dict[str, Any]) -> Iterator[Run]:
             raise server.unreachable(uri, outbox.refusal)
         opened.params(params)
         opened.document("versions.json", versions())
-        yield opened
+        inside = _AROUND.set(opened)
+        try:
+            yield opened
+        finally:
+            _AROUND.reset(inside)
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):
         status = "KILLED"
