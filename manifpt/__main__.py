@@ -16,7 +16,7 @@ STAGES = {
     "real images": ("pretrain_embedding", "build_manifold"),
     "generated images": ("compute_artifacts", "verify", "train_attribution", "evaluate"),
     "use": ("register", "attribute", "explain", "report"),
-    "compare and tune": ("sweep", "compare_spaces", "compare_open_set"),
+    "compare and tune": ("sweep", "compare_spaces", "compare_open_set", "reproduce"),
     "benchmarks and speed": ("build_benchmark", "benchmark"),
 }
 ELSEWHERE = {"sweep": "manifpt.tuning.sweep"}

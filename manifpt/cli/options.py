@@ -327,10 +327,17 @@ class TrainingOptions(BaseModel):
     )
     augment: Literal["cutmix", "none", "mirror", "shift"] = Field(
         "cutmix",
-        description="augmentation of maps: cutmix pastes a rectangle of another image, in half "
-        "of the batches, and mixes the labels; mirror mirrors at random; shift also "
+        description="augmentation of maps: cutmix pastes a rectangle of another image, in "
+        "--mixed-share of the batches, and mixes the labels; mirror mirrors at random; shift also "
         "moves maps of pixels; mirror and shift change the phase of a generator's "
         "upsampling",
+    )
+    mixed_share: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="with --augment cutmix: share of the batches that are mixed; more helps where "
+        "a network learns few images by heart, and takes more steps",
     )
     patience: int = Field(
         0,

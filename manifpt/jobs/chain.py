@@ -46,6 +46,7 @@ class ChainConfig(ProjectionConfig):
     stem: str = Field("auto", description="see train_attribution")
     vectors: Literal["lda", "mlp"] = Field("lda", description="see train_attribution")
     steps: int = Field(4000, ge=1, description="steps of each training by gradients")
+    mixed_share: float = Field(0.5, ge=0, le=1, description="see train_attribution")
     denoiser_steps: int = Field(3000, ge=1, description="see build_manifold")
     encoder_epochs: int = Field(
         5, ge=1, description="epochs of the encoder's training, see pretrain_embedding"
@@ -203,7 +204,8 @@ class Chain:
     def _train(self, where: str, model: str, inputs: Sequence[str], seed: int, *flags: str) -> None:
         network = ("--backbone", self.config.backbone, "--stem", self.config.stem)
         length = ("--steps", str(self.config.steps), "--seed", str(seed))
-        given = ("--input", *inputs, "--output", model, *network, *length)
+        mixed = ("--mixed-share", str(self.config.mixed_share))
+        given = ("--input", *inputs, "--output", model, *network, *length, *mixed)
         self.step(f"train {where}", train_attribution, *given, *flags)
 
 

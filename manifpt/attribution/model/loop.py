@@ -24,8 +24,6 @@ from manifpt.nets.backbone import for_training
 from manifpt.nets.device import device_and_precision
 
 CUTMIX = "cutmix"
-# Share of the batches that are mixed. Mixed ones alone take twice the steps to learn as much.
-MIXED = 0.5
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,7 @@ class Settings:
     patience: int
     seed: int
     augment: str
+    mixed_share: float
     label_smoothing: float
     movable: tuple[bool, ...]
 
@@ -195,7 +194,7 @@ class Trainer:
     def _loss(self, artifacts: list[Tensor], labels: Tensor) -> Tensor:
         """Return the sum of the heads' cross entropies: with late fusion, each learns by itself."""
         settings, others, shares = self.settings, labels, [1.0] * len(artifacts)
-        if settings.augment == CUTMIX and float(torch.rand(())) < MIXED:
+        if settings.augment == CUTMIX and float(torch.rand(())) < settings.mixed_share:
             partners = torch.randperm(len(labels))
             others = labels[partners]
             artifacts, shares = cut_mixed(artifacts, settings.movable, partners)

@@ -45,6 +45,7 @@ class Options:
     seed: int = 0
     fusion: str = "late"
     augment: str = "cutmix"
+    mixed_share: float = 0.5
 
     def resolved(self, *, gpu: bool) -> "Options":
         """Return them with a choice for all that is left open; raise where they contradict."""

@@ -204,7 +204,10 @@ class _Trained:
         return Standing.of(state).stopped(self.settings)
 
     def _settings(self, found: Sequence[dict[str, Any]]) -> Settings:
-        names = "batch_size learning_rate weight_decay patience seed augment label_smoothing"
+        names = (
+            "batch_size learning_rate weight_decay patience seed augment mixed_share "
+            "label_smoothing"
+        )
         counts = row_counts(self.branches[0].manifest)["train"]
         rows = sum(counts[name] for name in self.classes)
         budget = self.options.budget(rows)

@@ -1,0 +1,97 @@
+"""Table 2 of the paper: accuracy and separability of all methods on the same test images."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from manifpt.jobs.reproduction.methods import PAIRS, PUBLISHED, Method
+from manifpt.jobs.reproduction.section import Section, accuracy_of, markdown_table, spread
+from manifpt.jobs.reproduction.study import Study
+
+if TYPE_CHECKING:
+    from manifpt.evaluation.paired import Difference
+
+
+def table_2(study: Study, methods: Sequence[Method]) -> Section:
+    """Train and evaluate all methods, once for each seed; measure FDR and paired differences."""
+    metrics: dict[str, list[dict[str, Any]]] = {}
+    ratios: dict[str, list[float]] = {}
+    for method in methods:
+        seeds = study.seeds(method)
+        metrics[method.title] = [study.evaluated(method, seed) for seed in seeds]
+        ratios[method.title] = [separability(study, method, seed) for seed in seeds]
+        print(_row(method, metrics[method.title], ratios[method.title]), flush=True)
+    rows = [
+        [method.group, *_row(method, metrics[method.title], ratios[method.title])]
+        for method in methods
+    ]
+    head = ("", "classifier works on", "networks", "accuracy", "FDR")
+    chance = next(iter(metrics.values()))[0]["chance"]
+    images = next(iter(metrics.values()))[0]["images"]
+    text = (
+        f"{images} test images, chance {chance:.3f}, seeds "
+        f"{', '.join(map(str, study.config.seeds))}, {study.config.steps} steps of each network. "
+        "With several seeds: mean (least-greatest); a classifier in closed form, or one seed, has "
+        "the 95 % interval of a bootstrap over images. FDR is the Frechet distance between "
+        "classes over that within them, of the features before the last layer.\n\n"
+        + markdown_table(head, rows)
+    )
+    gains = differences(study, methods)
+    if gains:
+        text += f"\n\n{_gains(gains)}"
+    numbers = {
+        method.title: {
+            "group": method.group,
+            "networks": method.networks,
+            "accuracy": [m["accuracy"] for m in metrics[method.title]],
+            "fdr": ratios[method.title],
+        }
+        for method in methods
+    }
+    paired = {name: gain._asdict() for name, gain in gains.items()}
+    return Section("table2", "Accuracy and FDR", text, {"methods": numbers, "paired": paired})
+
+
+def separability(study: Study, method: Method, seed: int) -> float:
+    """Return the Frechet distance ratio of a method's features of test images."""
+    from manifpt.evaluation.features import head_features
+    from manifpt.evaluation.separability import frechet_ratio
+
+    model = study.attributor(method, seed)
+    features = head_features(model, study.inputs(method))
+    return frechet_ratio(features.vectors, features.sources).ratio
+
+
+def differences(study: Study, methods: Sequence[Method]) -> dict[str, "Difference"]:
+    """Return paired differences, by ``NAME instead of NAME``.
+
+    They compare rows at equal numbers of networks, and the last row, the best of ours, with each
+    method that was published before the paper.
+    """
+    from manifpt.evaluation import paired
+
+    by_title = {method.title: method for method in methods}
+    pairs = [pair for pair in PAIRS if by_title.keys() >= set(pair)]
+    last = methods[-1].title
+    pairs += [(last, m.title) for m in methods if m.group == PUBLISHED and m.title != last]
+    seeds = study.config.seeds
+
+    def hits(title: str) -> Any:
+        method = by_title[title]
+        found = paired.hits([study.evaluation(method.name, s) for s in study.seeds(method)])
+        return found.repeat(len(seeds), 0) if len(found) < len(seeds) else found
+
+    return {" instead of ".join(p): paired.difference(*map(hits, p)) for p in pairs}
+
+
+def _gains(gains: dict[str, "Difference"]) -> str:
+    from manifpt.evaluation.significance import holm
+
+    adjusted = holm({name: gain.p_value for name, gain in gains.items()})
+    rows = [[name, str(gain), f"{adjusted[name]:.4f}"] for name, gain in gains.items()]
+    head = ("accuracy of one row less that of another", "difference (95 % interval)", "p, Holm")
+    note = "The same test images; a bootstrap crossed over images and seeds."
+    return f"{note}\n\n{markdown_table(head, rows)}"
+
+
+def _row(method: Method, metrics: Sequence[dict[str, Any]], ratios: Sequence[float]) -> list[str]:
+    return [method.title, str(method.networks), accuracy_of(metrics), spread(ratios, 1)]

@@ -1,0 +1,148 @@
+"""The rows of the tables: what each method reads, and how it is trained.
+
+Sources of the published methods stand at the heads of their files in manifpt/baselines.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+# Kinds of artifacts, each a folder of a study.
+PLAIN, DEGRADED, FEATURES = "plain", "degraded", "features"
+NEAREST, TANGENT, DENOISED = "nearest", "tangent", "denoiser"
+
+PUBLISHED = "published before the paper"
+LATER = "published later, or ours without a manifold"
+PAPER = "ManiFPT as published"
+MANIFOLD = "artifacts of a manifold"
+TOGETHER = "several heads"
+
+COMPACT = ("--backbone", "compact")
+
+
+class Place(NamedTuple):
+    """Where artifacts lie: the kind, and the space."""
+
+    kind: str
+    space: str
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row: a classifier of one input, or several such classifiers that are fused.
+
+    ``later`` is added to the seed. A classifier in ``closed`` form depends on no seed.
+    """
+
+    title: str
+    group: str
+    place: Place | None = None
+    flags: tuple[str, ...] = ()
+    members: tuple["Method", ...] = ()
+    closed: bool = False
+    later: int = 0
+
+    @property
+    def networks(self) -> int:
+        """The number of networks that gradients train."""
+        return sum(m.networks for m in self.members) if self.members else int(not self.closed)
+
+    @property
+    def places(self) -> list[Place]:
+        """Where all its heads read, each place once."""
+        own = [self.place] if self.place else []
+        return list(dict.fromkeys([*own, *(p for m in self.members for p in m.places)]))
+
+    @property
+    def name(self) -> str:
+        """The title as a name of a folder: ``ManiFPT rgb`` is ``manifpt-rgb``."""
+        return re.sub("-+", "-", re.sub(r"[^\w+@]", "-", self.title.lower())).replace("-+-", "+")
+
+
+def vector(title: str, group: str, kind: str, space: str) -> Method:
+    """Return linear discriminant analysis of vectors."""
+    return Method(title, group, Place(kind, space), ("--vectors", "lda"), closed=True)
+
+
+def network(
+    title: str, group: str, kind: str, space: str, flags: Sequence[str] = COMPACT, later: int = 0
+) -> Method:
+    """Return a network on maps."""
+    return Method(title, group, Place(kind, space), tuple(flags), later=later)
+
+
+def fused(title: str, *members: Method) -> Method:
+    """Return the late fusion of some methods, with weights by validation."""
+    return Method(title, TOGETHER, members=members, closed=all(m.closed for m in members))
+
+
+def methods(paper: Sequence[str], learned: Sequence[str] = ()) -> list[Method]:
+    """Return the rows in their order.
+
+    ``paper`` are flags of the paper's own network; ``learned`` are spaces of encoders, such as sl.
+    """
+    image = network("image", LATER, PLAIN, "image")
+    again = network("image@1", LATER, PLAIN, "image", later=1)
+    highpass = network("high-pass", LATER, PLAIN, "image", (*COMPACT, "--highpass", "only"))
+    statistics = vector("residual statistics", LATER, PLAIN, "residual")
+    denoiser = network("denoiser", MANIFOLD, DENOISED, "rgb")
+    tangent = network("rgb, tangent plane", MANIFOLD, TANGENT, "rgb")
+    three = (image, highpass, statistics)
+    return [
+        vector("McCloskey18", PUBLISHED, PLAIN, "mccloskey18"),
+        network("Nataraj19", PUBLISHED, PLAIN, "nataraj19"),
+        vector("Durall20", PUBLISHED, PLAIN, "durall20"),
+        vector("Dzanic20", PUBLISHED, PLAIN, "dzanic20"),
+        network("Wang20", PUBLISHED, DEGRADED, "image", (*COMPACT, "--augment", "none")),
+        network("Marra18", PUBLISHED, PLAIN, "image", (*COMPACT, "--augment", "none")),
+        vector("Marra19", PUBLISHED, PLAIN, "marra19"),
+        network("Yu19", PUBLISHED, PLAIN, "image", ("--backbone", "yu19")),
+        image,
+        highpass,
+        network("NPR", LATER, PLAIN, "npr"),
+        network("low bits", LATER, PLAIN, "lowbits"),
+        vector("self-description", LATER, PLAIN, "selfdescription"),
+        statistics,
+        *(vector(f"{name}, linear", LATER, FEATURES, name) for name in learned),
+        network("ManiFPT rgb", PAPER, NEAREST, "rgb", paper),
+        network("ManiFPT freq", PAPER, NEAREST, "freq", paper),
+        *(
+            Method(f"ManiFPT {name}", PAPER, Place(NEAREST, name), ("--vectors", "mlp"))
+            for name in learned
+        ),
+        tangent,
+        network("freq, tangent plane", MANIFOLD, TANGENT, "freq"),
+        vector("residual, tangent plane", MANIFOLD, TANGENT, "residual"),
+        denoiser,
+        fused("image + image@1", image, again),
+        fused("image + high-pass", image, highpass),
+        fused("image + rgb", image, tangent),
+        fused("image + denoiser", image, denoiser),
+        fused("image + residual statistics", image, statistics),
+        fused("image + high-pass + residual statistics + image@1", *three, again),
+        fused("image + high-pass + residual statistics + denoiser", *three, denoiser),
+    ]
+
+
+# Pairs at equal numbers of networks: with a manifold, and with the image again.
+PAIRS = (
+    ("image + rgb", "image + image@1"),
+    ("image + denoiser", "image + image@1"),
+    (
+        "image + high-pass + residual statistics + denoiser",
+        "image + high-pass + residual statistics + image@1",
+    ),
+)
+
+
+def chosen(rows: Sequence[Method], titles: Sequence[str]) -> list[Method]:
+    """Return the rows of those titles, or all if none is given.
+
+    Raises ValueError for a title that no row has.
+    """
+    known = {row.title: row for row in rows}
+    missing = [title for title in titles if title not in known]
+    if missing:
+        raise ValueError(f"{missing[0]}: no such row; choose from {', '.join(known)}")
+    return [known[title] for title in titles] if titles else list(rows)

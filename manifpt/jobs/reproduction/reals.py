@@ -1,0 +1,64 @@
+"""How accuracy depends on the number of reals in the manifold, in the space residual."""
+
+from typing import Any
+
+from manifpt import storage
+from manifpt.jobs import build_manifold, compute_artifacts, evaluate, train_attribution
+from manifpt.jobs.reproduction.methods import FEATURES, Place
+from manifpt.jobs.reproduction.section import Section, accuracy_of, markdown_table
+from manifpt.jobs.reproduction.study import Study
+
+SPACE, PROJECTORS = "residual", ("nearest", "mean", "tangent")
+# The smallest manifold, and by how much each next one is larger.
+LEAST, FACTOR = 125, 2
+
+
+def reals_curve(study: Study) -> Section:
+    """Train discriminants on artifacts of manifolds of growing samples of the reals."""
+    from manifpt.manifold.manifold import Manifold
+
+    whole = storage.join(study.manifolds, SPACE)
+    every = int(Manifold.open(whole).manifest["reals"])
+    sizes, size = [], LEAST
+    while size < every:
+        sizes.append(size)
+        size *= FACTOR
+    embeddings = study.artifacts_in(Place(FEATURES, SPACE))
+    numbers: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in PROJECTORS}
+    for size in (*sizes, every):
+        manifold = whole
+        if size < every:
+            manifold = study.place("reals", f"manifold-{size}")
+            flags = ("--input", whole, "--reals", str(size))
+            study.once(f"manifold of {size} reals", build_manifold, manifold, *flags)
+        for projector in PROJECTORS:
+            numbers[projector][size] = _accuracy(study, embeddings, manifold, projector, size)
+    rows = [
+        [str(size), *(accuracy_of([numbers[name][size]]) for name in PROJECTORS)]
+        for size in (*sizes, every)
+    ]
+    text = (
+        f"Artifacts in the space {SPACE}, linear discriminant analysis; the reals are random "
+        "samples of one manifold.\n\n" + markdown_table(["reals", *PROJECTORS], rows)
+    )
+    found = {
+        name: {size: metrics["accuracy"] for size, metrics in each.items()}
+        for name, each in numbers.items()
+    }
+    return Section("reals", "Accuracy against the number of reals", text, found)
+
+
+def _accuracy(
+    study: Study, embeddings: str, manifold: str, projector: str, size: int
+) -> dict[str, Any]:
+    """Return the metrics of artifacts of one projector on one manifold."""
+    artifacts, model, result = (
+        study.place("reals", f"{kind}-{size}-{projector}")
+        for kind in ("artifacts", "attributor", "evaluation")
+    )
+    title = f"{projector} of {size} reals"
+    projected = ("--input", embeddings, "--manifold", manifold, "--projector", projector)
+    study.once(f"artifacts, {title}", compute_artifacts, artifacts, *projected)
+    given = ("--input", artifacts)
+    study.once(f"train, {title}", train_attribution, model, *given, "--vectors", "lda")
+    return study.once(f"evaluate, {title}", evaluate, result, *given, "--model", model)

@@ -1,0 +1,72 @@
+"""Table 4 of the paper: trained on one benchmark, tested on another, over shared recipes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from manifpt.jobs.reproduction.methods import DEGRADED, PLAIN, Method
+from manifpt.jobs.reproduction.section import Section, accuracy_of, markdown_table
+from manifpt.jobs.reproduction.study import Study
+
+SAME, TARGET, SOURCE = "same data set", "target reals", "source reals"
+COLUMNS = (SAME, TARGET, SOURCE)
+Results = dict[str, list[dict[str, Any]]]
+
+
+def has_manifold(method: Method) -> bool:
+    """Tell whether a method reads deviations from reals."""
+    return any(place.kind not in (PLAIN, DEGRADED) for place in method.places)
+
+
+def table_4(
+    first: Study, second: Study, methods: Sequence[Method], shared: Sequence[str]
+) -> Section:
+    """Train on each of two benchmarks, test on both; ``shared`` are the sources of both.
+
+    Where a method has a manifold, it is that of the target's reals, or in another column that of
+    the source's.
+    """
+    numbers: dict[str, Any] = {}
+    rows = []
+    for method in methods:
+        cells: dict[str, Results] = {}
+        for source, target in ((first, second), (second, first)):
+            name = f"{title_of(source)} to {title_of(target)}"
+            cells[name] = transferred(source, target, method, shared)
+        numbers[method.title] = {
+            name: {column: [m["accuracy"] for m in each] for column, each in results.items()}
+            for name, results in cells.items()
+        }
+        row = [method.title]
+        for results in cells.values():
+            row += [accuracy_of(results[column]) if column in results else "" for column in COLUMNS]
+        print(" | ".join(row), flush=True)
+        rows.append(row)
+    names = list(next(iter(numbers.values())))
+    head = ["trained on", *(f"{name}: {column}" for name in names for column in COLUMNS)]
+    text = (
+        f"Trained on the {len(shared)} sources that both benchmarks have, which are "
+        f"{', '.join(shared)}; chance {1 / len(shared):.3f} if all have as many images. Artifacts "
+        "of the other benchmark's images are deviations from its own reals (target reals) or from "
+        f"those of training (source reals).\n\n{markdown_table(head, rows)}"
+    )
+    return Section("table4", "From one data set to another", text, numbers)
+
+
+def transferred(source: Study, target: Study, method: Method, shared: Sequence[str]) -> Results:
+    """Return the metrics of each column, one for each seed."""
+    seeds = source.seeds(method)
+    results = {
+        SAME: [source.evaluated(method, seed, trained=source, known=shared) for seed in seeds],
+        TARGET: [target.evaluated(method, seed, trained=source, known=shared) for seed in seeds],
+    }
+    if has_manifold(method):
+        results[SOURCE] = [
+            target.evaluated(method, seed, trained=source, reals=source, known=shared)
+            for seed in seeds
+        ]
+    return results
+
+
+def title_of(study: Study) -> str:
+    """Return the name of a benchmark's folder."""
+    return study.benchmark.rstrip("/").rpartition("/")[2]
