@@ -148,7 +148,8 @@ def theory(study: Study) -> Section:
 
 
 def _of(features: "Features", name: str) -> np.ndarray:
-    return features.vectors[features.sources == name]
+    vectors: np.ndarray = features.vectors[features.sources == name]
+    return vectors
 
 
 def _rank_text(table: "RankTable") -> str:
