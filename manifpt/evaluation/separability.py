@@ -9,6 +9,7 @@ distance between two random halves of the class.
 from typing import NamedTuple
 
 import numpy as np
+import threadpoolctl
 
 from manifpt.errors import ManifptError
 from manifpt.evaluation.closed_set import CONFIDENCE, RESAMPLES
@@ -161,11 +162,12 @@ def frechet_ratio(
     reduced, rows = _reduced(features, most, seed), int(counts.min()) // 2
     rng = np.random.default_rng(seed)
     distances = np.zeros((len(names), len(names)))
-    for _ in range(halves):
-        cut = [rng.permutation(np.flatnonzero(labels == name))[: 2 * rows] for name in names]
-        first = [_fitted(reduced[part[:rows]]) for part in cut]
-        second = [_fitted(reduced[part[rows:]]) for part in cut]
-        distances += np.array([[_distance(a, b) for b in second] for a in first]) / halves
+    with threadpoolctl.threadpool_limits(1):  # threads only slow thousands of small matrices down
+        for _ in range(halves):
+            cut = [rng.permutation(np.flatnonzero(labels == name))[: 2 * rows] for name in names]
+            first = [_fitted(reduced[part[:rows]]) for part in cut]
+            second = [_fitted(reduced[part[rows:]]) for part in cut]
+            distances += np.array([[_distance(a, b) for b in second] for a in first]) / halves
     between, within = _ratio_of(distances, np.ones(len(names)))
     if within <= 0:
         raise ManifptError(
