@@ -88,7 +88,8 @@ class Attributor(stored.Attributor):
                 source of real ones is ``real``. 70 % train and 10 % validate, by their content.
             uri: a folder for the attributor, local or remote.
             manifold: one that is kept, see ``Manifold.save``; the attributor works on artifacts.
-            space: without a manifold: ``image`` or ``residual``. With neither, it is the usual one.
+            space: without a manifold: ``image``, ``residual`` or a published baseline such as
+                ``durall20``. With neither, it is the usual one.
             projector: of the artifacts, as in ``Manifold.artifacts``.
             neighbors: how many reals it is made of.
             options: of training, by name, such as ``steps``, ``backbone`` or ``seed``.
