@@ -5,8 +5,8 @@ from pathlib import Path
 
 LIBRARY = Path(__file__).parents[1] / "manifpt"
 ORDER = """
-redaction errors storage outputs tracking engine nets images audit spaces manifold artifacts
-attribution.unknown attribution.model attribution.crawl
+redaction errors storage outputs tracking engine nets images audit baselines spaces manifold
+artifacts attribution.unknown attribution.model attribution.crawl
 evaluation api registry zoo throughput planning report cli
 jobs tuning
 """.split()

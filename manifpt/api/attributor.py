@@ -27,12 +27,13 @@ from manifpt.artifacts.projection import Target, reading_of
 from manifpt.attribution.crawl.registered import opened
 from manifpt.attribution.crawl.stage import AttributeStage
 from manifpt.attribution.model import attributor as stored
-from manifpt.attribution.model.network import LDA
+from manifpt.attribution.model.network import CLOSED_FORM
 from manifpt.attribution.model.recipe import Options
 from manifpt.attribution.model.targets import trained_targets
 from manifpt.attribution.model.train import train_attributor
 from manifpt.attribution.model.usual import train_usual
 from manifpt.attribution.unknown.decision import USUAL, Rule
+from manifpt.baselines import BASELINES, Baseline
 from manifpt.errors import ManifptError
 from manifpt.manifold.projector import projection_of
 
@@ -87,7 +88,8 @@ class Attributor(stored.Attributor):
                 source of real ones is ``real``. 70 % train and 10 % validate, by their content.
             uri: a folder for the attributor, local or remote.
             manifold: one that is kept, see ``Manifold.save``; the attributor works on artifacts.
-            space: without a manifold: ``image`` or ``residual``. With neither, it is the usual one.
+            space: without a manifold: ``image``, ``residual`` or a published baseline such as
+                ``durall20``. With neither, it is the usual one.
             projector: of the artifacts, as in ``Manifold.artifacts``.
             neighbors: how many reals it is made of.
             options: of training, by name, such as ``steps``, ``backbone`` or ``seed``.
@@ -104,7 +106,7 @@ class Attributor(stored.Attributor):
             if manifold is None and space is None:
                 train_usual(inputs, uri, training, demand=on_ray(inputs, folder))
                 return cls.load(uri)
-            fitted = _in_closed_form(manifold, space) and training.vectors == LDA
+            fitted = _in_closed_form(manifold, space) and training.vectors in CLOSED_FORM
             train_attributor(
                 inputs,
                 uri,
@@ -221,4 +223,5 @@ def _options(options: Mapping[str, Any]) -> Options:
 def _in_closed_form(manifold: Manifold | None, space: str | None) -> bool:
     """Tell whether what training looks at are vectors, and no maps."""
     vectors = manifold is None or len(manifold.manifest["shape"]) == 1
-    return vectors and space in {None, "residual"}
+    described = space in BASELINES and len(Baseline(64, str(space)).shape) == 1
+    return vectors and (space in {None, "residual"} or described)

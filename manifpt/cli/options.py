@@ -37,8 +37,8 @@ class SpaceOptions(BaseModel):
 
     space: str = Field(
         "rgb",
-        description="rgb, freq, residual, sl or ssl; rgb+sl makes one manifold for each of "
-        "several spaces",
+        description="rgb, freq, residual, sl, ssl, or a published baseline such as durall20; "
+        "rgb+sl makes one manifold for each of several spaces",
     )
     image_size: int | None = Field(
         None,
@@ -233,7 +233,8 @@ class PlainOptions(BaseModel):
     space: str | None = Field(
         None,
         description="spaces to use without a manifold, alone or beside --manifold: image (the "
-        "images themselves), or another one without weights; image+freq uses both",
+        "images themselves), another one without weights, or a published baseline such as "
+        "durall20; image+freq uses both",
     )
     image_size: int | None = Field(
         None,
@@ -289,18 +290,20 @@ class TrainingOptions(BaseModel):
     )
     backbone: str = Field(
         "auto",
-        description="network for maps: compact, a small network at full resolution, or a "
-        "torchvision classifier; auto is resnet50 on GPUs, else compact",
+        description="network for maps: compact, a small network at full resolution, yu19, the "
+        "attribution network of Yu et al. (ICCV 2019), or a torchvision classifier; auto is "
+        "resnet50 on GPUs, else compact",
     )
     stem: Literal["auto", "full", "half", "standard"] = Field(
         "auto",
         description="resolution that the stem of a ResNet keeps: full, half, or a quarter "
         "(standard); auto is full up to 48 pixels, half up to 112, else standard",
     )
-    vectors: Literal["lda", "mlp"] = Field(
+    vectors: Literal["lda", "mlp", "correlation"] = Field(
         "lda",
         description="classifier for vectors: linear discriminant analysis, whose shrinkage is "
-        "chosen by validation, or a residual MLP",
+        "chosen by validation, a residual MLP, or correlation with the mean of each class, for "
+        "the space marra19",
     )
     highpass: Literal["no", "also", "only"] = Field(
         "no",

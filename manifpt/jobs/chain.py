@@ -44,7 +44,9 @@ class ChainConfig(ProjectionConfig):
     )
     backbone: str = Field("compact", description="see train_attribution")
     stem: str = Field("auto", description="see train_attribution")
-    vectors: Literal["lda", "mlp"] = Field("lda", description="see train_attribution")
+    vectors: Literal["lda", "mlp", "correlation"] = Field(
+        "lda", description="see train_attribution"
+    )
     steps: int = Field(4000, ge=1, description="steps of each training by gradients")
     mixed_share: float = Field(0.5, ge=0, le=1, description="see train_attribution")
     denoiser_steps: int = Field(3000, ge=1, description="see build_manifold")

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from manifpt.baselines import BASELINES, Baseline
 from manifpt.errors import ManifptError
 from manifpt.spaces.frequency import Frequency, rounding_noise
 from manifpt.spaces.pixels import Pixels
 from manifpt.spaces.residual import Residual
 
-SPACES = ("rgb", "freq", "residual", "sl", "ssl", "image")
+SPACES = ("rgb", "freq", "residual", "sl", "ssl", "image", *BASELINES)
 LEARNED = ("sl", "ssl")
 LARGEST = 64
 
@@ -75,6 +76,8 @@ def make_space(name: str, size: int, options: Options = Options()) -> Space:
         return Frequency(size, eps, options.log)
     if name == "residual":
         return Residual(size)
+    if name in BASELINES:
+        return Baseline(size, name)
     if name in LEARNED:
         return _learned(name, size, options)
     raise ManifptError(f"--space {name}: unknown; choose one of {', '.join(SPACES)}")

@@ -31,7 +31,7 @@ class Settings:
     """All that decides a training, besides the data; ``moments`` are mean and std an input.
 
     An epoch is ``passes`` over the ``rows``. ``movable`` says of each input whether its maps are
-    images, which may be shifted; other maps are spectra.
+    images, which may be shifted; other maps are spectra, or counts that no augmentation changes.
     """
 
     design: Design

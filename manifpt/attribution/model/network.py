@@ -2,8 +2,9 @@
 
 An input is the artifacts of images in one space. A head looks at it as it is or through a fixed
 filter. Maps, C x H x W, go to a torchvision classifier with a stem that suits their size, or to a
-compact network at full resolution; vectors, d, to a linear discriminant or to a residual MLP
-(Gorishniy et al., "Revisiting deep learning models for tabular data", NeurIPS 2021, section 3.2).
+compact network at full resolution; vectors, d, to a linear discriminant, to correlations with the
+mean of each class, or to a residual MLP (Gorishniy et al., "Revisiting deep learning models for
+tabular data", NeurIPS 2021, section 3.2).
 """
 
 from collections.abc import Callable, Sequence
@@ -16,14 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from manifpt.attribution.model.compact import COMPACT, compact_network
+from manifpt.attribution.model.correlation import CORRELATION, StandardisedRows
 from manifpt.attribution.model.fusion import pooled
 from manifpt.attribution.model.highpass import HighPass
 from manifpt.attribution.unknown.known import Outputs
+from manifpt.baselines.yu19 import YU19, yu19_network
 from manifpt.nets.backbone import build_backbone, choose_stem, last_layer, without_head
 from manifpt.nets.device import CPU_BATCH, in_batches
 
 FUSIONS = ("late", "early")
 MLP, LDA = "mlp", "lda"
+CLOSED_FORM = (LDA, CORRELATION)
 MLP_WIDTH, MLP_BLOCKS, MLP_DROPOUT = 512, 2, 0.3
 EARLY_DROPOUT = 0.2
 # A feature that hardly varies among training artifacts must not be blown up at another image.
@@ -35,8 +39,9 @@ GPU_BATCH = 256
 class Head:
     """What looks at an input: the number of the input, a fixed filter, and a trunk.
 
-    ``trunk`` is ``compact``, the name of a torchvision classifier, whose ``stem`` counts, or of
-    vectors ``mlp`` or ``lda``; ``coordinates`` is the number of those of ``lda``.
+    ``trunk`` is ``compact``, ``yu19``, the name of a torchvision classifier, whose ``stem`` counts,
+    or of vectors ``mlp``, ``lda`` or ``correlation``; ``coordinates`` is the number of those of
+    the last two.
     """
 
     reads: int
@@ -47,12 +52,18 @@ class Head:
 
     @property
     def is_trained(self) -> bool:
-        """Tell whether gradients train it; a discriminant has a closed form."""
-        return self.trunk != LDA
+        """Tell whether gradients train it; discriminants and correlations have a closed form."""
+        return self.trunk not in CLOSED_FORM
 
     def describe(self, shape: Sequence[int]) -> str:
         """Say in words what classifies inputs of a shape."""
-        names = {COMPACT: "compact network", MLP: "residual MLP", LDA: "linear discriminant"}
+        names = {
+            COMPACT: "compact network",
+            YU19: "network of Yu et al.",
+            MLP: "residual MLP",
+            LDA: "linear discriminant",
+            CORRELATION: "correlation with class means",
+        }
         resnet = f"{self.trunk}, stem {choose_stem(self.stem, shape[-1])}"
         return ("high-pass, " if self.highpass else "") + names.get(self.trunk, resnet)
 
@@ -78,8 +89,8 @@ class Design:
 
     @property
     def discriminants(self) -> list[int]:
-        """The numbers of the heads that are linear discriminants, with last layers of their own."""
-        return [] if self.is_early else [n for n, h in enumerate(self.heads) if h.trunk == LDA]
+        """The numbers of the heads in closed form, with last layers of their own."""
+        return [] if self.is_early else [n for n, h in enumerate(self.heads) if not h.is_trained]
 
     def card(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -113,8 +124,8 @@ class Design:
             if len(shape) == 3:
                 heads.append(Head(n, backbone, stem))
             else:
-                coordinates = min(shape[0], classes - 1) if vectors == LDA else 0
-                heads.append(Head(n, vectors, coordinates=coordinates))
+                coordinates = {LDA: min(shape[0], classes - 1), CORRELATION: classes}
+                heads.append(Head(n, vectors, coordinates=coordinates.get(vectors, 0)))
         return cls(tuple(shapes), classes, tuple(heads), fusion)
 
     def part(self, heads: Sequence[int]) -> tuple["Design", list[int]]:
@@ -191,10 +202,15 @@ class Branch(nn.Module):
         channels = self.filter.channels(shape[0]) if self.filter else shape[0]
         if head.trunk == LDA:
             self.trunk: nn.Module = linear_discriminant(channels, head.coordinates, classes or 1)
+        elif head.trunk == CORRELATION:
+            layers = linear_discriminant(channels, head.coordinates, classes or 1)
+            self.trunk = StandardisedRows(*layers)
         elif head.trunk == MLP:
             self.trunk = residual_mlp(channels, classes or 1)
         elif head.trunk == COMPACT:
             self.trunk = compact_network(channels, classes or 1)
+        elif head.trunk == YU19:
+            self.trunk = yu19_network(channels, classes or 1, min(shape[1:]))
         else:
             stem = choose_stem(head.stem, shape[-1])
             self.trunk = build_backbone(head.trunk, classes or 1, channels, stem)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from manifpt.artifacts.branches import Branch
 from manifpt.attribution.model.compact import COMPACT
 from manifpt.attribution.model.network import LDA, Design, Head
+from manifpt.baselines.yu19 import YU19
 from manifpt.errors import ManifptError
 from manifpt.nets.backbone import check_backbone
 
@@ -54,7 +55,7 @@ class Options:
         backbone = self.backbone
         if backbone == "auto":
             backbone = "resnet50" if gpu else COMPACT
-        if backbone != COMPACT:
+        if backbone not in (COMPACT, YU19):
             check_backbone(backbone)
         peak = COMPACT_RATE if backbone == COMPACT else RATE
         return replace(

@@ -13,6 +13,7 @@ from manifpt import storage
 from manifpt.artifacts.branches import Branch, artifacts_of, row_counts
 from manifpt.attribution.model.attributor import publish_attributor
 from manifpt.attribution.model.calibrate import calibrate, network_of
+from manifpt.attribution.model.correlation import CORRELATION, fit_correlation
 from manifpt.attribution.model.discriminant import Discriminant, Rows, fit_discriminant
 from manifpt.attribution.model.loop import CUTMIX, Settings, Standing, train_loop
 from manifpt.attribution.model.network import LEAST_STD, AttributionNetwork, Design
@@ -36,9 +37,12 @@ from manifpt.nets import training
 from manifpt.nets.device import threads_of
 from manifpt.outputs import claims
 
+# Spaces whose maps are no images: spectra, and co-occurrences.
+UNMOVABLE = ("freq", "nataraj19")
+
 
 class FittedHead(NamedTuple):
-    """A discriminant, and the mean and deviation by which its artifacts are standardised."""
+    """The layers of a head in closed form; mean and deviation by which artifacts are normalised."""
 
     discriminant: Discriminant
     mean: list[float]
@@ -211,7 +215,13 @@ class _Trained:
         counts = row_counts(self.branches[0].manifest)["train"]
         rows = sum(counts[name] for name in self.classes)
         budget = self.options.budget(rows)
-        movable = tuple(b.manifest["space"]["name"] != "freq" for b in self.read)
+        names_of = [b.manifest["space"]["name"] for b in self.read]
+        movable = tuple(name not in UNMOVABLE for name in names_of)
+        if "nataraj19" in names_of and self.options.augment in ("mirror", "shift"):
+            raise ManifptError(
+                f"--augment {self.options.augment}: co-occurrences have no places to move; choose "
+                "cutmix or none"
+            )
         maps = [len(shape) == 3 for shape in self.design.shapes]
         if self.options.augment == CUTMIX and self.design.is_early and not all((*movable, *maps)):
             raise ManifptError(
@@ -243,20 +253,26 @@ def _history(state: dict[str, Any]) -> dict[str, Any]:
 def fit_discriminants(
     branches: Sequence[Branch], classes: list[str], design: Design, demand: session.Demand
 ) -> dict[int, FittedHead]:
-    """Return the discriminants of a design's heads by number, fitted in one task a head."""
+    """Return a design's heads in closed form by number, fitted in one task a head."""
     pool = session.pool(session.Demand(1, 0, here=demand.here), uses_gpu=False)
     pool.wait()
     numbers = [n for n, head in enumerate(design.heads) if not head.is_trained]
-    reads = [branches[design.heads[n].reads] for n in numbers]
+    anywhere = {"scheduling_strategy": "DEFAULT"}
+    heads = [design.heads[n] for n in numbers]
     asked = [
-        task(pool, _fitted, branch, classes, pool.threads, scheduling_strategy="DEFAULT")
-        for branch in reads
+        task(pool, _fitted, branches[head.reads], head.trunk, classes, pool.threads, **anywhere)
+        for head in heads
     ]
     return dict(zip(numbers, results(pool, asked), strict=True))
 
 
-def _fitted(branch: Branch, classes: list[str], threads: int) -> FittedHead:
-    """Fit one head's discriminant to standardised artifacts, in a task."""
+def _fitted(branch: Branch, trunk: str, classes: list[str], threads: int) -> FittedHead:
+    """Fit one head, in a task: a discriminant to standardised artifacts, or class means."""
+    if trunk == CORRELATION:
+        size = int(np.prod(branch.manifest["shape"]))
+        with threads_of(threads):
+            layers = fit_correlation(rows_of(branch, "train", classes), len(classes))
+        return FittedHead(layers, [0.0] * size, [1.0] * size)
     found = branch.manifest["moments"]["train"]
     mean = np.array(found["mean"], dtype=np.float32)
     std = np.maximum(np.array(found["std"], dtype=np.float32), LEAST_STD)
