@@ -26,6 +26,6 @@ class MismatchError(ManifptError):
 
 
 class FailedAuditError(ManifptError):
-    """An audit failed: the job did its work, and its files are no fair data."""
+    """An audit failed: the images' files reveal their classes, so they are no fair data."""
 
     exit_code = 3

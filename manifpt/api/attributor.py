@@ -33,6 +33,7 @@ from manifpt.attribution.model.targets import trained_targets
 from manifpt.attribution.model.train import train_attributor
 from manifpt.attribution.model.usual import train_usual
 from manifpt.attribution.unknown.decision import USUAL, Rule
+from manifpt.audit import training_audit
 from manifpt.baselines import BASELINES, Baseline
 from manifpt.errors import ManifptError
 from manifpt.manifold.projector import projection_of
@@ -76,6 +77,8 @@ class Attributor(stored.Attributor):
         space: str | None = None,
         projector: str = "nearest",
         neighbors: int | None = None,
+        audit_images: int = training_audit.IMAGES,
+        accept_biased: bool = False,
         **options: Any,
     ) -> "Attributor":
         """Train on images by source, as ``train_attribution`` does; return the attributor.
@@ -92,6 +95,9 @@ class Attributor(stored.Attributor):
                 ``durall20``. With neither, it is the usual one.
             projector: of the artifacts, as in ``Manifold.artifacts``.
             neighbors: how many reals it is made of.
+            audit_images: how many images of each class are audited before the training; 0 for none.
+            accept_biased: train although a property of the files, such as the format, reveals the
+                class; without it, that is an error.
             options: of training, by name, such as ``steps``, ``backbone`` or ``seed``.
 
         """
@@ -101,10 +107,12 @@ class Attributor(stored.Attributor):
                 "attributor can find again"
             )
         training = _options(options)
+        audit = training_audit.Settings(audit_images, accept_biased)
         with tempfile.TemporaryDirectory(prefix="manifpt-") as folder:
             inputs = inputs_of(images, folder)
             if manifold is None and space is None:
-                train_usual(inputs, uri, training, demand=on_ray(inputs, folder))
+                demand = on_ray(inputs, folder)
+                train_usual(inputs, uri, training, audit=audit, demand=demand)
                 return cls.load(uri)
             fitted = _in_closed_form(manifold, space) and training.vectors in CLOSED_FORM
             train_attributor(
@@ -114,6 +122,7 @@ class Attributor(stored.Attributor):
                 manifolds=[manifold.uri] if manifold else [],
                 plain=[space] if space else [],
                 projection=projection_of(projector, neighbors, 0.1),
+                audit=audit,
                 demand=demand_of(inputs, folder) if fitted else on_ray(inputs, folder),
             )
         return cls.load(uri)

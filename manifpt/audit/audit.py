@@ -17,6 +17,7 @@ import pyarrow as pa
 from manifpt import storage
 from manifpt.audit import report
 from manifpt.audit.properties import PROPERTIES, grey_levels, properties
+from manifpt.audit.sample import nullable
 from manifpt.audit.verdict import USUAL, Thresholds
 from manifpt.engine import pipeline, session
 from manifpt.errors import ManifptError
@@ -141,7 +142,7 @@ def examine(
 ) -> dict[str, Any]:
     """Return the report on the rows of properties at ``paths``; see ``report.summary``."""
     tables = (
-        storage.read_parquet(storage.join(output, path)).to_pandas(types_mapper=_nullable)
+        storage.read_parquet(storage.join(output, path)).to_pandas(types_mapper=nullable)
         for path in paths
     )
     rows, compared = sampled(tables, settings.rows, sorted(classes))
@@ -157,16 +158,6 @@ def examine(
         classes={name: {"images": classes[name], **about[name]} for name in sorted(classes)},
         thresholds=asdict(settings.thresholds),
     )
-
-
-def _nullable(kind: pa.DataType) -> Any:
-    """Keep whole numbers and truths with nulls what they are; 64-bit hashes would lose bits."""
-    return {
-        pa.uint64(): pd.UInt64Dtype(),
-        pa.int64(): pd.Int64Dtype(),
-        pa.int32(): pd.Int32Dtype(),
-        pa.bool_(): pd.BooleanDtype(),
-    }.get(kind)
 
 
 def audit(

@@ -1,7 +1,7 @@
 """Rows of properties -> findings, a description of each class, and the text that tells of both."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,19 +30,30 @@ The audit reads how images were stored. These leaks it does not see:
 """
 
 
+def of_properties(
+    table: pd.DataFrame, thresholds: Thresholds, names: Iterable[str] = PROPERTIES
+) -> list[Finding]:
+    """Return what each property of ``names`` says of the label.
+
+    ``table`` has these columns and ``source``, a row an image.
+    """
+    labels = pd.factorize(table["source"], sort=True)[0]
+    found = []
+    for name in names:
+        facts = information(codes(_values(table[name])), labels)
+        kind: Kind = "file" if name in CARRIED else "content"
+        found.append(judged(name, kind, facts.share, thresholds, **_rounded(facts)))
+    return found
+
+
 def of_files(table: pd.DataFrame, thresholds: Thresholds) -> list[Finding]:
     """Return what each property says of the label, and what all together say.
 
     ``table`` has PROPERTIES and ``source``, a row an image.
     """
+    found = of_properties(table, thresholds)
     labels = pd.factorize(table["source"], sort=True)[0]
-    coded = {name: codes(_values(table[name])) for name in PROPERTIES}
-    found = []
-    for name, numbers in coded.items():
-        facts = information(numbers, labels)
-        kind: Kind = "file" if name in CARRIED else "content"
-        found.append(judged(name, kind, facts.share, thresholds, **_rounded(facts)))
-    tree = accuracy([coded[name] for name in CARRIED], labels)
+    tree = accuracy([codes(_values(table[name])) for name in CARRIED], labels)
     if tree is not None:
         found.append(judged(CLASSIFIER, "file", tree.share, thresholds, **_rounded(tree)))
     return found
@@ -103,10 +114,12 @@ def _text(value: Any) -> str:
 
 def markdown(report: dict[str, Any]) -> str:
     """Return the report as text; ``report`` is that of ``summary``."""
+    compared = report["compared"]
+    copies = f"copies among {compared}" if compared else "copies were not looked for"
     parts = [
         f"# Audit: {report['verdict']}",
         f"{report['images']} images of {len(report['classes'])} classes; statistics of "
-        f"{report['sampled']} of them, copies among {report['compared']}.",
+        f"{report['sampled']} of them, {copies}.",
         "## Findings\n\n" + _findings(report["findings"]),
         "## Classes\n\n" + _classes(report),
         "## What this does not show\n\n" + LIMITS.rstrip(),

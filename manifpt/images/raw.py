@@ -232,6 +232,22 @@ def raw_images(unit: Unit, rule: DecodeRule, wanted: Wanted | None = None) -> It
                 yield raw
 
 
+def listed(unit: Unit) -> Iterator[Raw]:
+    """Yield the images of a unit of files, or of a table of URIs, without reading their content."""
+    found = _raw_files(unit) if unit.kind == "files" else _raw_rows(unit)
+    with storage.explained(unit.uris[0]):
+        yield from (_of_unit(raw, unit) for raw in found)
+
+
+def _of_unit(raw: Raw, unit: Unit) -> Raw:
+    """Return an image with the source and split that its unit declares, which win."""
+    return raw._replace(
+        uri=printable(raw.uri),
+        source=labels.source_of(unit, raw.source),
+        split=unit.split or raw.split,
+    )
+
+
 def _raw(unit: Unit, rule: DecodeRule, wanted: Wanted | None) -> Iterator[Raw]:
     if unit.kind == "files":
         found = _all_fetched(_raw_files(unit), unit, rule.max_bytes, wanted)
@@ -241,9 +257,4 @@ def _raw(unit: Unit, rule: DecodeRule, wanted: Wanted | None) -> Iterator[Raw]:
         found = _raw_tar(unit, rule.max_bytes)
     else:
         found = _raw_parquet(unit, rule.max_bytes)
-    for raw in found:
-        yield raw._replace(
-            uri=printable(raw.uri),
-            source=labels.source_of(unit, raw.source),
-            split=unit.split or raw.split,
-        )
+    yield from (_of_unit(raw, unit) for raw in found)

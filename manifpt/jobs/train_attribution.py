@@ -8,6 +8,8 @@
     manifpt train_attribution --extend MODEL --add NAME=URI [NAME=URI ...] --output NEW
     manifpt train_attribution --input a=DIR b=DIR real=DIR --space image --output MODEL
 
+Images are audited before the training: if a property of their files, such as the format, reveals
+the class, the job ends with exit code 3, unless --accept-biased is given (see `manifpt audit`).
 The first command makes the usual attributor. It has heads on pixels, on their high-pass residuals,
 on local statistics, and on the part of an image that a denoiser, trained on reals only, removes.
 Validation images decide the weight of each head. The heads also learn from degraded copies, unless
@@ -37,6 +39,7 @@ from manifpt.errors import ManifptError
 from manifpt.tracking import Run
 
 if TYPE_CHECKING:
+    from manifpt.audit.training_audit import Settings
     from manifpt.images.copies import Augmentation
 
 # What the attributor of images alone decides by itself.
@@ -87,6 +90,17 @@ class Config(
         ge=1,
         description="number of Ray Train workers; if not given, one per GPU, or without GPUs "
         "one per CPU, less one",
+    )
+    audit_images: int = Field(
+        300,
+        ge=0,
+        description="for images: number of images of each class whose file properties are "
+        "audited before the training; 0 for no audit",
+    )
+    accept_biased: bool = Field(
+        False,
+        description="for images: train although the audit fails, which the attributor's manifest, "
+        "its model card and pages then say",
     )
     register_as: ModelName | None = Field(
         None,
@@ -141,6 +155,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         "tiles": config.tiles,
         "split_by": config.split_by,
         "labels": config.labels,
+        "audit": audit_of(config),
         "num_workers": config.num_workers,
         "demand": config.demand,
         "report": report,
@@ -192,6 +207,13 @@ def augmentation_of(config: Config, *, usual: bool) -> "Augmentation | None":
     return Augmentation(tuple(map(Range.parse, config.degrade)))
 
 
+def audit_of(config: Config) -> "Settings":
+    """Return how images are audited before the training."""
+    from manifpt.audit.training_audit import Settings
+
+    return Settings(config.audit_images, config.accept_biased)
+
+
 def check_free(config: Config) -> None:
     """Raise if an option is given that the usual attributor decides by itself."""
     given = next((name for name in DECIDED if name in config.model_fields_set), None)
@@ -209,6 +231,8 @@ def _logged(config: Config, manifest: dict[str, Any], tracked: Run) -> dict[str,
     tracked.document("manifest.json", manifest)
     names = ("classes", "network", "best_epoch", "validation_accuracy", "validation_loss")
     summary = {"output": config.output, **{n: manifest[n] for n in names if n in manifest}}
+    if manifest.get("audit"):
+        summary["audit"] = manifest["audit"]["verdict"]
     heads = zip(manifest.get("heads", []), manifest["weights"], strict=False)
     weights = "; ".join(f"{name} {weight:.2f}" for name, weight in heads)
     print(f"weights of the heads: {weights}", file=sys.stderr, flush=True)

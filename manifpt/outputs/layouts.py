@@ -83,7 +83,7 @@ _FILES: dict[str, tuple[str, ...]] = {
 KINDS = frozenset(_FILES)
 # Outputs inside an output.
 _OUTPUTS = {
-    "attributor": r"artifacts|manifold",
+    "attributor": r"artifacts|audit|manifold",
     "combination": r"[a-z0-9_]+(-\d+)?",
     "evaluation": r"artifacts",
     "manifold": r"_append-[0-9a-f]{12}",
@@ -92,7 +92,7 @@ _OUTPUTS = {
 }
 # Folders that a job makes before it knows the key of the output that they belong to.
 BEFORE = {
-    "attributor": r"(artifacts|manifold)/",
+    "attributor": r"(artifacts|audit|manifold)/",
     "chain": r"(encoder|manifolds?|artifacts|attributor|evaluation|attributions|split)[\w+@-]*/",
     "evaluation": r"(artifacts|model)/",
     "robustness": r"model/",

@@ -26,7 +26,7 @@ READING = ("fetch", "decode", "table")
 STAGES = {
     "build_manifold": (*READING, "embed", "gather", "calibrate", "held-out"),
     "compute_artifacts": (*READING, "embed", "search", "write"),
-    "train_attribution": (*READING, "embed", "search", "write", "train", "validate"),
+    "train_attribution": ("audit", *READING, "embed", "search", "write", "train", "validate"),
     "evaluate": (*READING, "embed", "search", "classify", "write", "metrics"),
     "attribute": (*READING, "embed", "search", "classify", "write", "ids", "copies", "check"),
 }

@@ -48,6 +48,7 @@ def card(facts: Facts) -> str:
     parts = [
         f"# Attributor of {len(manifest['classes'])} sources\n\n{_purpose(manifest)}",
         f"## Data\n\n{_data(facts)}",
+        f"## Audit of the training images\n\n{audited(manifest)}",
         f"## Metrics\n\n{_metrics(facts)}",
         f"## Limits\n\n{_limits(facts)}",
         f"## Licence\n\n{_licences(facts)}",
@@ -63,6 +64,7 @@ def description(facts: Facts) -> str:
     """Return the card in short, for the registered version: MLflow takes 5,000 characters."""
     parts = [
         _purpose(facts.manifest),
+        f"Audit of the training images: {audited(facts.manifest)}",
         _metrics(facts),
         f"Manifold: {_manifolds(facts)}",
         f"{_unknown(facts.manifest)} The whole card is in the model, artifacts/model_card.md.",
@@ -93,6 +95,15 @@ def _data(facts: Facts) -> str:
         test = measured.get(name, {}).get("images", "-")
         lines.append(f"| {name} | {counts[0]} | {counts[1]} | {test} |")
     return "\n".join([*lines, "", "Test images are those of the evaluation below."])
+
+
+def audited(manifest: dict[str, Any]) -> str:
+    """Say whether the files of the training images reveal their classes, in a line."""
+    found = manifest.get("audit")
+    if not found:
+        return "none by the training; `manifpt audit` audits images."
+    note = f" This attributor was {found['note']}." if "note" in found else ""
+    return f"{found['verdict']}: {found['says']}.{note}"
 
 
 def _metrics(facts: Facts) -> str:

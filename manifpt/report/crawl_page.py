@@ -256,7 +256,7 @@ def crawl_page(uri: str, options: Options) -> bytes:
         [*parts, page_part()],
         notes=crawl.notes,
         charts=made,
-        audit=audit_of(options.audit),
+        audit=audit_of(options.audit, crawl.model),
     )
     values = {
         "summary": summary,

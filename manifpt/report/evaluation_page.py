@@ -254,7 +254,7 @@ def evaluation_page(uri: str, options: Options) -> bytes:
         [*parts, page_part()],
         notes=examples.notes,
         charts=made,
-        audit=audit_of(options.audit),
+        audit=audit_of(options.audit, evaluation.model),
     )
     values = {
         "metrics": metrics,

@@ -53,6 +53,7 @@ def model_parts(uri: str, manifest: Mapping[str, Any]) -> list[Part]:
         ("classes", ", ".join(manifest["classes"])),
         ("heads", ", ".join(manifest.get("heads", ()))),
         ("training images", _rows(manifest.get("rows", {}))),
+        ("audit of these", _audited(manifest.get("audit") or {})),
         ("weights", files.get("weights.pt", {}).get("sha256", "")),
     ]
     found = [Part(part.title, part.facts + [(name, text) for name, text in facts if text])]
@@ -70,6 +71,13 @@ def model_parts(uri: str, manifest: Mapping[str, Any]) -> list[Part]:
 
 def _rows(rows: Mapping[str, Mapping[str, int]]) -> str:
     return "; ".join(f"{split} {sum(counts.values()):,}" for split, counts in rows.items())
+
+
+def _audited(found: Mapping[str, Any]) -> str:
+    if not found:
+        return ""
+    note = f"; {found['note']}" if "note" in found else ""
+    return f"{found['verdict']}: {found['says']}{note}"
 
 
 def page_part() -> Part:
@@ -96,10 +104,17 @@ def designs_of(described: Mapping[str, Any], sources: Collection[str]) -> dict[s
     return {"rows": rows, "columns": varied}
 
 
-def audit_of(uri: str | None) -> dict[str, Any] | None:
-    """Return the verdict of an audit and its findings; None if no audit is named."""
+def audit_of(
+    uri: str | None, model: tuple[str, dict[str, Any]] | None = None
+) -> dict[str, Any] | None:
+    """Return the verdict of an audit and its findings.
+
+    If no audit is named, it is the one before the training of ``model``, an attributor's folder and
+    manifest; None if there was none.
+    """
     if uri is None:
-        return None
+        found = model[1].get("audit") if model else None
+        return dict(found) if found else None
     manifest = outputs.read(storage.absolute(uri))
     if manifest is None or manifest["kind"] != "audit":
         raise ManifptError(f"--audit {uri}: no finished audit there; run manifpt audit first")

@@ -43,7 +43,7 @@ def robustness_page(uri: str, options: Options) -> bytes:
             page_part(),
         ],
         charts=robustness_of(result),
-        audit=audit_of(options.audit),
+        audit=audit_of(options.audit, model),
     )
     values = {"robustness": result, "place": public(place), "number": number}
     return rendered(TEMPLATE, page, values)

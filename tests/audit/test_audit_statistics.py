@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import mutual_info_score
 
-from manifpt.audit.statistics import MOST_VALUES, accuracy, codes, information, mutual_information
+from manifpt.audit.statistics import (
+    MOST_VALUES,
+    accuracy,
+    codes,
+    counted,
+    information,
+    mutual_information,
+    shuffled_information,
+)
 
 RNG = np.random.default_rng(0)
 LABELS = np.repeat(np.arange(4), 100)
@@ -46,3 +54,18 @@ def test_accuracy_is_chance_where_nothing_differs_and_more_where_it_does():
     assert found.accuracy > found.shuffled
     assert accuracy([RNG.integers(0, 9, 400)], LABELS).share < 0.05
     assert accuracy([np.arange(6)], np.array([0, 0, 0, 0, 0, 1])) is None
+
+
+def test_shuffled_labels_are_tables_with_the_same_sums():
+    x, labels = RNG.integers(0, 5, 60), np.repeat([0, 1], 30)
+    drawn = shuffled_information(counted(x, labels))
+    shuffled = [mutual_information(x, RNG.permutation(labels)) for _ in range(2000)]
+    assert drawn.mean() == pytest.approx(np.mean(shuffled), rel=0.1)
+    assert np.quantile(drawn, 0.95) == pytest.approx(np.quantile(shuffled, 0.95), rel=0.15)
+
+
+def test_few_images_tell_nothing_unless_chance_would_hardly_do_so():
+    for each, share in ((3, 0.0), (12, 1.0)):
+        labels = np.repeat([0, 1], each)
+        assert information(labels, labels).share == pytest.approx(share)
+        assert information(np.arange(2 * each), labels).share == 0

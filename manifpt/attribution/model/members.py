@@ -10,6 +10,7 @@ from manifpt.artifacts.branches import open_artifacts
 from manifpt.attribution.model.attributor import Attributor, publish_attributor
 from manifpt.attribution.model.calibrate import calibrate
 from manifpt.attribution.model.network import AttributionNetwork, Design
+from manifpt.audit.training_audit import worst
 from manifpt.engine import session
 from manifpt.errors import ManifptError
 from manifpt.outputs import claims
@@ -42,6 +43,7 @@ def fuse_attributors(
         build = partial(joined_network, opened, design)
         made, found = calibrate(build, branches, opened[0].classes, demand)
         facts = {"members": [member.uri for member in opened], "seed": opened[0].manifest["seed"]}
+        facts |= worst([member.manifest for member in opened])
         return publish_attributor(claim, made, facts | found)
 
 

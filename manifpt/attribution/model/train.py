@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from manifpt import storage
-from manifpt.artifacts.branches import Branch, artifacts_of, row_counts
+from manifpt.artifacts.branches import Branch, are_artifacts, artifacts_of, row_counts
 from manifpt.attribution.model.attributor import publish_attributor
 from manifpt.attribution.model.calibrate import calibrate, network_of
 from manifpt.attribution.model.correlation import CORRELATION, fit_correlation
@@ -26,6 +26,7 @@ from manifpt.attribution.model.stream import (
     row_bytes,
     rows_of,
 )
+from manifpt.audit import training_audit
 from manifpt.engine import session
 from manifpt.engine.tasks import results, task
 from manifpt.errors import ManifptError
@@ -96,6 +97,7 @@ def train_attributor(
     split_by: str | None = None,
     labels: Reading = AS_FOUND,
     augmentation: Augmentation | None = None,
+    audit: training_audit.Settings = training_audit.USUAL,
     num_workers: int | None = None,
     demand: session.Demand = session.ANY,
     report: training.EpochLog = print_epoch,
@@ -109,7 +111,8 @@ def train_attributor(
     ``inputs`` are artifacts, in one space or several, or images; images are projected onto
     ``manifolds``, and embedded in the ``plain`` spaces without a manifold. Their artifacts stay in
     ``output``/artifacts. ``split_by``, ``labels`` and ``augmentation`` are those of
-    ``compute_artifacts``. With ``sources`` all other images are left aside. ``die_at`` kills a
+    ``compute_artifacts``. Images are audited first, as ``audit`` says; its verdict is in the
+    manifest. With ``sources`` all other images are left aside. ``die_at`` kills a
     worker after that epoch, once: a drill for tests and operators.
 
     A training that reaches the epoch ``until`` before its end is not published: its ``history``
@@ -125,6 +128,10 @@ def train_attributor(
     own = storage.join(output, "manifold")  # that of the usual attributor
     read = [*places(inputs, output), *(("--manifold", uri) for uri in manifolds if uri != own)]
     claims.check_place(output, "attributor", read, terms)
+    verdict = None
+    if not are_artifacts(inputs) and (manifolds or plain):
+        how: dict[str, Any] = {"labels": labels, "demand": demand, "terms": terms}
+        verdict = training_audit.audit_before(inputs, output, audit, sources=sources, **how)
     branches = artifacts_of(
         inputs,
         storage.join(output, "artifacts"),
@@ -143,7 +150,7 @@ def train_attributor(
     design = options.design(branches, len(classes))
     content = [[b.manifest["key"], b.manifest["manifold_sha256"]] for b in branches]
     key = storage.digest([content, classes, vars(options), *([start] if start else [])])
-    keep = ("artifacts", "manifold")
+    keep = ("artifacts", "audit", "manifold")
     with claims.claim(output, "attributor", key, apart=read, terms=terms, keep=keep) as claim:
         if claim.finished:
             return claim.finished
@@ -151,7 +158,7 @@ def train_attributor(
         print(f"train: {design.describe(names)}", file=sys.stderr, flush=True)
         trained = _Trained(branches, classes, design, options)
         state = trained.fit(workers, output, key, report, die_at, until, start)
-        facts = vars(options) | _history(state)
+        facts = vars(options) | _history(state) | ({"audit": verdict} if verdict else {})
         if state and not trained.stopped(state):
             return facts | {"state": state}
         fitted = fit_discriminants(branches, classes, design, demand)

@@ -17,6 +17,7 @@ from typing import Any
 from manifpt import storage
 from manifpt.attribution.model.recipe import Options
 from manifpt.attribution.model.train import print_epoch, train_attributor
+from manifpt.audit import training_audit
 from manifpt.engine import session
 from manifpt.errors import ManifptError
 from manifpt.images import plan
@@ -46,6 +47,7 @@ def train_usual(
     split_by: str | None = None,
     labels: Reading = AS_FOUND,
     augmentation: Augmentation | None = DEGRADED,
+    audit: training_audit.Settings = training_audit.USUAL,
     denoiser_steps: int = STEPS,
     num_workers: int | None = None,
     demand: session.Demand = session.ANY,
@@ -59,6 +61,10 @@ def train_usual(
     """
     output = storage.absolute(output)
     claims.check_place(output, "attributor", places(inputs, output), terms)
+    how: dict[str, Any] = {"labels": labels, "demand": demand, "terms": terms}
+    verdict = training_audit.audit_before(inputs, output, audit, sources=sources, **how)
+    # Where nothing could be audited, the training does not look once more.
+    audit = replace(audit, known=verdict) if verdict else replace(audit, images=0)
     place, manifolds = storage.join(output, "manifold"), []
     if has_reals(inputs, labels):
         settings = Settings(image_size=image_size, tiles=tiles, denoiser=denoiser_steps)
@@ -67,9 +73,7 @@ def train_usual(
             place,
             settings=settings,
             training=TrainingReals(split_by),
-            labels=labels,
-            demand=demand,
-            terms=terms,
+            **how,
         )
         manifolds = [place] if "denoiser" in made else []
     else:
@@ -86,12 +90,11 @@ def train_usual(
         tiles=None if manifolds else tiles,
         projection=Projection("denoiser"),
         split_by=split_by,
-        labels=labels,
         augmentation=augmentation,
+        audit=audit,
         num_workers=num_workers,
-        demand=demand,
         report=report,
-        terms=terms,
+        **how,
     )
 
 
