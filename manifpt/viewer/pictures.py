@@ -51,14 +51,13 @@ class AllowedPlaces:
         self.buckets: set[tuple[str, str]] = set()
         for text in given:
             with suppress(ManifptError):  # a scheme that no image is read from
-                uri = Input.parse(text).uri
-                self._add(root_of(uri) if is_pattern(uri) else uri)
+                self._add(Input.parse(text).uri)
 
     def _add(self, uri: str) -> None:
         if storage.is_remote(uri):
             self.buckets.add((storage.scheme(uri), storage.bucket_and_key(uri)[0]))
         else:
-            self.roots.add(os.path.realpath(uri))
+            self.roots.add(os.path.realpath(root_of(uri) if is_pattern(uri) else uri))
 
     def refusal(self, uri: str) -> DecodeError | None:
         """Return why an image is not read; None if it may be.
@@ -91,6 +90,7 @@ class PictureCache:
 
     def __init__(self, allowed: Sequence[str] = ()) -> None:
         self.allowed = tuple(allowed)
+        self._places: dict[tuple[str, ...], AllowedPlaces] = {}
         self._held: OrderedDict[str, Picture | DecodeError] = OrderedDict()
         self._bytes = 0
         self._pages: OrderedDict[str, frozenset[str]] = OrderedDict()
@@ -112,7 +112,10 @@ class PictureCache:
 
     def picture(self, uri: str, inputs: Sequence[str]) -> Picture:
         """Return the picture of an image in some inputs; raise DecodeError if there is none."""
-        refusal = AllowedPlaces([*inputs, *self.allowed]).refusal(uri)
+        key = tuple(inputs)
+        if key not in self._places:
+            self._places[key] = AllowedPlaces([*inputs, *self.allowed])
+        refusal = self._places[key].refusal(uri)
         if refusal:
             raise refusal
         with self._lock:

@@ -28,7 +28,7 @@ THREADS = 4  # files that are read at once, for one answer
 _READING = Semaphore(2)  # answers that are read at once; others wait, as each takes memory
 ROW = "~row"  # the column of row numbers; no column of a table has this name
 
-_CURSOR = re.compile(r"(-?inf|-?[0-9.]+(?:e[+-]?\d+)?)~(\d{1,9})\.(\d{1,12})")
+_CURSOR = re.compile(r"(-?inf|-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)~(\d{1,9})\.(\d{1,12})")
 _POSITION = re.compile(r"(\d{1,9})\.(\d{1,12})")
 
 
@@ -75,11 +75,9 @@ class Cursor(NamedTuple):
         '-0.25~3.17'
         """
         match = _CURSOR.fullmatch(text)
-        try:
-            assert match is not None
-            return cls(float(match[1]), Position(int(match[2]), int(match[3])))
-        except (AssertionError, ValueError):
-            raise AddressError(f"after={text[:40]}: names no page; go to the first page") from None
+        if match is None:
+            raise AddressError(f"after={text[:40]}: names no page; go to the first page")
+        return cls(float(match[1]), Position(int(match[2]), int(match[3])))
 
 
 @dataclass(frozen=True)
