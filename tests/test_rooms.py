@@ -7,7 +7,7 @@ LIBRARY = Path(__file__).parents[1] / "manifpt"
 ORDER = """
 redaction errors storage outputs tracking engine nets images audit baselines spaces manifold
 artifacts attribution.unknown attribution.model attribution.crawl
-evaluation api registry zoo throughput planning report cli
+evaluation api registry zoo throughput planning report viewer cli
 jobs tuning
 """.split()
 # Imports that are left to be turned round.

@@ -55,7 +55,8 @@ def interval(values: Mapping[str, Any], name: str) -> str:
     return "" if low is None or high is None else f"95 %: {low:.3f} to {high:.3f}"
 
 
-def _integrity(script: str) -> str:
+def integrity(script: str) -> str:
+    """Return the source expression by which a content security policy names a script or style."""
     digest = hashlib.sha256(script.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
@@ -67,14 +68,16 @@ def _plotly() -> tuple[str, str]:
 
     script = get_plotlyjs()
     packed = base64.b64encode(gzip.compress(script.encode(), 9, mtime=0)).decode()
-    return packed, _integrity(script)
+    return packed, integrity(script)
 
 
-def _file(name: str) -> str:
+def own_file(name: str) -> str:
+    """Return the text of a file of the templates."""
     return resources.files("manifpt.report").joinpath("templates", name).read_text("utf-8")
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Return the template engine: all values are escaped."""
     made = Environment(
         loader=PackageLoader("manifpt.report", "templates"),
         autoescape=True,
@@ -107,19 +110,19 @@ def shortened(text: object, most: int = 60) -> str:
 def rendered(template: str, page: Page, values: Mapping[str, Any]) -> bytes:
     """Return a page as HTML; raise if it is larger than a page may be."""
     packed, plotly_hash = _plotly() if page.charts else ("", "")
-    script = _file("page.js")
+    script = own_file("page.js")
     policy = (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; "
-        f"form-action 'none'; script-src {_integrity(script)} {plotly_hash}"
+        f"form-action 'none'; script-src {integrity(script)} {plotly_hash}"
     )
     bar = "data:image/png;base64," + base64.b64encode(png(colour_bar())).decode()
     text = (
-        _environment()
+        environment()
         .get_template(template)
         .render(
             page=page,
             policy=policy.strip(),
-            style=Markup(_file("page.css")),  # noqa: S704 - our own file
+            style=Markup(own_file("page.css")),  # noqa: S704 - our own file
             script=Markup(script),  # noqa: S704 - our own file
             plotly=packed,
             colours=bar,

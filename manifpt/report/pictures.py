@@ -37,11 +37,11 @@ class Pictures:
         return text
 
 
-def png(pixels: np.ndarray) -> bytes:
-    """Return H x W x 3 uint8 as a PNG file of at most SIDE pixels a side."""
+def png(pixels: np.ndarray, side: int = SIDE) -> bytes:
+    """Return H x W x 3 uint8 as a PNG file of at most ``side`` pixels a side."""
     picture = Image.fromarray(np.ascontiguousarray(pixels))
-    if max(picture.size) > SIDE:
-        picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    if max(picture.size) > side:
+        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     sink = io.BytesIO()
     grey = bool((pixels == pixels[..., :1]).all())
     (picture.convert("L") if grey else picture).save(sink, "PNG", optimize=True)

@@ -44,14 +44,24 @@ def raws_of(uris: set[str]) -> Iterator[tuple[Raw, bytes]]:
     """Yield the undecoded images of URIs, those of one archive together; none of the web."""
     containers: dict[str, set[str]] = {}
     for uri in sorted(uris):
-        match = _MEMBER.fullmatch(uri)
-        if match:
-            containers.setdefault(match[1], set()).add(uri)
+        container = container_of(uri)
+        if container:
+            containers.setdefault(container, set()).add(uri)
         elif not is_web(uri):
             yield from _read(Unit("files", (uri,), ("",), None, None), {uri})
     for container, wanted in islice(containers.items(), MOST_CONTAINERS):
         kind = "parquet" if container.endswith(PARQUET) else "tar"
         yield from _read(Unit(kind, (container,), ("",), None, None), wanted)  # type: ignore[arg-type]
+
+
+def container_of(uri: str) -> str | None:
+    """Return the URI of the tar or Parquet file that holds an image; None for a file of its own.
+
+    >>> container_of("s3://bucket/a.tar#0001.png")
+    's3://bucket/a.tar'
+    """
+    match = _MEMBER.fullmatch(uri)
+    return match[1] if match else None
 
 
 def _read(unit: Unit, wanted: set[str]) -> Iterator[tuple[Raw, bytes]]:

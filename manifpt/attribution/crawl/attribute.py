@@ -166,6 +166,7 @@ def _attributed(
         "inputs": {name: fact for name, fact in work.facts.items() if name != "skipped"},
         "skipped": work.facts.get("skipped", {}),
         **({"ensemble": list(map(str, settings.views))} if settings.views else {}),
+        **({"group_by": settings.group_by} if settings.group_by else {}),
     }
     claim.check()
     storage.write_json(storage.join(output, SUMMARY), summary)

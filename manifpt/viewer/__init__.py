@@ -1,0 +1,1 @@
+"""A local server of pages for outputs that are too large for one HTML file."""
