@@ -24,7 +24,7 @@ from manifpt.errors import ManifptError
 from manifpt.jobs.chain import ChainConfig, claimed
 
 if TYPE_CHECKING:
-    from manifpt.jobs.reproduction.methods import Method
+    from manifpt.jobs.reproduction.methods import ComparedMethod
     from manifpt.jobs.reproduction.section import Section
     from manifpt.tracking import Run
 
@@ -100,7 +100,7 @@ class Config(ChainConfig):
         return options + (("--network-size", str(size)) if size and options else ())
 
 
-def rows_of(config: Config) -> list["Method"]:
+def rows_of(config: Config) -> list["ComparedMethod"]:
     """Return the rows asked for."""
     from manifpt.engine import session
     from manifpt.jobs.reproduction.methods import chosen, methods

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from manifpt.jobs.reproduction.methods import PAIRS, PUBLISHED, Method
+from manifpt.jobs.reproduction.methods import PAIRS, PUBLISHED, ComparedMethod
 from manifpt.jobs.reproduction.section import Section, accuracy_of, markdown_table, spread
 from manifpt.jobs.reproduction.study import Study
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from manifpt.evaluation.paired import Difference
 
 
-def table_2(study: Study, methods: Sequence[Method]) -> Section:
+def table_2(study: Study, methods: Sequence[ComparedMethod]) -> Section:
     """Train and evaluate all methods, once for each seed; measure FDR and paired differences."""
     metrics: dict[str, list[dict[str, Any]]] = {}
     ratios: dict[str, list[float]] = {}
@@ -51,7 +51,7 @@ def table_2(study: Study, methods: Sequence[Method]) -> Section:
     return Section("table2", "Accuracy and FDR", text, {"methods": numbers, "paired": paired})
 
 
-def separability(study: Study, method: Method, seed: int) -> float:
+def separability(study: Study, method: ComparedMethod, seed: int) -> float:
     """Return the Frechet distance ratio of a method's features of test images."""
     from manifpt.evaluation.features import head_features
     from manifpt.evaluation.separability import frechet_ratio
@@ -61,7 +61,7 @@ def separability(study: Study, method: Method, seed: int) -> float:
     return frechet_ratio(features.vectors, features.sources).ratio
 
 
-def differences(study: Study, methods: Sequence[Method]) -> dict[str, "Difference"]:
+def differences(study: Study, methods: Sequence[ComparedMethod]) -> dict[str, "Difference"]:
     """Return paired differences, by ``NAME instead of NAME``.
 
     They compare rows at equal numbers of networks, and the last row, the best of ours, with each
@@ -93,5 +93,7 @@ def _gains(gains: dict[str, "Difference"]) -> str:
     return f"{note}\n\n{markdown_table(head, rows)}"
 
 
-def _row(method: Method, metrics: Sequence[dict[str, Any]], ratios: Sequence[float]) -> list[str]:
+def _row(
+    method: ComparedMethod, metrics: Sequence[dict[str, Any]], ratios: Sequence[float]
+) -> list[str]:
     return [method.title, str(method.networks), accuracy_of(metrics), spread(ratios, 1)]

@@ -164,8 +164,9 @@ def _rank_text(table: "RankTable") -> str:
     return (
         f"Pixels, {table.samples} test images of each generator against as yet unseen reals; one "
         "generator for each recipe. An artifact is zero exactly where a generator's support lies "
-        "in the manifold, so its length should grow with distances of distributions and fall with "
-        "precision; recall and coverage are not bound to it.\n\n"
+        "in the manifold, so its length should fall with precision. A generator that covers few "
+        "reals well has short artifacts and is far from the reals as a distribution, so the length "
+        "says nothing of recall, and its order need not be that of distances of distributions.\n\n"
         + markdown_table(["measure", "Spearman with artifact length", "p, Holm"], correlated)
         + "\n\n"
         + markdown_table(["generator", *(m.replace("_", " ") for m in measures)], rows)

@@ -29,7 +29,7 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Method:
+class ComparedMethod:
     """One row: a classifier of one input, or several such classifiers that are fused.
 
     ``later`` is added to the seed. A classifier in ``closed`` form depends on no seed.
@@ -39,7 +39,7 @@ class Method:
     group: str
     place: Place | None = None
     flags: tuple[str, ...] = ()
-    members: tuple["Method", ...] = ()
+    members: tuple["ComparedMethod", ...] = ()
     closed: bool = False
     later: int = 0
 
@@ -60,24 +60,27 @@ class Method:
         return re.sub("-+", "-", re.sub(r"[^\w+@]", "-", self.title.lower())).replace("-+-", "+")
 
 
-def vector(title: str, group: str, kind: str, space: str) -> Method:
-    """Return linear discriminant analysis of vectors."""
-    return Method(title, group, Place(kind, space), ("--vectors", "lda"), closed=True)
+def vector(
+    title: str, group: str, kind: str, space: str, classifier: str = "lda"
+) -> ComparedMethod:
+    """Return a classifier of vectors in closed form; linear discriminant analysis by default."""
+    flags = ("--vectors", classifier)
+    return ComparedMethod(title, group, Place(kind, space), flags, closed=True)
 
 
 def network(
     title: str, group: str, kind: str, space: str, flags: Sequence[str] = COMPACT, later: int = 0
-) -> Method:
+) -> ComparedMethod:
     """Return a network on maps."""
-    return Method(title, group, Place(kind, space), tuple(flags), later=later)
+    return ComparedMethod(title, group, Place(kind, space), tuple(flags), later=later)
 
 
-def fused(title: str, *members: Method) -> Method:
+def fused(title: str, *members: ComparedMethod) -> ComparedMethod:
     """Return the late fusion of some methods, with weights by validation."""
-    return Method(title, TOGETHER, members=members, closed=all(m.closed for m in members))
+    return ComparedMethod(title, TOGETHER, members=members, closed=all(m.closed for m in members))
 
 
-def methods(paper: Sequence[str], learned: Sequence[str] = ()) -> list[Method]:
+def methods(paper: Sequence[str], learned: Sequence[str] = ()) -> list[ComparedMethod]:
     """Return the rows in their order.
 
     ``paper`` are flags of the paper's own network; ``learned`` are spaces of encoders, such as sl.
@@ -96,7 +99,7 @@ def methods(paper: Sequence[str], learned: Sequence[str] = ()) -> list[Method]:
         vector("Dzanic20", PUBLISHED, PLAIN, "dzanic20"),
         network("Wang20", PUBLISHED, DEGRADED, "image", (*COMPACT, "--augment", "none")),
         network("Marra18", PUBLISHED, PLAIN, "image", (*COMPACT, "--augment", "none")),
-        vector("Marra19", PUBLISHED, PLAIN, "marra19"),
+        vector("Marra19", PUBLISHED, PLAIN, "marra19", "correlation"),
         network("Yu19", PUBLISHED, PLAIN, "image", ("--backbone", "yu19")),
         image,
         highpass,
@@ -108,7 +111,7 @@ def methods(paper: Sequence[str], learned: Sequence[str] = ()) -> list[Method]:
         network("ManiFPT rgb", PAPER, NEAREST, "rgb", paper),
         network("ManiFPT freq", PAPER, NEAREST, "freq", paper),
         *(
-            Method(f"ManiFPT {name}", PAPER, Place(NEAREST, name), ("--vectors", "mlp"))
+            ComparedMethod(f"ManiFPT {name}", PAPER, Place(NEAREST, name), ("--vectors", "mlp"))
             for name in learned
         ),
         tangent,
@@ -136,7 +139,7 @@ PAIRS = (
 )
 
 
-def chosen(rows: Sequence[Method], titles: Sequence[str]) -> list[Method]:
+def chosen(rows: Sequence[ComparedMethod], titles: Sequence[str]) -> list[ComparedMethod]:
     """Return the rows of those titles, or all if none is given.
 
     Raises ValueError for a title that no row has.

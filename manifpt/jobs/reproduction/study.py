@@ -14,7 +14,7 @@ from manifpt.jobs.reproduction.methods import (
     NEAREST,
     PLAIN,
     TANGENT,
-    Method,
+    ComparedMethod,
     Place,
 )
 
@@ -95,7 +95,7 @@ class Study(Chain):
         several = storage.exists(storage.join(folder, place.space, "manifest.json"))
         return storage.join(folder, place.space) if several else folder
 
-    def attributor(self, method: Method, seed: int, known: Sequence[str] = ()) -> str:
+    def attributor(self, method: ComparedMethod, seed: int, known: Sequence[str] = ()) -> str:
         """Return the folder of a trained method; it knows the sources ``known`` if given."""
         folder = self.place(f"attributors{'-shared' if known else ''}", self.named(method, seed))
         title = f"train {method.title}, seed {seed}"
@@ -114,7 +114,7 @@ class Study(Chain):
 
     def evaluated(
         self,
-        method: Method,
+        method: ComparedMethod,
         seed: int,
         trained: "Study | None" = None,
         reals: "Study | None" = None,
@@ -140,15 +140,15 @@ class Study(Chain):
         """Return the folder of an evaluation by the name of its method."""
         return self.place("evaluations", f"{title}-seed{seed}")
 
-    def inputs(self, method: Method, reals: "Study | None" = None) -> list[str]:
+    def inputs(self, method: ComparedMethod, reals: "Study | None" = None) -> list[str]:
         """Return the folders of artifacts that a method reads."""
         return [self.artifacts_in(place, reals) for place in method.places]
 
-    def seeds(self, method: Method) -> Sequence[int]:
+    def seeds(self, method: ComparedMethod) -> Sequence[int]:
         """Return the seeds of its trainings; one in closed form depends on none."""
         return self.config.seeds[:1] if method.closed else self.config.seeds
 
-    def named(self, method: Method, seed: int) -> str:
+    def named(self, method: ComparedMethod, seed: int) -> str:
         """Return the name of a method's folders."""
         name = method.name.partition("@")[0] if not method.members else method.name
         return f"{name}-seed{seed}"

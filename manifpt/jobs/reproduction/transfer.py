@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from manifpt.jobs.reproduction.methods import DEGRADED, PLAIN, Method
+from manifpt.jobs.reproduction.methods import DEGRADED, PLAIN, ComparedMethod
 from manifpt.jobs.reproduction.section import Section, accuracy_of, markdown_table
 from manifpt.jobs.reproduction.study import Study
 
@@ -12,13 +12,13 @@ COLUMNS = (SAME, TARGET, SOURCE)
 Results = dict[str, list[dict[str, Any]]]
 
 
-def has_manifold(method: Method) -> bool:
+def has_manifold(method: ComparedMethod) -> bool:
     """Tell whether a method reads deviations from reals."""
     return any(place.kind not in (PLAIN, DEGRADED) for place in method.places)
 
 
 def table_4(
-    first: Study, second: Study, methods: Sequence[Method], shared: Sequence[str]
+    first: Study, second: Study, methods: Sequence[ComparedMethod], shared: Sequence[str]
 ) -> Section:
     """Train on each of two benchmarks, test on both; ``shared`` are the sources of both.
 
@@ -52,7 +52,9 @@ def table_4(
     return Section("table4", "From one data set to another", text, numbers)
 
 
-def transferred(source: Study, target: Study, method: Method, shared: Sequence[str]) -> Results:
+def transferred(
+    source: Study, target: Study, method: ComparedMethod, shared: Sequence[str]
+) -> Results:
     """Return the metrics of each column, one for each seed."""
     seeds = source.seeds(method)
     results = {
