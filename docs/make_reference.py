@@ -65,7 +65,7 @@ finished job that is run again does nothing; an interrupted one does the missing
 | 0 | done |
 | 1 | `verify` found a difference |
 | 2 | an error that you can fix; one line says how |
-| 3 | `audit` has the verdict fail |
+| 3 | the verdict of `audit`, or of the audit before a training, is fail |
 | 130 | stopped |
 """
 

@@ -1,5 +1,6 @@
 """The Python interface: the same numbers as the jobs, from images of any kind."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -172,6 +173,25 @@ def test_a_trained_attributor_tells_sources_apart_without_ray(corpus, tmp_path, 
     found = attributor.predict(arrays("stripes", range(5000, 5020)))
     assert (found["prediction"] == "stripes").mean() > 0.8
     assert not found["in_training"].any()
+
+
+def test_files_that_reveal_their_class_are_trained_on_where_accepted_alone(tmp_path):
+    jpegs = []
+    for image in arrays("real", range(40)):
+        sink = io.BytesIO()
+        Image.fromarray(image).save(sink, "JPEG")
+        jpegs.append(sink.getvalue())
+    images = {"real": jpegs, "stripes": arrays("stripes", range(40))}
+    with pytest.raises(ManifptError, match="the file property format reveals"):
+        manifpt.Attributor.fit(images, f"{tmp_path}/t", space="residual")
+    found = manifpt.Attributor.fit(images, f"{tmp_path}/t", space="residual", accept_biased=True)
+    assert found.manifest["audit"]["verdict"] == "fail"
+    assert (
+        "audit"
+        not in manifpt.Attributor.fit(
+            images, f"{tmp_path}/u", space="residual", audit_images=0
+        ).manifest
+    )
 
 
 @pytest.mark.parametrize(
