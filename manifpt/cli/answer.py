@@ -89,6 +89,7 @@ def attributions(summary: dict[str, Any]) -> str:
     look = f"import pandas; print(pandas.read_parquet('{output}/attributions'))"
     parts.append(
         f"tables: {places} (Parquet); counts: {output}/summary.json\n"
-        f'next: manifpt report {output}\n      python -c "{look}"'
+        f"next: manifpt report {output}\n      manifpt view {output}\n"
+        f'      python -c "{look}"'
     )
     return "\n\n".join(parts)

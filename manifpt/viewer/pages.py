@@ -126,9 +126,7 @@ def rows(crawl: CrawlOutput, given: Mapping[str, str], pictures: PictureCache) -
         "grouped": crawl.group_by is not None,
         "copies": bool(crawl.duplicates.paths),
         "count": count,
-        "next": filters.address(after=found.after, count=given.get("count", ""))
-        if found.after
-        else None,
+        "next": filters.address(after=found.after) if found.after else None,
         "later": after is not None,
         "counted": filters.address(count=1, after=given.get("after", "")),
     }
