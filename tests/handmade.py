@@ -11,8 +11,8 @@ from PIL import Image
 
 from manifpt import storage
 from manifpt.artifacts.projection import Target
-from manifpt.attribution.model.attributor import KEPT, SEEN, WEIGHTS
 from manifpt.attribution.model.network import AttributionNetwork, Design
+from manifpt.attribution.model.trained import KEPT, SEEN, WEIGHTS
 from manifpt.images import DecodeRule
 from manifpt.manifold import Manifold
 from manifpt.manifold.projector import NEAREST

@@ -17,8 +17,8 @@ from manifpt.attribution.crawl.verdicts import verdicts
 from manifpt.attribution.unknown.decision import DECISIONS, USUAL
 from manifpt.evaluation.closed_set import closed_set_metrics, confusion_matrix
 from manifpt.evaluation.evaluate import near_report
-from manifpt.evaluation.report import SCORES, UNKNOWN, confidence_report
 from manifpt.evaluation.robustness import curves
+from manifpt.evaluation.score_report import SCORES, UNKNOWN, confidence_report
 from manifpt.images import DecodeRule
 from manifpt.manifold.projector import NEAREST
 from manifpt.outputs import claims

@@ -11,9 +11,9 @@ from conftest import mobilenet, write_folder
 
 from manifpt import storage
 from manifpt.artifacts.branches import open_artifacts, read_branches
-from manifpt.attribution.model.attributor import Attributor
 from manifpt.attribution.model.fusion import fit_weights
 from manifpt.attribution.model.network import AttributionNetwork, Design
+from manifpt.attribution.model.trained import Attributor
 from manifpt.errors import ManifptError
 from manifpt.jobs import (
     attribute,

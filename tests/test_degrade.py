@@ -12,10 +12,10 @@ from scipy.ndimage import gaussian_filter
 from torch.nn.functional import interpolate
 
 from manifpt.images import DecodeRule
-from manifpt.images.copies import Augmentation, view
 from manifpt.images.decode import decode
 from manifpt.images.degrade import KINDS, Degradation, Range, blur, crop, generator, jpeg, noise
 from manifpt.images.degrade import resize as resized
+from manifpt.images.degraded_copies import Augmentation, view
 from manifpt.images.raw import Raw
 from manifpt.images.read import images_table, pixels_of, row_of, sized
 

@@ -265,9 +265,9 @@ def test_the_logged_model_predicts_as_the_job_does(chain):
 
 @pytest.mark.slow
 def test_training_goes_on_after_a_worker_died_and_seeds_repeat(ray_session, chain, tmp_path):
-    from manifpt.attribution.model import recipe, train
+    from manifpt.attribution.model import train, training_recipe
 
-    options = recipe.Options("resnet18", "standard", epochs=3, batch_size=32, seed=5)
+    options = training_recipe.Options("resnet18", "standard", epochs=3, batch_size=32, seed=5)
     made = [
         train.train_attributor([f"{chain}/a"], f"{tmp_path}/{n}", options, num_workers=2, die_at=d)
         for n, d in enumerate((None, 1))

@@ -14,8 +14,8 @@ from manifpt import storage
 from manifpt.artifacts.branches import open_artifacts, read_artifacts
 from manifpt.artifacts.projection import reading_of
 from manifpt.attribution.crawl.stage import AttributeStage
-from manifpt.attribution.model.attributor import Attributor
 from manifpt.attribution.model.targets import trained_targets
+from manifpt.attribution.model.trained import Attributor
 from manifpt.images import plan, read_unit
 from manifpt.images.ids import image_id
 from manifpt.jobs import (

@@ -18,15 +18,15 @@ from manifpt.jobs import (
     plan,
     train_attribution,
 )
-from manifpt.manifold.manifold import Manifold
 from manifpt.manifold.placement import SHARE, place
 from manifpt.manifold.search import Plan
+from manifpt.manifold.stored import Manifold
 from manifpt.planning import model, table
-from manifpt.planning.calibrate import fitted, space_flags
 from manifpt.planning.cluster import Cluster, Prices
 from manifpt.planning.dry import _images
 from manifpt.planning.measure import Ran
 from manifpt.planning.measured import Fixed, Images, Measured, Reals, Serial, Sizes
+from manifpt.planning.plan_calibration import fitted, space_flags
 from tests.conftest import labelled, png, write_folder, write_tar
 
 GIB = 2**30

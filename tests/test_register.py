@@ -22,8 +22,8 @@ import torch
 from conftest import write_folder
 
 from manifpt.artifacts.branches import open_artifacts
-from manifpt.attribution.model.attributor import Made, publish_attributor
 from manifpt.attribution.model.network import AttributionNetwork, Design
+from manifpt.attribution.model.trained import Made, publish_attributor
 from manifpt.images import sandbox
 from manifpt.jobs import (
     attribute,
@@ -34,7 +34,7 @@ from manifpt.jobs import (
     train_attribution,
 )
 from manifpt.outputs import claims
-from manifpt.registry.card import Facts, description, public
+from manifpt.registry.model_card import Facts, description, public
 from manifpt.registry.requirements import pinned
 from manifpt.throughput.seaweed import free_ports
 
@@ -188,7 +188,7 @@ def test_the_card_says_what_was_measured_and_what_was_not(trained, tmp_path, cap
 def test_a_benchmarks_licence_is_on_the_card():
     from conftest import BENCHMARK
 
-    from manifpt.registry.card import licence_of
+    from manifpt.registry.model_card import licence_of
 
     assert "MIT" in licence_of(f"gm={BENCHMARK}")
     assert licence_of("gm=/no/such/folder") == "not stated"

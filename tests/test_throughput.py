@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from manifpt.errors import ManifptError
-from manifpt.throughput import attribute, search
-from manifpt.throughput.measure import Watch, in_a_process, steady_rate
+from manifpt.throughput import attribution_speed, search_speed
 from manifpt.throughput.photographs import crops, photographs
+from manifpt.throughput.timing import Watch, in_a_process, steady_rate
 
-SHAPE = search.Shape("rgb", 8, 300, queries=40)
+SHAPE = search_speed.Shape("rgb", 8, 300, queries=40)
 
 
 def test_a_shape_is_measured_with_all_engines_on_all_kinds_of_queries():
-    (rows,) = search.measure_shapes([SHAPE], (), repeats=1, threads=2)
+    (rows,) = search_speed.measure_shapes([SHAPE], (), repeats=1, threads=2)
     assert {row["query_kind"] for row in rows} == {"generated", "noisy", "unseen"}
     assert len(rows) == 3 * 5
     for row in rows:
@@ -24,12 +24,12 @@ def test_a_shape_is_measured_with_all_engines_on_all_kinds_of_queries():
         assert row["gflops"] * row["seconds_median"] == pytest.approx(2 * 40 * 300 * 192 / 1e9)
         if row["engine"].startswith("manifpt"):
             assert row["mismatches"] == 0
-    assert len(search.table(rows).splitlines()) == 1 + len(rows)
+    assert len(search_speed.table(rows).splitlines()) == 1 + len(rows)
 
 
 def test_a_shape_that_cannot_be_measured_is_an_error():
     with pytest.raises(ManifptError, match="was not measured"):
-        list(search.measure_shapes([search.Shape("no such space", 8, 9)], (), 1, 1))
+        list(search_speed.measure_shapes([search_speed.Shape("no such space", 8, 9)], (), 1, 1))
 
 
 def test_unseen_crops_are_of_other_parts_of_the_photographs():
@@ -73,14 +73,14 @@ def test_a_process_that_dies_is_one_line():
 
 @pytest.mark.slow
 def test_attribution_is_measured_and_says_what_the_loop_says(tmp_path, monkeypatch):
-    monkeypatch.setattr(attribute, "TAR_IMAGES", 40)
-    work = attribute.Work(str(tmp_path / "work"))
-    attribute.prepare(work, 120, ())
-    rows = list(attribute.measure(work, 40, 120, repeats=1, threads=2))
+    monkeypatch.setattr(attribution_speed, "TAR_IMAGES", 40)
+    work = attribution_speed.Work(str(tmp_path / "work"))
+    attribution_speed.prepare(work, 120, ())
+    rows = list(attribution_speed.measure(work, 40, 120, repeats=1, threads=2))
     assert [row["engine"] for row in rows] == ["manifpt", "loop", "manifpt S3"]
     assert [row["other_predictions"] for row in rows] == [0, 0, 0]
     assert all(row["images"] == 120 for row in rows)
     assert rows[0]["first_result_seconds"] > 0
-    assert len(attribute.table(rows).splitlines()) == 4
-    (held,) = attribute.memory(work, [40])
+    assert len(attribution_speed.table(rows).splitlines()) == 4
+    (held,) = attribution_speed.memory(work, [40])
     assert {"driver", "reader", "actor"} <= set(held["peak_mb"])

@@ -26,11 +26,11 @@ from manifpt.api.manifold import Manifold
 from manifpt.artifacts.projection import Target, reading_of
 from manifpt.attribution.crawl.registered import opened
 from manifpt.attribution.crawl.stage import AttributeStage
-from manifpt.attribution.model import attributor as stored
+from manifpt.attribution.model import trained
 from manifpt.attribution.model.network import CLOSED_FORM
-from manifpt.attribution.model.recipe import Options
 from manifpt.attribution.model.targets import trained_targets
 from manifpt.attribution.model.train import train_attributor
+from manifpt.attribution.model.training_recipe import Options
 from manifpt.attribution.model.usual import train_usual
 from manifpt.attribution.unknown.decision import USUAL, Rule
 from manifpt.audit import training_audit
@@ -45,7 +45,7 @@ QUARANTINED = ("id", "uri", "sha256", "error", "message")
 
 
 @dataclass(frozen=True, repr=False)
-class Attributor(stored.Attributor):
+class Attributor(trained.Attributor):
     """A trained network that names the source of an image, and says how sure it is."""
 
     manifolds: tuple[str, ...] = ()

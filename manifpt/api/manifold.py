@@ -24,7 +24,7 @@ from manifpt.api.given import (
 )
 from manifpt.artifacts.projection import Projected, Projector, Target, project_images
 from manifpt.errors import ManifptError
-from manifpt.manifold import manifold as stored
+from manifpt.manifold import stored
 from manifpt.manifold.build import Settings, build_manifold
 from manifpt.manifold.copy import copy_manifold
 from manifpt.manifold.placement import Searcher, alone

@@ -10,7 +10,7 @@ from manifpt import outputs, storage
 from manifpt.artifacts.compute import ARTIFACTS, COMBINATION, EVALUATED, compute_artifacts
 from manifpt.engine import pipeline, session
 from manifpt.errors import ManifptError
-from manifpt.images.copies import Augmentation
+from manifpt.images.degraded_copies import Augmentation
 from manifpt.images.sources import AS_FOUND, Reading
 from manifpt.manifold.projector import NEAREST, Projection
 from manifpt.outputs import claims

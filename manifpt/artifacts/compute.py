@@ -27,7 +27,7 @@ from manifpt.artifacts.projection import (
 from manifpt.engine import pipeline, session
 from manifpt.errors import ManifptError
 from manifpt.images import Selection, plan
-from manifpt.images.copies import COLUMN, Augmentation
+from manifpt.images.degraded_copies import COLUMN, Augmentation
 from manifpt.images.places import places
 from manifpt.images.read import chunk_rows
 from manifpt.images.sources import AS_FOUND, Reading, content_key, describe

@@ -26,10 +26,10 @@ from manifpt.images.stacks import (
     sizes_beside,
 )
 from manifpt.manifold import Manifold
-from manifpt.manifold.manifold import open_manifolds
 from manifpt.manifold.metric import EUCLIDEAN
 from manifpt.manifold.placement import Searcher, alone, place_all
 from manifpt.manifold.projector import NEAREST, Projection
+from manifpt.manifold.stored import open_manifolds
 from manifpt.outputs.records import Records
 from manifpt.spaces import Space, make_space
 from manifpt.spaces.learned import compiled

@@ -19,7 +19,7 @@ from manifpt.artifacts.branches import read_artifacts
 from manifpt.artifacts.compute import EVALUATED
 from manifpt.errors import DamageError, ManifptError
 from manifpt.images import DecodeRule, Selection, plan, read_unit
-from manifpt.images.copies import Augmentation, original_id
+from manifpt.images.degraded_copies import Augmentation, original_id
 from manifpt.images.ids import image_id, tile_id
 from manifpt.images.read import pixels_of
 from manifpt.images.sources import labels_of

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from manifpt import storage
-from manifpt.audit import report
+from manifpt.audit import property_report
 from manifpt.audit.properties import PROPERTIES, grey_levels, properties
 from manifpt.audit.sample import nullable
 from manifpt.audit.verdict import USUAL, Thresholds
@@ -146,11 +146,11 @@ def examine(
         for path in paths
     )
     rows, compared = sampled(tables, settings.rows, sorted(classes))
-    findings = report.of_files(rows, settings.thresholds) + report.of_copies(
+    findings = property_report.of_files(rows, settings.thresholds) + property_report.of_copies(
         compared, settings.near_distance, settings.thresholds, settings.split_by
     )
-    about = report.described(rows)
-    return report.summary(
+    about = property_report.described(rows)
+    return property_report.summary(
         findings,
         images=sum(classes.values()),
         sampled=len(rows),
@@ -201,7 +201,7 @@ def audit(
             )
         files = pipeline.parts(records)
         found = _examined(output, files, dict(classes), settings, pool)
-        texts = {REPORT: storage.json_bytes(found), TEXT: report.markdown(found).encode()}
+        texts = {REPORT: storage.json_bytes(found), TEXT: property_report.markdown(found).encode()}
         claim.check()
         files += [
             {"path": name, **storage.write_bytes(storage.join(output, name), data)}

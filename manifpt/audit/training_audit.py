@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from manifpt import outputs, storage
-from manifpt.audit import report
+from manifpt.audit import property_report
 from manifpt.audit.audit import KIND, REPORT, TEXT
 from manifpt.audit.sample import READ, merged, sampled_properties
 from manifpt.audit.verdict import ORDER, Thresholds
@@ -120,16 +120,16 @@ def _read(
 def _publish(claim: claims.Claim, rows: pd.DataFrame, given: dict[str, Any]) -> dict[str, Any]:
     """Judge the sample, write the report, and return the manifest."""
     counts = rows["source"].value_counts()
-    about = report.described(rows)
-    found = report.summary(
-        report.of_properties(rows, THRESHOLDS, READ),
+    about = property_report.described(rows)
+    found = property_report.summary(
+        property_report.of_properties(rows, THRESHOLDS, READ),
         images=len(rows),
         sampled=len(rows),
         compared=0,
         classes={name: {"images": int(counts[name]), **about[name]} for name in sorted(about)},
         thresholds=asdict(THRESHOLDS),
     )
-    texts = {REPORT: storage.json_bytes(found), TEXT: report.markdown(found).encode()}
+    texts = {REPORT: storage.json_bytes(found), TEXT: property_report.markdown(found).encode()}
     claim.check()
     files = [
         {"path": name, **storage.write_bytes(storage.join(claim.folder, name), data)}

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 from manifpt.images.tiles import MOST, USUAL
 
 if TYPE_CHECKING:
-    from manifpt.attribution.model.recipe import Options as Training
+    from manifpt.attribution.model.training_recipe import Options as Training
     from manifpt.attribution.unknown.decision import Rule
     from manifpt.images.sources import Reading
     from manifpt.manifold.projector import Projection
@@ -353,6 +353,6 @@ class TrainingOptions(BaseModel):
     @property
     def training(self) -> "Training":
         """The training asked for."""
-        from manifpt.attribution.model.recipe import Options
+        from manifpt.attribution.model.training_recipe import Options
 
         return Options(**{name: getattr(self, name) for name in Options.__dataclass_fields__})

@@ -23,16 +23,16 @@ from manifpt.artifacts.branches import (
 )
 from manifpt.artifacts.compute import compute_artifacts
 from manifpt.attribution.crawl.registered import Source, model_places, opened
-from manifpt.attribution.model.attributor import Attributor
 from manifpt.attribution.model.near import NEAR
 from manifpt.attribution.model.targets import manifold_places, trained_targets
 from manifpt.attribution.model.tiled import mean_or_none
+from manifpt.attribution.model.trained import Attributor
 from manifpt.attribution.unknown.decision import USUAL, Rule, decide
 from manifpt.engine import pipeline, session
 from manifpt.engine.tasks import result
 from manifpt.errors import ManifptError
 from manifpt.evaluation.closed_set import accuracy, closed_set_metrics, confusion_matrix
-from manifpt.evaluation.report import NEAR_SCORES, SCORES, UNKNOWN, confidence_report
+from manifpt.evaluation.score_report import NEAR_SCORES, SCORES, UNKNOWN, confidence_report
 from manifpt.evaluation.unseen import Unseen
 from manifpt.images.perceptual import DISTANCE
 from manifpt.images.places import places
@@ -317,7 +317,7 @@ def near_line(found: dict[str, Any]) -> str:
 
 def _write(output: str, metrics: dict[str, Any]) -> None:
     """Write metrics.json, the confusion matrix as a table and a picture, and reliability's."""
-    from manifpt.evaluation.pictures import confusion_picture, reliability_picture
+    from manifpt.evaluation.figures import confusion_picture, reliability_picture
 
     table = io.StringIO()
     writer = csv.writer(table)

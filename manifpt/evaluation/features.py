@@ -7,7 +7,7 @@ import numpy as np
 
 from manifpt import storage
 from manifpt.artifacts.branches import artifact_column, of_classes, open_artifacts, read_branches
-from manifpt.attribution.model.attributor import Attributor
+from manifpt.attribution.model.trained import Attributor
 from manifpt.images.stacks import firsts
 from manifpt.storage import tensors
 

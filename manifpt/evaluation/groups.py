@@ -13,12 +13,12 @@ import numpy as np
 
 from manifpt import outputs, storage
 from manifpt.attribution.crawl.grouping import COORDINATES
-from manifpt.attribution.crawl.groups import EPS, Pooling, log_evidence
+from manifpt.attribution.crawl.pooling import EPS, Pooling, log_evidence
 from manifpt.attribution.crawl.registered import opened
-from manifpt.attribution.model.attributor import Attributor
+from manifpt.attribution.model.trained import Attributor
 from manifpt.attribution.unknown.decision import USUAL, Rule
 from manifpt.attribution.unknown.open_set import auroc
-from manifpt.evaluation.report import SCORES, UNKNOWN
+from manifpt.evaluation.score_report import SCORES, UNKNOWN
 
 SIZES, FOREIGN, SEEDS = (1, 2, 5, 10, 20, 50), (0.0, 0.1, 0.2), (0, 1, 2)
 GROUPS = 100  # a class, a seed

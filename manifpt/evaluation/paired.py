@@ -8,7 +8,7 @@ import numpy as np
 from manifpt import storage
 from manifpt.errors import ManifptError
 from manifpt.evaluation.closed_set import CONFIDENCE, RESAMPLES
-from manifpt.evaluation.report import SCORES
+from manifpt.evaluation.score_report import SCORES
 from manifpt.outputs import manifests
 
 

@@ -18,16 +18,16 @@ from manifpt import storage
 from manifpt.artifacts.branches import are_artifacts
 from manifpt.artifacts.projection import Projector, project, project_images, projectors_of
 from manifpt.attribution.crawl.registered import model_places, opened
-from manifpt.attribution.model.attributor import Attributor
 from manifpt.attribution.model.near import NEAR
 from manifpt.attribution.model.targets import manifold_places, trained_targets
+from manifpt.attribution.model.trained import Attributor
 from manifpt.engine import pipeline, session
 from manifpt.errors import ManifptError
 from manifpt.evaluation.closed_set import METRICS, closed_set_metrics, confusion_matrix
 from manifpt.evaluation.unseen import Unseen
 from manifpt.images import Selection, plan
-from manifpt.images.copies import view
 from manifpt.images.degrade import IDENTITY, Degradation
+from manifpt.images.degraded_copies import view
 from manifpt.images.perceptual import DISTANCE
 from manifpt.images.places import places
 from manifpt.images.sources import content_key, describe
@@ -174,7 +174,7 @@ def curves(
 
 def _write(output: str, result: dict[str, Any]) -> None:
     """Write the curves as JSON, as a table, and as a picture."""
-    from manifpt.evaluation.pictures import robustness_picture
+    from manifpt.evaluation.figures import robustness_picture
 
     table = io.StringIO()
     columns = [name for name in result["levels"][0] if name != "confusion"]

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from manifpt.artifacts.branches import LOOKS
-from manifpt.attribution.model.attributor import Attributor
 from manifpt.attribution.model.near import NEAR, near
+from manifpt.attribution.model.trained import Attributor
 from manifpt.images.perceptual import HammingIndex
 from manifpt.nets.device import device_and_precision
 

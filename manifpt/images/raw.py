@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from manifpt import storage
-from manifpt.images import labels, parquet, tables, tars
+from manifpt.images import labels, parquet, tars, uri_tables
 from manifpt.images.container import BrokenError, opened
 from manifpt.images.contents import Reserve, content, in_order, is_web
 from manifpt.images.decode import DecodeError, DecodeRule
@@ -99,13 +99,13 @@ def _raw_files(unit: Unit) -> Iterator[Raw]:
 def _raw_rows(unit: Unit) -> Iterator[Raw]:
     """Yield the rows of a table of URIs, their content still to be fetched."""
     try:
-        for row in tables.rows(unit):
+        for row in uri_tables.rows(unit):
             yield _raw_row(row, unit)
     except BrokenError as error:
         yield _broken(unit, error)
 
 
-def _raw_row(row: tables.Row, unit: Unit) -> Raw:
+def _raw_row(row: uri_tables.Row, unit: Unit) -> Raw:
     table, reading = unit.uris[0], unit.reading
     name = None
     if reading.id_column is not None:
@@ -113,12 +113,12 @@ def _raw_row(row: tables.Row, unit: Unit) -> Raw:
         name = cell if isinstance(cell, str) else str(text_of(cell))
     own = row_id(unit.ids[0], row.number, name)
     raw = Raw(own, f"{table}#{row.number}", None, **_declared(row.fields, reading))
-    column = tables.uri_column(list(row.fields), reading)
+    column = uri_tables.uri_column(list(row.fields), reading)
     entry = row.fields.get(column) if column is not None else None
     if not isinstance(entry, str) or not entry.strip():
         return raw._replace(message=row.fault)
     try:
-        return raw._replace(uri=tables.resolved(entry.strip(), table, reading), error="")
+        return raw._replace(uri=uri_tables.resolved(entry.strip(), table, reading), error="")
     except DecodeError as error:
         return raw._replace(error=error.code, message=str(error))
 

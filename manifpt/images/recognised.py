@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from manifpt.images.listing import Listing
 from manifpt.images.sources import Unit
-from manifpt.images.tables import END
+from manifpt.images.uri_tables import END
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from manifpt.errors import ManifptError
-from manifpt.images import Reading, Unit, tables
+from manifpt.images import Reading, Unit, uri_tables
 from manifpt.images.container import BrokenError
 from manifpt.images.ids import escaped
 from manifpt.images.read import is_own
@@ -116,6 +116,6 @@ def _may_have(unit: Unit, column: str) -> bool:
     if unit.kind in {"files", "tar"}:
         return unit.kind == "tar"
     try:
-        return column in tables.names_of(unit.uris[0], column)
+        return column in uri_tables.names_of(unit.uris[0], column)
     except BrokenError:
         return False

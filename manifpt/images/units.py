@@ -8,8 +8,8 @@ from typing import Literal
 
 from manifpt import storage
 from manifpt.errors import ManifptError, public
-from manifpt.images import arrangement, labels, listing, parquet, tables
-from manifpt.images.benchmark import benchmark_files
+from manifpt.images import arrangement, labels, listing, parquet, uri_tables
+from manifpt.images.card_files import benchmark_files
 from manifpt.images.container import BrokenError
 from manifpt.images.ids import Keys, Names, escaped
 from manifpt.images.labels import Asked
@@ -28,7 +28,7 @@ from manifpt.images.sources import (
     Unit,
     stem,
 )
-from manifpt.images.tables import ranges, uri_column
+from manifpt.images.uri_tables import ranges, uri_column
 
 FILES_PER_UNIT = 1024
 STATS = "_stats.json"
@@ -140,7 +140,7 @@ def _text_columns(uri: str, reading: Reading) -> Sequence[str]:
     """Return the columns of a text; of one that can't be read, or has no header, the wanted."""
     wanted = [name for name in (reading.source_column, reading.split_column) if name]
     try:
-        names = tables.names_of(uri, "")
+        names = uri_tables.names_of(uri, "")
     except BrokenError:
         return wanted
     return wanted if names in ([], [""]) else names

@@ -95,7 +95,7 @@ def output_of(config: Config) -> Iterator[str]:
 def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Audit and return the verdict of each property."""
     from manifpt.audit.audit import Settings, audit
-    from manifpt.audit.report import markdown
+    from manifpt.audit.property_report import markdown
     from manifpt.audit.verdict import Thresholds
 
     thresholds = Thresholds(**{n: getattr(config, n) for n in Thresholds.__dataclass_fields__})

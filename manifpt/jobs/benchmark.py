@@ -41,41 +41,41 @@ class Config(JobConfig):
 
 def search_rows(config: Config, threads: int) -> list[dict[str, Any]]:
     """Measure the search; print and return the rows."""
-    from manifpt.throughput import search
+    from manifpt.throughput import search_speed
 
     rows: list[dict[str, Any]] = []
-    shapes = search.QUICK if config.quick else search.FULL
-    for part in search.measure_shapes(shapes, config.input, config.repeats, threads):
-        print(search.table(part), flush=True)
+    shapes = search_speed.QUICK if config.quick else search_speed.FULL
+    for part in search_speed.measure_shapes(shapes, config.input, config.repeats, threads):
+        print(search_speed.table(part), flush=True)
         rows += part
     return rows
 
 
 def embed_rows(config: Config, threads: int) -> list[dict[str, Any]]:
     """Measure embedding; print and return the rows."""
-    from manifpt.throughput import embed
+    from manifpt.throughput import embedding_speed
 
     few, many = (1024, 4096) if config.quick else (5_120, 20_480)
     with tempfile.TemporaryDirectory() as folder:
-        work = embed.Work(folder, few, many, config.image_size, config.backbone)
-        embed.prepare(work, config.input)
-        rows = list(embed.measure(work, config.repeats, threads))
-    print(embed.table(rows), flush=True)
+        work = embedding_speed.Work(folder, few, many, config.image_size, config.backbone)
+        embedding_speed.prepare(work, config.input)
+        rows = list(embedding_speed.measure(work, config.repeats, threads))
+    print(embedding_speed.table(rows), flush=True)
     return rows
 
 
 def attribute_rows(config: Config, threads: int) -> list[dict[str, Any]]:
     """Measure attribution, its rates and then its memory; print and return the rows."""
-    from manifpt.throughput import attribute
+    from manifpt.throughput import attribution_speed
 
     few, many, more = (1_000, 3_000, 5_000) if config.quick else (5_000, 20_000, 50_000)
     with tempfile.TemporaryDirectory() as folder:
-        work = attribute.Work(folder)
-        attribute.prepare(work, more, config.input)
-        rows = list(attribute.measure(work, few, many, config.repeats, threads))
-        print(attribute.table(rows), flush=True)
-        memory = list(attribute.memory(work, (few, more)))
-    print(attribute.memory_table(memory), flush=True)
+        work = attribution_speed.Work(folder)
+        attribution_speed.prepare(work, more, config.input)
+        rows = list(attribution_speed.measure(work, few, many, config.repeats, threads))
+        print(attribution_speed.table(rows), flush=True)
+        memory = list(attribution_speed.memory(work, (few, more)))
+    print(attribution_speed.memory_table(memory), flush=True)
     return rows + memory
 
 

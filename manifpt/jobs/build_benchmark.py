@@ -59,8 +59,8 @@ class Config(JobConfig):
 def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Build, or verify, and return the counts."""
     from manifpt import storage
-    from manifpt.zoo.benchmark import PREVIEW, Made, Plan, build_benchmark
-    from manifpt.zoo.card import add_accuracies, grid, verify
+    from manifpt.zoo.benchmark_card import add_accuracies, grid, verify
+    from manifpt.zoo.build_benchmark import PREVIEW, Made, Plan, build_benchmark
     from manifpt.zoo.models import read_recipes
 
     if config.verify:

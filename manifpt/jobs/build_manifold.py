@@ -84,8 +84,8 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         compact_manifold,
     )
     from manifpt.manifold.derive import derive_manifold
-    from manifpt.manifold.manifold import Manifold
     from manifpt.manifold.prepare import explained
+    from manifpt.manifold.stored import Manifold
 
     if not config.input and not (config.compact or config.explain):
         raise ManifptError("--input: give the real images")

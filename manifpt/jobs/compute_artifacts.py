@@ -28,7 +28,7 @@ from manifpt.errors import ManifptError
 from manifpt.tracking import Run
 
 if TYPE_CHECKING:
-    from manifpt.images.copies import Augmentation
+    from manifpt.images.degraded_copies import Augmentation
 
 
 class Config(
@@ -78,8 +78,8 @@ AUGMENT = ("augment", "copies", "augment_validation", "augment_seed")
 
 def augmentation_of(config: Config) -> "Augmentation | None":
     """Return the degraded copies asked for, if any."""
-    from manifpt.images.copies import Augmentation
     from manifpt.images.degrade import Range
+    from manifpt.images.degraded_copies import Augmentation
 
     if not config.augment:
         given = set(AUGMENT[1:]) & config.model_fields_set

@@ -138,7 +138,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
 
 
 def _measured(config: Config) -> Any:
-    from manifpt.planning.calibrate import calibrate
+    from manifpt.planning.plan_calibration import calibrate
 
     if not config.input or config.model is None:
         raise ManifptError("--measure: needs --input and --model; see --help")

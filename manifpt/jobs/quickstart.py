@@ -51,7 +51,7 @@ def run(config: Config) -> None:
 
 
 def _run(config: Config) -> None:
-    from manifpt.evaluation.pictures import triplets_picture
+    from manifpt.evaluation.figures import triplets_picture
     from manifpt.tracking.server import command_of_pages
 
     started = time.monotonic()

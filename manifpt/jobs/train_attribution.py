@@ -40,7 +40,7 @@ from manifpt.tracking import Run
 
 if TYPE_CHECKING:
     from manifpt.audit.training_audit import Settings
-    from manifpt.images.copies import Augmentation
+    from manifpt.images.degraded_copies import Augmentation
 
 # What the attributor of images alone decides by itself.
 DECIDED = ("highpass", "projector", "neighbors", "ridge")
@@ -197,8 +197,8 @@ def is_usual(config: Config) -> bool:
 def augmentation_of(config: Config, *, usual: bool) -> "Augmentation | None":
     """Return the degraded copies that a training of images has."""
     from manifpt.attribution.model.usual import DEGRADED
-    from manifpt.images.copies import Augmentation
     from manifpt.images.degrade import Range
+    from manifpt.images.degraded_copies import Augmentation
 
     if config.degrade is None:
         return DEGRADED if usual else None

@@ -33,10 +33,10 @@ from manifpt.manifold.embed import (
     write_rows,
     write_shards,
 )
-from manifpt.manifold.manifold import MANIFOLDS, Manifold
 from manifpt.manifold.prepare import measure_held_out, prepare, write_all_keys
 from manifpt.manifold.search import Plan
 from manifpt.manifold.shard import ROWS
+from manifpt.manifold.stored import MANIFOLDS, Manifold
 from manifpt.nets.device import precision_of
 from manifpt.outputs import claims
 from manifpt.spaces import Options, Space, make_space

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from manifpt import outputs, storage
-from manifpt.manifold.manifold import Manifold
+from manifpt.manifold.stored import Manifold
 from manifpt.outputs.verified import entries
 
 

@@ -14,9 +14,9 @@ from manifpt.engine import session
 from manifpt.errors import ManifptError
 from manifpt.manifold.build import PIXELS, Settings, content_sha256
 from manifpt.manifold.embed import write_rows
-from manifpt.manifold.manifold import Manifold
 from manifpt.manifold.prepare import prepare
 from manifpt.manifold.search import Plan
+from manifpt.manifold.stored import Manifold
 from manifpt.outputs import claims
 from manifpt.spaces.learned import keep_weights, weights_entry
 from manifpt.tracking import versions

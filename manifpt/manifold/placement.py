@@ -20,9 +20,9 @@ from manifpt.engine import scaling, session
 from manifpt.engine.pipeline import use_threads
 from manifpt.errors import ManifptError
 from manifpt.manifold.index import FLAT, has_gpu
-from manifpt.manifold.manifold import Manifold
 from manifpt.manifold.search import Neighbours, Plan, complete, merge, nearest, search_rows
 from manifpt.manifold.shard import Shard
+from manifpt.manifold.stored import Manifold
 
 PLACEMENTS = ("auto", "replicated", "sharded", "scan")
 # Share of a node's memory for Ray that a manifold may take; the rest is for queries and products.

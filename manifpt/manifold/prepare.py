@@ -27,11 +27,11 @@ from manifpt.manifold.denoiser import FEWEST, Denoiser
 from manifpt.manifold.embed import write_array
 from manifpt.manifold.geometry import Geometry
 from manifpt.manifold.index import approximate
-from manifpt.manifold.manifold import Manifold
 from manifpt.manifold.metric import Whitening
 from manifpt.manifold.product import MULTIPLIERS
 from manifpt.manifold.search import Neighbours, Plan, nearest, search
 from manifpt.manifold.shard import Shard
+from manifpt.manifold.stored import Manifold
 from manifpt.nets.device import device_and_precision, threads_of
 
 SAMPLE_BYTES = 256 * 2**20

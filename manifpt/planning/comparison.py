@@ -13,18 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from manifpt.attribution.model.recipe import Options
 from manifpt.attribution.model.train import train_attributor
+from manifpt.attribution.model.training_recipe import Options
 from manifpt.engine import session
 from manifpt.manifold.build import build_manifold
 from manifpt.planning import model
-from manifpt.planning.calibrate import calibrate
 from manifpt.planning.cluster import Cluster
 from manifpt.planning.measure import command
 from manifpt.planning.measured import Measured
-from manifpt.throughput.attribute import write_tar
-from manifpt.throughput.measure import in_a_process
+from manifpt.planning.plan_calibration import calibrate
+from manifpt.throughput.attribution_speed import write_tar
 from manifpt.throughput.photographs import crops, generated, photographs
+from manifpt.throughput.timing import in_a_process
 
 SIDE, TAR_IMAGES = 28, 500
 REALS, TRAINING = 4000, 600

@@ -6,8 +6,8 @@ from typing import Any
 
 from manifpt import outputs, storage
 from manifpt.attribution.crawl.registered import opened
-from manifpt.attribution.model.attributor import Attributor
 from manifpt.attribution.model.targets import trained_targets
+from manifpt.attribution.model.trained import Attributor
 from manifpt.engine import scaling, session
 from manifpt.engine.bill import hourly
 from manifpt.errors import ManifptError
@@ -15,8 +15,8 @@ from manifpt.images import Selection, parquet
 from manifpt.images.container import BrokenError
 from manifpt.images.sources import AS_FOUND, MANIFOLD_REALS, REAL, Unit
 from manifpt.images.units import units
-from manifpt.manifold.manifold import Manifold, open_manifolds
 from manifpt.manifold.placement import place_all
+from manifpt.manifold.stored import Manifold, open_manifolds
 from manifpt.planning import model
 from manifpt.planning.cluster import Cluster
 from manifpt.planning.measured import Measured

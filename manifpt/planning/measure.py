@@ -37,11 +37,11 @@ from manifpt.images.raw import Raw, raw_images
 from manifpt.images.read import images_table, pixels_of, row_of, seen_by
 from manifpt.images.units import units
 from manifpt.manifold.embed import write_rows
-from manifpt.manifold.manifold import Manifold
 from manifpt.manifold.placement import plan_for
 from manifpt.manifold.prepare import HELD_OUT, PAUSE, REPEATS, SAMPLE_BYTES
 from manifpt.manifold.search import Plan, nearest
 from manifpt.manifold.shard import ROWS, Shard
+from manifpt.manifold.stored import Manifold
 from manifpt.nets.device import device_and_precision, threads_of
 from manifpt.outputs.verified import entries, wrong
 from manifpt.storage import tensors
@@ -226,7 +226,7 @@ def processor_seconds(code: str, *args: str) -> float:
 
 ACTOR = """
 import sys, ray.data, torch
-from manifpt.attribution.model.attributor import Attributor
+from manifpt.attribution.model.trained import Attributor
 from manifpt.attribution.model.targets import trained_targets
 from manifpt.manifold.placement import plan_for
 from manifpt.engine.session import ANY_SEARCH

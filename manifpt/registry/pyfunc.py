@@ -38,8 +38,8 @@ from manifpt import outputs
 from manifpt.artifacts.projection import reading_of
 from manifpt.attribution.crawl.registered import ATTRIBUTOR, MANIFOLDS, included
 from manifpt.attribution.crawl.stage import AttributeStage
-from manifpt.attribution.model.attributor import Attributor
 from manifpt.attribution.model.targets import trained_targets
+from manifpt.attribution.model.trained import Attributor
 from manifpt.attribution.unknown.decision import Rule
 from manifpt.errors import ManifptError
 from manifpt.images.raw import Raw

@@ -19,15 +19,15 @@ from PIL import Image
 import manifpt
 from manifpt import outputs, storage
 from manifpt.attribution.crawl.registered import ATTRIBUTOR, MANIFOLDS
-from manifpt.attribution.model.attributor import Attributor, sealed
 from manifpt.attribution.model.targets import trained_targets
+from manifpt.attribution.model.trained import Attributor, sealed
 from manifpt.attribution.unknown.decision import USUAL
 from manifpt.errors import ManifptError, public
 from manifpt.evaluation.evaluate import METRICS
 from manifpt.manifold import Manifold
 from manifpt.manifold.copy import copy_manifold, stored_bytes
 from manifpt.registry import pyfunc as model
-from manifpt.registry.card import Facts, card, description
+from manifpt.registry.model_card import Facts, card, description
 from manifpt.registry.requirements import pinned
 from manifpt.tracking import git_commit
 from manifpt.tracking.server import enter_experiment

@@ -18,19 +18,19 @@ from manifpt.images import DecodeRule
 from manifpt.images.decode import ERRORS
 from manifpt.report import charts
 from manifpt.report.crawl_counts import MOST_LISTED, SCORES, Totals, count_rows, domain_of, wilson
-from manifpt.report.embedding import map_of
 from manifpt.report.evaluation_page import MOST_POINTS, Options
 from manifpt.report.examples import pictures_of_reals
 from manifpt.report.explanation import Explainer
+from manifpt.report.image_map import map_of
 from manifpt.report.page import Figure, Page, number, rendered
-from manifpt.report.pictures import Pictures
-from manifpt.report.provenance import (
+from manifpt.report.page_provenance import (
     attributor_of,
     audit_of,
     model_parts,
     output_part,
     page_part,
 )
+from manifpt.report.pictures import Pictures
 from manifpt.report.rows import Strata, files_of_folder, spread, tables
 from manifpt.report.thumbnails import raws_of, thumbnails
 from manifpt.report.triplets import triplets

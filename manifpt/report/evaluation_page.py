@@ -13,15 +13,14 @@ from manifpt.attribution.unknown.decision import USUAL
 from manifpt.errors import ManifptError, public
 from manifpt.evaluation.evaluate import METRICS
 from manifpt.evaluation.groups import RESULT as GROUPS_FILE
-from manifpt.evaluation.report import SCORES, UNKNOWN
 from manifpt.evaluation.robustness import RESULT as ROBUSTNESS_FILE
+from manifpt.evaluation.score_report import SCORES, UNKNOWN
 from manifpt.images.degrade import KINDS, Degradation
 from manifpt.report import charts
-from manifpt.report.embedding import map_of
 from manifpt.report.examples import Examples, fingerprint_rows
+from manifpt.report.image_map import map_of
 from manifpt.report.page import Figure, Page, interval, number, rendered
-from manifpt.report.pictures import Pictures
-from manifpt.report.provenance import (
+from manifpt.report.page_provenance import (
     Part,
     attributor_of,
     audit_of,
@@ -30,6 +29,7 @@ from manifpt.report.provenance import (
     output_part,
     page_part,
 )
+from manifpt.report.pictures import Pictures
 from manifpt.report.rows import Strata, files_of_folder, spread, tables
 
 TEMPLATE = "evaluation.html"

@@ -19,16 +19,16 @@ from manifpt.artifacts.projection import (
     reading_of,
 )
 from manifpt.attribution.crawl.stage import AttributeStage
-from manifpt.attribution.model.attributor import Attributor
 from manifpt.attribution.model.targets import trained_targets
+from manifpt.attribution.model.trained import Attributor
 from manifpt.attribution.unknown.decision import USUAL, Rule
 from manifpt.attribution.unknown.known import Outputs
 from manifpt.attribution.unknown.open_set import as_strange
 from manifpt.errors import ManifptError
 from manifpt.images.contents import content
-from manifpt.images.copies import view
 from manifpt.images.decode import DecodeError
 from manifpt.images.degrade import IDENTITY, Degradation
+from manifpt.images.degraded_copies import view
 from manifpt.images.raw import Raw
 from manifpt.images.read import images_table, pixels_of, row_of, seen_by
 from manifpt.images.sandbox import decode_all

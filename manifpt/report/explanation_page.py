@@ -7,14 +7,14 @@ import pyarrow as pa
 
 from manifpt import storage
 from manifpt.errors import public
-from manifpt.images.copies import view
 from manifpt.images.degrade import Degradation
+from manifpt.images.degraded_copies import view
 from manifpt.images.read import pixels_of, seen_by
 from manifpt.report.examples import pictures_of_reals
 from manifpt.report.explanation import Explainer
 from manifpt.report.page import Figure, Page, number, rendered
+from manifpt.report.page_provenance import model_parts, page_part
 from manifpt.report.pictures import Pictures
-from manifpt.report.provenance import model_parts, page_part
 from manifpt.report.triplets import triplets
 
 TEMPLATE = "explanation.html"

@@ -19,8 +19,8 @@ from markupsafe import Markup
 
 from manifpt.errors import ManifptError
 from manifpt.report.charts import Chart
+from manifpt.report.page_provenance import Part
 from manifpt.report.pictures import colour_bar, png
-from manifpt.report.provenance import Part
 
 MOST_PAGE_BYTES = 10 * 10**6
 

@@ -7,7 +7,7 @@ from manifpt.errors import public
 from manifpt.evaluation.robustness import RESULT
 from manifpt.report.evaluation_page import Options, robustness_of
 from manifpt.report.page import Figure, Page, interval, number, rendered
-from manifpt.report.provenance import (
+from manifpt.report.page_provenance import (
     attributor_of,
     audit_of,
     model_parts,

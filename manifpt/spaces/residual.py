@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from manifpt.errors import ManifptError
-from manifpt.spaces.statistics import (
+from manifpt.spaces.residual_statistics import (
     CYCLES,
     LAGS,
     TRUNCATION,

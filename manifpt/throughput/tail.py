@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 
 from manifpt.attribution.crawl.duplicates import find_duplicates
 from manifpt.attribution.crawl.grouping import write_groups
-from manifpt.attribution.crawl.groups import Pooling
+from manifpt.attribution.crawl.pooling import Pooling
 from manifpt.engine.unique import check_ids
 from manifpt.storage import tensors
-from manifpt.throughput.measure import Watch, in_a_process
+from manifpt.throughput.timing import Watch, in_a_process
 
 PART_ROWS = 100_000
 GROUP_IMAGES = 1000

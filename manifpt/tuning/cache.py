@@ -25,7 +25,7 @@ from manifpt.manifold.denoiser import STEPS
 from manifpt.manifold.derive import derive_manifold
 from manifpt.manifold.projector import projection_of
 from manifpt.spaces.space import LEARNED
-from manifpt.tuning.space import Settings
+from manifpt.tuning.search_space import Settings
 
 NONE = projection_of("none", None, 0.0)
 # Images of a file, the same in all spaces: they are read together, row for row.

@@ -4,12 +4,12 @@ from statistics import fmean
 from typing import Any
 
 from manifpt import storage
-from manifpt.attribution.model.attributor import Attributor
+from manifpt.attribution.model.trained import Attributor
 from manifpt.errors import ManifptError
 from manifpt.evaluation.evaluate import evaluate
 from manifpt.tracking import Run
 from manifpt.tracking.server import command_of_pages
-from manifpt.tuning import report
+from manifpt.tuning import study_report
 from manifpt.tuning.journal import FINISHED
 from manifpt.tuning.proposals import Plan
 from manifpt.tuning.trial import Sweep
@@ -19,15 +19,15 @@ def conclude(
     sweep: Sweep, plan: Plan, results: list[dict[str, Any]], tracked: Run
 ) -> dict[str, Any]:
     """Print and log the leaderboard; evaluate the best trial and the defaults once; return both."""
-    table = report.leaderboard(results, plan)
-    finished = [r for r in report.ranked(results) if r["status"] == FINISHED]
+    table = study_report.leaderboard(results, plan)
+    finished = [r for r in study_report.ranked(results) if r["status"] == FINISHED]
     if not finished:
         errors = [r["error"].splitlines()[-1] for r in results if "error" in r]
         raise ManifptError(f"no trial has finished: {errors[0] if errors else 'give more --hours'}")
     best = finished[0]
     first = next((r for r in finished if r["chosen"] == sweep.space.first()), None)
     test = {"best": tested(sweep, best)} | ({"defaults": tested(sweep, first)} if first else {})
-    weights = report.importances(sweep, plan, results)
+    weights = study_report.importances(sweep, plan, results)
     print(f"\n{table}\n")
     if weights:
         print("importance: " + ", ".join(f"{n} {v:.2f}" for n, v in weights.items()))
@@ -36,7 +36,7 @@ def conclude(
     print(f"best attributor: {best['attributor']}")
     print(f"runs: {command_of_pages()}\n", flush=True)
     _log(sweep, results, table, weights, best, tracked)
-    storage.write_json(storage.join(sweep.output, "leaderboard.json"), report.ranked(results))
+    storage.write_json(storage.join(sweep.output, "leaderboard.json"), study_report.ranked(results))
     summary = {"output": sweep.output, "trials": len(results), "best": best["key"]}
     summary |= {"attributor": best["attributor"], "validation_accuracy": best["accuracy"]}
     summary |= {f"test_{name}": row for name, row in test.items()}
@@ -73,9 +73,9 @@ def _log(
 ) -> None:
     """Log what was found to the sweep's run, and tag the best trial's."""
     tracked.bytes("leaderboard.txt", table.encode())
-    tracked.document("leaderboard.json", report.ranked(results))
+    tracked.document("leaderboard.json", study_report.ranked(results))
     tracked.document("importance.json", weights)
-    picture = report.parallel_coordinates(sweep, results)
+    picture = study_report.parallel_coordinates(sweep, results)
     if picture:
         tracked.bytes("parallel_coordinates.png", picture)
     tracked.tags({"best_trial": best["key"], "best_run": best["run"]})

@@ -13,7 +13,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from manifpt.errors import ManifptError
 from manifpt.tuning.journal import FINISHED, STOPPED, Journal
-from manifpt.tuning.space import Choice
+from manifpt.tuning.search_space import Choice
 from manifpt.tuning.trial import ACCURACY, Sweep
 
 # What a population may change in a training that goes on.

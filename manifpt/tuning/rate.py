@@ -6,8 +6,8 @@ from statistics import median
 
 from manifpt.artifacts.projection import reading_of
 from manifpt.attribution.crawl.stage import AttributeStage
-from manifpt.attribution.model.attributor import Attributor
 from manifpt.attribution.model.targets import trained_targets
+from manifpt.attribution.model.trained import Attributor
 from manifpt.engine import pipeline, scaling, session
 from manifpt.errors import ManifptError
 from manifpt.images import Selection, plan, read_unit

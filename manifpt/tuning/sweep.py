@@ -4,9 +4,9 @@ r"""Find the best space, metric, projection and training for a benchmark, within
     manifpt sweep --config tuning/full.yaml --input s3://bucket/GM-mine \
         --output s3://bucket/sweep --trials 60 --hours 8
 
-The file names the choices (see manifpt/tuning/space.py), and may hold any of these options. The
-first trial uses the defaults. The best trial has the highest accuracy on validation images. Both
-are evaluated on test images, which no trial has seen. The same command continues an interrupted
+The file names the choices (see manifpt/tuning/search_space.py), and may hold any of these options.
+The first trial uses the defaults. The best trial has the highest accuracy on validation images.
+Both are evaluated on test images, which no trial has seen. The same command continues an interrupted
 sweep: it repeats no trial that has ended, and embeds nothing twice.
 """
 
@@ -100,7 +100,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     from manifpt.tuning.cache import images_of
     from manifpt.tuning.conclusion import conclude
     from manifpt.tuning.proposals import Plan
-    from manifpt.tuning.space import SearchSpace
+    from manifpt.tuning.search_space import SearchSpace
     from manifpt.tuning.study import capacity_of_trials, run_study
     from manifpt.tuning.trial import Sweep
 

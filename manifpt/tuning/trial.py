@@ -22,7 +22,7 @@ from manifpt.nets import training
 from manifpt.nets.training import STATE, state_of
 from manifpt.tuning.cache import Made
 from manifpt.tuning.rate import attribution_rate
-from manifpt.tuning.space import SearchSpace, Settings
+from manifpt.tuning.search_space import SearchSpace, Settings
 
 ACCURACY = "accuracy"
 SECONDS = 24 * 3600.0  # for what a trial waits at most

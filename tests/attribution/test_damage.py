@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from test_open_set import World, fit
 
 from manifpt import storage
-from manifpt.attribution.model.attributor import OPEN_SET, REMEDY, SEEN, WEIGHTS, Attributor, sealed
+from manifpt.attribution.model.trained import OPEN_SET, REMEDY, SEEN, WEIGHTS, Attributor, sealed
 from manifpt.errors import DamageError, ManifptError
 from manifpt.outputs import MANIFEST
 from manifpt.spaces import Options, make_space

@@ -12,8 +12,8 @@ from conftest import BENCHMARK, mobilenet
 from manifpt.artifacts.compute import compute_artifacts
 from manifpt.attribution.model.extend import extend_attributor, extended
 from manifpt.attribution.model.network import AttributionNetwork, Design, outputs
-from manifpt.attribution.model.recipe import Options
 from manifpt.attribution.model.train import train_attributor
+from manifpt.attribution.model.training_recipe import Options
 from manifpt.evaluation.evaluate import evaluate
 from manifpt.manifold.build import Settings, build_manifold
 from manifpt.spaces import Options as Spaces

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from manifpt import storage
 from manifpt.attribution.crawl import grouping
-from manifpt.attribution.crawl.groups import (
+from manifpt.attribution.crawl.pooling import (
     FEWEST,
     Images,
     Pooling,
@@ -234,9 +234,9 @@ def only_group(folder, paths):
 
 
 def test_a_group_larger_than_the_most_is_judged_by_its_first_hashes(tmp_path, monkeypatch):
-    from manifpt.attribution.crawl import groups
+    from manifpt.attribution.crawl import pooling
 
-    for module in (groups, grouping):
+    for module in (pooling, grouping):
         monkeypatch.setattr(module, "MOST", 8)
     p, hashes = images(40).astype(np.float32), names(40)
     views, where = p[::-1].copy(), coordinates(p)

@@ -6,10 +6,10 @@ from manifpt import storage
 from manifpt.artifacts.branches import read_artifacts
 from manifpt.artifacts.compute import ARTIFACTS
 from manifpt.attribution.crawl.leaks import Leaks
-from manifpt.attribution.model.attributor import SEEN, Attributor
+from manifpt.attribution.model.trained import SEEN, Attributor
 from manifpt.manifold.embed import write_rows
-from manifpt.manifold.manifold import Manifold
 from manifpt.manifold.shard import ROWS
+from manifpt.manifold.stored import Manifold
 
 LOOKS = [0xFF00, 0x0F, None]
 

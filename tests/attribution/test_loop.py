@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from manifpt.attribution.model.loop import augmented, cut_mixed, mirrored_spectra, shifted
-from manifpt.attribution.model.recipe import Options
 from manifpt.attribution.model.train import train_attributor
+from manifpt.attribution.model.training_recipe import Options
 from manifpt.jobs import compute_artifacts
 from manifpt.nets.training import STATE
 from manifpt.spaces.frequency import Frequency, rounding_noise

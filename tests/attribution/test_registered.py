@@ -7,7 +7,7 @@ import mlflow
 import pytest
 
 from manifpt.attribution.crawl import registered
-from manifpt.attribution.model.attributor import Attributor
+from manifpt.attribution.model.trained import Attributor
 
 CODE = """
 from pathlib import Path

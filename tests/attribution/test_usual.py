@@ -9,10 +9,10 @@ from conftest import write_folder
 from scipy.signal import correlate2d
 
 from manifpt import storage
-from manifpt.attribution.model.attributor import Attributor
 from manifpt.attribution.model.highpass import CLIP, KERNELS, HighPass
 from manifpt.attribution.model.network import AttributionNetwork, Design, Head
-from manifpt.attribution.model.recipe import Length, Options
+from manifpt.attribution.model.trained import Attributor
+from manifpt.attribution.model.training_recipe import Length, Options
 from manifpt.attribution.model.usual import train_usual
 from manifpt.errors import ManifptError
 from manifpt.images.degrade import KINDS

@@ -23,7 +23,7 @@ from manifpt.audit.audit import (
     sampled,
 )
 from manifpt.audit.normalize import Encoder, EncodingStage, file_name, folder_name
-from manifpt.audit.report import CLASSIFIER, LIMITS, SPLITS, markdown
+from manifpt.audit.property_report import CLASSIFIER, LIMITS, SPLITS, markdown
 from manifpt.audit.verdict import Thresholds, judged, overall
 from manifpt.engine import pipeline
 from manifpt.images import DecodeRule, Reading, plan, read_unit

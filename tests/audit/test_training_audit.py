@@ -11,7 +11,7 @@ from PIL import Image
 
 from manifpt import outputs, storage
 from manifpt.audit import sample
-from manifpt.audit.report import of_properties
+from manifpt.audit.property_report import of_properties
 from manifpt.audit.sample import READ, merged, rank, sampled_properties
 from manifpt.audit.training_audit import (
     THRESHOLDS,
@@ -26,8 +26,7 @@ from manifpt.errors import FailedAuditError
 from manifpt.images import Selection, plan
 from manifpt.images.read import unit_to_json
 from manifpt.jobs import train_attribution
-from manifpt.registry import card
-from manifpt.report.provenance import audit_of, model_parts
+from manifpt.report.page_provenance import audit_of, model_parts
 
 READ_OF = ["id", "source", *READ]
 
@@ -204,7 +203,7 @@ def test_the_job_stops_and_trains_where_told_to_which_it_says(
     assert train_attribution.main([*flags, *biased, "--accept-biased"]) == 0
     manifest = outputs.read(f"{tmp_path}/t")
     assert manifest["audit"]["verdict"] == "fail"
-    text = card.card(card.Facts(manifest, [], None, included=False, commit="none"))
+    text = model_card.card(model_card.Facts(manifest, [], None, included=False, commit="none"))
     assert TRAINED in text
     assert audit_of(None, ("t", manifest))["note"] == TRAINED
     assert TRAINED in dict(model_parts("t", manifest)[0].facts)["audit of these"]

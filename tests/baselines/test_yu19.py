@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from manifpt.attribution.model.network import AttributionNetwork, Design, Head
-from manifpt.attribution.model.recipe import Options
+from manifpt.attribution.model.training_recipe import Options
 from manifpt.baselines.yu19 import yu19_network
 
 

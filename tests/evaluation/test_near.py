@@ -12,7 +12,7 @@ from PIL import Image
 from manifpt import storage
 from manifpt.artifacts.branches import Branch
 from manifpt.artifacts.compute import ARTIFACTS
-from manifpt.attribution.model.attributor import SEEN, near_training, seen_by
+from manifpt.attribution.model.trained import SEEN, near_training, seen_by
 from manifpt.images.perceptual import DISTANCE, perceptual_hashes, thumbnail
 from manifpt.jobs import evaluate
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_curve
 
-from manifpt.evaluation.open_set import fpr_at_tpr, open_set_metrics, oscr
+from manifpt.evaluation.open_set_metrics import fpr_at_tpr, open_set_metrics, oscr
 
 
 def drawn(seed: int, ties: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -14,8 +14,8 @@ from torch.nn.functional import cross_entropy
 from manifpt import outputs, storage
 from manifpt.artifacts.branches import open_artifacts
 from manifpt.artifacts.compute import compute_artifacts as compute
-from manifpt.attribution.model.attributor import Made, publish_attributor
 from manifpt.attribution.model.network import AttributionNetwork, Design
+from manifpt.attribution.model.trained import Made, publish_attributor
 from manifpt.evaluation.robustness import LEVELS, curves
 from manifpt.images import Selection, plan
 from manifpt.images.sources import content_key

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from manifpt.images import DecodeRule, plan, read_unit, sandbox
-from manifpt.images.copies import Augmentation, view
 from manifpt.images.decode import DecodeError, decode, outcome
 from manifpt.images.degrade import Degradation, Range
+from manifpt.images.degraded_copies import Augmentation, view
 from manifpt.images.ids import image_id, tile_id
 from manifpt.images.read import chunk_rows, pixels_of, seen_by
 from manifpt.images.stacks import TILE, firsts, reading_rule, sizes_beside, tiles_of

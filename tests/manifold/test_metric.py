@@ -12,8 +12,8 @@ from conftest import draw, folder_of
 
 from manifpt import storage
 from manifpt.artifacts.projection import Target
-from manifpt.attribution.model.attributor import Attributor
 from manifpt.attribution.model.targets import trained_targets
+from manifpt.attribution.model.trained import Attributor
 from manifpt.engine import session
 from manifpt.errors import DamageError
 from manifpt.jobs import build_manifold

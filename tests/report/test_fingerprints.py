@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import auc
 
 from manifpt.attribution.unknown.open_set import auroc
-from manifpt.evaluation.open_set import oscr
+from manifpt.evaluation.open_set_metrics import oscr
 from manifpt.report.charts import curve_points
 from manifpt.report.crawl_counts import domain_of, wilson
 from manifpt.report.fingerprints import Fingerprints, power, radial, tree_of

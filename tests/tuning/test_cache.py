@@ -7,7 +7,7 @@ from manifpt import outputs
 from manifpt.artifacts.branches import read_branches
 from manifpt.jobs import build_manifold, compute_artifacts
 from manifpt.tuning.cache import Cache, images_of
-from manifpt.tuning.space import DEFAULTS
+from manifpt.tuning.search_space import DEFAULTS
 
 
 @pytest.fixture(scope="module")

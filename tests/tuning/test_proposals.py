@@ -5,7 +5,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 
 from manifpt.tuning.journal import Journal
 from manifpt.tuning.proposals import Plan, scheduler, searcher
-from manifpt.tuning.space import SearchSpace
+from manifpt.tuning.search_space import SearchSpace
 from manifpt.tuning.sweep import Config, rungs
 from manifpt.tuning.trial import Sweep
 

@@ -8,7 +8,8 @@ from conftest import BENCHMARK
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, plan, read_unit
 from manifpt.zoo import gan
-from manifpt.zoo.benchmark import (
+from manifpt.zoo.benchmark_card import markdown, verify
+from manifpt.zoo.build_benchmark import (
     distinct,
     halved,
     passes,
@@ -16,13 +17,12 @@ from manifpt.zoo.benchmark import (
     quality_of,
     split_reals,
 )
-from manifpt.zoo.card import markdown, verify
 from manifpt.zoo.flow import Flow
+from manifpt.zoo.generator_training import fit, sample
+from manifpt.zoo.image_tars import tar_of
 from manifpt.zoo.models import MODELS, choices, read_recipes
 from manifpt.zoo.reals import Reals, read_reals
 from manifpt.zoo.recipe import Recipe
-from manifpt.zoo.tars import tar_of
-from manifpt.zoo.training import fit, sample
 
 VARIANTS = [
     *((model, {}) for model in MODELS),

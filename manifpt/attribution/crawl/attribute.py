@@ -26,8 +26,8 @@ from manifpt.attribution.crawl.retry import (
 )
 from manifpt.attribution.crawl.settings import Settings
 from manifpt.attribution.crawl.verdicts import total_verdicts
-from manifpt.attribution.model.attributor import Attributor
 from manifpt.attribution.model.targets import manifold_places, trained_targets
+from manifpt.attribution.model.trained import Attributor
 from manifpt.attribution.unknown.decision import DECISIONS
 from manifpt.engine import pipeline, session, shuffle
 from manifpt.engine.rollup import rolled

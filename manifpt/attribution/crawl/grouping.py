@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from manifpt import storage
-from manifpt.attribution.crawl.groups import MOST, Images, Pooling
+from manifpt.attribution.crawl.pooling import MOST, Images, Pooling
 from manifpt.engine import shuffle
 from manifpt.engine.shuffle import Each, Scratch
 from manifpt.storage import tensors

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from manifpt.attribution.model.attributor import Attributor
 from manifpt.attribution.model.near import near
+from manifpt.attribution.model.trained import Attributor
 from manifpt.images.perceptual import HammingIndex
-from manifpt.manifold.manifold import Manifold
+from manifpt.manifold.stored import Manifold
 
 LEAKS = ("in_training", "near_training", "near_manifold")
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from manifpt.artifacts.projection import Projector
 from manifpt.attribution.crawl import grouping
-from manifpt.attribution.crawl.groups import EPS, Pooling
+from manifpt.attribution.crawl.pooling import EPS, Pooling
 from manifpt.attribution.crawl.stage import AttributeStage, check_columns
-from manifpt.attribution.model.attributor import Attributor
+from manifpt.attribution.model.trained import Attributor
 from manifpt.attribution.unknown.decision import USUAL, Rule
 from manifpt.images import Selection
 from manifpt.images.degrade import Degradation

@@ -13,13 +13,13 @@ from manifpt.attribution.crawl import grouping
 from manifpt.attribution.crawl.ensemble import pooled_views
 from manifpt.attribution.crawl.leaks import LEAKS, Leaks
 from manifpt.attribution.crawl.verdicts import verdicts
-from manifpt.attribution.model.attributor import Attributor
 from manifpt.attribution.model.tiled import TILED, pooled_columns, pooled_tiles
+from manifpt.attribution.model.trained import Attributor
 from manifpt.attribution.unknown.decision import USUAL, Rule, decide
 from manifpt.engine import pipeline
 from manifpt.errors import ManifptError
-from manifpt.images.copies import view
 from manifpt.images.degrade import Degradation
+from manifpt.images.degraded_copies import view
 from manifpt.images.perceptual import DISTANCE
 from manifpt.images.read import is_own
 from manifpt.images.stacks import firsts

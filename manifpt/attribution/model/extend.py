@@ -2,8 +2,8 @@
 
 What a network makes of an image before a last layer are the image's features. Those of the old
 training images and of the new ones give the last layer of each head anew (see ``heads``), and what
-is learned of validation images is learned again of all (see ``calibrate``). Manifolds and
-projections are those of the old attributor.
+is learned of validation images is learned again of all (see ``attributor_calibration``). Manifolds
+and projections are those of the old attributor.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,13 @@ from manifpt.artifacts.branches import (
     read_branches,
 )
 from manifpt.artifacts.compute import EVALUATED, compute_artifacts
-from manifpt.attribution.model.attributor import (
+from manifpt.attribution.model.attributor_calibration import calibrate
+from manifpt.attribution.model.heads import FITS, Layer
+from manifpt.attribution.model.network import AttributionNetwork
+from manifpt.attribution.model.network import outputs as network_outputs
+from manifpt.attribution.model.stream import first_of
+from manifpt.attribution.model.targets import manifold_places, trained_targets
+from manifpt.attribution.model.trained import (
     Attributor,
     Made,
     near_training,
@@ -33,16 +39,10 @@ from manifpt.attribution.model.attributor import (
     seen_by,
     write_files,
 )
-from manifpt.attribution.model.calibrate import calibrate
-from manifpt.attribution.model.heads import FITS, Layer
-from manifpt.attribution.model.network import AttributionNetwork
-from manifpt.attribution.model.network import outputs as network_outputs
-from manifpt.attribution.model.stream import first_of
-from manifpt.attribution.model.targets import manifold_places, trained_targets
 from manifpt.engine import session
 from manifpt.errors import ManifptError
 from manifpt.images import Selection, plan
-from manifpt.images.copies import Augmentation
+from manifpt.images.degraded_copies import Augmentation
 from manifpt.images.places import places
 from manifpt.images.sources import AS_FOUND, Reading, content_key
 from manifpt.nets.device import device_and_precision

@@ -7,9 +7,9 @@ from typing import Any
 
 from manifpt import storage
 from manifpt.artifacts.branches import open_artifacts
-from manifpt.attribution.model.attributor import Attributor, publish_attributor
-from manifpt.attribution.model.calibrate import calibrate
+from manifpt.attribution.model.attributor_calibration import calibrate
 from manifpt.attribution.model.network import AttributionNetwork, Design
+from manifpt.attribution.model.trained import Attributor, publish_attributor
 from manifpt.audit.training_audit import worst
 from manifpt.engine import session
 from manifpt.errors import ManifptError

@@ -5,11 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 from manifpt.artifacts.projection import Target
-from manifpt.attribution.model.attributor import Attributor
+from manifpt.attribution.model.trained import Attributor
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule
-from manifpt.manifold.manifold import Manifold, open_manifolds
 from manifpt.manifold.projector import Projection
+from manifpt.manifold.stored import Manifold, open_manifolds
 from manifpt.spaces import space_from_card
 
 

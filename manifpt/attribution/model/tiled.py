@@ -2,7 +2,8 @@
 
 The mean of logits is a logarithmic opinion pool of the tiles (see ``fusion``), each to the power of
 one over their number: more tiles do not make an image surer, since tiles depend on each other. How
-sure it may be is fitted on validation images, pooled in the same way (see ``calibrate``).
+sure it may be is fitted on validation images, pooled in the same way (see
+``attributor_calibration``).
 """
 
 from collections.abc import Sequence

@@ -11,13 +11,11 @@ from torch import Tensor
 
 from manifpt import storage
 from manifpt.artifacts.branches import Branch, are_artifacts, artifacts_of, row_counts
-from manifpt.attribution.model.attributor import publish_attributor
-from manifpt.attribution.model.calibrate import calibrate, network_of
+from manifpt.attribution.model.attributor_calibration import calibrate, network_of
 from manifpt.attribution.model.correlation import CORRELATION, fit_correlation
 from manifpt.attribution.model.discriminant import Discriminant, Rows, fit_discriminant
 from manifpt.attribution.model.loop import CUTMIX, Settings, Standing, train_loop
 from manifpt.attribution.model.network import LEAST_STD, AttributionNetwork, Design
-from manifpt.attribution.model.recipe import Options
 from manifpt.attribution.model.stream import (
     SHUFFLE_BYTES,
     dataset,
@@ -26,11 +24,13 @@ from manifpt.attribution.model.stream import (
     row_bytes,
     rows_of,
 )
+from manifpt.attribution.model.trained import publish_attributor
+from manifpt.attribution.model.training_recipe import Options
 from manifpt.audit import training_audit
 from manifpt.engine import session
 from manifpt.engine.tasks import results, task
 from manifpt.errors import ManifptError
-from manifpt.images.copies import Augmentation
+from manifpt.images.degraded_copies import Augmentation
 from manifpt.images.places import places
 from manifpt.images.sources import AS_FOUND, Reading
 from manifpt.manifold.projector import NEAREST, Projection

@@ -15,14 +15,14 @@ from dataclasses import replace
 from typing import Any
 
 from manifpt import storage
-from manifpt.attribution.model.recipe import Options
 from manifpt.attribution.model.train import print_epoch, train_attributor
+from manifpt.attribution.model.training_recipe import Options
 from manifpt.audit import training_audit
 from manifpt.engine import session
 from manifpt.errors import ManifptError
 from manifpt.images import plan
-from manifpt.images.copies import Augmentation
 from manifpt.images.degrade import KINDS, Range
+from manifpt.images.degraded_copies import Augmentation
 from manifpt.images.places import places
 from manifpt.images.sources import AS_FOUND, MANIFOLD_REALS, REAL, Reading
 from manifpt.manifold.build import Settings, build_manifold

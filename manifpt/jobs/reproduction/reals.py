@@ -15,7 +15,7 @@ LEAST, FACTOR = 125, 2
 
 def reals_curve(study: Study) -> Section:
     """Train discriminants on artifacts of manifolds of growing samples of the reals."""
-    from manifpt.manifold.manifold import Manifold
+    from manifpt.manifold.stored import Manifold
 
     whole = storage.join(study.manifolds, SPACE)
     every = int(Manifold.open(whole).manifest["reals"])

@@ -2,9 +2,9 @@
 
 import pytest
 
-from manifpt.tuning import report
+from manifpt.tuning import study_report
 from manifpt.tuning.proposals import Plan
-from manifpt.tuning.space import SearchSpace
+from manifpt.tuning.search_space import SearchSpace
 from manifpt.tuning.trial import Sweep
 
 
@@ -22,15 +22,15 @@ def result(key, accuracy, rate=1.0, status="finished", **chosen):
 
 def test_ranking_puts_the_best_that_finished_first():
     rows = [result("a", 0.5), result("b", 0.9, status="stopped"), result("c", 0.7)]
-    assert [r["key"] for r in report.ranked(rows)] == ["c", "a", "b"]
+    assert [r["key"] for r in study_report.ranked(rows)] == ["c", "a", "b"]
 
 
 def test_the_pareto_front_has_what_no_other_beats():
     rows = [result("slow", 0.9, 10), result("fast", 0.6, 100), result("worse", 0.5, 50)]
     rows += [result("same", 0.9, 10), result("stopped", 1.0, 1000, status="stopped")]
     both = ("accuracy", "images_per_second")
-    assert report.pareto(rows, both) == {"slow", "same", "fast"}
-    text = report.leaderboard(rows, Plan(objectives=both))
+    assert study_report.pareto(rows, both) == {"slow", "same", "fast"}
+    text = study_report.leaderboard(rows, Plan(objectives=both))
     assert "fast*" in text
     assert "worse*" not in text
 
@@ -47,9 +47,9 @@ def test_importance_finds_the_choice_that_matters():
         )
         for n in range(16)
     ]
-    found = report.importances(sweep, Plan(), rows)
+    found = study_report.importances(sweep, Plan(), rows)
     assert found["space"] > 0.8
     assert sum(found.values()) == pytest.approx(1)
-    picture = report.parallel_coordinates(sweep, rows)
+    picture = study_report.parallel_coordinates(sweep, rows)
     assert picture[:4] == b"\x89PNG"
-    assert report.importances(sweep, Plan(), rows[:2]) == {}
+    assert study_report.importances(sweep, Plan(), rows[:2]) == {}

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.signal import correlate2d
 
-from manifpt.spaces import statistics
+from manifpt.spaces import residual_statistics
 from manifpt.spaces.residual import FILTERS
 
 
@@ -27,23 +27,23 @@ def test_residuals_are_correlations_without_borders(name):
     planes = np.random.default_rng(0).integers(0, 256, (2, 11, 13)).astype(np.int16)
     kernel = FILTERS[name]
     assert kernel.sum() == 0
-    for plane, found in zip(planes, statistics.residual(planes, kernel), strict=True):
+    for plane, found in zip(planes, residual_statistics.residual(planes, kernel), strict=True):
         assert np.array_equal(found, correlate2d(plane, kernel, "valid"))
 
 
 def test_no_residual_of_extreme_colours_overflows():
     kernel = FILTERS["square-5"]
     plane = np.where(kernel > 0, 255, -255).astype(np.int16)
-    assert statistics.residual(plane[None], kernel)[0, 0, 0] == 255 * abs(kernel).sum()
-    assert statistics.residual(-plane[None], kernel)[0, 0, 0] == -255 * abs(kernel).sum()
+    assert residual_statistics.residual(plane[None], kernel)[0, 0, 0] == 255 * abs(kernel).sum()
+    assert residual_statistics.residual(-plane[None], kernel)[0, 0, 0] == -255 * abs(kernel).sum()
 
 
 @given(st.integers(-20_000, 20_000), st.sampled_from([1, 2, 4, 12, 16, 48, 192]))
 def test_levels_round_halves_away_from_zero_and_are_odd(value, step):
-    (found,) = statistics.levels(np.array([value], np.int16), step)
+    (found,) = residual_statistics.levels(np.array([value], np.int16), step)
     expected = np.sign(value) * min(2, np.floor(abs(value) / step + 0.5))
     assert found == expected
-    assert statistics.levels(np.array([-value], np.int16), step)[0] == -found
+    assert residual_statistics.levels(np.array([-value], np.int16), step)[0] == -found
 
 
 def oracle_triples(levels: np.ndarray, axis: int) -> list[float]:
@@ -65,16 +65,16 @@ def oracle_triples(levels: np.ndarray, axis: int) -> list[float]:
 
 @given(shapes.flatmap(numbers))
 def test_triples_and_covariances_equal_loops_over_pixels(values):
-    found = statistics.levels(values[None].astype(np.int16), 100)
+    found = residual_statistics.levels(values[None].astype(np.int16), 100)
     plane = found[0]
     for axis in (0, 1):
         np.testing.assert_allclose(
-            statistics.triples(found, 1 + axis)[0], oracle_triples(plane, axis), rtol=1e-12
+            residual_statistics.triples(found, 1 + axis)[0], oracle_triples(plane, axis), rtol=1e-12
         )
     height, width = plane.shape
     lags = [(a, b) for a in range(5) for b in range(-4, 5) if (a, b) >= (0, 0)]
     assert len(lags) == 41
-    for (a, b), mean in zip(lags, statistics.covariances(found)[0], strict=True):
+    for (a, b), mean in zip(lags, residual_statistics.covariances(found)[0], strict=True):
         above = plane[: height - a, max(0, -b) : width - max(0, b)].astype(int)
         below = plane[a:, max(0, b) : width + min(0, b)].astype(int)
         products = above * below
@@ -86,14 +86,14 @@ def test_triples_and_covariances_equal_loops_over_pixels(values):
 def test_the_power_of_a_wave_is_in_its_bin_at_any_size(side, down, along):
     y, x = np.mgrid[:side, :side]
     wave = 100 * np.cos(2 * np.pi * (down * y + along * x) / 20)
-    found = statistics.power(wave[None])[0]
+    found = residual_statistics.power(wave[None])[0]
     grid = np.zeros((20, 11))
-    grid[statistics._half_plane()] = found
+    grid[residual_statistics._half_plane()] = found
     assert np.unravel_index(grid.argmax(), grid.shape) == (down, along)
 
 
 def test_the_power_of_white_noise_is_its_variance_in_all_bins():
     noise = np.random.default_rng(0).normal(0, 7, (4000, 30, 26))
-    mean = statistics.power(noise).mean(0)
+    mean = residual_statistics.power(noise).mean(0)
     assert mean[1:] == pytest.approx(np.full(201, 49.0), rel=0.05)
     assert mean[0] < 49  # of the mean nothing is left

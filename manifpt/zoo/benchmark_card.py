@@ -10,7 +10,7 @@ import numpy as np
 
 from manifpt import storage
 from manifpt.images.sources import CARD
-from manifpt.zoo.tars import png
+from manifpt.zoo.image_tars import png
 
 
 def grid(rows: dict[str, np.ndarray], scale: int = 2) -> bytes:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from manifpt.images import DecodeRule, plan, read_unit
 from manifpt.jobs import build_benchmark
-from manifpt.zoo.card import verify
+from manifpt.zoo.benchmark_card import verify
 
 COUNTS = ["--manifold-images", "60", "--train-images", "20", "--validation-images", "10"]
 COUNTS += ["--test-images", "10"]

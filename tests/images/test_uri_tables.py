@@ -17,8 +17,8 @@ from manifpt.images import DecodeRule, Reading, plan, read_unit
 from manifpt.images.decode import DecodeError
 from manifpt.images.read import unit_from_json, unit_to_json
 from manifpt.images.sources import content_key
-from manifpt.images.tables import ROWS_PER_UNIT, resolved, rows
 from manifpt.images.units import units
+from manifpt.images.uri_tables import ROWS_PER_UNIT, resolved, rows
 
 RULE = DecodeRule(16)
 ENDINGS = ["csv", "tsv", "jsonl", "parquet"]

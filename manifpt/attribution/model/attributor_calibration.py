@@ -16,18 +16,18 @@ from torch import Tensor
 
 from manifpt import storage
 from manifpt.artifacts.branches import Branch, artifact_column, of_classes, read_branches
-from manifpt.attribution.model.attributor import Made
 from manifpt.attribution.model.fusion import fit_weights
 from manifpt.attribution.model.network import AttributionNetwork, Design, outputs
 from manifpt.attribution.model.stream import MOST_ROWS, first_of
 from manifpt.attribution.model.tiled import counts_of, pooled_tiles
+from manifpt.attribution.model.trained import Made
 from manifpt.attribution.unknown.decision import USUAL
 from manifpt.attribution.unknown.known import Known, Outputs
 from manifpt.attribution.unknown.open_set import SCORES, Fitted, fit_open_set, rejected_by_class
 from manifpt.engine import session
 from manifpt.engine.tasks import result
-from manifpt.images.copies import COLUMN
 from manifpt.images.degrade import IDENTITY, Degradation
+from manifpt.images.degraded_copies import COLUMN
 from manifpt.images.stacks import firsts
 from manifpt.nets.device import device_and_precision, threads_of
 from manifpt.storage import tensors

@@ -1,8 +1,8 @@
 """The files that the card of a benchmark lists, each with its source and split.
 
 If a folder has such a card, only the files on the card are read. So a card counts only if
-``zoo.card`` could have written it and its paths lie inside the folder. Any other ``card.json`` is
-treated like any other file.
+``zoo.benchmark_card`` could have written it and its paths lie inside the folder. Any other
+``card.json`` is treated like any other file.
 """
 
 import json

@@ -31,8 +31,8 @@ from manifpt.images.read import read_unit_text, unit_to_json
 from manifpt.manifold.embed import EmbedStage
 from manifpt.nets.device import device_and_precision, precision_of
 from manifpt.spaces import Options, Space, make_space
-from manifpt.throughput.measure import in_a_process, own_mb, steady_rate
 from manifpt.throughput.photographs import crops, photographs
+from manifpt.throughput.timing import in_a_process, own_mb, steady_rate
 
 BATCH, GPU_BATCH = 64, 256
 ENGINES = ("manifpt", "DataLoader", "ray.data")

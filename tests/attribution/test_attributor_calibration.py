@@ -13,10 +13,10 @@ from sklearn.metrics import roc_auc_score
 
 from manifpt import storage
 from manifpt.artifacts.branches import open_artifacts
-from manifpt.attribution.model.attributor import Attributor, publish_attributor
-from manifpt.attribution.model.calibrate import calibrate, network_of
+from manifpt.attribution.model.attributor_calibration import calibrate, network_of
 from manifpt.attribution.model.network import AttributionNetwork, Design, outputs
 from manifpt.attribution.model.stream import dataset, moments
+from manifpt.attribution.model.trained import Attributor, publish_attributor
 from manifpt.attribution.unknown.decision import Rule, decide
 from manifpt.attribution.unknown.profiles import Profiles
 from manifpt.engine import session

@@ -4,7 +4,7 @@ import optuna
 import pytest
 
 from manifpt.errors import ManifptError
-from manifpt.tuning.space import SearchSpace
+from manifpt.tuning.search_space import SearchSpace
 
 SEARCH = {
     "space": ["rgb", "freq"],

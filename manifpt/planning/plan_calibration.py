@@ -10,12 +10,12 @@ import pyarrow as pa
 from manifpt import storage
 from manifpt.artifacts.projection import reading_of, rows_of_chunk
 from manifpt.attribution.crawl.registered import opened
-from manifpt.attribution.model.attributor import Attributor
 from manifpt.attribution.model.targets import trained_targets
+from manifpt.attribution.model.trained import Attributor
 from manifpt.engine import pipeline, session
 from manifpt.errors import ManifptError
-from manifpt.manifold.manifold import Manifold
 from manifpt.manifold.placement import plan_for
+from manifpt.manifold.stored import Manifold
 from manifpt.nets.device import device_and_precision
 from manifpt.planning.cluster import Cluster
 from manifpt.planning.measure import (
@@ -36,7 +36,7 @@ from manifpt.planning.measure import (
 from manifpt.planning.measured import Fixed, Images, Measured, Reals, Serial, Sizes
 from manifpt.planning.model import attribute, build_manifold
 from manifpt.spaces.space import LEARNED
-from manifpt.throughput.measure import in_a_process
+from manifpt.throughput.timing import in_a_process
 from manifpt.tracking.provenance import environment
 
 DRIVER_CHUNKS = 200

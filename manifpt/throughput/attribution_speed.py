@@ -29,16 +29,16 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from manifpt import storage
 from manifpt.attribution.crawl.attribute import attribute
-from manifpt.attribution.model.attributor import Attributor
-from manifpt.attribution.model.recipe import Options
 from manifpt.attribution.model.train import train_attributor
+from manifpt.attribution.model.trained import Attributor
+from manifpt.attribution.model.training_recipe import Options
 from manifpt.engine import session
 from manifpt.manifold.build import Settings, build_manifold
-from manifpt.manifold.manifold import Manifold
 from manifpt.manifold.search import Plan
-from manifpt.throughput.measure import Watch, in_a_process, steady_rate
+from manifpt.manifold.stored import Manifold
 from manifpt.throughput.photographs import crops, generated, photographs
 from manifpt.throughput.seaweed import binary, s3_server
+from manifpt.throughput.timing import Watch, in_a_process, steady_rate
 
 TAR_IMAGES = 1000
 STORED, SIDE = 64, 32  # sides in pixels: of the files, and of what is attributed

@@ -10,7 +10,7 @@ from manifpt import storage
 from manifpt.attribution.unknown.decision import Rule
 from manifpt.attribution.unknown.open_set import auroc, rejected_by_class
 from manifpt.evaluation.calibration import calibration_metrics
-from manifpt.evaluation.open_set import fpr_at_tpr, open_set_metrics, oscr
+from manifpt.evaluation.open_set_metrics import fpr_at_tpr, open_set_metrics, oscr
 
 # The folders of scores: of images of the attributor's classes, and of others; and of images that
 # look like one of training and do not count.

@@ -26,12 +26,12 @@ from manifpt.images.places import places
 from manifpt.images.sources import CARD
 from manifpt.outputs import claims
 from manifpt.outputs.verified import entries, wrong
-from manifpt.zoo.card import grid, table_of_recipes, write_card
+from manifpt.zoo.benchmark_card import grid, table_of_recipes, write_card
+from manifpt.zoo.generator_training import device, fit, sample
+from manifpt.zoo.image_tars import ENCODER, write_tar
 from manifpt.zoo.models import build, choices
 from manifpt.zoo.reals import Reals, normalised, read_reals
 from manifpt.zoo.recipe import Recipe
-from manifpt.zoo.tars import ENCODER, write_tar
-from manifpt.zoo.training import device, fit, sample
 
 REAL_COUNTS = {"manifold": 4000, "train": 300, "validation": 100, "test": 200}
 GENERATED_COUNTS = {"train": 300, "validation": 100, "test": 200}
