@@ -14,7 +14,7 @@ from manifpt.artifacts.projection import Target
 from manifpt.attribution.model.network import AttributionNetwork, Design
 from manifpt.attribution.model.trained import KEPT, SEEN, WEIGHTS
 from manifpt.images import DecodeRule
-from manifpt.manifold import Manifold
+from manifpt.manifold import StoredManifold
 from manifpt.manifold.projector import NEAREST
 from manifpt.outputs import claims
 from manifpt.spaces import make_space
@@ -26,7 +26,7 @@ def attributor(folder: Path | str, manifold: str | None = None, size: int = 16) 
     """Publish an attributor of images, or of artifacts to the nearest real of a manifold."""
     folder = str(folder)
     if manifold:
-        reals = Manifold.open(manifold)
+        reals = StoredManifold.open(manifold)
         target = Target(reals.space, reals.rule, reals, NEAREST.on(reals.manifest))
     else:
         target = Target(make_space("image", size), DecodeRule(size))

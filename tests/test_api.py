@@ -19,7 +19,7 @@ from manifpt.artifacts.compute import compute_artifacts
 from manifpt.attribution.crawl.attribute import attribute
 from manifpt.engine import session
 from manifpt.manifold.projector import projection_of
-from manifpt.spaces import Options, make_space
+from manifpt.spaces import SpaceSettings, make_space
 
 NUMBERS = range(1000, 1012)
 
@@ -69,7 +69,7 @@ def test_vectors_of_pixels_are_the_pixels_whatever_holds_them(tmp_path):
     for given in (grey, grey[..., None]):
         np.testing.assert_array_equal(manifpt.embed(given), repeated.astype(np.float32))
     space = manifpt.space("freq", 16, eps=0.5)
-    assert space.card() == make_space("freq", 16, Options(eps=0.5)).card()
+    assert space.card() == make_space("freq", 16, SpaceSettings(eps=0.5)).card()
     np.testing.assert_array_equal(manifpt.embed(images, space), space.embed(images))
 
 

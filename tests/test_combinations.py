@@ -13,7 +13,7 @@ from manifpt import storage
 from manifpt.artifacts.branches import open_artifacts, read_branches
 from manifpt.attribution.model.fusion import fit_weights
 from manifpt.attribution.model.network import AttributionNetwork, Design
-from manifpt.attribution.model.trained import Attributor
+from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.errors import ManifptError
 from manifpt.jobs import (
     attribute,
@@ -118,7 +118,7 @@ def test_trained_attributors_fuse_without_training(out, tmp_path, capsys):
         assert train_attribution.main([*flags, "--output", f"{tmp_path}/{space}"]) == 0
     flags = ["--fuse", f"{tmp_path}/sl", f"{tmp_path}/image", "--output", f"{tmp_path}/fused"]
     assert train_attribution.main(flags) == 0
-    fused, *members = (Attributor.open(f"{tmp_path}/{n}") for n in ("fused", "sl", "image"))
+    fused, *members = (TrainedAttributor.open(f"{tmp_path}/{n}") for n in ("fused", "sl", "image"))
     paths = [str(p) for p in sorted((out / "a" / "sl" / "test").iterdir())]
     found = [ds.dataset([p.replace("/sl/", f"/{s}/") for p in paths]).to_table() for s in
              ("sl", "image")]  # fmt: skip

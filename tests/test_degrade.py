@@ -13,13 +13,22 @@ from torch.nn.functional import interpolate
 
 from manifpt.images import DecodeRule
 from manifpt.images.decode import decode
-from manifpt.images.degrade import KINDS, Degradation, Range, blur, crop, generator, jpeg, noise
+from manifpt.images.degrade import (
+    KINDS,
+    Degradation,
+    StrengthRange,
+    blur,
+    crop,
+    generator,
+    jpeg,
+    noise,
+)
 from manifpt.images.degrade import resize as resized
 from manifpt.images.degraded_copies import Augmentation, view
 from manifpt.images.raw import Raw
 from manifpt.images.read import images_table, pixels_of, row_of, sized
 
-ALL = tuple(map(Range.parse, KINDS))
+ALL = tuple(map(StrengthRange.parse, KINDS))
 
 
 def smooth(size: int) -> np.ndarray:
@@ -106,13 +115,13 @@ def test_what_is_no_degradation_is_refused(text):
 @pytest.mark.parametrize("text", ["jpeg:90-50", "noise:0-2", "identity", "resize:2-"])
 def test_what_is_no_range_is_refused(text):
     with pytest.raises(ValueError, match=r"degradation|goes from"):
-        Range.parse(text)
+        StrengthRange.parse(text)
 
 
 @pytest.mark.parametrize("text", [*KINDS, "jpeg:70-71", "blur:2"])
 def test_drawn_strengths_fill_their_range_and_are_their_notation(text):
-    one = Range.parse(text)
-    assert Range.parse(str(one)) == one
+    one = StrengthRange.parse(text)
+    assert StrengthRange.parse(str(one)) == one
     drawn = [one.draw(generator(f"{text}{n}")) for n in range(300)]
     strengths = np.array([d.strength for d in drawn])
     assert one.low <= strengths.min() <= strengths.max() <= one.high

@@ -267,7 +267,9 @@ def test_the_logged_model_predicts_as_the_job_does(chain):
 def test_training_goes_on_after_a_worker_died_and_seeds_repeat(ray_session, chain, tmp_path):
     from manifpt.attribution.model import train, training_recipe
 
-    options = training_recipe.Options("resnet18", "standard", epochs=3, batch_size=32, seed=5)
+    options = training_recipe.TrainingRecipe(
+        "resnet18", "standard", epochs=3, batch_size=32, seed=5
+    )
     made = [
         train.train_attributor([f"{chain}/a"], f"{tmp_path}/{n}", options, num_workers=2, die_at=d)
         for n, d in enumerate((None, 1))

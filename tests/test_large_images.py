@@ -15,7 +15,7 @@ from manifpt.artifacts.branches import open_artifacts, read_artifacts
 from manifpt.artifacts.projection import reading_of
 from manifpt.attribution.crawl.stage import AttributeStage
 from manifpt.attribution.model.targets import trained_targets
-from manifpt.attribution.model.trained import Attributor
+from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.images import plan, read_unit
 from manifpt.images.ids import image_id
 from manifpt.jobs import (
@@ -26,7 +26,7 @@ from manifpt.jobs import (
     train_attribution,
     verify,
 )
-from manifpt.manifold import Manifold
+from manifpt.manifold import StoredManifold
 from manifpt.registry.pyfunc import AttributorModel
 from manifpt.storage import tensors
 
@@ -94,7 +94,7 @@ def tables(folder, name):
 
 
 def test_each_tile_of_a_real_is_a_point_of_the_manifold(made):
-    manifold = Manifold.open(f"{made}/m")
+    manifold = StoredManifold.open(f"{made}/m")
     assert manifold.rule.tiles == TILES
     assert manifold.manifest["rows_in"] == manifold.manifest["ok"] == 8
     assert manifold.manifest["reals"] == 8 * TILES
@@ -153,7 +153,7 @@ def test_a_folder_of_any_sizes_has_one_row_an_image(made):
 
 def stage_of(made):
     model = f"{made}/t"
-    targets = trained_targets(Attributor.open(model), ()).values()
+    targets = trained_targets(TrainedAttributor.open(model), ()).values()
     stage = AttributeStage(model, [target.projector_alone() for target in targets])
     rule, sizes = reading_of(stage.projectors)
     (unit,) = plan([f"{made}/web"])
@@ -199,7 +199,7 @@ def test_evaluation_calibration_and_the_served_model_count_images(made):
     metrics = storage.read_json(f"{made}/e/metrics.json")
     artifacts = open_artifacts([f"{made}/a"])[0].manifest["classes"]
     assert metrics["images"] == sum(artifacts["test"].values())
-    attributor = Attributor.open(f"{made}/t")
+    attributor = TrainedAttributor.open(f"{made}/t")
     validation = sum(artifacts["validation"].values())
     assert attributor.manifest["calibration"]["rows"] == validation
     seen = attributor.seen_table()
@@ -236,7 +236,7 @@ def test_a_space_of_whole_images_is_repeated_for_the_tiles(made):
     common = ["--input", f"real={made}/reals", "--image-size", f"{SIZE}"]
     flags = ["--tiles", "0", "--space", "freq", "--output", f"{made}/m0"]
     assert build_manifold.main([*common, *flags]) == 0
-    assert Manifold.open(f"{made}/m0").manifest["reals"] == 8
+    assert StoredManifold.open(f"{made}/m0").manifest["reals"] == 8
     flags = ["--input", f"nearest={made}/nearest", "--manifold", f"{made}/m0", f"{made}/m"]
     assert compute_artifacts.main([*flags, "--output", f"{made}/both"]) == 0
     tiled, whole = open_artifacts([f"{made}/both"])
@@ -258,7 +258,7 @@ def test_images_of_the_size_are_seen_as_before(ray_session, tmp_path):
     assert build_manifold.main([*flags, f"{tmp_path}/usual"]) == 0
     assert build_manifold.main([*flags, f"{tmp_path}/zero", "--tiles", "0"]) == 0
     assert build_manifold.main([*flags, f"{tmp_path}/four", "--tiles", "4"]) == 0
-    usual, zero, four = (Manifold.open(f"{tmp_path}/{n}") for n in ("usual", "zero", "four"))
+    usual, zero, four = (StoredManifold.open(f"{tmp_path}/{n}") for n in ("usual", "zero", "four"))
     assert "tiles" not in usual.manifest["decode"]
     assert usual.sha256 == zero.sha256
     contents = [[s["content"] for s in m.manifest["shards"]] for m in (usual, four)]

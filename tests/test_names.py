@@ -9,13 +9,6 @@ from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-# Names of classes and files that are left to be changed.
-EXCEPTIONS = set(
-    """
-Asked Attributor Branch Encoder Images Made Manifold Measured Member Options Page Pixels Plan
-Progress Ran Range Reals Row Sample Settings Source Stage Work
-""".split()
-)
 
 
 def test_public_classes_have_names_of_their_own():
@@ -26,7 +19,7 @@ def test_public_classes_have_names_of_their_own():
                 if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                     places[node.name].add(str(path.relative_to(ROOT)))
     shared = {name: paths for name, paths in places.items() if len(paths) > 1}
-    assert {name: shared[name] for name in shared.keys() - EXCEPTIONS - {"Config"}} == {}
+    assert {name: shared[name] for name in shared.keys() - {"Config"}} == {}
 
 
 def test_modules_have_file_names_of_their_own():
@@ -36,8 +29,8 @@ def test_modules_have_file_names_of_their_own():
             places[path.name].append(path)
     for name, paths in places.items():
         library = [path for path in paths if path.parent.name != "jobs"]
-        assert len(library) < 2 or name in EXCEPTIONS, library
-        if len(library) < len(paths) and library and name not in EXCEPTIONS:
+        assert len(library) < 2, library
+        if len(library) < len(paths) and library:
             module = ".".join(library[0].relative_to(ROOT).with_suffix("").parts)
             text = (ROOT / "manifpt" / "jobs" / name).read_text()
             assert f"from {module} import" in text, f"jobs/{name} does not run {library[0]}"

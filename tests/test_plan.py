@@ -19,25 +19,25 @@ from manifpt.jobs import (
     train_attribution,
 )
 from manifpt.manifold.placement import SHARE, place
-from manifpt.manifold.search import Plan
-from manifpt.manifold.stored import Manifold
+from manifpt.manifold.search import SearchPlan
+from manifpt.manifold.stored import StoredManifold
 from manifpt.planning import model, table
 from manifpt.planning.cluster import Cluster, Prices
 from manifpt.planning.dry import _images
-from manifpt.planning.measure import Ran
-from manifpt.planning.measured import Fixed, Images, Measured, Reals, Serial, Sizes
+from manifpt.planning.measure import CommandRun
+from manifpt.planning.measured import Fixed, ImageSeconds, Measurements, RealSeconds, Serial, Sizes
 from manifpt.planning.plan_calibration import fitted, space_flags
 from tests.conftest import labelled, png, write_folder, write_tar
 
 GIB = 2**30
-MEASURED = Measured(
+MEASURED = Measurements(
     machine={},
     cores=4,
     memory=8 * GIB,
     uses_gpu=False,
     exact=True,
     sizes=Sizes(image=2000, attribution=300, real=9408, real_stored=9408, unit=1000, chunk=1024),
-    images=Images(
+    images=ImageSeconds(
         fetch=1e-4,
         decode=3e-4,
         table=1e-4,
@@ -56,12 +56,12 @@ MEASURED = Measured(
         check=0.002,
         copies=1e-5,
     ),
-    reals=Reals(gather=1e-4, calibrate=1e-3, sample=28_000, held_out=2e-4),
+    reals=RealSeconds(gather=1e-4, calibrate=1e-3, sample=28_000, held_out=2e-4),
 )
 NODE = Cluster(1, 16, 16, 0, 8 * GIB)
 
 
-def changed(part: str, **values: object) -> Measured:
+def changed(part: str, **values: object) -> Measurements:
     section = getattr(MEASURED, part)
     return MEASURED.model_copy(update={part: section.model_copy(update=values)})
 
@@ -147,9 +147,9 @@ def test_placements_are_those_of_jobs(monkeypatch, part, kind):
     monkeypatch.setattr(session, "capacity", lambda: {"CPU": 4.0})
     monkeypatch.setattr(session, "nodes", lambda: 1)
     monkeypatch.setattr(scaling, "node_cpus", lambda: 4)
-    search = {"plans": {"exact-plain": vars(Plan())}, "chosen": "exact-plain"}
+    search = {"plans": {"exact-plain": vars(SearchPlan())}, "chosen": "exact-plain"}
     manifest = {"shape": [3, 28, 28], "metric": "euclidean", "reals": 1000, "search": search}
-    manifold = Manifold("nowhere", manifest | {"shards": [{}, {}, {}]})
+    manifold = StoredManifold("nowhere", manifest | {"shards": [{}, {}, {}]})
     memory = int(manifold.size * part)
     cluster = Cluster(1, 4, 4, 0, int(memory / SHARE) + 1)
     pool = cluster.pool(None, uses_gpu=False)
@@ -185,8 +185,8 @@ def test_runs_give_back_what_they_were_made_of():
     made = model.attribute(true, 4000, 4000, here)
     first = made.parts["start"] + made.parts["images"] / 8
     parts = [first + n * made.parts["images"] / 8 for n in range(8)]
-    attributed = Ran(0.0, parts, 4000, made.seconds)
-    building = Ran(0.0, [], 0, model.build_manifold(true, 4000, here).seconds)
+    attributed = CommandRun(0.0, parts, 4000, made.seconds)
+    building = CommandRun(0.0, [], 0, model.build_manifold(true, 4000, here).seconds)
     zero = changed("fixed", start=0, end=0, build_end=0, contention=1)
     found = fitted(zero, here, attributed, building, 4000, 500).fixed
     assert found.model_dump() == pytest.approx(MEASURED.fixed.model_dump())
@@ -195,12 +195,12 @@ def test_runs_give_back_what_they_were_made_of():
 def test_measurements_are_read_as_written(tmp_path):
     uri = str(tmp_path / "m.json")
     MEASURED.write(uri)
-    assert Measured.read(uri) == MEASURED
+    assert Measurements.read(uri) == MEASURED
     wrong = json.loads(Path(uri).read_text())
     del wrong["fixed"]["end"]
     Path(uri).write_text(json.dumps(wrong))
     with pytest.raises(ManifptError, match=r"fixed.end: Field required; make it by --measure"):
-        Measured.read(uri)
+        Measurements.read(uri)
 
 
 def test_the_command_plans_a_cluster(tmp_path, capsys):
@@ -246,7 +246,7 @@ def test_images_are_counted_where_that_is_cheap(tmp_path):
 
 
 def test_a_manifold_is_measured_in_its_own_space(chain):
-    flags = space_flags(Manifold.open(f"{chain}/m"))
+    flags = space_flags(StoredManifold.open(f"{chain}/m"))
     same = "--space rgb --image-size 16 --filter bicubic --metric euclidean --tiles 0"
     assert flags == same.split()
 
@@ -291,7 +291,7 @@ def test_a_machine_is_measured_and_planned_for(chain, corpus, tmp_path):
     flags = ["--measure", f"{tmp_path}/m.json", "--model", f"{chain}/t", "--images", "1e5"]
     images = ["--input", *(f"{corpus}/labelled/{kind}" for kind in ("real", "stripes", "blocks"))]
     assert plan.main([*flags, *images, "--json", f"{tmp_path}/plan.json"]) == 0
-    measured = Measured.read(f"{tmp_path}/m.json")
+    measured = Measurements.read(f"{tmp_path}/m.json")
     assert measured.sizes.unit == 60
     assert measured.images.reals == 60
     assert measured.images.decode > 0

@@ -10,9 +10,9 @@ from conftest import draw, write_folder
 
 from manifpt import storage
 from manifpt.jobs import build_manifold, pretrain_embedding
-from manifpt.manifold import Manifold, Plan
+from manifpt.manifold import SearchPlan, StoredManifold
 from manifpt.nets.backbone import build_backbone
-from manifpt.spaces.pretrain import Options, SplitStage, dimension_of, pretrain_encoder
+from manifpt.spaces.pretrain import PretrainingRecipe, SplitStage, dimension_of, pretrain_encoder
 from manifpt.spaces.views import Views
 
 SMALL = ["--backbone", "resnet18", "--stem", "standard", "--projector-width", "64"]
@@ -75,7 +75,7 @@ def test_the_same_command_again_does_nothing(trained, reals):
 
 @pytest.mark.slow
 def test_it_goes_on_after_a_worker_died_and_seeds_repeat(trained, reals, tmp_path):
-    options = Options("resnet18", "standard", epochs=5, batch_size=32, projector_width=64)
+    options = PretrainingRecipe("resnet18", "standard", epochs=5, batch_size=32, projector_width=64)
     output = str(tmp_path / "e")
     pretrain_encoder([f"real={reals}"], output, options, num_workers=2, die_at=1)
     undisturbed, resumed = manifest_of(trained), manifest_of(tmp_path / "e")
@@ -160,11 +160,11 @@ def test_the_encoder_makes_a_space_from_s3_too(trained, reals, s3, tmp_path):
         storage.write_bytes(f"{s3}/encoder/{name}", (trained / name).read_bytes())
     flags = ["--input", f"real={reals}", "--space", "ssl", "--ssl-weights", f"{s3}/encoder"]
     assert build_manifold.main([*flags, "--output", f"{tmp_path}/m"]) == 0
-    manifold = Manifold.open(f"{tmp_path}/m")
+    manifold = StoredManifold.open(f"{tmp_path}/m")
     card = manifold.manifest["space"]
     assert (card["backbone"], card["network_size"], card["stem"]) == ("resnet18", 16, "standard")
     assert manifold.manifest["shape"] == [manifest_of(trained)["dimension"]]
     images = np.stack([draw("real", n) for n in (0, 1)])
-    shard = manifold.read(Plan())
+    shard = manifold.read(SearchPlan())
     stored = [shard.vectors[list(shard.ids).index(f"real/{n:04d}.png")] for n in (0, 1)]
     assert np.array_equal(manifold.space.embed(images), stored)

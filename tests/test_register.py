@@ -23,7 +23,7 @@ from conftest import write_folder
 
 from manifpt.artifacts.branches import open_artifacts
 from manifpt.attribution.model.network import AttributionNetwork, Design
-from manifpt.attribution.model.trained import Made, publish_attributor
+from manifpt.attribution.model.trained import AttributorParts, publish_attributor
 from manifpt.images import sandbox
 from manifpt.jobs import (
     attribute,
@@ -51,7 +51,7 @@ def publish_untrained(artifacts: str, output: str) -> None:
     torch.manual_seed(0)
     network = AttributionNetwork(design)
     network.weights.fill_(4.0)  # some answers are sure
-    made = Made(branches, design, sorted(KINDS), network.state_dict())
+    made = AttributorParts(branches, design, sorted(KINDS), network.state_dict())
     with claims.claim(output, "attributor", "0" * 64) as claim:
         publish_attributor(claim, made, {"validation_accuracy": 0.5, "validation_loss": 1.0})
 

@@ -10,7 +10,7 @@ from torchvision import models
 
 from manifpt.errors import DamageError, ManifptError
 from manifpt.nets.backbone import build_backbone, folded, for_training
-from manifpt.spaces import Options, make_space, space_from_card
+from manifpt.spaces import SpaceSettings, make_space, space_from_card
 from manifpt.spaces import learned as learned_spaces
 from manifpt.throughput.photographs import crops, photographs
 
@@ -19,7 +19,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (33, 28, 28, 3), dtype=np.uin
 
 def sl(size: int = 28, **options) -> learned_spaces.Learned:
     given = {"sl_network": "mobilenet_v2", "sl_weights": mobilenet(), "network_size": 64}
-    return make_space("sl", size, Options(**given | options))
+    return make_space("sl", size, SpaceSettings(**given | options))
 
 
 SPACES = {
@@ -47,7 +47,7 @@ def test_vectors_do_not_depend_on_the_batch(name):
 
 def test_the_spectrum_of_a_constant_and_of_a_wave():
     constant = np.full((1, 16, 16, 3), 255, np.uint8)
-    space = make_space("freq", 16, Options(log=False))
+    space = make_space("freq", 16, SpaceSettings(log=False))
     spectrum = space.embed(constant)[0, 0]
     assert spectrum[8, 8] == pytest.approx(256)
     assert np.delete(spectrum.ravel(), 8 * 16 + 8).max() < 1e-9
@@ -114,7 +114,7 @@ def test_published_checkpoints_load_by_whatever_prefix(tmp_path, wrap):
     named["projector.0.weight"] = torch.zeros(3)
     tensors = {"epoch": 3, "model": named} if wrap == "checkpoint" else named
     space = make_space(
-        "ssl", 32, Options(ssl_network="resnet18", ssl_weights=saved(tmp_path, tensors),
+        "ssl", 32, SpaceSettings(ssl_network="resnet18", ssl_weights=saved(tmp_path, tensors),
                            network_size=32))  # fmt: skip
     trunk = build_backbone("resnet18", None).eval()
     trunk.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")})

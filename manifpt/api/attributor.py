@@ -30,7 +30,7 @@ from manifpt.attribution.model import trained
 from manifpt.attribution.model.network import CLOSED_FORM
 from manifpt.attribution.model.targets import trained_targets
 from manifpt.attribution.model.train import train_attributor
-from manifpt.attribution.model.training_recipe import Options
+from manifpt.attribution.model.training_recipe import TrainingRecipe
 from manifpt.attribution.model.usual import train_usual
 from manifpt.attribution.unknown.decision import USUAL, Rule
 from manifpt.audit import training_audit
@@ -45,7 +45,7 @@ QUARANTINED = ("id", "uri", "sha256", "error", "message")
 
 
 @dataclass(frozen=True, repr=False)
-class Attributor(trained.Attributor):
+class Attributor(trained.TrainedAttributor):
     """A trained network that names the source of an image, and says how sure it is."""
 
     manifolds: tuple[str, ...] = ()
@@ -220,13 +220,13 @@ class _Predict:
         return table
 
 
-def _options(options: Mapping[str, Any]) -> Options:
+def _options(options: Mapping[str, Any]) -> TrainingRecipe:
     """Return options of training by name; raise for one that there is not."""
-    names = [one.name for one in fields(Options)]
+    names = [one.name for one in fields(TrainingRecipe)]
     unknown = [name for name in options if name not in names]
     if unknown:
         raise ManifptError(f"{unknown[0]}: no option of training; choose of {', '.join(names)}")
-    return Options(**options)
+    return TrainingRecipe(**options)
 
 
 def _in_closed_form(manifold: Manifold | None, space: str | None) -> bool:

@@ -11,7 +11,7 @@ from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule
 from manifpt.images.probe import RULE, natural_size_of
 from manifpt.images.read import pixels_of
-from manifpt.spaces import SPACES, Options, Space, make_space
+from manifpt.spaces import SPACES, Space, SpaceSettings, make_space
 from manifpt.spaces.space import largest_size
 
 if TYPE_CHECKING:
@@ -27,13 +27,13 @@ def space(name: str, size: int, **options: Any) -> Space:
     return make_space(name, size, space_options(options))
 
 
-def space_options(options: Mapping[str, Any]) -> Options:
+def space_options(options: Mapping[str, Any]) -> SpaceSettings:
     """Return options of spaces by name; raise for one that there is not."""
-    names = [one.name for one in fields(Options)]
+    names = [one.name for one in fields(SpaceSettings)]
     unknown = [name for name in options if name not in names]
     if unknown:
         raise ManifptError(f"{unknown[0]}: is no option of a space; choose of {', '.join(names)}")
-    return Options(**options)
+    return SpaceSettings(**options)
 
 
 @overload

@@ -25,7 +25,7 @@ from manifpt.api.given import (
 from manifpt.artifacts.projection import Projected, Projector, Target, project_images
 from manifpt.errors import ManifptError
 from manifpt.manifold import stored
-from manifpt.manifold.build import Settings, build_manifold
+from manifpt.manifold.build import ManifoldSettings, build_manifold
 from manifpt.manifold.copy import copy_manifold
 from manifpt.manifold.placement import Searcher, alone
 from manifpt.manifold.projector import PROJECTORS, projection_of
@@ -41,7 +41,7 @@ RIDGE = 0.1
 
 
 @dataclass(frozen=True, repr=False)
-class Manifold(stored.Manifold):
+class Manifold(stored.StoredManifold):
     """Real images in an embedding space, and what finds the nearest of them.
 
     One that was fitted without ``uri`` lies in a temporary folder, and goes with this object.
@@ -89,7 +89,7 @@ class Manifold(stored.Manifold):
             raise ManifptError(
                 "uri: missing; images of this size are embedded by Ray, so name a folder"
             )
-        settings = Settings(shards, metric=metric, geometry=geometry, denoiser=denoiser)
+        settings = ManifoldSettings(shards, metric=metric, geometry=geometry, denoiser=denoiser)
         chosen = space_options(options)
         manifest = build_manifold(
             inputs, output, space=space, options=chosen, settings=settings, demand=demand
@@ -179,7 +179,9 @@ class Manifold(stored.Manifold):
                 f"projector {projector!r}: unknown; choose one of {', '.join(PROJECTORS)}"
             )
         projection = projection_of(projector, neighbors, ridge).on(self.manifest)
-        plain = stored.Manifold(self.uri, self.manifest)  # without the folder, for other processes
+        plain = stored.StoredManifold(
+            self.uri, self.manifest
+        )  # without the folder, for other processes
         return Target(self.space, self.rule, plain, projection)
 
     @cached_property

@@ -19,7 +19,7 @@ LOOKS = "perceptual_hash"
 EVIDENCE = ("neighbor_id", "distance", "percentile", "in_manifold")
 
 
-class Branch(NamedTuple):
+class ArtifactBranch(NamedTuple):
     """Finished artifacts in one space: its name among several, their folder and manifest."""
 
     name: str
@@ -31,19 +31,19 @@ class Branch(NamedTuple):
         return [f["path"] for f in self.manifest["files"] if f["folder"] == split]
 
 
-def open_artifacts(uris: Sequence[str]) -> list[Branch]:
+def open_artifacts(uris: Sequence[str]) -> list[ArtifactBranch]:
     """Open artifacts; a folder that holds those of several spaces stands for all of them.
 
     Several must be of the same images, in the same order. Spaces with tiles come first.
     """
-    found: list[Branch] = []
+    found: list[ArtifactBranch] = []
     for uri in map(storage.absolute, uris):
         manifest = outputs.read(uri) or {}
         members = manifest.get("members") if manifest.get("kind") == COMBINATION else None
         for name in members or [""]:
             folder = storage.join(uri, name) if name else uri
             one = outputs.require(folder, "artifacts", "--input")
-            found.append(Branch(name or one["space"]["name"], folder, one))
+            found.append(ArtifactBranch(name or one["space"]["name"], folder, one))
     if len({branch.name for branch in found}) < len(found):
         found = [b._replace(name=f"{n}-{b.name}") for n, b in enumerate(found, start=1)]
     found.sort(key=lambda branch: not branch.manifest["decode"].get("tiles"))
@@ -67,7 +67,7 @@ def artifacts_of(
     augmentation: Augmentation | None = None,
     demand: session.Demand = session.ANY,
     terms: claims.Terms = claims.AS_IS,
-) -> list[Branch]:
+) -> list[ArtifactBranch]:
     """Return the artifacts that ``inputs`` are, or that are made of them in ``output``.
 
     Images are projected onto ``manifolds``, and embedded in ``plain`` spaces without a manifold.
@@ -103,7 +103,7 @@ def artifacts_of(
     return open_artifacts([output])
 
 
-def check_unchanged(branches: Sequence[Branch]) -> None:
+def check_unchanged(branches: Sequence[ArtifactBranch]) -> None:
     """Raise if artifacts are no longer those that were opened: another run has replaced them."""
     for branch in branches:
         if outputs.read(branch.uri) != branch.manifest:

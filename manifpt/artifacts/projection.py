@@ -25,7 +25,7 @@ from manifpt.images.stacks import (
     reading_rule,
     sizes_beside,
 )
-from manifpt.manifold import Manifold
+from manifpt.manifold import StoredManifold
 from manifpt.manifold.metric import EUCLIDEAN
 from manifpt.manifold.placement import Searcher, alone, place_all
 from manifpt.manifold.projector import NEAREST, Projection
@@ -46,7 +46,7 @@ class Projector:
 
     space: Space
     rule: DecodeRule
-    manifold: Manifold | None = None
+    manifold: StoredManifold | None = None
     searcher: Searcher | None = None
     projection: Projection = NEAREST
 
@@ -86,7 +86,7 @@ class Projector:
         }
 
     def _artifacts(
-        self, embedded: np.ndarray, neighbours: np.ndarray, manifold: Manifold
+        self, embedded: np.ndarray, neighbours: np.ndarray, manifold: StoredManifold
     ) -> np.ndarray:
         """Return phi(x) - x* of N embedded images with N x k x d neighbours."""
         if self.projection.kind == "denoiser":
@@ -164,7 +164,7 @@ class Target:
 
     space: Space
     rule: DecodeRule
-    manifold: Manifold | None = None
+    manifold: StoredManifold | None = None
     projection: Projection | None = None
 
     @property

@@ -12,17 +12,22 @@ from typing import Any
 import pyarrow as pa
 
 from manifpt import outputs, storage
-from manifpt.artifacts.branches import Branch, check_unchanged, open_artifacts, read_artifacts
+from manifpt.artifacts.branches import (
+    ArtifactBranch,
+    check_unchanged,
+    open_artifacts,
+    read_artifacts,
+)
 from manifpt.artifacts.compute import ArtifactStage, evaluated_classes, publish_artifacts
 from manifpt.artifacts.projection import Target, projectors_of
 from manifpt.engine import pipeline, session
 from manifpt.errors import ManifptError
-from manifpt.manifold import Manifold
+from manifpt.manifold import StoredManifold
 from manifpt.manifold.projector import NEAREST, Projection
 from manifpt.outputs import claims
 
 
-def embeddings_of(inputs: Sequence[str]) -> Branch | None:
+def embeddings_of(inputs: Sequence[str]) -> ArtifactBranch | None:
     """Return the embeddings that ``inputs`` are, None if they are images."""
     names = [text for text in inputs if "=" not in text or storage.is_remote(text)]
     kinds = [(outputs.read(storage.absolute(uri)) or {}).get("kind") for uri in names]
@@ -33,7 +38,7 @@ def embeddings_of(inputs: Sequence[str]) -> Branch | None:
     return open_artifacts(names)[0]
 
 
-def _units(embeddings: Branch) -> list[str]:
+def _units(embeddings: ArtifactBranch) -> list[str]:
     """Return a spec for each unit of images that was embedded: its files, chunk by chunk.
 
     So the artifacts' files have the names and rows of the embeddings', and those of several
@@ -60,7 +65,7 @@ def _read(text: str) -> Iterator[pa.Table]:
 
 
 def project_embeddings(
-    embeddings: Branch,
+    embeddings: ArtifactBranch,
     output: str,
     manifold: str,
     *,
@@ -71,7 +76,7 @@ def project_embeddings(
     terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:
     """Compute and publish the artifacts of embedded images; see ``compute_artifacts``."""
-    output, reals = storage.absolute(output), Manifold.open(manifold)
+    output, reals = storage.absolute(output), StoredManifold.open(manifold)
     target = Target(reals.space, reals.rule, reals, projection.on(reals.manifest))
     facts, given = target.facts(), embeddings.manifest
     if (given["projection"] or {}).get("kind") != "none":

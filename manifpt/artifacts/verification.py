@@ -24,7 +24,7 @@ from manifpt.images.ids import image_id, tile_id
 from manifpt.images.read import pixels_of
 from manifpt.images.sources import labels_of
 from manifpt.images.stacks import sizes_beside
-from manifpt.manifold import Manifold, Metric
+from manifpt.manifold import Metric, StoredManifold
 from manifpt.manifold.embed import points_of
 from manifpt.manifold.geometry import Geometry
 from manifpt.manifold.metric import EUCLIDEAN
@@ -128,7 +128,7 @@ def _points(vectors: np.ndarray, metric: Metric) -> np.ndarray:
 
 
 def _artifact(
-    query: np.ndarray, reals: np.ndarray, card: dict[str, Any], manifold: Manifold
+    query: np.ndarray, reals: np.ndarray, card: dict[str, Any], manifold: StoredManifold
 ) -> tuple[np.ndarray, float]:
     """Return what the artifact of one query should be, and the largest number it is made from.
 
@@ -255,7 +255,7 @@ def _differences(
 
 
 def _check_rows(
-    artifacts: dict[str, Any], manifold: Manifold, rows: list[dict[str, Any]]
+    artifacts: dict[str, Any], manifold: StoredManifold, rows: list[dict[str, Any]]
 ) -> tuple[list[dict[str, Any]], Checked]:
     """Compute rows again from their images; return what differs, and the rows' neighbours."""
     card = artifacts["projection"]
@@ -292,7 +292,7 @@ def _check_rows(
     return wrong, checked
 
 
-def _check_reals(manifold: Manifold, checked: Checked) -> list[dict[str, Any]]:
+def _check_reals(manifold: StoredManifold, checked: Checked) -> list[dict[str, Any]]:
     """Embed the neighbours again from their own images; return those whose vector differs."""
     wanted = {str(name) for name in checked.id.ravel()}
     stored = {
@@ -329,7 +329,7 @@ def verify(manifold_uri: str, artifacts_uri: str, rows: int, seed: int = 0) -> d
     started = time.monotonic()
     artifacts_uri = storage.absolute(artifacts_uri)
     artifacts = outputs.require(artifacts_uri, "artifacts", "artifacts")
-    manifold = Manifold.open(manifold_uri)
+    manifold = StoredManifold.open(manifold_uri)
     if artifacts["manifold_sha256"] is None:
         raise ManifptError(f"{artifacts_uri}: images themselves; there is no manifold to verify")
     wrong: list[dict[str, Any]] = []

@@ -49,7 +49,7 @@ VALUE = "value"
 
 
 @dataclass(frozen=True)
-class Settings:
+class AuditSettings:
     """What is sampled, what counts as near, and what fails."""
 
     rows: int = ROWS
@@ -111,7 +111,7 @@ class PropertiesStage:
         return pipeline.Result({FOLDER: rows}, {"classes": dict(counts)})
 
 
-class Sample:
+class RowSample:
     """At most ``rows`` rows of many tables: those whose pixels have the smallest hashes."""
 
     def __init__(self, rows: int) -> None:
@@ -129,7 +129,7 @@ def sampled(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return rows of each class alike, for statistics, and rows of all, to compare for copies."""
     each = max(LEAST_ROWS, rows // len(classes))
-    by_class, compared = {name: Sample(each) for name in classes}, Sample(COMPARED * rows)
+    by_class, compared = {name: RowSample(each) for name in classes}, RowSample(COMPARED * rows)
     for table in tables:
         for name, some in table.groupby("source"):
             by_class[str(name)].add(some)
@@ -138,7 +138,7 @@ def sampled(
 
 
 def examine(
-    output: str, paths: Sequence[str], classes: dict[str, int], settings: Settings
+    output: str, paths: Sequence[str], classes: dict[str, int], settings: AuditSettings
 ) -> dict[str, Any]:
     """Return the report on the rows of properties at ``paths``; see ``report.summary``."""
     tables = (
@@ -163,7 +163,7 @@ def examine(
 def audit(
     inputs: Sequence[str],
     output: str,
-    settings: Settings = Settings(),
+    settings: AuditSettings = AuditSettings(),
     *,
     labels: Reading = AS_FOUND,
     demand: session.Demand = session.ANY,
@@ -217,7 +217,7 @@ def _examined(
     output: str,
     files: Sequence[dict[str, Any]],
     classes: dict[str, int],
-    settings: Settings,
+    settings: AuditSettings,
     pool: session.Pool,
 ) -> dict[str, Any]:
     """Compute the report in a task of the cluster: the driver's machine may be small."""

@@ -37,7 +37,7 @@ DECLARED = ("source", "split", "id", "uri")
 
 
 @dataclass(frozen=True)
-class Encoder:
+class ImageEncoder:
     """The one encoder of all images: PNG without loss, or JPEG of a quality, 1 to 95."""
 
     jpeg: int | None = None
@@ -73,7 +73,7 @@ class Encoder:
 class EncodingStage:
     """Images -> a WebDataset tar of each source: the image, and JSON of what is known of it."""
 
-    encoder: Encoder
+    encoder: ImageEncoder
 
     def __call__(self, table: pa.Table) -> pipeline.Result:
         """Return the tars of a table's rows, and how many images of each source they hold."""
@@ -153,7 +153,7 @@ def normalize(
         raise ManifptError(f"--columns {taken[0]}: every image has it anyway; leave it out")
     units = plan(inputs, labelled=True, reading=replace(labels, columns=tuple(columns)))
     size = image_size or smallest_size(units)
-    rule, encoder = DecodeRule(size), Encoder(jpeg)
+    rule, encoder = DecodeRule(size), ImageEncoder(jpeg)
     how = {"decode": rule.card(), "encoder": encoder.card()}
     key = storage.digest([content_key(units), how])
     pool = session.pool(demand, uses_gpu=False)

@@ -174,10 +174,10 @@ def _degrade(texts: tuple[str, ...] | None) -> tuple[str, ...] | None:
 
 
 def _ranges(texts: tuple[str, ...]) -> tuple[str, ...]:
-    from manifpt.images.degrade import Range
+    from manifpt.images.degrade import StrengthRange
 
     for text in texts:
-        Range.parse(text)
+        StrengthRange.parse(text)
     return texts
 
 

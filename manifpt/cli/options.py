@@ -7,11 +7,11 @@ from pydantic import BaseModel, Field
 from manifpt.images.tiles import MOST, USUAL
 
 if TYPE_CHECKING:
-    from manifpt.attribution.model.training_recipe import Options as Training
+    from manifpt.attribution.model.training_recipe import TrainingRecipe
     from manifpt.attribution.unknown.decision import Rule
     from manifpt.images.sources import Reading
     from manifpt.manifold.projector import Projection
-    from manifpt.spaces import Options as Spaces
+    from manifpt.spaces import SpaceSettings
 
 
 class DryRunOptions(BaseModel):
@@ -103,13 +103,13 @@ class SpaceOptions(BaseModel):
     )
 
     @property
-    def spaces(self) -> "Spaces":
+    def spaces(self) -> "SpaceSettings":
         """The options of spaces."""
-        from manifpt.spaces import Options
+        from manifpt.spaces import SpaceSettings
 
-        names = set(Options.__dataclass_fields__) & set(type(self).model_fields)
+        names = set(SpaceSettings.__dataclass_fields__) & set(type(self).model_fields)
         given = {name: getattr(self, name) for name in names}
-        return Options(**given, eps=self.freq_eps, log=self.freq_log)
+        return SpaceSettings(**given, eps=self.freq_eps, log=self.freq_log)
 
 
 class SplitOptions(BaseModel):
@@ -351,8 +351,10 @@ class TrainingOptions(BaseModel):
     seed: int = Field(0, ge=0, description="seed of weights, order and augmentation")
 
     @property
-    def training(self) -> "Training":
+    def training(self) -> "TrainingRecipe":
         """The training asked for."""
-        from manifpt.attribution.model.training_recipe import Options
+        from manifpt.attribution.model.training_recipe import TrainingRecipe
 
-        return Options(**{name: getattr(self, name) for name in Options.__dataclass_fields__})
+        return TrainingRecipe(
+            **{name: getattr(self, name) for name in TrainingRecipe.__dataclass_fields__}
+        )

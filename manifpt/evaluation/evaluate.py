@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from manifpt import storage
 from manifpt.artifacts.branches import (
-    Branch,
+    ArtifactBranch,
     are_artifacts,
     artifact_column,
     check_unchanged,
@@ -22,11 +22,11 @@ from manifpt.artifacts.branches import (
     read_branches,
 )
 from manifpt.artifacts.compute import compute_artifacts
-from manifpt.attribution.crawl.registered import Source, model_places, opened
+from manifpt.attribution.crawl.registered import AttributorSource, model_places, opened
 from manifpt.attribution.model.near import NEAR
 from manifpt.attribution.model.targets import manifold_places, trained_targets
 from manifpt.attribution.model.tiled import mean_or_none
-from manifpt.attribution.model.trained import Attributor
+from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.attribution.unknown.decision import USUAL, Rule, decide
 from manifpt.engine import pipeline, session
 from manifpt.engine.tasks import result
@@ -122,7 +122,10 @@ def _read(text: str, sources: Sequence[str]) -> Iterator[pa.Table]:
 
 
 def _check(
-    attributor: Attributor, branches: Sequence[Branch], *, other_manifold: bool = False
+    attributor: TrainedAttributor,
+    branches: Sequence[ArtifactBranch],
+    *,
+    other_manifold: bool = False,
 ) -> None:
     """Raise unless artifacts are what the attributor was trained on, in the same spaces.
 
@@ -148,12 +151,12 @@ def _check(
 
 def _branches(
     inputs: Sequence[str],
-    attributor: Attributor,
-    source: Source,
+    attributor: TrainedAttributor,
+    source: AttributorSource,
     output: str,
     demand: session.Demand,
     terms: claims.Terms,
-) -> list[Branch]:
+) -> list[ArtifactBranch]:
     """Return the artifacts that ``inputs`` are, or that are made of them as in training."""
     if not are_artifacts(inputs):
         made = storage.join(output, "artifacts")
@@ -202,7 +205,7 @@ def evaluate(
     read = [*places(inputs, output), *model_places(model, manifolds)]
     claims.check_place(output, "evaluation", read, terms)
     with opened(model, manifolds) as found:
-        attributor = Attributor.open(found.attributor)
+        attributor = TrainedAttributor.open(found.attributor)
         read += manifold_places(attributor, found.manifolds)
         claims.check_apart(output, read)
         if other_manifold:
@@ -247,7 +250,7 @@ def evaluate(
         metrics = closed_set_metrics(counted, attributor.classes)
         without_hash = sum(f["without_hash"] for f in facts)
         metrics["near_training"] = near_report(news, near, without_hash, keep_near=keep_near)
-        open_set = Attributor.open(source.attributor).open_set
+        open_set = TrainedAttributor.open(source.attributor).open_set
         names = open_set.score_names if open_set else []
         paths = {
             folder: [storage.join(output, p["path"]) for p in parts if p["folder"] == folder]

@@ -7,7 +7,7 @@ import numpy as np
 
 from manifpt import storage
 from manifpt.artifacts.branches import artifact_column, of_classes, open_artifacts, read_branches
-from manifpt.attribution.model.trained import Attributor
+from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.images.stacks import firsts
 from manifpt.storage import tensors
 
@@ -26,7 +26,7 @@ def head_features(model: str, inputs: Sequence[str], most: int = 10_000) -> Feat
     head's divided by the root of its mean variance, so that no head counts for its scale. Files
     are read in their order until there are ``most`` images.
     """
-    attributor = Attributor.open(storage.absolute(model))
+    attributor = TrainedAttributor.open(storage.absolute(model))
     branches = open_artifacts(inputs)
     heads: list[list[np.ndarray]] = []
     sources: list[str] = []

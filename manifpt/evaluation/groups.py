@@ -15,7 +15,7 @@ from manifpt import outputs, storage
 from manifpt.attribution.crawl.grouping import COORDINATES
 from manifpt.attribution.crawl.pooling import EPS, Pooling, log_evidence
 from manifpt.attribution.crawl.registered import opened
-from manifpt.attribution.model.trained import Attributor
+from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.attribution.unknown.decision import USUAL, Rule
 from manifpt.attribution.unknown.open_set import auroc
 from manifpt.evaluation.score_report import SCORES, UNKNOWN
@@ -153,7 +153,7 @@ def measure_groups(output: str, rule: Rule = USUAL) -> dict[str, list[dict[str, 
 
     manifest = outputs.require(output, "evaluation", "--output")
     with opened(manifest["model"]) as found:
-        pooling = Pooling.of(Attributor.open(found.attributor), rule=rule)
+        pooling = Pooling.of(TrainedAttributor.open(found.attributor), rule=rule)
     files = {
         folder: [file["path"] for file in manifest["files"] if file["folder"] == folder]
         for folder in (SCORES, UNKNOWN)

@@ -20,7 +20,7 @@ from manifpt.artifacts.projection import Projector, project, project_images, pro
 from manifpt.attribution.crawl.registered import model_places, opened
 from manifpt.attribution.model.near import NEAR
 from manifpt.attribution.model.targets import manifold_places, trained_targets
-from manifpt.attribution.model.trained import Attributor
+from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.engine import pipeline, session
 from manifpt.errors import ManifptError
 from manifpt.evaluation.closed_set import METRICS, closed_set_metrics, confusion_matrix
@@ -117,7 +117,7 @@ def evaluate_robustness(
     selection = Selection(("test",), None)
     units = plan(inputs, selection, labelled=True)
     with opened(model, manifolds) as found:
-        attributor = Attributor.open(found.attributor)
+        attributor = TrainedAttributor.open(found.attributor)
         read += manifold_places(attributor, found.manifolds)
         looks = {"keep_near": keep_near, "distance": DISTANCE}
         key = storage.digest([content_key(units), names, attributor.manifest["key"], looks])

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from manifpt.artifacts.branches import LOOKS
 from manifpt.attribution.model.near import NEAR, near
-from manifpt.attribution.model.trained import Attributor
+from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.images.perceptual import HammingIndex
 from manifpt.nets.device import device_and_precision
 
@@ -26,9 +26,9 @@ class Unseen:
     keep_near: bool
 
     @cached_property
-    def attributor(self) -> Attributor:
+    def attributor(self) -> TrainedAttributor:
         """The attributor, read at first use."""
-        return Attributor.open(self.model, device_and_precision()[0])
+        return TrainedAttributor.open(self.model, device_and_precision()[0])
 
     @cached_property
     def seen(self) -> frozenset[str]:

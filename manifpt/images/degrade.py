@@ -144,7 +144,7 @@ class Degradation:
 
 
 @dataclass(frozen=True)
-class Range:
+class StrengthRange:
     """A kind of degradation with the strengths to draw from, uniformly; factors by their log."""
 
     kind: str
@@ -152,7 +152,7 @@ class Range:
     high: float
 
     @classmethod
-    def parse(cls, text: str) -> "Range":
+    def parse(cls, text: str) -> "StrengthRange":
         """Read ``KIND``, ``KIND:STRENGTH`` or ``KIND:LOW-HIGH``; see KINDS for the default."""
         kind, strengths = _read(text)
         strengths = strengths or list(KINDS[kind].drawn)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from manifpt.images.degrade import Degradation, Range, generator
+from manifpt.images.degrade import Degradation, StrengthRange, generator
 from manifpt.images.stacks import images_of, is_stacked, restacked, tiles_of, unstacked
 
 # The column of an augmented table that says what was done to a copy; null for originals.
@@ -80,7 +80,7 @@ class Augmentation:
     degraded images by halves; without, clean ones alone. Test images are never degraded.
     """
 
-    ranges: tuple[Range, ...]
+    ranges: tuple[StrengthRange, ...]
     copies: int = 1
     validation: bool = True
     seed: int = 0
@@ -93,7 +93,7 @@ class Augmentation:
     @classmethod
     def from_card(cls, card: Mapping[str, Any]) -> "Augmentation":
         """Return the augmentation that a manifest carries."""
-        ranges = tuple(Range.parse(text) for text in card["ranges"])
+        ranges = tuple(StrengthRange.parse(text) for text in card["ranges"])
         return cls(ranges, card["copies"], card["validation"], card["seed"])
 
     def count(self, split: str) -> int:

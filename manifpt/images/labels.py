@@ -42,7 +42,7 @@ def is_pair(names: Sequence[str]) -> bool:
 
 
 @dataclass(frozen=True)
-class Asked:
+class LabelRequest:
     """How inputs are read, and what for: their sources, or only their reals, or neither."""
 
     reading: Reading

@@ -48,7 +48,7 @@ class _DeadError(Exception):
     """The child has ended."""
 
 
-class Row(NamedTuple):
+class ParquetRow(NamedTuple):
     """A row: its image, or in ``refused`` the size of one that is too large, and other columns."""
 
     data: bytes | None
@@ -199,7 +199,7 @@ class Parquet:
         most: int = 0,
         start: int = 0,
         stop: int | None = None,
-    ) -> Iterator[Row]:
+    ) -> Iterator[ParquetRow]:
         """Yield the rows from ``start`` to ``stop``.
 
         Each row has the columns ``texts``, and its image from the column ``image``, if that has at
@@ -222,7 +222,7 @@ class Parquet:
         if start < stop:
             raise ParquetError(f"it ends before row {start}")
 
-    def _rows(self, **fields: Any) -> Iterator[Row]:
+    def _rows(self, **fields: Any) -> Iterator[ParquetRow]:
         """Yield the rows that the child sends; raise _DeadError if it dies."""
         self._child.command(**fields)
         while True:
@@ -232,9 +232,9 @@ class Parquet:
             for size, texts in zip(*value, strict=True):
                 named = dict(zip(fields["texts"], texts, strict=True))
                 if size is not None and size > fields["most"]:
-                    yield Row(None, size, named)
+                    yield ParquetRow(None, size, named)
                 else:
-                    yield Row(None if size is None else self._child.read(size), 0, named)
+                    yield ParquetRow(None if size is None else self._child.read(size), 0, named)
 
     def close(self) -> None:
         """Keep the child for the next file, or end it if it is at work."""

@@ -105,7 +105,7 @@ def _raw_rows(unit: Unit) -> Iterator[Raw]:
         yield _broken(unit, error)
 
 
-def _raw_row(row: uri_tables.Row, unit: Unit) -> Raw:
+def _raw_row(row: uri_tables.TableRow, unit: Unit) -> Raw:
     table, reading = unit.uris[0], unit.reading
     name = None
     if reading.id_column is not None:
@@ -130,10 +130,10 @@ class _Samples:
         self.unit, self.most = unit, 2 * max_bytes
         self.keys, self.known = Keys(unit.ids[0]), Beside(unit)
         self.name: str | None = None
-        self.held: dict[str, tars.Member] = {}
+        self.held: dict[str, tars.TarMember] = {}
         self.size = 0
 
-    def add(self, member: tars.Member) -> Iterator[Raw]:
+    def add(self, member: tars.TarMember) -> Iterator[Raw]:
         """Take the next member in; yield what is complete by now."""
         if member.error and member.error != "too_many_bytes":
             yield self._raw(member.name, member, {"columns": dict.fromkeys(self._columns)})
@@ -164,7 +164,7 @@ class _Samples:
     def _columns(self) -> tuple[str, ...]:
         return self.unit.reading.columns
 
-    def _raw(self, name: str, member: tars.Member, declared: dict[str, Any]) -> Raw:
+    def _raw(self, name: str, member: tars.TarMember, declared: dict[str, Any]) -> Raw:
         uri = member_uri(self.unit.uris[0], member.name)
         row = Raw(self.keys.id(name), uri, member.data, **declared)
         return row._replace(error=member.error, message=member.message)

@@ -25,7 +25,7 @@ _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE)
 CUT = "the archive ends within a member"
 
 
-class Member(NamedTuple):
+class TarMember(NamedTuple):
     """A file in a tar; ``data`` is None where it was refused, and ``error`` says why."""
 
     name: str
@@ -93,7 +93,7 @@ class _Header(NamedTuple):
     sparse: bool
 
 
-def members(file: IO[bytes], max_bytes: int) -> Iterator[Member]:
+def members(file: IO[bytes], max_bytes: int) -> Iterator[TarMember]:
     """Yield the files of a tar, at most ``max_bytes`` of each, and what is no file as refused.
 
     Folders are left out. Raises where the rest can't be read, as tarfile, gzip and zlib do.
@@ -106,7 +106,7 @@ def members(file: IO[bytes], max_bytes: int) -> Iterator[Member]:
             data = source.read(header.size)
             if len(data) < header.size:
                 raise EOFError(CUT)
-            yield Member(header.name, data)
+            yield TarMember(header.name, data)
             if len(source.read(padding)) < padding:
                 raise EOFError(CUT)
             continue
@@ -123,18 +123,18 @@ def members(file: IO[bytes], max_bytes: int) -> Iterator[Member]:
     source.end()
 
 
-def _refused(header: _Header, max_bytes: int) -> Member | None:
+def _refused(header: _Header, max_bytes: int) -> TarMember | None:
     """Return a member that is not read, with the reason; None for one that is, or a folder."""
     name, kind = header.name, header.type
     if kind == tarfile.DIRTYPE:
         return None
     if name.startswith("/") or ".." in name.split("/"):
-        return Member(name, None, "unsafe_path", f"the member's path is {name[:100]!r}")
+        return TarMember(name, None, "unsafe_path", f"the member's path is {name[:100]!r}")
     if kind not in _PLAIN or header.sparse:
-        return Member(name, None, "unsafe_member", "not a plain file")
+        return TarMember(name, None, "unsafe_member", "not a plain file")
     if header.size > max_bytes:
         announced = f"{header.size} bytes announced, limit {max_bytes}"
-        return Member(name, None, "too_many_bytes", announced)
+        return TarMember(name, None, "too_many_bytes", announced)
     return None
 
 

@@ -12,7 +12,7 @@ from manifpt.images import arrangement, labels, listing, parquet, uri_tables
 from manifpt.images.card_files import benchmark_files
 from manifpt.images.container import BrokenError
 from manifpt.images.ids import Keys, Names, escaped
-from manifpt.images.labels import Asked
+from manifpt.images.labels import LabelRequest
 from manifpt.images.listing import Found
 from manifpt.images.patterns import Pattern, is_pattern, root_of
 from manifpt.images.recognised import Recognised, counted
@@ -39,7 +39,7 @@ class _Cutter:
     """Cuts the files of one input into units, in the order in which they come."""
 
     given: Input
-    asked: Asked
+    asked: LabelRequest
     counts: Recognised
     names: Names
     root: str  # the folder in which the names of files begin
@@ -169,7 +169,7 @@ def _parquet_kind(uri: str, reading: Reading) -> tuple[str, parquet.Parquet | No
     return "table", file
 
 
-def _of_pattern(given: Input, asked: Asked, counts: Recognised) -> Iterator[Unit]:
+def _of_pattern(given: Input, asked: LabelRequest, counts: Recognised) -> Iterator[Unit]:
     """Cut the files that a pattern names into units."""
     pattern = Pattern(given.uri)
     explicit = any(choice.endswith(TABLES) for choice in pattern.choices)
@@ -180,7 +180,7 @@ def _of_pattern(given: Input, asked: Asked, counts: Recognised) -> Iterator[Unit
 
 
 def _of_parts(
-    given: Input, parts: Sequence[Input], asked: Asked, counts: Recognised, *, of_card: bool
+    given: Input, parts: Sequence[Input], asked: LabelRequest, counts: Recognised, *, of_card: bool
 ) -> Iterator[Unit]:
     """Cut an input into units, part by part; a file that a card lists has one in any case."""
     names = Names(given.prefix, anyhow=of_card)
@@ -196,7 +196,7 @@ def _or_itself(found: Iterator[Found], uri: str) -> Iterator[Found]:
     yield from found
 
 
-def _cut(given: Input, asked: Asked, counts: Recognised) -> Iterator[Unit]:
+def _cut(given: Input, asked: LabelRequest, counts: Recognised) -> Iterator[Unit]:
     """Cut one input into units."""
     named = asked.named(given)
     if is_pattern(given.uri):
@@ -254,7 +254,7 @@ def units(
     known to be generated are left out. What each input was recognised as goes to stderr, unless
     ``quiet``; what was left out is counted in ``skipped`` by reason.
     """
-    kept, rows, asked = 0, 0, Asked(reading, labelled, source)
+    kept, rows, asked = 0, 0, LabelRequest(reading, labelled, source)
     for text, one in zip(inputs, _parsed(inputs), strict=True):
         counts = Recognised()
         for unit in _cut(one, asked, counts):

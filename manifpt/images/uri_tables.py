@@ -38,7 +38,7 @@ URI_COLUMNS = (
 )
 
 
-class Range(NamedTuple):
+class RowRange(NamedTuple):
     """Some rows of a table: the first and the one after the last, where they begin, their size."""
 
     rows: tuple[int, int]
@@ -46,7 +46,7 @@ class Range(NamedTuple):
     bytes: int
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """A row of a table; ``fault`` says what is wrong with it, if something is."""
 
     number: int
@@ -62,7 +62,7 @@ def uri_column(names: Sequence[str], reading: Reading) -> str | None:
     return next((lower[name] for name in URI_COLUMNS if name in lower), None)
 
 
-def ranges(uri: str, size: int, reading: Reading) -> Iterator[Range]:
+def ranges(uri: str, size: int, reading: Reading) -> Iterator[RowRange]:
     """Cut a table into ranges; one that has no column of URIs, or of ids, raises.
 
     Where its rows can't be counted, the last range goes to its END: who reads it says why.
@@ -73,10 +73,10 @@ def ranges(uri: str, size: int, reading: Reading) -> Iterator[Range]:
             yield part
             start, offset = part.rows[1], part.offset + part.bytes
     except BrokenError:
-        yield Range((start, END), offset, max(0, size - offset))
+        yield RowRange((start, END), offset, max(0, size - offset))
 
 
-def _ranges(uri: str, size: int, reading: Reading) -> Iterator[Range]:
+def _ranges(uri: str, size: int, reading: Reading) -> Iterator[RowRange]:
     if uri.endswith(PARQUET):
         with parquet.opened(uri) as table:
             _check(uri, table.names, reading)
@@ -111,13 +111,13 @@ def _check(uri: str, names: Sequence[str], reading: Reading) -> None:
         )
 
 
-def _even(count: int, size: int) -> Iterator[Range]:
+def _even(count: int, size: int) -> Iterator[RowRange]:
     for start in range(0, count, ROWS_PER_UNIT):
         stop = min(start + ROWS_PER_UNIT, count)
-        yield Range((start, stop), 0, size * stop // count - size * start // count)
+        yield RowRange((start, stop), 0, size * stop // count - size * start // count)
 
 
-def _of_text(uri: str, file: BinaryIO, size: int, reading: Reading) -> Iterator[Range]:
+def _of_text(uri: str, file: BinaryIO, size: int, reading: Reading) -> Iterator[RowRange]:
     found = _header(uri, file, reading)
     if found is None:
         return
@@ -126,10 +126,10 @@ def _of_text(uri: str, file: BinaryIO, size: int, reading: Reading) -> Iterator[
     start, stop, offset = 0, 0, found.end
     for stop, record in enumerate(records(uri, file, offset, found.shape), start=1):
         if stop - start == ROWS_PER_UNIT:
-            yield Range((start, stop), offset, record.end - offset)
+            yield RowRange((start, stop), offset, record.end - offset)
             start, offset = stop, record.end
     if stop > start:
-        yield Range((start, stop), offset, size - offset)
+        yield RowRange((start, stop), offset, size - offset)
 
 
 def names_of(uri: str, wanted: str) -> list[str]:
@@ -182,14 +182,14 @@ def _header(uri: str, file: BinaryIO, reading: Reading) -> _Header | None:
     return _Header(found, first.end, shape)
 
 
-def rows(unit: Unit) -> Iterator[Row]:
+def rows(unit: Unit) -> Iterator[TableRow]:
     """Yield the rows of a unit; raises BrokenError where the rest can't be read."""
     assert unit.rows is not None
     start, stop = unit.rows
     number = start
     found = _parquet_rows(unit) if unit.uris[0].endswith(PARQUET) else _text_rows(unit)
     for fields, fault in itertools.islice(found, stop - start):
-        yield Row(number, fields, fault)
+        yield TableRow(number, fields, fault)
         number += 1
     if number < stop and stop != END:
         raise BrokenError(f"the table ends before row {number}; it was changed")

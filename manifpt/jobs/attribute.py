@@ -91,9 +91,9 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Attribute and return the counts."""
     from manifpt.attribution.crawl.attribute import attribute, check_any
     from manifpt.attribution.crawl.ensemble import views_of
-    from manifpt.attribution.crawl.settings import Settings
+    from manifpt.attribution.crawl.settings import AttributionSettings
 
-    settings = Settings(
+    settings = AttributionSettings(
         split=config.split,
         sources=config.sources,
         reading=config.reading,

@@ -94,12 +94,12 @@ def output_of(config: Config) -> Iterator[str]:
 
 def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Audit and return the verdict of each property."""
-    from manifpt.audit.audit import Settings, audit
+    from manifpt.audit.audit import AuditSettings, audit
     from manifpt.audit.property_report import markdown
     from manifpt.audit.verdict import Thresholds
 
     thresholds = Thresholds(**{n: getattr(config, n) for n in Thresholds.__dataclass_fields__})
-    settings = Settings(config.rows, config.near_distance, config.split_by, thresholds)
+    settings = AuditSettings(config.rows, config.near_distance, config.split_by, thresholds)
     with output_of(config) as output:
         manifest = audit(
             config.input,

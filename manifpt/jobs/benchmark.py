@@ -57,7 +57,9 @@ def embed_rows(config: Config, threads: int) -> list[dict[str, Any]]:
 
     few, many = (1024, 4096) if config.quick else (5_120, 20_480)
     with tempfile.TemporaryDirectory() as folder:
-        work = embedding_speed.Work(folder, few, many, config.image_size, config.backbone)
+        work = embedding_speed.EmbeddingWorkload(
+            folder, few, many, config.image_size, config.backbone
+        )
         embedding_speed.prepare(work, config.input)
         rows = list(embedding_speed.measure(work, config.repeats, threads))
     print(embedding_speed.table(rows), flush=True)
@@ -70,7 +72,7 @@ def attribute_rows(config: Config, threads: int) -> list[dict[str, Any]]:
 
     few, many, more = (1_000, 3_000, 5_000) if config.quick else (5_000, 20_000, 50_000)
     with tempfile.TemporaryDirectory() as folder:
-        work = attribution_speed.Work(folder)
+        work = attribution_speed.AttributionWorkload(folder)
         attribution_speed.prepare(work, more, config.input)
         rows = list(attribution_speed.measure(work, few, many, config.repeats, threads))
         print(attribution_speed.table(rows), flush=True)

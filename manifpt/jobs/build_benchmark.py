@@ -60,7 +60,12 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Build, or verify, and return the counts."""
     from manifpt import storage
     from manifpt.zoo.benchmark_card import add_accuracies, grid, verify
-    from manifpt.zoo.build_benchmark import PREVIEW, Made, Plan, build_benchmark
+    from manifpt.zoo.build_benchmark import (
+        PREVIEW,
+        BenchmarkPlan,
+        GeneratedSamples,
+        build_benchmark,
+    )
     from manifpt.zoo.models import read_recipes
 
     if config.verify:
@@ -78,7 +83,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         "validation": config.validation_images,
         "test": config.test_images,
     }
-    plan = Plan(
+    plan = BenchmarkPlan(
         config.name,
         config.real,
         read_recipes(config.recipes),
@@ -91,7 +96,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         config.licence,
     )
 
-    def report(name: str, made: Made) -> None:
+    def report(name: str, made: GeneratedSamples) -> None:
         quality = " ".join(f"{key} {value}" for key, value in made.facts["quality"].items())
         print(f"{name}: {quality}", file=sys.stderr, flush=True)
         tracked.bytes(f"{name}.png", grid({name: made.samples[:PREVIEW]}))

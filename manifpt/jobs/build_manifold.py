@@ -78,19 +78,19 @@ def source_manifold(config: Config) -> str | None:
 def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Build the manifold, or change or explain it, and return its counts."""
     from manifpt.manifold.build import (
-        Settings,
+        ManifoldSettings,
         append_to_manifold,
         build_manifold,
         compact_manifold,
     )
     from manifpt.manifold.derive import derive_manifold
     from manifpt.manifold.prepare import explained
-    from manifpt.manifold.stored import Manifold
+    from manifpt.manifold.stored import StoredManifold
 
     if not config.input and not (config.compact or config.explain):
         raise ManifptError("--input: give the real images")
     if config.explain:
-        print(explained(Manifold.open(config.output)))
+        print(explained(StoredManifold.open(config.output)))
         return {"output": config.output}
     if config.compact:
         manifest = compact_manifold(config.output, config.shards, demand=config.demand)
@@ -99,7 +99,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
             config.input, config.output, labels=config.labels, demand=config.demand
         )
     else:
-        settings = Settings(
+        settings = ManifoldSettings(
             config.shards,
             config.image_size,
             config.filter,

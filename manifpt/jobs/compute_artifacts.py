@@ -78,7 +78,7 @@ AUGMENT = ("augment", "copies", "augment_validation", "augment_seed")
 
 def augmentation_of(config: Config) -> "Augmentation | None":
     """Return the degraded copies asked for, if any."""
-    from manifpt.images.degrade import Range
+    from manifpt.images.degrade import StrengthRange
     from manifpt.images.degraded_copies import Augmentation
 
     if not config.augment:
@@ -87,7 +87,7 @@ def augmentation_of(config: Config) -> "Augmentation | None":
             option = sorted(given)[0].replace("_", "-")
             raise ManifptError(f"--{option}: says how to --augment; give that, too")
         return None
-    ranges = tuple(map(Range.parse, config.augment))
+    ranges = tuple(map(StrengthRange.parse, config.augment))
     return Augmentation(ranges, config.copies, config.augment_validation, config.augment_seed)
 
 

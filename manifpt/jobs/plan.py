@@ -91,14 +91,14 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Measure, or read measurements; print the plans and return them."""
     from manifpt.planning import model, table
     from manifpt.planning.cluster import Cluster, Prices
-    from manifpt.planning.measured import Measured
+    from manifpt.planning.measured import Measurements
 
     if (config.measure is None) == (config.measurements is None):
         raise ManifptError("--measurements: give the file of an earlier --measure, or --measure")
     if config.measure is not None:
         measured = _measured(config)
     else:
-        measured = Measured.read(str(config.measurements))
+        measured = Measurements.read(str(config.measurements))
     tracked.document("measurements.json", measured.model_dump(mode="json"))
     if config.images is None and config.measure is None:
         raise ManifptError("--images: say how many are to be attributed")

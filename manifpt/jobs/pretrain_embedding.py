@@ -62,7 +62,7 @@ class Config(JobConfig):
 
 def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Train and return the counts and the last losses."""
-    from manifpt.spaces.pretrain import Options, pretrain_encoder, print_epoch
+    from manifpt.spaces.pretrain import PretrainingRecipe, pretrain_encoder, print_epoch
 
     def report(row: dict[str, float], epoch: int) -> None:
         print_epoch(row, epoch)
@@ -71,7 +71,9 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     manifest = pretrain_encoder(
         config.input,
         config.output,
-        Options(**{name: getattr(config, name) for name in Options.__dataclass_fields__}),
+        PretrainingRecipe(
+            **{name: getattr(config, name) for name in PretrainingRecipe.__dataclass_fields__}
+        ),
         image_size=config.image_size,
         filter_name=config.filter,
         num_workers=config.num_workers,

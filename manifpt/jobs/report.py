@@ -60,7 +60,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Write the page; return where it is."""
     from manifpt import outputs, storage
     from manifpt.report.crawl_page import crawl_page
-    from manifpt.report.evaluation_page import Options, evaluation_page
+    from manifpt.report.evaluation_page import PageOptions, evaluation_page
     from manifpt.report.robustness_page import robustness_page
 
     manifest = outputs.read(storage.absolute(config.run))
@@ -74,7 +74,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         raise ManifptError(
             f"RUN {config.run}: holds {kind}; give a finished output of evaluate or attribute"
         )
-    options = Options(
+    options = PageOptions(
         config.samples,
         config.robustness,
         config.audit,

@@ -197,14 +197,14 @@ def is_usual(config: Config) -> bool:
 def augmentation_of(config: Config, *, usual: bool) -> "Augmentation | None":
     """Return the degraded copies that a training of images has."""
     from manifpt.attribution.model.usual import DEGRADED
-    from manifpt.images.degrade import Range
+    from manifpt.images.degrade import StrengthRange
     from manifpt.images.degraded_copies import Augmentation
 
     if config.degrade is None:
         return DEGRADED if usual else None
     if config.degrade == NO_COPIES:
         return None
-    return Augmentation(tuple(map(Range.parse, config.degrade)))
+    return Augmentation(tuple(map(StrengthRange.parse, config.degrade)))
 
 
 def audit_of(config: Config) -> "Settings":

@@ -2,8 +2,16 @@
 
 from manifpt.manifold.build import build_manifold
 from manifpt.manifold.metric import Metric
-from manifpt.manifold.search import Neighbours, Plan, nearest
+from manifpt.manifold.search import Neighbours, SearchPlan, nearest
 from manifpt.manifold.shard import Shard
-from manifpt.manifold.stored import Manifold
+from manifpt.manifold.stored import StoredManifold
 
-__all__ = ["Manifold", "Metric", "Neighbours", "Plan", "Shard", "build_manifold", "nearest"]
+__all__ = [
+    "Metric",
+    "Neighbours",
+    "SearchPlan",
+    "Shard",
+    "StoredManifold",
+    "build_manifold",
+    "nearest",
+]

@@ -34,12 +34,12 @@ from manifpt.manifold.embed import (
     write_shards,
 )
 from manifpt.manifold.prepare import measure_held_out, prepare, write_all_keys
-from manifpt.manifold.search import Plan
+from manifpt.manifold.search import SearchPlan
 from manifpt.manifold.shard import ROWS
-from manifpt.manifold.stored import MANIFOLDS, Manifold
+from manifpt.manifold.stored import MANIFOLDS, StoredManifold
 from manifpt.nets.device import precision_of
 from manifpt.outputs import claims
-from manifpt.spaces import Options, Space, make_space
+from manifpt.spaces import Space, SpaceSettings, make_space
 from manifpt.spaces.learned import compiled, keep_weights, weights_entry
 from manifpt.spaces.space import LEARNED, largest_size
 from manifpt.tracking import versions
@@ -67,7 +67,7 @@ def _nothing(counts: dict[str, Any]) -> ManifptError:
 
 
 @dataclass(frozen=True)
-class Settings:
+class ManifoldSettings:
     """What a manifold is besides its reals and its space.
 
     ``tiles`` is how many native tiles an image larger than the size has at most; 0 resizes it.
@@ -94,7 +94,7 @@ class Settings:
 def _spaces(
     names: Sequence[str],
     units: Sequence[Unit],
-    options: Options,
+    options: SpaceSettings,
     image_size: int | None,
     *,
     denoiser: bool,
@@ -114,7 +114,9 @@ def _spaces(
     return spaces
 
 
-def _rules(spaces: Sequence[Space], units: Sequence[Unit], settings: Settings) -> list[DecodeRule]:
+def _rules(
+    spaces: Sequence[Space], units: Sequence[Unit], settings: ManifoldSettings
+) -> list[DecodeRule]:
     """Return how images are decoded for each space: learned ones take whole images, resized."""
     tiled = [space for space in spaces if space.name not in LEARNED]
     tiles = settings.tiles
@@ -133,8 +135,8 @@ def build_manifold(
     output: str,
     *,
     space: str | Space = "rgb",
-    options: Options = Options(),
-    settings: Settings = Settings(),
+    options: SpaceSettings = SpaceSettings(),
+    settings: ManifoldSettings = ManifoldSettings(),
     training: TrainingReals | None = None,
     labels: Reading = AS_FOUND,
     demand: session.Demand = session.ANY,
@@ -203,7 +205,7 @@ def build_manifold(
 def _draft(
     space: Space,
     rule: DecodeRule,
-    settings: Settings,
+    settings: ManifoldSettings,
     records: Sequence[dict[str, Any]],
     scratch: str,
     output: str,
@@ -244,7 +246,7 @@ def _publish_members(
 
 
 def _update(
-    manifold: Manifold, change: Callable[[dict[str, Any]], dict[str, Any] | None]
+    manifold: StoredManifold, change: Callable[[dict[str, Any]], dict[str, Any] | None]
 ) -> dict[str, Any]:
     """Publish what ``change`` makes of the manifest, again if another did so in between.
 
@@ -275,7 +277,7 @@ def append_to_manifold(
     a covariance stays that of the first reals.
     Reals that are there already are counted and left out; the same call again does nothing.
     """
-    manifold = Manifold.open(output)
+    manifold = StoredManifold.open(output)
     units = plan(inputs, MANIFOLD_REALS, source="real", reading=labels)
     key = storage.digest([content_key(units)])
     if key in [done["key"] for done in manifold.manifest["appended"]]:
@@ -303,7 +305,7 @@ def append_to_manifold(
 
 
 def _appended(
-    manifold: Manifold,
+    manifold: StoredManifold,
     records: Sequence[dict[str, Any]],
     scratch: str,
     done: dict[str, Any],
@@ -360,11 +362,11 @@ def groups(sizes: Sequence[int], target: int) -> list[list[int]]:
     return [group for group in out if len(group) > 1]
 
 
-def merge_shards(manifold: Manifold, output: str, numbers: Sequence[int], folder: str) -> Any:
+def merge_shards(manifold: StoredManifold, output: str, numbers: Sequence[int], folder: str) -> Any:
     """Write some shards as one; return its entry."""
     entries = [manifold.manifest["shards"][number] for number in numbers]
     tables = [storage.read_parquet(storage.join(output, e["rows"]["path"])) for e in entries]
-    plan = Plan("bounds") if manifold.basis is not None else Plan()
+    plan = SearchPlan("bounds") if manifold.basis is not None else SearchPlan()
     shard = manifold.read(plan, numbers)
     common = [name for name in ROWS if all(name in table.column_names for table in tables)]
     rows = pa.concat_tables([table.select(common) for table in tables])
@@ -388,13 +390,13 @@ def compact_manifold(
     The manifold's hash stays. The files of the merged shards stay, too, until the next compaction,
     for those who read them now.
     """
-    manifold = Manifold.open(output)
+    manifold = StoredManifold.open(output)
     pool = session.pool(demand, uses_gpu=False)
 
     def change(manifest: dict[str, Any]) -> dict[str, Any] | None:
         import ray
 
-        now = Manifold(manifold.uri, manifest)
+        now = StoredManifold(manifold.uri, manifest)
         old = manifest["shards"]
         merging = groups([entry["reals"] for entry in old], -(-manifest["reals"] // shards))
         if not merging:

@@ -3,23 +3,23 @@
 from collections.abc import Iterator
 
 from manifpt import outputs, storage
-from manifpt.manifold.stored import Manifold
+from manifpt.manifold.stored import StoredManifold
 from manifpt.outputs.verified import entries
 
 
-def _listed(manifold: Manifold) -> Iterator[tuple[str, str]]:
+def _listed(manifold: StoredManifold) -> Iterator[tuple[str, str]]:
     """Yield path and sha256 of each file; images that could not be decoded are no part of it."""
     kept = {name: value for name, value in manifold.manifest.items() if name != "quarantine"}
     return entries(kept)
 
 
-def stored_bytes(manifold: Manifold) -> int:
+def stored_bytes(manifold: StoredManifold) -> int:
     """Return the bytes of a manifold's files, those of its space's weights included."""
     sizes = dict(storage.files_under(manifold.uri))
     return sum(sizes.get(storage.join(manifold.uri, path), 0) for path, _ in _listed(manifold))
 
 
-def copy_manifold(manifold: Manifold, folder: str) -> None:
+def copy_manifold(manifold: StoredManifold, folder: str) -> None:
     """Copy what a manifold's manifest lists, each file checked by its hash, the manifest last."""
     for path, sha256 in _listed(manifold):
         source, target = (storage.join(uri, path) for uri in (manifold.uri, folder))

@@ -12,11 +12,11 @@ import pyarrow as pa
 from manifpt import storage
 from manifpt.engine import session
 from manifpt.errors import ManifptError
-from manifpt.manifold.build import PIXELS, Settings, content_sha256
+from manifpt.manifold.build import PIXELS, ManifoldSettings, content_sha256
 from manifpt.manifold.embed import write_rows
 from manifpt.manifold.prepare import prepare
-from manifpt.manifold.search import Plan
-from manifpt.manifold.stored import Manifold
+from manifpt.manifold.search import SearchPlan
+from manifpt.manifold.stored import StoredManifold
 from manifpt.outputs import claims
 from manifpt.spaces.learned import keep_weights, weights_entry
 from manifpt.tracking import versions
@@ -30,7 +30,7 @@ def derive_manifold(
     source: str,
     output: str,
     *,
-    settings: Settings = Settings(),
+    settings: ManifoldSettings = ManifoldSettings(),
     reals: int | None = None,
     demand: session.Demand = session.ANY,
     terms: claims.Terms = claims.AS_IS,
@@ -41,7 +41,7 @@ def derive_manifold(
     """
     import ray
 
-    manifold = Manifold.open(source)
+    manifold = StoredManifold.open(source)
     has, output = manifold.manifest["reals"], storage.absolute(output)
     if reals is not None and reals > has:
         raise ManifptError(f"--reals {reals}: {source} has {has}; ask for fewer")
@@ -81,7 +81,7 @@ def derive_manifold(
         return claim.publish(draft)
 
 
-def _last(manifold: Manifold, reals: int) -> str:
+def _last(manifold: StoredManifold, reals: int) -> str:
     """Return the pixel hash that ``reals`` reals of a manifold do not exceed."""
     rows = [entry["rows"]["path"] for entry in manifold.manifest["shards"]]
     tables = [storage.read_parquet(storage.join(manifold.uri, p), ["pixel_sha256"]) for p in rows]
@@ -89,11 +89,11 @@ def _last(manifold: Manifold, reals: int) -> str:
     return str(np.partition(hashes, reals - 1)[reals - 1])
 
 
-def _write(manifold: Manifold, output: str, number: int, last: str | None) -> dict[str, Any]:
+def _write(manifold: StoredManifold, output: str, number: int, last: str | None) -> dict[str, Any]:
     """Write a shard again with its reals up to a pixel hash; return its entry."""
     entry = manifold.manifest["shards"][number]
     rows = storage.read_parquet(storage.join(manifold.uri, entry["rows"]["path"]))
-    vectors = manifold.read(Plan(), [number]).vectors
+    vectors = manifold.read(SearchPlan(), [number]).vectors
     if last is not None:
         kept = np.array(rows["pixel_sha256"].to_pylist(), dtype=str) <= last
         rows, vectors = rows.filter(pa.array(kept)), vectors[kept]

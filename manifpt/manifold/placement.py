@@ -20,9 +20,9 @@ from manifpt.engine import scaling, session
 from manifpt.engine.pipeline import use_threads
 from manifpt.errors import ManifptError
 from manifpt.manifold.index import FLAT, has_gpu
-from manifpt.manifold.search import Neighbours, Plan, complete, merge, nearest, search_rows
+from manifpt.manifold.search import Neighbours, SearchPlan, complete, merge, nearest, search_rows
 from manifpt.manifold.shard import Shard
-from manifpt.manifold.stored import Manifold
+from manifpt.manifold.stored import StoredManifold
 
 PLACEMENTS = ("auto", "replicated", "sharded", "scan")
 # Share of a node's memory for Ray that a manifold may take; the rest is for queries and products.
@@ -31,7 +31,7 @@ ALONE_BLOCK_BYTES = 256 * 2**20
 ANSWER_SECONDS = 900
 
 
-def here(plan: Plan) -> Plan:
+def here(plan: SearchPlan) -> SearchPlan:
     """Return the plan for this process: an exact one goes to the GPU if the process has one."""
     return replace(plan, method="index", factory=FLAT) if plan.exact and has_gpu() else plan
 
@@ -52,13 +52,13 @@ class Replicated:
     """All of the manifold in this process, read at first use."""
 
     uri: str
-    plan: Plan
+    plan: SearchPlan
     rows: int | None = None
 
     @cached_property
     def shard(self) -> Shard:
         """All reals."""
-        return Manifold.open(self.uri).read(self.plan)
+        return StoredManifold.open(self.uri).read(self.plan)
 
     def nearest(self, queries: np.ndarray, k: int, excluded: np.ndarray) -> Neighbours:
         """See ``Searcher``."""
@@ -70,27 +70,27 @@ class Scan:
     """The manifold in storage, read in blocks of at most ``block_bytes``."""
 
     uri: str
-    plan: Plan
+    plan: SearchPlan
     block_bytes: int
 
     @property
     def rows(self) -> int:
         """As many as take the memory of a block, so that few passes are made."""
-        return max(1, self.block_bytes // Manifold.open(self.uri).real_bytes)
+        return max(1, self.block_bytes // StoredManifold.open(self.uri).real_bytes)
 
     def nearest(self, queries: np.ndarray, k: int, excluded: np.ndarray) -> Neighbours:
         """See ``Searcher``."""
-        blocks = Manifold.open(self.uri).blocks(self.block_bytes)
+        blocks = StoredManifold.open(self.uri).blocks(self.block_bytes)
         return nearest(blocks, queries, k, excluded, self.plan)
 
 
 class Holder:
     """An actor that holds some shards. If it dies, Ray starts it again and it reads them again."""
 
-    def __init__(self, uri: str, numbers: list[int], plan: Plan, threads: int) -> None:
+    def __init__(self, uri: str, numbers: list[int], plan: SearchPlan, threads: int) -> None:
         use_threads(scaling.threads_here(threads))
         self.plan = here(plan)
-        self.shard = Manifold.open(uri).read(plan, numbers)
+        self.shard = StoredManifold.open(uri).read(plan, numbers)
 
     def reals(self) -> int:
         """Return how many reals it holds."""
@@ -160,7 +160,7 @@ class Placement:
 
     kind: str
     why: str
-    plan: Plan
+    plan: SearchPlan
     uri: str
     holders: int = 0
     block_bytes: int = 0
@@ -204,10 +204,10 @@ class Placement:
         return holders
 
 
-def plan_for(manifold: Manifold, demand: session.SearchDemand) -> Plan:
+def plan_for(manifold: StoredManifold, demand: session.SearchDemand) -> SearchPlan:
     """Return the plan that was measured to be the cheapest of the kind asked for."""
     measured = manifold.manifest["search"]
-    plans = {kind: Plan(**plan) for kind, plan in measured["plans"].items()}
+    plans = {kind: SearchPlan(**plan) for kind, plan in measured["plans"].items()}
     kind = measured["chosen"] if demand.search == "auto" else demand.search
     if kind not in plans:
         remedy = {
@@ -231,7 +231,7 @@ def block_bytes(memory: int, processes: int) -> int:
 
 
 def place(
-    manifold: Manifold, demand: session.SearchDemand, pool: session.Pool
+    manifold: StoredManifold, demand: session.SearchDemand, pool: session.Pool
 ) -> tuple[Placement, session.Pool]:
     """Choose the placement for a pool of processes that project; return both.
 
@@ -270,7 +270,7 @@ def place(
 
 
 def place_all(
-    manifolds: Sequence[Manifold], demand: session.SearchDemand, pool: session.Pool
+    manifolds: Sequence[StoredManifold], demand: session.SearchDemand, pool: session.Pool
 ) -> tuple[list[Placement], session.Pool]:
     """Choose the placements of manifolds that are searched in one pass; see ``place``.
 
@@ -294,7 +294,7 @@ def place_all(
     return placed, pool
 
 
-def alone(manifold: Manifold) -> Searcher:
+def alone(manifold: StoredManifold) -> Searcher:
     """Return what searches a manifold in a process that has no cluster.
 
     One that takes more than its share of the machine's memory is read in blocks.

@@ -29,9 +29,9 @@ from manifpt.manifold.geometry import Geometry
 from manifpt.manifold.index import approximate
 from manifpt.manifold.metric import Whitening
 from manifpt.manifold.product import MULTIPLIERS
-from manifpt.manifold.search import Neighbours, Plan, nearest, search
+from manifpt.manifold.search import Neighbours, SearchPlan, nearest, search
 from manifpt.manifold.shard import Shard
-from manifpt.manifold.stored import Manifold
+from manifpt.manifold.stored import StoredManifold
 from manifpt.nets.device import device_and_precision, threads_of
 
 SAMPLE_BYTES = 256 * 2**20
@@ -58,17 +58,17 @@ def fit_basis(sample: np.ndarray) -> Basis | None:
     return Basis.fit(sample, size) if size >= 16 else None
 
 
-def sample_of(manifold: Manifold, most: int) -> Shard:
+def sample_of(manifold: StoredManifold, most: int) -> Shard:
     """Return the first shards of a manifold, as one: ``most`` bytes of them, but at least one.
 
     Reals are dealt to shards by hash, so that any shard is a random sample.
     """
     entries = manifold.manifest["shards"]
     sizes = np.cumsum([entry["reals"] * manifold.dimension * 4 for entry in entries])
-    return manifold.read(Plan(), range(max(1, int((sizes <= most).sum()))))
+    return manifold.read(SearchPlan(), range(max(1, int((sizes <= most).sum()))))
 
 
-def write_whitening(manifold: Manifold, output: str) -> dict[str, Any]:
+def write_whitening(manifold: StoredManifold, output: str) -> dict[str, Any]:
     """Fit a covariance to a sample of vectors and write it; return its entry.
 
     Of a sample that has all reals, neither their shards nor their order change it; on one thread,
@@ -81,7 +81,7 @@ def write_whitening(manifold: Manifold, output: str) -> dict[str, Any]:
     return write_array(output, "whitening.npy", whitening.lines())
 
 
-def write_geometry(manifold: Manifold, output: str) -> dict[str, Any]:
+def write_geometry(manifold: StoredManifold, output: str) -> dict[str, Any]:
     """Learn the geometry of a sample of vectors and write it; return its entry.
 
     On one thread, so that the same reals give the same geometry.
@@ -95,7 +95,7 @@ def write_geometry(manifold: Manifold, output: str) -> dict[str, Any]:
     return {"path": path, **storage.write_bytes(storage.join(output, path), sink.getvalue())}
 
 
-def write_denoiser(manifold: Manifold, output: str, steps: int) -> dict[str, Any]:
+def write_denoiser(manifold: StoredManifold, output: str, steps: int) -> dict[str, Any]:
     """Train a denoiser on a sample of the reals and write it; return its entry.
 
     On all cores of the node: nothing else is to do until it is there.
@@ -110,7 +110,7 @@ def write_denoiser(manifold: Manifold, output: str, steps: int) -> dict[str, Any
     return {"path": path, **storage.write_bytes(storage.join(output, path), sink.getvalue())}
 
 
-def write_basis(manifold: Manifold, output: str) -> dict[str, Any] | None:
+def write_basis(manifold: StoredManifold, output: str) -> dict[str, Any] | None:
     """Fit the basis to a sample and write it; return its entry."""
     shard = sample_of(manifold, SAMPLE_BYTES)
     rows = np.random.default_rng(0).permutation(len(shard.ids))[:SAMPLE_REALS]
@@ -120,11 +120,11 @@ def write_basis(manifold: Manifold, output: str) -> dict[str, Any] | None:
     return write_array(output, "basis.npy", np.vstack([basis.directions, basis.centre]))
 
 
-def write_keys(manifold: Manifold, output: str, number: int) -> dict[str, Any]:
+def write_keys(manifold: StoredManifold, output: str, number: int) -> dict[str, Any]:
     """Write the keys of one shard; return their entry."""
     if manifold.basis is None:
         raise ValueError("a manifold without a basis has no keys")
-    shard = manifold.read(Plan(), [number])
+    shard = manifold.read(SearchPlan(), [number])
     folder = manifold.manifest["shards"][number]["vectors"]["path"].rpartition("/")[0]
     return write_array(output, f"{folder}/keys.npy", manifold.basis.keys(shard.points))
 
@@ -158,7 +158,7 @@ def seconds_of(run: Callable[[], object], hopeless: float = np.inf) -> float:
 class Timing:
     """Seconds that a plan took for each kind of query."""
 
-    plan: Plan
+    plan: SearchPlan
     seconds: dict[str, float]
 
     @property
@@ -176,7 +176,7 @@ class Timing:
         return {"plan": asdict(self.plan), "seconds": self.seconds}
 
 
-def measure(shard: Shard, plans: Sequence[Plan]) -> list[Timing]:
+def measure(shard: Shard, plans: Sequence[SearchPlan]) -> list[Timing]:
     """Time plans side by side on one shard."""
     asked = questions(shard, QUERIES) if len(shard.ids) > 1 else {}
     best = dict.fromkeys(asked, np.inf)
@@ -193,14 +193,16 @@ def measure(shard: Shard, plans: Sequence[Plan]) -> list[Timing]:
 
 def choose(shard: Shard) -> dict[str, Any]:
     """Time the exact plans on a shard; return them by kind, and which is the cheapest."""
-    plain = measure(shard, [*(Plan(multiply=name) for name in MULTIPLIERS), Plan("index")])
+    plain = measure(
+        shard, [*(SearchPlan(multiply=name) for name in MULTIPLIERS), SearchPlan("index")]
+    )
     cheapest = min(plain, key=lambda t: t.cost)
     plans, chosen = {PLAIN: asdict(cheapest.plan)}, PLAIN
     pruned = []
     if shard.basis is not None:
         sizes = [size for size in FIRST_DIRECTIONS if size < len(shard.basis.directions)]
         # The keys of queries are torch's, and threads of two libraries get in each other's way.
-        pruned = measure(shard, [Plan("bounds", "torch", size) for size in sizes])
+        pruned = measure(shard, [SearchPlan("bounds", "torch", size) for size in sizes])
     if pruned:
         best = min(pruned, key=lambda t: t.total)
         plans[PRUNED] = asdict(best.plan)
@@ -213,7 +215,7 @@ def choose(shard: Shard) -> dict[str, Any]:
     }
 
 
-def calibrate(manifold: Manifold, threads: int) -> dict[str, Any]:
+def calibrate(manifold: StoredManifold, threads: int) -> dict[str, Any]:
     """Measure all exact plans on a sample of the manifold; return what the manifest keeps."""
     with threads_of(threads):
         shard = sample_of(manifold, SAMPLE_BYTES)
@@ -223,13 +225,13 @@ def calibrate(manifold: Manifold, threads: int) -> dict[str, Any]:
         return choose(shard)
 
 
-def write_index(manifold: Manifold, output: str, factory: str) -> dict[str, Any]:
+def write_index(manifold: StoredManifold, output: str, factory: str) -> dict[str, Any]:
     """Build an approximate index, measure its recall on held-out reals, write it."""
-    shard = manifold.read(Plan())
+    shard = manifold.read(SearchPlan())
     index = approximate(np.ascontiguousarray(shard.points - shard.centre), factory)
     shard.indexes[factory] = index, np.zeros_like
     queries, hashes = questions(shard, HELD_OUT)["held-out"]
-    plan = Plan("index", factory=factory)
+    plan = SearchPlan("index", factory=factory)
     found = search(shard, queries, 1, hashes, plan)
     exact = nearest([shard], queries, 1, hashes)
     data = faiss.serialize_index(index).tobytes()
@@ -238,27 +240,27 @@ def write_index(manifold: Manifold, output: str, factory: str) -> dict[str, Any]
     return {"plan": asdict(plan), "recall": recall, "path": "index.faiss", **entry}
 
 
-def held_out_of(manifold: Manifold, number: int) -> tuple[np.ndarray, ...]:
+def held_out_of(manifold: StoredManifold, number: int) -> tuple[np.ndarray, ...]:
     """Return the vectors, pixel hashes and ids of a shard's part of the held-out reals."""
-    shard = manifold.read(Plan(), [number])
+    shard = manifold.read(SearchPlan(), [number])
     share = len(shard.ids) / manifold.manifest["reals"]
     rows = np.argsort(shard.pixel_sha256)[: max(1, round(HELD_OUT * share))]
     return shard.vectors[rows], shard.pixel_sha256[rows], shard.ids[rows]
 
 
-def held_out_found(manifold: Manifold, number: int, *asked: Any) -> np.ndarray:
+def held_out_found(manifold: StoredManifold, number: int, *asked: Any) -> np.ndarray:
     """Return the distances of held-out reals to their nearest in one shard, inf for none.
 
     A tile does not meet the others of its image, as no tile of a new image will.
     """
     queries, hashes, ids = (np.concatenate(part) for part in zip(*asked, strict=True))
-    shard = manifold.read(Plan(), [number])
+    shard = manifold.read(SearchPlan(), [number])
     count = max(1, manifold.rule.tiles)
     step = -(-len(ids) // count)  # as many neighbours at once as without tiles
     parts = [slice(start, start + step) for start in range(0, len(ids), step)]
     return np.concatenate(
         [
-            _of_others(search(shard, queries[part], count, hashes[part], Plan()), ids[part])
+            _of_others(search(shard, queries[part], count, hashes[part], SearchPlan()), ids[part])
             for part in parts
         ]
     )
@@ -278,7 +280,7 @@ def write_all_keys(
     """Write the keys of some shards in tasks, and their entries into the draft of a manifest."""
     if draft["search"]["basis"] is None:
         return
-    manifold = Manifold(output, draft)
+    manifold = StoredManifold(output, draft)
     written = results(pool, [task(pool, write_keys, manifold, output, n) for n in numbers])
     for number, keys in zip(numbers, written, strict=True):
         draft["shards"][number]["keys"] = keys
@@ -286,7 +288,7 @@ def write_all_keys(
 
 def measure_held_out(draft: dict[str, Any], output: str, pool: session.Pool) -> None:
     """Measure how far held-out reals lie from the manifold; write the quantiles into the draft."""
-    manifold = Manifold(output, draft)
+    manifold = StoredManifold(output, draft)
     numbers = range(len(draft["shards"]))
     asked = [task(pool, held_out_of, manifold, number) for number in numbers]
     found = results(pool, [task(pool, held_out_found, manifold, n, *asked) for n in numbers])
@@ -307,7 +309,7 @@ def prepare(
     """Complete the manifest of a manifold whose shards are written, in tasks."""
     search_part: dict[str, Any] = {"basis": None, "index": None}
     draft["search"] = search_part
-    vectors = Manifold(output, {**draft, "metric": "euclidean"})
+    vectors = StoredManifold(output, {**draft, "metric": "euclidean"})
     if geometry:
         draft["geometry"] = result(pool, write_geometry, vectors, output)
     if denoiser and draft["reals"] < FEWEST:
@@ -320,9 +322,9 @@ def prepare(
         draft["denoiser"] = result(pool, write_denoiser, vectors, output, denoiser)
     if draft["metric"] == "whitened":
         draft["whitening"] = result(pool, write_whitening, vectors, output)
-    search_part["basis"] = result(pool, write_basis, Manifold(output, draft), output)
+    search_part["basis"] = result(pool, write_basis, StoredManifold(output, draft), output)
     write_all_keys(draft, output, pool, range(len(draft["shards"])))
-    manifold = Manifold(output, draft)
+    manifold = StoredManifold(output, draft)
     search_part |= result(pool, calibrate, manifold, pool.threads)
     if factory is not None:
         search_part["index"] = result(pool, write_index, manifold, output, factory)
@@ -330,21 +332,21 @@ def prepare(
     measure_held_out(draft, output, pool)
 
 
-def explained(manifold: Manifold) -> str:
+def explained(manifold: StoredManifold) -> str:
     """Return how a manifold is searched, and what that was chosen from, as text."""
     found = manifold.manifest["search"]
     count = len(manifold.manifest["shards"])
     lines = [
         f"{manifold.manifest['reals']} reals of {manifold.dimension} numbers in {count} shards, "
         f"{manifold.size / 2**20:.0f} MiB, {manifold.metric.name}",
-        f"auto is {found['chosen']}: {Plan(**found['plans'][found['chosen']])}",
+        f"auto is {found['chosen']}: {SearchPlan(**found['plans'][found['chosen']])}",
         f"milliseconds for {QUERIES} queries, median of {REPEATS}, when it was built:",
     ]
     for row in found["measured"]:
         times = "  ".join(f"{kind} {1e3 * s:8.1f}" for kind, s in row["seconds"].items())
-        lines.append(f"  {Plan(**row['plan'])!s:<36}{times}")
+        lines.append(f"  {SearchPlan(**row['plan'])!s:<36}{times}")
     if found["index"]:
-        plan, recall = Plan(**found["index"]["plan"]), found["index"]["recall"]
+        plan, recall = SearchPlan(**found["index"]["plan"]), found["index"]["recall"]
         lines.append(f"approximate is {plan}, recall {recall:.3f} on held-out reals")
     marks = manifold.manifest["held_out"]["distances"]
     lines.append(

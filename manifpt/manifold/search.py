@@ -46,7 +46,7 @@ class Neighbours(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class SearchPlan:
     """How to search: a ``method`` of this module, and its settings.
 
     ``multiply`` is who multiplies, ``directions`` how many bounds are taken in first, ``factory``
@@ -74,11 +74,11 @@ class Plan:
         return self.method != "index" or self.factory == FLAT
 
 
-PRODUCT = Plan()
+PRODUCT = SearchPlan()
 
 
 @dataclass(frozen=True)
-class Asked:
+class QueryBatch:
     """Queries N x d float32, their points, and the row that each may not meet, or -1."""
 
     queries: np.ndarray
@@ -88,13 +88,13 @@ class Asked:
     def __len__(self) -> int:
         return len(self.queries)
 
-    def at(self, rows: Any) -> "Asked":
+    def at(self, rows: Any) -> "QueryBatch":
         """Return some of them."""
         x = np.ascontiguousarray(self.points[rows])
-        return Asked(self.queries[rows], x, self.hidden[rows])
+        return QueryBatch(self.queries[rows], x, self.hidden[rows])
 
 
-def _distances(asked: Asked, shard: Shard, pairs: Pairs) -> np.ndarray:
+def _distances(asked: QueryBatch, shard: Shard, pairs: Pairs) -> np.ndarray:
     """Return the distances of pairs in float64; each depends on its pair alone."""
     out = np.empty(len(pairs))
     step = max(1, REFINE_BYTES // (8 * asked.queries.shape[1]))
@@ -127,7 +127,7 @@ def _norms(vectors: np.ndarray) -> np.ndarray:
     return out
 
 
-def _by_product(shard: Shard, asked: Asked, k: int, plan: Plan) -> Pairs:
+def _by_product(shard: Shard, asked: QueryBatch, k: int, plan: SearchPlan) -> Pairs:
     """Return the pairs among which each query's k nearest are, by one product."""
     centred = asked.points - shard.centre
     product = Product(centred, shard.points, shard.norms, asked.hidden, plan.multiply)
@@ -136,7 +136,9 @@ def _by_product(shard: Shard, asked: Asked, k: int, plan: Plan) -> Pairs:
     return product.nearest(k, 2 * error)
 
 
-def _by_bounds(shard: Shard, asked: Asked, k: int, plan: Plan) -> tuple[Pairs, np.ndarray]:
+def _by_bounds(
+    shard: Shard, asked: QueryBatch, k: int, plan: SearchPlan
+) -> tuple[Pairs, np.ndarray]:
     """Return pairs as ``_by_product`` does, and the queries for which that did not pay."""
     if shard.basis is None or shard.keys is None:
         raise ValueError("search by bounds needs a shard with a basis and keys")
@@ -190,7 +192,9 @@ def _too_many(counts: np.ndarray, dropped: np.ndarray, total: int) -> np.ndarray
     return out
 
 
-def _by_index(shard: Shard, asked: Asked, k: int, plan: Plan) -> tuple[Pairs, np.ndarray]:
+def _by_index(
+    shard: Shard, asked: QueryBatch, k: int, plan: SearchPlan
+) -> tuple[Pairs, np.ndarray]:
     """Return pairs that a FAISS index proposes, and the queries that a flat one cannot settle."""
     index, error = shard.index(plan.factory, float16=plan.float16)
     centred = asked.points - shard.centre
@@ -216,7 +220,7 @@ def _by_index(shard: Shard, asked: Asked, k: int, plan: Plan) -> tuple[Pairs, np
     return Pairs(query[order], row[order]), left
 
 
-def _first(shard: Shard, asked: Asked, pairs: Pairs, k: int) -> tuple[np.ndarray, np.ndarray]:
+def _first(shard: Shard, asked: QueryBatch, pairs: Pairs, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Return distances and rows, N x k, of the nearest by (distance, id) among some pairs."""
     count = len(asked)
     if len(pairs) > k * count:
@@ -244,7 +248,7 @@ def _order(distance: np.ndarray, ids: np.ndarray) -> np.ndarray:
 
 
 def search(
-    shard: Shard, queries: np.ndarray, k: int, excluded: np.ndarray | None, plan: Plan
+    shard: Shard, queries: np.ndarray, k: int, excluded: np.ndarray | None, plan: SearchPlan
 ) -> Neighbours:
     """Return the k nearest reals of one shard, or as many as it has; see ``nearest``."""
     found = search_rows(shard, queries, k, excluded, plan)
@@ -252,14 +256,14 @@ def search(
 
 
 def search_rows(
-    shard: Shard, queries: np.ndarray, k: int, excluded: np.ndarray | None, plan: Plan
+    shard: Shard, queries: np.ndarray, k: int, excluded: np.ndarray | None, plan: SearchPlan
 ) -> Neighbours:
     """Return what ``search`` does, but in place of vectors their rows in the shard, N x k x 1."""
     queries = np.ascontiguousarray(queries, dtype=np.float32)
     distance = np.full((len(queries), k), np.inf)
     rows = np.full((len(queries), k), -1, dtype=np.int64)
     hidden = np.full(len(queries), -1) if excluded is None else shard.rows_of(excluded)
-    every = Asked(queries, shard.metric.points(queries), hidden)
+    every = QueryBatch(queries, shard.metric.points(queries), hidden)
     for start in range(0, len(queries), QUERIES):
         part = slice(start, min(start + QUERIES, len(queries)))
         asked, left = every.at(part), np.arange(part.stop - part.start)
@@ -292,7 +296,7 @@ def nearest(
     queries: np.ndarray,
     k: int = 1,
     excluded: np.ndarray | None = None,
-    plan: Plan = PRODUCT,
+    plan: SearchPlan = PRODUCT,
 ) -> Neighbours:
     """Return the k nearest reals of each query, ordered by (distance, id).
 

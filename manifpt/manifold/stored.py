@@ -19,7 +19,7 @@ from manifpt.manifold.basis import Basis
 from manifpt.manifold.denoiser import Denoiser
 from manifpt.manifold.geometry import Geometry
 from manifpt.manifold.metric import Metric, Whitening
-from manifpt.manifold.search import Plan
+from manifpt.manifold.search import SearchPlan
 from manifpt.manifold.shard import Shard
 from manifpt.nets.device import device_and_precision
 from manifpt.spaces import Space, space_from_card
@@ -30,7 +30,7 @@ MANIFOLDS = "manifolds"
 
 
 @dataclass(frozen=True)
-class Manifold:
+class StoredManifold:
     """A finished manifold; its shards are read when they are asked for."""
 
     uri: str
@@ -119,7 +119,7 @@ class Manifold:
         out: np.ndarray = np.interp(distances, marks, np.linspace(0, 100, len(marks)), left=0)
         return out
 
-    def read(self, plan: Plan, numbers: Sequence[int] | None = None) -> Shard:
+    def read(self, plan: SearchPlan, numbers: Sequence[int] | None = None) -> Shard:
         """Read all shards, or some, as one, with what ``plan`` needs."""
         every = self.manifest["shards"]
         entries = every if numbers is None else [every[number] for number in numbers]
@@ -206,15 +206,15 @@ class Manifold:
         return data
 
 
-def open_manifolds(uris: Sequence[str]) -> list[Manifold]:
+def open_manifolds(uris: Sequence[str]) -> list[StoredManifold]:
     """Open manifolds; a folder that holds one a space stands for all of them."""
     opened = []
     for uri in map(storage.absolute, uris):
         manifest = outputs.read(uri) or {}
         if manifest.get("kind") == MANIFOLDS:
-            opened += [Manifold.open(storage.join(uri, name)) for name in manifest["members"]]
+            opened += [StoredManifold.open(storage.join(uri, name)) for name in manifest["members"]]
         else:
-            opened.append(Manifold.open(uri))
+            opened.append(StoredManifold.open(uri))
     return opened
 
 

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from manifpt.attribution.model.train import train_attributor
-from manifpt.attribution.model.training_recipe import Options
+from manifpt.attribution.model.training_recipe import TrainingRecipe
 from manifpt.engine import session
 from manifpt.manifold.build import build_manifold
 from manifpt.planning import model
 from manifpt.planning.cluster import Cluster
 from manifpt.planning.measure import command
-from manifpt.planning.measured import Measured
+from manifpt.planning.measured import Measurements
 from manifpt.planning.plan_calibration import calibrate
 from manifpt.throughput.attribution_speed import write_tar
 from manifpt.throughput.photographs import crops, generated, photographs
@@ -56,13 +56,13 @@ def _train(folder: str) -> None:
     train_attributor(
         [f"{name}={folder}/{name}.tar" for name in ("real", "pca")],
         f"{folder}/model",
-        Options(epochs=1),
+        TrainingRecipe(epochs=1),
         manifolds=[f"{folder}/manifold"],
     )
     ray.shutdown()
 
 
-def measured_of(folder: str) -> Measured:
+def measured_of(folder: str) -> Measurements:
     """Return the measurements of this machine, for the images of ``prepare``."""
     return calibrate([f"{folder}/crawl"], f"{folder}/model")
 

@@ -7,7 +7,7 @@ from typing import Any
 from manifpt import outputs, storage
 from manifpt.attribution.crawl.registered import opened
 from manifpt.attribution.model.targets import trained_targets
-from manifpt.attribution.model.trained import Attributor
+from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.engine import scaling, session
 from manifpt.engine.bill import hourly
 from manifpt.errors import ManifptError
@@ -16,10 +16,10 @@ from manifpt.images.container import BrokenError
 from manifpt.images.sources import AS_FOUND, MANIFOLD_REALS, REAL, Unit
 from manifpt.images.units import units
 from manifpt.manifold.placement import place_all
-from manifpt.manifold.stored import Manifold, open_manifolds
+from manifpt.manifold.stored import StoredManifold, open_manifolds
 from manifpt.planning import model
 from manifpt.planning.cluster import Cluster
-from manifpt.planning.measured import Measured
+from manifpt.planning.measured import Measurements
 from manifpt.spaces.space import LEARNED
 
 READING = ("fetch", "decode", "table")
@@ -75,7 +75,9 @@ def dry_run(job: str, config: Any) -> dict[str, Any]:
     }
 
 
-def _cost(job: str, config: Any, images: int | None, reals: Sequence[Manifold]) -> dict[str, Any]:
+def _cost(
+    job: str, config: Any, images: int | None, reals: Sequence[StoredManifold]
+) -> dict[str, Any]:
     """Return what nodes cost at the given prices, and by measurements what the job would."""
     if config.measurements and job not in PLANNED:
         raise ManifptError(f"--measurements: {' and '.join(PLANNED)} can be planned; leave it out")
@@ -87,7 +89,7 @@ def _cost(job: str, config: Any, images: int | None, reals: Sequence[Manifold]) 
         if config.max_cost and hour:
             found["hours_of_max_cost"] = config.max_cost / hour
     if config.measurements and images:
-        measured = Measured.read(config.measurements)
+        measured = Measurements.read(config.measurements)
         count = max((one.manifest["reals"] for one in reals), default=measured.images.reals)
         sizes = (images, count) if job == "attribute" else (images,)
         plan = PLANNED[job](measured, *sizes, _cluster(measured, most), config.num_actors)
@@ -97,7 +99,7 @@ def _cost(job: str, config: Any, images: int | None, reals: Sequence[Manifold]) 
     return found
 
 
-def _cluster(measured: Measured, most: dict[str, float]) -> Cluster:
+def _cluster(measured: Measurements, most: dict[str, float]) -> Cluster:
     """Return the nodes that are up, or as many like them as the cluster may grow to."""
     up = scaling.nodes_up()
     cpus = scaling.node_cpus() if up else int(most.get("CPU", 1))
@@ -149,17 +151,17 @@ def _count(unit: Unit) -> int | None:
     return None
 
 
-def _manifolds(config: Any) -> list[Manifold]:
+def _manifolds(config: Any) -> list[StoredManifold]:
     """Return the manifolds that a job is given, or those of its attributor."""
     given = getattr(config, "manifold", ())
     model = getattr(config, "model", None) or getattr(config, "extend", None)
     if model is None:
         return open_manifolds(given)
     with opened(model, given) as source:
-        targets = trained_targets(Attributor.open(source.attributor), source.manifolds)
+        targets = trained_targets(TrainedAttributor.open(source.attributor), source.manifolds)
         return [target.manifold for target in targets.values() if target.manifold]
 
 
-def _learned(config: Any, reals: Sequence[Manifold]) -> bool:
+def _learned(config: Any, reals: Sequence[StoredManifold]) -> bool:
     names = {one.space.name for one in reals} | set((getattr(config, "space", "") or "").split("+"))
     return bool(names & set(LEARNED)) or bool(getattr(config, "denoiser", False))

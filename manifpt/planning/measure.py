@@ -26,7 +26,7 @@ import pyarrow as pa
 from manifpt import outputs, storage
 from manifpt.artifacts.projection import Projector, reading_of
 from manifpt.attribution.crawl.duplicates import find_duplicates
-from manifpt.attribution.crawl.settings import Settings
+from manifpt.attribution.crawl.settings import AttributionSettings
 from manifpt.engine.session import ANY_SEARCH
 from manifpt.engine.unique import check_ids
 from manifpt.errors import ManifptError
@@ -39,9 +39,9 @@ from manifpt.images.units import units
 from manifpt.manifold.embed import write_rows
 from manifpt.manifold.placement import plan_for
 from manifpt.manifold.prepare import HELD_OUT, PAUSE, REPEATS, SAMPLE_BYTES
-from manifpt.manifold.search import Plan, nearest
+from manifpt.manifold.search import SearchPlan, nearest
 from manifpt.manifold.shard import ROWS, Shard
-from manifpt.manifold.stored import Manifold
+from manifpt.manifold.stored import StoredManifold
 from manifpt.nets.device import device_and_precision, threads_of
 from manifpt.outputs.verified import entries, wrong
 from manifpt.storage import tensors
@@ -74,7 +74,7 @@ def shortest(
 
 
 @dataclass(frozen=True)
-class Sample:
+class InputSample:
     """Images as the input has them, what it took to fetch one, and how many a file has."""
 
     raws: list[Raw]
@@ -101,7 +101,7 @@ class Sample:
         return sum(path.stat().st_size for path in Path(folder).iterdir()) / len(some)
 
 
-def sample_of(inputs: Sequence[str], rule: DecodeRule, most: int = MOST) -> Sample:
+def sample_of(inputs: Sequence[str], rule: DecodeRule, most: int = MOST) -> InputSample:
     """Fetch the first images of an input, up to ``most`` or for a while."""
     raws: list[Raw] = []
     counts: list[int] = []  # of the units that were read to their ends
@@ -124,7 +124,7 @@ def sample_of(inputs: Sequence[str], rule: DecodeRule, most: int = MOST) -> Samp
     good = [raw for raw in raws if raw.data]
     if len(good) < FILES:
         raise ManifptError(f"--input: {len(good)} images are too few to measure; give more")
-    return Sample(good, fetch, max(1.0, float(np.mean(counts))))
+    return InputSample(good, fetch, max(1.0, float(np.mean(counts))))
 
 
 @dataclass
@@ -136,7 +136,7 @@ class Steps:
 
     def __post_init__(self) -> None:
         self.rule, self.sizes = reading_of(self.projectors)
-        self.stage = Settings().stage(self.model, self.projectors)
+        self.stage = AttributionSettings().stage(self.model, self.projectors)
 
     def read(self, raws: Sequence[Raw]) -> tuple[dict[str, float], pa.Table]:
         """Return the seconds of decoding an image and of making its row; and the table."""
@@ -226,11 +226,11 @@ def processor_seconds(code: str, *args: str) -> float:
 
 ACTOR = """
 import sys, ray.data, torch
-from manifpt.attribution.model.trained import Attributor
+from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.attribution.model.targets import trained_targets
 from manifpt.manifold.placement import plan_for
 from manifpt.engine.session import ANY_SEARCH
-attributor = Attributor.open(sys.argv[1])
+attributor = TrainedAttributor.open(sys.argv[1])
 attributor.network()
 for target in trained_targets(attributor, sys.argv[2:]).values():
     if target.manifold:
@@ -240,7 +240,7 @@ READER = "import ray.data, manifpt.images.read"
 
 
 @dataclass(frozen=True)
-class Ran:
+class CommandRun:
     """A command: when it began, when its parts were written, their bytes, when it ended."""
 
     began: float
@@ -249,7 +249,7 @@ class Ran:
     ended: float
 
 
-def command(job: str, output: str, *flags: str, environment: dict[str, str]) -> Ran:
+def command(job: str, output: str, *flags: str, environment: dict[str, str]) -> CommandRun:
     """Run a job as its users do."""
     began = time.time()
     given = [sys.executable, "-m", "manifpt", job, "--output", output, *flags]
@@ -267,7 +267,7 @@ def command(job: str, output: str, *flags: str, environment: dict[str, str]) -> 
         raise ManifptError(f"--measure: {job} ended with {ran.returncode}: {last}")
     files = [path.stat() for path in Path(output, "attributions").glob("*.parquet")]
     times = sorted(file.st_mtime for file in files)
-    return Ran(began, times, sum(file.st_size for file in files), ended)
+    return CommandRun(began, times, sum(file.st_size for file in files), ended)
 
 
 def serial(output: str) -> dict[str, Any]:
@@ -287,9 +287,9 @@ def serial(output: str) -> dict[str, Any]:
     }
 
 
-def reals_of(manifold: Manifold) -> dict[str, Any]:
+def reals_of(manifold: StoredManifold) -> dict[str, Any]:
     """Return the times of a real when a manifold is built."""
-    shard: Shard = manifold.read(Plan(), range(1))
+    shard: Shard = manifold.read(SearchPlan(), range(1))
     count = len(shard.ids)
     names = list(map(str, shard.ids))
     columns: dict[str, Any] = {name: names for name in ROWS if name != "perceptual_hash"}
@@ -303,7 +303,7 @@ def reals_of(manifold: Manifold) -> dict[str, Any]:
         gathered = shortest(gather)
         hashes = np.full(HELD_OUT, "", dtype=object)
         queries = np.resize(shard.vectors, (HELD_OUT, shard.vectors.shape[1])) + 0.01
-        held = shortest(lambda: nearest([shard], queries, 1, hashes, Plan()), 1)
+        held = shortest(lambda: nearest([shard], queries, 1, hashes, SearchPlan()), 1)
     timed = manifold.manifest["search"]["measured"]
     seconds = [s + PAUSE for row in timed for s in row["seconds"].values()]
     reals = manifold.manifest["reals"]

@@ -30,7 +30,7 @@ class Sizes(_Part):
     chunk: int = Field(ge=1)
 
 
-class Images(_Part):
+class ImageSeconds(_Part):
     """Of one image: reader ``fetch``, ``decode``, ``table``; actor the rest.
 
     ``search`` is among ``reals`` reals; the part ``search_floor`` does not depend on their number.
@@ -78,7 +78,7 @@ class Serial(_Part):
     copies: NonNegativeFloat
 
 
-class Reals(_Part):
+class RealSeconds(_Part):
     """Of one real when a manifold is built.
 
     ``calibrate`` is of up to ``sample`` reals, ``gather`` of all, and ``held_out`` the time in
@@ -91,7 +91,7 @@ class Reals(_Part):
     held_out: NonNegativeFloat
 
 
-class Measured(_Part):
+class Measurements(_Part):
     """All of it, and the machine: its cores, and the bytes that Ray has there for jobs."""
 
     machine: dict[str, Any]
@@ -100,17 +100,17 @@ class Measured(_Part):
     uses_gpu: bool
     exact: bool
     sizes: Sizes
-    images: Images
+    images: ImageSeconds
     fixed: Fixed
     serial: Serial
-    reals: Reals
+    reals: RealSeconds
 
     def write(self, uri: str) -> None:
         """Write it as JSON."""
         storage.write_json(uri, self.model_dump(mode="json"))
 
     @classmethod
-    def read(cls, uri: str) -> "Measured":
+    def read(cls, uri: str) -> "Measurements":
         """Return what ``write`` wrote."""
         try:
             return cls.model_validate(storage.read_json(uri))

@@ -14,7 +14,7 @@ from manifpt.errors import ManifptError
 from manifpt.manifold.placement import SHARE, block_bytes, kind_of
 from manifpt.manifold.prepare import HELD_OUT
 from manifpt.planning.cluster import Cluster
-from manifpt.planning.measured import Measured
+from manifpt.planning.measured import Measurements
 
 # Requests to S3, as counted: of each chunk, and of each file of the input.
 CHUNK_WRITES, CHUNK_READS, UNIT_READS = 2, 12, 3
@@ -22,7 +22,7 @@ SHARDS = 4
 
 
 @dataclass(frozen=True)
-class Stage:
+class PlannedStage:
     """A step of a job: seconds of cores and GPUs in all, and bytes of storage."""
 
     name: str
@@ -45,7 +45,7 @@ class JobPlan:
     workers: int
     images: int
     placement: str
-    stages: tuple[Stage, ...]
+    stages: tuple[PlannedStage, ...]
     parts: dict[str, float]
     limits: dict[str, float]
     writes: float
@@ -63,7 +63,7 @@ class JobPlan:
         return max(self.limits, key=lambda n: self.limits[n]) if longest == "images" else longest
 
 
-def _started(measured: Measured, cluster: Cluster, pool: Pool, units: int) -> float:
+def _started(measured: Measurements, cluster: Cluster, pool: Pool, units: int) -> float:
     """Return the seconds until the first image is read: processes of a node share its cores."""
     fixed = measured.fixed
     actors = math.ceil(pool.size / cluster.nodes)
@@ -73,8 +73,8 @@ def _started(measured: Measured, cluster: Cluster, pool: Pool, units: int) -> fl
 
 
 def _flow(
-    measured: Measured,
-    stages: Sequence[Stage],
+    measured: Measurements,
+    stages: Sequence[PlannedStage],
     images: int,
     chunk: int,
     cluster: Cluster,
@@ -109,29 +109,33 @@ def _flow(
     return limits
 
 
-def _first(measured: Measured, stages: Sequence[Stage], images: int, chunk: int) -> float:
+def _first(
+    measured: Measurements, stages: Sequence[PlannedStage], images: int, chunk: int
+) -> float:
     """Return the seconds until the first chunk of images is read, when actors may begin."""
     by = {stage.name: stage.cpu for stage in stages}
     share = min(images, chunk, measured.sizes.unit) / images
     return share * max(by["fetch"] + by["table"], by["decode"])
 
 
-def _reading(measured: Measured, images: int) -> list[Stage]:
+def _reading(measured: Measurements, images: int) -> list[PlannedStage]:
     slower = measured.fixed.contention * images
     one, size = measured.images, measured.sizes.image * images
     return [
-        Stage("fetch", "reader", one.fetch * slower, read=size),
-        Stage("decode", "reader", one.decode * slower),
-        Stage("table", "reader", one.table * slower),
+        PlannedStage("fetch", "reader", one.fetch * slower, read=size),
+        PlannedStage("decode", "reader", one.decode * slower),
+        PlannedStage("table", "reader", one.table * slower),
     ]
 
 
-def _on(measured: Measured, pool: Pool, name: str, seconds: float, **more: float) -> Stage:
+def _on(
+    measured: Measurements, pool: Pool, name: str, seconds: float, **more: float
+) -> PlannedStage:
     """Return an actor's stage, on the GPU if the pool has one."""
     seconds *= measured.fixed.contention
     if pool.num_gpus:
-        return Stage(name, "actor", gpu=seconds, **more)
-    return Stage(name, "actor", cpu=seconds, **more)
+        return PlannedStage(name, "actor", gpu=seconds, **more)
+    return PlannedStage(name, "actor", cpu=seconds, **more)
 
 
 def _check(images: int, reals: int) -> None:
@@ -140,7 +144,7 @@ def _check(images: int, reals: int) -> None:
 
 
 def attribute(
-    measured: Measured, images: int, reals: int, cluster: Cluster, actors: int | None = None
+    measured: Measurements, images: int, reals: int, cluster: Cluster, actors: int | None = None
 ) -> JobPlan:
     """Plan ``manifpt attribute`` for a number of images and of the manifold's reals."""
     _check(images, reals)
@@ -162,7 +166,7 @@ def attribute(
         _on(measured, pool, "embed", one.embed * images),
         _on(measured, pool, "search", search * images, read=read),
         _on(measured, pool, "classify", one.classify * images),
-        Stage(
+        PlannedStage(
             "write",
             "actor",
             one.write * images * measured.fixed.contention,
@@ -174,9 +178,9 @@ def attribute(
     units = math.ceil(images / sizes.unit)
     chunks = math.ceil(images / min(images, chunk, sizes.unit))
     tail = [
-        Stage("ids", "task", serial.ids * images),
-        Stage("copies", "task", serial.copies * images),
-        Stage("check", "driver", serial.check * chunks, read=sizes.attribution * images),
+        PlannedStage("ids", "task", serial.ids * images),
+        PlannedStage("copies", "task", serial.copies * images),
+        PlannedStage("check", "driver", serial.check * chunks, read=sizes.attribution * images),
     ]
     # Tasks share the cores of all nodes; the driver is one process.
     cores = cluster.cores * cluster.nodes
@@ -193,7 +197,7 @@ def attribute(
 
 
 def build_manifold(
-    measured: Measured, reals: int, cluster: Cluster, actors: int | None = None
+    measured: Measurements, reals: int, cluster: Cluster, actors: int | None = None
 ) -> JobPlan:
     """Plan ``manifpt build_manifold`` for a number of reals."""
     _check(1, reals)
@@ -209,9 +213,11 @@ def build_manifold(
     stored = sizes.real_stored * reals
     at_once = min(SHARDS, cluster.nodes * cluster.cores)
     tail = [
-        Stage("gather", "task", real.gather * reals, read=stored, written=stored),
-        Stage("calibrate", "task", real.calibrate * min(reals, real.sample)),
-        Stage("held-out", "task", real.held_out * reals * min(1, reals / HELD_OUT), read=stored),
+        PlannedStage("gather", "task", real.gather * reals, read=stored, written=stored),
+        PlannedStage("calibrate", "task", real.calibrate * min(reals, real.sample)),
+        PlannedStage(
+            "held-out", "task", real.held_out * reals * min(1, reals / HELD_OUT), read=stored
+        ),
     ]
     parts = {
         "start": _started(measured, cluster, pool, units)

@@ -11,11 +11,11 @@ from manifpt import storage
 from manifpt.artifacts.projection import reading_of, rows_of_chunk
 from manifpt.attribution.crawl.registered import opened
 from manifpt.attribution.model.targets import trained_targets
-from manifpt.attribution.model.trained import Attributor
+from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.engine import pipeline, session
 from manifpt.errors import ManifptError
 from manifpt.manifold.placement import plan_for
-from manifpt.manifold.stored import Manifold
+from manifpt.manifold.stored import StoredManifold
 from manifpt.nets.device import device_and_precision
 from manifpt.planning.cluster import Cluster
 from manifpt.planning.measure import (
@@ -25,7 +25,7 @@ from manifpt.planning.measure import (
     READER,
     ROWS_TIMED,
     RUN_SECONDS,
-    Ran,
+    CommandRun,
     Steps,
     command,
     processor_seconds,
@@ -33,7 +33,7 @@ from manifpt.planning.measure import (
     sample_of,
     serial,
 )
-from manifpt.planning.measured import Fixed, Images, Measured, Reals, Serial, Sizes
+from manifpt.planning.measured import Fixed, ImageSeconds, Measurements, RealSeconds, Serial, Sizes
 from manifpt.planning.model import attribute, build_manifold
 from manifpt.spaces.space import LEARNED
 from manifpt.throughput.timing import in_a_process
@@ -43,14 +43,14 @@ DRIVER_CHUNKS = 200
 LEAST_CONTENTION = 0.5  # a run that seems faster than that was not measured well
 
 
-def calibrate(inputs: Sequence[str], model: str, manifolds: Sequence[str] = ()) -> Measured:
+def calibrate(inputs: Sequence[str], model: str, manifolds: Sequence[str] = ()) -> Measurements:
     """Measure on this machine; ``inputs`` are images like those to come, ``model`` an attributor.
 
     It writes into a temporary folder alone, and its runs into an MLflow store there.
     """
     cores = os.cpu_count() or 1
     with opened(model, manifolds) as source, tempfile.TemporaryDirectory() as folder:
-        attributor = Attributor.open(source.attributor)
+        attributor = TrainedAttributor.open(source.attributor)
         targets = trained_targets(attributor, source.manifolds)
         reals = [target.manifold for target in targets.values() if target.manifold]
         most = max((one.manifest["reals"] for one in reals), default=0)
@@ -75,9 +75,9 @@ def calibrate(inputs: Sequence[str], model: str, manifolds: Sequence[str] = ()) 
         attributed = command("attribute", f"{folder}/attributions", *flags, environment=store)
         flags = ["--input", f"real={folder}/images", *space_flags(reals[0])]
         built = command("build_manifold", f"{folder}/manifold", *flags, environment=store)
-        manifold = Manifold.open(f"{folder}/manifold")
+        manifold = StoredManifold.open(f"{folder}/manifold")
         parts = len(attributed.parts)
-        draft = Measured(
+        draft = Measurements(
             machine=environment(cores),
             cores=cores,
             memory=memory,
@@ -91,7 +91,7 @@ def calibrate(inputs: Sequence[str], model: str, manifolds: Sequence[str] = ()) 
                 unit=sample.unit,
                 chunk=rows_of_chunk(projectors),
             ),
-            images=Images(
+            images=ImageSeconds(
                 fetch=sample.fetch,
                 reals=most,
                 **read,
@@ -106,15 +106,20 @@ def calibrate(inputs: Sequence[str], model: str, manifolds: Sequence[str] = ()) 
                 contention=1,
             ),
             serial=Serial(chunk=chunk_driver, **serial(f"{folder}/attributions")),
-            reals=Reals(**reals_of(manifold)),
+            reals=RealSeconds(**reals_of(manifold)),
         )
         here = Cluster(1, cores, cores, gpus, memory)
         return fitted(draft, here, attributed, built, count, count / parts)
 
 
 def fitted(
-    draft: Measured, here: Cluster, attributed: Ran, built: Ran, images: int, unit: float
-) -> Measured:
+    draft: Measurements,
+    here: Cluster,
+    attributed: CommandRun,
+    built: CommandRun,
+    images: int,
+    unit: float,
+) -> Measurements:
     """Return the measurements with what two runs of ``images`` in files of ``unit`` took besides.
 
     The parts of ``attributed`` tell how long its images took, which the steps by themselves do not:
@@ -140,7 +145,7 @@ def fitted(
     return draft.model_copy(update={"fixed": fixed.model_copy(update={"build_end": build_end})})
 
 
-def space_flags(manifold: Manifold) -> list[str]:
+def space_flags(manifold: StoredManifold) -> list[str]:
     """Return the options of ``build_manifold`` that give a manifold of the same space."""
     card, rule = manifold.manifest["space"], manifold.rule
     name = card["name"]

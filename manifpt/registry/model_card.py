@@ -12,7 +12,7 @@ from manifpt.attribution.unknown.decision import USUAL
 from manifpt.errors import ManifptError, public
 from manifpt.evaluation.closed_set import closed_set_metrics
 from manifpt.images.sources import CARD, Input
-from manifpt.manifold import Manifold
+from manifpt.manifold import StoredManifold
 
 NOT_STATED = "not stated"
 
@@ -26,7 +26,7 @@ class Facts:
     """
 
     manifest: dict[str, Any]
-    manifolds: Sequence[Manifold]
+    manifolds: Sequence[StoredManifold]
     metrics: dict[str, Any] | None
     included: bool
     commit: str

@@ -39,7 +39,7 @@ from manifpt.artifacts.projection import reading_of
 from manifpt.attribution.crawl.registered import ATTRIBUTOR, MANIFOLDS, included
 from manifpt.attribution.crawl.stage import AttributeStage
 from manifpt.attribution.model.targets import trained_targets
-from manifpt.attribution.model.trained import Attributor
+from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.attribution.unknown.decision import Rule
 from manifpt.errors import ManifptError
 from manifpt.images.raw import Raw
@@ -64,7 +64,7 @@ class AttributorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defi
         A manifold that is gone, or another by now, raises.
         """
         folder = context.artifacts[ATTRIBUTOR]
-        attributor = Attributor.open(folder)
+        attributor = TrainedAttributor.open(folder)
         where = _checked(attributor, context.artifacts.get(MANIFOLDS))
         targets = trained_targets(attributor, where).values()
         projectors = [target.projector_alone() for target in targets]
@@ -126,7 +126,7 @@ def _bytes(data: bytes | str | None) -> bytes:
         return raw
 
 
-def _checked(attributor: Attributor, folder: str | None) -> list[str]:
+def _checked(attributor: TrainedAttributor, folder: str | None) -> list[str]:
     """Return where the manifolds lie, in the model's ``folder`` or where the attributor says."""
     branches = [branch for branch in attributor.branches if branch["manifold"]]
     where = [branch["manifold"] for branch in branches]

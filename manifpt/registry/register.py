@@ -20,11 +20,11 @@ import manifpt
 from manifpt import outputs, storage
 from manifpt.attribution.crawl.registered import ATTRIBUTOR, MANIFOLDS
 from manifpt.attribution.model.targets import trained_targets
-from manifpt.attribution.model.trained import Attributor, sealed
+from manifpt.attribution.model.trained import TrainedAttributor, sealed
 from manifpt.attribution.unknown.decision import USUAL
 from manifpt.errors import ManifptError, public
 from manifpt.evaluation.evaluate import METRICS
-from manifpt.manifold import Manifold
+from manifpt.manifold import StoredManifold
 from manifpt.manifold.copy import copy_manifold, stored_bytes
 from manifpt.registry import pyfunc as model
 from manifpt.registry.model_card import Facts, card, description
@@ -64,7 +64,7 @@ def log_model(
         evaluation: folder of manifpt evaluate, for the card.
 
     """
-    attributor = Attributor.open(uri)
+    attributor = TrainedAttributor.open(uri)
     targets = trained_targets(attributor, moved)
     manifolds = [target.manifold for target in targets.values() if target.manifold]
     metrics = _metrics(evaluation, attributor) if evaluation else None
@@ -128,7 +128,7 @@ def _kept(facts: Facts) -> str:
     return "included" if facts.included else "referenced"
 
 
-def _included(manifold: str, manifolds: Sequence[Manifold]) -> bool:
+def _included(manifold: str, manifolds: Sequence[StoredManifold]) -> bool:
     """Decide whether the manifolds come with the model, and print why."""
     if manifold == "reference" or not manifolds:
         return False
@@ -140,7 +140,7 @@ def _included(manifold: str, manifolds: Sequence[Manifold]) -> bool:
     return chosen
 
 
-def _metrics(evaluation: str, attributor: Attributor) -> dict[str, Any]:
+def _metrics(evaluation: str, attributor: TrainedAttributor) -> dict[str, Any]:
     """Return the metrics of an evaluation of that attributor; of another one they raise."""
     manifest = outputs.require(evaluation, "evaluation", "--evaluation")
     same_place = manifest["model"] == attributor.uri
@@ -154,7 +154,7 @@ def _metrics(evaluation: str, attributor: Attributor) -> dict[str, Any]:
     return storage.read_json(storage.join(evaluation, METRICS))
 
 
-def _files(scratch: str, attributor: Attributor, facts: Facts) -> dict[str, str]:
+def _files(scratch: str, attributor: TrainedAttributor, facts: Facts) -> dict[str, str]:
     """Write the model's files to a local folder; return their paths by name.
 
     The manifest in the model says where the manifolds lie now.
@@ -190,7 +190,7 @@ def _signature() -> ModelSignature:
     return ModelSignature(image, Schema(columns), ParamSchema(params))
 
 
-def _example(attributor: Attributor) -> bytes:
+def _example(attributor: TrainedAttributor) -> bytes:
     """Return a grey image of the attributor's size, as PNG."""
     size = attributor.branches[0]["decode"]["size"]
     sink = io.BytesIO()

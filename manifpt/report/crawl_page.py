@@ -18,7 +18,7 @@ from manifpt.images import DecodeRule
 from manifpt.images.decode import ERRORS
 from manifpt.report import charts
 from manifpt.report.crawl_counts import MOST_LISTED, SCORES, Totals, count_rows, domain_of, wilson
-from manifpt.report.evaluation_page import MOST_POINTS, Options
+from manifpt.report.evaluation_page import MOST_POINTS, PageOptions
 from manifpt.report.examples import pictures_of_reals
 from manifpt.report.explanation import Explainer
 from manifpt.report.image_map import map_of
@@ -47,7 +47,7 @@ LEAKS = {
 class _Crawl:
     """The output of a crawl, read once."""
 
-    def __init__(self, uri: str, options: Options) -> None:
+    def __init__(self, uri: str, options: PageOptions) -> None:
         self.uri, self.options = storage.absolute(uri), options
         self.manifest = outputs.require(uri, KIND, "RUN")
         self.summary = storage.read_json(storage.join(self.uri, SUMMARY))
@@ -218,7 +218,7 @@ def pictured(crawl: _Crawl, rows: Sequence[dict[str, Any]], pictures: Pictures) 
         row["real"] = seen[neighbour]
 
 
-def crawl_page(uri: str, options: Options) -> bytes:
+def crawl_page(uri: str, options: PageOptions) -> bytes:
     """Return the page of a finished crawl as HTML."""
     crawl, pictures = _Crawl(uri, options), Pictures()
     summary = crawl.summary

@@ -43,7 +43,7 @@ ROWS = (
 
 
 @dataclass(frozen=True)
-class Options:
+class PageOptions:
     """What a user may choose of a page: examples of each kind, and outputs to show beside."""
 
     samples: int = 2
@@ -64,7 +64,7 @@ def outcome(row: Mapping[str, Any]) -> str:
 class _Evaluation:
     """An evaluation's files, read as often as a page needs."""
 
-    def __init__(self, uri: str, options: Options) -> None:
+    def __init__(self, uri: str, options: PageOptions) -> None:
         self.uri, self.options = storage.absolute(uri), options
         self.manifest = outputs.require(uri, "evaluation", "RUN")
         self.metrics = storage.read_json(storage.join(self.uri, METRICS))
@@ -224,7 +224,7 @@ def _robustness(evaluation: _Evaluation) -> tuple[dict[str, Any] | None, list[Pa
     return result, [output_part("Robustness", uri, manifest)]
 
 
-def evaluation_page(uri: str, options: Options) -> bytes:
+def evaluation_page(uri: str, options: PageOptions) -> bytes:
     """Return the page of a finished evaluation as HTML."""
     evaluation, pictures = _Evaluation(uri, options), Pictures()
     metrics, manifest = evaluation.metrics, evaluation.manifest

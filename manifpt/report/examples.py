@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifpt import storage
-from manifpt.artifacts.branches import Branch, open_artifacts, read_artifacts
+from manifpt.artifacts.branches import ArtifactBranch, open_artifacts, read_artifacts
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule
 from manifpt.images.stacks import reading_rule
@@ -66,7 +66,7 @@ class Examples:
         self.notes: list[str] = []
 
     @cached_property
-    def branches(self) -> list[Branch]:
+    def branches(self) -> list[ArtifactBranch]:
         """The artifacts that were evaluated; none if they are gone."""
         try:
             return open_artifacts(self.uris)

@@ -20,7 +20,7 @@ from manifpt.artifacts.projection import (
 )
 from manifpt.attribution.crawl.stage import AttributeStage
 from manifpt.attribution.model.targets import trained_targets
-from manifpt.attribution.model.trained import Attributor
+from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.attribution.unknown.decision import USUAL, Rule
 from manifpt.attribution.unknown.known import Outputs
 from manifpt.attribution.unknown.open_set import as_strange
@@ -53,12 +53,12 @@ class Explainer:
     @classmethod
     def open(cls, model: str, manifolds: Sequence[str] = (), rule: Rule = USUAL) -> "Explainer":
         """Open the attributor in a folder, and its manifolds there or where they lie now."""
-        targets = trained_targets(Attributor.open(model), manifolds)
+        targets = trained_targets(TrainedAttributor.open(model), manifolds)
         projectors = [target.projector_alone() for target in targets.values()]
         return cls(AttributeStage(model, projectors, rule=rule), projectors)
 
     @cached_property
-    def attributor(self) -> Attributor:
+    def attributor(self) -> TrainedAttributor:
         """The attributor."""
         return self.stage.attributor
 

@@ -5,7 +5,7 @@ from typing import Any
 from manifpt import outputs, storage
 from manifpt.errors import public
 from manifpt.evaluation.robustness import RESULT
-from manifpt.report.evaluation_page import Options, robustness_of
+from manifpt.report.evaluation_page import PageOptions, robustness_of
 from manifpt.report.page import Figure, Page, interval, number, rendered
 from manifpt.report.page_provenance import (
     attributor_of,
@@ -18,7 +18,7 @@ from manifpt.report.page_provenance import (
 TEMPLATE = "robustness.html"
 
 
-def robustness_page(uri: str, options: Options) -> bytes:
+def robustness_page(uri: str, options: PageOptions) -> bytes:
     """Return the page of a finished output of ``evaluate --robustness`` as HTML."""
     manifest, place = outputs.require(uri, "robustness", "RUN"), storage.absolute(uri)
     result: dict[str, Any] = storage.read_json(storage.join(place, RESULT))

@@ -3,15 +3,15 @@
 from manifpt.spaces.frequency import Frequency
 from manifpt.spaces.pixels import Pixels
 from manifpt.spaces.residual import Residual
-from manifpt.spaces.space import SPACES, Options, Space, make_space, space_from_card
+from manifpt.spaces.space import SPACES, Space, SpaceSettings, make_space, space_from_card
 
 __all__ = [
     "SPACES",
     "Frequency",
-    "Options",
     "Pixels",
     "Residual",
     "Space",
+    "SpaceSettings",
     "make_space",
     "space_from_card",
 ]

@@ -29,7 +29,7 @@ NOW = "_now.json"
 
 
 @dataclass(frozen=True)
-class Settings:
+class PretrainingSettings:
     """All that decides a pretraining, besides the data; ``rows`` are those to train on."""
 
     backbone: str
@@ -48,7 +48,7 @@ class Settings:
 class BarlowTwins(nn.Module):
     """An encoder and a projection head, which only the training needs."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: PretrainingSettings) -> None:
         super().__init__()
         width = settings.projector_width
         self.trunk = build_backbone(settings.backbone, None, 3, settings.stem)
@@ -63,7 +63,9 @@ class BarlowTwins(nn.Module):
 class Pretrainer:
     """Network, optimiser and schedule of one worker."""
 
-    def __init__(self, settings: Settings, rank: int, workers: int, threads: int) -> None:
+    def __init__(
+        self, settings: PretrainingSettings, rank: int, workers: int, threads: int
+    ) -> None:
         from ray.train.torch import prepare_model
 
         self.settings, self.rank = settings, rank
@@ -154,7 +156,7 @@ def pretrain_loop(config: dict[str, Any]) -> None:
     """Train all epochs; report each with a checkpoint. Ray Train calls this."""
     import ray.train
 
-    settings: Settings = config["settings"]
+    settings: PretrainingSettings = config["settings"]
     context = ray.train.get_context()
     rank = context.get_world_rank()
     threads = threads_here(config["threads"])

@@ -24,7 +24,7 @@ from manifpt.images.sources import MANIFOLD_REALS, content_key, describe
 from manifpt.nets import training
 from manifpt.nets.backbone import build_backbone, check_backbone, choose_stem
 from manifpt.outputs import claims
-from manifpt.spaces.barlow import MEAN, NOW, STD, Settings, pretrain_loop
+from manifpt.spaces.barlow import MEAN, NOW, STD, PretrainingSettings, pretrain_loop
 from manifpt.spaces.views import Views
 from manifpt.storage import tensors
 
@@ -40,7 +40,7 @@ IN_MEMORY_SHARE = 0.25
 
 
 @dataclass(frozen=True)
-class Options:
+class PretrainingRecipe:
     """How to train; see the job's help for the meaning of each."""
 
     backbone: str = "resnet50"
@@ -164,7 +164,7 @@ def print_epoch(row: dict[str, float], epoch: int) -> None:
 def pretrain_encoder(
     inputs: Sequence[str],
     output: str,
-    options: Options,
+    options: PretrainingRecipe,
     *,
     image_size: int | None = None,
     filter_name: str = "bicubic",
@@ -205,7 +205,9 @@ def pretrain_encoder(
         except ManifptError:
             claim.abandon()
             raise
-        settings = Settings(size=size, dimension=dimension, rows=rows["train"], **vars(options))
+        settings = PretrainingSettings(
+            size=size, dimension=dimension, rows=rows["train"], **vars(options)
+        )
         uris = {n: [storage.join(output, p["path"]) for p in parts[n]] for n in rows}
         state = _fit(settings, uris, rows, output, key, placed, pool.num_cpus, report, die_at)
         weights = io.BytesIO()
@@ -246,7 +248,7 @@ def _parts(records: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]
 
 
 def _fit(
-    settings: Settings,
+    settings: PretrainingSettings,
     uris: dict[str, list[str]],
     rows: dict[str, int],
     output: str,

@@ -70,7 +70,7 @@ FILTERS = {
 MAIN = tuple(FILTERS)[:8]
 
 
-class Plan(NamedTuple):
+class FilterPlan(NamedTuple):
     """Filters and rounding steps (of 255) of autocorrelations, and which have triples, too."""
 
     filters: tuple[str, ...]
@@ -79,8 +79,8 @@ class Plan(NamedTuple):
     triple_steps: tuple[int, ...]
 
 
-LIGHT = Plan(tuple(FILTERS), (1, 4, 16), MAIN, (4, 16))
-COLOUR = Plan(MAIN, (1, 4), ("horizontal", "vertical"), (4,))
+LIGHT = FilterPlan(tuple(FILTERS), (1, 4, 16), MAIN, (4, 16))
+COLOUR = FilterPlan(MAIN, (1, 4), ("horizontal", "vertical"), (4,))
 
 
 def _values(planes: np.ndarray) -> np.ndarray:
@@ -92,7 +92,7 @@ def _values(planes: np.ndarray) -> np.ndarray:
     return roots
 
 
-def _averages(planes: np.ndarray, plan: Plan) -> Iterator[tuple[str, np.ndarray]]:
+def _averages(planes: np.ndarray, plan: FilterPlan) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the statistics of N x H x W int16 planes that are averages, N x k, with their kind."""
     for name in plan.filters:
         residuals, size = residual(planes, FILTERS[name]), int(abs(FILTERS[name]).max())

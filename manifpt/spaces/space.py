@@ -47,7 +47,7 @@ class Space(Protocol):
 
 
 @dataclass(frozen=True)
-class Options:
+class SpaceSettings:
     """What the user asks of spaces: ``eps`` and ``log`` of freq, the rest of learned ones.
 
     Weights are a file, a folder of pretrain_embedding, or None for torchvision's own download;
@@ -67,7 +67,7 @@ class Options:
     precision: str = "float32"
 
 
-def make_space(name: str, size: int, options: Options = Options()) -> Space:
+def make_space(name: str, size: int, options: SpaceSettings = SpaceSettings()) -> Space:
     """Return a space by name, for images of a size."""
     if name in {"rgb", "image"}:
         return Pixels(size, name)
@@ -83,7 +83,7 @@ def make_space(name: str, size: int, options: Options = Options()) -> Space:
     raise ManifptError(f"--space {name}: unknown; choose one of {', '.join(SPACES)}")
 
 
-def _learned(name: str, size: int, options: Options) -> "Learned":
+def _learned(name: str, size: int, options: SpaceSettings) -> "Learned":
     from manifpt.nets import encoders
     from manifpt.nets.backbone import check_backbone
     from manifpt.spaces import weights
@@ -139,10 +139,10 @@ def space_from_card(card: dict[str, Any], weights: str = "") -> Space:
         kept |= {key: tuple(card[key]) for key in ("mean", "std")}
         return Learned(**kept, weights=weights)
     settings = {key: card[key] for key in ("eps", "log") if key in card}
-    return make_space(card["name"], card["size"], Options(**settings))
+    return make_space(card["name"], card["size"], SpaceSettings(**settings))
 
 
-def largest_size(name: str, options: Options) -> int:
+def largest_size(name: str, options: SpaceSettings) -> int:
     """Return the side beyond which images are reduced, where the user names no size.
 
     Learned spaces have what their network takes, others 64 pixels.

@@ -38,7 +38,7 @@ SAFETENSORS = ".safetensors"
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 
 
-class Source(NamedTuple):
+class WeightsSource(NamedTuple):
     """Where weights lie, what is known of their network, and how their sha256 must begin."""
 
     uri: str
@@ -53,7 +53,7 @@ class Source(NamedTuple):
         return found
 
 
-def find_weights(given: str | None, backbone: str, option: str) -> Source:
+def find_weights(given: str | None, backbone: str, option: str) -> WeightsSource:
     """Return where the weights are: a file, a folder of pretrain_embedding, or a download."""
     if encoders.library_of(backbone) is not None:
         if given is None:
@@ -70,7 +70,7 @@ def find_weights(given: str | None, backbone: str, option: str) -> Source:
     if manifest is None:
         if not storage.exists(uri):
             raise ManifptError(f"{option} {given}: no such file; check the path")
-        return Source(uri, {})
+        return WeightsSource(uri, {})
     if manifest.get("kind") != "encoder":
         raise ManifptError(f"{option} {given}: holds {manifest.get('kind')}, not an encoder")
     names = ("backbone", "stem", "network_size", "mean", "std")
@@ -78,7 +78,7 @@ def find_weights(given: str | None, backbone: str, option: str) -> Source:
         raise DamageError(f"{option} {given}: its manifest is damaged; make the encoder again")
     entry = manifest.get("files", {}).get(WEIGHTS, {})
     facts = {name: manifest[name] for name in names}
-    return Source(storage.join(uri, WEIGHTS), facts, entry.get("sha256", ""))
+    return WeightsSource(storage.join(uri, WEIGHTS), facts, entry.get("sha256", ""))
 
 
 @contextmanager
@@ -91,7 +91,7 @@ def _waiting_at_most(seconds: float) -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _downloaded(backbone: str, option: str) -> Source:
+def _downloaded(backbone: str, option: str) -> WeightsSource:
     """Return the file of torchvision's first ImageNet weights, downloaded once a machine."""
     from torchvision import models
 
@@ -100,7 +100,7 @@ def _downloaded(backbone: str, option: str) -> Source:
     path = folder / url.rsplit("/", 1)[-1]
     digest = path.stem.rsplit("-", 1)[-1]
     if path.exists():
-        return Source(str(path), {}, digest)
+        return WeightsSource(str(path), {}, digest)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _waiting_at_most(DOWNLOAD_SECONDS):
@@ -110,10 +110,10 @@ def _downloaded(backbone: str, option: str) -> Source:
             f"{option}: torchvision's weights of {backbone} could not be downloaded ({error}); "
             f"give a local file, or an s3:// or gs:// URI, with {option}"
         ) from None
-    return Source(str(path), {}, digest)
+    return WeightsSource(str(path), {}, digest)
 
 
-def _of_hub(backbone: str, tag: str, option: str) -> Source:
+def _of_hub(backbone: str, tag: str, option: str) -> WeightsSource:
     """Return the file of the weights that a library downloads, once a machine."""
     size = encoders.preprocessing(backbone, option)["network_size"]
     name = "-".join(filter(None, (backbone.replace(":", "-").replace("/", "-"), tag)))
@@ -130,7 +130,7 @@ def _of_hub(backbone: str, tag: str, option: str) -> Source:
 
         tensors = {k: v.contiguous().clone() for k, v in network.state_dict().items()}
         storage.write_bytes(str(path), save(tensors))
-    return Source(str(path), {})
+    return WeightsSource(str(path), {})
 
 
 def _tensors_of(data: bytes, uri: str) -> Any:

@@ -19,7 +19,7 @@ import fsspec
 import pyarrow.fs
 
 from manifpt.errors import ManifptError
-from manifpt.storage.protocol import Page
+from manifpt.storage.protocol import ListingPage
 
 CONNECT_SECONDS = 4
 READ_SECONDS = 20
@@ -71,14 +71,14 @@ def arrow() -> pyarrow.fs.FileSystem:
     return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem()))
 
 
-def pages(bucket: str, prefix: str, delimiter: str = "") -> Iterator[Page]:
+def pages(bucket: str, prefix: str, delimiter: str = "") -> Iterator[ListingPage]:
     """Yield the listing of a prefix, page by page."""
     fs, token = filesystem(), None
     asked = {"prefix": prefix or None, "delimiter": delimiter or None, "maxResults": 1000}
     while True:
         page = fs.call("GET", "b/{}/o", bucket, **asked, pageToken=token, json_out=True)
         objects = [(item["name"], int(item["size"])) for item in page.get("items", ())]
-        yield Page(objects, page.get("prefixes", []))
+        yield ListingPage(objects, page.get("prefixes", []))
         token = page.get("nextPageToken")
         if not token:
             return

@@ -14,7 +14,7 @@ import fsspec
 import pyarrow.fs
 
 from manifpt.errors import ManifptError
-from manifpt.storage.protocol import Page
+from manifpt.storage.protocol import ListingPage
 
 KINDS = ("datasets", "spaces", "buckets")  # repositories that are no models
 
@@ -45,7 +45,7 @@ def split(path: str) -> tuple[str, str]:
     return "/".join(parts[:count]), "/".join(parts[count:])
 
 
-def pages(bucket: str, prefix: str, delimiter: str = "") -> Iterator[Page]:
+def pages(bucket: str, prefix: str, delimiter: str = "") -> Iterator[ListingPage]:
     """Yield the listing of a prefix as one page: the hub's client holds it as a whole."""
     fs, folder = filesystem(), f"{bucket}/{prefix}".rpartition("/")[0]
     try:
@@ -55,7 +55,7 @@ def pages(bucket: str, prefix: str, delimiter: str = "") -> Iterator[Page]:
     inside = sorted((item["name"][len(bucket) + 1 :], item) for item in found)
     named = [(name, item) for name, item in inside if name.startswith(prefix)]
     files = [(name, int(item["size"])) for name, item in named if item["type"] == "file"]
-    yield Page(files, [f"{name}/" for name, item in named if item["type"] == "directory"])
+    yield ListingPage(files, [f"{name}/" for name, item in named if item["type"] == "directory"])
 
 
 def put(bucket: str, key: str, data: bytes, version: str | None) -> NoReturn:

@@ -7,7 +7,7 @@ import fsspec
 import pyarrow.fs
 
 
-class Page(NamedTuple):
+class ListingPage(NamedTuple):
     """One answer to a request for a listing: keys with their bytes, and prefixes."""
 
     objects: list[tuple[str, int]]
@@ -23,7 +23,7 @@ class Store(Protocol):
     def arrow(self) -> pyarrow.fs.FileSystem:
         """Return a filesystem of pyarrow, which Ray's libraries need."""
 
-    def pages(self, bucket: str, prefix: str, delimiter: str = "") -> Iterator[Page]:
+    def pages(self, bucket: str, prefix: str, delimiter: str = "") -> Iterator[ListingPage]:
         """Yield the listing of a prefix, at most 1,000 items a page, each when it is needed.
 
         With a delimiter, keys that have one after the prefix are cut there, and are ``prefixes``.

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from manifpt.storage import gcs, hf, s3
 from manifpt.storage.failures import explained
-from manifpt.storage.protocol import Page, Store
+from manifpt.storage.protocol import ListingPage, Store
 
 STORES: dict[str, Store] = {"s3": s3, "gs": gcs, "hf": hf}
 
@@ -38,7 +38,7 @@ def bucket_and_key(uri: str) -> tuple[str, str]:
     return bucket, key
 
 
-def pages(uri: str, prefix: str, delimiter: str = "") -> Iterator[Page]:
+def pages(uri: str, prefix: str, delimiter: str = "") -> Iterator[ListingPage]:
     """Yield the listing of the keys that begin with ``prefix``, in the bucket of ``uri``."""
     with explained(uri):
         yield from store(uri).pages(bucket_and_key(uri)[0], prefix, delimiter)

@@ -21,7 +21,7 @@ import fsspec
 import pyarrow.fs
 
 from manifpt.errors import ManifptError, public
-from manifpt.storage.protocol import Page
+from manifpt.storage.protocol import ListingPage
 
 SECONDS = 60.0
 CONNECT_SECONDS = 4
@@ -124,13 +124,13 @@ def arrow() -> pyarrow.fs.FileSystem:
     )
 
 
-def pages(bucket: str, prefix: str, delimiter: str = "") -> Iterator[Page]:
+def pages(bucket: str, prefix: str, delimiter: str = "") -> Iterator[ListingPage]:
     """Yield the listing of a prefix, page by page."""
     listing = client().get_paginator("list_objects_v2")
     cut = {"Delimiter": delimiter} if delimiter else {}
     for page in listing.paginate(Bucket=bucket, Prefix=prefix, **cut):
         objects = [(entry["Key"], int(entry["Size"])) for entry in page.get("Contents", ())]
-        yield Page(objects, [entry["Prefix"] for entry in page.get("CommonPrefixes", ())])
+        yield ListingPage(objects, [entry["Prefix"] for entry in page.get("CommonPrefixes", ())])
 
 
 def put(bucket: str, key: str, data: bytes, version: str | None) -> bool:

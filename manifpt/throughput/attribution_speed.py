@@ -30,12 +30,12 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from manifpt import storage
 from manifpt.attribution.crawl.attribute import attribute
 from manifpt.attribution.model.train import train_attributor
-from manifpt.attribution.model.trained import Attributor
-from manifpt.attribution.model.training_recipe import Options
+from manifpt.attribution.model.trained import TrainedAttributor
+from manifpt.attribution.model.training_recipe import TrainingRecipe
 from manifpt.engine import session
-from manifpt.manifold.build import Settings, build_manifold
-from manifpt.manifold.search import Plan
-from manifpt.manifold.stored import Manifold
+from manifpt.manifold.build import ManifoldSettings, build_manifold
+from manifpt.manifold.search import SearchPlan
+from manifpt.manifold.stored import StoredManifold
 from manifpt.throughput.photographs import crops, generated, photographs
 from manifpt.throughput.seaweed import binary, s3_server
 from manifpt.throughput.timing import Watch, in_a_process, steady_rate
@@ -50,7 +50,7 @@ ROLES = {"_Reader": "reader", "_Worker": "actor", "write_duplicates": "copies"}
 
 
 @dataclass(frozen=True)
-class Work:
+class AttributionWorkload:
     """What is attributed: tars of TAR_IMAGES images under ``folder``/crawl."""
 
     folder: str
@@ -71,7 +71,7 @@ class Work:
         return [f"{root}/crawl/{n:05d}.tar" for n in range(-(-images // TAR_IMAGES))]
 
 
-class Ran(NamedTuple):
+class EngineRun(NamedTuple):
     """A run: when it could begin and when it ended, on the machine's clock, and what it made."""
 
     ready: float
@@ -93,7 +93,7 @@ def write_tar(path: str, images: np.ndarray) -> None:
             tar.addfile(member, sink)
 
 
-def prepare(work: Work, images: int, inputs: Sequence[str]) -> None:
+def prepare(work: AttributionWorkload, images: int, inputs: Sequence[str]) -> None:
     """Write the tars, crops of photographs, and train an attributor on others for one epoch."""
     photos = photographs(inputs)
     Path(work.folder, "crawl").mkdir(parents=True)
@@ -106,16 +106,16 @@ def prepare(work: Work, images: int, inputs: Sequence[str]) -> None:
     in_a_process("preparation", _train, work)
 
 
-def _train(work: Work) -> None:
+def _train(work: AttributionWorkload) -> None:
     import ray
 
     session.start()
     reals = f"real={work.folder}/reals.tar"
-    build_manifold([reals], work.manifold, settings=Settings(image_size=SIDE))
+    build_manifold([reals], work.manifold, settings=ManifoldSettings(image_size=SIDE))
     train_attributor(
         [f"{name}={work.folder}/{name}.tar" for name in ("real", "pca")],
         work.model,
-        Options("resnet18", "standard", epochs=1),
+        TrainingRecipe("resnet18", "standard", epochs=1),
         manifolds=[work.manifold],
     )
     ray.shutdown()
@@ -141,13 +141,13 @@ class Tars(IterableDataset[tuple[torch.Tensor, str]]):
                         yield pixels, f"{path}#{member.name}"
 
 
-def by_loop(work: Work, paths: list[str], output: str, threads: int) -> Ran:
+def by_loop(work: AttributionWorkload, paths: list[str], output: str, threads: int) -> EngineRun:
     """Attribute tars in this process as one would write it."""
     ready = time.monotonic()
     torch.set_num_threads(threads)
-    attributor = Attributor.open(work.model)
+    attributor = TrainedAttributor.open(work.model)
     network, classes = attributor.network(), attributor.classes
-    reals = Manifold.open(work.manifold).read(Plan()).vectors
+    reals = StoredManifold.open(work.manifold).read(SearchPlan()).vectors
     index = faiss.IndexFlatL2(reals.shape[1])
     index.add(reals)
     parts = []
@@ -169,10 +169,10 @@ def by_loop(work: Work, paths: list[str], output: str, threads: int) -> Ran:
     pq.write_table(found, f"{output}.parquet")
     ended = time.monotonic()
     order = np.argsort(found["id"].to_pylist())
-    return Ran(ready, ended, None, len(found), found["prediction"].take(order).to_pylist())
+    return EngineRun(ready, ended, None, len(found), found["prediction"].take(order).to_pylist())
 
 
-def by_manifpt(work: Work, uris: list[str], output: str) -> Ran:
+def by_manifpt(work: AttributionWorkload, uris: list[str], output: str) -> EngineRun:
     """Attribute tars as manifpt attribute does, on a Ray of its own."""
     import ray
 
@@ -186,17 +186,17 @@ def by_manifpt(work: Work, uris: list[str], output: str) -> Ran:
     found = [p for part in parts for p in pq.read_table(part)["prediction"].to_pylist()]
     if summary["rows_in"] != len(found):
         raise AssertionError(f"{len(found)} attributions of {summary['rows_in']} images")
-    return Ran(ready, ended, first, len(found), found)
+    return EngineRun(ready, ended, first, len(found), found)
 
 
-def upload(work: Work, images: int, bucket: str) -> None:
+def upload(work: AttributionWorkload, images: int, bucket: str) -> None:
     """Copy the tars to a bucket."""
     for path, uri in zip(work.tars(images), work.tars(images, bucket), strict=True):
         storage.copy(path, uri)
 
 
 @dataclass
-class Measured:
+class EngineRuns:
     """The runs of one engine, by how many images: seconds, of start-up, until the first result."""
 
     seconds: dict[int, list[float]]
@@ -220,10 +220,10 @@ class Measured:
 
 
 def measure(
-    work: Work, few: int, many: int, repeats: int, threads: int
+    work: AttributionWorkload, few: int, many: int, repeats: int, threads: int
 ) -> Iterator[dict[str, Any]]:
     """Yield a row an engine: medians over ``repeats`` alternating runs."""
-    found: dict[str, Measured] = {}
+    found: dict[str, EngineRuns] = {}
     with ExitStack() as stack:
         bucket = None
         if binary() is not None:
@@ -242,7 +242,9 @@ def measure(
                         if engine == LOOP
                         else in_a_process(engine, by_manifpt, *args)
                     )
-                    _note(found.setdefault(engine, Measured({}, [], [], {})), images, ran, started)
+                    _note(
+                        found.setdefault(engine, EngineRuns({}, [], [], {})), images, ran, started
+                    )
     rows = [measured.row(engine, few, many) for engine, measured in found.items()]
     by_engine = {row["engine"]: row for row in rows}
     for row in rows:
@@ -255,7 +257,7 @@ def measure(
         yield row
 
 
-def _note(measured: Measured, images: int, ran: Ran, started: float) -> None:
+def _note(measured: EngineRuns, images: int, ran: EngineRun, started: float) -> None:
     if ran.images != images:
         raise AssertionError(f"{ran.images} attributions of {images} images")
     measured.seconds.setdefault(images, []).append(ran.ended - ran.ready)
@@ -265,7 +267,7 @@ def _note(measured: Measured, images: int, ran: Ran, started: float) -> None:
         measured.first.append(ran.ready - started + ran.first)
 
 
-def memory(work: Work, sizes: Sequence[int]) -> Iterator[dict[str, Any]]:
+def memory(work: AttributionWorkload, sizes: Sequence[int]) -> Iterator[dict[str, Any]]:
     """Yield the peak memory of the job's processes, MB a role, a row a number of images."""
     for images in sizes:
         watches: list[Watch] = []

@@ -30,7 +30,7 @@ from manifpt.images import DecodeRule, plan
 from manifpt.images.read import read_unit_text, unit_to_json
 from manifpt.manifold.embed import EmbedStage
 from manifpt.nets.device import device_and_precision, precision_of
-from manifpt.spaces import Options, Space, make_space
+from manifpt.spaces import Space, SpaceSettings, make_space
 from manifpt.throughput.photographs import crops, photographs
 from manifpt.throughput.timing import in_a_process, own_mb, steady_rate
 
@@ -39,7 +39,7 @@ ENGINES = ("manifpt", "DataLoader", "ray.data")
 
 
 @dataclass(frozen=True)
-class Work:
+class EmbeddingWorkload:
     """What is embedded: ``few`` and ``many`` images of a folder, by a network with these weights.
 
     The folder holds ``few/`` and ``many/``, PNG files of size x size pixels.
@@ -59,10 +59,10 @@ class Work:
     def space(self) -> Space:
         """Return the space that the network makes."""
         network = {"sl_network": self.backbone, "sl_weights": self.weights}
-        return make_space("sl", self.size, Options(**network, network_size=self.size))  # type: ignore[arg-type]
+        return make_space("sl", self.size, SpaceSettings(**network, network_size=self.size))  # type: ignore[arg-type]
 
 
-def prepare(work: Work, inputs: Sequence[str]) -> None:
+def prepare(work: EmbeddingWorkload, inputs: Sequence[str]) -> None:
     """Write the images, crops of photographs, and the weights, which are random."""
     parts = []
     for name, count in (("few", work.few), ("many", work.many)):
@@ -96,7 +96,7 @@ class Files(Dataset[tuple[torch.Tensor, str]]):
         return torch.from_numpy(image).permute(2, 0, 1), self.paths[index]
 
 
-def network_of(work: Work) -> Callable[[torch.Tensor], np.ndarray]:
+def network_of(work: EmbeddingWorkload) -> Callable[[torch.Tensor], np.ndarray]:
     """Return images, B x 3 x H x W uint8 -> features, as one would write it."""
     device, _ = device_and_precision()
     network = models.get_model(work.backbone, weights=None)
@@ -122,7 +122,7 @@ def batch_size() -> int:
     return BATCH if device_and_precision()[0] == "cpu" else GPU_BATCH
 
 
-def by_dataloader(work: Work, name: str, threads: int) -> tuple[int, float]:
+def by_dataloader(work: EmbeddingWorkload, name: str, threads: int) -> tuple[int, float]:
     """Embed a folder in this process; return how many vectors there are, and peak memory, MB."""
     torch.set_num_threads(threads)
     features, gpu = network_of(work), torch.cuda.is_available()
@@ -139,7 +139,7 @@ def by_dataloader(work: Work, name: str, threads: int) -> tuple[int, float]:
 class _Embedder:
     """The class that one hands to Ray Data's map_batches."""
 
-    def __init__(self, work: Work, threads: int) -> None:
+    def __init__(self, work: EmbeddingWorkload, threads: int) -> None:
         torch.set_num_threads(threads)
         self.features = network_of(work)
 
@@ -149,7 +149,9 @@ class _Embedder:
         return {"vector": self.features(images), "peak_mb": rss}
 
 
-def by_ray_data(work: Work, name: str, threads: int, num_gpus: float) -> tuple[int, float]:
+def by_ray_data(
+    work: EmbeddingWorkload, name: str, threads: int, num_gpus: float
+) -> tuple[int, float]:
     """Embed a folder by Ray Data alone; return vectors and an actor's peak memory, MB."""
     import ray.data
 
@@ -178,7 +180,9 @@ class _Watched:
         return pipeline.Result(result.tables, result.facts | {"peak_mb": own_mb()})
 
 
-def by_manifpt(work: Work, name: str, run: int, pool: session.Pool) -> tuple[int, float]:
+def by_manifpt(
+    work: EmbeddingWorkload, name: str, run: int, pool: session.Pool
+) -> tuple[int, float]:
     """Embed a folder as build_manifold does; return vectors and an actor's peak memory, MB."""
     space = replace(work.space(), precision=precision_of("auto", pool))  # type: ignore[type-var]
     rule = DecodeRule(work.size)
@@ -191,7 +195,7 @@ def by_manifpt(work: Work, name: str, run: int, pool: session.Pool) -> tuple[int
     return int(pipeline.totals(records)["ok"]), peak
 
 
-def measure(work: Work, repeats: int, threads: int) -> Iterator[dict[str, Any]]:
+def measure(work: EmbeddingWorkload, repeats: int, threads: int) -> Iterator[dict[str, Any]]:
     """Yield a row an engine: medians over ``repeats`` alternating runs."""
     session.start()
     pool = session.pool(session.ANY, uses_gpu=True)

@@ -21,7 +21,7 @@ from manifpt.errors import ManifptError
 from manifpt.manifold.index import has_gpu
 from manifpt.manifold.prepare import PAUSE, PLAIN, choose, fit_basis
 from manifpt.manifold.product import MULTIPLIERS
-from manifpt.manifold.search import Plan, nearest
+from manifpt.manifold.search import SearchPlan, nearest
 from manifpt.manifold.shard import Shard
 from manifpt.spaces import Space, make_space
 from manifpt.throughput.photographs import crops, generated, photographs
@@ -158,10 +158,10 @@ def rows_of(shape: Shape, inputs: Sequence[str], repeats: int, threads: int) -> 
     keys = basis.keys(vectors) if basis else None
     shard = Shard(vectors, ids, ids, basis=basis, keys=keys)
     chosen = choose(shard)
-    plans = {kind: Plan(**plan) for kind, plan in chosen["plans"].items()}
+    plans = {kind: SearchPlan(**plan) for kind, plan in chosen["plans"].items()}
     auto = plans[chosen["chosen"]]
 
-    def ours(plan: Plan) -> Callable[[np.ndarray], np.ndarray]:
+    def ours(plan: SearchPlan) -> Callable[[np.ndarray], np.ndarray]:
         return lambda queries: nearest([shard], queries, 1, None, plan).id[:, 0].astype(np.int64)
 
     engines = {
@@ -172,7 +172,7 @@ def rows_of(shape: Shape, inputs: Sequence[str], repeats: int, threads: int) -> 
         "one query at a time": by_scan(vectors),
     }
     if has_gpu():
-        engines["manifpt on a GPU"] = ours(Plan("index"))
+        engines["manifpt on a GPU"] = ours(SearchPlan("index"))
         engines["faiss.GpuIndexFlatL2"] = by_gpu_flat(vectors)
     peak = max(peak_gflops(threads).values())
     for kind, queries in asked.items():

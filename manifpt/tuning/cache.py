@@ -19,13 +19,12 @@ from manifpt.artifacts.reprojection import project_embeddings
 from manifpt.engine import session
 from manifpt.images import Selection, plan
 from manifpt.images.sources import MANIFOLD_REALS, content_key
-from manifpt.manifold.build import Settings as Built
-from manifpt.manifold.build import build_manifold
+from manifpt.manifold.build import ManifoldSettings, build_manifold
 from manifpt.manifold.denoiser import STEPS
 from manifpt.manifold.derive import derive_manifold
 from manifpt.manifold.projector import projection_of
 from manifpt.spaces.space import LEARNED
-from manifpt.tuning.search_space import Settings
+from manifpt.tuning.search_space import TrialSettings
 
 NONE = projection_of("none", None, 0.0)
 # Images of a file, the same in all spaces: they are read together, row for row.
@@ -45,16 +44,16 @@ def images_of(
     labelled: Sequence[str],
     sources: Sequence[str],
     split_by: str | None = None,
-) -> "Images":
+) -> "SweepImages":
     """Return the images behind the inputs, which must be there."""
     units = plan(reals, MANIFOLD_REALS, source="real"), plan(labelled, Selection(), labelled=True)
     by = [split_by] if split_by else []
     content = storage.digest([[content_key(found) for found in units], list(sources), *by])
-    return Images(content, tuple(reals), tuple(labelled), tuple(sources), split_by)
+    return SweepImages(content, tuple(reals), tuple(labelled), tuple(sources), split_by)
 
 
 @dataclass(frozen=True)
-class Images:
+class SweepImages:
     """The images of a sweep: reals of the manifold, and those of known source.
 
     ``content`` is a hash of what they are, and of how ``split_by`` splits them.
@@ -68,7 +67,7 @@ class Images:
 
 
 @dataclass
-class Made:
+class CachedArtifacts:
     """What a call of ``Cache.artifacts`` gives: where artifacts lie, and what was done for them."""
 
     uris: list[str]
@@ -77,7 +76,7 @@ class Made:
     steps: list[str] = field(default_factory=list)
 
 
-def embedding_options(space: str, settings: Settings) -> dict[str, Any]:
+def embedding_options(space: str, settings: TrialSettings) -> dict[str, Any]:
     """Return those of a trial's settings that decide the embeddings in one space."""
     names = (*OF_ALL, *OF_SPACE.get(space, ()), *(OF_LEARNED if space in LEARNED else ()))
     newer: dict[str, Any] = {"tiles": settings.tiles} if settings.tiles else {}
@@ -92,15 +91,17 @@ class Cache:
     ``share`` is what it may take of the cluster while trials train, see ``session.limit``.
     """
 
-    def __init__(self, folder: str, images: Images, share: dict[str, float] | None = None) -> None:
+    def __init__(
+        self, folder: str, images: SweepImages, share: dict[str, float] | None = None
+    ) -> None:
         if share is not None:  # in an actor of its own
             session.start()
             session.limit(share)
         self.folder, self.images = folder, images
 
-    def artifacts(self, settings: Settings) -> Made:
+    def artifacts(self, settings: TrialSettings) -> CachedArtifacts:
         """Return the artifacts of a trial's spaces, one folder a space, made now or earlier."""
-        started, made = time.monotonic(), Made([])
+        started, made = time.monotonic(), CachedArtifacts([])
         for space in settings.space.split("+"):
             if space == "image":
                 made.uris.append(self._images(settings, made))
@@ -115,7 +116,7 @@ class Cache:
         uri = storage.join(self.folder, f"{kind}-{storage.digest(made_of)[:16]}")
         return uri, outputs.read(uri) is not None
 
-    def _images(self, settings: Settings, made: Made) -> str:
+    def _images(self, settings: TrialSettings, made: CachedArtifacts) -> str:
         made_of = {"size": settings.image_size, "images": self.images.content}
         made_of |= {"tiles": settings.tiles} if settings.tiles else {}
         uri, there = self._place("image", made_of)
@@ -133,7 +134,7 @@ class Cache:
             )
         return uri
 
-    def _projected(self, space: str, settings: Settings, made: Made) -> str:
+    def _projected(self, space: str, settings: TrialSettings, made: CachedArtifacts) -> str:
         reals, embeddings, made_of = self._embedded(space, settings, made)
         manifold, made_of = self._manifold(reals, space, settings, made_of, made)
         projection = settings.projection.by(settings.metric)
@@ -146,7 +147,7 @@ class Cache:
         return uri
 
     def _embedded(
-        self, space: str, settings: Settings, made: Made
+        self, space: str, settings: TrialSettings, made: CachedArtifacts
     ) -> tuple[str, str, dict[str, Any]]:
         """Return the manifold of all reals, and the embeddings of the labelled images."""
         options = embedding_options(space, settings)
@@ -159,7 +160,9 @@ class Cache:
                 reals,
                 space=space,
                 options=settings.spaces,
-                settings=Built(image_size=settings.image_size, tiles=settings.tiles or 0),
+                settings=ManifoldSettings(
+                    image_size=settings.image_size, tiles=settings.tiles or 0
+                ),
             )
             made.embedded += manifest["ok"]
         embeddings, there = self._place("embeddings", made_of)
@@ -178,11 +181,16 @@ class Cache:
         return reals, embeddings, made_of
 
     def _manifold(
-        self, reals: str, space: str, settings: Settings, made_of: dict[str, Any], made: Made
+        self,
+        reals: str,
+        space: str,
+        settings: TrialSettings,
+        made_of: dict[str, Any],
+        made: CachedArtifacts,
     ) -> tuple[str, dict[str, Any]]:
         """Return the manifold of a trial, and all that it is made from."""
         projector = settings.projector
-        built = Built(
+        built = ManifoldSettings(
             metric=settings.metric,
             geometry=projector == "riemannian",
             denoiser=STEPS if projector == "denoiser" else 0,
@@ -190,7 +198,7 @@ class Cache:
         chosen = {"metric": built.metric, "reals": settings.reals, "geometry": built.geometry}
         chosen |= {"denoiser": built.denoiser} if built.denoiser else {}
         made_of = made_of | chosen
-        if replace(built, image_size=None) == Built() and settings.reals is None:
+        if replace(built, image_size=None) == ManifoldSettings() and settings.reals is None:
             return reals, made_of
         uri, there = self._place("manifold", made_of)
         if not there:

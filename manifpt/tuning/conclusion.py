@@ -4,19 +4,19 @@ from statistics import fmean
 from typing import Any
 
 from manifpt import storage
-from manifpt.attribution.model.trained import Attributor
+from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.errors import ManifptError
 from manifpt.evaluation.evaluate import evaluate
 from manifpt.tracking import Run
 from manifpt.tracking.server import command_of_pages
 from manifpt.tuning import study_report
 from manifpt.tuning.journal import FINISHED
-from manifpt.tuning.proposals import Plan
+from manifpt.tuning.proposals import SweepPlan
 from manifpt.tuning.trial import Sweep
 
 
 def conclude(
-    sweep: Sweep, plan: Plan, results: list[dict[str, Any]], tracked: Run
+    sweep: Sweep, plan: SweepPlan, results: list[dict[str, Any]], tracked: Run
 ) -> dict[str, Any]:
     """Print and log the leaderboard; evaluate the best trial and the defaults once; return both."""
     table = study_report.leaderboard(results, plan)
@@ -52,7 +52,7 @@ def tested(sweep: Sweep, result: dict[str, Any]) -> dict[str, Any]:
         models = [storage.join(last.rpartition("/")[0], f"seed{seed}") for seed in sweep.seeds]
     found = []
     for model in models:
-        artifacts = Attributor.open(model).manifest["artifacts"]
+        artifacts = TrainedAttributor.open(model).manifest["artifacts"]
         found.append(evaluate(artifacts, model, f"{model}-test"))
     several = len(found) > 1
     return {

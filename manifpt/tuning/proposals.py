@@ -23,7 +23,7 @@ TRIES = 100
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """How to search: the sampler, the budget, and what is to be best."""
 
     sampler: str = "optuna"
@@ -36,7 +36,7 @@ class Plan:
     seed: int = 0
 
 
-def storage_of(sweep: Sweep, plan: Plan, results: Sequence[dict[str, Any]]) -> Any:
+def storage_of(sweep: Sweep, plan: SweepPlan, results: Sequence[dict[str, Any]]) -> Any:
     """Return Optuna's storage with a study named ``sweep`` that knows the results."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     held = optuna.storages.InMemoryStorage()
@@ -81,7 +81,7 @@ def _text(chosen: dict[str, Any]) -> str:
     return json.dumps(chosen, sort_keys=True)
 
 
-def searcher(sweep: Sweep, plan: Plan, journal: Journal, results: Sequence[Any]) -> Any:
+def searcher(sweep: Sweep, plan: SweepPlan, journal: Journal, results: Sequence[Any]) -> Any:
     """Return what proposes trials, the interrupted ones and the defaults first."""
     first = [] if results else [sweep.space.first()]
     if plan.sampler == "grid":
@@ -103,7 +103,7 @@ def searcher(sweep: Sweep, plan: Plan, journal: Journal, results: Sequence[Any])
     )
 
 
-def scheduler(sweep: Sweep, plan: Plan) -> Any:
+def scheduler(sweep: Sweep, plan: SweepPlan) -> Any:
     """Return what stops trials, or exchanges their weights."""
     if plan.sampler == "pbt":
         return PopulationBasedTraining(

@@ -7,7 +7,7 @@ from statistics import median
 from manifpt.artifacts.projection import reading_of
 from manifpt.attribution.crawl.stage import AttributeStage
 from manifpt.attribution.model.targets import trained_targets
-from manifpt.attribution.model.trained import Attributor
+from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.engine import pipeline, scaling, session
 from manifpt.errors import ManifptError
 from manifpt.images import Selection, plan, read_unit
@@ -23,7 +23,7 @@ def attribution_rate(model: str, inputs: Sequence[str]) -> float:
     """
     cpus = max(1, int(session.capacity().get("CPU", 1.0)))
     pipeline.use_threads(scaling.threads_here(cpus))
-    targets = trained_targets(Attributor.open(model), ()).values()
+    targets = trained_targets(TrainedAttributor.open(model), ()).values()
     projectors = [target.projector_alone() for target in targets]
     stage = AttributeStage(model, projectors)
     rule, sizes = reading_of(projectors)

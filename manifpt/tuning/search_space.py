@@ -28,7 +28,7 @@ from manifpt.spaces.space import LEARNED
 Value = int | float | str | bool | None
 
 
-class Settings(SpaceOptions, ProjectionOptions, TrainingOptions):
+class TrialSettings(SpaceOptions, ProjectionOptions, TrainingOptions):
     """All that decides a trial, besides the images."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,7 +38,7 @@ class Settings(SpaceOptions, ProjectionOptions, TrainingOptions):
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")  # type: ignore[assignment]
 
 
-DEFAULTS = Settings.model_validate({})
+DEFAULTS = TrialSettings.model_validate({})
 
 
 class Choice(BaseModel):
@@ -130,9 +130,9 @@ class SearchSpace:
             if all(known[other] in values for other, values in choice.when.items())
         }
 
-    def settings(self, chosen: dict[str, Any]) -> Settings:
+    def settings(self, chosen: dict[str, Any]) -> TrialSettings:
         """Return a trial's settings; what is not chosen is fixed or the jobs' default."""
-        return Settings.model_validate(self.fixed | chosen)
+        return TrialSettings.model_validate(self.fixed | chosen)
 
     @property
     def most_epochs(self) -> int:
@@ -195,7 +195,7 @@ def _problems(space: SearchSpace) -> Iterator[str]:
     both = set(space.fixed) & set(space.search)
     if both:
         yield f"{min(both)} is both fixed and searched; choose one"
-    before = set(space.fixed) | set(Settings.model_fields) - set(space.search)
+    before = set(space.fixed) | set(TrialSettings.model_fields) - set(space.search)
     for name, choice in space.search.items():
         unknown = set(choice.when) - before
         if unknown:
@@ -207,7 +207,7 @@ def _problems(space: SearchSpace) -> Iterator[str]:
     checked(space.settings(space.defaults))
 
 
-def checked(settings: Settings) -> None:
+def checked(settings: TrialSettings) -> None:
     """Raise for settings that fit no other."""
     for space in settings.space.split("+"):
         if space not in SPACES:

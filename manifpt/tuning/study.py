@@ -13,9 +13,9 @@ from manifpt import storage
 from manifpt.engine import pipeline, scaling, session
 from manifpt.errors import ManifptError
 from manifpt.tracking import Run
-from manifpt.tuning.cache import Cache, Images
+from manifpt.tuning.cache import Cache, SweepImages
 from manifpt.tuning.journal import FINISHED, Budget, Journal, Recorder
-from manifpt.tuning.proposals import Plan, domain, scheduler, searcher
+from manifpt.tuning.proposals import SweepPlan, domain, scheduler, searcher
 from manifpt.tuning.trial import ACCURACY, PROCESS_MEMORY, Sweep, Trial, trial_memory
 
 TUNE = {
@@ -61,7 +61,7 @@ def _room_by_memory(memory: float | None, each: float) -> int | None:
     return max(0, int((memory - PROCESS_MEMORY - pipeline.READER_MEMORY) / each))
 
 
-def run_study(sweep: Sweep, plan: Plan, images: Images, parent: Run) -> Journal:
+def run_study(sweep: Sweep, plan: SweepPlan, images: SweepImages, parent: Run) -> Journal:
     """Run trials until the budget is spent; return the journal."""
     import ray
 

@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 
 from manifpt.tuning.journal import FINISHED, in_words
-from manifpt.tuning.proposals import Plan, storage_of
+from manifpt.tuning.proposals import SweepPlan, storage_of
 from manifpt.tuning.trial import ACCURACY, Sweep
 
 LEAST = 4  # trials that importances and their picture need
@@ -38,7 +38,7 @@ def pareto(results: Sequence[dict[str, Any]], objectives: Sequence[str]) -> set[
     return {key for key, mine in rows if not beaten(mine)}
 
 
-def leaderboard(results: Sequence[dict[str, Any]], plan: Plan) -> str:
+def leaderboard(results: Sequence[dict[str, Any]], plan: SweepPlan) -> str:
     """Return the trials as a table; with several objectives, a star marks the Pareto front."""
     several = len(plan.objectives) > 1
     front = pareto(results, plan.objectives) if several else set()
@@ -55,7 +55,9 @@ def leaderboard(results: Sequence[dict[str, Any]], plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def importances(sweep: Sweep, plan: Plan, results: Sequence[dict[str, Any]]) -> dict[str, float]:
+def importances(
+    sweep: Sweep, plan: SweepPlan, results: Sequence[dict[str, Any]]
+) -> dict[str, float]:
     """Return how much of the accuracy's variance each choice explains (Optuna's), if it can tell.
 
     Choices that only some trials make are left out.
@@ -71,7 +73,7 @@ def importances(sweep: Sweep, plan: Plan, results: Sequence[dict[str, Any]]) -> 
 
 
 def _study(sweep: Sweep, results: Sequence[dict[str, Any]]) -> optuna.Study:
-    return optuna.load_study(study_name="sweep", storage=storage_of(sweep, Plan(), results))
+    return optuna.load_study(study_name="sweep", storage=storage_of(sweep, SweepPlan(), results))
 
 
 def parallel_coordinates(sweep: Sweep, results: Sequence[dict[str, Any]]) -> bytes | None:

@@ -6,8 +6,8 @@ r"""Find the best space, metric, projection and training for a benchmark, within
 
 The file names the choices (see manifpt/tuning/search_space.py), and may hold any of these options.
 The first trial uses the defaults. The best trial has the highest accuracy on validation images.
-Both are evaluated on test images, which no trial has seen. The same command continues an interrupted
-sweep: it repeats no trial that has ended, and embeds nothing twice.
+Both are evaluated on test images, which no trial has seen. The same command continues an
+interrupted sweep: it repeats no trial that has ended, and embeds nothing twice.
 """
 
 import sys
@@ -99,7 +99,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     from manifpt.registry.register import log_model, register
     from manifpt.tuning.cache import images_of
     from manifpt.tuning.conclusion import conclude
-    from manifpt.tuning.proposals import Plan
+    from manifpt.tuning.proposals import SweepPlan
     from manifpt.tuning.search_space import SearchSpace
     from manifpt.tuning.study import capacity_of_trials, run_study
     from manifpt.tuning.trial import Sweep
@@ -128,7 +128,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
             rate_of=config.input if "images_per_second" in config.objectives else (),
             population=config.sampler == "pbt",
         )
-        plan = Plan(
+        plan = SweepPlan(
             sampler=config.sampler,
             trials=config.trials,
             hours=config.hours,

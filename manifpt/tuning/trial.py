@@ -20,9 +20,9 @@ from manifpt.engine import pipeline, session
 from manifpt.errors import ManifptError
 from manifpt.nets import training
 from manifpt.nets.training import STATE, state_of
-from manifpt.tuning.cache import Made
+from manifpt.tuning.cache import CachedArtifacts
 from manifpt.tuning.rate import attribution_rate
-from manifpt.tuning.search_space import SearchSpace, Settings
+from manifpt.tuning.search_space import SearchSpace, TrialSettings
 
 ACCURACY = "accuracy"
 SECONDS = 24 * 3600.0  # for what a trial waits at most
@@ -73,7 +73,7 @@ class Sweep:
             worker["memory"], reader["memory"] = training.WORKER_MEMORY, pipeline.READER_MEMORY
         return [*[worker] * self.num_workers, reader, *own]
 
-    def key(self, settings: Settings) -> str:
+    def key(self, settings: TrialSettings) -> str:
         """Return the name of a trial: a hash of all that decides it."""
         made_of = [settings.model_dump(), list(self.seeds), self.content]
         return storage.digest(made_of)[:12]
@@ -90,10 +90,10 @@ class Sweep:
 
 
 @dataclass
-class Progress:
+class TrialProgress:
     """How far a trial is: its best validation accuracies by seed, and rows of its epochs."""
 
-    made: Made
+    made: CachedArtifacts
     seconds: float = 0.0
     epoch: int = 0
     best: list[float] = field(default_factory=list)
@@ -113,7 +113,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         self.settings = sweep.space.settings(config)
         self.name = self.trial_id if sweep.population else sweep.key(self.settings)
         self.legs = sweep.legs(self.settings.epochs)
-        self.progress: Progress | None = None
+        self.progress: TrialProgress | None = None
         self.start: str | None = None
         self.earlier = 0
 
@@ -122,10 +122,10 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         started = time.monotonic()
         if self.progress is None:
             asked = self.cache.artifacts.remote(self.settings)
-            self.progress = Progress(ray.get(asked, timeout=SECONDS), reported=self.earlier)
+            self.progress = TrialProgress(ray.get(asked, timeout=SECONDS), reported=self.earlier)
         return self._leg(self.progress, started)
 
-    def _leg(self, progress: Progress, started: float) -> dict[str, Any]:
+    def _leg(self, progress: TrialProgress, started: float) -> dict[str, Any]:
         number, until = self.legs[min(self.iteration, len(self.legs) - 1)]
         seed = self.sweep.seeds[number] if self.sweep.seeds else self.settings.seed
         settings = self.settings.model_copy(update={"seed": seed})
@@ -156,7 +156,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         return storage.join(self.sweep.folder(self.name), *parts)
 
     def _row(
-        self, progress: Progress, history: list[dict[str, float]], folder: str, *, ended: bool
+        self, progress: TrialProgress, history: list[dict[str, float]], folder: str, *, ended: bool
     ) -> dict[str, Any]:
         several = len(self.sweep.seeds) > 1
         row = {

@@ -42,7 +42,7 @@ GATE = {"precision": 0.3, "recall": 0.3, "coverage": 0.4}
 GATE_IMAGES = 600
 PREVIEW = 10
 
-Report = Callable[[str, "Made"], None]
+Report = Callable[[str, "GeneratedSamples"], None]
 
 
 def pixel_digests(images: np.ndarray) -> list[bytes]:
@@ -100,7 +100,7 @@ def train(recipe: Recipe, reals: Reals, folder: Path, threads: int) -> Path:
 
 
 @dataclass
-class Made:
+class GeneratedSamples:
     """The samples of a generator, N x H x W x C uint8, its facts and its training curve."""
 
     samples: np.ndarray
@@ -108,7 +108,7 @@ class Made:
     curve: list[dict[str, float]] = field(default_factory=list)
 
 
-def draw(recipe: Recipe, weights: Path, reals: Reals, count: int, threads: int) -> Made:
+def draw(recipe: Recipe, weights: Path, reals: Reals, count: int, threads: int) -> GeneratedSamples:
     """Sample a trained recipe; no sample is a copy of another or of a real it was trained on."""
     torch.set_num_threads(threads)
     model = build(recipe, channels=reals.images.shape[3], size=reals.images.shape[1])
@@ -118,7 +118,7 @@ def draw(recipe: Recipe, weights: Path, reals: Reals, count: int, threads: int) 
     samples = sample(model.eval(), int(count * SPARE), recipe.seed)
     seconds = time.monotonic() - started
     facts = json.loads(weights.with_suffix(".json").read_text())
-    return Made(
+    return GeneratedSamples(
         distinct(samples, set(pixel_digests(reals.images)))[:count],
         {
             **recipe.asdict(),
@@ -172,7 +172,7 @@ def cut(images: np.ndarray, counts: dict[str, int]) -> Iterator[tuple[str, np.nd
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchmarkPlan:
     """What a benchmark is made of.
 
     ``real_counts`` and ``generated_counts`` are images a split; ``generated`` are ``NAME=URI`` of
@@ -191,7 +191,9 @@ class Plan:
     licence: str = "unknown"
 
 
-def make(plan: Plan, reals: Reals, num_cpus: int, num_gpus: float) -> Iterator[tuple[str, Made]]:
+def make(
+    plan: BenchmarkPlan, reals: Reals, num_cpus: int, num_gpus: float
+) -> Iterator[tuple[str, GeneratedSamples]]:
     """Train and sample the recipes in Ray tasks; yield each one's name and samples, in order."""
     import ray
 
@@ -214,7 +216,7 @@ def make(plan: Plan, reals: Reals, num_cpus: int, num_gpus: float) -> Iterator[t
         yield name, ray.get(made)
 
 
-def brought(plan: Plan, reals: np.ndarray) -> Iterator[tuple[str, Made]]:
+def brought(plan: BenchmarkPlan, reals: np.ndarray) -> Iterator[tuple[str, GeneratedSamples]]:
     """Yield the images that others made, through the same decoder, with what they came as."""
     _, size, _, channels = reals.shape
     count = sum(plan.generated_counts.values())
@@ -230,7 +232,7 @@ def brought(plan: Plan, reals: np.ndarray) -> Iterator[tuple[str, Made]]:
                 f"--generated {given}: {len(kept)} images that are no copies, {count} are needed; "
                 "bring more, or ask for fewer with --train-images and its like"
             )
-        yield name, Made(kept, {"brought_from": uri, "came_as": came_as})
+        yield name, GeneratedSamples(kept, {"brought_from": uri, "came_as": came_as})
 
 
 def _check_and_clear(claim: claims.Claim, files: Sequence[dict[str, Any]]) -> None:
@@ -249,7 +251,7 @@ def _check_and_clear(claim: claims.Claim, files: Sequence[dict[str, Any]]) -> No
 
 
 def build_benchmark(
-    plan: Plan,
+    plan: BenchmarkPlan,
     output: str,
     *,
     num_cpus: int = 1,

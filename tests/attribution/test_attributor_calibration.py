@@ -16,7 +16,7 @@ from manifpt.artifacts.branches import open_artifacts
 from manifpt.attribution.model.attributor_calibration import calibrate, network_of
 from manifpt.attribution.model.network import AttributionNetwork, Design, outputs
 from manifpt.attribution.model.stream import dataset, moments
-from manifpt.attribution.model.trained import Attributor, publish_attributor
+from manifpt.attribution.model.trained import TrainedAttributor, publish_attributor
 from manifpt.attribution.unknown.decision import Rule, decide
 from manifpt.attribution.unknown.profiles import Profiles
 from manifpt.engine import session
@@ -80,7 +80,7 @@ def test_what_is_fitted_is_in_the_manifest_and_only_of_its_classes(out):
     for split in ("train", "validation"):
         assert manifest["rows"][split] == {name: counts[split][name] for name in CLASSES}
     assert manifest["calibration"]["rows"] == sum(manifest["rows"]["validation"].values())
-    seen = Attributor.open(f"{out}/t").seen()
+    seen = TrainedAttributor.open(f"{out}/t").seen()
     assert len(seen) == sum(sum(rows.values()) for rows in manifest["rows"].values())
     entry = manifest["files"]["unknown.npz"]
     assert storage.sha256(f"{out}/t/unknown.npz") == entry["sha256"]
@@ -100,7 +100,7 @@ def test_metrics_are_those_of_the_scores(evaluated):
     assert found["auroc"] == pytest.approx(roc_auc_score(truth, both))
     each = np.concatenate([np.stack(t["unknown_scores"]) for t in (known, unknown)])
     for n, values in enumerate(each.T):
-        name = Attributor.open(f"{evaluated}/t").open_set.score_names[n]
+        name = TrainedAttributor.open(f"{evaluated}/t").open_set.score_names[n]
         expected = pytest.approx(roc_auc_score(truth, values))
         assert found["sources"]["blocks"]["scores"][name]["auroc"] == expected
     assert found["false_rejection"] == (known["unknown_p"] <= 0.05).mean()
@@ -138,7 +138,7 @@ def test_the_job_decides_as_the_evaluation_and_by_the_rule_it_is_given(evaluated
     # Sums of other batches are rounded otherwise, and so may be a rank.
     of_logits = [np.stack(where[f"coordinates_{side}"])[:, :-1] for side in "xy"]
     np.testing.assert_allclose(*of_logits, rtol=1e-3, atol=1e-4)
-    open_set = Attributor.open(f"{evaluated}/t").open_set
+    open_set = TrainedAttributor.open(f"{evaluated}/t").open_set
     profiles = Profiles(open_set.coordinates, open_set.labels)
     for name, rows in evidence.groupby("group"):
         mine = rows.drop_duplicates("sha256").sort_values("sha256")
@@ -152,7 +152,7 @@ def test_an_attributor_without_an_open_set_opens_and_calls_nothing_unknown(out, 
     del old["files"]["unknown.npz"], old["open_set"], old["calibration"], old["manifest_sha256"]
     storage.write_json(f"{tmp_path}/manifest.json", old)
     storage.copy(f"{out}/t/weights.pt", f"{tmp_path}/weights.pt")
-    attributor = Attributor.open(str(tmp_path))
+    attributor = TrainedAttributor.open(str(tmp_path))
     found = attributor.outputs([np.zeros((2, 3 * 16 * 16), np.float32)])
     assert attributor.unknown(found) is None
     assert "unknown" not in decide(attributor.fused(found.logits), CLASSES).tolist()
@@ -177,7 +177,7 @@ def test_a_training_on_some_sources_knows_them_alone(out, tmp_path):
     flags = ["--input", f"{out}/a", "--sources", *CLASSES, "--backbone", "resnet18", "--stem"]
     flags += ["half", "--epochs", "3", "--batch-size", "16", "--output", f"{tmp_path}/t"]
     assert train_attribution.main(flags) == 0
-    attributor = Attributor.open(f"{tmp_path}/t")
+    attributor = TrainedAttributor.open(f"{tmp_path}/t")
     assert attributor.classes == CLASSES
     assert attributor.open_set is not None
     assert attributor.manifest["weights"] != [1.0]

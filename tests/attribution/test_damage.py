@@ -14,17 +14,24 @@ from hypothesis import strategies as st
 from test_open_set import World, fit
 
 from manifpt import storage
-from manifpt.attribution.model.trained import OPEN_SET, REMEDY, SEEN, WEIGHTS, Attributor, sealed
+from manifpt.attribution.model.trained import (
+    OPEN_SET,
+    REMEDY,
+    SEEN,
+    WEIGHTS,
+    TrainedAttributor,
+    sealed,
+)
 from manifpt.errors import DamageError, ManifptError
 from manifpt.outputs import MANIFEST
-from manifpt.spaces import Options, make_space
+from manifpt.spaces import SpaceSettings, make_space
 
 FILES = [WEIGHTS, SEEN, OPEN_SET, MANIFEST]
 
 
-def use(folder: Path | str) -> Attributor:
+def use(folder: Path | str) -> TrainedAttributor:
     """Open an attributor and read all that it has."""
-    attributor = Attributor.open(str(folder))
+    attributor = TrainedAttributor.open(str(folder))
     attributor.network()
     assert attributor.open_set is not None
     attributor.seen()
@@ -187,7 +194,7 @@ def test_an_encoder_is_that_of_its_manifest(tmp_path):
     }
     moments = {"mean": [0] * 3, "std": [1] * 3}
     manifest = network | moments | {"files": {WEIGHTS: {"sha256": sha256}}}
-    options = Options(ssl_network="resnet18", ssl_weights=str(folder))
+    options = SpaceSettings(ssl_network="resnet18", ssl_weights=str(folder))
     storage.write_json(str(folder / MANIFEST), manifest)
     assert make_space("ssl", 32, options).weights_sha256 == sha256
     good = (folder / WEIGHTS).read_bytes()

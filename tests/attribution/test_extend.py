@@ -13,10 +13,10 @@ from manifpt.artifacts.compute import compute_artifacts
 from manifpt.attribution.model.extend import extend_attributor, extended
 from manifpt.attribution.model.network import AttributionNetwork, Design, outputs
 from manifpt.attribution.model.train import train_attributor
-from manifpt.attribution.model.training_recipe import Options
+from manifpt.attribution.model.training_recipe import TrainingRecipe
 from manifpt.evaluation.evaluate import evaluate
-from manifpt.manifold.build import Settings, build_manifold
-from manifpt.spaces import Options as Spaces
+from manifpt.manifold.build import ManifoldSettings, build_manifold
+from manifpt.spaces import SpaceSettings
 
 VECTORS, MAPS = (24,), (3, 16, 16)
 
@@ -81,8 +81,10 @@ def recalls(artifacts, model, output):
 @pytest.mark.timeout(1800)
 def test_an_extension_is_nearly_as_good_as_training_anew(ray_session, tmp_path):
     manifold = f"{tmp_path}/m"
-    spaces = Spaces(sl_network="mobilenet_v2", sl_weights=mobilenet(), network_size=96)
-    build_manifold([str(BENCHMARK)], manifold, space="sl", options=spaces, settings=Settings())
+    spaces = SpaceSettings(sl_network="mobilenet_v2", sl_weights=mobilenet(), network_size=96)
+    build_manifold(
+        [str(BENCHMARK)], manifold, space="sl", options=spaces, settings=ManifoldSettings()
+    )
 
     def made(name, sources, seed=None):
         inputs = some_of_benchmark(tmp_path / f"images-{name}", sources, seed)
@@ -92,7 +94,7 @@ def test_an_extension_is_nearly_as_good_as_training_anew(ray_session, tmp_path):
     test, old = made("all", (*OLD, NEW)), made("old", OLD)
     rows: dict[str, list[dict[str, float]]] = {}
     for seed in SEEDS:
-        options = Options("resnet18", epochs=40, seed=seed)
+        options = TrainingRecipe("resnet18", epochs=40, seed=seed)
         base = f"{tmp_path}/base-{seed}"
         train_attributor([old], base, options, num_workers=1)
         models = {"before": base}

@@ -12,7 +12,7 @@ from manifpt import storage
 from manifpt.attribution.crawl import grouping
 from manifpt.attribution.crawl.pooling import (
     FEWEST,
-    Images,
+    ImageEvidence,
     Pooling,
     interval,
     log_evidence,
@@ -53,7 +53,7 @@ def names(count, start=0):
 def judged(probabilities, hashes=None, decisions=None, pooling=POOLING, known=True):
     count = len(probabilities)
     beside = coordinates(probabilities) if known else None
-    found = Images(hashes or names(count), probabilities, decisions or ["x"] * count, beside)
+    found = ImageEvidence(hashes or names(count), probabilities, decisions or ["x"] * count, beside)
     return pooling.judge("g", found)
 
 
@@ -218,7 +218,7 @@ def test_the_table_is_that_of_each_group_by_itself(evidence, tmp_path, monkeypat
         mine = [r for r in rows if r[0] == group]
         p = np.array([r[2] for r in mine], dtype=np.float64)
         where, decisions = np.array([r[3] for r in mine]), ["generator"] * len(mine)
-        expected = pooling.judge(group, Images([r[1] for r in mine], p, decisions, where))
+        expected = pooling.judge(group, ImageEvidence([r[1] for r in mine], p, decisions, where))
         assert row == expected
         assert row["unknown_p"] > 0
     assert counts == {"groups": len(found), "images": len(rows)}
@@ -248,7 +248,7 @@ def test_a_group_larger_than_the_most_is_judged_by_its_first_hashes(tmp_path, mo
     first = np.argsort(hashes)[:8]
     mine = [hashes[n] for n in first]
     probabilities, its_own = (of[first].astype(np.float64) for of in (views, where))
-    found = Images(mine, probabilities, ["x"] * 8, its_own)
+    found = ImageEvidence(mine, probabilities, ["x"] * 8, its_own)
     assert row == profiled().judge("a", found, 40)
 
 
@@ -265,5 +265,5 @@ def test_evidence_of_earlier_versions_is_read_beside_that_of_this(tmp_path, besi
         storage.write_bytes(f"{tmp_path}/{part}.parquet", storage.parquet_bytes(made))
         files.append(f"{part}.parquet")
     row = only_group(tmp_path, files)
-    found = Images(names(40), p.astype(np.float64), ["generator"] * 40)
+    found = ImageEvidence(names(40), p.astype(np.float64), ["generator"] * 40)
     assert row == profiled().judge("a", found)

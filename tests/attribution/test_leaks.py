@@ -6,10 +6,10 @@ from manifpt import storage
 from manifpt.artifacts.branches import read_artifacts
 from manifpt.artifacts.compute import ARTIFACTS
 from manifpt.attribution.crawl.leaks import Leaks
-from manifpt.attribution.model.trained import SEEN, Attributor
+from manifpt.attribution.model.trained import SEEN, TrainedAttributor
 from manifpt.manifold.embed import write_rows
 from manifpt.manifold.shard import ROWS
-from manifpt.manifold.stored import Manifold
+from manifpt.manifold.stored import StoredManifold
 
 LOOKS = [0xFF00, 0x0F, None]
 
@@ -24,7 +24,7 @@ def manifold(folder, tables):
         write_rows(folder, f"shard-{n}", table, np.zeros((table.num_rows, 2), np.float32))
         for n, table in enumerate(tables)
     ]
-    return Manifold(folder, {"shards": entries})
+    return StoredManifold(folder, {"shards": entries})
 
 
 def reals(count, **columns):
@@ -35,7 +35,7 @@ def reals(count, **columns):
 def attributor(folder, **columns):
     seen = pa.table({"pixel_sha256": ["pixels 1", "other"], **columns})
     storage.write_bytes(f"{folder}/{SEEN}", storage.parquet_bytes(seen))
-    return Attributor(str(folder), {})
+    return TrainedAttributor(str(folder), {})
 
 
 def test_exact_and_near_are_told_apart_and_flat_images_are_unknown(tmp_path):

@@ -6,7 +6,7 @@ import torch
 
 from manifpt.attribution.model.loop import augmented, cut_mixed, mirrored_spectra, shifted
 from manifpt.attribution.model.train import train_attributor
-from manifpt.attribution.model.training_recipe import Options
+from manifpt.attribution.model.training_recipe import TrainingRecipe
 from manifpt.jobs import compute_artifacts
 from manifpt.nets.training import STATE
 from manifpt.spaces.frequency import Frequency, rounding_noise
@@ -95,7 +95,7 @@ def artifacts(ray_session, corpus, tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_training_in_legs_is_the_training(artifacts, tmp_path):
-    options = Options("resnet18", "standard", epochs=4, batch_size=32, patience=0)
+    options = TrainingRecipe("resnet18", "standard", epochs=4, batch_size=32, patience=0)
     whole = train_attributor([artifacts], f"{tmp_path}/whole", options, num_workers=1)
     for until in (1, 3):
         leg = train_attributor([artifacts], f"{tmp_path}/legs", options, num_workers=1, until=until)
@@ -113,10 +113,10 @@ def test_a_training_in_legs_is_the_training(artifacts, tmp_path):
 
 @pytest.mark.slow
 def test_a_training_goes_on_from_anothers_state_at_its_own_rate(artifacts, tmp_path):
-    options = Options("resnet18", "standard", epochs=3, batch_size=32, patience=0)
+    options = TrainingRecipe("resnet18", "standard", epochs=3, batch_size=32, patience=0)
     first = train_attributor([artifacts], f"{tmp_path}/a", options, num_workers=1, until=2)
     torch.save(first["state"], tmp_path / STATE)
-    still = Options(
+    still = TrainingRecipe(
         "resnet18",
         "standard",
         epochs=3,

@@ -7,7 +7,7 @@ import mlflow
 import pytest
 
 from manifpt.attribution.crawl import registered
-from manifpt.attribution.model.trained import Attributor
+from manifpt.attribution.model.trained import TrainedAttributor
 
 CODE = """
 from pathlib import Path
@@ -48,7 +48,7 @@ def malicious(tmp_path) -> Path:
 def test_jobs_run_no_code_of_a_registry(malicious, tmp_path):
     with registered.opened("models:/malicious@champion") as source:
         kept = source.kept(str(tmp_path / "output"))
-        attributor = Attributor.open(kept.attributor)
+        attributor = TrainedAttributor.open(kept.attributor)
     assert attributor.ready is not None
     assert attributor.open_set is None
     assert not malicious.exists()

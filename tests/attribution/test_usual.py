@@ -11,14 +11,14 @@ from scipy.signal import correlate2d
 from manifpt import storage
 from manifpt.attribution.model.highpass import CLIP, KERNELS, HighPass
 from manifpt.attribution.model.network import AttributionNetwork, Design, Head
-from manifpt.attribution.model.trained import Attributor
-from manifpt.attribution.model.training_recipe import Length, Options
+from manifpt.attribution.model.trained import TrainedAttributor
+from manifpt.attribution.model.training_recipe import Length, TrainingRecipe
 from manifpt.attribution.model.usual import train_usual
 from manifpt.errors import ManifptError
 from manifpt.images.degrade import KINDS
 from manifpt.jobs import attribute, evaluate, train_attribution
 
-SMALL = Options(steps=100, batch_size=16)
+SMALL = TrainingRecipe(steps=100, batch_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_it_learns_from_degraded_copies_and_says_what_they_cost(usual):
     assert set(by_kind) <= {"identity", *KINDS}
     assert by_kind["identity"] > 0.5
     # Groups are compared with images as they are.
-    known = Attributor.open(f"{out}/t").open_set
+    known = TrainedAttributor.open(f"{out}/t").open_set
     assert len(known.labels) == sum(manifest["rows"]["validation"].values()) / 2
 
 
@@ -84,7 +84,7 @@ def test_without_reals_it_does_without_a_manifold(ray_session, tmp_path):
     given = [f"{name}={tmp_path}/{name}" for name in ("stripes", "blocks")]
     flags = ["--steps", "20", "--batch-size", "16", "--output", f"{tmp_path}/t"]
     assert train_attribution.main(["--input", *given, *flags, "--degrade", "none"]) == 0
-    manifest = Attributor.open(f"{tmp_path}/t").manifest
+    manifest = TrainedAttributor.open(f"{tmp_path}/t").manifest
     assert "augmentation" not in manifest
     assert manifest["heads"] == [
         "image",
@@ -129,17 +129,17 @@ def test_heads_may_share_an_input():
 
 
 def test_a_budget_in_steps_makes_whole_epochs():
-    assert Options(steps=4000, batch_size=64).budget(11_400) == Length(22)
+    assert TrainingRecipe(steps=4000, batch_size=64).budget(11_400) == Length(22)
     # Few images are passed over several times an epoch, and many at least once.
-    few = Options(steps=4000, batch_size=64).budget(640)
+    few = TrainingRecipe(steps=4000, batch_size=64).budget(640)
     assert few.passes * 10 >= 100
     assert few.epochs * few.passes * 10 == pytest.approx(4000, rel=0.05)
-    assert Options(steps=10, batch_size=64).budget(64_000) == Length(1)
-    assert Options(epochs=7).budget(640) == Length(7)
+    assert TrainingRecipe(steps=10, batch_size=64).budget(64_000) == Length(1)
+    assert TrainingRecipe(epochs=7).budget(640) == Length(7)
 
 
 def test_contradictions_are_one_line():
     with pytest.raises(ManifptError, match="--steps"):
-        Options(steps=10, epochs=3).resolved(gpu=False)
-    assert Options().resolved(gpu=True).backbone == "resnet50"
-    assert Options().resolved(gpu=False).backbone == "compact"
+        TrainingRecipe(steps=10, epochs=3).resolved(gpu=False)
+    assert TrainingRecipe().resolved(gpu=True).backbone == "resnet50"
+    assert TrainingRecipe().resolved(gpu=False).backbone == "compact"

@@ -15,14 +15,14 @@ from manifpt.audit.audit import (
     FOLDER,
     REPORT,
     TEXT,
+    AuditSettings,
     PropertiesStage,
-    Sample,
-    Settings,
+    RowSample,
     examine,
     read_properties,
     sampled,
 )
-from manifpt.audit.normalize import Encoder, EncodingStage, file_name, folder_name
+from manifpt.audit.normalize import EncodingStage, ImageEncoder, file_name, folder_name
 from manifpt.audit.property_report import CLASSIFIER, LIMITS, SPLITS, markdown
 from manifpt.audit.verdict import Thresholds, judged, overall
 from manifpt.engine import pipeline
@@ -79,10 +79,10 @@ def audited(inputs, output, split_by=None):
         for name, count in record["facts"]["classes"].items():
             classes[name] = classes.get(name, 0) + count
     paths = [part["path"] for part in pipeline.parts(records) if part["folder"] == FOLDER]
-    return examine(str(output), paths, classes, Settings(split_by=split_by))
+    return examine(str(output), paths, classes, AuditSettings(split_by=split_by))
 
 
-def normalized(inputs, output, encoder=Encoder()):
+def normalized(inputs, output, encoder=ImageEncoder()):
     tables = [table for unit in plan(inputs, labelled=True) for table in read_unit(unit, RULE)]
     return worked(EncodingStage(encoder), tables, output)
 
@@ -100,7 +100,7 @@ def test_biased_files_fail_and_pass_once_stored_alike(biased, tmp_path):
     assert {found[name] for name in ("width", "mode", "bits", "exif", "icc", "c2pa")} == {"pass"}
     shares = {finding["name"]: finding["share"] for finding in report["findings"]}
     assert shares["format"] == pytest.approx(1)
-    for n, encoder in enumerate((Encoder(), Encoder(jpeg=90))):
+    for n, encoder in enumerate((ImageEncoder(), ImageEncoder(jpeg=90))):
         normalized([str(biased)], tmp_path / f"alike{n}", encoder)
         after = audited([f"{tmp_path}/alike{n}/images"], tmp_path / f"after{n}")
         assert after["verdict"] == "pass", verdicts(after)
@@ -168,7 +168,7 @@ def test_a_sample_depends_on_no_order():
     rows = pd.DataFrame({"id": names, "pixel_sha256": rng.permutation(names), "source": "a"})
     found = []
     for seed in range(3):
-        sample, mixed = Sample(50), rows.sample(frac=1, random_state=seed)
+        sample, mixed = RowSample(50), rows.sample(frac=1, random_state=seed)
         for start in range(0, 500, 70):
             sample.add(mixed[start : start + 70])
         found.append(sample.kept["id"].tolist())

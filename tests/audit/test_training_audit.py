@@ -26,6 +26,7 @@ from manifpt.errors import FailedAuditError
 from manifpt.images import Selection, plan
 from manifpt.images.read import unit_to_json
 from manifpt.jobs import train_attribution
+from manifpt.registry import model_card
 from manifpt.report.page_provenance import audit_of, model_parts
 
 READ_OF = ["id", "source", *READ]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from manifpt.attribution.model.network import AttributionNetwork, Design, Head
-from manifpt.attribution.model.training_recipe import Options
+from manifpt.attribution.model.training_recipe import TrainingRecipe
 from manifpt.baselines.yu19 import yu19_network
 
 
@@ -28,7 +28,7 @@ def test_there_are_as_many_reductions_as_lead_to_4_places():
 
 
 def test_options_take_it():
-    assert Options(backbone="yu19").resolved(gpu=False).backbone == "yu19"
+    assert TrainingRecipe(backbone="yu19").resolved(gpu=False).backbone == "yu19"
     assert "Yu et al." in Design.of([(3, 28, 28)], 2, "yu19").describe(["image"])
 
 

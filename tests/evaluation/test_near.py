@@ -10,7 +10,7 @@ from conftest import draw, write_folder
 from PIL import Image
 
 from manifpt import storage
-from manifpt.artifacts.branches import Branch
+from manifpt.artifacts.branches import ArtifactBranch
 from manifpt.artifacts.compute import ARTIFACTS
 from manifpt.attribution.model.trained import SEEN, near_training, seen_by
 from manifpt.images.perceptual import DISTANCE, perceptual_hashes, thumbnail
@@ -104,7 +104,7 @@ def test_validation_images_near_training_are_marked_and_counted(tmp_path, capsys
         path = f"{split}/0.parquet"
         storage.write_bytes(f"{tmp_path}/{path}", storage.parquet_bytes(pa.table(columns)))
         files.append({"folder": split, "path": path})
-    branch = Branch("rgb", str(tmp_path), {"files": files})
+    branch = ArtifactBranch("rgb", str(tmp_path), {"files": files})
     seen = seen_by(branch, ["a", "b"])
     assert seen["near_training"].to_pylist() == [None] * 3 + [True, False, True, None, False]
     assert near_training(seen) == {"validation": 2, "compared": 4, "distance": DISTANCE}

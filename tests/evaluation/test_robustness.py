@@ -15,12 +15,12 @@ from manifpt import outputs, storage
 from manifpt.artifacts.branches import open_artifacts
 from manifpt.artifacts.compute import compute_artifacts as compute
 from manifpt.attribution.model.network import AttributionNetwork, Design
-from manifpt.attribution.model.trained import Made, publish_attributor
+from manifpt.attribution.model.trained import AttributorParts, publish_attributor
 from manifpt.evaluation.robustness import LEVELS, curves
 from manifpt.images import Selection, plan
 from manifpt.images.sources import content_key
 from manifpt.jobs import attribute, build_manifold, compute_artifacts, evaluate, verify
-from manifpt.manifold import Manifold
+from manifpt.manifold import StoredManifold
 from manifpt.manifold.projector import NEAREST
 from manifpt.outputs import claims
 from manifpt.storage import tensors
@@ -69,7 +69,7 @@ def made(ray_session, corpus, tmp_path_factory) -> Path:
         optimizer.step()
     weights = network.eval().state_dict()
     with claims.claim(f"{out}/t", "attributor", "0" * 64) as claim:
-        publish_attributor(claim, Made(branches, design, CLASSES, weights), {"seed": 0})
+        publish_attributor(claim, AttributorParts(branches, design, CLASSES, weights), {"seed": 0})
     return out
 
 
@@ -162,7 +162,7 @@ def test_copies_are_the_same_in_all_sizes_and_of_stored_embeddings(made, corpus,
 
 
 def test_artifacts_without_copies_keep_the_key_that_they_always_had(made, corpus, tmp_path):
-    inputs, manifold = [f"{corpus}/labelled"], Manifold.open(f"{made}/m")
+    inputs, manifold = [f"{corpus}/labelled"], StoredManifold.open(f"{made}/m")
     projection = NEAREST.on(manifold.manifest).card()
     made_of = [[manifold.space.card(), manifold.rule.card(), manifold.sha256, projection]]
     units = plan(inputs, Selection(), labelled=True)

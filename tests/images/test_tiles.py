@@ -11,7 +11,7 @@ from PIL import Image
 
 from manifpt.images import DecodeRule, plan, read_unit, sandbox
 from manifpt.images.decode import DecodeError, decode, outcome
-from manifpt.images.degrade import Degradation, Range
+from manifpt.images.degrade import Degradation, StrengthRange
 from manifpt.images.degraded_copies import Augmentation, view
 from manifpt.images.ids import image_id, tile_id
 from manifpt.images.read import chunk_rows, pixels_of, seen_by
@@ -166,7 +166,7 @@ def test_tiles_are_degraded_alike_and_each_by_itself(folder):
     assert not np.array_equal(moved[0], moved[1])
     small = view(read(folder, DecodeRule(16))[0].take([1]), noise, "bicubic")
     assert np.array_equal(noisy[5], pixels_of(small)[0])  # as it was without tiles
-    augmentation = Augmentation((Range.parse("jpeg:50-90"),), copies=2)
+    augmentation = Augmentation((StrengthRange.parse("jpeg:50-90"),), copies=2)
     both, split = augmentation.extended(good, ["train"] * good.num_rows, "bicubic")
     assert both.num_rows == len(split) == 3 * good.num_rows
     kinds = both["degradation"].to_pylist()

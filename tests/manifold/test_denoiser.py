@@ -7,7 +7,7 @@ from conftest import write_folder
 from manifpt.artifacts.branches import open_artifacts, read_branches
 from manifpt.errors import ManifptError
 from manifpt.jobs import build_manifold, compute_artifacts, train_attribution, verify
-from manifpt.manifold import Manifold
+from manifpt.manifold import StoredManifold
 from manifpt.manifold.denoiser import LEVELS, Denoiser
 from manifpt.storage.tensors import from_column
 
@@ -83,7 +83,7 @@ def out(ray_session, tmp_path_factory):
 
 def test_artifacts_are_those_of_the_manifolds_denoiser(out):
     (branch,) = open_artifacts([f"{out}/a"])
-    learned = Manifold.open(f"{out}/m").denoiser
+    learned = StoredManifold.open(f"{out}/m").denoiser
     assert tuple(branch.manifest["shape"]) == learned.shape((3, 16, 16))
     table = read_branches([f"{out}/a/{branch.files('train')[0]}"])
     assert table["neighbor_id"].null_count == 0

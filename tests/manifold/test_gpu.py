@@ -15,19 +15,19 @@ from conftest import labelled, mobilenet
 from manifpt.engine import session
 from manifpt.manifold import Shard, nearest
 from manifpt.manifold.index import flat, has_gpu
-from manifpt.manifold.search import Plan
+from manifpt.manifold.search import SearchPlan
 from manifpt.nets.device import may_use_gpu
-from manifpt.spaces import Options, learned, make_space
+from manifpt.spaces import SpaceSettings, learned, make_space
 
 LOGICAL = """
 import sys
 import numpy as np, ray
 from manifpt.engine import session
 from manifpt.nets.device import may_use_gpu
-from manifpt.manifold import Manifold
+from manifpt.manifold import StoredManifold
 from manifpt.manifold.placement import place
 ray.init("local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
-manifold = Manifold.open(sys.argv[1])
+manifold = StoredManifold.open(sys.argv[1])
 pool = session.pool(session.Demand(2, 1.0), uses_gpu=False)
 placement, smaller = place(manifold, session.SearchDemand(placement="sharded"), pool)
 searcher = placement.searcher()
@@ -53,10 +53,10 @@ import ray
 os.environ["MANIFPT_LOGICAL_GPUS"] = "1"
 from manifpt.engine import session
 from manifpt.manifold.build import build_manifold
-from manifpt.spaces import Options
+from manifpt.spaces import SpaceSettings
 ray.init("local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
 pool = session.pool(session.ANY, uses_gpu=True)
-network = Options(
+network = SpaceSettings(
     sl_network="mobilenet_v2", sl_weights=sys.argv[2], network_size=32, precision="auto"
 )
 made = build_manifold([sys.argv[1]], sys.argv[3], space="sl", options=network)
@@ -77,7 +77,7 @@ def noise(count: int) -> np.ndarray:
 
 
 def network(size: int, **options):
-    given = Options(sl_network="mobilenet_v2", sl_weights=mobilenet(), network_size=size)
+    given = SpaceSettings(sl_network="mobilenet_v2", sl_weights=mobilenet(), network_size=size)
     return replace(make_space("sl", 64, given), **options)
 
 
@@ -158,7 +158,7 @@ def test_a_gpu_proposes_and_the_result_is_exact(float16):
     shard = Shard(reals, ids, ids)
     index, _ = flat(np.ascontiguousarray(reals - shard.centre), float16=float16)
     assert "Gpu" in type(index).__name__
-    found = nearest([shard], queries, 3, None, Plan("index", float16=float16))
+    found = nearest([shard], queries, 3, None, SearchPlan("index", float16=float16))
     expected = nearest([shard], queries, 3)
     assert found.id.tolist() == expected.id.tolist()
     assert found.distance.tobytes() == expected.distance.tobytes()

@@ -13,23 +13,23 @@ from conftest import draw, folder_of
 from manifpt import storage
 from manifpt.artifacts.projection import Target
 from manifpt.attribution.model.targets import trained_targets
-from manifpt.attribution.model.trained import Attributor
+from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.engine import session
 from manifpt.errors import DamageError
 from manifpt.jobs import build_manifold
-from manifpt.manifold import Manifold, Metric, Shard, metric, nearest
+from manifpt.manifold import Metric, Shard, StoredManifold, metric, nearest
 from manifpt.manifold.basis import Basis
 from manifpt.manifold.build import compact_manifold, content_sha256
 from manifpt.manifold.metric import Whitening
 from manifpt.manifold.placement import place
 from manifpt.manifold.prepare import write_whitening
 from manifpt.manifold.projector import NEAREST
-from manifpt.manifold.search import Plan
+from manifpt.manifold.search import SearchPlan
 
 PLANS = {
-    "product": Plan(),
-    "bounds": Plan("bounds", directions=3),
-    "flat": Plan("index"),
+    "product": SearchPlan(),
+    "bounds": SearchPlan("bounds", directions=3),
+    "flat": SearchPlan("index"),
 }
 
 
@@ -197,7 +197,7 @@ def built(path, inputs, shards):
     flags = ["--input", *inputs, "--output", path, "--shards", f"{shards}", "--image-size", "8"]
     flags += ["--tiles", "0"]
     assert build_manifold.main([*flags, "--metric", "whitened"]) == 0
-    return Manifold.open(path)
+    return StoredManifold.open(path)
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +207,7 @@ def manifold(ray_session, tmp_path_factory):
 
 
 def test_every_placement_and_plan_of_a_built_manifold_finds_the_same(whole_cluster, manifold):
-    whole = manifold.read(Plan())
+    whole = manifold.read(SearchPlan())
     images = np.stack([draw("blocks", n, 8) for n in range(30)])
     x = manifold.space.embed(images).reshape(30, -1)
     assert whole.metric.whitening.directions.shape == (25, 192)
@@ -241,13 +241,13 @@ def test_artifacts_have_the_distance_as_norm_and_an_old_attributor_its_own(manif
     table = table.append_column("image", tensor)
     made = []
     for one in (branch, before):
-        target = trained_targets(Attributor("", {"branches": [one]}), [])["rgb"]
+        target = trained_targets(TrainedAttributor("", {"branches": [one]}), [])["rgb"]
         assert target.facts()["projection"] == one["projection"]
         made.append(target.projector_alone()(table))
     (new, beside), (old, beside_old) = made
     assert beside == beside_old
     assert np.linalg.norm(new.reshape(30, -1), axis=1) == pytest.approx(beside["distance"])
-    whole = manifold.read(Plan())
+    whole = manifold.read(SearchPlan())
     row = {name: n for n, name in enumerate(whole.ids)}
     reals = whole.vectors[[row[name] for name in beside["neighbor_id"]]]
     queries = manifold.space.embed(images).reshape(30, -1)
@@ -255,7 +255,7 @@ def test_artifacts_have_the_distance_as_norm_and_an_old_attributor_its_own(manif
 
 
 def test_threads_that_a_task_before_had_change_no_covariance(manifold, tmp_path):
-    vectors = Manifold(manifold.uri, {**manifold.manifest, "metric": "euclidean"})
+    vectors = StoredManifold(manifold.uri, {**manifold.manifest, "metric": "euclidean"})
     threads, hashes = torch.get_num_threads(), set()
     for count in (1, 2, 4):
         torch.set_num_threads(count)
@@ -274,12 +274,12 @@ def test_appending_keeps_the_covariance_which_is_part_of_the_hash(manifold, tmp_
     more = folder_of(tmp_path / "more", range(190, 230))
     grow = ["--append", "--input", more, "--output", f"{tmp_path}/grown"]
     assert build_manifold.main(grow) == 0
-    grown = Manifold.open(f"{tmp_path}/grown")
+    grown = StoredManifold.open(f"{tmp_path}/grown")
     assert grown.manifest["whitening"] == manifold.manifest["whitening"]
     other = {**grown.manifest, "whitening": {"sha256": "0"}}
     assert content_sha256(other) != content_sha256(grown.manifest) == grown.sha256
     assert compact_manifold(f"{tmp_path}/grown", 1)["content_sha256"] == grown.sha256
-    small = Manifold.open(f"{tmp_path}/grown").read(Plan())
+    small = StoredManifold.open(f"{tmp_path}/grown").read(SearchPlan())
     assert len(small.ids) == 230
     lines = [m.whitening.lines().tobytes() for m in (small.metric, manifold.metric)]
     assert lines[0] == lines[1]
@@ -292,4 +292,4 @@ def test_a_damaged_covariance_is_refused(manifold, tmp_path):
     data[-5] ^= 1
     storage.write_bytes(path, bytes(data))
     with pytest.raises(DamageError, match="differs"):
-        Manifold.open(f"{tmp_path}/m").read(Plan())
+        StoredManifold.open(f"{tmp_path}/m").read(SearchPlan())

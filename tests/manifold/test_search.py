@@ -11,13 +11,13 @@ from manifpt.errors import ManifptError
 from manifpt.manifold import Shard, nearest, product
 from manifpt.manifold.basis import Basis, shortened
 from manifpt.manifold.metric import EUCLIDEAN, METRICS, Metric, Whitening
-from manifpt.manifold.search import Plan
+from manifpt.manifold.search import SearchPlan
 
 PLANS = {
-    "numpy": Plan(multiply="numpy"),
-    "torch": Plan(multiply="torch"),
-    "bounds": Plan("bounds", directions=3),
-    "flat": Plan("index"),
+    "numpy": SearchPlan(multiply="numpy"),
+    "torch": SearchPlan(multiply="torch"),
+    "bounds": SearchPlan("bounds", directions=3),
+    "flat": SearchPlan("index"),
 }
 
 
@@ -188,7 +188,7 @@ def test_queries_that_bounds_cannot_settle_get_the_product():
     parts = cut(reals, ids, hashes, 1, rng)
     queries = np.concatenate([rng.standard_normal((20, 30)), np.full((2, 30), 1e4)])
     queries = queries.astype(np.float32)
-    found = nearest(parts, queries, 4, None, Plan("bounds", directions=1))
+    found = nearest(parts, queries, 4, None, SearchPlan("bounds", directions=1))
     assert found.id.tolist() == nearest(parts, queries, 4).id.tolist()
 
 

@@ -14,11 +14,11 @@ from manifpt import storage
 from manifpt.engine import session
 from manifpt.errors import DamageError, ManifptError
 from manifpt.jobs import build_manifold
-from manifpt.manifold import Manifold, nearest
+from manifpt.manifold import StoredManifold, nearest
 from manifpt.manifold.build import append_to_manifold, compact_manifold, groups
 from manifpt.manifold.embed import write_rows
 from manifpt.manifold.placement import Replicated, Sharded, place
-from manifpt.manifold.search import Plan
+from manifpt.manifold.search import SearchPlan
 from manifpt.manifold.shard import ROWS
 from manifpt.outputs import claims
 
@@ -34,15 +34,15 @@ def queries():
 
 
 def brute(manifold, x, k):
-    whole = manifold.read(Plan())
+    whole = manifold.read(SearchPlan())
     distance = np.stack([np.linalg.norm(q.astype(np.float64) - whole.vectors, axis=1) for q in x])
     order = np.argsort(distance, axis=1)[:, :k]
     return np.take_along_axis(distance, order, 1), whole.ids[order]
 
 
 def test_what_is_read_is_what_was_written_in_one_piece_or_in_blocks(built):
-    manifold = Manifold.open(built)
-    whole = manifold.read(Plan("bounds"))
+    manifold = StoredManifold.open(built)
+    whole = manifold.read(SearchPlan("bounds"))
     assert len(whole.ids) == manifold.manifest["reals"] == 300
     assert whole.keys.shape == (300, len(manifold.basis.directions) + 1)
     blocks = list(manifold.blocks(7 * 4 * manifold.dimension))
@@ -53,7 +53,7 @@ def test_what_is_read_is_what_was_written_in_one_piece_or_in_blocks(built):
 
 def test_every_placement_finds_the_same(whole_cluster, built, queries, capsys):
     x, nobody, _ = queries
-    manifold = Manifold.open(built)
+    manifold = StoredManifold.open(built)
     distance, ids = brute(manifold, x, 3)
     for search in ("exact-plain", "exact-pruned"):
         for kind in ("replicated", "sharded", "scan"):
@@ -70,7 +70,9 @@ def test_every_placement_finds_the_same(whole_cluster, built, queries, capsys):
 )
 def test_the_placement_follows_from_the_memory(whole_cluster, built, memory, kind):
     pool = session.pool(session.ANY, uses_gpu=False)
-    placement, smaller = place(Manifold.open(built), session.SearchDemand(memory=memory), pool)
+    placement, smaller = place(
+        StoredManifold.open(built), session.SearchDemand(memory=memory), pool
+    )
     assert placement.kind == kind
     assert kind in str(placement)
     assert smaller.size * smaller.num_cpus + placement.reserved.get("CPU", 0) < 4
@@ -80,7 +82,7 @@ def test_a_holder_that_dies_comes_back_with_its_shards(whole_cluster, built, que
     import ray
 
     x, nobody, _ = queries
-    manifold = Manifold.open(built)
+    manifold = StoredManifold.open(built)
     pool = session.pool(session.ANY, uses_gpu=False)
     placement, _ = place(manifold, session.SearchDemand(placement="sharded"), pool)
     searcher = placement.searcher()
@@ -95,13 +97,13 @@ def test_a_holder_that_dies_comes_back_with_its_shards(whole_cluster, built, que
 
 
 def test_the_plan_and_the_held_out_distances_are_recorded(built, capsys):
-    manifold = Manifold.open(built)
+    manifold = StoredManifold.open(built)
     found = manifold.manifest["search"]
     assert found["chosen"] in found["plans"]
     assert len(found["measured"]) >= 4
     assert 0.2 < found["index"]["recall"] <= 1
     assert manifold.percentile(np.array([0.0, 1e9])).tolist() == [0, 100]
-    whole = manifold.read(Plan())
+    whole = manifold.read(SearchPlan())
     alone = nearest([whole], whole.vectors, 1, whole.pixel_sha256).distance[:, 0]
     assert np.median(manifold.percentile(alone)) == pytest.approx(50, abs=3)
     assert build_manifold.main(["--explain", "--output", built]) == 0
@@ -112,7 +114,7 @@ def test_the_plan_and_the_held_out_distances_are_recorded(built, capsys):
 
 def test_approximate_search_is_only_what_it_says(built, queries):
     x, nobody, _ = queries
-    manifold = Manifold.open(built)
+    manifold = StoredManifold.open(built)
     pool = session.pool(session.ANY, uses_gpu=False)
     placement, _ = place(manifold, session.SearchDemand("approximate"), pool)
     found = placement.searcher().nearest(x, 1, nobody)
@@ -140,8 +142,8 @@ def test_appending_equals_building_at_once(ray_session, tmp_path):
     small = compact_manifold(f"{tmp_path}/grown", 2)
     assert len(small["shards"]) < len(grown["shards"])
     assert small["content_sha256"] == grown["content_sha256"]
-    whole = Manifold.open(f"{tmp_path}/whole").read(Plan())
-    other = Manifold.open(f"{tmp_path}/grown").read(Plan())
+    whole = StoredManifold.open(f"{tmp_path}/whole").read(SearchPlan())
+    other = StoredManifold.open(f"{tmp_path}/grown").read(SearchPlan())
     assert sorted(zip(whole.pixel_sha256, map(bytes, whole.vectors), strict=True)) == sorted(
         zip(other.pixel_sha256, map(bytes, other.vectors), strict=True)
     )
@@ -168,8 +170,8 @@ def test_concurrent_appends_lose_nothing(where, s3, whole_cluster, tmp_path):
     for thread in threads:
         thread.join()
     assert errors == []
-    manifold = Manifold.open(out)
-    hashes = manifold.read(Plan()).pixel_sha256
+    manifold = StoredManifold.open(out)
+    hashes = manifold.read(SearchPlan()).pixel_sha256
     assert len(hashes) == len(set(hashes)) == manifold.manifest["reals"] == 60
     assert len(manifold.manifest["appended"]) == 2
 
@@ -184,31 +186,31 @@ def test_a_damaged_shard_is_refused(built, tmp_path):
     import shutil
 
     shutil.copytree(built, tmp_path / "m")
-    entry = Manifold.open(f"{tmp_path}/m").manifest["shards"][2]["vectors"]
+    entry = StoredManifold.open(f"{tmp_path}/m").manifest["shards"][2]["vectors"]
     path = tmp_path / "m" / entry["path"]
     data = bytearray(path.read_bytes())
     data[-5] ^= 1
     path.write_bytes(bytes(data))
     with pytest.raises(DamageError, match="differs"):
-        Manifold.open(f"{tmp_path}/m").read(Plan())
+        StoredManifold.open(f"{tmp_path}/m").read(SearchPlan())
     with pytest.raises(DamageError, match="differs"):
-        list(Manifold.open(f"{tmp_path}/m").blocks(2**20))
+        list(StoredManifold.open(f"{tmp_path}/m").blocks(2**20))
 
 
 PEAK = """
 import resource, sys, numpy as np
-from manifpt.manifold import Manifold
+from manifpt.manifold import StoredManifold
 from manifpt.manifold.embed import write_rows
 from manifpt.manifold.placement import Scan
-from manifpt.manifold.search import Plan
+from manifpt.manifold.search import SearchPlan
 from manifpt.manifold.shard import ROWS
 
 rng = np.random.default_rng(0)
 queries = rng.random((64, 3072), dtype=np.float32)
 nobody = np.full(64, "", dtype=object)
-Scan(sys.argv[2], Plan(), 2**16).nearest(queries, 1, nobody)  # all that is needed once
+Scan(sys.argv[2], SearchPlan(), 2**16).nearest(queries, 1, nobody)  # all that is needed once
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-found = Scan(sys.argv[1], Plan(), int(sys.argv[3])).nearest(queries, 2, nobody)
+found = Scan(sys.argv[1], SearchPlan(), int(sys.argv[3])).nearest(queries, 2, nobody)
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(2**10 * (after - before), found.id[:, 0].tolist())
 """
@@ -225,11 +227,11 @@ def test_a_manifold_larger_than_memory_is_scanned_in_blocks(tmp_path):
             entry = write_rows(f"{tmp_path}/{name}", "shard-00000", rows, vectors)
             draft = {"metric": "euclidean", "shape": [3, 32, 32], "reals": count}
             claim.publish(draft | {"search": {"basis": None}, "shards": [entry]})
-    assert Manifold.open(f"{tmp_path}/large").size > 4 * memory
+    assert StoredManifold.open(f"{tmp_path}/large").size > 4 * memory
     command = [sys.executable, "-c", PEAK, f"{tmp_path}/large", f"{tmp_path}/small"]
     told = subprocess.run([*command, str(memory // 2)], capture_output=True, text=True, check=True)
     grown, _, ids = told.stdout.partition(" ")
     assert int(grown) < memory
     queries = np.random.default_rng(0).random((64, 3072), dtype=np.float32)
-    _, expected = brute(Manifold.open(f"{tmp_path}/large"), queries[:4], 1)
+    _, expected = brute(StoredManifold.open(f"{tmp_path}/large"), queries[:4], 1)
     assert ast.literal_eval(ids)[:4] == expected[:, 0].tolist()

@@ -7,7 +7,7 @@ import handmade_outputs
 import pytest
 
 from manifpt.report.crawl_page import crawl_page
-from manifpt.report.evaluation_page import Options, evaluation_page
+from manifpt.report.evaluation_page import PageOptions, evaluation_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 sync_api = pytest.importorskip("playwright.sync_api", reason="pip install -e '.[browser]'")
@@ -21,8 +21,8 @@ def files(tmp_path_factory):
     model = handmade.attributor(folder / "model")
     evaluation = handmade_outputs.evaluation(folder, handmade.CLASSES, [UNKNOWN])
     crawl = handmade_outputs.crawl(folder, model, handmade.CLASSES)
-    (folder / "evaluation.html").write_bytes(evaluation_page(evaluation, Options()))
-    (folder / "crawl.html").write_bytes(crawl_page(crawl, Options()))
+    (folder / "evaluation.html").write_bytes(evaluation_page(evaluation, PageOptions()))
+    (folder / "crawl.html").write_bytes(crawl_page(crawl, PageOptions()))
     return folder
 
 

@@ -13,7 +13,7 @@ from manifpt.errors import ManifptError
 from manifpt.jobs import report
 from manifpt.report import page as pages
 from manifpt.report.crawl_page import crawl_page
-from manifpt.report.evaluation_page import Options, evaluation_page
+from manifpt.report.evaluation_page import PageOptions, evaluation_page
 from manifpt.report.page import Figure, Page, rendered
 from manifpt.report.robustness_page import robustness_page
 
@@ -72,7 +72,7 @@ def check_harmless(data: bytes, charts: int) -> Parsed:
 
 
 def test_an_evaluation_has_its_sections_pictures_and_numbers(outputs):
-    data = evaluation_page(outputs[0], Options())
+    data = evaluation_page(outputs[0], PageOptions())
     found = check_harmless(data, 7)
     sections = {"classes", "examples", "fingerprints", "map", "calibration", "unknown", "groups"}
     assert sections | {"provenance"} <= found.ids
@@ -93,7 +93,7 @@ def test_an_evaluation_has_its_sections_pictures_and_numbers(outputs):
 
 
 def test_a_crawl_has_its_sections_and_names_from_outside_are_text(outputs):
-    data = crawl_page(outputs[1], Options())
+    data = crawl_page(outputs[1], PageOptions())
     found = check_harmless(data, 5)
     sections = {"sources", "scores", "domains", "examples", "groups", "rows", "quarantine"}
     assert sections | {"provenance"} <= found.ids
@@ -110,15 +110,15 @@ def test_a_crawl_has_its_sections_and_names_from_outside_are_text(outputs):
 def test_robustness_has_a_page_and_a_section_of_an_evaluation(outputs):
     evaluation, _ = outputs
     place = handmade_outputs.robustness(Path(evaluation).parent, handmade.CLASSES)
-    page = robustness_page(place, Options())
+    page = robustness_page(place, PageOptions())
     assert {"robustness", "levels", "provenance"} <= check_harmless(page, 2).ids
     assert f"{9 / (9 + 2 * 5):.3f}" in page.decode()  # at jpeg:50
-    beside = evaluation_page(evaluation, Options(robustness=place))
+    beside = evaluation_page(evaluation, PageOptions(robustness=place))
     assert "robustness" in check_harmless(beside, 9).ids
 
 
 def test_charts_show_tags_of_names_as_text(outputs):
-    data = evaluation_page(outputs[0], Options()).decode()
+    data = evaluation_page(outputs[0], PageOptions()).decode()
     charts = data.split('<script type="application/json">')[1:]
     names = {t.get("name") for c in charts for t in json.loads(c.split("</script>")[0])["data"]}
     assert "&lt;b onclick=window.pwned=1&gt;vqvae&lt;/b&gt;" in names
@@ -141,7 +141,7 @@ def test_an_output_in_a_bucket_has_the_same_page(outputs, s3):
     place = f"{s3}/pages/evaluation"
     for uri, _ in storage.files_under(outputs[0]):
         storage.copy(uri, place + uri.removeprefix(outputs[0]))
-    here, there = (evaluation_page(uri, Options()) for uri in (outputs[0], place))
+    here, there = (evaluation_page(uri, PageOptions()) for uri in (outputs[0], place))
     assert here.replace(outputs[0].encode(), place.encode()) == there
 
 
@@ -149,7 +149,7 @@ def test_another_output_is_refused_in_one_line(outputs, tmp_path, capsys):
     assert report.main([str(tmp_path)]) == 2
     assert "give a finished output of evaluate or attribute" in capsys.readouterr().err
     with pytest.raises(ManifptError, match="no finished audit there"):
-        crawl_page(outputs[1], Options(audit=outputs[0]))
+        crawl_page(outputs[1], PageOptions(audit=outputs[0]))
 
 
 def test_a_page_beyond_its_limit_is_refused(monkeypatch):

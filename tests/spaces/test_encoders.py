@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from manifpt.errors import DamageError, ManifptError
-from manifpt.spaces import Options, make_space, space_from_card
+from manifpt.spaces import SpaceSettings, make_space, space_from_card
 
 timm = pytest.importorskip("timm")
 open_clip = pytest.importorskip("open_clip")
@@ -43,7 +43,7 @@ def images(count, size):
 
 
 def make(network, weights, size=32, **options):
-    return make_space("sl", size, Options(sl_network=network, sl_weights=weights, **options))
+    return make_space("sl", size, SpaceSettings(sl_network=network, sl_weights=weights, **options))
 
 
 def whole(backbone):
@@ -135,7 +135,7 @@ def test_weights_that_do_not_fit_or_would_run_code_are_refused(tmp_path, tiny_cl
     path = saved(tmp_path / "w.pt", whole(SMALL))
     broken, hostile = tmp_path / "b.safetensors", tmp_path / "h.pt"
     broken.write_bytes(b"\xff" * 64)
-    torch.save({"x": Options()}, hostile)
+    torch.save({"x": SpaceSettings()}, hostile)
     for network, weights, options, kind, said in [
         (SMALL, None, {}, ManifptError, "give the file of timm:test_resnet's weights"),
         ("timm:no_such", path, {}, ManifptError, "timm has no such network; try one of"),

@@ -4,7 +4,7 @@ import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 
 from manifpt.tuning.journal import Journal
-from manifpt.tuning.proposals import Plan, scheduler, searcher
+from manifpt.tuning.proposals import SweepPlan, scheduler, searcher
 from manifpt.tuning.search_space import SearchSpace
 from manifpt.tuning.sweep import Config, rungs
 from manifpt.tuning.trial import Sweep
@@ -21,15 +21,15 @@ def test_trials_are_stopped_at_the_ends_of_legs(tmp_path):
     assert at == (2, 6, 18)
     sweep = sweep_of(tmp_path, rungs=at)
     assert [epoch for _, epoch in sweep.legs(20)] == [2, 6, 18, 20]
-    assert isinstance(scheduler(sweep, Plan()), AsyncHyperBandScheduler)
+    assert isinstance(scheduler(sweep, SweepPlan()), AsyncHyperBandScheduler)
     never = sweep_of(tmp_path, rungs=rungs(Config(early_stopping=False), 20))
-    assert type(scheduler(never, Plan())) is FIFOScheduler
+    assert type(scheduler(never, SweepPlan())) is FIFOScheduler
 
 
 @pytest.mark.parametrize("sampler", ["optuna", "random", "grid"])
 def test_no_trial_is_proposed_twice_and_the_defaults_come_first(tmp_path, sampler):
     sweep = sweep_of(tmp_path)
-    proposes = searcher(sweep, Plan(sampler=sampler), Journal(sweep), [])
+    proposes = searcher(sweep, SweepPlan(sampler=sampler), Journal(sweep), [])
     found = [proposes.suggest(str(n)) for n in range(5)]
     assert found[0] == {"space": "rgb", "projector": "nearest"}
     assert found[4] == "FINISHED"
@@ -42,7 +42,7 @@ def test_what_was_interrupted_comes_first_and_keeps_its_beginning(tmp_path):
     journal.begin("key", chosen, "first-run")
     journal.begin("key", chosen, "second-run")
     assert journal.interrupted() == [chosen]
-    assert searcher(sweep, Plan(), journal, []).suggest("a") == chosen
+    assert searcher(sweep, SweepPlan(), journal, []).suggest("a") == chosen
     ended = journal.end("key", "finished", {"accuracy": 0.5})
     assert ended["run"] == "second-run"
     assert journal.interrupted() == []

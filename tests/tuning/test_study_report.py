@@ -3,7 +3,7 @@
 import pytest
 
 from manifpt.tuning import study_report
-from manifpt.tuning.proposals import Plan
+from manifpt.tuning.proposals import SweepPlan
 from manifpt.tuning.search_space import SearchSpace
 from manifpt.tuning.trial import Sweep
 
@@ -30,7 +30,7 @@ def test_the_pareto_front_has_what_no_other_beats():
     rows += [result("same", 0.9, 10), result("stopped", 1.0, 1000, status="stopped")]
     both = ("accuracy", "images_per_second")
     assert study_report.pareto(rows, both) == {"slow", "same", "fast"}
-    text = study_report.leaderboard(rows, Plan(objectives=both))
+    text = study_report.leaderboard(rows, SweepPlan(objectives=both))
     assert "fast*" in text
     assert "worse*" not in text
 
@@ -47,9 +47,9 @@ def test_importance_finds_the_choice_that_matters():
         )
         for n in range(16)
     ]
-    found = study_report.importances(sweep, Plan(), rows)
+    found = study_report.importances(sweep, SweepPlan(), rows)
     assert found["space"] > 0.8
     assert sum(found.values()) == pytest.approx(1)
     picture = study_report.parallel_coordinates(sweep, rows)
     assert picture[:4] == b"\x89PNG"
-    assert study_report.importances(sweep, Plan(), rows[:2]) == {}
+    assert study_report.importances(sweep, SweepPlan(), rows[:2]) == {}

@@ -26,7 +26,7 @@ def numbers_of(hexadecimal: pa.ChunkedArray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Pixels:
+class PixelGroups:
     """The images of a partition by pixel hash: each a run's first, by position.
 
     ``first`` is the row of the first of the same pixels; ``shown`` are the rows of images that are
@@ -40,7 +40,7 @@ class Pixels:
     alike: np.ndarray
 
     @classmethod
-    def of(cls, table: pa.Table) -> "Pixels":
+    def of(cls, table: pa.Table) -> "PixelGroups":
         """Return what a table of the step ``pixels`` says."""
         pixels = np.stack([table[name].to_numpy() for name in ("high", "low")], 1)
         look, first = table["look"].fill_null(0).to_numpy(), firsts(pixels)

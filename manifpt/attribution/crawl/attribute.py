@@ -12,7 +12,7 @@ from manifpt.artifacts.projection import Target, project, projectors_of
 from manifpt.attribution.crawl import grouping
 from manifpt.attribution.crawl.duplicates import find_duplicates
 from manifpt.attribution.crawl.leaks import LEAKS, total_leaks
-from manifpt.attribution.crawl.registered import Source, model_places, opened
+from manifpt.attribution.crawl.registered import AttributorSource, model_places, opened
 from manifpt.attribution.crawl.retry import (
     FOLDERS,
     ROWS,
@@ -24,10 +24,10 @@ from manifpt.attribution.crawl.retry import (
     read_again,
     remove_unlisted,
 )
-from manifpt.attribution.crawl.settings import Settings
+from manifpt.attribution.crawl.settings import AttributionSettings
 from manifpt.attribution.crawl.verdicts import total_verdicts
 from manifpt.attribution.model.targets import manifold_places, trained_targets
-from manifpt.attribution.model.trained import Attributor
+from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.attribution.unknown.decision import DECISIONS
 from manifpt.engine import pipeline, session, shuffle
 from manifpt.engine.rollup import rolled
@@ -50,9 +50,9 @@ class _Steps:
     """The steps of an attribution, with all that they share."""
 
     output: str
-    settings: Settings
-    attributor: Attributor
-    source: Source
+    settings: AttributionSettings
+    attributor: TrainedAttributor
+    source: AttributorSource
     search: session.SearchDemand
     pool: session.Pool
 
@@ -99,7 +99,7 @@ def attribute(
     inputs: Sequence[str],
     model: str,
     output: str,
-    settings: Settings = Settings(),
+    settings: AttributionSettings = AttributionSettings(),
     *,
     manifolds: Sequence[str] = (),
     search: session.SearchDemand = session.ANY_SEARCH,
@@ -123,7 +123,7 @@ def attribute(
     inventory = Inventory(inputs, settings.selection, settings.reading)
     read = [*places(inputs, output), *model_places(model, manifolds)]
     with opened(model, manifolds) as found:
-        attributor = Attributor.open(found.attributor)
+        attributor = TrainedAttributor.open(found.attributor)
         read += manifold_places(attributor, found.manifolds)
         made_of = [*settings.key(), attributor.manifest["key"]]
         key = storage.digest([inventory.given, *made_of])

@@ -36,7 +36,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifpt import storage
-from manifpt.attribution.crawl.alike import NONE, Pixels, earliest, firsts, numbers_of
+from manifpt.attribution.crawl.alike import NONE, PixelGroups, earliest, firsts, numbers_of
 from manifpt.engine import shuffle
 from manifpt.engine.shuffle import Each, Scratch, mixed
 from manifpt.images.perceptual import covers, earlier
@@ -143,7 +143,7 @@ class _Corpus:
 
     def looks(self, partition: int) -> None:
         """Write the first image of each look among images that are no copies."""
-        images = Pixels.of(self._gather("pixels", partition, len(self.runs)))
+        images = PixelGroups.of(self._gather("pixels", partition, len(self.runs)))
         rows = np.unique(images.alike)
         looks = images.look[rows]
         origin = np.full(len(rows), partition, np.int32)
@@ -188,7 +188,7 @@ class _Corpus:
 
     def flags(self, partition: int) -> None:
         """Write the images that are copies of others, and which others these are."""
-        images = Pixels.of(self._gather("pixels", partition, len(self.runs)))
+        images = PixelGroups.of(self._gather("pixels", partition, len(self.runs)))
         near, bits = images.near(self._gather("answers", partition))
         own = images.first == np.arange(len(images.first))
         exact = np.where(own, NONE, images.position[images.first])

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from manifpt import storage
-from manifpt.attribution.crawl.pooling import MOST, Images, Pooling
+from manifpt.attribution.crawl.pooling import MOST, ImageEvidence, Pooling
 from manifpt.engine import shuffle
 from manifpt.engine.shuffle import Each, Scratch
 from manifpt.storage import tensors
@@ -95,7 +95,7 @@ class _Group:
     def judged(self, name: str, pooling: Pooling) -> dict[str, Any]:
         """Return its row of the table."""
         probabilities, decisions, *beside = zip(*self.found.values(), strict=True)
-        images = Images(
+        images = ImageEvidence(
             list(self.found),
             np.stack(probabilities).astype(np.float64),
             decisions,

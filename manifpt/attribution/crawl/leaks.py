@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from manifpt.attribution.model.near import near
-from manifpt.attribution.model.trained import Attributor
+from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.images.perceptual import HammingIndex
-from manifpt.manifold.stored import Manifold
+from manifpt.manifold.stored import StoredManifold
 
 LEAKS = ("in_training", "near_training", "near_manifold")
 
@@ -29,7 +29,9 @@ class Leaks:
     near: dict[str, HammingIndex | None]
 
     @classmethod
-    def of(cls, attributor: Attributor, manifolds: Sequence[Manifold], distance: int) -> "Leaks":
+    def of(
+        cls, attributor: TrainedAttributor, manifolds: Sequence[StoredManifold], distance: int
+    ) -> "Leaks":
         """Read what an attributor and its manifolds have seen."""
         reals = [manifold.perceptual_hashes() for manifold in manifolds]
         known = [hashes for hashes in reals if hashes is not None]

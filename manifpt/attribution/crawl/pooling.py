@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from manifpt.attribution.model.trained import Attributor
+from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.attribution.unknown.decision import USUAL, Rule
 from manifpt.attribution.unknown.profiles import Profiles
 from manifpt.images.sources import REAL
@@ -66,7 +66,7 @@ def interval(evidence: np.ndarray, best: int, seed: int) -> tuple[float, float] 
     return float(low), float(high)
 
 
-class Images(NamedTuple):
+class ImageEvidence(NamedTuple):
     """What is known of N images.
 
     The hashes of their bytes, N x K ``probabilities``, each image's own decision, and N x D
@@ -97,7 +97,7 @@ class Pooling:
     profiles: Profiles | None = None
 
     @classmethod
-    def of(cls, attributor: Attributor, eps: float = EPS, rule: Rule = USUAL) -> "Pooling":
+    def of(cls, attributor: TrainedAttributor, eps: float = EPS, rule: Rule = USUAL) -> "Pooling":
         """Return the pooling of an attributor's probabilities."""
         priors, open_set = priors_of(attributor.manifest), attributor.open_set
         profiles = None
@@ -105,7 +105,7 @@ class Pooling:
             profiles = Profiles(open_set.coordinates, open_set.labels)
         return cls(tuple(attributor.classes), priors, eps, rule, profiles)
 
-    def judge(self, group: str, images: Images, count: int | None = None) -> dict[str, Any]:
+    def judge(self, group: str, images: ImageEvidence, count: int | None = None) -> dict[str, Any]:
         """Return a group's row of the table ``groups``.
 
         The order of the images changes nothing. ``count`` is how many there were, if copies have

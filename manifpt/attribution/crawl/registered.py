@@ -23,7 +23,7 @@ _REGISTERED = re.compile(r"models:/+([^/@]+)(?:@([^/@]+)|/(\d+))")
 
 
 @dataclass(frozen=True)
-class Source:
+class AttributorSource:
     """An attributor to use: its folder, its manifolds if not where it says, and its origin.
 
     ``origin`` is None for a folder, else the model's ``uri``, ``name``, ``version`` and ``run``.
@@ -33,7 +33,7 @@ class Source:
     manifolds: tuple[str, ...] = ()
     origin: dict[str, Any] | None = None
 
-    def kept(self, output: str) -> "Source":
+    def kept(self, output: str) -> "AttributorSource":
         """Return the same model under ``output``, copied there unless it is; a folder stays."""
         if self.origin is None:
             return self
@@ -73,13 +73,13 @@ def included(folder: str, manifest: dict[str, Any]) -> list[str]:
 
 
 @contextmanager
-def opened(model: str, manifolds: Sequence[str] = ()) -> Iterator[Source]:
+def opened(model: str, manifolds: Sequence[str] = ()) -> Iterator[AttributorSource]:
     """Find the attributor that ``--model`` names; one of MLflow's is a local copy in the block.
 
     ``manifolds`` say where its manifolds lie now, before what the model says.
     """
     if not _is_registered(model):
-        yield Source(storage.absolute(model), tuple(manifolds))
+        yield AttributorSource(storage.absolute(model), tuple(manifolds))
         return
     with tempfile.TemporaryDirectory(prefix="manifpt-model-") as scratch:
         folder, origin = _download(model, scratch)
@@ -87,7 +87,7 @@ def opened(model: str, manifolds: Sequence[str] = ()) -> Iterator[Source]:
         manifest = outputs.require(attributor, "attributor", "--model")
         brought = storage.join(folder, MANIFOLDS)
         inside = included(brought, manifest) if storage.exists(brought) else []
-        yield Source(attributor, tuple(manifolds or inside), origin)
+        yield AttributorSource(attributor, tuple(manifolds or inside), origin)
 
 
 def _download(uri: str, scratch: str) -> tuple[str, dict[str, Any]]:

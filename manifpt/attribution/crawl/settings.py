@@ -8,7 +8,7 @@ from manifpt.artifacts.projection import Projector
 from manifpt.attribution.crawl import grouping
 from manifpt.attribution.crawl.pooling import EPS, Pooling
 from manifpt.attribution.crawl.stage import AttributeStage, check_columns
-from manifpt.attribution.model.trained import Attributor
+from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.attribution.unknown.decision import USUAL, Rule
 from manifpt.images import Selection
 from manifpt.images.degrade import Degradation
@@ -18,7 +18,7 @@ from manifpt.images.sources import AS_FOUND, Reading
 
 
 @dataclass(frozen=True)
-class Settings:
+class AttributionSettings:
     """What decides the tables of ``attribute``.
 
     ``split`` keeps only the images of that split, and those that declare none; ``sources`` is the
@@ -41,7 +41,7 @@ class Settings:
     group_by: str | None = None
     foreign: float = EPS
 
-    def with_columns(self) -> "Settings":
+    def with_columns(self) -> "AttributionSettings":
         """Return them with the column of the groups among those that travel; raise if one can't."""
         reading = self.reading
         if self.group_by not in {None, grouping.FOLDER, *IMAGES, *reading.columns}:
@@ -77,6 +77,6 @@ class Settings:
             self.group_by,
         )
 
-    def pooling(self, attributor: Attributor) -> Pooling:
+    def pooling(self, attributor: TrainedAttributor) -> Pooling:
         """Return how the images of a group are judged together."""
         return Pooling.of(attributor, self.foreign, self.rule)

@@ -14,7 +14,7 @@ from manifpt.attribution.crawl.ensemble import pooled_views
 from manifpt.attribution.crawl.leaks import LEAKS, Leaks
 from manifpt.attribution.crawl.verdicts import verdicts
 from manifpt.attribution.model.tiled import TILED, pooled_columns, pooled_tiles
-from manifpt.attribution.model.trained import Attributor
+from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.attribution.unknown.decision import USUAL, Rule, decide
 from manifpt.engine import pipeline
 from manifpt.errors import ManifptError
@@ -68,9 +68,9 @@ class AttributeStage:
     group_by: str | None = None
 
     @cached_property
-    def attributor(self) -> Attributor:
+    def attributor(self) -> TrainedAttributor:
         """The attributor, read at first use."""
-        return Attributor.open(self.model, device_and_precision()[0])
+        return TrainedAttributor.open(self.model, device_and_precision()[0])
 
     @cached_property
     def leaks(self) -> Leaks:

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from manifpt import storage
-from manifpt.artifacts.branches import Branch, artifact_column, of_classes, read_branches
+from manifpt.artifacts.branches import ArtifactBranch, artifact_column, of_classes, read_branches
 from manifpt.attribution.model.fusion import fit_weights
 from manifpt.attribution.model.network import AttributionNetwork, Design, outputs
 from manifpt.attribution.model.stream import MOST_ROWS, first_of
 from manifpt.attribution.model.tiled import counts_of, pooled_tiles
-from manifpt.attribution.model.trained import Made
+from manifpt.attribution.model.trained import AttributorParts
 from manifpt.attribution.unknown.decision import USUAL
 from manifpt.attribution.unknown.known import Known, Outputs
 from manifpt.attribution.unknown.open_set import SCORES, Fitted, fit_open_set, rejected_by_class
@@ -44,11 +44,11 @@ def network_of(design: Design, weights: dict[str, Tensor]) -> AttributionNetwork
 
 def calibrate(
     build: Build,
-    branches: Sequence[Branch],
+    branches: Sequence[ArtifactBranch],
     classes: list[str],
     demand: session.Demand,
-    more: Sequence[Sequence[Branch]] = (),
-) -> tuple[Made, dict[str, Any]]:
+    more: Sequence[Sequence[ArtifactBranch]] = (),
+) -> tuple[AttributorParts, dict[str, Any]]:
     """Fit on validation, in one task; return what makes the attributor, and facts of the fit.
 
     ``build`` returns the trained network, in the task. ``more`` are artifacts of further images, in
@@ -70,15 +70,15 @@ def calibrate(
 
 
 def _calibrated(
-    build: Build, sets: Sequence[Sequence[Branch]], classes: list[str], threads: int
-) -> tuple[Made, dict[str, Any]]:
+    build: Build, sets: Sequence[Sequence[ArtifactBranch]], classes: list[str], threads: int
+) -> tuple[AttributorParts, dict[str, Any]]:
     with threads_of(threads):
         return _fitted(build, sets, classes)
 
 
 def _fitted(
-    build: Build, sets: Sequence[Sequence[Branch]], classes: list[str]
-) -> tuple[Made, dict[str, Any]]:
+    build: Build, sets: Sequence[Sequence[ArtifactBranch]], classes: list[str]
+) -> tuple[AttributorParts, dict[str, Any]]:
     device = device_and_precision()[0]
     network = build().to(device)
     known = _joined([validation_outputs(network, of, classes, device) for of in sets])
@@ -98,7 +98,7 @@ def _fitted(
         "open_set": _described(fitted, known.labels, classes),
     }
     open_set = fitted.open_set if fitted else None
-    return Made(branches, network.design, classes, network.state_dict(), open_set), facts
+    return AttributorParts(branches, network.design, classes, network.state_dict(), open_set), facts
 
 
 def _loss(network: AttributionNetwork, heads: Tensor, right: Tensor) -> float:
@@ -123,7 +123,7 @@ def _described(
 
 
 def validation_outputs(
-    network: AttributionNetwork, branches: Sequence[Branch], classes: list[str], device: str
+    network: AttributionNetwork, branches: Sequence[ArtifactBranch], classes: list[str], device: str
 ) -> Known:
     """Return what the network says of validation images, pooled where they have tiles."""
     found = []

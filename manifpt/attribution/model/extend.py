@@ -17,7 +17,7 @@ import torch
 
 from manifpt import outputs, storage
 from manifpt.artifacts.branches import (
-    Branch,
+    ArtifactBranch,
     artifact_column,
     check_unchanged,
     of_classes,
@@ -32,8 +32,8 @@ from manifpt.attribution.model.network import outputs as network_outputs
 from manifpt.attribution.model.stream import first_of
 from manifpt.attribution.model.targets import manifold_places, trained_targets
 from manifpt.attribution.model.trained import (
-    Attributor,
-    Made,
+    AttributorParts,
+    TrainedAttributor,
     near_training,
     sealed,
     seen_by,
@@ -70,7 +70,7 @@ def extended(network: AttributionNetwork, layers: Sequence[Layer]) -> Attributio
 
 
 def _training_rows(
-    sets: Sequence[Sequence[Branch]], classes: list[str]
+    sets: Sequence[Sequence[ArtifactBranch]], classes: list[str]
 ) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
     """Yield the artifacts in each space, and the labels, of the first MOST_IMAGES of each class."""
     room = np.full(len(classes), MOST_IMAGES)
@@ -94,7 +94,7 @@ def _training_rows(
 
 
 def _refitted(
-    old: Attributor, sets: Sequence[Sequence[Branch]], classes: list[str], head: str
+    old: TrainedAttributor, sets: Sequence[Sequence[ArtifactBranch]], classes: list[str], head: str
 ) -> AttributionNetwork:
     """Return the network with last layers for ``classes``, in a task."""
     device = device_and_precision()[0]
@@ -108,7 +108,7 @@ def _refitted(
     return extended(network.cpu(), layers)
 
 
-def training_sets(attributor: Attributor) -> list[list[Branch]]:
+def training_sets(attributor: TrainedAttributor) -> list[list[ArtifactBranch]]:
     """Return the artifacts of an attributor's training, and those of what it was extended by."""
     earlier = attributor.manifest.get("extensions", [])
     found = []
@@ -123,7 +123,7 @@ def training_sets(attributor: Attributor) -> list[list[Branch]]:
     return found
 
 
-def new_classes(attributor: Attributor, manifest: dict[str, Any]) -> list[str]:
+def new_classes(attributor: TrainedAttributor, manifest: dict[str, Any]) -> list[str]:
     """Return the classes that artifacts add; raise where they can't be trained on."""
     counts = manifest["classes"]
     names = sorted({*counts["train"], *counts["validation"], *counts["test"]})
@@ -159,7 +159,7 @@ def extend_attributor(
     ``compute_artifacts``). ``head`` is one of ``heads.FITS``.
     """
     output = storage.absolute(output)
-    old = Attributor.open(model)
+    old = TrainedAttributor.open(model)
     targets = trained_targets(old, manifolds)
     sets = training_sets(old)
     units = plan(additions, Selection(EVALUATED), labelled=True, reading=labels)
@@ -195,9 +195,9 @@ def extend_attributor(
 
 def _publish(
     claim: claims.Claim,
-    old: Attributor,
-    new: Sequence[Branch],
-    made: Made,
+    old: TrainedAttributor,
+    new: Sequence[ArtifactBranch],
+    made: AttributorParts,
     facts: dict[str, Any],
 ) -> dict[str, Any]:
     """Write the extended attributor's files and its manifest; return it."""

@@ -27,7 +27,7 @@ CUTMIX = "cutmix"
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """All that decides a training, besides the data; ``moments`` are mean and std an input.
 
     An epoch is ``passes`` over the ``rows``. ``movable`` says of each input whether its maps are
@@ -81,7 +81,7 @@ class Standing:
         self.epoch += 1
         return better
 
-    def stopped(self, settings: Settings) -> bool:
+    def stopped(self, settings: TrainingSettings) -> bool:
         """Tell whether the last epoch is reached, or patience is spent."""
         waited = self.epoch - 1 - self.best_epoch
         return self.epoch >= settings.epochs or waited >= settings.patience > 0
@@ -156,7 +156,7 @@ def cut_mixed(
 class Trainer:
     """Network, optimiser and schedule of one worker."""
 
-    def __init__(self, settings: Settings, rank: int, workers: int, threads: int) -> None:
+    def __init__(self, settings: TrainingSettings, rank: int, workers: int, threads: int) -> None:
         from ray.train.torch import prepare_model
 
         self.settings, self.rank, self.workers = settings, rank, workers
@@ -288,7 +288,7 @@ def train_loop(config: dict[str, Any]) -> None:
     """Train until stopped; report each epoch with a checkpoint. Ray Train calls this."""
     import ray.train
 
-    settings: Settings = config["settings"]
+    settings: TrainingSettings = config["settings"]
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
     trainer = Trainer(settings, rank, workers, threads_here(config["threads"]))

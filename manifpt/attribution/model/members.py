@@ -9,7 +9,7 @@ from manifpt import storage
 from manifpt.artifacts.branches import open_artifacts
 from manifpt.attribution.model.attributor_calibration import calibrate
 from manifpt.attribution.model.network import AttributionNetwork, Design
-from manifpt.attribution.model.trained import Attributor, publish_attributor
+from manifpt.attribution.model.trained import TrainedAttributor, publish_attributor
 from manifpt.audit.training_audit import worst
 from manifpt.engine import session
 from manifpt.errors import ManifptError
@@ -29,7 +29,7 @@ def fuse_attributors(
     Members that were trained on the same artifacts share one input.
     """
     output = storage.absolute(output)
-    opened = [Attributor.open(member) for member in members]
+    opened = [TrainedAttributor.open(member) for member in members]
     check_members(opened)
     uris = [uri for member in opened for uri in member.manifest["artifacts"]]
     branches = open_artifacts(list(dict.fromkeys(uris)))
@@ -47,7 +47,7 @@ def fuse_attributors(
         return publish_attributor(claim, made, facts | found)
 
 
-def check_members(members: Sequence[Attributor]) -> None:
+def check_members(members: Sequence[TrainedAttributor]) -> None:
     """Raise unless attributors can be fused."""
     if len(members) < 2:
         raise ManifptError("--fuse: give two attributors or more")
@@ -59,7 +59,7 @@ def check_members(members: Sequence[Attributor]) -> None:
         )
 
 
-def joined_design(members: Sequence[Attributor]) -> Design:
+def joined_design(members: Sequence[TrainedAttributor]) -> Design:
     """Return the network that has all members' heads, in order."""
     shapes: dict[str, tuple[int, ...]] = {}
     heads = []
@@ -71,7 +71,7 @@ def joined_design(members: Sequence[Attributor]) -> Design:
     return Design(tuple(shapes.values()), len(members[0].classes), tuple(heads), "late")
 
 
-def joined_network(members: Sequence[Attributor], design: Design) -> AttributionNetwork:
+def joined_network(members: Sequence[TrainedAttributor], design: Design) -> AttributionNetwork:
     """Return the network of all members' heads, in a task."""
     network = AttributionNetwork(design).eval()
     given = [branch for member in members for branch in member.network().branches]

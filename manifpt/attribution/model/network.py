@@ -184,7 +184,7 @@ def linear_discriminant(features: int, coordinates: int, classes: int) -> nn.Seq
     )
 
 
-class Branch(nn.Module):
+class BranchNetwork(nn.Module):
     """Normalises one input, a channel or a number, and classifies it as one head.
 
     The normalisation is that of the training artifacts and travels with the weights; filtered maps
@@ -243,7 +243,7 @@ class AttributionNetwork(nn.Module):
         self.design = design
         each = None if design.is_early else design.classes
         self.branches = nn.ModuleList(
-            Branch(design.shapes[head.reads], each, head) for head in design.heads
+            BranchNetwork(design.shapes[head.reads], each, head) for head in design.heads
         )
         self.together = None
         if design.is_early:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from manifpt import storage
 from manifpt.artifacts.branches import (
-    Branch,
+    ArtifactBranch,
     artifact_column,
     of_classes,
     read_branches,
@@ -46,7 +46,9 @@ class _ReadPart:
         return {**artifacts, "label": np.array(labels, dtype=np.int64)}
 
 
-def dataset(branches: Sequence[Branch], split: str, classes: list[str]) -> "ray.data.Dataset":
+def dataset(
+    branches: Sequence[ArtifactBranch], split: str, classes: list[str]
+) -> "ray.data.Dataset":
     """Return the rows of one split as a dataset; in memory if it is small, else streamed."""
     import ray.data
 
@@ -62,7 +64,7 @@ def dataset(branches: Sequence[Branch], split: str, classes: list[str]) -> "ray.
     return found.materialize() if size < IN_MEMORY_SHARE * store else found
 
 
-def row_bytes(branches: Sequence[Branch]) -> int:
+def row_bytes(branches: Sequence[ArtifactBranch]) -> int:
     """Return the bytes of an image's artifacts in all spaces, float32."""
     return 4 * sum(int(np.prod(branch.manifest["shape"])) for branch in branches)
 
@@ -82,7 +84,7 @@ class _Moments:
 
 
 def moments(
-    branches: Sequence[Branch], classes: list[str], train: "ray.data.Dataset"
+    branches: Sequence[ArtifactBranch], classes: list[str], train: "ray.data.Dataset"
 ) -> list[dict[str, Any]]:
     """Return the moments of each space's training artifacts: those of ``classes`` alone."""
     if len(classes) == len(branches[0].manifest["classes"]["train"]):
@@ -93,7 +95,7 @@ def moments(
     return [total_moments(list(one)) for one in found]
 
 
-def rows_of(branch: Branch, split: str, classes: list[str]) -> Iterator[Rows]:
+def rows_of(branch: ArtifactBranch, split: str, classes: list[str]) -> Iterator[Rows]:
     """Yield the artifacts in one space, N x shape, and the numbers of their classes, by file."""
     for path in branch.files(split):
         table = of_classes(read_branches([storage.join(branch.uri, path)], READ), classes)

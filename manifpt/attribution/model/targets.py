@@ -5,27 +5,29 @@ from dataclasses import replace
 from typing import Any
 
 from manifpt.artifacts.projection import Target
-from manifpt.attribution.model.trained import Attributor
+from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule
 from manifpt.manifold.projector import Projection
-from manifpt.manifold.stored import Manifold, open_manifolds
+from manifpt.manifold.stored import StoredManifold, open_manifolds
 from manifpt.spaces import space_from_card
 
 
-def manifold_places(attributor: Attributor, manifolds: Sequence[str]) -> list[tuple[str, str]]:
+def manifold_places(
+    attributor: TrainedAttributor, manifolds: Sequence[str]
+) -> list[tuple[str, str]]:
     """Return the places of the manifolds that an attributor uses, for ``claims.claim``."""
     targets = trained_targets(attributor, manifolds).values()
     return [("the manifold", target.manifold.uri) for target in targets if target.manifold]
 
 
-def _trained_projection(card: dict[str, Any], reals: Manifold) -> Projection:
+def _trained_projection(card: dict[str, Any], reals: StoredManifold) -> Projection:
     """Return the projection of a card; before artifacts were whitened, none was by any metric."""
     trained = Projection(**card)
     return replace(trained.on(reals.manifest), whitened=trained.whitened)
 
 
-def trained_targets(attributor: Attributor, manifolds: Sequence[str]) -> dict[str, Target]:
+def trained_targets(attributor: TrainedAttributor, manifolds: Sequence[str]) -> dict[str, Target]:
     """Return what embeds and projects as was done for the attributor's training images.
 
     ``manifolds`` say where its manifolds lie now; by default, where they were. Others raise.
@@ -37,7 +39,7 @@ def trained_targets(attributor: Attributor, manifolds: Sequence[str]) -> dict[st
     if len(opened) != wanted:
         raise ManifptError(f"--manifold: the attributor has {wanted}, not {len(opened)}")
     left = iter(opened)
-    found: list[Manifold | None] = [next(left) if b["manifold"] else None for b in branches]
+    found: list[StoredManifold | None] = [next(left) if b["manifold"] else None for b in branches]
     hashes = [reals.sha256 if reals else None for reals in found]
     attributor.check_manifolds(hashes, "--manifold")
     projections = [

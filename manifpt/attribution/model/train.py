@@ -10,11 +10,11 @@ import numpy as np
 from torch import Tensor
 
 from manifpt import storage
-from manifpt.artifacts.branches import Branch, are_artifacts, artifacts_of, row_counts
+from manifpt.artifacts.branches import ArtifactBranch, are_artifacts, artifacts_of, row_counts
 from manifpt.attribution.model.attributor_calibration import calibrate, network_of
 from manifpt.attribution.model.correlation import CORRELATION, fit_correlation
 from manifpt.attribution.model.discriminant import Discriminant, Rows, fit_discriminant
-from manifpt.attribution.model.loop import CUTMIX, Settings, Standing, train_loop
+from manifpt.attribution.model.loop import CUTMIX, Standing, TrainingSettings, train_loop
 from manifpt.attribution.model.network import LEAST_STD, AttributionNetwork, Design
 from manifpt.attribution.model.stream import (
     SHUFFLE_BYTES,
@@ -25,7 +25,7 @@ from manifpt.attribution.model.stream import (
     rows_of,
 )
 from manifpt.attribution.model.trained import publish_attributor
-from manifpt.attribution.model.training_recipe import Options
+from manifpt.attribution.model.training_recipe import TrainingRecipe
 from manifpt.audit import training_audit
 from manifpt.engine import session
 from manifpt.engine.tasks import results, task
@@ -86,7 +86,7 @@ def print_epoch(row: dict[str, float], epoch: int) -> None:
 def train_attributor(
     inputs: Sequence[str],
     output: str,
-    options: Options,
+    options: TrainingRecipe,
     *,
     sources: Sequence[str] = (),
     manifolds: Sequence[str] = (),
@@ -173,10 +173,10 @@ def train_attributor(
 class _Trained:
     """The training of those heads of a design that gradients train; there may be none."""
 
-    branches: Sequence[Branch]
+    branches: Sequence[ArtifactBranch]
     classes: list[str]
     whole: Design
-    options: Options
+    options: TrainingRecipe
 
     def __post_init__(self) -> None:
         self.heads = [n for n, head in enumerate(self.whole.heads) if head.is_trained]
@@ -214,7 +214,7 @@ class _Trained:
         """Tell whether a state is the last of its training."""
         return Standing.of(state).stopped(self.settings)
 
-    def _settings(self, found: Sequence[dict[str, Any]]) -> Settings:
+    def _settings(self, found: Sequence[dict[str, Any]]) -> TrainingSettings:
         names = (
             "batch_size learning_rate weight_decay patience seed augment mixed_share "
             "label_smoothing"
@@ -235,7 +235,7 @@ class _Trained:
                 "--augment cutmix: one label for spaces of which some cannot be mixed; choose "
                 "--fusion late or another --augment"
             )
-        return Settings(
+        return TrainingSettings(
             self.design,
             tuple(self.classes),
             tuple((tuple(m["mean"]), tuple(m["std"])) for m in found),
@@ -258,7 +258,7 @@ def _history(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def fit_discriminants(
-    branches: Sequence[Branch], classes: list[str], design: Design, demand: session.Demand
+    branches: Sequence[ArtifactBranch], classes: list[str], design: Design, demand: session.Demand
 ) -> dict[int, FittedHead]:
     """Return a design's heads in closed form by number, fitted in one task a head."""
     pool = session.pool(session.Demand(1, 0, here=demand.here), uses_gpu=False)
@@ -273,7 +273,7 @@ def fit_discriminants(
     return dict(zip(numbers, results(pool, asked), strict=True))
 
 
-def _fitted(branch: Branch, trunk: str, classes: list[str], threads: int) -> FittedHead:
+def _fitted(branch: ArtifactBranch, trunk: str, classes: list[str], threads: int) -> FittedHead:
     """Fit one head, in a task: a discriminant to standardised artifacts, or class means."""
     if trunk == CORRELATION:
         size = int(np.prod(branch.manifest["shape"]))

@@ -14,7 +14,13 @@ import pyarrow.compute as pc
 import torch
 
 from manifpt import outputs, storage
-from manifpt.artifacts.branches import LOOKS, Branch, check_unchanged, of_classes, read_artifacts
+from manifpt.artifacts.branches import (
+    LOOKS,
+    ArtifactBranch,
+    check_unchanged,
+    of_classes,
+    read_artifacts,
+)
 from manifpt.attribution.model.fusion import pooled
 from manifpt.attribution.model.near import NEAR, near
 from manifpt.attribution.model.network import AttributionNetwork, Design
@@ -39,7 +45,7 @@ KEPT = ("shape", "space", "decode", "manifold", "manifold_sha256", "projection")
 
 
 @dataclass(frozen=True)
-class Attributor:
+class TrainedAttributor:
     """The network of a finished training with its manifest."""
 
     uri: str
@@ -196,20 +202,22 @@ class Unknown(NamedTuple):
     coordinates: np.ndarray
 
 
-class Made(NamedTuple):
+class AttributorParts(NamedTuple):
     """What makes an attributor: artifacts, design, class names in order, and trained weights.
 
     ``open_set`` is None where the unknown cannot be told.
     """
 
-    branches: Sequence[Branch]
+    branches: Sequence[ArtifactBranch]
     design: Design
     classes: list[str]
     weights: dict[str, torch.Tensor]
     open_set: OpenSet | None = None
 
 
-def publish_attributor(claim: claims.Claim, made: Made, facts: dict[str, Any]) -> dict[str, Any]:
+def publish_attributor(
+    claim: claims.Claim, made: AttributorParts, facts: dict[str, Any]
+) -> dict[str, Any]:
     """Write an attributor's files and its manifest, with ``facts`` of its training; return it."""
     branches = made.branches
     check_unchanged(branches)
@@ -241,7 +249,7 @@ def publish_attributor(claim: claims.Claim, made: Made, facts: dict[str, Any]) -
     return claim.publish(sealed(body))
 
 
-def seen_by(branch: Branch, classes: Sequence[str]) -> pa.Table:
+def seen_by(branch: ArtifactBranch, classes: Sequence[str]) -> pa.Table:
     """Return the hashes of what training and validation have seen of artifacts, a row an image.
 
     ``near_training`` says which validation images look like a training image, of any class; it is
@@ -281,7 +289,7 @@ def near_training(seen: pa.Table) -> dict[str, Any] | None:
     return {"validation": count, "compared": known, "distance": DISTANCE}
 
 
-def write_files(claim: claims.Claim, made: Made, seen: pa.Table) -> dict[str, Any]:
+def write_files(claim: claims.Claim, made: AttributorParts, seen: pa.Table) -> dict[str, Any]:
     """Write the weights, what training and validation have seen, and what tells the unknown."""
     sink = io.BytesIO()
     torch.save(made.weights, sink)

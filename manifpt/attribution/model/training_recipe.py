@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from manifpt.artifacts.branches import Branch
+from manifpt.artifacts.branches import ArtifactBranch
 from manifpt.attribution.model.compact import COMPACT
 from manifpt.attribution.model.network import LDA, Design, Head
 from manifpt.baselines.yu19 import YU19
@@ -29,7 +29,7 @@ class Length:
 
 
 @dataclass(frozen=True)
-class Options:
+class TrainingRecipe:
     """How to train; see the job's help for the meaning of each."""
 
     backbone: str = "auto"
@@ -48,7 +48,7 @@ class Options:
     augment: str = "cutmix"
     mixed_share: float = 0.5
 
-    def resolved(self, *, gpu: bool) -> "Options":
+    def resolved(self, *, gpu: bool) -> "TrainingRecipe":
         """Return them with a choice for all that is left open; raise where they contradict."""
         if self.steps and self.epochs:
             raise ManifptError("--steps: goes without --epochs; give one of them")
@@ -73,7 +73,7 @@ class Options:
         passes = math.ceil(LEAST_STEPS / pass_steps)
         return Length(max(1, round((self.steps or STEPS) / (passes * pass_steps))), passes)
 
-    def design(self, branches: Sequence[Branch], classes: int) -> Design:
+    def design(self, branches: Sequence[ArtifactBranch], classes: int) -> Design:
         """Return the network for the artifacts of some spaces.
 
         The space ``image`` may have a head on its high-pass residuals, beside its own or alone.

@@ -16,16 +16,16 @@ from typing import Any
 
 from manifpt import storage
 from manifpt.attribution.model.train import print_epoch, train_attributor
-from manifpt.attribution.model.training_recipe import Options
+from manifpt.attribution.model.training_recipe import TrainingRecipe
 from manifpt.audit import training_audit
 from manifpt.engine import session
 from manifpt.errors import ManifptError
 from manifpt.images import plan
-from manifpt.images.degrade import KINDS, Range
+from manifpt.images.degrade import KINDS, StrengthRange
 from manifpt.images.degraded_copies import Augmentation
 from manifpt.images.places import places
 from manifpt.images.sources import AS_FOUND, MANIFOLD_REALS, REAL, Reading
-from manifpt.manifold.build import Settings, build_manifold
+from manifpt.manifold.build import ManifoldSettings, build_manifold
 from manifpt.manifold.denoiser import STEPS
 from manifpt.manifold.embed import TrainingReals
 from manifpt.manifold.projector import Projection
@@ -33,13 +33,13 @@ from manifpt.nets import training
 from manifpt.outputs import claims
 
 PLAIN = ("image", "residual")
-DEGRADED = Augmentation(tuple(map(Range.parse, KINDS)))
+DEGRADED = Augmentation(tuple(map(StrengthRange.parse, KINDS)))
 
 
 def train_usual(
     inputs: Sequence[str],
     output: str,
-    options: Options,
+    options: TrainingRecipe,
     *,
     sources: Sequence[str] = (),
     image_size: int | None = None,
@@ -67,7 +67,7 @@ def train_usual(
     audit = replace(audit, known=verdict) if verdict else replace(audit, images=0)
     place, manifolds = storage.join(output, "manifold"), []
     if has_reals(inputs, labels):
-        settings = Settings(image_size=image_size, tiles=tiles, denoiser=denoiser_steps)
+        settings = ManifoldSettings(image_size=image_size, tiles=tiles, denoiser=denoiser_steps)
         made = build_manifold(
             inputs,
             place,

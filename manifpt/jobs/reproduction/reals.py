@@ -15,10 +15,10 @@ LEAST, FACTOR = 125, 2
 
 def reals_curve(study: Study) -> Section:
     """Train discriminants on artifacts of manifolds of growing samples of the reals."""
-    from manifpt.manifold.stored import Manifold
+    from manifpt.manifold.stored import StoredManifold
 
     whole = storage.join(study.manifolds, SPACE)
-    every = int(Manifold.open(whole).manifest["reals"])
+    every = int(StoredManifold.open(whole).manifest["reals"])
     sizes, size = [], LEAST
     while size < every:
         sizes.append(size)
