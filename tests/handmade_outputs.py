@@ -17,7 +17,7 @@ from manifpt.attribution.crawl.verdicts import verdicts
 from manifpt.attribution.unknown.decision import DECISIONS, USUAL
 from manifpt.evaluation.closed_set import closed_set_metrics, confusion_matrix
 from manifpt.evaluation.evaluate import near_report
-from manifpt.evaluation.robustness import curves
+from manifpt.evaluation.robustness import metrics_by_level
 from manifpt.evaluation.score_report import SCORES, UNKNOWN, confidence_report
 from manifpt.images import DecodeRule
 from manifpt.manifold.projector import NEAREST
@@ -152,7 +152,7 @@ def robustness(folder: Path, classes: list[str]) -> str:
         matrix = np.full((count, count), 20 - right) // (count - 1)
         np.fill_diagonal(matrix, right)
         part[name] = {"confusion": matrix.tolist(), "confidence": 0.8 * matrix.sum()}
-    result = curves([part], list(rights), classes)
+    result = metrics_by_level([part], list(rights), classes)
     body = {"model": str(folder / "model"), "attributor": "k", **result}
     place = str(folder / "robustness")
     published(place, "robustness", body, {}, {"robustness.json": result})

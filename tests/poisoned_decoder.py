@@ -7,7 +7,7 @@ import time
 
 from manifpt.images import decoder
 
-whole = decoder.outcome
+whole = decoder.decoded_or_error
 damaged = False
 
 
@@ -30,5 +30,5 @@ def outcome(data, rule, sizes=()):
     return whole(data, rule, sizes)
 
 
-decoder.outcome = outcome
+decoder.decoded_or_error = outcome
 decoder.main()

@@ -5,7 +5,7 @@ import csv
 import pytest
 from conftest import BENCHMARK
 
-from manifpt.jobs.compare_open_set import FAMILIES, KNOWN, UNKNOWN, split_of
+from manifpt.jobs.compare_open_set import FAMILIES, KNOWN, UNKNOWN, split_of_recipes
 
 RECIPES = list(csv.DictReader((BENCHMARK / "recipes.csv").open()))
 BY_NAME = {row["name"]: row for row in RECIPES}
@@ -17,8 +17,8 @@ def design(name: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("number", range(3))
 def test_each_kind_of_unknown_is_what_it_says(number):
-    split = split_of(RECIPES, number)
-    assert split_of(RECIPES[:], number) == split
+    split = split_of_recipes(RECIPES, number)
+    assert split_of_recipes(RECIPES[:], number) == split
     tested = [name for names in split.unknown.values() for name in names]
     assert len(split.known) == len(set(split.known)) == KNOWN
     assert len(tested) == len(set(tested)) == UNKNOWN

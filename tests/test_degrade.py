@@ -23,7 +23,7 @@ from manifpt.images.degrade import (
     jpeg,
     noise,
 )
-from manifpt.images.degrade import resize as resized
+from manifpt.images.degrade import rescale as resized
 from manifpt.images.degraded_copies import Augmentation, view
 from manifpt.images.raw import Raw
 from manifpt.images.read import images_table, pixels_of, row_of, sized

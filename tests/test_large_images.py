@@ -12,7 +12,7 @@ from PIL import Image
 
 from manifpt import storage
 from manifpt.artifacts.branches import open_artifacts, read_artifacts
-from manifpt.artifacts.projection import reading_of
+from manifpt.artifacts.projection import decoding_of
 from manifpt.attribution.crawl.stage import AttributeStage
 from manifpt.attribution.model.targets import trained_targets
 from manifpt.attribution.model.trained import TrainedAttributor
@@ -155,7 +155,7 @@ def stage_of(made):
     model = f"{made}/t"
     targets = trained_targets(TrainedAttributor.open(model), ()).values()
     stage = AttributeStage(model, [target.projector_alone() for target in targets])
-    rule, sizes = reading_of(stage.projectors)
+    rule, sizes = decoding_of(stage.projectors)
     (unit,) = plan([f"{made}/web"])
     (table,) = read_unit(unit, rule, other_sizes=sizes)
     return stage, table.filter(table["error"].is_null())

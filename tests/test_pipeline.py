@@ -168,12 +168,12 @@ def test_status_is_read_from_storage_alone(tmp_path):
     assert 9 < found["last_record_seconds_ago"] <= 10
     assert found["seconds_left"] > 0
     assert progress.status(output)["state"] == "interrupted"
-    assert "1/4" in progress.text(progress.status(output))
+    assert "1/4" in progress.status_text(progress.status(output))
     with claims.claim(output, "attributions", KEY) as claim:
         claim.publish(records.totals(records.stored(output)))
     found = progress.status(output)
     assert (found["state"], found["units_done"], found["ok"]) == ("finished", 4, 12)
-    assert "corrupt" in progress.text(found)
+    assert "corrupt" in progress.status_text(found)
 
 
 def test_a_job_that_was_killed_is_found_interrupted(tmp_path):

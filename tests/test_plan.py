@@ -67,7 +67,7 @@ def changed(part: str, **values: object) -> Measurements:
 
 
 def test_a_plan_is_the_sum_of_its_parts():
-    made = model.attribute(MEASURED, 100_000, 4000, NODE, 4)
+    made = model.plan_attribute(MEASURED, 100_000, 4000, NODE, 4)
     assert made.seconds == pytest.approx(sum(made.parts.values()))
     assert made.parts["images"] == max(made.limits.values())
     cpu = {stage.name: stage.cpu for stage in made.stages}
@@ -78,7 +78,7 @@ def test_a_plan_is_the_sum_of_its_parts():
     assert written["write"] == 100_000 * 300
     # 100 files of 1,000 images, each a chunk
     assert made.writes == 100 * model.CHUNK_WRITES
-    row = table.row(made, NODE, Prices())
+    row = table.plan_row(made, NODE, Prices())
     assert row["cpu_hours"] == pytest.approx(sum(cpu.values()) / 3600)
     assert json.loads(json.dumps(row)) == row
 
@@ -86,41 +86,41 @@ def test_a_plan_is_the_sum_of_its_parts():
 @pytest.mark.parametrize("workers", [1, 3, 15])
 def test_more_images_or_reals_take_longer(workers):
     sizes = [100, 1000, 10_000, 10**6, 10**9]
-    seconds = [model.attribute(MEASURED, n, 4000, NODE, workers).seconds for n in sizes]
+    seconds = [model.plan_attribute(MEASURED, n, 4000, NODE, workers).seconds for n in sizes]
     assert seconds == sorted(set(seconds))
     reals = [1000, 10_000, 100_000]
-    searched = [model.attribute(MEASURED, 10**6, n, NODE, workers).seconds for n in reals]
+    searched = [model.plan_attribute(MEASURED, 10**6, n, NODE, workers).seconds for n in reals]
     assert searched == sorted(searched)
-    built = [model.build_manifold(MEASURED, n, NODE, workers).seconds for n in sizes]
+    built = [model.plan_build_manifold(MEASURED, n, NODE, workers).seconds for n in sizes]
     assert built == sorted(set(built))
 
 
 def test_more_workers_help_until_something_else_limits():
-    plans = [model.attribute(MEASURED, 10**6, 4000, NODE, n) for n in (1, 2, 4, 8)]
+    plans = [model.plan_attribute(MEASURED, 10**6, 4000, NODE, n) for n in (1, 2, 4, 8)]
     images = [made.parts["images"] for made in plans]
     assert images == sorted(images, reverse=True)
     assert plans[0].bottleneck == "actors"
-    alone = model.attribute(MEASURED, 10**6, 4000, Cluster(1, 16, 2, 0, 8 * GIB), 8)
+    alone = model.plan_attribute(MEASURED, 10**6, 4000, Cluster(1, 16, 2, 0, 8 * GIB), 8)
     assert alone.bottleneck == "cores"
     assert alone.parts["start"] > plans[3].parts["start"]
-    slow = model.attribute(changed("serial", chunk=9.0), 10**6, 4000, NODE, 8)
+    slow = model.plan_attribute(changed("serial", chunk=9.0), 10**6, 4000, NODE, 8)
     assert slow.bottleneck == "driver"
-    far = model.attribute(MEASURED, 10**6, 4000, Cluster(1, 16, 16, 0, 8 * GIB, 1e5), 8)
+    far = model.plan_attribute(MEASURED, 10**6, 4000, Cluster(1, 16, 16, 0, 8 * GIB, 1e5), 8)
     assert far.bottleneck == "storage"
-    many = model.attribute(MEASURED, 10**9, 4000, Cluster(1000, 16, 16, 0, 8 * GIB), 8000)
+    many = model.plan_attribute(MEASURED, 10**9, 4000, Cluster(1000, 16, 16, 0, 8 * GIB), 8000)
     assert many.bottleneck == "driver"
     assert many.parts["copies"] == pytest.approx(10**9 * 1e-5 / 16_000)
 
 
 def test_one_file_is_read_by_one_reader():
-    one = model.attribute(changed("sizes", unit=10**6), 10**6, 4000, NODE, 8)
+    one = model.plan_attribute(changed("sizes", unit=10**6), 10**6, 4000, NODE, 8)
     assert one.bottleneck == "readers"
     assert one.limits["readers"] == pytest.approx(10**6 * 3e-4 * 1.5)
 
 
 def test_a_gpu_has_the_hours_of_networks_and_search():
     measured = MEASURED.model_copy(update={"uses_gpu": True})
-    made = model.attribute(measured, 10**6, 4000, Cluster(2, 16, 16, 1, 8 * GIB))
+    made = model.plan_attribute(measured, 10**6, 4000, Cluster(2, 16, 16, 1, 8 * GIB))
     gpu = {stage.name for stage in made.stages if stage.gpu}
     assert made.workers == 2
     assert gpu == {"embed", "search", "classify"}
@@ -155,14 +155,14 @@ def test_placements_are_those_of_jobs(monkeypatch, part, kind):
     pool = cluster.pool(None, uses_gpu=False)
     assert pool.size == 3
     real, _ = place(manifold, session.SearchDemand(memory=memory), pool)
-    made = model.attribute(changed("sizes", real=manifold.real_bytes), 100, 1000, cluster)
+    made = model.plan_attribute(changed("sizes", real=manifold.real_bytes), 100, 1000, cluster)
     assert made.placement == real.kind == kind
     assert ("holders of shards" in made.limits) == (kind == "sharded")
 
 
 def test_a_scan_reads_the_manifold_for_each_chunk():
     small = Cluster(1, 16, 16, 0, GIB // 1024)
-    made = model.attribute(MEASURED, 10_000, 4000, small, 2)
+    made = model.plan_attribute(MEASURED, 10_000, 4000, small, 2)
     assert made.placement == "scan"
     search = next(stage for stage in made.stages if stage.name == "search")
     rows = int(GIB / 2048 / 4 / 9408)
@@ -182,11 +182,11 @@ def test_prices_are_of_machines_storage_and_requests():
 def test_runs_give_back_what_they_were_made_of():
     here = Cluster(1, 4, 4, 0, 8 * GIB)
     true = changed("sizes", unit=500)
-    made = model.attribute(true, 4000, 4000, here)
+    made = model.plan_attribute(true, 4000, 4000, here)
     first = made.parts["start"] + made.parts["images"] / 8
     parts = [first + n * made.parts["images"] / 8 for n in range(8)]
     attributed = CommandRun(0.0, parts, 4000, made.seconds)
-    building = CommandRun(0.0, [], 0, model.build_manifold(true, 4000, here).seconds)
+    building = CommandRun(0.0, [], 0, model.plan_build_manifold(true, 4000, here).seconds)
     zero = changed("fixed", start=0, end=0, build_end=0, contention=1)
     found = fitted(zero, here, attributed, building, 4000, 500).fixed
     assert found.model_dump() == pytest.approx(MEASURED.fixed.model_dump())

@@ -56,7 +56,7 @@ def small(monkeypatch):
 def test_the_rows_are_the_same_in_the_same_order(tmp_path, small):
     made = worked(tmp_path)
     parts = records.parts(made)
-    files = rollup.rolled(str(tmp_path), made, FOLDERS, shuffle.here)
+    files = rollup.rolled(str(tmp_path), made, FOLDERS, shuffle.call_here)
     for folder in FOLDERS:
         assert ids(tmp_path, files, folder) == ids(tmp_path, parts, folder)
     several = [f for f in files if f["folder"] == "attributions"]
@@ -69,16 +69,16 @@ def test_the_rows_are_the_same_in_the_same_order(tmp_path, small):
     # A file of quarantined rows has all of a unit's.
     units = [u for f in files if f["folder"] == "quarantine" for u, _ in rollup.units_of(f)]
     assert units == list(range(UNITS))
-    assert rollup.rolled(str(tmp_path), made, FOLDERS, shuffle.here) == files
+    assert rollup.rolled(str(tmp_path), made, FOLDERS, shuffle.call_here) == files
 
 
 def test_few_chunks_stay_as_they_are(tmp_path):
     made = worked(tmp_path, units=[0, 1])
-    assert rollup.rolled(str(tmp_path), made, FOLDERS, shuffle.here) == records.parts(made)
+    assert rollup.rolled(str(tmp_path), made, FOLDERS, shuffle.call_here) == records.parts(made)
 
 
 def test_what_was_cut_short_goes_on_and_what_is_damaged_is_made_again(tmp_path, small):
-    whole = rollup.rolled(str(tmp_path / "a"), worked(tmp_path / "a"), FOLDERS, shuffle.here)
+    whole = rollup.rolled(str(tmp_path / "a"), worked(tmp_path / "a"), FOLDERS, shuffle.call_here)
     made, output = worked(tmp_path / "b"), str(tmp_path / "b")
 
     def cut(function, calls):
@@ -92,11 +92,11 @@ def test_what_was_cut_short_goes_on_and_what_is_damaged_is_made_again(tmp_path, 
     (tmp_path / "b" / whole[0]["path"]).write_bytes(b"half")
     (tmp_path / "b" / made[20]["parts"][0]["path"]).write_bytes(b"half")
     with pytest.raises(DamageError, match="the same command makes it again"):
-        rollup.rolled(output, made, FOLDERS, shuffle.here)
+        rollup.rolled(output, made, FOLDERS, shuffle.call_here)
     assert (made[20]["unit"], made[20]["chunk"]) not in {
         (r["unit"], r["chunk"]) for r in records.stored(output)
     }
-    again = rollup.rolled(output, worked(tmp_path / "b"), FOLDERS, shuffle.here)
+    again = rollup.rolled(output, worked(tmp_path / "b"), FOLDERS, shuffle.call_here)
     assert again == whole
 
 
@@ -104,7 +104,7 @@ def test_rows_in_larger_files_are_tried_again(tmp_path, small):
     output = str(tmp_path)
     Work.store(output, (str(n) for n in range(UNITS)))
     made = worked(tmp_path)
-    files = rollup.rolled(output, made, FOLDERS, shuffle.here)
+    files = rollup.rolled(output, made, FOLDERS, shuffle.call_here)
     manifest = {"files": files} | records.totals(made)
     retry.remove_unlisted(output, files)
     tried = retry.again(output, files, ["corrupt"])
@@ -147,7 +147,7 @@ def test_records_are_gathered_and_one_of_them_can_be_forgotten(tmp_path, monkeyp
     assert names == ["000000.jsonl", "000001.jsonl", "000003-000001.json", "000003-000002.json"]
     assert list(records.Records(records.stored(str(tmp_path)))) == list(made)
     assert records.Gatherer(str(tmp_path)).files == 2
-    records.forget(str(tmp_path), ["x/quarantine/000001-000002.parquet"])
+    records.forget_chunks(str(tmp_path), ["x/quarantine/000001-000002.parquet"])
     left = records.Records(records.stored(str(tmp_path)))
     assert len(left) == len(made) - 1
     assert records.by_unit(left)[1] == {1: {0, 1}}

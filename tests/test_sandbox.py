@@ -13,7 +13,7 @@ from PIL import Image
 
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, plan, read_unit, sandbox
-from manifpt.images.decode import ERRORS, Decoded, DecodeError, decode, outcome
+from manifpt.images.decode import ERRORS, Decoded, DecodeError, decode, decoded_or_error
 
 RULE = DecodeRule(16, max_seconds=0.2)
 POISONED = (sys.executable, "-P", str(Path(__file__).parent / "poisoned_decoder.py"))
@@ -57,7 +57,10 @@ def test_the_child_decodes_as_decode_does():
     images = [png(1), b"", b"no image", png(2)[:70], sink.getvalue(), *[noise.getvalue()] * 5]
     images = [*images, *map(png, range(100))]
     found = decoded(images, RULE, (8, 24))
-    assert all(same(f, outcome(data, RULE, (8, 24))) for f, data in zip(found, images, strict=True))
+    assert all(
+        same(f, decoded_or_error(data, RULE, (8, 24)))
+        for f, data in zip(found, images, strict=True)
+    )
     assert [f.code for f in found[1:4]] == ["empty", "unknown_format", "truncated"]
 
 

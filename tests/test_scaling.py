@@ -38,7 +38,7 @@ def head_alone(monkeypatch):
     ],
 )
 def test_bundles_fit_on_nodes_each_on_one(bundles, nodes, expected):
-    assert scaling.fit(bundles, nodes) == expected
+    assert scaling.bundles_fit(bundles, nodes) == expected
 
 
 @pytest.mark.usefixtures("ray_session", "head_alone")

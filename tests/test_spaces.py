@@ -232,7 +232,7 @@ def test_a_compiled_network_gives_the_same_vectors_but_for_rounding(monkeypatch)
     assert compiled != plain
     assert np.abs(compiled.embed(IMAGES) - whole).max() <= plain.tolerance * np.abs(whole).max()
     torch.compiler.reset()
-    learned_spaces.encoder.cache_clear()
+    learned_spaces.loaded_encoder.cache_clear()
     monkeypatch.setenv("CXX", "/no/such/compiler")
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/no/such/compiler",))
     with pytest.raises(ManifptError, match="--compile"), torch._inductor.utils.fresh_cache():

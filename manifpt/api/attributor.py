@@ -23,8 +23,8 @@ from manifpt.api.given import (
     on_ray,
 )
 from manifpt.api.manifold import Manifold
-from manifpt.artifacts.projection import Target, reading_of
-from manifpt.attribution.crawl.registered import opened
+from manifpt.artifacts.projection import Target, decoding_of
+from manifpt.attribution.crawl.registered import opened_model
 from manifpt.attribution.crawl.stage import AttributeStage
 from manifpt.attribution.model import trained
 from manifpt.attribution.model.network import CLOSED_FORM
@@ -61,7 +61,7 @@ class Attributor(trained.TrainedAttributor):
         ``manifolds`` say where its manifolds lie now, if they were moved.
         """
         model = contextlib.ExitStack()
-        found = model.enter_context(opened(uri, manifolds))
+        found = model.enter_context(opened_model(uri, manifolds))
         made = cls.open(found.attributor)
         made = cls(made.uri, made.manifest, made.device, tuple(found.manifolds), model)
         _ = made._targets  # manifolds that are gone are an error now
@@ -187,7 +187,7 @@ class _Predict:
 
     def __init__(self, uri: str, targets: list[Target], rule: Rule) -> None:
         projectors = [target.projector_alone() for target in targets]
-        self.rule, self.sizes = reading_of(projectors)
+        self.rule, self.sizes = decoding_of(projectors)
         self.stage = AttributeStage(uri, projectors, rule=rule)
 
     def table(self, given: Given) -> pa.Table:

@@ -19,20 +19,27 @@ from manifpt.artifacts.projection import (
     Projected,
     Projector,
     Target,
-    project,
     project_images,
     projectors_of,
+    run_projection,
     targets_of,
 )
 from manifpt.engine import pipeline, session
 from manifpt.errors import ManifptError
 from manifpt.images import Selection, plan
 from manifpt.images.degraded_copies import COLUMN, Augmentation
-from manifpt.images.places import places
+from manifpt.images.places import input_places
 from manifpt.images.read import chunk_rows
 from manifpt.images.sources import AS_FOUND, Reading, content_key, describe
-from manifpt.images.splits import CONTENT, Splits, check_column, no_values, reading_of, splits_of
-from manifpt.images.stacks import TILE, firsts, images_of, is_stacked, reading_rule
+from manifpt.images.splits import (
+    CONTENT,
+    Splits,
+    check_column,
+    no_values,
+    reading_with_split,
+    splits_of,
+)
+from manifpt.images.stacks import TILE, image_of_each_tile, image_starts, is_stacked, reading_rule
 from manifpt.manifold.projector import NEAREST, Projection
 from manifpt.outputs import claims
 from manifpt.spaces.space import LEARNED
@@ -82,7 +89,7 @@ class ArtifactStage:
             table, split = self.augmentation.extended(table, split, filter_name)
         made = project_images(list(self.projectors.values()), table)
         if is_stacked(table):
-            split = [split[image] for image in images_of(table)]
+            split = [split[image] for image in image_of_each_tile(table)]
         masks = {name: np.array([s == name for s in split]) for name in EVALUATED}
         masks = {name: mask for name, mask in masks.items() if mask.any()}
         tables, moments = {}, {}
@@ -103,14 +110,14 @@ class ArtifactStage:
         rows = table.select(kept)
         for name, values in ({"split": split} | beside).items():
             rows = rows.append_column(name, pa.array(values, ARTIFACTS[name]))
-        stored = halved(artifacts) if self.float16 else artifacts
+        stored = as_float16(artifacts) if self.float16 else artifacts
         return rows.select([*ARTIFACTS, *also]).append_column("artifact", tensors.to_column(stored))
 
 
 def _counted(rows: pa.Table, masks: dict[str, np.ndarray]) -> dict[str, Any]:
     """Return how many images of each source there are by split, and how many tiles, if any."""
     sources, begins = rows["source"].to_pylist(), np.zeros(rows.num_rows, bool)
-    begins[firsts(rows)] = True
+    begins[image_starts(rows)] = True
 
     def counts(kept: np.ndarray) -> dict[str, dict[str, int]]:
         return {
@@ -124,7 +131,7 @@ def _counted(rows: pa.Table, masks: dict[str, np.ndarray]) -> dict[str, Any]:
     return found
 
 
-def halved(artifacts: np.ndarray) -> np.ndarray:
+def as_float16(artifacts: np.ndarray) -> np.ndarray:
     """Return artifacts as float16; raise if one is beyond its range."""
     most = np.finfo(np.float16).max
     if np.abs(artifacts).max(initial=0) > most:
@@ -227,7 +234,7 @@ def compute_artifacts(
     selection = Selection(EVALUATED, tuple(sources) if sources else None)
     if split_by is not None and undeclared != CONTENT:
         raise ManifptError(f"--split-by {split_by}: --split {undeclared} puts all on one side")
-    reading = reading_of(split_by, [*ARTIFACTS, *AUGMENTED, *pipeline.QUARANTINE], labels)
+    reading = reading_with_split(split_by, [*ARTIFACTS, *AUGMENTED, *pipeline.QUARANTINE], labels)
     units = plan(inputs, selection, labelled=True, reading=reading, quiet=demand.here)
     check_column(units, split_by)
     targets = targets or targets_of(
@@ -253,7 +260,7 @@ def compute_artifacts(
     learned = any(target.space.name in LEARNED for target in targets.values())
     pool = session.pool(demand, uses_gpu=learned)
     kind = "artifacts" if len(targets) == 1 else COMBINATION
-    read = [*places(inputs, output), *(("--manifold", uri) for uri in manifolds)]
+    read = [*input_places(inputs, output), *(("--manifold", uri) for uri in manifolds)]
     with claims.claim(output, kind, key, apart=read, terms=terms) as claim:
         if claim.finished:
             return claim.finished
@@ -264,7 +271,9 @@ def compute_artifacts(
             sizes = [target.space.size for target in targets.values()]
             chunk = chunk or chunk_rows(max(first.size, *sizes)) // (1 + augmentation.copies) + 1
         build = partial(ArtifactStage, by_folder, undeclared, float16, augmentation, split_by)
-        records = project("artifacts", units, selection, projectors, build, output, pool, chunk)
+        records = run_projection(
+            "artifacts", units, selection, projectors, build, output, pool, chunk
+        )
         counts = pipeline.totals(records)
         if counts["ok"] == 0:
             claim.abandon()

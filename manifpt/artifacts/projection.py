@@ -14,12 +14,12 @@ from manifpt.engine.work import Work
 from manifpt.errors import ManifptError
 from manifpt.images import IMAGES, DecodeRule, Selection, Unit
 from manifpt.images.probe import natural_size, usual_tiles
-from manifpt.images.read import chunk_rows, pixels_of, read_unit_text, seen_by, unit_to_json
+from manifpt.images.read import as_space_sees, chunk_rows, pixels_of, read_unit_text, unit_to_json
 from manifpt.images.stacks import (
     PLACES,
     TILE,
-    firsts,
-    images_of,
+    image_of_each_tile,
+    image_starts,
     is_stacked,
     own_hashes,
     reading_rule,
@@ -117,16 +117,16 @@ def project_images(projectors: Sequence[Projector], table: pa.Table) -> list[Pro
     Spaces that take whole images have the same artifact for all tiles of an image. An image is in
     a manifold if all its tiles are: other images may share a blank one.
     """
-    tiles = next((seen_by(table, p.rule) for p in projectors if p.rule.tiles), None)
+    tiles = next((as_space_sees(table, p.rule) for p in projectors if p.rule.tiles), None)
     if tiles is None or not is_stacked(table):
-        return [_whole(_projected(p, seen_by(table, p.rule))) for p in projectors]
+        return [_whole(_projected(p, as_space_sees(table, p.rule))) for p in projectors]
     found = []
     for projector in projectors:
         if projector.rule.tiles:
             found.append(_whole(_projected(projector, tiles)))
         else:
-            whole = _projected(projector, seen_by(table, projector.rule))
-            found.append(_repeated(whole, images_of(table), tiles))
+            whole = _projected(projector, as_space_sees(table, projector.rule))
+            found.append(_repeated(whole, image_of_each_tile(table), tiles))
     return found
 
 
@@ -139,7 +139,7 @@ def _projected(projector: Projector, table: pa.Table) -> Projected:
 
 def _whole(found: Projected) -> Projected:
     """Return it with each image in the manifold as a whole, or not."""
-    begin = firsts(found.rows)
+    begin = image_starts(found.rows)
     if len(begin) == found.rows.num_rows:
         return found
     every = np.logical_and.reduceat(np.array(found.beside["in_manifold"]), begin)
@@ -277,7 +277,7 @@ def projectors_of(
     return made, pool
 
 
-def project(
+def run_projection(
     title: str,
     units: Sequence[Unit] | Work,
     selection: Selection,
@@ -296,7 +296,7 @@ def project(
     options of ``read_unit``; other ``options`` are the pipeline's.
     """
     stored = units if isinstance(units, Work) else Work.store(output, map(unit_to_json, units))
-    rule, other_sizes = reading_of(projectors)
+    rule, other_sizes = decoding_of(projectors)
     read = partial(
         read,
         rule=rule,
@@ -308,7 +308,7 @@ def project(
     return pipeline.run(f"{title} {names}", stored, read, build, output, pool, **options)
 
 
-def reading_of(projectors: Sequence[Projector]) -> tuple[DecodeRule, tuple[int, ...]]:
+def decoding_of(projectors: Sequence[Projector]) -> tuple[DecodeRule, tuple[int, ...]]:
     """Return the rule by which images are decoded for all projectors, and the other sizes."""
     rules = [projector.rule for projector in projectors]
     rule = reading_rule(rules)
@@ -318,5 +318,5 @@ def reading_of(projectors: Sequence[Projector]) -> tuple[DecodeRule, tuple[int, 
 def rows_of_chunk(projectors: Sequence[Projector], asked: int | None = None) -> int:
     """Return how many images or tiles a chunk has: as asked for, as suits the search, or fits."""
     wanted = [rows for rows in (asked, *(p.rows for p in projectors)) if rows]
-    rule, other_sizes = reading_of(projectors)
+    rule, other_sizes = decoding_of(projectors)
     return min(wanted, default=chunk_rows(max(rule.size, *other_sizes, 1)))

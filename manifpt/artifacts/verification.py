@@ -28,7 +28,7 @@ from manifpt.manifold import Metric, StoredManifold
 from manifpt.manifold.embed import points_of
 from manifpt.manifold.geometry import Geometry
 from manifpt.manifold.metric import EUCLIDEAN
-from manifpt.manifold.riemannian import project
+from manifpt.manifold.riemannian import centres_of_mass
 from manifpt.spaces import Space
 from manifpt.storage import tensors
 
@@ -156,7 +156,7 @@ def _projection(
     Only a Riemannian centre of mass is computed as before, of this query alone.
     """
     if card["kind"] == "riemannian" and geometry is not None:
-        centre: np.ndarray = project(geometry, reals[None])[0].astype(np.float64)
+        centre: np.ndarray = centres_of_mass(geometry, reals[None])[0].astype(np.float64)
         return centre
     reals = reals.astype(np.float64)
     if card["kind"] == "none":

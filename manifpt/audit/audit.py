@@ -23,13 +23,13 @@ from manifpt.engine import pipeline, session
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Selection, plan
 from manifpt.images.perceptual import DISTANCE, perceptual_hashes
-from manifpt.images.places import places
+from manifpt.images.places import input_places
 from manifpt.images.probe import natural_size, usual_tiles
 from manifpt.images.raw import raw_images
 from manifpt.images.read import IMAGES, row_of, unit_from_json, unit_to_json
 from manifpt.images.sandbox import decode_all
 from manifpt.images.sources import AS_FOUND, Reading, content_key, describe
-from manifpt.images.splits import CONTENT, check_column, reading_of, splits_of, values_of
+from manifpt.images.splits import CONTENT, check_column, reading_with_split, splits_of, values_of
 from manifpt.outputs import claims
 
 KIND = "audit"
@@ -149,7 +149,7 @@ def examine(
     findings = property_report.of_files(rows, settings.thresholds) + property_report.of_copies(
         compared, settings.near_distance, settings.thresholds, settings.split_by
     )
-    about = property_report.described(rows)
+    about = property_report.properties_by_class(rows)
     return property_report.summary(
         findings,
         images=sum(classes.values()),
@@ -176,14 +176,14 @@ def audit(
     """
     output = storage.absolute(output)
     taken = [*PROPERTIES, *pipeline.QUARANTINE, VALUE]
-    reading = reading_of(settings.split_by, taken, labels)
+    reading = reading_with_split(settings.split_by, taken, labels)
     units = plan(inputs, labelled=True, reading=reading)
     check_column(units, settings.split_by)
     size = min(SIDE, natural_size(units, Selection()))
     rule = DecodeRule(size, tiles=usual_tiles(units, Selection(), size))
     key = storage.digest([content_key(units), asdict(settings), rule.card()])
     pool = session.pool(demand, uses_gpu=False)
-    with claims.claim(output, KIND, key, apart=places(inputs, output), terms=terms) as claim:
+    with claims.claim(output, KIND, key, apart=input_places(inputs, output), terms=terms) as claim:
         if claim.finished:
             return claim.finished
         read = partial(read_properties, rule=rule)

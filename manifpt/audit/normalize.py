@@ -22,7 +22,7 @@ from manifpt.engine import pipeline, session
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Reading, Selection, Unit, plan
 from manifpt.images.ids import Keys, escaped
-from manifpt.images.places import places
+from manifpt.images.places import input_places
 from manifpt.images.probe import natural_size
 from manifpt.images.read import is_own, metadata_of, pixels_of, read_unit_text, unit_to_json
 from manifpt.images.sources import AS_FOUND, content_key, describe
@@ -157,7 +157,7 @@ def normalize(
     how = {"decode": rule.card(), "encoder": encoder.card()}
     key = storage.digest([content_key(units), how])
     pool = session.pool(demand, uses_gpu=False)
-    with claims.claim(output, KIND, key, apart=places(inputs, output), terms=terms) as claim:
+    with claims.claim(output, KIND, key, apart=input_places(inputs, output), terms=terms) as claim:
         if claim.finished:
             return claim.finished
         read = partial(read_unit_text, rule=rule)

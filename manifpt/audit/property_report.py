@@ -9,7 +9,7 @@ import pandas as pd
 
 from manifpt.audit.copies import shares, straddling
 from manifpt.audit.properties import CARRIED, CONTENT, PROPERTIES
-from manifpt.audit.statistics import accuracy, codes, information
+from manifpt.audit.statistics import codes, information, tree_accuracy
 from manifpt.audit.verdict import Finding, Kind, Thresholds, judged, overall
 
 SHOWN = 5  # values of a property that are shown of each class
@@ -53,7 +53,7 @@ def of_files(table: pd.DataFrame, thresholds: Thresholds) -> list[Finding]:
     """
     found = of_properties(table, thresholds)
     labels = pd.factorize(table["source"], sort=True)[0]
-    tree = accuracy([codes(_values(table[name])) for name in CARRIED], labels)
+    tree = tree_accuracy([codes(_values(table[name])) for name in CARRIED], labels)
     if tree is not None:
         found.append(judged(CLASSIFIER, "file", tree.share, thresholds, **_rounded(tree)))
     return found
@@ -88,7 +88,7 @@ def _rounded(facts: Any) -> dict[str, float]:
     }
 
 
-def described(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def properties_by_class(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return of each class the commonest values of each property, or the quantiles of numbers."""
     found = {}
     for source, rows in table.groupby("source"):

@@ -130,7 +130,9 @@ class Accuracy(NamedTuple):
     share: float
 
 
-def accuracy(columns: Sequence[np.ndarray], labels: np.ndarray, seed: int = 0) -> Accuracy | None:
+def tree_accuracy(
+    columns: Sequence[np.ndarray], labels: np.ndarray, seed: int = 0
+) -> Accuracy | None:
     """Return how well a decision tree on these columns of ``codes`` tells the classes apart.
 
     Null if a class has fewer images than there are folds.

@@ -21,7 +21,7 @@ from manifpt.engine import session
 from manifpt.engine.tasks import results, task
 from manifpt.errors import FailedAuditError
 from manifpt.images import Selection, Unit, plan
-from manifpt.images.places import places
+from manifpt.images.places import input_places
 from manifpt.images.read import unit_to_json
 from manifpt.images.sources import AS_FOUND, Reading, content_key, describe
 from manifpt.outputs import claims
@@ -74,7 +74,7 @@ def audit_before(
     folder = storage.join(output, FOLDER)
     how = [settings.images, asdict(THRESHOLDS), sorted(sources)]
     key = storage.digest([content_key(units), how])
-    read, unfinished = places(inputs, output), outputs.read(output) is None
+    read, unfinished = input_places(inputs, output), outputs.read(output) is None
     # What an unfinished training leaves of an audit of other images is of no use.
     terms = claims.Terms(terms.overwrite or unfinished, terms.take_over)
     with claims.claim(folder, KIND, key, apart=read, terms=terms) as claim:
@@ -120,7 +120,7 @@ def _read(
 def _publish(claim: claims.Claim, rows: pd.DataFrame, given: dict[str, Any]) -> dict[str, Any]:
     """Judge the sample, write the report, and return the manifest."""
     counts = rows["source"].value_counts()
-    about = property_report.described(rows)
+    about = property_report.properties_by_class(rows)
     found = property_report.summary(
         property_report.of_properties(rows, THRESHOLDS, READ),
         images=len(rows),

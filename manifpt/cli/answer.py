@@ -19,7 +19,7 @@ NEXT = {
 
 def aligned(rows: Sequence[Sequence[object]]) -> str:
     """Return rows as text in columns: the first to the left, the others to the right."""
-    texts = [[shown(cell) for cell in row] for row in rows]
+    texts = [[value_text(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     return "\n".join(
         "  ".join(
@@ -30,7 +30,7 @@ def aligned(rows: Sequence[Sequence[object]]) -> str:
     )
 
 
-def shown(value: object) -> str:
+def value_text(value: object) -> str:
     """Return a value as a reader wants it: 12,345 or 0.9731."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "-" if value is None else str(value)
@@ -39,14 +39,14 @@ def shown(value: object) -> str:
 
 def summed(counts: dict[str, Any]) -> str:
     """Return counts by name in one line."""
-    return ", ".join(f"{name} {shown(count)}" for name, count in counts.items())
+    return ", ".join(f"{name} {value_text(count)}" for name, count in counts.items())
 
 
 def answer(job: str, summary: dict[str, Any]) -> str:
     """Return the last lines of a job, from its summary; a dry run has no next command."""
     if summary.get("dry_run"):
         return plain(summary)
-    lines = attributions(summary) if job == "attribute" else plain(summary)
+    lines = attributions_text(summary) if job == "attribute" else plain(summary)
     return f"{lines}\nnext: manifpt {NEXT[job].format(**summary)}" if job in NEXT else lines
 
 
@@ -55,7 +55,7 @@ def plain(summary: dict[str, Any]) -> str:
     rows = {}
     for name, value in summary.items():
         if isinstance(value, str | int | float):
-            rows[name.replace("_", " ")] = shown(value)
+            rows[name.replace("_", " ")] = value_text(value)
         elif isinstance(value, dict) and 0 < len(value) <= MOST and _numbers(value):
             rows[name.replace("_", " ")] = summed(value)
     width = max(map(len, rows), default=0)
@@ -66,13 +66,13 @@ def _numbers(values: dict[str, Any]) -> bool:
     return all(isinstance(value, int | float) for value in values.values())
 
 
-def attributions(summary: dict[str, Any]) -> str:
+def attributions_text(summary: dict[str, Any]) -> str:
     """Return the counts, extremes, quarantine and tables of ``attribute``, and what is next."""
     from manifpt.attribution.unknown.decision import DECISIONS  # not needed for --help
 
     output, left = summary["output"], summary["quarantined"]
     why = f": {summed(summary['by_error'])}" if left else ""
-    parts = [f"{shown(summary['ok'])} images attributed, {shown(left)} quarantined{why}"]
+    parts = [f"{value_text(summary['ok'])} images attributed, {value_text(left)} quarantined{why}"]
     if summary.get("predictions"):
         head = ("nearest source", "images", *DECISIONS)
         counts = sorted(summary["predictions"].items(), key=lambda item: -sum(item[1].values()))

@@ -246,7 +246,7 @@ class _Reader:
             try:
                 with attempts.bounded(self.place.output, f"{unit:06d}-read", partial(str, about)):
                     left = chunks(self.read, spec, unit, self.done.get(unit, set()))
-                    for row in prometheus.reading(left):
+                    for row in prometheus.observed_chunks(left):
                         yield _batch(row, "")
             except ManifptError as error:
                 yield _batch(_row(unit, 0, pa.table({}), last=False), _failed(error))

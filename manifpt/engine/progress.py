@@ -125,7 +125,7 @@ def _counted(output: str, started: float) -> tuple[dict[str, Any], dict[str, Any
     return counts, {"rows": rows, "units": units, "last": last, "started": begun}
 
 
-def text(found: dict[str, Any]) -> str:
+def status_text(found: dict[str, Any]) -> str:
     """Return a status as lines for people."""
 
     def shown(value: float | None, form: str = ".0f") -> str:

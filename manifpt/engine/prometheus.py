@@ -94,7 +94,7 @@ def timed(stage: str) -> Iterator[None]:
         _inner.seconds = outer + took
 
 
-def reading(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def observed_chunks(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield a reader's chunks; emit the seconds and the bytes of each."""
     while True:
         with timed("read"):

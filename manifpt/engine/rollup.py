@@ -37,7 +37,7 @@ def units_of(file: File) -> list[tuple[int, int]]:
     return [(unit, rows) for unit, rows in given]
 
 
-def in_order(files: Iterable[File]) -> list[File]:
+def in_input_order(files: Iterable[File]) -> list[File]:
     """Return files of an output in the order of its input."""
 
     def key(file: File) -> tuple[int, str, str]:
@@ -58,7 +58,7 @@ def rolled(
     scratch = Scratch.of(output, "rolled", generation, len(records), recorded.totals(records))
     rolls = _Rolls(scratch, generation)
     runs = (run for folder in folders for run in _runs(records, folder))
-    return in_order(each(rolls.roll, ((n, run) for n, run in enumerate(runs))))
+    return in_input_order(each(rolls.roll, ((n, run) for n, run in enumerate(runs))))
 
 
 def _runs(records: recorded.Records, folder: str) -> Iterator[list[File]]:
@@ -113,7 +113,7 @@ class _Rolls:
         uri = storage.join(self.scratch.output, part["path"])
         data = storage.read_bytes(uri)
         if hashlib.sha256(data).hexdigest() != part["sha256"]:
-            recorded.forget(self.scratch.output, [part["path"]])
+            recorded.forget_chunks(self.scratch.output, [part["path"]])
             raise DamageError(
                 f"{uri}: differs from the file that this run wrote; another process may have "
                 "written there; the same command makes it again"

@@ -39,7 +39,7 @@ def nodes_up() -> list[dict[str, float]]:
     return [has for has in alive if has.get("CPU") or has.get("GPU")]
 
 
-def fit(bundles: Sequence[Bundle], nodes: Sequence[Bundle]) -> bool:
+def bundles_fit(bundles: Sequence[Bundle], nodes: Sequence[Bundle]) -> bool:
     """Tell whether nodes hold all bundles at once, each bundle on one of them."""
     left = [dict(node) for node in nodes]
     for bundle in bundles:
@@ -82,7 +82,7 @@ def wait_for(first: Sequence[Bundle], wanted: Sequence[Bundle] = ()) -> bool:
     asked for as taken, so that nothing is asked for while Ray Data works.
     """
     wanted = wanted or first
-    if fit(wanted, nodes_up()):
+    if bundles_fit(wanted, nodes_up()):
         return True
     from ray.data._internal.cluster_autoscaler import DefaultAutoscalingCoordinator
 
@@ -93,7 +93,7 @@ def wait_for(first: Sequence[Bundle], wanted: Sequence[Bundle] = ()) -> bool:
             coordinator.request_resources(asked, expire_after_s=EXPIRE_SECONDS)
     finally:
         coordinator.cancel_request()
-    return fit(wanted, nodes_up())
+    return bundles_fit(wanted, nodes_up())
 
 
 def _waiting(first: Sequence[Bundle], wanted: Sequence[Bundle]) -> Iterator[None]:
@@ -103,7 +103,7 @@ def _waiting(first: Sequence[Bundle], wanted: Sequence[Bundle]) -> Iterator[None
     while True:
         nodes, waited = nodes_up(), time.monotonic() - started
         state = f"{len(nodes)} up with {_total(nodes)}"
-        if fit(first, nodes):
+        if bundles_fit(first, nodes):
             if waited > LOOK_SECONDS:
                 _say(f"nodes: {state}, after {waited:.0f} s")
             return

@@ -38,7 +38,7 @@ class Each(Protocol):
         """Yield what ``function`` returns of each tuple of arguments."""
 
 
-def here(function: Callable[..., T], calls: Iterable[tuple[Any, ...]]) -> Iterator[T]:
+def call_here(function: Callable[..., T], calls: Iterable[tuple[Any, ...]]) -> Iterator[T]:
     """Call a function in this process; see ``Each``."""
     for call in calls:
         yield function(*call)

@@ -19,7 +19,7 @@ MOST = 1000
 SHOWN = 3
 
 
-def check_ids(output: str, files: Sequence[dict[str, Any]], each: Each = shuffle.here) -> None:
+def check_ids(output: str, files: Sequence[dict[str, Any]], each: Each = shuffle.call_here) -> None:
     """Raise if two rows of an output's parts have the same id, which ``images.ids`` rules out.
 
     Ids go by their 64-bit hash to partitions, of which a task sorts one. Only where hashes meet are

@@ -22,7 +22,7 @@ from manifpt.artifacts.branches import (
     read_branches,
 )
 from manifpt.artifacts.compute import compute_artifacts
-from manifpt.attribution.crawl.registered import AttributorSource, model_places, opened
+from manifpt.attribution.crawl.registered import AttributorSource, model_places, opened_model
 from manifpt.attribution.model.near import NEAR
 from manifpt.attribution.model.targets import manifold_places, trained_targets
 from manifpt.attribution.model.tiled import mean_or_none
@@ -35,8 +35,8 @@ from manifpt.evaluation.closed_set import accuracy, closed_set_metrics, confusio
 from manifpt.evaluation.score_report import NEAR_SCORES, SCORES, UNKNOWN, confidence_report
 from manifpt.evaluation.unseen import Unseen
 from manifpt.images.perceptual import DISTANCE
-from manifpt.images.places import places
-from manifpt.images.stacks import firsts
+from manifpt.images.places import input_places
+from manifpt.images.stacks import image_starts
 from manifpt.outputs import claims
 from manifpt.storage import tensors
 
@@ -53,7 +53,7 @@ class ScoreStage(Unseen):
         """Score rows; the record counts what was left out and why."""
         classes = self.attributor.classes
         seen, other = self.unusable(table, np.array(table["in_manifold"]))
-        images = firsts(table)
+        images = image_starts(table)
         facts: dict[str, Any] = {
             "seen": int(seen[images].sum()),
             "other_source": int(other[images].sum()),
@@ -90,7 +90,10 @@ class ScoreStage(Unseen):
         """
         classes, heads = self.attributor.classes, len(self.attributor.manifest["weights"])
         names = [artifact_column(n) for n in range(len(self.attributor.branches))]
-        artifacts, begins = [tensors.from_column(table[name]) for name in names], firsts(table)
+        artifacts, begins = (
+            [tensors.from_column(table[name]) for name in names],
+            image_starts(table),
+        )
         found = self.attributor.outputs(artifacts, begins)
         distance = mean_or_none(table["distance"].to_pylist(), begins)
         probabilities = self.attributor.fused(found.logits)
@@ -202,9 +205,9 @@ def evaluate(
             "--other-manifold: takes artifacts; compute them on that manifold, then give them"
         )
     output = storage.absolute(output)
-    read = [*places(inputs, output), *model_places(model, manifolds)]
+    read = [*input_places(inputs, output), *model_places(model, manifolds)]
     claims.check_place(output, "evaluation", read, terms)
-    with opened(model, manifolds) as found:
+    with opened_model(model, manifolds) as found:
         attributor = TrainedAttributor.open(found.attributor)
         read += manifold_places(attributor, found.manifolds)
         claims.check_apart(output, read)

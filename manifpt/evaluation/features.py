@@ -8,7 +8,7 @@ import numpy as np
 from manifpt import storage
 from manifpt.artifacts.branches import artifact_column, of_classes, open_artifacts, read_branches
 from manifpt.attribution.model.trained import TrainedAttributor
-from manifpt.images.stacks import firsts
+from manifpt.images.stacks import image_starts
 from manifpt.storage import tensors
 
 
@@ -36,7 +36,7 @@ def head_features(model: str, inputs: Sequence[str], most: int = 10_000) -> Feat
         if not len(table):
             continue
         names = [artifact_column(number) for number in range(len(branches))]
-        begins = firsts(table)
+        begins = image_starts(table)
         vectors = [tensors.from_column(table[name]) for name in names]
         heads.append(attributor.outputs(vectors, begins).features)
         column = table["source"].to_pylist()
@@ -54,7 +54,7 @@ def artifact_features(inputs: str, most: int = 10_000) -> Features:
     sources: list[str] = []
     for path in branch.files("test"):
         table = read_branches([storage.join(branch.uri, path)])
-        begins = firsts(table)
+        begins = image_starts(table)
         vectors.append(tensors.from_column(table[artifact_column(0)])[begins])
         column = table["source"].to_pylist()
         sources += [column[row] for row in begins]

@@ -14,7 +14,7 @@ import numpy as np
 from manifpt import outputs, storage
 from manifpt.attribution.crawl.grouping import COORDINATES
 from manifpt.attribution.crawl.pooling import EPS, Pooling, log_evidence
-from manifpt.attribution.crawl.registered import opened
+from manifpt.attribution.crawl.registered import opened_model
 from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.attribution.unknown.decision import USUAL, Rule
 from manifpt.attribution.unknown.open_set import auroc
@@ -56,7 +56,7 @@ class Scores:
         return dict(zip(names.tolist(), counts.tolist(), strict=True))
 
 
-def drawn(
+def drawn_groups(
     sources: np.ndarray, of: str, size: int, foreign: int, rng: np.random.Generator
 ) -> np.ndarray:
     """Return GROUPS groups of a source as rows of N images, GROUPS x size.
@@ -93,7 +93,9 @@ def known_groups(scores: Scores, pooling: Pooling, size: int) -> Iterator[dict[s
         found: dict[str, list[Any]] = {name: [] for name in (*ways, "unknown_p")}
         for seed in SEEDS:
             rng = np.random.default_rng([seed, size, foreign])
-            groups = {name: drawn(scores.sources, name, size, foreign, rng) for name in names}
+            groups = {
+                name: drawn_groups(scores.sources, name, size, foreign, rng) for name in names
+            }
             for way, values in evidence.items():
                 right = [
                     (values[g].sum(1).argmax(1) == classes.index(name)).mean()
@@ -113,7 +115,9 @@ def unknown_groups(
     for name in sorted(name for name, count in unknown.counts.items() if count >= size):
         row: dict[str, Any] = {"source": name, "size": size, "found": [], "aurocs": []}
         for seed, ps in zip(SEEDS, known, strict=True):
-            groups = drawn(unknown.sources, name, size, 0, np.random.default_rng([seed, size]))
+            groups = drawn_groups(
+                unknown.sources, name, size, 0, np.random.default_rng([seed, size])
+            )
             mine = unknown_ps(unknown, groups, pooling)
             row["found"].append(float((mine <= pooling.rule.false_rejection).mean()))
             row["aurocs"].append(auroc(-ps, -mine))
@@ -152,7 +156,7 @@ def measure_groups(output: str, rule: Rule = USUAL) -> dict[str, list[dict[str, 
     import ray
 
     manifest = outputs.require(output, "evaluation", "--output")
-    with opened(manifest["model"]) as found:
+    with opened_model(manifest["model"]) as found:
         pooling = Pooling.of(TrainedAttributor.open(found.attributor), rule=rule)
     files = {
         folder: [file["path"] for file in manifest["files"] if file["folder"] == folder]
@@ -165,7 +169,7 @@ def measure_groups(output: str, rule: Rule = USUAL) -> dict[str, list[dict[str, 
     return made
 
 
-def spread(values: Sequence[float] | None) -> str:
+def range_of_seeds(values: Sequence[float] | None) -> str:
     """Return the mean of seeds, the least and the most; a dash for none."""
     if not values:
         return "-"
@@ -177,13 +181,15 @@ def table(made: dict[str, list[dict[str, Any]]]) -> str:
     lines = [f"{'images':>6}{'foreign':>9}{'accuracy':>24}{'taking all as genuine':>25}"
              f"{'called unknown':>24}"]  # fmt: skip
     for row in made["known"]:
-        shown = [spread(row[n]) for n in ("accuracies", "plain_accuracies", "false_rejections")]
+        shown = [
+            range_of_seeds(row[n]) for n in ("accuracies", "plain_accuracies", "false_rejections")
+        ]
         lines.append(
             f"{row['size']:>6}{row['foreign']:>9}{shown[0]:>24}{shown[1]:>25}{shown[2]:>24}"
         )
     if made["unknown"]:
         lines += ["", f"{'images':>6}  {'unknown source':<32}{'called unknown':>24}{'AUROC':>24}"]
     for row in made["unknown"]:
-        shown = [spread(row[name]) for name in ("found", "aurocs")]
+        shown = [range_of_seeds(row[name]) for name in ("found", "aurocs")]
         lines.append(f"{row['size']:>6}  {row['source']:<32}{shown[0]:>24}{shown[1]:>24}")
     return "\n".join(lines)

@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from manifpt import storage
 from manifpt.artifacts.branches import are_artifacts
-from manifpt.artifacts.projection import Projector, project, project_images, projectors_of
-from manifpt.attribution.crawl.registered import model_places, opened
+from manifpt.artifacts.projection import Projector, project_images, projectors_of, run_projection
+from manifpt.attribution.crawl.registered import model_places, opened_model
 from manifpt.attribution.model.near import NEAR
 from manifpt.attribution.model.targets import manifold_places, trained_targets
 from manifpt.attribution.model.trained import TrainedAttributor
@@ -29,9 +29,9 @@ from manifpt.images import Selection, plan
 from manifpt.images.degrade import IDENTITY, Degradation
 from manifpt.images.degraded_copies import view
 from manifpt.images.perceptual import DISTANCE
-from manifpt.images.places import places
+from manifpt.images.places import input_places
 from manifpt.images.sources import content_key, describe
-from manifpt.images.stacks import firsts
+from manifpt.images.stacks import image_starts
 from manifpt.outputs import claims
 
 RESULT = "robustness.json"
@@ -62,7 +62,7 @@ class RobustnessStage(Unseen):
         if kept.num_rows:
             made = project_images(self.projectors, kept)
             in_manifold = np.any([m.beside["in_manifold"] for m in made], axis=0)
-            in_manifold = in_manifold[firsts(made[0].rows)]
+            in_manifold = in_manifold[image_starts(made[0].rows)]
             kept = kept.filter(pa.array(~in_manifold))
         facts = {"seen": int(seen.sum() + in_manifold.sum()), "other_source": int(other.sum())}
         facts["near_training"] = int(near.sum())
@@ -73,7 +73,7 @@ class RobustnessStage(Unseen):
         for level in self.levels:
             damaged = view(kept, level, self.projectors[0].rule.filter)
             made = project_images(self.projectors, damaged)
-            artifacts, begins = [m.artifacts for m in made], firsts(made[0].rows)
+            artifacts, begins = [m.artifacts for m in made], image_starts(made[0].rows)
             probabilities = self.attributor.probabilities(artifacts, begins)
             predicted = probabilities.argmax(1)
             levels[str(level)] = {
@@ -110,13 +110,13 @@ def evaluate_robustness(
     if are_artifacts(inputs):
         raise ManifptError("--input: --robustness degrades images; give these, not artifacts")
     output = storage.absolute(output)
-    read = [*places(inputs, output), *model_places(model, manifolds)]
+    read = [*input_places(inputs, output), *model_places(model, manifolds)]
     claims.check_place(output, "robustness", read, terms)
     parsed = dict.fromkeys(map(Degradation.parse, (IDENTITY, *(levels or LEVELS))))
     names = [str(level) for level in parsed]
     selection = Selection(("test",), None)
     units = plan(inputs, selection, labelled=True)
-    with opened(model, manifolds) as found:
+    with opened_model(model, manifolds) as found:
         attributor = TrainedAttributor.open(found.attributor)
         read += manifold_places(attributor, found.manifolds)
         looks = {"keep_near": keep_near, "distance": DISTANCE}
@@ -130,7 +130,7 @@ def evaluate_robustness(
         targets = trained_targets(attributor, source.manifolds)
         projectors, pool = projectors_of(targets, session.ANY_SEARCH, pool)
         build = partial(RobustnessStage, source.attributor, keep_near, projectors, tuple(parsed))
-        records = project("robustness", units, selection, projectors, build, output, pool)
+        records = run_projection("robustness", units, selection, projectors, build, output, pool)
         facts = [record["facts"] for record in records]
         reasons = ("seen", "other_source", "near_training")
         left_out = {name: sum(f.get(name, 0) for f in facts) for name in reasons}
@@ -141,7 +141,7 @@ def evaluate_robustness(
         result = {
             **pipeline.totals(records),
             "left_out": left_out,
-            **curves(scored, names, attributor.classes),
+            **metrics_by_level(scored, names, attributor.classes),
         }
         claim.check()
         _write(output, result)
@@ -152,7 +152,7 @@ def evaluate_robustness(
         return result
 
 
-def curves(
+def metrics_by_level(
     scored: Sequence[dict[str, Any]], levels: Sequence[str], classes: Sequence[str]
 ) -> dict[str, Any]:
     """Add up the confusions and confidences of parts; return each level's metrics, in order.

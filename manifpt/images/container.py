@@ -61,7 +61,7 @@ class _Watched(io.RawIOBase):
 
 
 @contextmanager
-def opened(uri: str) -> Iterator[BinaryIO]:
+def opened_container(uri: str) -> Iterator[BinaryIO]:
     """Open a container; every error in the block becomes one of two.
 
     BrokenError, with a message of one line, costs the rest of the container. ManifptError means

@@ -143,7 +143,7 @@ def _object(uri: str, max_bytes: int) -> bytes:
     return data
 
 
-def in_order(
+def map_in_order(
     work: Callable[[Item, Reserve], Made],
     items: Iterable[Item],
     threads: int = THREADS,

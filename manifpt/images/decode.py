@@ -12,7 +12,7 @@ import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from manifpt.images.perceptual import thumbnail
-from manifpt.images.tiles import Place, cut
+from manifpt.images.tiles import Place, cut_tiles
 
 with contextlib.suppress(ImportError):
     import pillow_heif
@@ -204,7 +204,7 @@ def _check_pixels(image: Image.Image, rule: DecodeRule) -> None:
 def _pixels(image: Image.Image, rule: DecodeRule) -> tuple[np.ndarray, Sequence[Place]]:
     """Return what the rule makes of an RGB image, and the places of its tiles, if it has any."""
     if rule.tiles and min(image.size) >= rule.size:
-        return cut(image, rule.size, rule.tiles)
+        return cut_tiles(image, rule.size, rule.tiles)
     pixels = np.asarray(resize(image, rule.size, rule.filter))
     return (pixels[None], [(0, 0)]) if rule.tiles else (pixels, [])
 
@@ -250,7 +250,7 @@ def decode(data: bytes, rule: DecodeRule, other_sizes: Sequence[int] = ()) -> De
         raise DecodeError(code, text) from None
 
 
-def outcome(
+def decoded_or_error(
     data: bytes, rule: DecodeRule, other_sizes: Sequence[int] = ()
 ) -> Decoded | DecodeError:
     """Return what ``decode`` returns, or the error that it raises."""

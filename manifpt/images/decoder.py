@@ -18,7 +18,7 @@ from PIL import AvifImagePlugin, Image
 
 from manifpt.images import child
 from manifpt.images.child import OUT_OF_MEMORY, PIPE_BYTES, READY
-from manifpt.images.decode import DecodeError, DecodeRule, outcome
+from manifpt.images.decode import DecodeError, DecodeRule, decoded_or_error
 
 WALL = 6  # times the limit of processor time may pass while an image is decoded
 LENGTH = struct.Struct("<Q")  # before the bytes of an image
@@ -38,7 +38,7 @@ def serve(rule: DecodeRule, sizes: Sequence[int], images: BinaryIO, answers: Bin
         data = images.read(*LENGTH.unpack(head))
         signal.setitimer(signal.ITIMER_PROF, rule.max_seconds)
         signal.setitimer(signal.ITIMER_REAL, rule.max_seconds * WALL)
-        found = outcome(data, rule, sizes)
+        found = decoded_or_error(data, rule, sizes)
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         if isinstance(found, DecodeError):

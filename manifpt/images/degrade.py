@@ -32,7 +32,7 @@ def jpeg(image: np.ndarray, quality: float) -> np.ndarray:
     return np.asarray(Image.open(sink))
 
 
-def resize(image: np.ndarray, scale: float, filter_name: str = "bicubic") -> np.ndarray:
+def rescale(image: np.ndarray, scale: float, filter_name: str = "bicubic") -> np.ndarray:
     """Resize H x W x 3 uint8 by a factor, at least to one pixel, and back to its size."""
     picture = Image.fromarray(image)
     width, height = (max(1, round(side * scale)) for side in picture.size)
@@ -136,7 +136,7 @@ class Degradation:
         if self.kind == "blur":
             return blur(image, self.strength)
         if self.kind == "resize":
-            return resize(image, self.strength, filter_name)
+            return rescale(image, self.strength, filter_name)
         rng = generator(f"{self} {key}")
         if self.kind == "crop":
             return crop(image, self.strength, (rng.random(), rng.random()), filter_name)

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from manifpt.images.degrade import Degradation, StrengthRange, generator
-from manifpt.images.stacks import images_of, is_stacked, restacked, tiles_of, unstacked
+from manifpt.images.stacks import image_of_each_tile, is_stacked, restacked, tiles_of, unstacked
 
 # The column of an augmented table that says what was done to a copy; null for originals.
 COLUMN = "degradation"
@@ -49,7 +49,7 @@ def _tiles(
     made = [
         how[row](tile, f"{keys[row]} {number}" if number else keys[row], filter_name)
         for row, number, tile in zip(
-            images_of(table), rows["tile"].to_pylist(), tiles_of(table), strict=True
+            image_of_each_tile(table), rows["tile"].to_pylist(), tiles_of(table), strict=True
         )
     ]
     return np.stack(made)

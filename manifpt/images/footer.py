@@ -14,14 +14,14 @@ BATCH_ROWS, BATCH_BYTES = 64, 32 * 2**20
 MOST_FEATURES = 2**22  # bytes of what Hugging Face says of columns
 
 
-def checked(parquet: pq.ParquetFile, size: int) -> dict[str, Any]:
+def footer_facts(parquet: pq.ParquetFile, size: int) -> dict[str, Any]:
     """Return a file's columns, which of them hold bytes or class labels, and how many rows it has.
 
     Raises ValueError if a file of ``size`` bytes announces more than anyone could want to read.
     """
     if max(len(parquet.schema), len(parquet.schema_arrow)) > MOST_COLUMNS:
         raise ValueError(f"it has more than {MOST_COLUMNS} columns")
-    counts = group_rows(parquet)
+    counts = row_group_sizes(parquet)
     if min(counts, default=0) < 0 or sum(counts) > MOST_ROWS + size:
         raise ValueError(f"it announces {sum(counts)} rows in {size} bytes")
     schema = parquet.schema_arrow
@@ -50,7 +50,7 @@ def class_labels(schema: pa.Schema) -> dict[str, list[str]]:
     }
 
 
-def group_rows(parquet: pq.ParquetFile) -> list[int]:
+def row_group_sizes(parquet: pq.ParquetFile) -> list[int]:
     """Return how many rows each row group has."""
     return [parquet.metadata.row_group(n).num_rows for n in range(parquet.num_row_groups)]
 

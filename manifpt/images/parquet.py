@@ -248,7 +248,7 @@ class Parquet:
 @contextlib.contextmanager
 def opened(uri: str) -> Iterator[Parquet]:
     """Open a file; raises BrokenError if it can't be read, ManifptError if the storage fails."""
-    with container.opened(uri) as file, contextlib.closing(Parquet(file)) as found:
+    with container.opened_container(uri) as file, contextlib.closing(Parquet(file)) as found:
         yield found
 
 

@@ -114,7 +114,7 @@ def _batches(
 ) -> Iterator[pa.RecordBatch]:
     """Yield the rows from ``start`` to ``stop``, at most ``rows`` of them at a time."""
     at, groups, first = 0, list[int](), start
-    for group, count in enumerate(footer.group_rows(parquet)):
+    for group, count in enumerate(footer.row_group_sizes(parquet)):
         after = at + count
         if at < stop and after > start:
             first = first if groups else at
@@ -158,7 +158,7 @@ def _value(cell: pa.Scalar) -> object:
     return None
 
 
-def rows(parquet: pq.ParquetFile, wanted: dict[str, Any]) -> Iterator[Row]:
+def parquet_rows(parquet: pq.ParquetFile, wanted: dict[str, Any]) -> Iterator[Row]:
     """Yield some rows of a file: an ``image`` column, if any, and ``texts`` of others.
 
     Those of ``strings`` are texts only where they are strings already. ``one`` asks for the least
@@ -206,7 +206,7 @@ def _opened(wire: Wire, size: int) -> pq.ParquetFile:
     child.limit_memory(MEMORY)
     with _bounded():
         parquet = pq.ParquetFile(Ranges(wire, size), buffer_size=BUFFER, pre_buffer=False)
-        found = footer.checked(parquet, size)
+        found = footer.footer_facts(parquet, size)
         child.limit_memory(MEMORY + MEMORY_RATIO * min(size, footer.largest_group(parquet)))
     wire.send(COLUMNS, found)
     return parquet
@@ -221,7 +221,7 @@ def serve(wire: Wire) -> None:
             if "size" in command:
                 parquet = _opened(wire, command["size"])
             elif parquet is not None:
-                _send_rows(wire, rows(parquet, command), command["most"])
+                _send_rows(wire, parquet_rows(parquet, command), command["most"])
                 wire.send(END)
         except EOFError:
             raise

@@ -8,7 +8,9 @@ from manifpt.images.patterns import braces, is_pattern, leads, root_of
 from manifpt.images.sources import Input
 
 
-def places(inputs: Sequence[str], output: str, option: str = "--input") -> list[tuple[str, str]]:
+def input_places(
+    inputs: Sequence[str], output: str, option: str = "--input"
+) -> list[tuple[str, str]]:
     """Return the option and the place of each input, for ``claims.claim``.
 
     A pattern is about the folder that it begins with, unless ``output`` lies in that where nothing

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from manifpt import storage
 from manifpt.images import labels, parquet, tars, uri_tables
-from manifpt.images.container import BrokenError, opened
-from manifpt.images.contents import Reserve, content, in_order, is_web
+from manifpt.images.container import BrokenError, opened_container
+from manifpt.images.contents import Reserve, content, is_web, map_in_order
 from manifpt.images.decode import DecodeError, DecodeRule
 from manifpt.images.ids import Keys, broken_id, member_uri, row_id
 from manifpt.images.sidecars import Beside
@@ -86,7 +86,7 @@ def _all_fetched(
     of_table = unit.kind == "table"
     fetch = partial(_fetched, max_bytes=max_bytes, reading=unit.reading, of_table=of_table)
     remote = of_table or storage.is_remote(unit.uris[0])
-    return in_order(fetch, raws) if remote else (fetch(raw, None) for raw in raws)
+    return map_in_order(fetch, raws) if remote else (fetch(raw, None) for raw in raws)
 
 
 def _raw_files(unit: Unit) -> Iterator[Raw]:
@@ -99,7 +99,7 @@ def _raw_files(unit: Unit) -> Iterator[Raw]:
 def _raw_rows(unit: Unit) -> Iterator[Raw]:
     """Yield the rows of a table of URIs, their content still to be fetched."""
     try:
-        for row in uri_tables.rows(unit):
+        for row in uri_tables.table_rows(unit):
             yield _raw_row(row, unit)
     except BrokenError as error:
         yield _broken(unit, error)
@@ -187,7 +187,7 @@ def _ending(extension: str) -> str:
 def _raw_tar(unit: Unit, max_bytes: int) -> Iterator[Raw]:
     samples = _Samples(unit, max_bytes)
     try:
-        with opened(unit.uris[0]) as file:
+        with opened_container(unit.uris[0]) as file:
             for member in tars.members(file, max_bytes):
                 yield from samples.add(member)
         yield from samples.rest()

@@ -121,7 +121,7 @@ def images_table(
     return table
 
 
-def seen_by(table: pa.Table, rule: DecodeRule) -> pa.Table:
+def as_space_sees(table: pa.Table, rule: DecodeRule) -> pa.Table:
     """Return the images table as a space with this rule sees it, with a row a tile if it has any.
 
     The table was read by ``reading_rule`` of all spaces.

@@ -80,7 +80,9 @@ def _folder(name: str, source: str | None) -> str | None:
     return "/".join(folders) or None
 
 
-def reading_of(split_by: str | None, taken: Iterable[str], labels: Reading = AS_FOUND) -> Reading:
+def reading_with_split(
+    split_by: str | None, taken: Iterable[str], labels: Reading = AS_FOUND
+) -> Reading:
     """Return how inputs are read so that ``split_by`` comes with the images.
 
     ``taken`` are the columns that tables of the output have themselves; ``labels`` says which

@@ -2,7 +2,7 @@
 
 By a rule with tiles, the column ``image`` holds the bytes of each image's stack of tiles, and
 PLACES where they are: counts, splits and hashes stay those of images. ``pixel_sha256`` is that of
-the whole stack: of an image of one tile, the tile's. What embeds asks for ``read.seen_by``.
+the whole stack: of an image of one tile, the tile's. What embeds asks for ``read.as_space_sees``.
 """
 
 import hashlib
@@ -43,33 +43,33 @@ def is_stacked(table: pa.Table) -> bool:
     return PLACES in table.column_names
 
 
-def counts_of(table: pa.Table) -> np.ndarray:
+def tiles_per_row(table: pa.Table) -> np.ndarray:
     """Return how many tiles each row of a table of stacks has."""
     counts: np.ndarray = pc.list_value_length(table[PLACES]).to_numpy()
     return counts
 
 
-def images_of(table: pa.Table) -> np.ndarray:
+def image_of_each_tile(table: pa.Table) -> np.ndarray:
     """Return the image of each tile of a table of stacks: its row."""
-    return np.repeat(np.arange(table.num_rows), counts_of(table))
+    return np.repeat(np.arange(table.num_rows), tiles_per_row(table))
 
 
 def tiles_of(table: pa.Table) -> np.ndarray:
     """Return the tiles of all rows of a table of stacks, N x size x size x 3 uint8."""
     found = np.frombuffer(b"".join(table["image"].to_pylist()), np.uint8)
-    size = math.isqrt(len(found) // (3 * max(1, len(images_of(table)))))
+    size = math.isqrt(len(found) // (3 * max(1, len(image_of_each_tile(table)))))
     return found.reshape(-1, size, size, 3)
 
 
 def restacked(table: pa.Table, tiles: np.ndarray) -> pa.Table:
     """Return a table of stacks with other pixels: N x size x size x 3 uint8, in order."""
-    stacks = np.split(tiles, np.cumsum(counts_of(table))[:-1])
+    stacks = np.split(tiles, np.cumsum(tiles_per_row(table))[:-1])
     return table.set_column(table.column_names.index("image"), "image", stacked(stacks))
 
 
 def unstacked(table: pa.Table) -> pa.Table:
     """Return a table of stacks with a row a tile, its pixels in ``image``, and the columns TILE."""
-    of, tiles = images_of(table), tiles_of(table)
+    of, tiles = image_of_each_tile(table), tiles_of(table)
     fixed = [f.name for f in table.schema if isinstance(f.type, pa.FixedShapeTensorType)]
     rows = table.drop_columns(["image", PLACES, *fixed]).take(pa.array(of))
     places = pc.list_flatten(table[PLACES]).combine_chunks()
@@ -85,7 +85,7 @@ def unstacked(table: pa.Table) -> pa.Table:
     return rows
 
 
-def firsts(table: pa.Table) -> np.ndarray:
+def image_starts(table: pa.Table) -> np.ndarray:
     """Return the rows at which images begin, in a table with a row a tile or a row an image."""
     if "tile" not in table.column_names:
         return np.arange(table.num_rows)

@@ -55,7 +55,7 @@ def _ranked(image: Image.Image, size: int) -> Iterator[tuple[bool, int, Place]]:
             yield bool(clipped > SATURATED * size * size), int(texture), (x, top)
 
 
-def places(image: Image.Image, size: int, most: int) -> list[Place]:
+def places_of_tiles(image: Image.Image, size: int, most: int) -> list[Place]:
     """Return where the tiles of an RGB image are, at most ``most``, row by row.
 
     Both sides of the image have at least ``size`` pixels. Tiles of one texture are ranked by place.
@@ -73,8 +73,8 @@ def places(image: Image.Image, size: int, most: int) -> list[Place]:
     return sorted(chosen, key=lambda place: place[::-1])
 
 
-def cut(image: Image.Image, size: int, most: int) -> tuple[np.ndarray, list[Place]]:
+def cut_tiles(image: Image.Image, size: int, most: int) -> tuple[np.ndarray, list[Place]]:
     """Return the tiles of an RGB image, N x size x size x 3 uint8, and where they are."""
-    found = places(image, size, most)
+    found = places_of_tiles(image, size, most)
     tiles = [np.asarray(image.crop((x, y, x + size, y + size))) for x, y in found]
     return np.stack(tiles), found

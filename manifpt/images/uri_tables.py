@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 from manifpt import storage
 from manifpt.errors import ManifptError
 from manifpt.images import labels, parquet
-from manifpt.images.container import BrokenError, opened
+from manifpt.images.container import BrokenError, opened_container
 from manifpt.images.decode import DecodeError
 from manifpt.images.lines import JSON_LINES, MOST_LINE, TableShape, records
 from manifpt.images.sources import AS_FOUND, PARQUET, Reading, Unit
@@ -83,7 +83,7 @@ def _ranges(uri: str, size: int, reading: Reading) -> Iterator[RowRange]:
             count = table.count
         yield from _even(count, size)
         return
-    with opened(uri) as file:
+    with opened_container(uri) as file:
         yield from _of_text(uri, _buffered(file), size, reading)
 
 
@@ -143,7 +143,7 @@ def names_of(uri: str, wanted: str) -> list[str]:
             return list(table.names)
     if uri.endswith(JSON_LINES):
         return [wanted]
-    with opened(uri) as raw:
+    with opened_container(uri) as raw:
         header = _header(uri, _buffered(raw), AS_FOUND)
     return header.names if header else []
 
@@ -182,7 +182,7 @@ def _header(uri: str, file: BinaryIO, reading: Reading) -> _Header | None:
     return _Header(found, first.end, shape)
 
 
-def rows(unit: Unit) -> Iterator[TableRow]:
+def table_rows(unit: Unit) -> Iterator[TableRow]:
     """Yield the rows of a unit; raises BrokenError where the rest can't be read."""
     assert unit.rows is not None
     start, stop = unit.rows
@@ -196,7 +196,7 @@ def rows(unit: Unit) -> Iterator[TableRow]:
 
 
 def _text_rows(unit: Unit) -> Iterator[tuple[dict[str, Any], str]]:
-    with opened(unit.uris[0]) as raw:
+    with opened_container(unit.uris[0]) as raw:
         file = _buffered(raw)
         header = _header(unit.uris[0], file, unit.reading)
         if header is None:

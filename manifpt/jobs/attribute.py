@@ -129,7 +129,7 @@ def show(argv: Sequence[str]) -> None:
     found = progress.status(config.status)
     if config.json_file:
         storage.write_json(config.json_file, found)
-    print(progress.text(found))
+    print(progress.status_text(found))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -59,7 +59,7 @@ class Config(JobConfig):
 def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Build, or verify, and return the counts."""
     from manifpt import storage
-    from manifpt.zoo.benchmark_card import add_accuracies, grid, verify
+    from manifpt.zoo.benchmark_card import add_accuracies, files_off_card, grid
     from manifpt.zoo.build_benchmark import (
         PREVIEW,
         BenchmarkPlan,
@@ -69,7 +69,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     from manifpt.zoo.models import read_recipes
 
     if config.verify:
-        wrong = verify(config.output)
+        wrong = files_off_card(config.output)
         if wrong:
             raise ManifptError(f"{config.output}: {wrong} differ from the card; build it again")
         return {"output": config.output, "verified": True}

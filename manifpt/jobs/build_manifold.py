@@ -84,13 +84,13 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         compact_manifold,
     )
     from manifpt.manifold.derive import derive_manifold
-    from manifpt.manifold.prepare import explained
+    from manifpt.manifold.prepare import search_text
     from manifpt.manifold.stored import StoredManifold
 
     if not config.input and not (config.compact or config.explain):
         raise ManifptError("--input: give the real images")
     if config.explain:
-        print(explained(StoredManifold.open(config.output)))
+        print(search_text(StoredManifold.open(config.output)))
         return {"output": config.output}
     if config.compact:
         manifest = compact_manifold(config.output, config.shards, demand=config.demand)

@@ -60,7 +60,7 @@ class Split(NamedTuple):
     unknown: dict[str, list[str]]
 
 
-def split_of(recipes: Sequence[dict[str, str]], number: int) -> Split:
+def split_of_recipes(recipes: Sequence[dict[str, str]], number: int) -> Split:
     """Return a split, by a rule that knows nothing of results.
 
     FAMILIES[number] is left out whole, and its first MOST_OF_FAMILY recipes are tested. SEEDS
@@ -92,41 +92,46 @@ def of_kind(metrics: dict[str, Any], names: Sequence[str], score: str) -> dict[s
     return each | {"unknown_found": fmean(s["unknown_found"] for s in found)}
 
 
-def spread(values: Sequence[float]) -> str:
+def range_of_splits(values: Sequence[float]) -> str:
     """Return the mean, least and most of the splits."""
     return f"{fmean(values):.3f} ({min(values):.3f}-{max(values):.3f})"
 
 
-def line(title: str, results: Sequence[dict[str, Any]], splits: Sequence[Split], score: str) -> str:
+def table_line(
+    title: str, results: Sequence[dict[str, Any]], splits: Sequence[Split], score: str
+) -> str:
     """Return a row of the table: AUROC, FPR and OSCR for each kind, over the splits."""
     cells = []
     for kind in KINDS:
         each = [of_kind(m, s.unknown[kind], score) for m, s in zip(results, splits, strict=True)]
-        cells += [spread([one[metric] for one in each]) for metric in METRICS]
+        cells += [range_of_splits([one[metric] for one in each]) for metric in METRICS]
     return " | ".join([title, *cells])
 
 
-def tables(results: dict[str, list[dict[str, Any]]], splits: Sequence[Split]) -> str:
+def result_tables(results: dict[str, list[dict[str, Any]]], splits: Sequence[Split]) -> str:
     """Return the tables of inputs, of scores, and of what is decided, as text."""
     head = " | ".join(["", *(f"unseen {kind}: {metric}" for kind in KINDS for metric in METRICS)])
-    lines = [f"input{head}", *(line(n, r, splits, "combined") for n, r in results.items())]
+    lines = [f"input{head}", *(table_line(n, r, splits, "combined") for n, r in results.items())]
     last = list(results)[-1]
     names = results[last][0]["open_set"]["scores"]
     lines += ["", f"score, on {last}{head}"]
-    lines += [line(name, results[last], splits, name) for name in names]
+    lines += [table_line(name, results[last], splits, name) for name in names]
     lines += ["", "input | accuracy | ECE before | after | Brier before | after | known called "
               "unknown" + "".join(f" | unseen {kind}" for kind in KINDS)]  # fmt: skip
     for name, found in results.items():
         calibration = [m["calibration"] for m in found]
-        cells = [spread([m["accuracy"] for m in found])]
+        cells = [range_of_splits([m["accuracy"] for m in found])]
         for error in ("expected_calibration_error", "brier_score"):
-            cells += [spread([c[when][error] for c in calibration]) for when in ("before", "after")]
-        cells.append(spread([m["open_set"]["false_rejection"] for m in found]))
+            cells += [
+                range_of_splits([c[when][error] for c in calibration])
+                for when in ("before", "after")
+            ]
+        cells.append(range_of_splits([m["open_set"]["false_rejection"] for m in found]))
         for kind in KINDS:
             each = [
                 of_kind(m, s.unknown[kind], "combined") for m, s in zip(found, splits, strict=True)
             ]
-            cells.append(spread([one["unknown_found"] for one in each]))
+            cells.append(range_of_splits([one["unknown_found"] for one in each]))
         lines.append(" | ".join([name, *cells]))
     return "\n".join([*lines, "", *group_lines(results[last], splits)])
 
@@ -142,14 +147,14 @@ def group_lines(results: Sequence[dict[str, Any]], splits: Sequence[Split]) -> l
             for row in m["groups"]["known"]
             if (row["size"], row["foreign"]) == (size, 0)
         ]
-        cells = [str(size), spread(rejected)]
+        cells = [str(size), range_of_splits(rejected)]
         for kind in KINDS:
             of = [
                 [r for r in m["groups"]["unknown"] if r["size"] == size and r["source"] in names]
                 for m, names in zip(results, (s.unknown[kind] for s in splits), strict=True)
             ]
             means = ([fmean(fmean(r[m]) for r in rows) for rows in of] for m in ("found", "aurocs"))
-            cells += map(spread, means)
+            cells += map(range_of_splits, means)
         lines.append(" | ".join(cells))
     return lines
 
@@ -164,7 +169,7 @@ def _run(config: Config) -> None:
     chain = Chain(config, config.output)
     recipes = storage.read_bytes(storage.join(config.benchmark, "recipes.csv")).decode()
     rows = list(csv.DictReader(io.StringIO(recipes)))
-    splits = [split_of(rows, number) for number in range(config.splits)]
+    splits = [split_of_recipes(rows, number) for number in range(config.splits)]
     given = ("--sl-weights", config.sl_weights) if config.sl_weights else ()
     learned = ("--sl-network", config.sl_network, *given) if "sl" in config.spaces else ()
     size = ("--network-size", str(config.network_size)) if config.network_size else ()
@@ -180,7 +185,7 @@ def _run(config: Config) -> None:
             groups = ("--groups",) if name == config.inputs[-1] else ()
             made = part.attributors(name, artifacts, known=known, tested=tested, options=groups)
             results.setdefault(name, []).extend(made[:1])
-    print(f"\n{tables(results, splits)}")
+    print(f"\n{result_tables(results, splits)}")
     found = {
         "settings": config.model_dump(mode="json"),
         "splits": [split._asdict() for split in splits],

@@ -76,7 +76,7 @@ class Config(
 AUGMENT = ("augment", "copies", "augment_validation", "augment_seed")
 
 
-def augmentation_of(config: Config) -> "Augmentation | None":
+def requested_copies(config: Config) -> "Augmentation | None":
     """Return the degraded copies asked for, if any."""
     from manifpt.images.degrade import StrengthRange
     from manifpt.images.degraded_copies import Augmentation
@@ -133,7 +133,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
             undeclared=config.split,
             split_by=config.split_by,
             labels=config.labels,
-            augmentation=augmentation_of(config),
+            augmentation=requested_copies(config),
             **common,
         )
     tracked.inputs(manifest["inputs"], "artifacts")

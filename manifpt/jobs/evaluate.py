@@ -70,7 +70,7 @@ class Config(DecisionOptions, DryRunOptions, JobConfig):
     )
 
 
-def curves(config: Config, tracked: Run) -> dict[str, Any]:
+def evaluate_degraded(config: Config, tracked: Run) -> dict[str, Any]:
     """Evaluate on degraded images and return the accuracies."""
     from manifpt import storage
     from manifpt.evaluation.robustness import RESULT, evaluate_robustness
@@ -98,7 +98,7 @@ def curves(config: Config, tracked: Run) -> dict[str, Any]:
 def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Evaluate and return the metrics."""
     if config.robustness:
-        return curves(config, tracked)
+        return evaluate_degraded(config, tracked)
     if config.levels:
         raise ManifptError("--levels: are those of --robustness; give that, too")
     from manifpt import storage

@@ -45,11 +45,11 @@ class Config(DecisionOptions, JobConfig):
 def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Explain the verdict, print it, and draw it if asked."""
     from manifpt import storage
-    from manifpt.attribution.crawl.registered import opened
+    from manifpt.attribution.crawl.registered import opened_model
     from manifpt.report.explanation import DEGRADATIONS, Explainer, explanation, opened_image
     from manifpt.report.explanation_page import explanation_page, explanation_text
 
-    with opened(config.model, config.manifold) as source:
+    with opened_model(config.model, config.manifold) as source:
         explainer = Explainer.open(source.attributor, source.manifolds, config.rule)
         table = opened_image(config.image, explainer)
         found = explanation(explainer, table, config.levels or DEGRADATIONS)

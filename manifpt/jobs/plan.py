@@ -127,22 +127,26 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     )
     reals = int(config.real or measured.images.reals)
     workers = config.workers or (None,)
-    plans = {"build_manifold": [model.build_manifold(measured, reals, cluster, n) for n in workers]}
+    plans = {
+        "build_manifold": [model.plan_build_manifold(measured, reals, cluster, n) for n in workers]
+    }
     if config.images is not None:
         images = int(config.images)
-        plans["attribute"] = [model.attribute(measured, images, reals, cluster, n) for n in workers]
+        plans["attribute"] = [
+            model.plan_attribute(measured, images, reals, cluster, n) for n in workers
+        ]
     for made in plans.values():
-        print(table.text(made, cluster, prices), end="\n\n", file=sys.stderr, flush=True)
-    rows = [table.row(plan, cluster, prices) for made in plans.values() for plan in made]
+        print(table.plan_text(made, cluster, prices), end="\n\n", file=sys.stderr, flush=True)
+    rows = [table.plan_row(plan, cluster, prices) for made in plans.values() for plan in made]
     return {"cluster": vars(cluster), "plans": rows}
 
 
 def _measured(config: Config) -> Any:
-    from manifpt.planning.plan_calibration import calibrate
+    from manifpt.planning.plan_calibration import measure_machine
 
     if not config.input or config.model is None:
         raise ManifptError("--measure: needs --input and --model; see --help")
-    measured = calibrate(config.input, config.model, config.manifold)
+    measured = measure_machine(config.input, config.model, config.manifold)
     measured.write(str(config.measure))
     return measured
 

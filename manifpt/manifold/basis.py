@@ -59,7 +59,7 @@ class Basis:
         return out
 
 
-def shortened(keys: np.ndarray, size: int) -> np.ndarray:
+def truncated_keys(keys: np.ndarray, size: int) -> np.ndarray:
     """Return keys of the first ``size`` directions, with norms of the rest in octaves.
 
     N x (p + 1) keys become [size coordinates, the norm of each following block of size, 2 size,

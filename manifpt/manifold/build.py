@@ -12,7 +12,7 @@ from manifpt import outputs, storage
 from manifpt.engine import pipeline, session
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Unit, plan
-from manifpt.images.places import places
+from manifpt.images.places import input_places
 from manifpt.images.probe import natural_size, usual_tiles
 from manifpt.images.sources import (
     AS_FOUND,
@@ -22,12 +22,12 @@ from manifpt.images.sources import (
     content_key,
     describe,
 )
-from manifpt.images.splits import reading_of
+from manifpt.images.splits import reading_with_split
 from manifpt.images.stacks import reading_rule
 from manifpt.manifold.embed import (
     TrainingReals,
     clear_embedded,
-    embed,
+    embed_units,
     remove_shard,
     write_array,
     write_rows,
@@ -153,7 +153,7 @@ def build_manifold(
     are images of other sources.
     """
     output = storage.absolute(output)
-    reading = reading_of(training and training.split_by, ROWS, labels)
+    reading = reading_with_split(training and training.split_by, ROWS, labels)
     # Inputs for training hold reals among others; inputs for a manifold alone are all real.
     named = {"labelled": True} if training else {"source": REAL}
     units = plan(inputs, MANIFOLD_REALS, reading=reading, quiet=demand.here, **named)  # type: ignore[arg-type]
@@ -171,7 +171,7 @@ def build_manifold(
     key = storage.digest([content_key(units), *(s.card() for s in spaces), *made_of])
     kind = "manifold" if len(spaces) == 1 else MANIFOLDS
     given = (("--sl-weights", options.sl_weights), ("--ssl-weights", options.ssl_weights))
-    read = [*places(inputs, output), *((option, uri) for option, uri in given if uri)]
+    read = [*input_places(inputs, output), *((option, uri) for option, uri in given if uri)]
     with claims.claim(output, kind, key, apart=read, terms=terms) as claim:
         if claim.finished:
             return claim.finished
@@ -182,7 +182,7 @@ def build_manifold(
             for one, folder in zip(spaces, folders, strict=True)
         ]
         embedding = [compiled(s) for s in spaces] if pool.compiled else spaces
-        records = embed(units, embedding, rules, settings.shards, output, pool, training)
+        records = embed_units(units, embedding, rules, settings.shards, output, pool, training)
         counts = pipeline.totals(records)
         if counts["ok"] == 0:
             claim.abandon()
@@ -289,11 +289,11 @@ def append_to_manifold(
         )
     pool = session.pool(demand, uses_gpu=manifold.space.name in LEARNED)
     scratch = storage.join(manifold.uri, f"_append-{key[:12]}")
-    apart = places(inputs, manifold.uri)
+    apart = input_places(inputs, manifold.uri)
     claims.check_apart(manifold.uri, apart)
     with claims.claim(scratch, "append", key, apart=apart) as claim:
         shards = len(manifold.manifest["shards"])
-        records = embed(units, [manifold.space], [manifold.rule], shards, scratch, pool)
+        records = embed_units(units, [manifold.space], [manifold.rule], shards, scratch, pool)
         counts = pipeline.totals(records)
         if counts["ok"] == 0:
             claim.abandon()

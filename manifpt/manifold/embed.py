@@ -21,7 +21,7 @@ from manifpt.engine import pipeline, prometheus, session
 from manifpt.engine.tasks import results, task
 from manifpt.images import IMAGES, DecodeRule, Unit
 from manifpt.images.ids import tile_id
-from manifpt.images.read import pixels_of, read_unit_text, seen_by, unit_to_json
+from manifpt.images.read import as_space_sees, pixels_of, read_unit_text, unit_to_json
 from manifpt.images.sources import MANIFOLD_REALS, REAL
 from manifpt.images.splits import CONTENT, splits_of
 from manifpt.images.stacks import own_hashes, reading_rule, sizes_beside
@@ -87,7 +87,7 @@ class EmbedStage:
 
 def points_of(table: pa.Table, rule: DecodeRule) -> pa.Table:
     """Return an images table with a row for each point that a space with this rule makes of it."""
-    rows = seen_by(table, rule)
+    rows = as_space_sees(table, rule)
     if "tile" not in rows.column_names:
         return rows
     ids = map(tile_id, rows["id"].to_pylist(), rows["tile"].to_pylist())
@@ -111,7 +111,7 @@ def shard_of(pixel_sha256: str, shards: int) -> int:
     return int(pixel_sha256[:15], 16) % shards
 
 
-def embed(
+def embed_units(
     units: Sequence[Unit],
     spaces: Sequence[Space],
     rules: Sequence[DecodeRule],

@@ -20,7 +20,7 @@ from manifpt.engine import scaling, session
 from manifpt.engine.pipeline import use_threads
 from manifpt.errors import ManifptError
 from manifpt.manifold.index import FLAT, has_gpu
-from manifpt.manifold.search import Neighbours, SearchPlan, complete, merge, nearest, search_rows
+from manifpt.manifold.search import Neighbours, SearchPlan, complete, merge, nearest, neighbour_rows
 from manifpt.manifold.shard import Shard
 from manifpt.manifold.stored import StoredManifold
 
@@ -31,7 +31,7 @@ ALONE_BLOCK_BYTES = 256 * 2**20
 ANSWER_SECONDS = 900
 
 
-def here(plan: SearchPlan) -> SearchPlan:
+def plan_of_process(plan: SearchPlan) -> SearchPlan:
     """Return the plan for this process: an exact one goes to the GPU if the process has one."""
     return replace(plan, method="index", factory=FLAT) if plan.exact and has_gpu() else plan
 
@@ -62,7 +62,7 @@ class Replicated:
 
     def nearest(self, queries: np.ndarray, k: int, excluded: np.ndarray) -> Neighbours:
         """See ``Searcher``."""
-        return nearest([self.shard], queries, k, excluded, here(self.plan))
+        return nearest([self.shard], queries, k, excluded, plan_of_process(self.plan))
 
 
 @dataclass
@@ -89,7 +89,7 @@ class Holder:
 
     def __init__(self, uri: str, numbers: list[int], plan: SearchPlan, threads: int) -> None:
         use_threads(scaling.threads_here(threads))
-        self.plan = here(plan)
+        self.plan = plan_of_process(plan)
         self.shard = StoredManifold.open(uri).read(plan, numbers)
 
     def reals(self) -> int:
@@ -98,7 +98,7 @@ class Holder:
 
     def search(self, queries: np.ndarray, k: int, excluded: np.ndarray) -> Neighbours:
         """Return the k nearest of its reals, with their rows here in place of vectors."""
-        return search_rows(self.shard, queries, k, excluded, self.plan)
+        return neighbour_rows(self.shard, queries, k, excluded, self.plan)
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         """Return the vectors of some of its rows."""
@@ -218,7 +218,7 @@ def plan_for(manifold: StoredManifold, demand: session.SearchDemand) -> SearchPl
     return replace(plans[kind], float16=demand.float16)
 
 
-def kind_of(size: int, processes: int, memory: int, *, exact: bool) -> str:
+def placement_kind(size: int, processes: int, memory: int, *, exact: bool) -> str:
     """Return where a manifold of ``size`` bytes lies, for a number of processes that project."""
     if size * processes <= memory:
         return "replicated"
@@ -243,7 +243,7 @@ def place(
     copies = f"{pool.size} x {size / 2**20:.0f} MiB"
     kind = demand.placement
     if kind == "auto":
-        kind = kind_of(size, pool.size, memory, exact=plan.exact)
+        kind = placement_kind(size, pool.size, memory, exact=plan.exact)
     why = f"{copies}, {memory / 2**20:.0f} MiB for it"
     chosen = Placement(kind, why, plan, manifold.uri)
     if kind == "replicated":

@@ -58,7 +58,7 @@ def fit_basis(sample: np.ndarray) -> Basis | None:
     return Basis.fit(sample, size) if size >= 16 else None
 
 
-def sample_of(manifold: StoredManifold, most: int) -> Shard:
+def shard_sample(manifold: StoredManifold, most: int) -> Shard:
     """Return the first shards of a manifold, as one: ``most`` bytes of them, but at least one.
 
     Reals are dealt to shards by hash, so that any shard is a random sample.
@@ -74,7 +74,7 @@ def write_whitening(manifold: StoredManifold, output: str) -> dict[str, Any]:
     Of a sample that has all reals, neither their shards nor their order change it; on one thread,
     nor does the number of threads.
     """
-    shard = sample_of(manifold, SAMPLE_BYTES)
+    shard = shard_sample(manifold, SAMPLE_BYTES)
     rows = np.argsort(shard.pixel_sha256)[:SAMPLE_REALS]
     with threads_of(1):
         whitening = Whitening.fit(shard.vectors[rows])
@@ -86,7 +86,7 @@ def write_geometry(manifold: StoredManifold, output: str) -> dict[str, Any]:
 
     On one thread, so that the same reals give the same geometry.
     """
-    shard = sample_of(manifold, SAMPLE_BYTES)
+    shard = shard_sample(manifold, SAMPLE_BYTES)
     rows = np.argsort(shard.pixel_sha256)[:SAMPLE_REALS]
     sink = io.BytesIO()
     with threads_of(1):
@@ -100,7 +100,7 @@ def write_denoiser(manifold: StoredManifold, output: str, steps: int) -> dict[st
 
     On all cores of the node: nothing else is to do until it is there.
     """
-    shard = sample_of(manifold, SAMPLE_BYTES)
+    shard = shard_sample(manifold, SAMPLE_BYTES)
     shape = manifold.manifest["shape"]
     rows = shard.vectors[np.argsort(shard.pixel_sha256)].reshape(-1, *shape)
     sink = io.BytesIO()
@@ -112,7 +112,7 @@ def write_denoiser(manifold: StoredManifold, output: str, steps: int) -> dict[st
 
 def write_basis(manifold: StoredManifold, output: str) -> dict[str, Any] | None:
     """Fit the basis to a sample and write it; return its entry."""
-    shard = sample_of(manifold, SAMPLE_BYTES)
+    shard = shard_sample(manifold, SAMPLE_BYTES)
     rows = np.random.default_rng(0).permutation(len(shard.ids))[:SAMPLE_REALS]
     basis = fit_basis(manifold.metric.points(shard.vectors[np.sort(rows)]))
     if basis is None:
@@ -129,7 +129,7 @@ def write_keys(manifold: StoredManifold, output: str, number: int) -> dict[str, 
     return write_array(output, f"{folder}/keys.npy", manifold.basis.keys(shard.points))
 
 
-def questions(shard: Shard, count: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def calibration_queries(shard: Shard, count: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return queries and the hashes that they may not meet: held-out reals, and noisy ones."""
     rng = np.random.default_rng(1)
     rows = rng.permutation(len(shard.ids))[:count]
@@ -178,7 +178,7 @@ class Timing:
 
 def measure(shard: Shard, plans: Sequence[SearchPlan]) -> list[Timing]:
     """Time plans side by side on one shard."""
-    asked = questions(shard, QUERIES) if len(shard.ids) > 1 else {}
+    asked = calibration_queries(shard, QUERIES) if len(shard.ids) > 1 else {}
     best = dict.fromkeys(asked, np.inf)
     timings = []
     for plan in plans:
@@ -215,10 +215,10 @@ def choose(shard: Shard) -> dict[str, Any]:
     }
 
 
-def calibrate(manifold: StoredManifold, threads: int) -> dict[str, Any]:
+def calibrate_search(manifold: StoredManifold, threads: int) -> dict[str, Any]:
     """Measure all exact plans on a sample of the manifold; return what the manifest keeps."""
     with threads_of(threads):
-        shard = sample_of(manifold, SAMPLE_BYTES)
+        shard = shard_sample(manifold, SAMPLE_BYTES)
         if manifold.basis is not None:
             keys = manifold.basis.keys(shard.points)
             shard = replace(shard, basis=manifold.basis, keys=keys, indexes={}, _shortened={})
@@ -230,7 +230,7 @@ def write_index(manifold: StoredManifold, output: str, factory: str) -> dict[str
     shard = manifold.read(SearchPlan())
     index = approximate(np.ascontiguousarray(shard.points - shard.centre), factory)
     shard.indexes[factory] = index, np.zeros_like
-    queries, hashes = questions(shard, HELD_OUT)["held-out"]
+    queries, hashes = calibration_queries(shard, HELD_OUT)["held-out"]
     plan = SearchPlan("index", factory=factory)
     found = search(shard, queries, 1, hashes, plan)
     exact = nearest([shard], queries, 1, hashes)
@@ -325,14 +325,14 @@ def prepare(
     search_part["basis"] = result(pool, write_basis, StoredManifold(output, draft), output)
     write_all_keys(draft, output, pool, range(len(draft["shards"])))
     manifold = StoredManifold(output, draft)
-    search_part |= result(pool, calibrate, manifold, pool.threads)
+    search_part |= result(pool, calibrate_search, manifold, pool.threads)
     if factory is not None:
         search_part["index"] = result(pool, write_index, manifold, output, factory)
         search_part["plans"][APPROXIMATE] = search_part["index"]["plan"]
     measure_held_out(draft, output, pool)
 
 
-def explained(manifold: StoredManifold) -> str:
+def search_text(manifold: StoredManifold) -> str:
     """Return how a manifold is searched, and what that was chosen from, as text."""
     found = manifold.manifest["search"]
     count = len(manifold.manifest["shards"])

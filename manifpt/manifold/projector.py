@@ -25,7 +25,7 @@ import numpy as np
 from manifpt.errors import ManifptError
 from manifpt.manifold.geometry import Geometry
 from manifpt.manifold.metric import EUCLIDEAN, Metric
-from manifpt.manifold.riemannian import project
+from manifpt.manifold.riemannian import centres_of_mass
 
 # How many neighbours each takes if nothing else is asked for.
 PROJECTORS = {"nearest": 1, "mean": 8, "tangent": 16, "riemannian": 8, "denoiser": 1, "none": 1}
@@ -112,7 +112,7 @@ class Projection:
         if self.kind == "riemannian":
             if geometry is None:
                 raise ValueError("a Riemannian projection needs a geometry")
-            return project(geometry, neighbours)
+            return centres_of_mass(geometry, neighbours)
         reals = neighbours.astype(np.float64)
         mean = reals.mean(1)
         if self.kind == "mean":

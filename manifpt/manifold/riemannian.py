@@ -84,7 +84,7 @@ def centre_of_mass(geometry: Geometry, latents: Tensor) -> Tensor:
     return (mean + radius * shift)[:, 0]
 
 
-def project(geometry: Geometry, neighbours: np.ndarray) -> np.ndarray:
+def centres_of_mass(geometry: Geometry, neighbours: np.ndarray) -> np.ndarray:
     """Return x*, N x d float32, of images by their N x k x d nearest reals."""
     out = np.empty((len(neighbours), neighbours.shape[2]), np.float32)
     for start in range(0, len(neighbours), ROWS):

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from manifpt.errors import ManifptError
-from manifpt.manifold.basis import shortened
+from manifpt.manifold.basis import truncated_keys
 from manifpt.manifold.index import FLAT, WIDEST
 from manifpt.manifold.product import Pairs, Product, gamma, squared
 from manifpt.manifold.shard import Shard
@@ -146,7 +146,7 @@ def _by_bounds(
     exactly = gamma(dimension + 2)
     keys = shard.keys
     long = shard.basis.keys(asked.points)
-    short = shortened(long, plan.directions)
+    short = truncated_keys(long, plan.directions)
     reals, norms = shard.shortened(plan.directions)
     radius = _norms(long)
     slack = shard.basis.slack(radius + shard.spread) + 2 * shard.metric.rounding
@@ -251,11 +251,11 @@ def search(
     shard: Shard, queries: np.ndarray, k: int, excluded: np.ndarray | None, plan: SearchPlan
 ) -> Neighbours:
     """Return the k nearest reals of one shard, or as many as it has; see ``nearest``."""
-    found = search_rows(shard, queries, k, excluded, plan)
+    found = neighbour_rows(shard, queries, k, excluded, plan)
     return found._replace(vector=shard.vectors[found.vector[:, :, 0]])
 
 
-def search_rows(
+def neighbour_rows(
     shard: Shard, queries: np.ndarray, k: int, excluded: np.ndarray | None, plan: SearchPlan
 ) -> Neighbours:
     """Return what ``search`` does, but in place of vectors their rows in the shard, N x k x 1."""

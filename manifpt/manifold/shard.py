@@ -7,7 +7,7 @@ import faiss
 import numpy as np
 import pyarrow as pa
 
-from manifpt.manifold.basis import Basis, shortened
+from manifpt.manifold.basis import Basis, truncated_keys
 from manifpt.manifold.index import FLAT, Error, flat
 from manifpt.manifold.metric import EUCLIDEAN, Metric
 
@@ -97,7 +97,7 @@ class Shard:
         if size not in self._shortened:
             if self.keys is None:
                 raise ValueError("a shard without keys has no directions")
-            keys = shortened(self.keys, size)
+            keys = truncated_keys(self.keys, size)
             norms = np.square(keys, dtype=np.float64).sum(1).astype(np.float32)
             self._shortened[size] = keys, norms
         return self._shortened[size]

@@ -73,7 +73,7 @@ def add_up(values: list[float], device: str) -> list[float]:
     return added
 
 
-def load_state(folder: str) -> dict[str, Any]:
+def checkpoint_state(folder: str) -> dict[str, Any]:
     """Return a checkpoint's state."""
     return state_of((Path(folder) / STATE).read_bytes())
 
@@ -198,7 +198,7 @@ def fit(
     if result.checkpoint is None:
         raise ManifptError("training ended without a checkpoint; see the log above")
     with result.checkpoint.as_directory() as local:
-        return load_state(local)
+        return checkpoint_state(local)
 
 
 def clear(output: str) -> None:

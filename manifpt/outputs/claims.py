@@ -88,7 +88,7 @@ class Claim:
         place = storage.join(self.folder, folder) if folder else self.folder
         damaged = wrong(place, entries(body))
         if damaged:
-            records.forget(self.folder, [storage.join(folder, path) for path in damaged])
+            records.forget_chunks(self.folder, [storage.join(folder, path) for path in damaged])
             raise DamageError(
                 f"{storage.join(place, damaged[0])}: differs from the file that this run wrote; "
                 "another process may have written there; the same command makes it again"
@@ -156,7 +156,7 @@ def check(folder: str, token: str) -> None:
     """Raise TakenError if a folder's plan has another token; any process of the run may ask."""
     found = layouts.read(folder, PLAN) if token else None
     if token and (found is None or found.get("token") != token):
-        other = f" ({liveness.described(found)})" if found and "token" in found else ""
+        other = f" ({liveness.run_text(found)})" if found and "token" in found else ""
         raise TakenError(f"--output {folder}: another run{other} has taken it over; this one stops")
 
 
@@ -215,7 +215,7 @@ def _take(
     if other is not None and not terms.overwrite:
         raise _other(held.folder, other)
     if plan is None and manifest is None:
-        check_free(held.folder, held.kind)
+        check_folder_is_free(held.folder, held.kind)
     if plan is not None and not terms.take_over and not _free(held.folder, plan):
         return False
     kinds = {str(other["kind"])} if other else set()
@@ -277,7 +277,7 @@ def _free(folder: str, plan: Facts) -> bool:
     age = storage.age(alive)
     ago = "" if age is None else f", last sign of life {age:.0f} s ago"
     raise ManifptError(
-        f"--output {folder}: another run works there ({liveness.described(plan)}{ago}); wait for "
+        f"--output {folder}: another run works there ({liveness.run_text(plan)}{ago}); wait for "
         "it, or add --take-over if it is dead"
     )
 
@@ -287,7 +287,7 @@ def check_place(
 ) -> None:
     """Raise if a job must not write to a folder; ``claim`` checks that again, maybe hours later."""
     check_apart(folder, apart)
-    check_free(folder, kind)
+    check_folder_is_free(folder, kind)
     manifest, (plan, _) = layouts.read(folder, MANIFEST), _plan(folder)
     if manifest is not None and manifest["kind"] != kind and not terms.overwrite:
         raise _other(folder, manifest)
@@ -295,12 +295,12 @@ def check_place(
         _free(folder, plan)
 
 
-def check_free(folder: str, kind: str) -> None:
+def check_folder_is_free(folder: str, kind: str) -> None:
     """Raise if a folder holds files, but neither a plan nor a manifest of a job."""
-    if layouts.kind_of(folder) is not None:
+    if layouts.output_kind(folder) is not None:
         return
     name = layouts.stranger(folder, kind)
-    if name is not None and layouts.kind_of(folder) is None:  # a run may have begun just now
+    if name is not None and layouts.output_kind(folder) is None:  # a run may have begun just now
         raise ManifptError(
             f"--output {folder}: holds {name}, which no job has written; choose a new or an empty "
             "folder"

@@ -132,7 +132,7 @@ def parsed(data: bytes) -> dict[str, Any] | None:
     return found if ours(found) else None
 
 
-def kind_of(folder: str) -> str | None:
+def output_kind(folder: str) -> str | None:
     """Return the kind of an output that a job has begun or finished; None for another folder."""
     found = read(folder, MANIFEST) or read(folder, PLAN)
     return found["kind"] if found else None
@@ -154,7 +154,7 @@ def stranger(folder: str, kind: str) -> str | None:
         if name == "model/":
             known = _is_model(folder, inner)
         else:  # an output, or a folder that holds nothing but outputs
-            known = kind_of(inner) is not None or stranger(inner, "chain") is None
+            known = output_kind(inner) is not None or stranger(inner, "chain") is None
         if not known:
             return name.rstrip("/")
     return None
@@ -228,7 +228,7 @@ def _outputs_in(folder: str, kind: str) -> Iterator[tuple[str, str]]:
     matches = re.compile(_OUTPUTS.get(kind, r"(?!)")).fullmatch
     inside = (uri[len(folder) :].strip("/").rpartition("/") for uri, _ in storage.all_files(folder))
     for above in sorted({above for above, _, name in inside if name in {PLAN, MANIFEST}}):
-        inner = kind_of(storage.join(folder, above)) if matches(above) else None
+        inner = output_kind(storage.join(folder, above)) if matches(above) else None
         if inner is not None:
             yield above, inner
 

@@ -53,7 +53,7 @@ def _is_here(run: dict[str, Any]) -> bool:
     return same and run.get("host") == socket.gethostname()
 
 
-def described(run: dict[str, Any]) -> str:
+def run_text(run: dict[str, Any]) -> str:
     """Return a text that says which run this is, for a message."""
     age = max(0.0, time.time() - run["begun"])
     return f"process {run['pid']} on {run['host']}, begun {age:.0f} s ago"
@@ -71,7 +71,7 @@ def silent(run: dict[str, Any], uri: str) -> bool:
     left = SILENCE_SECONDS - min(max(last or 0.0, 0.0), SILENCE_SECONDS)
     # Clocks may differ, and the run may have been kept from its signs: a living one leaves another.
     until = time.monotonic() + max(left, 2.5 * BEAT_SECONDS)
-    waiting = f"{uri}: a run may be at work ({described(run)}); waiting for a sign of life"
+    waiting = f"{uri}: a run may be at work ({run_text(run)}); waiting for a sign of life"
     print(waiting, file=sys.stderr, flush=True)
     while time.monotonic() < until:
         time.sleep(1)

@@ -143,7 +143,7 @@ def clear(output: str, generation: str = "") -> None:
     storage.remove_files(storage.join(output, FOLDER + generation), _NAME)
 
 
-def forget(output: str, paths: Iterable[str]) -> None:
+def forget_chunks(output: str, paths: Iterable[str]) -> None:
     """Remove the records of the chunks whose parts lie at some paths, so that they are done again.
 
     Those of retries are named by their generation, which is in the name of a part, too.

@@ -21,8 +21,8 @@ from manifpt.planning import model
 from manifpt.planning.cluster import Cluster
 from manifpt.planning.measure import command
 from manifpt.planning.measured import Measurements
-from manifpt.planning.plan_calibration import calibrate
-from manifpt.throughput.attribution_speed import write_tar
+from manifpt.planning.plan_calibration import measure_machine
+from manifpt.throughput.attribution_speed import write_png_tar
 from manifpt.throughput.photographs import crops, generated, photographs
 from manifpt.throughput.timing import in_a_process
 
@@ -41,10 +41,10 @@ def prepare(folder: str, images: int, inputs: Sequence[str]) -> None:
         for number in range(-(-count // TAR_IMAGES)):
             seed, seen = number + 1000 * (kind == "reals"), kind == "reals"
             some = crops(photos, SIDE, TAR_IMAGES, seed, seen=seen)
-            write_tar(f"{folder}/{kind}/{number:05d}.tar", some)
+            write_png_tar(f"{folder}/{kind}/{number:05d}.tar", some)
     reals = crops(photos, SIDE, TRAINING, 10**6, seen=True)
-    write_tar(f"{folder}/real.tar", reals)
-    write_tar(f"{folder}/pca.tar", generated(reals, TRAINING, 3))
+    write_png_tar(f"{folder}/real.tar", reals)
+    write_png_tar(f"{folder}/pca.tar", generated(reals, TRAINING, 3))
     in_a_process("preparation", _train, folder)
 
 
@@ -64,7 +64,7 @@ def _train(folder: str) -> None:
 
 def measured_of(folder: str) -> Measurements:
     """Return the measurements of this machine, for the images of ``prepare``."""
-    return calibrate([f"{folder}/crawl"], f"{folder}/model")
+    return measure_machine([f"{folder}/crawl"], f"{folder}/model")
 
 
 def measure(
@@ -89,11 +89,11 @@ def measure(
         for images in sizes:
             tars = [f"{folder}/crawl/{n:05d}.tar" for n in range(-(-images // TAR_IMAGES))]
             for count in workers:
-                made = model.attribute(measured, images, measured.images.reals, cluster, count)
+                made = model.plan_attribute(measured, images, measured.images.reals, cluster, count)
                 output = f"{folder}/attributions-{images}-{count}-{turn}"
                 flags = ["--input", *tars, "--model", f"{folder}/model"]
                 yield _row(made, "attribute", output, flags, here)
-            made = model.build_manifold(measured, images, cluster, 1)
+            made = model.plan_build_manifold(measured, images, cluster, 1)
             output = f"{folder}/manifold-{images}-{turn}"
             reals = [f"real={tar}" for tar in tars]
             yield _row(made, "build_manifold", output, ["--input", *reals], here)

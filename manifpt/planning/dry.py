@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from manifpt import outputs, storage
-from manifpt.attribution.crawl.registered import opened
+from manifpt.attribution.crawl.registered import opened_model
 from manifpt.attribution.model.targets import trained_targets
 from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.engine import scaling, session
@@ -38,8 +38,8 @@ STAGES_OF_MADE = {
     "evaluate": ("classify", "write", "metrics"),
 }
 PLANNED: dict[str, Callable[..., model.JobPlan]] = {
-    "build_manifold": model.build_manifold,
-    "attribute": model.attribute,
+    "build_manifold": model.plan_build_manifold,
+    "attribute": model.plan_attribute,
 }
 
 
@@ -157,7 +157,7 @@ def _manifolds(config: Any) -> list[StoredManifold]:
     model = getattr(config, "model", None) or getattr(config, "extend", None)
     if model is None:
         return open_manifolds(given)
-    with opened(model, given) as source:
+    with opened_model(model, given) as source:
         targets = trained_targets(TrainedAttributor.open(source.attributor), source.manifolds)
         return [target.manifold for target in targets.values() if target.manifold]
 

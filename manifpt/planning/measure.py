@@ -24,17 +24,17 @@ import numpy as np
 import pyarrow as pa
 
 from manifpt import outputs, storage
-from manifpt.artifacts.projection import Projector, reading_of
+from manifpt.artifacts.projection import Projector, decoding_of
 from manifpt.attribution.crawl.duplicates import find_duplicates
 from manifpt.attribution.crawl.settings import AttributionSettings
 from manifpt.engine.session import ANY_SEARCH
 from manifpt.engine.unique import check_ids
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule
-from manifpt.images.decode import outcome
+from manifpt.images.decode import decoded_or_error
 from manifpt.images.perceptual import DISTANCE
 from manifpt.images.raw import Raw, raw_images
-from manifpt.images.read import images_table, pixels_of, row_of, seen_by
+from manifpt.images.read import as_space_sees, images_table, pixels_of, row_of
 from manifpt.images.units import units
 from manifpt.manifold.embed import write_rows
 from manifpt.manifold.placement import plan_for
@@ -101,7 +101,7 @@ class InputSample:
         return sum(path.stat().st_size for path in Path(folder).iterdir()) / len(some)
 
 
-def sample_of(inputs: Sequence[str], rule: DecodeRule, most: int = MOST) -> InputSample:
+def input_sample(inputs: Sequence[str], rule: DecodeRule, most: int = MOST) -> InputSample:
     """Fetch the first images of an input, up to ``most`` or for a while."""
     raws: list[Raw] = []
     counts: list[int] = []  # of the units that were read to their ends
@@ -135,14 +135,14 @@ class Steps:
     projectors: list[Projector]
 
     def __post_init__(self) -> None:
-        self.rule, self.sizes = reading_of(self.projectors)
+        self.rule, self.sizes = decoding_of(self.projectors)
         self.stage = AttributionSettings().stage(self.model, self.projectors)
 
     def read(self, raws: Sequence[Raw]) -> tuple[dict[str, float], pa.Table]:
         """Return the seconds of decoding an image and of making its row; and the table."""
 
         def decoded() -> list[Any]:
-            return [outcome(raw.data or b"", self.rule, self.sizes) for raw in raws]
+            return [decoded_or_error(raw.data or b"", self.rule, self.sizes) for raw in raws]
 
         def table() -> pa.Table:
             rows = [row_of(r, f, self.rule, self.sizes) for r, f in zip(raws, seen, strict=True)]
@@ -168,7 +168,7 @@ class Steps:
             alone = shortest(lambda: self.stage(table), clock=clock)
             slow = shortest(lambda: self.stage(table), clock=wall)
             for projector in self.projectors:
-                seen = seen_by(table, projector.rule)
+                seen = as_space_sees(table, projector.rule)
                 pixels = pixels_of(seen)
                 embed += shortest(partial(projector.space.embed, pixels), clock=clock)
                 if projector.manifold is not None:

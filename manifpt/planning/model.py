@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from manifpt.engine.session import Pool
 from manifpt.errors import ManifptError
-from manifpt.manifold.placement import SHARE, block_bytes, kind_of
+from manifpt.manifold.placement import SHARE, block_bytes, placement_kind
 from manifpt.manifold.prepare import HELD_OUT
 from manifpt.planning.cluster import Cluster
 from manifpt.planning.measured import Measurements
@@ -143,7 +143,7 @@ def _check(images: int, reals: int) -> None:
         raise ManifptError("--images, --real: give numbers of at least 1")
 
 
-def attribute(
+def plan_attribute(
     measured: Measurements, images: int, reals: int, cluster: Cluster, actors: int | None = None
 ) -> JobPlan:
     """Plan ``manifpt attribute`` for a number of images and of the manifold's reals."""
@@ -153,7 +153,7 @@ def attribute(
     workers, chunk = pool.size, sizes.chunk
     bytes_of_reals = int(reals * sizes.real)
     memory = int(SHARE * cluster.memory * cluster.nodes)
-    placement = kind_of(bytes_of_reals, pool.size, memory, exact=measured.exact)
+    placement = placement_kind(bytes_of_reals, pool.size, memory, exact=measured.exact)
     search = one.search_floor + (one.search - one.search_floor) * reals / one.reals
     read = float(bytes_of_reals * pool.size)
     if placement == "sharded":
@@ -196,7 +196,7 @@ def attribute(
     return JobPlan("attribute", workers, images, placement, made, parts, limits, writes, reads)
 
 
-def build_manifold(
+def plan_build_manifold(
     measured: Measurements, reals: int, cluster: Cluster, actors: int | None = None
 ) -> JobPlan:
     """Plan ``manifpt build_manifold`` for a number of reals."""

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from manifpt import storage
-from manifpt.artifacts.projection import reading_of, rows_of_chunk
-from manifpt.attribution.crawl.registered import opened
+from manifpt.artifacts.projection import decoding_of, rows_of_chunk
+from manifpt.attribution.crawl.registered import opened_model
 from manifpt.attribution.model.targets import trained_targets
 from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.engine import pipeline, session
@@ -28,13 +28,13 @@ from manifpt.planning.measure import (
     CommandRun,
     Steps,
     command,
+    input_sample,
     processor_seconds,
     reals_of,
-    sample_of,
     serial,
 )
 from manifpt.planning.measured import Fixed, ImageSeconds, Measurements, RealSeconds, Serial, Sizes
-from manifpt.planning.model import attribute, build_manifold
+from manifpt.planning.model import plan_attribute, plan_build_manifold
 from manifpt.spaces.space import LEARNED
 from manifpt.throughput.timing import in_a_process
 from manifpt.tracking.provenance import environment
@@ -43,13 +43,15 @@ DRIVER_CHUNKS = 200
 LEAST_CONTENTION = 0.5  # a run that seems faster than that was not measured well
 
 
-def calibrate(inputs: Sequence[str], model: str, manifolds: Sequence[str] = ()) -> Measurements:
+def measure_machine(
+    inputs: Sequence[str], model: str, manifolds: Sequence[str] = ()
+) -> Measurements:
     """Measure on this machine; ``inputs`` are images like those to come, ``model`` an attributor.
 
     It writes into a temporary folder alone, and its runs into an MLflow store there.
     """
     cores = os.cpu_count() or 1
-    with opened(model, manifolds) as source, tempfile.TemporaryDirectory() as folder:
+    with opened_model(model, manifolds) as source, tempfile.TemporaryDirectory() as folder:
         attributor = TrainedAttributor.open(source.attributor)
         targets = trained_targets(attributor, source.manifolds)
         reals = [target.manifold for target in targets.values() if target.manifold]
@@ -58,7 +60,7 @@ def calibrate(inputs: Sequence[str], model: str, manifolds: Sequence[str] = ()) 
             raise ManifptError(f"--model {model}: has no manifold, and nothing to plan; give one")
         projectors = [target.projector_alone() for target in targets.values()]
         steps = Steps(source.attributor, projectors)
-        sample = sample_of(inputs, reading_of(projectors)[0], MOST)
+        sample = input_sample(inputs, decoding_of(projectors)[0], MOST)
         read, table = steps.read(sample.raws[:ROWS_TIMED])
         work = steps.work(table, cores)
         each = sum(read.values()) + sum(work[name] for name in ("embed", "search", "classify"))
@@ -126,21 +128,21 @@ def fitted(
     processes contend for memory, caches and cores.
     """
     one = draft.model_copy(update={"sizes": draft.sizes.model_copy(update={"unit": unit})})
-    plan = attribute(one, images, draft.images.reals, here)
+    plan = plan_attribute(one, images, draft.images.reals, here)
     parts = len(attributed.parts)
     between = attributed.parts[-1] - attributed.parts[0]
     expected = plan.parts["images"] * (parts - 1) / parts
     contention = max(LEAST_CONTENTION, between / expected) if parts > 1 else 1.0
     fixed = draft.fixed.model_copy(update={"contention": contention})
     one = one.model_copy(update={"fixed": fixed})
-    plan = attribute(one, images, draft.images.reals, here)
+    plan = plan_attribute(one, images, draft.images.reals, here)
     first = plan.parts["start"] + plan.parts["images"] / parts
     start = attributed.parts[0] - attributed.began - first
     done = sum(plan.parts[name] for name in ("ids", "copies", "check"))
     end = max(0.0, attributed.ended - attributed.parts[-1] - done)
     fixed = fixed.model_copy(update={"start": start, "end": end})
     one = one.model_copy(update={"fixed": fixed})
-    building = build_manifold(one, images, here).seconds
+    building = plan_build_manifold(one, images, here).seconds
     build_end = max(0.0, built.ended - built.began - building)
     return draft.model_copy(update={"fixed": fixed.model_copy(update={"build_end": build_end})})
 

@@ -24,7 +24,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.4g} days"
 
 
-def row(plan: JobPlan, cluster: Cluster, prices: Prices) -> dict[str, Any]:
+def plan_row(plan: JobPlan, cluster: Cluster, prices: Prices) -> dict[str, Any]:
     """Return a plan's figures as JSON values."""
     stored = sum(stage.written for stage in plan.stages if stage.where == "actor")
     return {
@@ -47,7 +47,7 @@ def row(plan: JobPlan, cluster: Cluster, prices: Prices) -> dict[str, Any]:
     }
 
 
-def text(plans: Sequence[JobPlan], cluster: Cluster, prices: Prices) -> str:
+def plan_text(plans: Sequence[JobPlan], cluster: Cluster, prices: Prices) -> str:
     """Return the plans of one job for several numbers of workers, as a table of its stages.
 
     Stages are those of the first plan: they do not depend on the number of workers, but for the
@@ -65,7 +65,7 @@ def text(plans: Sequence[JobPlan], cluster: Cluster, prices: Prices) -> str:
     ]
     lines.append(f"{'workers':<9}{'wall time':>11}  {'placement':<14}{'bottleneck':<20}parts")
     for plan in plans:
-        found = row(plan, cluster, prices)
+        found = plan_row(plan, cluster, prices)
         parts = ", ".join(f"{name} {duration(s)}" for name, s in plan.parts.items())
         lines.append(
             f"{plan.workers:<9}{duration(plan.seconds):>11}  {plan.placement:<14.13}"

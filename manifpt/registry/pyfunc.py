@@ -35,7 +35,7 @@ import pandas as pd
 from mlflow.models import set_model
 
 from manifpt import outputs
-from manifpt.artifacts.projection import reading_of
+from manifpt.artifacts.projection import decoding_of
 from manifpt.attribution.crawl.registered import ATTRIBUTOR, MANIFOLDS, included
 from manifpt.attribution.crawl.stage import AttributeStage
 from manifpt.attribution.model.targets import trained_targets
@@ -68,7 +68,7 @@ class AttributorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defi
         where = _checked(attributor, context.artifacts.get(MANIFOLDS))
         targets = trained_targets(attributor, where).values()
         projectors = [target.projector_alone() for target in targets]
-        self.rule, self.sizes = reading_of(projectors)
+        self.rule, self.sizes = decoding_of(projectors)
         self.stage = AttributeStage(folder, projectors)
 
     def predict(

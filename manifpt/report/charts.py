@@ -36,11 +36,11 @@ class Chart:
     @property
     def data(self) -> dict[str, Any]:
         """What Plotly is given; texts from outside hold no tags."""
-        found: dict[str, Any] = shown({"data": list(self.traces), "layout": self.layout})
+        found: dict[str, Any] = escaped_texts({"data": list(self.traces), "layout": self.layout})
         return found
 
 
-def shown(value: Any, key: str = "") -> Any:
+def escaped_texts(value: Any, key: str = "") -> Any:
     """Return JSON in which Plotly, which knows some tags, shows all texts as they are.
 
     A new line stays one. Templates of hovers are ours.
@@ -49,8 +49,8 @@ def shown(value: Any, key: str = "") -> Any:
         plain = value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         return plain.replace("\n", "<br>")
     if isinstance(value, dict):
-        return {name: shown(one, name) for name, one in value.items()}
-    return [shown(one, key) for one in value] if isinstance(value, list) else value
+        return {name: escaped_texts(one, name) for name, one in value.items()}
+    return [escaped_texts(one, key) for one in value] if isinstance(value, list) else value
 
 
 def colour_of(number: int) -> str:

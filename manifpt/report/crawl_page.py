@@ -31,7 +31,7 @@ from manifpt.report.page_provenance import (
     page_part,
 )
 from manifpt.report.pictures import Pictures
-from manifpt.report.rows import Strata, files_of_folder, spread, tables
+from manifpt.report.rows import Strata, evenly_spread, files_of_folder, tables_of_files
 from manifpt.report.thumbnails import raws_of, thumbnails
 from manifpt.report.triplets import triplets
 from manifpt.storage import tensors
@@ -79,8 +79,8 @@ class _Crawl:
         strata = Strata(max(1, self.options.rows // max(sum(map(len, predictions.values())), 1)))
         shown = {row["id"]: why for why in ("strangest", "surest") for row in self.summary[why]}
         extremes: dict[str, dict[str, Any]] = {}
-        files = spread(files_of_folder(self.manifest, "attributions"))
-        for table in tables(self.uri, files):
+        files = evenly_spread(files_of_folder(self.manifest, "attributions"))
+        for table in tables_of_files(self.uri, files):
             totals.add(table)
             names = table.select(["prediction", "decision"]).to_pylist()
             strata.add(table, [f"{row['prediction']}\0{row['decision']}" for row in names])
@@ -94,10 +94,12 @@ class _Crawl:
 
     def folder(self, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """Yield the tables of a folder of the output."""
-        yield from tables(self.uri, spread(files_of_folder(self.manifest, name)), columns)
+        yield from tables_of_files(
+            self.uri, evenly_spread(files_of_folder(self.manifest, name)), columns
+        )
 
 
-def headline(summary: Mapping[str, Any]) -> list[Figure]:
+def crawl_figures(summary: Mapping[str, Any]) -> list[Figure]:
     """Return the counts and shares of decisions."""
     total = max(summary["ok"], 1)
     found = [
@@ -115,7 +117,7 @@ def headline(summary: Mapping[str, Any]) -> list[Figure]:
     return found
 
 
-def group_rows(crawl: _Crawl) -> tuple[list[dict[str, Any]], dict[str, int]]:
+def largest_groups(crawl: _Crawl) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Return the groups with most images, and how many groups have each decision."""
     rows: list[dict[str, Any]] = []
     decisions: Counter[str] = Counter()
@@ -235,7 +237,7 @@ def crawl_page(uri: str, options: PageOptions) -> bytes:
     found = map_of_crawl(crawl)
     if found is not None:
         made["map"] = found
-    groups, group_decisions = group_rows(crawl)
+    groups, group_decisions = largest_groups(crawl)
     if totals.rows < summary["ok"]:
         crawl.notes.append(
             f"Domains, scores and sampled rows are of {totals.rows:,} rows, in files spread over "
@@ -252,7 +254,7 @@ def crawl_page(uri: str, options: PageOptions) -> bytes:
     page = Page(
         f"Attribution of {', '.join(names) or 'images'}",
         f"by {storage.base_name(str(summary['model']))}, {crawl.manifest.get('written', '')}",
-        headline(summary),
+        crawl_figures(summary),
         [*parts, page_part()],
         notes=crawl.notes,
         charts=made,

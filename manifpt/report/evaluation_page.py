@@ -19,7 +19,7 @@ from manifpt.images.degrade import KINDS, Degradation
 from manifpt.report import charts
 from manifpt.report.examples import Examples, fingerprint_rows
 from manifpt.report.image_map import map_of
-from manifpt.report.page import Figure, Page, interval, number, rendered
+from manifpt.report.page import Figure, Page, interval_text, number, rendered
 from manifpt.report.page_provenance import (
     Part,
     attributor_of,
@@ -30,7 +30,7 @@ from manifpt.report.page_provenance import (
     page_part,
 )
 from manifpt.report.pictures import Pictures
-from manifpt.report.rows import Strata, files_of_folder, spread, tables
+from manifpt.report.rows import Strata, evenly_spread, files_of_folder, tables_of_files
 
 TEMPLATE = "evaluation.html"
 OUTCOMES = ("right", "wrong", "unsure", "unknown")
@@ -81,7 +81,9 @@ class _Evaluation:
 
     def scores(self, folder: str) -> Iterator[pa.Table]:
         """Yield the scores of images of known sources, or of others."""
-        yield from tables(self.uri, spread(files_of_folder(self.manifest, folder)), ROWS)
+        yield from tables_of_files(
+            self.uri, evenly_spread(files_of_folder(self.manifest, folder)), ROWS
+        )
 
     @cached_property
     def sampled(self) -> list[dict[str, Any]]:
@@ -117,7 +119,7 @@ class _Evaluation:
         return storage.read_json(uri) if storage.exists(uri) else None
 
 
-def headline(metrics: Mapping[str, Any]) -> list[Figure]:
+def evaluation_figures(metrics: Mapping[str, Any]) -> list[Figure]:
     """Return the numbers that say how good an attributor is."""
     names = {
         "accuracy": "Accuracy",
@@ -125,7 +127,7 @@ def headline(metrics: Mapping[str, Any]) -> list[Figure]:
         "macro_f1": "Macro F1",
     }
     found = [
-        Figure(title, f"{metrics[name]:.3f}", interval(metrics, name))
+        Figure(title, f"{metrics[name]:.3f}", interval_text(metrics, name))
         for name, title in names.items()
     ]
     found.append(Figure("Chance", f"{metrics['chance']:.3f}", "share of the largest class"))
@@ -135,7 +137,7 @@ def headline(metrics: Mapping[str, Any]) -> list[Figure]:
     if metrics.get("open_set"):
         known = metrics["open_set"]
         found.append(
-            Figure("Unknown sources, AUROC", f"{known['auroc']:.3f}", interval(known, "auroc"))
+            Figure("Unknown sources, AUROC", f"{known['auroc']:.3f}", interval_text(known, "auroc"))
         )
     return found
 
@@ -237,7 +239,7 @@ def evaluation_page(uri: str, options: PageOptions) -> bytes:
         output_part(f"Artifacts in the space {branch.name}", branch.uri, branch.manifest)
         for branch in examples.branches
     ]
-    figures = headline(metrics)
+    figures = evaluation_figures(metrics)
     made = _charts(evaluation, robustness)
     groups = metrics.get("groups") or evaluation.json(GROUPS_FILE)
     if groups and groups["known"]:

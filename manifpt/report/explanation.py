@@ -15,8 +15,8 @@ from manifpt import storage
 from manifpt.artifacts.projection import (
     Projected,
     Projector,
+    decoding_of,
     project_images,
-    reading_of,
 )
 from manifpt.attribution.crawl.stage import AttributeStage
 from manifpt.attribution.model.targets import trained_targets
@@ -30,9 +30,9 @@ from manifpt.images.decode import DecodeError
 from manifpt.images.degrade import IDENTITY, Degradation
 from manifpt.images.degraded_copies import view
 from manifpt.images.raw import Raw
-from manifpt.images.read import images_table, pixels_of, row_of, seen_by
+from manifpt.images.read import as_space_sees, images_table, pixels_of, row_of
 from manifpt.images.sandbox import decode_all
-from manifpt.images.stacks import firsts, own_hashes
+from manifpt.images.stacks import image_starts, own_hashes
 from manifpt.report.thumbnails import raws_of
 
 NEIGHBOURS = 5
@@ -64,7 +64,7 @@ class Explainer:
 
     def table(self, raws: Iterable[tuple[Raw, bytes]]) -> tuple[pa.Table | None, list[str]]:
         """Decode images; return their images table, and why others have no row."""
-        rule, sizes = reading_of(self.projectors)
+        rule, sizes = decoding_of(self.projectors)
         rows, pixels, wrong = [], [], []
         for raw, found in decode_all(raws, rule, sizes):
             if isinstance(found, DecodeError):
@@ -86,12 +86,12 @@ class Explainer:
 
     def outputs(self, made: Sequence[Projected]) -> Outputs:
         """Return what the network says of images."""
-        return self.attributor.outputs([one.artifacts for one in made], firsts(made[0].rows))
+        return self.attributor.outputs([one.artifacts for one in made], image_starts(made[0].rows))
 
 
 def opened_image(image: str, explainer: Explainer) -> pa.Table:
     """Return the images table of one image: a file, or a member of a tar as ``a.tar#name``."""
-    rule, _ = reading_of(explainer.projectors)
+    rule, _ = decoding_of(explainer.projectors)
     uri = image if image.startswith(("http://", "https://")) else storage.absolute(image)
     raws = [] if uri != storage.absolute(image) else list(raws_of({uri}))
     if not raws:
@@ -139,7 +139,7 @@ def nearest_reals(projector: Projector, table: pa.Table) -> list[dict[str, Any]]
     """Return the nearest reals of one image in a space, the first tile's where it has tiles."""
     if projector.manifold is None or projector.searcher is None:
         return []
-    seen = seen_by(table, projector.rule).slice(0, 1)
+    seen = as_space_sees(table, projector.rule).slice(0, 1)
     embedded = projector.space.embed(pixels_of(seen)).reshape(1, -1)
     count = min(NEIGHBOURS, int(projector.manifold.manifest["reals"]))
     hashes = np.array(own_hashes(seen), dtype=object)

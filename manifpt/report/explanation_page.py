@@ -9,7 +9,7 @@ from manifpt import storage
 from manifpt.errors import public
 from manifpt.images.degrade import Degradation
 from manifpt.images.degraded_copies import view
-from manifpt.images.read import pixels_of, seen_by
+from manifpt.images.read import as_space_sees, pixels_of
 from manifpt.report.examples import pictures_of_reals
 from manifpt.report.explanation import Explainer
 from manifpt.report.page import Figure, Page, number, rendered
@@ -72,7 +72,7 @@ def _degraded_pictures(
     rows = []
     for one in found["degraded"]:
         copy = view(table, Degradation.parse(one["degradation"]), rule.filter)
-        rows.append(one | {"image": pictures.uri(pixels_of(seen_by(copy, rule))[0])})
+        rows.append(one | {"image": pictures.uri(pixels_of(as_space_sees(copy, rule))[0])})
     return rows
 
 

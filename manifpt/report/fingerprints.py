@@ -16,7 +16,7 @@ from manifpt.report.pictures import is_picture
 MOST_ARTIFACTS = 2000
 
 
-def power(maps: np.ndarray) -> np.ndarray:
+def power_spectra(maps: np.ndarray) -> np.ndarray:
     """Return the power spectra of N x H x W maps, zero frequency in the middle."""
     spectra = np.abs(np.fft.fftshift(np.fft.fft2(maps), axes=(-2, -1))) ** 2
     found: np.ndarray = spectra / (maps.shape[-1] * maps.shape[-2])
@@ -59,7 +59,7 @@ class Fingerprints:
             squares = np.square(some).sum(0)
             self._square = squares if self._square is None else self._square + squares
             if is_picture(self.shape):
-                total = power(some.mean(1)).sum(0)
+                total = power_spectra(some.mean(1)).sum(0)
                 self._powers[name] = self._powers.get(name, 0) + total
 
     @property

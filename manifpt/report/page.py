@@ -49,7 +49,7 @@ class Page:
     audited: bool = True  # whether its images could be
 
 
-def interval(values: Mapping[str, Any], name: str) -> str:
+def interval_text(values: Mapping[str, Any], name: str) -> str:
     """Return the interval of a metric as text; nothing if it has none."""
     low, high = values.get(f"{name}_low"), values.get(f"{name}_high")
     return "" if low is None or high is None else f"95 %: {low:.3f} to {high:.3f}"

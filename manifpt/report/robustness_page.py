@@ -6,7 +6,7 @@ from manifpt import outputs, storage
 from manifpt.errors import public
 from manifpt.evaluation.robustness import RESULT
 from manifpt.report.evaluation_page import PageOptions, robustness_of
-from manifpt.report.page import Figure, Page, interval, number, rendered
+from manifpt.report.page import Figure, Page, interval_text, number, rendered
 from manifpt.report.page_provenance import (
     attributor_of,
     audit_of,
@@ -29,11 +29,11 @@ def robustness_page(uri: str, options: PageOptions) -> bytes:
         f"Robustness of {storage.base_name(str(manifest['model']))}",
         f"{result['images']:,} unseen images of {len(result['classes'])} sources",
         [
-            Figure("As they are", f"{clean['accuracy']:.3f}", interval(clean, "accuracy")),
+            Figure("As they are", f"{clean['accuracy']:.3f}", interval_text(clean, "accuracy")),
             Figure(
                 f"At {worst['degradation']}",
                 f"{worst['accuracy']:.3f}",
-                interval(worst, "accuracy"),
+                interval_text(worst, "accuracy"),
             ),
             Figure("Chance", f"{result['chance']:.3f}", "share of the largest class"),
         ],

@@ -21,7 +21,7 @@ def files_of_folder(manifest: dict[str, Any], folder: str) -> list[dict[str, Any
     return [file for file in manifest["files"] if file["folder"] == folder]
 
 
-def spread(files: Sequence[dict[str, Any]], most: int = MOST_ROWS) -> list[dict[str, Any]]:
+def evenly_spread(files: Sequence[dict[str, Any]], most: int = MOST_ROWS) -> list[dict[str, Any]]:
     """Return files of at most about ``most`` rows, evenly from first to last; all if they fit."""
     total = sum(file["rows"] for file in files)
     if total <= most:
@@ -31,7 +31,7 @@ def spread(files: Sequence[dict[str, Any]], most: int = MOST_ROWS) -> list[dict[
     return [files[place] for place in dict.fromkeys(places.tolist())]
 
 
-def tables(
+def tables_of_files(
     output: str, files: Sequence[dict[str, Any]], columns: Sequence[str] | None = None
 ) -> Iterator[pa.Table]:
     """Yield the table of each file, with those of ``columns`` that it has."""

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 
 from manifpt.artifacts.projection import Projected, Projector
-from manifpt.images.read import pixels_of, seen_by
-from manifpt.images.stacks import firsts
+from manifpt.images.read import as_space_sees, pixels_of
+from manifpt.images.stacks import image_starts
 from manifpt.report.examples import View, pictures_of_reals, projected_pixels, standardised
 from manifpt.report.explanation import Explainer
 from manifpt.report.pictures import Pictures, flattened, is_picture, signed
@@ -17,7 +17,7 @@ from manifpt.report.pictures import Pictures, flattened, is_picture, signed
 LEAST_SPREAD = 8
 
 
-def drawn(artifacts: np.ndarray) -> list[np.ndarray]:
+def displayable(artifacts: np.ndarray) -> list[np.ndarray]:
     """Return N artifacts, N x shape, to be drawn; those of vectors in standard deviations."""
     if not is_picture(artifacts.shape[1:]) and len(artifacts) >= LEAST_SPREAD:
         std = artifacts.std(0)
@@ -33,7 +33,7 @@ def triplets(
     Of an image in tiles it is the first tile that is shown.
     """
     made = explainer.projected(table)
-    begins = firsts(made[0].rows)
+    begins = image_starts(made[0].rows)
     names = [branch["name"] for branch in explainer.attributor.branches]
     views: list[View] = []
     rows: list[dict[str, Any]] = [{"image": None, "views": []} for _ in range(table.num_rows)]
@@ -51,7 +51,7 @@ def triplets(
 
 
 def _pixels(projector: Projector, table: pa.Table, begins: np.ndarray) -> list[np.ndarray]:
-    seen = pixels_of(seen_by(table, projector.rule))
+    seen = pixels_of(as_space_sees(table, projector.rule))
     places = begins if len(seen) > table.num_rows else np.arange(table.num_rows)
     return list(seen[places])
 
@@ -66,7 +66,7 @@ def _in_space(
 ) -> tuple[View, list[dict[str, Any]]]:
     assert projector.manifold is not None
     artifacts = one.artifacts[begins]
-    shapes, pictured = drawn(artifacts), is_picture(artifacts.shape[1:])
+    shapes, pictured = displayable(artifacts), is_picture(artifacts.shape[1:])
     limit = float(np.quantile(np.abs(shapes), 0.995))
     scaled = not pictured and len(artifacts) >= LEAST_SPREAD
     view = View(name, limit, "standard deviations" if scaled else "", True, pictured)

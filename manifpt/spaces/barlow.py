@@ -144,7 +144,7 @@ class Pretrainer:
 
     def restore(self, folder: str) -> None:
         """Go on from what ``save`` wrote."""
-        state = training.load_state(folder)
+        state = training.checkpoint_state(folder)
         self.network.trunk.load_state_dict(state["trunk"])
         self.network.head.load_state_dict(state["head"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -62,7 +62,7 @@ class Learned:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one vector, d or C x h x w."""
-        return encoder(self).shape
+        return loaded_encoder(self).shape
 
     @property
     def tolerance(self) -> float:
@@ -71,7 +71,7 @@ class Learned:
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Map N x size x size x 3 uint8 images to N x shape float32."""
-        return encoder(self)(images)
+        return loaded_encoder(self)(images)
 
     def card(self) -> dict[str, Any]:
         """Return what makes the space: the network, its weights' hash, and its preprocessing."""
@@ -203,7 +203,7 @@ def _at_layer(network: nn.Module, space: Learned) -> nn.Module:
 
 
 @lru_cache(maxsize=4)
-def encoder(space: Learned) -> Encoder:
+def loaded_encoder(space: Learned) -> Encoder:
     """Return the network of a space, loaded once in a process."""
     tensors = read_weights(space.weights, space.weights_sha256)
     if encoders.library_of(space.backbone) is None:

@@ -17,7 +17,7 @@ from manifpt import storage
 from manifpt.engine import pipeline, session
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, plan, read_unit
-from manifpt.images.places import places
+from manifpt.images.places import input_places
 from manifpt.images.probe import natural_size
 from manifpt.images.read import chunk_rows, pixels_of, unit_from_json, unit_to_json
 from manifpt.images.sources import MANIFOLD_REALS, content_key, describe
@@ -191,7 +191,9 @@ def pretrain_encoder(
     placed = training.workers(num_workers, demand.num_gpus, options.batch_size)
     _check_share(options.batch_size, placed[0])
     pool = session.pool(replace(demand, num_gpus=None), uses_gpu=False)
-    with claims.claim(output, "encoder", key, apart=places(inputs, output), terms=terms) as claim:
+    with claims.claim(
+        output, "encoder", key, apart=input_places(inputs, output), terms=terms
+    ) as claim:
         if claim.finished:
             return claim.finished
         specs = [unit_to_json(unit) for unit in units]

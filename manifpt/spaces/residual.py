@@ -23,7 +23,7 @@ from manifpt.spaces.residual_statistics import (
     TRUNCATION,
     covariances,
     levels,
-    power,
+    power_by_frequency,
     residual,
     triples,
 )
@@ -102,7 +102,7 @@ def _averages(planes: np.ndarray, plan: FilterPlan) -> Iterator[tuple[str, np.nd
             if name in plan.triples and step in plan.triple_steps:
                 for axis in (1, 2):
                     yield "triples", triples(found, axis)
-    yield "power", power(planes)
+    yield "power", power_by_frequency(planes)
 
 
 def _scaled(kind: str, averages: np.ndarray) -> np.ndarray:

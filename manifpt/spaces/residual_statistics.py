@@ -130,7 +130,7 @@ def _half_plane() -> np.ndarray:
     return kept
 
 
-def power(planes: np.ndarray) -> np.ndarray:
+def power_by_frequency(planes: np.ndarray) -> np.ndarray:
     """Return power a pixel in 202 bins of frequency, without the mean: N x 202."""
     planes = planes - planes.mean((1, 2), keepdims=True)
     # An image of few pixels has too few frequencies: zeros around it interpolate between them.

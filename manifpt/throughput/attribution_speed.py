@@ -81,7 +81,7 @@ class EngineRun(NamedTuple):
     predictions: list[str]
 
 
-def write_tar(path: str, images: np.ndarray) -> None:
+def write_png_tar(path: str, images: np.ndarray) -> None:
     """Write images, N x H x W x 3 uint8, as a tar of PNG files."""
     with tarfile.open(path, "w") as tar:
         for number, image in enumerate(images):
@@ -98,11 +98,11 @@ def prepare(work: AttributionWorkload, images: int, inputs: Sequence[str]) -> No
     photos = photographs(inputs)
     Path(work.folder, "crawl").mkdir(parents=True)
     for number, path in enumerate(work.tars(images)):
-        write_tar(path, crops(photos, STORED, TAR_IMAGES, number, seen=False))
+        write_png_tar(path, crops(photos, STORED, TAR_IMAGES, number, seen=False))
     reals = crops(photos, SIDE, REALS, 10**6, seen=True)
     others = crops(photos, SIDE, TRAINING, 10**6 + 1, seen=True)
     for name, some in (("reals", reals), ("real", others), ("pca", generated(reals, TRAINING, 3))):
-        write_tar(f"{work.folder}/{name}.tar", some)
+        write_png_tar(f"{work.folder}/{name}.tar", some)
     in_a_process("preparation", _train, work)
 
 

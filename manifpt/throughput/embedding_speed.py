@@ -96,7 +96,7 @@ class Files(Dataset[tuple[torch.Tensor, str]]):
         return torch.from_numpy(image).permute(2, 0, 1), self.paths[index]
 
 
-def network_of(work: EmbeddingWorkload) -> Callable[[torch.Tensor], np.ndarray]:
+def plain_network(work: EmbeddingWorkload) -> Callable[[torch.Tensor], np.ndarray]:
     """Return images, B x 3 x H x W uint8 -> features, as one would write it."""
     device, _ = device_and_precision()
     network = models.get_model(work.backbone, weights=None)
@@ -125,7 +125,7 @@ def batch_size() -> int:
 def by_dataloader(work: EmbeddingWorkload, name: str, threads: int) -> tuple[int, float]:
     """Embed a folder in this process; return how many vectors there are, and peak memory, MB."""
     torch.set_num_threads(threads)
-    features, gpu = network_of(work), torch.cuda.is_available()
+    features, gpu = plain_network(work), torch.cuda.is_available()
     files = Files(f"{work.folder}/{name}")
     found, peak = [], 0.0
     # Beside a GPU, the cores have nothing to do but to decode.
@@ -141,7 +141,7 @@ class _Embedder:
 
     def __init__(self, work: EmbeddingWorkload, threads: int) -> None:
         torch.set_num_threads(threads)
-        self.features = network_of(work)
+        self.features = plain_network(work)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         images = torch.from_numpy(np.array(batch["image"])).permute(0, 3, 1, 2)

@@ -118,7 +118,9 @@ def oracle(vectors: np.ndarray, queries: np.ndarray) -> np.ndarray:
     return best
 
 
-def questions(shape: Shape, photos: Sequence[Any], reals: np.ndarray) -> dict[str, np.ndarray]:
+def queries_by_kind(
+    shape: Shape, photos: Sequence[Any], reals: np.ndarray
+) -> dict[str, np.ndarray]:
     """Return queries by kind: images that a generator made, reals with noise, unseen reals."""
     space = make_space(shape.space, shape.size)
     rng = np.random.default_rng(2)
@@ -141,7 +143,7 @@ def embedded(space: Space, images: np.ndarray) -> np.ndarray:
     return out
 
 
-def rows_of(shape: Shape, inputs: Sequence[str], repeats: int, threads: int) -> Iterator[Any]:
+def measured_rows(shape: Shape, inputs: Sequence[str], repeats: int, threads: int) -> Iterator[Any]:
     """Measure one shape; yield one row an engine and kind of query."""
     threadpoolctl.threadpool_limits(threads)
     torch.set_num_threads(threads)
@@ -149,7 +151,7 @@ def rows_of(shape: Shape, inputs: Sequence[str], repeats: int, threads: int) -> 
     photos = photographs(inputs)
     reals = crops(photos, shape.size, shape.reals, 1, seen=True)
     space = make_space(shape.space, shape.size)
-    asked = questions(shape, photos, reals)
+    asked = queries_by_kind(shape, photos, reals)
     vectors = embedded(space, reals)
     del reals
     ids = np.array([f"{n:08d}" for n in range(len(vectors))], dtype=object)
@@ -211,7 +213,7 @@ def rows_of(shape: Shape, inputs: Sequence[str], repeats: int, threads: int) -> 
 
 
 def _measure(pipe: Any, *args: Any) -> None:
-    pipe.send(list(rows_of(*args)))
+    pipe.send(list(measured_rows(*args)))
 
 
 def measure_shapes(

@@ -43,7 +43,7 @@ def _noise(keys: np.ndarray, salt: int) -> np.ndarray:
     return found
 
 
-def attributions(start: int, rows: int) -> pa.Table:
+def synthetic_attributions(start: int, rows: int) -> pa.Table:
     """Return rows of attributions, from a position on, with the columns that the steps read."""
     number = np.arange(start, start + rows, dtype=np.uint64)
     copied = np.where(number % 100 == 7, number // 2, number)
@@ -73,7 +73,7 @@ def evidence(start: int, rows: int) -> pa.Table:
 def prepare(folder: str, rows: int) -> list[dict[str, Any]]:
     """Write parts with that number of rows; return their entries, as a manifest has them."""
     files: list[dict[str, Any]] = []
-    for name, table in (("attributions", attributions), ("evidence", evidence)):
+    for name, table in (("attributions", synthetic_attributions), ("evidence", evidence)):
         Path(folder, name).mkdir(parents=True)
         for start in range(0, rows, PART_ROWS):
             count = min(PART_ROWS, rows - start)

@@ -44,7 +44,7 @@ class Outbox:
 
     def lose(self, error: OSError) -> None:
         """Print once that records are lost because they could not be written to the disk."""
-        self._say_once("lost", f"records are lost: {server.in_words(error)}")
+        self._say_once("lost", f"records are lost: {server.error_text(error)}")
 
     def first_try(self, seconds: float) -> None:
         """Wait until MLflow has answered or failed once, for at most ``seconds``."""
@@ -109,19 +109,19 @@ class Outbox:
 
     def _told(self, error: Exception) -> bool:
         """Handle an error and print it once; return True if the thread need not wait."""
-        if not self._tried.is_set() and not server.passes(error):
+        if not self._tried.is_set() and not server.is_transient(error):
             self.refusal, self._stopped = error, True
             self._tried.set()
             return True
         if server.refuses(error):
-            self._say_once("refused", f"a record is left out: {server.in_words(error)}")
+            self._say_once("refused", f"a record is left out: {server.error_text(error)}")
             return True
         self._fails(error)
         return False
 
     def _fails(self, error: Exception) -> None:
         self.failure = error
-        what = f"{server.in_words(error)}; the job goes on, its run is caught up later"
+        what = f"{server.error_text(error)}; the job goes on, its run is caught up later"
         self._say_once("fails", what)
         self._tried.set()
 

@@ -136,7 +136,7 @@ def run(job: str, params: dict[str, Any]) -> Iterator[Run]:
 
     outbox = Outbox(uri)
     opened = Run(outbox, uuid.uuid4().hex)
-    watching = watch.start(outbox.spool, uri)
+    watching = watch.start_watch(outbox.spool, uri)
     status = "FAILED"
     try:
         tags = {"manifpt.job": job, "manifpt.git_commit": git_commit()}
@@ -159,7 +159,7 @@ def run(job: str, params: dict[str, Any]) -> Iterator[Run]:
         status = "KILLED"
         raise
     except MlflowException as error:
-        raise server.explained(uri, error) from error
+        raise server.mlflow_error(uri, error) from error
     finally:
         opened.close(status)
         _leave(outbox, watching, STOP_SECONDS if status == "KILLED" else END_SECONDS)

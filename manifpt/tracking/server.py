@@ -116,7 +116,7 @@ def _first_use(uri: str) -> Iterator[None]:
             os.close(descriptor)
 
 
-def passes(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
     """Tell whether the server fails for now and may answer later; False if a retry is no help."""
     from mlflow.exceptions import InvalidUrlException, MlflowException
     from sqlalchemy.exc import OperationalError
@@ -151,18 +151,18 @@ def _of_storage(error: Exception) -> bool:
 def unreachable(uri: str, error: Exception) -> ManifptError:
     """Return the error, in one line, of a job that needs MLflow and can't reach it."""
     return ManifptError(
-        f"MLFLOW_TRACKING_URI {uri}: {in_words(error)}; are the server and its artifact store up?"
+        f"MLFLOW_TRACKING_URI {uri}: {error_text(error)}; are the server and its artifact store up?"
     )
 
 
-def explained(uri: str, error: Exception) -> ManifptError:
+def mlflow_error(uri: str, error: Exception) -> ManifptError:
     """Return the error, in one line, of a job in which MLflow raised ``error``."""
     if not refuses(error):
         return unreachable(uri, error)
-    return ManifptError(f"MLflow refuses a value of this job: {in_words(error)}; rename it")
+    return ManifptError(f"MLflow refuses a value of this job: {error_text(error)}; rename it")
 
 
-def in_words(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """Return an error in a few words; for a network error, those of the underlying cause."""
     cause: Any = error
     while isinstance(cause, Exception):

@@ -25,7 +25,7 @@ def hours() -> float:
     return HOURS
 
 
-def start(spool: Spool, uri: str) -> subprocess.Popen[str]:
+def start_watch(spool: Spool, uri: str) -> subprocess.Popen[str]:
     """Start the process; it waits for DONE on its standard input, or for the end of that."""
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     return subprocess.Popen(

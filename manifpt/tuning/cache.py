@@ -39,7 +39,7 @@ OF_SPACE = {
 OF_LEARNED = ("layer", "pooled", "network_size", "precision")
 
 
-def images_of(
+def sweep_images(
     reals: Sequence[str],
     labelled: Sequence[str],
     sources: Sequence[str],

@@ -20,7 +20,7 @@ def conclude(
 ) -> dict[str, Any]:
     """Print and log the leaderboard; evaluate the best trial and the defaults once; return both."""
     table = study_report.leaderboard(results, plan)
-    finished = [r for r in study_report.ranked(results) if r["status"] == FINISHED]
+    finished = [r for r in study_report.ranked_trials(results) if r["status"] == FINISHED]
     if not finished:
         errors = [r["error"].splitlines()[-1] for r in results if "error" in r]
         raise ManifptError(f"no trial has finished: {errors[0] if errors else 'give more --hours'}")
@@ -36,7 +36,9 @@ def conclude(
     print(f"best attributor: {best['attributor']}")
     print(f"runs: {command_of_pages()}\n", flush=True)
     _log(sweep, results, table, weights, best, tracked)
-    storage.write_json(storage.join(sweep.output, "leaderboard.json"), study_report.ranked(results))
+    storage.write_json(
+        storage.join(sweep.output, "leaderboard.json"), study_report.ranked_trials(results)
+    )
     summary = {"output": sweep.output, "trials": len(results), "best": best["key"]}
     summary |= {"attributor": best["attributor"], "validation_accuracy": best["accuracy"]}
     summary |= {f"test_{name}": row for name, row in test.items()}
@@ -73,7 +75,7 @@ def _log(
 ) -> None:
     """Log what was found to the sweep's run, and tag the best trial's."""
     tracked.bytes("leaderboard.txt", table.encode())
-    tracked.document("leaderboard.json", study_report.ranked(results))
+    tracked.document("leaderboard.json", study_report.ranked_trials(results))
     tracked.document("importance.json", weights)
     picture = study_report.parallel_coordinates(sweep, results)
     if picture:

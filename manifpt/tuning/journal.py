@@ -109,7 +109,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
             run = self.parent.child(f"trial {key}", settings.model_dump(mode="json"))
             self.runs[trial.trial_id] = run
             self.journal.begin(key, trial.config, run.id)
-            print(f"trial {key}: {in_words(trial.config)}", file=sys.stderr, flush=True)
+            print(f"trial {key}: {choices_text(trial.config)}", file=sys.stderr, flush=True)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -153,7 +153,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         run.end(RUNS[status])
 
 
-def in_words(chosen: dict[str, Any]) -> str:
+def choices_text(chosen: dict[str, Any]) -> str:
     """Return choices as text."""
     return ", ".join(
         f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"

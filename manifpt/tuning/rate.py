@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from statistics import median
 
-from manifpt.artifacts.projection import reading_of
+from manifpt.artifacts.projection import decoding_of
 from manifpt.attribution.crawl.stage import AttributeStage
 from manifpt.attribution.model.targets import trained_targets
 from manifpt.attribution.model.trained import TrainedAttributor
@@ -26,7 +26,7 @@ def attribution_rate(model: str, inputs: Sequence[str]) -> float:
     targets = trained_targets(TrainedAttributor.open(model), ()).values()
     projectors = [target.projector_alone() for target in targets]
     stage = AttributeStage(model, projectors)
-    rule, sizes = reading_of(projectors)
+    rule, sizes = decoding_of(projectors)
     for unit in plan(inputs):
         for table in read_unit(unit, rule, Selection(), IMAGES, sizes):
             good = table.filter(table["error"].is_null()).drop_columns(["error", "message"])

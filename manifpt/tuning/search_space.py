@@ -203,11 +203,11 @@ def _problems(space: SearchSpace) -> Iterator[str]:
         before.add(name)
         for value in choice.values or (choice.low, choice.high):
             met = {other: values[0] for other, values in choice.when.items()}
-            checked(space.settings(met | {name: value}))
-    checked(space.settings(space.defaults))
+            check_combination(space.settings(met | {name: value}))
+    check_combination(space.settings(space.defaults))
 
 
-def checked(settings: TrialSettings) -> None:
+def check_combination(settings: TrialSettings) -> None:
     """Raise for settings that fit no other."""
     for space in settings.space.split("+"):
         if space not in SPACES:

@@ -6,14 +6,14 @@ from typing import Any
 
 import optuna
 
-from manifpt.tuning.journal import FINISHED, in_words
+from manifpt.tuning.journal import FINISHED, choices_text
 from manifpt.tuning.proposals import SweepPlan, storage_of
 from manifpt.tuning.trial import ACCURACY, Sweep
 
 LEAST = 4  # trials that importances and their picture need
 
 
-def ranked(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def ranked_trials(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the trials by accuracy, then by loss; those that have not finished come last."""
     return sorted(
         results,
@@ -44,13 +44,13 @@ def leaderboard(results: Sequence[dict[str, Any]], plan: SweepPlan) -> str:
     front = pareto(results, plan.objectives) if several else set()
     head = "trial          accuracy  loss    " + ("images/s  " if several else "")
     lines = [head + "epochs  seconds  status    choices"]
-    for r in ranked(results):
+    for r in ranked_trials(results):
         name = r["key"] + ("*" if r["key"] in front else "")
         rate = f"{r.get('images_per_second', 0):<10.0f}" if several else ""
         lines.append(
             f"{name:<15}{r.get(ACCURACY, 0):<10.3f}{r.get('loss', 0):<8.3f}{rate}"
             f"{r.get('epochs', 0):<8}{r.get('training_seconds', 0):<9.0f}{r['status']:<10}"
-            f"{in_words(r['chosen'])}"
+            f"{choices_text(r['chosen'])}"
         )
     return "\n".join(lines)
 

@@ -94,10 +94,10 @@ def rungs(config: Config, epochs: int) -> tuple[int, ...]:
 def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Run the study; evaluate the best trial and the defaults, and print the leaderboard."""
     from manifpt import storage
-    from manifpt.images.places import places
+    from manifpt.images.places import input_places
     from manifpt.outputs import claims
     from manifpt.registry.register import log_model, register
-    from manifpt.tuning.cache import images_of
+    from manifpt.tuning.cache import sweep_images
     from manifpt.tuning.conclusion import conclude
     from manifpt.tuning.proposals import SweepPlan
     from manifpt.tuning.search_space import SearchSpace
@@ -110,12 +110,12 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     if config.register_as is not None:
         tracked.require()
     reals = config.reals or config.input
-    images = images_of(reals, config.input, config.sources, config.split_by)
+    images = sweep_images(reals, config.input, config.sources, config.split_by)
     count, share, fit = capacity_of_trials(config.num_workers, config.max_concurrent_trials)
     print(f"trials: {fit} at once, {count} workers each, {share}", file=sys.stderr, flush=True)
     output = storage.absolute(config.output)
     made_of = [images.content, config.seeds, config.fixed, config.search]
-    read = [*places(config.input, output), *places(config.reals, output, "--reals")]
+    read = [*input_places(config.input, output), *input_places(config.reals, output, "--reals")]
     with claims.claim(output, "sweep", storage.digest(made_of), apart=read, terms=config.terms):
         sweep = Sweep(
             space,

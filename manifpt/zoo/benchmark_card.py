@@ -10,14 +10,14 @@ import numpy as np
 
 from manifpt import storage
 from manifpt.images.sources import CARD
-from manifpt.zoo.image_tars import png
+from manifpt.zoo.image_tars import encode_png
 
 
 def grid(rows: dict[str, np.ndarray], scale: int = 2) -> bytes:
     """Return a PNG with one line of images a source."""
     lines = [np.concatenate(list(images), axis=1) for images in rows.values()]
     picture = np.concatenate(lines, axis=0).repeat(scale, 0).repeat(scale, 1)
-    return png(picture)
+    return encode_png(picture)
 
 
 def table_of_recipes(recipes: dict[str, Any]) -> bytes:
@@ -79,7 +79,7 @@ def _accuracies(measured: dict[str, Any] | None) -> list[str]:
 def write_card(output: str, card: dict[str, Any]) -> None:
     """Write the card for machines and for people, as it will be read again: keys sorted."""
     card = json.loads(json.dumps(card, sort_keys=True))
-    storage.write_bytes(storage.join(output, "README.md"), markdown(card).encode())
+    storage.write_bytes(storage.join(output, "README.md"), card_markdown(card).encode())
     storage.write_json(storage.join(output, CARD), card)
 
 
@@ -96,7 +96,7 @@ def add_accuracies(folder: str, uri: str) -> None:
     )
 
 
-def markdown(card: dict[str, Any]) -> str:
+def card_markdown(card: dict[str, Any]) -> str:
     """Render a card for people."""
     splits = dict.fromkeys(file["split"] for file in card["files"])
     counts = {(f["source"], f["split"]): f["images"] for f in card["files"]}
@@ -140,7 +140,7 @@ def markdown(card: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def verify(folder: str) -> list[str]:
+def files_off_card(folder: str) -> list[str]:
     """Return the files of a benchmark whose content differs from its card."""
     card = storage.read_json(storage.join(folder, CARD))
     return [

@@ -22,12 +22,12 @@ from manifpt import __version__, storage
 from manifpt.engine import scaling
 from manifpt.errors import DamageError, ManifptError
 from manifpt.evaluation.support import support_overlap
-from manifpt.images.places import places
+from manifpt.images.places import input_places
 from manifpt.images.sources import CARD
 from manifpt.outputs import claims
 from manifpt.outputs.verified import entries, wrong
 from manifpt.zoo.benchmark_card import grid, table_of_recipes, write_card
-from manifpt.zoo.generator_training import device, fit, sample
+from manifpt.zoo.generator_training import device, fit_generator, sample
 from manifpt.zoo.image_tars import ENCODER, write_tar
 from manifpt.zoo.models import build, choices
 from manifpt.zoo.reals import Reals, normalised, read_reals
@@ -89,7 +89,7 @@ def train(recipe: Recipe, reals: Reals, folder: Path, threads: int) -> Path:
     if weights.exists():
         return weights
     started = time.monotonic()
-    model, curve = fit(recipe, reals.images)
+    model, curve = fit_generator(recipe, reals.images)
     facts = {"seconds": time.monotonic() - started, "threads": threads, "curve": curve}
     folder.mkdir(parents=True, exist_ok=True)
     weights.with_suffix(".json").write_text(json.dumps({"recipe": recipe.asdict(), **facts}))
@@ -140,7 +140,7 @@ def distinct(images: np.ndarray, taken: set[bytes]) -> np.ndarray:
     return images[sorted(first.values())]
 
 
-def halved(images: np.ndarray) -> np.ndarray:
+def block_means(images: np.ndarray) -> np.ndarray:
     """Return N x H x W x C images as vectors of their averages over 2 x 2 pixels."""
     count, height, width, channels = images.shape
     blocks = images.reshape(count, height // 2, 2, width // 2, 2, channels)
@@ -153,17 +153,17 @@ def quality_of(samples: np.ndarray, count: int, references: np.ndarray) -> dict[
     share = min(1.0, len(samples) / count)
     if len(samples) < count / 2:
         return {"distinct": share, **dict.fromkeys(GATE, 0.0), "density": 0.0}
-    found = support_overlap(references, halved(samples[: len(references)]))
+    found = support_overlap(references, block_means(samples[: len(references)]))
     return {"distinct": share, **{name: round(value, 3) for name, value in found.items()}}
 
 
-def passes(quality: dict[str, float]) -> bool:
+def is_publishable(quality: dict[str, float]) -> bool:
     """Return whether samples are fit to be published: all distinct, near the reals and diverse."""
     enough = quality["distinct"] == 1
     return enough and all(quality[name] >= least for name, least in GATE.items())
 
 
-def cut(images: np.ndarray, counts: dict[str, int]) -> Iterator[tuple[str, np.ndarray]]:
+def split_images(images: np.ndarray, counts: dict[str, int]) -> Iterator[tuple[str, np.ndarray]]:
     """Yield consecutive pieces of ``images``, one a split."""
     start = 0
     for split, count in counts.items():
@@ -265,13 +265,16 @@ def build_benchmark(
     build goes on where it was.
     """
     output = storage.absolute(output)
-    read = [*places(plan.real, output, "--real"), *places(plan.generated, output, "--generated")]
+    read = [
+        *input_places(plan.real, output, "--real"),
+        *input_places(plan.generated, output, "--generated"),
+    ]
     key = storage.digest(plan.name)
     with claims.claim(output, "benchmark", key, apart=read, terms=terms) as claim:
         images = read_reals(plan.real, plan.image_size)
         splits, pool = split_reals(images.images, plan.real_counts, plan.seed)
         reals = images.take(pool)
-        references = halved(images.images[splits["manifold"][:GATE_IMAGES]])
+        references = block_means(images.images[splits["manifold"][:GATE_IMAGES]])
         files = [
             write_tar(output, "real", split, images.images[rows]) for split, rows in splits.items()
         ]
@@ -283,12 +286,12 @@ def build_benchmark(
             count = sum(plan.generated_counts.values())
             made.facts["quality"] = quality_of(made.samples, count, references)
             report(name, made)
-            if not passes(made.facts["quality"]):
+            if not is_publishable(made.facts["quality"]):
                 refused[name] = made.facts
                 continue
             published[name] = made.facts
             rows[name] = made.samples[:PREVIEW]
-            parts = cut(made.samples, plan.generated_counts)
+            parts = split_images(made.samples, plan.generated_counts)
             files += [write_tar(output, name, split, part) for split, part in parts]
         if not published:
             raise ManifptError(f"--recipes: no generator passes the gate {GATE}; train them longer")

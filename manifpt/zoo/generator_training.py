@@ -37,7 +37,7 @@ def batches(images: np.ndarray, recipe: Recipe) -> Iterator[Tensor]:
         yield batch
 
 
-def fit(recipe: Recipe, images: np.ndarray) -> tuple[nn.Module, list[dict[str, float]]]:
+def fit_generator(recipe: Recipe, images: np.ndarray) -> tuple[nn.Module, list[dict[str, float]]]:
     """Train a recipe on N x H x W x C uint8 images; return the model and its training curve."""
     model = build(recipe, channels=images.shape[3], size=images.shape[1]).to(device())
     curve: list[dict[str, float]] = []

@@ -13,7 +13,7 @@ from manifpt import storage
 ENCODER = "PNG, optimised, by Pillow; mode L if grey, else RGB"
 
 
-def png(image: np.ndarray) -> bytes:
+def encode_png(image: np.ndarray) -> bytes:
     """Encode H x W x C uint8 pixels, C = 1 or 3: the one encoder of all classes."""
     sink = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(
@@ -30,7 +30,7 @@ def tar_of(images: np.ndarray) -> bytes:
         tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
     ):
         for number, image in enumerate(images):
-            data = png(image)
+            data = encode_png(image)
             member = tarfile.TarInfo(f"{number:05d}.png")
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))

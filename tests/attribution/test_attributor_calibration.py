@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from manifpt import storage
 from manifpt.artifacts.branches import open_artifacts
-from manifpt.attribution.model.attributor_calibration import calibrate, network_of
+from manifpt.attribution.model.attributor_calibration import calibrate_attributor, network_of
 from manifpt.attribution.model.network import AttributionNetwork, Design, outputs
 from manifpt.attribution.model.stream import dataset, moments
 from manifpt.attribution.model.trained import TrainedAttributor, publish_attributor
@@ -39,7 +39,7 @@ def out(built, tmp_path_factory) -> Path:
     design = Design.of(((3, 16, 16),), 2, "resnet18", "half")
     torch.manual_seed(0)
     build = partial(network_of, design, AttributionNetwork(design).state_dict())
-    made, facts = calibrate(build, branches, CLASSES, session.ANY)
+    made, facts = calibrate_attributor(build, branches, CLASSES, session.ANY)
     with claims.claim(f"{out}/t", "attributor", "0" * 64) as claim:
         publish_attributor(claim, made, facts)
     return out

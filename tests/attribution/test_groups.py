@@ -14,7 +14,7 @@ from manifpt.attribution.crawl.pooling import (
     FEWEST,
     ImageEvidence,
     Pooling,
-    interval,
+    bootstrap_interval,
     log_evidence,
     priors_of,
 )
@@ -102,9 +102,11 @@ def test_copies_count_once():
 
 def test_the_interval_is_about_as_wide_as_new_groups_differ():
     rng = np.random.default_rng(1)
-    low, high = interval(log_evidence(images(20, strength=0.5), np.array(POOLING.priors)), 1, 3)
+    low, high = bootstrap_interval(
+        log_evidence(images(20, strength=0.5), np.array(POOLING.priors)), 1, 3
+    )
     assert 0 <= low < high <= 1
-    assert interval(np.zeros((FEWEST - 1, 3)), 0, 0) is None
+    assert bootstrap_interval(np.zeros((FEWEST - 1, 3)), 0, 0) is None
     # Of a population's groups, its own probability lies in about as many intervals as it should.
     evidence = log_evidence(images(4000, strength=0.1, seed=5), np.array(POOLING.priors))
     true = evidence.mean(0) * 30
@@ -112,7 +114,7 @@ def test_the_interval_is_about_as_wide_as_new_groups_differ():
     true = true[1] / true.sum()
     inside = 0
     for n in range(100):
-        low, high = interval(evidence[rng.integers(4000, size=30)], 1, n)
+        low, high = bootstrap_interval(evidence[rng.integers(4000, size=30)], 1, n)
         inside += low <= true <= high
     assert 85 <= inside <= 100
 

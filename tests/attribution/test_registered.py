@@ -46,7 +46,7 @@ def malicious(tmp_path) -> Path:
 
 
 def test_jobs_run_no_code_of_a_registry(malicious, tmp_path):
-    with registered.opened("models:/malicious@champion") as source:
+    with registered.opened_model("models:/malicious@champion") as source:
         kept = source.kept(str(tmp_path / "output"))
         attributor = TrainedAttributor.open(kept.attributor)
     assert attributor.ready is not None

@@ -6,8 +6,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifpt.attribution.model.fusion import pooled
-from manifpt.attribution.model.tiled import SHOWN, means, pooled_columns, pooled_tiles, ranked
+from manifpt.attribution.model.fusion import fused_log_probabilities
+from manifpt.attribution.model.tiled import (
+    SHOWN,
+    means,
+    pooled_columns,
+    pooled_tiles,
+    rows_by_probability,
+)
 from manifpt.attribution.unknown.known import Outputs
 
 COUNTS = st.lists(st.integers(1, 6), min_size=1, max_size=8)
@@ -36,7 +42,7 @@ def test_images_are_the_means_of_their_tiles(counts, seed):
     # The pool is the product of the tiles' probabilities to the power of one in so many.
     each = np.exp(tiles.logits) / np.exp(tiles.logits).sum(2, keepdims=True)
     weights = torch.tensor([0.7, 0.4])
-    fused = pooled(torch.from_numpy(images.logits), weights).exp().numpy()
+    fused = fused_log_probabilities(torch.from_numpy(images.logits), weights).exp().numpy()
     for part, found in zip(parts, fused, strict=True):
         geometric = np.prod(each[part] ** (1 / len(part)), axis=0)
         geometric /= geometric.sum(1, keepdims=True)
@@ -79,7 +85,7 @@ def test_the_tiles_that_decided_come_first(counts, seed):
         assert found["percentile"][n] is None
         assert found["in_manifold"][n] == (n % 2 == 0)
     assert found["tiles"] == counts
-    assert np.concatenate(ranked(probabilities[:, 0], begins)).tolist() == [
+    assert np.concatenate(rows_by_probability(probabilities[:, 0], begins)).tolist() == [
         row
         for begin, count in zip(begins, counts, strict=True)
         for row in sorted(range(begin, begin + count), key=lambda r: (-probabilities[r, 0], r))

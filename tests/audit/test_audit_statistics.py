@@ -8,12 +8,12 @@ from sklearn.metrics import mutual_info_score
 
 from manifpt.audit.statistics import (
     MOST_VALUES,
-    accuracy,
     codes,
     counted,
     information,
     mutual_information,
     shuffled_information,
+    tree_accuracy,
 )
 
 RNG = np.random.default_rng(0)
@@ -47,13 +47,13 @@ def test_codes_are_few_and_null_is_a_value():
 
 
 def test_accuracy_is_chance_where_nothing_differs_and_more_where_it_does():
-    flat = accuracy([np.zeros(400, int)], LABELS)
+    flat = tree_accuracy([np.zeros(400, int)], LABELS)
     assert (flat.accuracy, flat.share) == (0.25, 0)
-    found = accuracy([RNG.integers(0, 9, 400), LABELS // 2], LABELS)
+    found = tree_accuracy([RNG.integers(0, 9, 400), LABELS // 2], LABELS)
     assert found.accuracy == pytest.approx(0.5, abs=0.06)
     assert found.accuracy > found.shuffled
-    assert accuracy([RNG.integers(0, 9, 400)], LABELS).share < 0.05
-    assert accuracy([np.arange(6)], np.array([0, 0, 0, 0, 0, 1])) is None
+    assert tree_accuracy([RNG.integers(0, 9, 400)], LABELS).share < 0.05
+    assert tree_accuracy([np.arange(6)], np.array([0, 0, 0, 0, 0, 1])) is None
 
 
 def test_shuffled_labels_are_tables_with_the_same_sums():

@@ -12,7 +12,7 @@ from PIL import Image
 from manifpt import storage
 from manifpt.artifacts.branches import ArtifactBranch
 from manifpt.artifacts.compute import ARTIFACTS
-from manifpt.attribution.model.trained import SEEN, near_training, seen_by
+from manifpt.attribution.model.trained import SEEN, near_training, seen_hashes
 from manifpt.images.perceptual import DISTANCE, perceptual_hashes, thumbnail
 from manifpt.jobs import evaluate
 
@@ -105,10 +105,10 @@ def test_validation_images_near_training_are_marked_and_counted(tmp_path, capsys
         storage.write_bytes(f"{tmp_path}/{path}", storage.parquet_bytes(pa.table(columns)))
         files.append({"folder": split, "path": path})
     branch = ArtifactBranch("rgb", str(tmp_path), {"files": files})
-    seen = seen_by(branch, ["a", "b"])
+    seen = seen_hashes(branch, ["a", "b"])
     assert seen["near_training"].to_pylist() == [None] * 3 + [True, False, True, None, False]
     assert near_training(seen) == {"validation": 2, "compared": 4, "distance": DISTANCE}
     assert "2 of 4 validation images" in capsys.readouterr().err
-    assert near_training(seen_by(branch, ["b"])) == {
+    assert near_training(seen_hashes(branch, ["b"])) == {
         "validation": 0, "compared": 1, "distance": DISTANCE,
     }  # fmt: skip

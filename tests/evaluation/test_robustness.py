@@ -16,7 +16,7 @@ from manifpt.artifacts.branches import open_artifacts
 from manifpt.artifacts.compute import compute_artifacts as compute
 from manifpt.attribution.model.network import AttributionNetwork, Design
 from manifpt.attribution.model.trained import AttributorParts, publish_attributor
-from manifpt.evaluation.robustness import LEVELS, curves
+from manifpt.evaluation.robustness import LEVELS, metrics_by_level
 from manifpt.images import Selection, plan
 from manifpt.images.sources import content_key
 from manifpt.jobs import attribute, build_manifold, compute_artifacts, evaluate, verify
@@ -275,7 +275,7 @@ def test_parts_add_up_to_the_curves():
     ]
     for part in parts:  # every level is of the same images
         part[LEVELS[1]]["confusion"] = part[LEVELS[0]]["confusion"]
-    found = curves(parts, LEVELS[:2], CLASSES)
+    found = metrics_by_level(parts, LEVELS[:2], CLASSES)
     total = np.sum([part[LEVELS[0]]["confusion"] for part in parts], axis=0)
     first, second = found["levels"]
     assert first["accuracy"] == second["accuracy"] == pytest.approx(total.trace() / total.sum())

@@ -21,7 +21,7 @@ from PIL import Image
 
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Reading, plan, read_unit
-from manifpt.images.contents import in_order
+from manifpt.images.contents import map_in_order
 from manifpt.images.decode import decode
 from manifpt.images.ids import Keys
 
@@ -288,7 +288,7 @@ def test_work_in_order_comes_to_an_end_whatever_the_budget(sizes, threads, room)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("manifpt.images.contents.ROOM", room)
-        assert list(in_order(work, sizes, threads)) == sizes
+        assert list(map_in_order(work, sizes, threads)) == sizes
 
 
 def test_no_thread_waits_after_the_end(tmp_path):
@@ -296,7 +296,7 @@ def test_no_thread_waits_after_the_end(tmp_path):
         reserve(2**40)
         return item
 
-    found = in_order(work, range(40), 8)
+    found = map_in_order(work, range(40), 8)
     assert [next(found) for _ in range(3)] == [0, 1, 2]
     found.close()
     for _ in range(200):

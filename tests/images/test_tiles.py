@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from manifpt.images import DecodeRule, plan, read_unit, sandbox
-from manifpt.images.decode import DecodeError, decode, outcome
+from manifpt.images.decode import DecodeError, decode, decoded_or_error
 from manifpt.images.degrade import Degradation, StrengthRange
 from manifpt.images.degraded_copies import Augmentation, view
 from manifpt.images.ids import image_id, tile_id
-from manifpt.images.read import chunk_rows, pixels_of, seen_by
-from manifpt.images.stacks import TILE, firsts, reading_rule, sizes_beside, tiles_of
-from manifpt.images.tiles import PHASE, places, textures
+from manifpt.images.read import as_space_sees, chunk_rows, pixels_of
+from manifpt.images.stacks import TILE, image_starts, reading_rule, sizes_beside, tiles_of
+from manifpt.images.tiles import PHASE, places_of_tiles, textures
 
 RULE = DecodeRule(16, tiles=5)
 
@@ -77,9 +77,11 @@ def test_texture_is_that_of_loops_and_tiles_stand_for_all_of_it():
     steps = np.repeat(np.arange(16), 16)[None, :, None] * rng.choice([-1, 1], (16, 256, 3))
     row = (128 + steps).astype(np.uint8)
     row[:, -64:] = 255
-    found = places(Image.fromarray(row), 16, 3)
+    found = places_of_tiles(Image.fromarray(row), 16, 3)
     assert found == [(16 * n, 0) for n in (2, 6, 10)]
-    assert len(places(Image.fromarray(row), 16, 13)) == 13  # a white one, where there are no others
+    assert (
+        len(places_of_tiles(Image.fromarray(row), 16, 13)) == 13
+    )  # a white one, where there are no others
 
 
 def test_the_child_sends_tiles_as_decode_makes_them():
@@ -89,7 +91,7 @@ def test_the_child_sends_tiles_as_decode_makes_them():
     images.insert(2, b"no image")
     found = list(sandbox.decode_all(enumerate(images), rule, (24, 16)))
     for (_, one), data in zip(found, images, strict=True):
-        expected = outcome(data, rule, (24, 16))
+        expected = decoded_or_error(data, rule, (24, 16))
         if isinstance(expected, DecodeError):
             assert one.code == expected.code
         else:
@@ -124,11 +126,11 @@ def test_a_table_has_a_row_an_image_and_chunks_end_by_tiles(folder):
     (whole,) = read(folder, DecodeRule(16))
     assert table["id"].to_pylist() == whole["id"].to_pylist()
     good = table.filter(table["error"].is_null())
-    rows = seen_by(good, RULE)
+    rows = as_space_sees(good, RULE)
     counts = [5, 1, 2, 5, 1]
     assert rows["id"].to_pylist() == np.repeat(good["id"].to_pylist(), counts).tolist()
     assert rows["tile"].to_pylist() == [n for count in counts for n in range(count)]
-    assert firsts(rows).tolist() == np.cumsum([0, *counts[:-1]]).tolist()
+    assert image_starts(rows).tolist() == np.cumsum([0, *counts[:-1]]).tolist()
     assert set(TILE) <= set(rows.column_names)
     hashes = [hashlib.sha256(tile.tobytes()).hexdigest() for tile in pixels_of(rows)]
     assert rows["tile_sha256"].to_pylist() == hashes
@@ -149,7 +151,7 @@ def test_spaces_that_take_whole_images_get_them_beside_tiles(folder):
     for one in (rules[0], rules[2]):
         (alone,) = read(folder, one)
         alone = alone.filter(alone["error"].is_null())
-        found = seen_by(good, one)
+        found = as_space_sees(good, one)
         assert np.array_equal(pixels_of(found), pixels_of(alone))
         assert found["pixel_sha256"] == alone["pixel_sha256"]
 
@@ -171,7 +173,7 @@ def test_tiles_are_degraded_alike_and_each_by_itself(folder):
     assert both.num_rows == len(split) == 3 * good.num_rows
     kinds = both["degradation"].to_pylist()
     counts = np.array([5, 1, 2, 5, 1])
-    rows = seen_by(both, RULE)
+    rows = as_space_sees(both, RULE)
     of = np.repeat(kinds, [*counts, *counts.repeat(2)])
     assert rows["degradation"].to_pylist() == of.tolist()
 

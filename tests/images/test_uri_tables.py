@@ -18,7 +18,7 @@ from manifpt.images.decode import DecodeError
 from manifpt.images.read import unit_from_json, unit_to_json
 from manifpt.images.sources import content_key
 from manifpt.images.units import units
-from manifpt.images.uri_tables import ROWS_PER_UNIT, resolved, rows
+from manifpt.images.uri_tables import ROWS_PER_UNIT, resolved, table_rows
 
 RULE = DecodeRule(16)
 ENDINGS = ["csv", "tsv", "jsonl", "parquet"]
@@ -62,7 +62,7 @@ def test_ranges_cover_every_row_once(tmp_path, ending):
     assert all(unit.kind == "table" for unit in found)
     total = sum(unit.bytes for unit in found)
     assert table.stat().st_size - 20 < total <= table.stat().st_size
-    again = [row for unit in reversed(found) for row in reversed(list(rows(unit)))][::-1]
+    again = [row for unit in reversed(found) for row in reversed(list(table_rows(unit)))][::-1]
     assert [row.number for row in again] == list(range(count))
     if ending in {"csv", "tsv"}:  # which know no null
         records = [{name: cell or None for name, cell in row.items()} for row in records]

@@ -89,8 +89,8 @@ def test_a_network_on_a_gpu_gives_the_vectors_of_the_cpu_but_for_rounding(
 ):
     images, space = noise(50), network(64, precision=precision, compiled=compiled)
     on_gpu = space.embed(images)
-    assert learned.encoder(space).device == "cuda"
-    learned.encoder.cache_clear()
+    assert learned.loaded_encoder(space).device == "cuda"
+    learned.loaded_encoder.cache_clear()
     monkeypatch.setattr(learned, "device_and_precision", lambda: ("cpu", None))
     on_cpu = network(64).embed(images)
     assert np.abs(on_gpu - on_cpu).max() <= space.tolerance * np.abs(on_cpu).max()
@@ -98,10 +98,10 @@ def test_a_network_on_a_gpu_gives_the_vectors_of_the_cpu_but_for_rounding(
 
 @pytest.mark.gpu
 def test_a_batch_that_does_not_fit_is_halved():
-    learned.encoder.cache_clear()
+    learned.loaded_encoder.cache_clear()
     images, space = noise(1024), network(224)
     whole = space.embed(images)
-    learned.encoder.cache_clear()
+    learned.loaded_encoder.cache_clear()
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(
         1.5e9 / torch.cuda.get_device_properties(0).total_memory
@@ -110,7 +110,7 @@ def test_a_batch_that_does_not_fit_is_halved():
         in_parts = space.embed(images)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert learned.encoder(space).batch < learned.GPU_BATCH
+    assert learned.loaded_encoder(space).batch < learned.GPU_BATCH
     assert np.abs(in_parts - whole).max() <= space.tolerance * np.abs(whole).max()
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from manifpt.artifacts.compute import halved
+from manifpt.artifacts.compute import as_float16
 from manifpt.errors import ManifptError
 from manifpt.manifold.metric import Metric, Whitening
 from manifpt.manifold.projector import Projection, projection_of
@@ -105,9 +105,9 @@ def test_only_the_metric_whitened_changes_artifacts_and_the_baseline_has_none():
 
 
 def test_artifacts_beyond_float16_are_refused():
-    assert halved(np.array([[-65504.0, 1]])).dtype == np.float16
+    assert as_float16(np.array([[-65504.0, 1]])).dtype == np.float16
     with pytest.raises(ManifptError, match="--float16"):
-        halved(np.array([[-65600.0, 1]]))
+        as_float16(np.array([[-65600.0, 1]]))
 
 
 def test_counts_of_neighbours():

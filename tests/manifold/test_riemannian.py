@@ -13,7 +13,7 @@ from manifpt import storage
 from manifpt.errors import ManifptError
 from manifpt.jobs import build_manifold, compute_artifacts, verify
 from manifpt.manifold.geometry import Geometry
-from manifpt.manifold.riemannian import energy, geodesic, length, project
+from manifpt.manifold.riemannian import centres_of_mass, energy, geodesic, length
 
 SLOW = pytest.mark.slow
 # Intrinsic dimension, ambient dimension, radial and tangential noise of the reals, seed.
@@ -80,7 +80,7 @@ def off_manifold(points):
 def test_the_centre_lies_nearer_to_the_manifold_and_to_the_intrinsic_mean(case, angle):
     geometry, isometry = learned(*case)
     points = spread(case[0], angle)
-    star = project(geometry, (points @ isometry).astype(np.float32))
+    star = centres_of_mass(geometry, (points @ isometry).astype(np.float32))
     straight = points.mean(1)
     assert off_manifold(star) < 0.4 * off_manifold(straight)
     truth = intrinsic_mean(points)
@@ -147,7 +147,7 @@ def test_a_fit_is_repeatable_and_survives_storage(tmp_path):
         assert torch.equal(value, loaded["weights"][name])
     assert not torch.equal(state["weights"]["head.weight"], other["weights"]["head.weight"])
     neighbours = reals[:40].reshape(5, 8, 6)
-    stars = [project(Geometry.from_state(one), neighbours) for one in (state, loaded)]
+    stars = [centres_of_mass(Geometry.from_state(one), neighbours) for one in (state, loaded)]
     assert np.array_equal(*stars)
 
 
@@ -155,8 +155,8 @@ def test_each_image_stands_alone_and_identical_neighbours_are_themselves():
     geometry, isometry = learned(*ROUND[1].values)
     neighbours = (spread(1, 1.0, count=4) @ isometry).astype(np.float32)
     neighbours[0] = neighbours[0, :1]
-    whole = project(geometry, neighbours)
-    alone = np.concatenate([project(geometry, one[None]) for one in neighbours])
+    whole = centres_of_mass(geometry, neighbours)
+    alone = np.concatenate([centres_of_mass(geometry, one[None]) for one in neighbours])
     np.testing.assert_allclose(whole, alone, atol=1e-6)
     np.testing.assert_allclose(whole[0], neighbours[0, 0], atol=0.02)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from manifpt.errors import ManifptError
 from manifpt.manifold import Shard, nearest, product
-from manifpt.manifold.basis import Basis, shortened
+from manifpt.manifold.basis import Basis, truncated_keys
 from manifpt.manifold.metric import EUCLIDEAN, METRICS, Metric, Whitening
 from manifpt.manifold.search import SearchPlan
 
@@ -100,7 +100,7 @@ def test_equals_the_oracle_over_many_small_blocks(plan, k, monkeypatch):
 
 def test_more_directions_than_there_are_is_all_of_them():
     keys = np.random.default_rng(0).random((20, 9), dtype=np.float32)
-    np.testing.assert_array_equal(shortened(keys, 50), keys)
+    np.testing.assert_array_equal(truncated_keys(keys, 50), keys)
 
 
 @settings(max_examples=60, deadline=None)
@@ -162,7 +162,7 @@ def test_bounds_never_exceed_distances(seed, size, scale):
     true = np.linalg.norm(x[:, None].astype(np.float64) - x[None], axis=2)
     radius = np.linalg.norm(keys.astype(np.float64), axis=1)
     slack = basis.slack(radius[:, None] + radius[None])
-    for some in (keys, shortened(keys, size)):
+    for some in (keys, truncated_keys(keys, size)):
         bound = np.linalg.norm(some[:, None].astype(np.float64) - some[None], axis=2)
         assert (bound <= true + slack).all()
         assert bound.max() > 0.3 * true.max()  # and they say something
@@ -172,7 +172,7 @@ def test_bounds_are_closer_with_norms_in_octaves():
     rng = np.random.default_rng(0)
     x = (rng.standard_normal((200, 64)) / np.arange(1, 65)).astype(np.float32)
     keys = Basis.fit(x, 32).keys(x)
-    octaves = shortened(keys, 2)
+    octaves = truncated_keys(keys, 2)
     one = np.concatenate([keys[:, :2], np.linalg.norm(keys[:, 2:], axis=1, keepdims=True)], 1)
 
     def mean(k):

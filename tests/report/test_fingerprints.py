@@ -12,9 +12,9 @@ from manifpt.attribution.unknown.open_set import auroc
 from manifpt.evaluation.open_set_metrics import oscr
 from manifpt.report.charts import curve_points
 from manifpt.report.crawl_counts import domain_of, wilson
-from manifpt.report.fingerprints import Fingerprints, power, radial, tree_of
+from manifpt.report.fingerprints import Fingerprints, power_spectra, radial, tree_of
 from manifpt.report.pictures import Pictures, flattened, signed
-from manifpt.report.rows import Strata, spread
+from manifpt.report.rows import Strata, evenly_spread
 
 
 @given(
@@ -46,17 +46,17 @@ def test_rows_of_one_id_are_sampled_once():
 
 def test_files_of_a_large_output_are_spread_over_it():
     files = [{"path": str(n), "rows": 100} for n in range(100)]
-    assert spread(files, 10_000) == files
-    some = spread(files, 500)
+    assert evenly_spread(files, 10_000) == files
+    some = evenly_spread(files, 500)
     assert [file["path"] for file in some] == ["0", "25", "50", "74", "99"]
 
 
 def test_the_power_of_a_wave_is_in_the_ring_of_its_frequency():
     y = np.arange(32)
     wave = np.cos(2 * np.pi * 4 * y / 32)[:, None] * np.ones(32)
-    rings = radial(power(wave[None])[0])
+    rings = radial(power_spectra(wave[None])[0])
     assert rings.argmax() == 4  # of 16: 4 / 32 cycles per pixel
-    assert power(wave[None]).sum() == pytest.approx(np.square(wave).sum())  # Parseval
+    assert power_spectra(wave[None]).sum() == pytest.approx(np.square(wave).sum())  # Parseval
 
 
 def test_fingerprints_are_means_and_their_distances_those_of_numpy():

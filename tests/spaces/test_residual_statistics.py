@@ -86,7 +86,7 @@ def test_triples_and_covariances_equal_loops_over_pixels(values):
 def test_the_power_of_a_wave_is_in_its_bin_at_any_size(side, down, along):
     y, x = np.mgrid[:side, :side]
     wave = 100 * np.cos(2 * np.pi * (down * y + along * x) / 20)
-    found = residual_statistics.power(wave[None])[0]
+    found = residual_statistics.power_by_frequency(wave[None])[0]
     grid = np.zeros((20, 11))
     grid[residual_statistics._half_plane()] = found
     assert np.unravel_index(grid.argmax(), grid.shape) == (down, along)
@@ -94,6 +94,6 @@ def test_the_power_of_a_wave_is_in_its_bin_at_any_size(side, down, along):
 
 def test_the_power_of_white_noise_is_its_variance_in_all_bins():
     noise = np.random.default_rng(0).normal(0, 7, (4000, 30, 26))
-    mean = residual_statistics.power(noise).mean(0)
+    mean = residual_statistics.power_by_frequency(noise).mean(0)
     assert mean[1:] == pytest.approx(np.full(201, 49.0), rel=0.05)
     assert mean[0] < 49  # of the mean nothing is left

@@ -6,7 +6,7 @@ from conftest import write_folder
 from manifpt import outputs
 from manifpt.artifacts.branches import read_branches
 from manifpt.jobs import build_manifold, compute_artifacts
-from manifpt.tuning.cache import Cache, images_of
+from manifpt.tuning.cache import Cache, sweep_images
 from manifpt.tuning.search_space import DEFAULTS
 
 
@@ -16,7 +16,7 @@ def images(ray_session, tmp_path_factory):
     write_folder(root / "reals", "real", range(40))
     for kind in ("stripes", "blocks"):
         write_folder(root / "labelled" / kind, kind, range(500, 530))
-    return images_of([f"{root}/reals"], [f"{root}/labelled"], ())
+    return sweep_images([f"{root}/reals"], [f"{root}/labelled"], ())
 
 
 def settings(**given):

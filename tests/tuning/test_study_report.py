@@ -22,7 +22,7 @@ def result(key, accuracy, rate=1.0, status="finished", **chosen):
 
 def test_ranking_puts_the_best_that_finished_first():
     rows = [result("a", 0.5), result("b", 0.9, status="stopped"), result("c", 0.7)]
-    assert [r["key"] for r in study_report.ranked(rows)] == ["c", "a", "b"]
+    assert [r["key"] for r in study_report.ranked_trials(rows)] == ["c", "a", "b"]
 
 
 def test_the_pareto_front_has_what_no_other_beats():

@@ -9,7 +9,7 @@ from PIL import Image
 
 from manifpt.images import DecodeRule, plan, read_unit
 from manifpt.jobs import build_benchmark
-from manifpt.zoo.benchmark_card import verify
+from manifpt.zoo.benchmark_card import files_off_card
 
 COUNTS = ["--manifold-images", "60", "--train-images", "20", "--validation-images", "10"]
 COUNTS += ["--test-images", "10"]
@@ -34,7 +34,7 @@ def test_outside_images_join_and_an_untrained_generator_is_refused(ray_session, 
     assert list(card["recipes"]) == ["other"]
     assert list(card["refused"]) == ["gan"]
     assert card["recipes"]["other"]["came_as"] == {"PNG 24 x 24": 50, "JPEG 24 x 24": 5}
-    assert verify(str(out)) == []
+    assert files_off_card(str(out)) == []
     rows = [
         row
         for unit in plan([str(out)])
@@ -54,7 +54,7 @@ def test_outside_images_join_and_an_untrained_generator_is_refused(ray_session, 
     assert build_benchmark.main(added) == 0
     assert "| rgb | 0.500 | 0.250 | 0.750 | 0.500 |" in (out / "README.md").read_text()
     (out / "other" / "test.tar.gz").write_bytes(b"changed")
-    assert verify(str(out)) == ["other/test.tar.gz"]
+    assert files_off_card(str(out)) == ["other/test.tar.gz"]
 
 
 def test_a_benchmark_of_refused_generators_is_an_error(ray_session, reals, tmp_path, capsys):

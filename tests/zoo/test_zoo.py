@@ -8,17 +8,17 @@ from conftest import BENCHMARK
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, plan, read_unit
 from manifpt.zoo import gan
-from manifpt.zoo.benchmark_card import markdown, verify
+from manifpt.zoo.benchmark_card import card_markdown, files_off_card
 from manifpt.zoo.build_benchmark import (
+    block_means,
     distinct,
-    halved,
-    passes,
+    is_publishable,
     pixel_digests,
     quality_of,
     split_reals,
 )
 from manifpt.zoo.flow import Flow
-from manifpt.zoo.generator_training import fit, sample
+from manifpt.zoo.generator_training import fit_generator, sample
 from manifpt.zoo.image_tars import tar_of
 from manifpt.zoo.models import MODELS, choices, read_recipes
 from manifpt.zoo.reals import Reals, read_reals
@@ -40,9 +40,9 @@ def test_every_choice_trains_and_samples_repeatably(model, options):
     images = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
     sampling = {"sampling_steps": 3} if MODELS[model][0] == "score" else {}
     recipe = Recipe(model, model, 1, steps=2, batch_size=16, options=options, sampling=sampling)
-    first, curve = fit(recipe, images)
+    first, curve = fit_generator(recipe, images)
     assert all(np.isfinite(list(row.values())).all() for row in curve)
-    again, _ = fit(recipe, images)
+    again, _ = fit_generator(recipe, images)
     one, two = sample(first, 5, seed=3), sample(again, 5, seed=3)
     assert one.shape == (5, 16, 16, 3)
     assert one.dtype == np.uint8
@@ -148,9 +148,9 @@ def test_equal_images_give_equal_tars():
 )
 def test_the_shipped_benchmarks_are_what_their_cards_say(name, recipes, mib):
     folder = BENCHMARK.parent / name
-    assert verify(str(folder)) == []
+    assert files_off_card(str(folder)) == []
     card = json.loads((folder / "card.json").read_text())
-    assert markdown(card) == (folder / "README.md").read_text()
+    assert card_markdown(card) == (folder / "README.md").read_text()
     tables = [t for u in plan([str(folder)]) for t in read_unit(u, DecodeRule(28))]
     hashes = [h for t in tables for h in t["pixel_sha256"].to_pylist()]
     assert len(hashes) == len(set(hashes)) == 4600 + 600 * len(card["recipes"])
@@ -165,9 +165,9 @@ def test_the_gate_refuses_copies_and_noise():
     y, x = np.mgrid[:16, :16] / 16
     waves = np.sin(rng.uniform(2, 9, (300, 1, 1)) * x + rng.uniform(2, 9, (300, 1, 1)) * y)
     images = (127 + 120 * waves).astype(np.uint8)[..., None]
-    references = halved(images[:100])
-    assert passes(quality_of(images[100:200], 100, references))
-    assert not passes(quality_of(images[100:101].repeat(100, 0)[:40], 100, references))
-    assert not passes(quality_of(rng.permuted(images, axis=1)[:100], 100, references))
+    references = block_means(images[:100])
+    assert is_publishable(quality_of(images[100:200], 100, references))
+    assert not is_publishable(quality_of(images[100:101].repeat(100, 0)[:40], 100, references))
+    assert not is_publishable(quality_of(rng.permuted(images, axis=1)[:100], 100, references))
     kept = distinct(np.concatenate([images[:5], images[:8]]), set(pixel_digests(images[2:3])))
     assert len(kept) == 7

@@ -8,7 +8,7 @@ import pyarrow as pa
 NONE = np.iinfo(np.int64).max
 
 
-def firsts(pixels: np.ndarray) -> np.ndarray:
+def first_alike(pixels: np.ndarray) -> np.ndarray:
     """Return for N pixel hashes, N x 2 uint64, the row of the first that is the same."""
     order = np.lexsort((pixels[:, 1], pixels[:, 0]))  # stable: the first comes first
     line = pixels[order]
@@ -43,7 +43,7 @@ class PixelGroups:
     def of(cls, table: pa.Table) -> "PixelGroups":
         """Return what a table of the step ``pixels`` says."""
         pixels = np.stack([table[name].to_numpy() for name in ("high", "low")], 1)
-        look, first = table["look"].fill_null(0).to_numpy(), firsts(pixels)
+        look, first = table["look"].fill_null(0).to_numpy(), first_alike(pixels)
         has = table["look"].is_valid().to_numpy()
         shown = np.flatnonzero((first == np.arange(len(first))) & has)
         _, start, place = np.unique(look[shown], return_index=True, return_inverse=True)

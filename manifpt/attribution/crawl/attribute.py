@@ -8,11 +8,11 @@ from functools import cached_property, partial
 from typing import Any
 
 from manifpt import outputs, storage
-from manifpt.artifacts.projection import Target, project, projectors_of
+from manifpt.artifacts.projection import Target, projectors_of, run_projection
 from manifpt.attribution.crawl import grouping
 from manifpt.attribution.crawl.duplicates import find_duplicates
 from manifpt.attribution.crawl.leaks import LEAKS, total_leaks
-from manifpt.attribution.crawl.registered import AttributorSource, model_places, opened
+from manifpt.attribution.crawl.registered import AttributorSource, model_places, opened_model
 from manifpt.attribution.crawl.retry import (
     FOLDERS,
     ROWS,
@@ -35,7 +35,7 @@ from manifpt.engine.unique import check_ids
 from manifpt.engine.work import Work
 from manifpt.errors import ManifptError
 from manifpt.images.inventory import Inventory
-from manifpt.images.places import places
+from manifpt.images.places import input_places
 from manifpt.images.read import unit_to_json
 from manifpt.outputs import claims
 from manifpt.outputs.records import Records
@@ -62,9 +62,9 @@ class _Steps:
         return trained_targets(self.attributor, self.source.manifolds)
 
     def of_images(self, **options: Any) -> Records:
-        """Attribute images one by one; ``options`` are those of ``project``."""
+        """Attribute images one by one; ``options`` are those of ``run_projection``."""
         projectors, pool = projectors_of(self.targets, self.search, self.pool)
-        return project(
+        return run_projection(
             "attribute",
             selection=self.settings.selection,
             projectors=projectors,
@@ -77,7 +77,7 @@ class _Steps:
     @property
     def each(self) -> shuffle.Each:
         """What runs the tasks that come after the pipeline."""
-        return shuffle.here if self.pool.here else shuffle.OnRay(self.pool.num_cpus)
+        return shuffle.call_here if self.pool.here else shuffle.OnRay(self.pool.num_cpus)
 
     def of_the_whole(self, files: Files, generation: str = "") -> dict[str, Any]:
         """Check the ids of all images; add the tables about all to the files, and count rows."""
@@ -121,8 +121,8 @@ def attribute(
     check_codes(retry or ())
     output = storage.absolute(output)
     inventory = Inventory(inputs, settings.selection, settings.reading)
-    read = [*places(inputs, output), *model_places(model, manifolds)]
-    with opened(model, manifolds) as found:
+    read = [*input_places(inputs, output), *model_places(model, manifolds)]
+    with opened_model(model, manifolds) as found:
         attributor = TrainedAttributor.open(found.attributor)
         read += manifold_places(attributor, found.manifolds)
         made_of = [*settings.key(), attributor.manifest["key"]]

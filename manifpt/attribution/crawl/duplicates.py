@@ -36,7 +36,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifpt import storage
-from manifpt.attribution.crawl.alike import NONE, PixelGroups, earliest, firsts, numbers_of
+from manifpt.attribution.crawl.alike import NONE, PixelGroups, earliest, first_alike, numbers_of
 from manifpt.engine import shuffle
 from manifpt.engine.shuffle import Each, Scratch, mixed
 from manifpt.images.perceptual import covers, earlier
@@ -66,7 +66,7 @@ def find_duplicates(
     output: str,
     files: Sequence[dict[str, Any]],
     distance: int,
-    each: Each = shuffle.here,
+    each: Each = shuffle.call_here,
     generation: str = "",
 ) -> list[dict[str, Any]]:
     """Write the table of the duplicates among the attributions; return its entries in a manifest.
@@ -129,7 +129,7 @@ class _Corpus:
         """Write the first image of each pixel hash in a run."""
         table = self._read(run, ["pixel_sha256", "perceptual_hash"])
         numbers = numbers_of(table["pixel_sha256"])
-        rows = np.flatnonzero(firsts(numbers) == np.arange(len(numbers)))
+        rows = np.flatnonzero(first_alike(numbers) == np.arange(len(numbers)))
         made = pa.table(
             {
                 "position": self.starts[run] + rows,
@@ -214,7 +214,7 @@ class _Corpus:
     def table(self, run: int, generation: str) -> dict[str, Any]:
         """Write the copies in a run as a file of the table; return its entry."""
         rows = self._read(run, ["id", "sha256", "pixel_sha256"])
-        exact, near, bits = self._copies(run, firsts(numbers_of(rows["pixel_sha256"])))
+        exact, near, bits = self._copies(run, first_alike(numbers_of(rows["pixel_sha256"])))
         some = np.flatnonzero(np.minimum(exact, near) < NONE)
         of = self._names(run, rows)
         mine, copied, alike = rows.take(pa.array(some)), of(exact[some]), of(near[some])

@@ -148,7 +148,7 @@ def write_groups(
     output: str,
     files: Sequence[dict[str, Any]],
     pooling: Pooling,
-    each: Each = shuffle.here,
+    each: Each = shuffle.call_here,
     generation: str = "",
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Write the table of groups; return its files, and how many groups and images are in it.

@@ -42,14 +42,14 @@ def log_evidence(probabilities: np.ndarray, priors: np.ndarray, eps: float = EPS
     return found
 
 
-def pooled(evidence: np.ndarray) -> np.ndarray:
+def group_probabilities(evidence: np.ndarray) -> np.ndarray:
     """Return the probabilities of the classes from summed evidence, ... x K."""
     shifted = np.exp(evidence - evidence.max(-1, keepdims=True))
     found: np.ndarray = shifted / shifted.sum(-1, keepdims=True)
     return found
 
 
-def interval(evidence: np.ndarray, best: int, seed: int) -> tuple[float, float] | None:
+def bootstrap_interval(evidence: np.ndarray, best: int, seed: int) -> tuple[float, float] | None:
     """Return the percentile bootstrap interval of the probability of a class.
 
     It resamples the images, N x K evidence (Efron & Tibshirani, An Introduction to the Bootstrap,
@@ -60,7 +60,7 @@ def interval(evidence: np.ndarray, best: int, seed: int) -> tuple[float, float] 
         return None
     rng = np.random.default_rng(seed)
     draws = rng.multinomial(count, np.full(count, 1 / count), RESAMPLES)
-    found = pooled(draws @ evidence)[:, best]
+    found = group_probabilities(draws @ evidence)[:, best]
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(found, [tail, 1 - tail])
     return float(low), float(high)
@@ -115,10 +115,10 @@ class Pooling:
         order = order[:MOST]
         probabilities = images.probabilities[order]
         evidence = log_evidence(probabilities, np.array(self.priors), self.eps)
-        total = pooled(evidence.sum(0))
+        total = group_probabilities(evidence.sum(0))
         best = int(total.argmax())
         seed = int.from_bytes(sha256(group.encode()).digest()[:8], "big")
-        low, high = interval(evidence, best, seed) or (None, None)
+        low, high = bootstrap_interval(evidence, best, seed) or (None, None)
         unknown = float(np.mean([images.decisions[i] == "unknown" for i in order]))
         coordinates = images.coordinates
         unknown_p = None if coordinates is None else self.unknown_p(coordinates[order])

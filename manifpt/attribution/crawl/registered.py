@@ -57,7 +57,7 @@ class AttributorSource:
 
 
 def model_places(model: str, manifolds: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the options and the places that ``opened`` reads, for ``claims.claim``."""
+    """Return the options and the places that ``opened_model`` reads, for ``claims.claim``."""
     found = [] if _is_registered(model) else [("--model", model)]
     return [*found, *(("--manifold", uri) for uri in manifolds)]
 
@@ -73,7 +73,7 @@ def included(folder: str, manifest: dict[str, Any]) -> list[str]:
 
 
 @contextmanager
-def opened(model: str, manifolds: Sequence[str] = ()) -> Iterator[AttributorSource]:
+def opened_model(model: str, manifolds: Sequence[str] = ()) -> Iterator[AttributorSource]:
     """Find the attributor that ``--model`` names; one of MLflow's is a local copy in the block.
 
     ``manifolds`` say where its manifolds lie now, before what the model says.

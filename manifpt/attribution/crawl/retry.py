@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from manifpt import outputs, storage
 from manifpt.engine import shuffle
-from manifpt.engine.rollup import File, in_order, units_of
+from manifpt.engine.rollup import File, in_input_order, units_of
 from manifpt.engine.work import Work
 from manifpt.errors import ManifptError
 from manifpt.images.decode import ERRORS, DecodeRule
@@ -192,7 +192,7 @@ def merged(
         for file in manifest["files"]
         if file["folder"] != "quarantine" or not {u for u, _ in units_of(file)} & set(tried.files)
     ]
-    files = in_order([*kept, *made])
+    files = in_input_order([*kept, *made])
     new = recorded.totals(found)
     errors = Counter(manifest["by_error"])
     errors.subtract(tried.errors)

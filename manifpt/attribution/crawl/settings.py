@@ -7,7 +7,7 @@ from typing import Any
 from manifpt.artifacts.projection import Projector
 from manifpt.attribution.crawl import grouping
 from manifpt.attribution.crawl.pooling import EPS, Pooling
-from manifpt.attribution.crawl.stage import AttributeStage, check_columns
+from manifpt.attribution.crawl.stage import AttributeStage, check_metadata_names
 from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.attribution.unknown.decision import USUAL, Rule
 from manifpt.images import Selection
@@ -46,7 +46,7 @@ class AttributionSettings:
         reading = self.reading
         if self.group_by not in {None, grouping.FOLDER, *IMAGES, *reading.columns}:
             reading = replace(reading, columns=(*reading.columns, str(self.group_by)))
-        check_columns(reading.columns)
+        check_metadata_names(reading.columns)
         return replace(self, reading=reading)
 
     @property

@@ -22,7 +22,7 @@ from manifpt.images.degrade import Degradation
 from manifpt.images.degraded_copies import view
 from manifpt.images.perceptual import DISTANCE
 from manifpt.images.read import is_own
-from manifpt.images.stacks import firsts
+from manifpt.images.stacks import image_starts
 from manifpt.nets.device import device_and_precision
 
 TOP_K = 3
@@ -106,7 +106,10 @@ class AttributeStage:
         reals = [m.beside for p, m in zip(self.projectors, made, strict=True) if p.manifold]
         beside = dict(reals[0] if reals else made[0].beside)
         beside["in_manifold"] = np.any([m.beside["in_manifold"] for m in made], axis=0).tolist()
-        tiles, begins = self.attributor.outputs([m.artifacts for m in made]), firsts(made[0].rows)
+        tiles, begins = (
+            self.attributor.outputs([m.artifacts for m in made]),
+            image_starts(made[0].rows),
+        )
         found = pooled_tiles(tiles, begins)
         probabilities = self.attributor.fused(found.logits)
         unknown = self.attributor.unknown(found)
@@ -147,12 +150,12 @@ class AttributeStage:
         for how in self.views[1:]:
             seen = view(table, how, self.projectors[0].rule.filter)
             made = project_images(self.projectors, seen)
-            artifacts, begins = [m.artifacts for m in made], firsts(made[0].rows)
+            artifacts, begins = [m.artifacts for m in made], image_starts(made[0].rows)
             found.append(self.attributor.probabilities(artifacts, begins))
         return np.stack(found)
 
 
-def check_columns(columns: Sequence[str]) -> None:
+def check_metadata_names(columns: Sequence[str]) -> None:
     """Raise if metadata columns have names that the tables of the output have themselves."""
     own = {*ATTRIBUTIONS, *AGREEMENT, *TILED, *LEAKS, *pipeline.QUARANTINE}
     taken = [c for c in columns if c in own or is_own(c)]

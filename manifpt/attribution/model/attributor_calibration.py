@@ -19,7 +19,7 @@ from manifpt.artifacts.branches import ArtifactBranch, artifact_column, of_class
 from manifpt.attribution.model.fusion import fit_weights
 from manifpt.attribution.model.network import AttributionNetwork, Design, outputs
 from manifpt.attribution.model.stream import MOST_ROWS, first_of
-from manifpt.attribution.model.tiled import counts_of, pooled_tiles
+from manifpt.attribution.model.tiled import pooled_tiles, rows_per_image
 from manifpt.attribution.model.trained import AttributorParts
 from manifpt.attribution.unknown.decision import USUAL
 from manifpt.attribution.unknown.known import Known, Outputs
@@ -28,7 +28,7 @@ from manifpt.engine import session
 from manifpt.engine.tasks import result
 from manifpt.images.degrade import IDENTITY, Degradation
 from manifpt.images.degraded_copies import COLUMN
-from manifpt.images.stacks import firsts
+from manifpt.images.stacks import image_starts
 from manifpt.nets.device import device_and_precision, threads_of
 from manifpt.storage import tensors
 
@@ -42,7 +42,7 @@ def network_of(design: Design, weights: dict[str, Tensor]) -> AttributionNetwork
     return network.eval()
 
 
-def calibrate(
+def calibrate_attributor(
     build: Build,
     branches: Sequence[ArtifactBranch],
     classes: list[str],
@@ -132,14 +132,14 @@ def validation_outputs(
         table = of_classes(
             read_branches([storage.join(branch.uri, path) for branch in branches]), classes
         )
-        begins, sources = firsts(table), table["source"].to_pylist()
+        begins, sources = image_starts(table), table["source"].to_pylist()
         numbers = np.array([classes.index(sources[row]) for row in begins], dtype=np.int64)
         kept = first_of(numbers, room)
         if not len(kept):
             continue
-        images = np.repeat(np.arange(len(begins)), counts_of(begins, table.num_rows))
+        images = np.repeat(np.arange(len(begins)), rows_per_image(begins, table.num_rows))
         table = table.filter(pa.array(np.isin(images, kept)))
-        begins = firsts(table)
+        begins = image_starts(table)
         artifacts = [
             tensors.from_column(table[artifact_column(n)]).reshape(-1, *branch.manifest["shape"])
             for n, branch in enumerate(branches)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manifpt.attribution.model.fusion import fit_weights, pooled
+from manifpt.attribution.model.fusion import fit_weights, fused_log_probabilities
 
 SHRINKAGES = (0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9)
 LEAST = 1e-6  # of a variance
@@ -97,7 +97,7 @@ def fit_discriminant(
 
     def loss(found: Discriminant) -> float:
         logits = found.logits(rows)[:, None]
-        calibrated = pooled(logits, fit_weights(logits, labels).double())
+        calibrated = fused_log_probabilities(logits, fit_weights(logits, labels).double())
         return float(torch.nn.functional.nll_loss(calibrated, labels))
 
     return min((discriminant(moments, share) for share in SHRINKAGES), key=loss)

@@ -25,7 +25,7 @@ from manifpt.artifacts.branches import (
     read_branches,
 )
 from manifpt.artifacts.compute import EVALUATED, compute_artifacts
-from manifpt.attribution.model.attributor_calibration import calibrate
+from manifpt.attribution.model.attributor_calibration import calibrate_attributor
 from manifpt.attribution.model.heads import FITS, Layer
 from manifpt.attribution.model.network import AttributionNetwork
 from manifpt.attribution.model.network import outputs as network_outputs
@@ -36,14 +36,14 @@ from manifpt.attribution.model.trained import (
     TrainedAttributor,
     near_training,
     sealed,
-    seen_by,
+    seen_hashes,
     write_files,
 )
 from manifpt.engine import session
 from manifpt.errors import ManifptError
 from manifpt.images import Selection, plan
 from manifpt.images.degraded_copies import Augmentation
-from manifpt.images.places import places
+from manifpt.images.places import input_places
 from manifpt.images.sources import AS_FOUND, Reading, content_key
 from manifpt.nets.device import device_and_precision
 from manifpt.outputs import claims
@@ -166,7 +166,7 @@ def extend_attributor(
     by = [split_by] if split_by else []
     key = storage.digest([old.manifest["key"], content_key(units), head, *by])
     read = [("--extend", old.uri), *(("--manifold", uri) for uri in manifolds)]
-    read += [*places(additions, output, "--add"), *manifold_places(old, manifolds)]
+    read += [*input_places(additions, output, "--add"), *manifold_places(old, manifolds)]
     read += [("the artifacts in", branch.uri) for branches in sets for branch in branches]
     with claims.claim(output, "attributor", key, apart=read, terms=terms) as claim:
         if claim.finished:
@@ -188,7 +188,7 @@ def extend_attributor(
             claim.abandon()
             raise
         build = partial(_refitted, old, [*sets, new], classes, head)
-        made, facts = calibrate(build, sets[0], classes, demand, [*sets[1:], new])
+        made, facts = calibrate_attributor(build, sets[0], classes, demand, [*sets[1:], new])
         check_unchanged([branch for branches in (*sets, new) for branch in branches])
         return _publish(claim, old, new, made, {"head": head, **facts})
 
@@ -213,7 +213,7 @@ def _publish(
         extension["split_by"] = new[0].manifest["split_by"]
     # New validation images are compared with new training images: the old table has no splits.
     seen = pa.concat_tables(
-        [old.seen_table(), seen_by(new[0], made.classes)], promote_options="default"
+        [old.seen_table(), seen_hashes(new[0], made.classes)], promote_options="default"
     )
     body = {
         **{name: value for name, value in old.manifest.items() if name not in RENEWED},

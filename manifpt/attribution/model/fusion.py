@@ -12,7 +12,7 @@ from torch.nn.functional import log_softmax, nll_loss, softplus
 STEPS = 100
 
 
-def pooled(logits: Tensor, weights: Tensor) -> Tensor:
+def fused_log_probabilities(logits: Tensor, weights: Tensor) -> Tensor:
     """Return N x classes log-probabilities of N x heads x classes logits and the heads' weights."""
     each = log_softmax(logits, 2)
     return log_softmax((each * weights[:, None]).sum(1), 1)
@@ -30,7 +30,7 @@ def fit_weights(logits: Tensor, labels: Tensor) -> Tensor:
 
     def loss() -> Tensor:
         optimiser.zero_grad()
-        value = nll_loss(pooled(logits.double(), softplus(raw)), labels)
+        value = nll_loss(fused_log_probabilities(logits.double(), softplus(raw)), labels)
         value.backward()  # type: ignore[no-untyped-call]
         return value
 

@@ -295,7 +295,7 @@ def train_loop(config: dict[str, Any]) -> None:
     earlier = ray.train.get_checkpoint()
     if earlier:
         with earlier.as_directory() as folder:
-            trainer.restore(training.load_state(folder))
+            trainer.restore(training.checkpoint_state(folder))
     elif config["start"]:
         trainer.restore(training.state_of(storage.read_bytes(config["start"])))
     train = ray.train.get_dataset_shard("train")

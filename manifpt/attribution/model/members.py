@@ -7,7 +7,7 @@ from typing import Any
 
 from manifpt import storage
 from manifpt.artifacts.branches import open_artifacts
-from manifpt.attribution.model.attributor_calibration import calibrate
+from manifpt.attribution.model.attributor_calibration import calibrate_attributor
 from manifpt.attribution.model.network import AttributionNetwork, Design
 from manifpt.attribution.model.trained import TrainedAttributor, publish_attributor
 from manifpt.audit.training_audit import worst
@@ -41,7 +41,7 @@ def fuse_attributors(
         if claim.finished:
             return claim.finished
         build = partial(joined_network, opened, design)
-        made, found = calibrate(build, branches, opened[0].classes, demand)
+        made, found = calibrate_attributor(build, branches, opened[0].classes, demand)
         facts = {"members": [member.uri for member in opened], "seed": opened[0].manifest["seed"]}
         facts |= worst([member.manifest for member in opened])
         return publish_attributor(claim, made, facts | found)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from manifpt.attribution.model.compact import COMPACT, compact_network
 from manifpt.attribution.model.correlation import CORRELATION, StandardisedRows
-from manifpt.attribution.model.fusion import pooled
+from manifpt.attribution.model.fusion import fused_log_probabilities
 from manifpt.attribution.model.highpass import HighPass
 from manifpt.attribution.unknown.known import Outputs
 from manifpt.baselines.yu19 import YU19, yu19_network
@@ -271,7 +271,7 @@ class AttributionNetwork(nn.Module):
 
     def fuse(self, logits: Tensor) -> Tensor:
         """Return B x classes log-probabilities: those of the heads, weighted and added up."""
-        return pooled(logits.float(), self.weights)
+        return fused_log_probabilities(logits.float(), self.weights)
 
 
 def outputs(

@@ -95,7 +95,7 @@ def moments(
     return [total_moments(list(one)) for one in found]
 
 
-def rows_of(branch: ArtifactBranch, split: str, classes: list[str]) -> Iterator[Rows]:
+def artifact_rows(branch: ArtifactBranch, split: str, classes: list[str]) -> Iterator[Rows]:
     """Yield the artifacts in one space, N x shape, and the numbers of their classes, by file."""
     for path in branch.files(split):
         table = of_classes(read_branches([storage.join(branch.uri, path)], READ), classes)

@@ -25,7 +25,7 @@ TILED = {
 }
 
 
-def counts_of(begins: np.ndarray, rows: int) -> np.ndarray:
+def rows_per_image(begins: np.ndarray, rows: int) -> np.ndarray:
     """Return how many of N ``rows`` each image has; ``begins`` are the first of each, rising."""
     return np.diff(np.append(begins, rows))
 
@@ -35,7 +35,7 @@ def means(values: np.ndarray, begins: np.ndarray) -> np.ndarray:
     if len(begins) == len(values):
         return values
     sums = np.add.reduceat(values.astype(np.float64), begins)
-    counts = counts_of(begins, len(values)).reshape(-1, *(1,) * (values.ndim - 1))
+    counts = rows_per_image(begins, len(values)).reshape(-1, *(1,) * (values.ndim - 1))
     found: np.ndarray = (sums / counts).astype(values.dtype)
     return found
 
@@ -46,7 +46,7 @@ def pooled_tiles(outputs: Outputs, begins: np.ndarray) -> Outputs:
     return Outputs(means(outputs.logits, begins), features)
 
 
-def ranked(probability: np.ndarray, begins: np.ndarray) -> list[np.ndarray]:
+def rows_by_probability(probability: np.ndarray, begins: np.ndarray) -> list[np.ndarray]:
     """Return the rows of each image, those with the greatest of N probabilities first."""
     parts = np.split(probability, begins[1:])
     orders = (np.argsort(-part, kind="stable") for part in parts)
@@ -66,9 +66,9 @@ def pooled_columns(
     with the greatest of ``probabilities``, N x classes, for the image's ``predicted`` class.
     Distance and percentile are means.
     """
-    counts = counts_of(begins, rows.num_rows)
+    counts = rows_per_image(begins, rows.num_rows)
     its_own = probabilities[np.arange(rows.num_rows), np.repeat(predicted, counts)]
-    order = ranked(its_own, begins)
+    order = rows_by_probability(its_own, begins)
     x, y = rows["tile_x"].to_pylist(), rows["tile_y"].to_pylist()
     shown = [
         [{"x": x[row], "y": y[row], "probability": float(its_own[row])} for row in image[:SHOWN]]

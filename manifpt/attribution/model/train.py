@@ -11,18 +11,18 @@ from torch import Tensor
 
 from manifpt import storage
 from manifpt.artifacts.branches import ArtifactBranch, are_artifacts, artifacts_of, row_counts
-from manifpt.attribution.model.attributor_calibration import calibrate, network_of
+from manifpt.attribution.model.attributor_calibration import calibrate_attributor, network_of
 from manifpt.attribution.model.correlation import CORRELATION, fit_correlation
 from manifpt.attribution.model.discriminant import Discriminant, Rows, fit_discriminant
 from manifpt.attribution.model.loop import CUTMIX, Standing, TrainingSettings, train_loop
 from manifpt.attribution.model.network import LEAST_STD, AttributionNetwork, Design
 from manifpt.attribution.model.stream import (
     SHUFFLE_BYTES,
+    artifact_rows,
     dataset,
     first_rows,
     moments,
     row_bytes,
-    rows_of,
 )
 from manifpt.attribution.model.trained import publish_attributor
 from manifpt.attribution.model.training_recipe import TrainingRecipe
@@ -31,7 +31,7 @@ from manifpt.engine import session
 from manifpt.engine.tasks import results, task
 from manifpt.errors import ManifptError
 from manifpt.images.degraded_copies import Augmentation
-from manifpt.images.places import places
+from manifpt.images.places import input_places
 from manifpt.images.sources import AS_FOUND, Reading
 from manifpt.manifold.projector import NEAREST, Projection
 from manifpt.nets import training
@@ -126,7 +126,10 @@ def train_attributor(
     )
     options = options.resolved(gpu=workers[2])
     own = storage.join(output, "manifold")  # that of the usual attributor
-    read = [*places(inputs, output), *(("--manifold", uri) for uri in manifolds if uri != own)]
+    read = [
+        *input_places(inputs, output),
+        *(("--manifold", uri) for uri in manifolds if uri != own),
+    ]
     claims.check_place(output, "attributor", read, terms)
     verdict = None
     if not are_artifacts(inputs) and (manifolds or plain):
@@ -163,7 +166,7 @@ def train_attributor(
             return facts | {"state": state}
         fitted = fit_discriminants(branches, classes, design, demand)
         build = partial(joined_heads, design, trained.heads, state.get("best_weights", {}), fitted)
-        made, found = calibrate(build, branches, classes, demand)
+        made, found = calibrate_attributor(build, branches, classes, demand)
         manifest = publish_attributor(claim, made, facts | found)
         training.clear(output)
         return manifest
@@ -278,14 +281,14 @@ def _fitted(branch: ArtifactBranch, trunk: str, classes: list[str], threads: int
     if trunk == CORRELATION:
         size = int(np.prod(branch.manifest["shape"]))
         with threads_of(threads):
-            layers = fit_correlation(rows_of(branch, "train", classes), len(classes))
+            layers = fit_correlation(artifact_rows(branch, "train", classes), len(classes))
         return FittedHead(layers, [0.0] * size, [1.0] * size)
     found = branch.manifest["moments"]["train"]
     mean = np.array(found["mean"], dtype=np.float32)
     std = np.maximum(np.array(found["std"], dtype=np.float32), LEAST_STD)
 
     def standardised(split: str) -> Iterator[Rows]:
-        for artifacts, labels in rows_of(branch, split, classes):
+        for artifacts, labels in artifact_rows(branch, split, classes):
             yield (artifacts - mean) / std, labels
 
     rows = row_counts(branch.manifest)["train"]

@@ -21,7 +21,7 @@ from manifpt.artifacts.branches import (
     of_classes,
     read_artifacts,
 )
-from manifpt.attribution.model.fusion import pooled
+from manifpt.attribution.model.fusion import fused_log_probabilities
 from manifpt.attribution.model.near import NEAR, near
 from manifpt.attribution.model.network import AttributionNetwork, Design
 from manifpt.attribution.model.network import outputs as network_outputs
@@ -31,7 +31,7 @@ from manifpt.attribution.unknown.open_set import REMEDY, OpenSet
 from manifpt.engine import prometheus
 from manifpt.errors import DamageError, ManifptError
 from manifpt.images.perceptual import DISTANCE, HammingIndex
-from manifpt.images.stacks import firsts
+from manifpt.images.stacks import image_starts
 from manifpt.nets.backbone import folded
 from manifpt.outputs import claims, integrity
 
@@ -130,7 +130,9 @@ class TrainedAttributor:
         """
         fitted = self.ready.weights.double().cpu()
         given = fitted if weights is None else torch.tensor(weights, dtype=torch.float64)
-        out: np.ndarray = pooled(torch.from_numpy(logits).double(), given).exp().numpy()
+        out: np.ndarray = (
+            fused_log_probabilities(torch.from_numpy(logits).double(), given).exp().numpy()
+        )
         return out
 
     def probabilities(
@@ -225,7 +227,7 @@ def publish_attributor(
     manifest = branches[0].manifest
     classes = manifest["classes"]
     augmentation = manifest.get("augment")
-    seen = seen_by(branches[0], made.classes)
+    seen = seen_hashes(branches[0], made.classes)
     body = {
         **facts,
         "design": made.design.card(),
@@ -249,7 +251,7 @@ def publish_attributor(
     return claim.publish(sealed(body))
 
 
-def seen_by(branch: ArtifactBranch, classes: Sequence[str]) -> pa.Table:
+def seen_hashes(branch: ArtifactBranch, classes: Sequence[str]) -> pa.Table:
     """Return the hashes of what training and validation have seen of artifacts, a row an image.
 
     ``near_training`` says which validation images look like a training image, of any class; it is
@@ -261,7 +263,7 @@ def seen_by(branch: ArtifactBranch, classes: Sequence[str]) -> pa.Table:
         read = ["source", "pixel_sha256", LOOKS, *(["tile"] if "tiles" in branch.manifest else [])]
         paths = [storage.join(branch.uri, path) for path in branch.files(split)]
         table = of_classes(pa.concat_tables([read_artifacts(p, read) for p in paths]), classes)
-        table = table.take(pa.array(firsts(table)))
+        table = table.take(pa.array(image_starts(table)))
         table = table.select([name for name in read[1:3] if name in table.column_names])
         if LOOKS in table.column_names:
             table = table.append_column(NEAR, near(table[LOOKS], index))

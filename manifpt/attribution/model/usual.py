@@ -23,7 +23,7 @@ from manifpt.errors import ManifptError
 from manifpt.images import plan
 from manifpt.images.degrade import KINDS, StrengthRange
 from manifpt.images.degraded_copies import Augmentation
-from manifpt.images.places import places
+from manifpt.images.places import input_places
 from manifpt.images.sources import AS_FOUND, MANIFOLD_REALS, REAL, Reading
 from manifpt.manifold.build import ManifoldSettings, build_manifold
 from manifpt.manifold.denoiser import STEPS
@@ -60,7 +60,7 @@ def train_usual(
     stays in ``output``/manifold. The other arguments are those of ``train_attributor``.
     """
     output = storage.absolute(output)
-    claims.check_place(output, "attributor", places(inputs, output), terms)
+    claims.check_place(output, "attributor", input_places(inputs, output), terms)
     how: dict[str, Any] = {"labels": labels, "demand": demand, "terms": terms}
     verdict = training_audit.audit_before(inputs, output, audit, sources=sources, **how)
     # Where nothing could be audited, the training does not look once more.
