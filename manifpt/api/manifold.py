@@ -204,7 +204,7 @@ def _projected(projector: Projector, images: Images) -> Iterator[Projected]:
 def _nearest_of(found: Projected) -> pa.Table:
     also = [name for name in ("tile", "tile_x", "tile_y") if name in found.rows.column_names]
     rows = found.rows.select(["id", *also])
-    for name, values in found.beside.items():
+    for name, values in found.columns.items():
         rows = rows.append_column(name, pa.array(values))
     return rows
 

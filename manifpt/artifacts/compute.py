@@ -87,28 +87,28 @@ class ArtifactStage:
         if self.augmentation is not None:
             filter_name = next(iter(self.projectors.values())).rule.filter
             table, split = self.augmentation.extended(table, split, filter_name)
-        made = project_images(list(self.projectors.values()), table)
+        projections = project_images(list(self.projectors.values()), table)
         if is_stacked(table):
             split = [split[image] for image in image_of_each_tile(table)]
         masks = {name: np.array([s == name for s in split]) for name in EVALUATED}
         masks = {name: mask for name, mask in masks.items() if mask.any()}
         tables, moments = {}, {}
-        for folder, found in zip(self.projectors, made, strict=True):
-            rows, artifacts = self._rows(found, split), found.artifacts
+        for folder, projected in zip(self.projectors, projections, strict=True):
+            rows, artifacts = self._rows(projected, split), projected.artifacts
             for name, mask in masks.items():
                 tables[posixpath.join(folder, name)] = rows.filter(pa.array(mask))
-            kept = {name: channel_moments(artifacts[mask]) for name, mask in masks.items()}
-            moments[folder] = kept
-        facts = {"moments": moments, **_counted(made[0].rows, masks), "split_by": counted}
+            by_split = {name: channel_moments(artifacts[mask]) for name, mask in masks.items()}
+            moments[folder] = by_split
+        facts = {"moments": moments, **_counted(projections[0].rows, masks), "split_by": counted}
         return pipeline.Result(tables, facts)
 
-    def _rows(self, found: Projected, split: list[str]) -> pa.Table:
+    def _rows(self, projected: Projected, split: list[str]) -> pa.Table:
         """Return the artifacts table of what was projected; ``split`` is that of each row."""
-        table, artifacts, beside = found
+        table, artifacts, columns = projected
         also = [name for name in (*AUGMENTED, *TILE) if name in table.column_names]
-        kept = ["id", "uri", "source", "sha256", "pixel_sha256", "perceptual_hash", *also]
-        rows = table.select(kept)
-        for name, values in ({"split": split} | beside).items():
+        names = ["id", "uri", "source", "sha256", "pixel_sha256", "perceptual_hash", *also]
+        rows = table.select(names)
+        for name, values in ({"split": split} | columns).items():
             rows = rows.append_column(name, pa.array(values, ARTIFACTS[name]))
         stored = as_float16(artifacts) if self.float16 else artifacts
         return rows.select([*ARTIFACTS, *also]).append_column("artifact", tensors.to_column(stored))
@@ -119,16 +119,16 @@ def _counted(rows: pa.Table, masks: dict[str, np.ndarray]) -> dict[str, Any]:
     sources, begins = rows["source"].to_pylist(), np.zeros(rows.num_rows, bool)
     begins[image_starts(rows)] = True
 
-    def counts(kept: np.ndarray) -> dict[str, dict[str, int]]:
+    def counts(selected: np.ndarray) -> dict[str, dict[str, int]]:
         return {
-            name: dict(Counter(str(sources[row]) for row in np.flatnonzero(mask & kept)))
+            name: dict(Counter(str(sources[row]) for row in np.flatnonzero(mask & selected)))
             for name, mask in masks.items()
         }
 
-    found = {"classes": counts(begins)}
+    facts = {"classes": counts(begins)}
     if "tile" in rows.column_names:
-        found["tiles"] = counts(np.ones_like(begins))
-    return found
+        facts["tiles"] = counts(np.ones_like(begins))
+    return facts
 
 
 def as_float16(artifacts: np.ndarray) -> np.ndarray:
@@ -151,13 +151,13 @@ def channel_moments(artifacts: np.ndarray) -> dict[str, Any]:
     }
 
 
-def total_moments(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def total_moments(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return mean and standard deviation a channel, of what ``channel_moments`` counted."""
-    if not found:
+    if not parts:
         return {}
-    count = sum(m["count"] for m in found)
-    mean = np.sum([m["sum"] for m in found], axis=0) / count
-    square = np.sum([m["square"] for m in found], axis=0) / count
+    count = sum(m["count"] for m in parts)
+    mean = np.sum([m["sum"] for m in parts], axis=0) / count
+    square = np.sum([m["square"] for m in parts], axis=0) / count
     return {"mean": mean.tolist(), "std": np.sqrt(np.maximum(square - mean**2, 0)).tolist()}
 
 
@@ -167,15 +167,15 @@ def evaluated_classes(
     """Return how many images, or ``tiles``, of each source a pipeline's records count, by split."""
     counts: dict[str, Counter[str]] = {split: Counter() for split in EVALUATED}
     for record in records:
-        for split, found in record["facts"].get(fact, {}).items():
-            counts[split].update(found)
-    return {split: dict(sorted(found.items())) for split, found in counts.items()}
+        for split, by_class in record["facts"].get(fact, {}).items():
+            counts[split].update(by_class)
+    return {split: dict(sorted(by_class.items())) for split, by_class in counts.items()}
 
 
 def counted_splits(records: Sequence[dict[str, Any]]) -> dict[str, int]:
     """Return how many images were split ``by_value`` of a column, and how many had none."""
-    found = [record["facts"].get("split_by", (0, 0)) for record in records]
-    return {name: sum(one[n] for one in found) for n, name in enumerate(Splits._fields[1:])}
+    counts = [record["facts"].get("split_by", (0, 0)) for record in records]
+    return {name: sum(count[n] for count in counts) for n, name in enumerate(Splits._fields[1:])}
 
 
 def compute_artifacts(
@@ -256,7 +256,7 @@ def compute_artifacts(
     if augment and first.tiles:
         augment["tiles"] = first.tiles
     by = {"split_by": split_by} if split_by else None
-    key = storage.digest(made_by + [one for one in (augment, by) if one])
+    key = storage.digest(made_by + [option for option in (augment, by) if option])
     learned = any(target.space.name in LEARNED for target in targets.values())
     pool = session.pool(demand, uses_gpu=learned)
     kind = "artifacts" if len(targets) == 1 else COMBINATION
@@ -287,7 +287,7 @@ def compute_artifacts(
             claim.abandon()
             raise no_values(split_by)
         classes = evaluated_classes(records)
-        copies = sum(sum(found.values()) for found in classes.values()) - counts["ok"]
+        copies = sum(sum(by_class.values()) for by_class in classes.values()) - counts["ok"]
         common = {**counts, "inputs": describe(inputs, units, labels), "classes": classes}
         if first.tiles:
             common["tiles"] = evaluated_classes(records, "tiles")
@@ -308,17 +308,17 @@ def publish_artifacts(
 ) -> dict[str, Any]:
     """Publish each space's artifacts and, if there are several, the folder that holds them."""
     files = pipeline.parts(records)
-    found = [record["facts"]["moments"] for record in records if record["facts"]]
+    recorded = [record["facts"]["moments"] for record in records if record["facts"]]
     for folder, fact in facts.items():
-        mine = [moments[folder] for moments in found]
+        mine = [moments[folder] for moments in recorded]
         moments = {s: total_moments([m[s] for m in mine if s in m]) for s in EVALUATED}
         start = storage.join(folder, "")
         inside = [_inside(folder, file) for file in files if file["path"].startswith(start)]
         body = {**fact, **common, "files": inside, "moments": moments}
         manifest = claim.publish(body, folder, "artifacts")
     if len(facts) > 1:
-        kept = [file for file in files if file["folder"] == "quarantine"]
-        body = {**common, "members": list(facts), "files": kept}
+        quarantined = [file for file in files if file["folder"] == "quarantine"]
+        body = {**common, "members": list(facts), "files": quarantined}
         manifest = claim.publish(body)
     pipeline.clear_records(claim.folder)
     return manifest

@@ -77,12 +77,12 @@ class Projector:
         hashes = np.array(own_hashes(table), dtype=object)
         flat = embedded.reshape(rows, -1)
         with prometheus.timed("search"):
-            found = self.searcher.nearest(flat, self.projection.neighbours, hashes)
-        return self._artifacts(embedded, found.vector, self.manifold), {
-            "neighbor_id": found.id[:, 0].tolist(),
-            "distance": found.distance[:, 0].tolist(),
-            "percentile": self.manifold.percentile(found.distance[:, 0]).tolist(),
-            "in_manifold": found.seen.tolist(),
+            neighbours = self.searcher.nearest(flat, self.projection.neighbours, hashes)
+        return self._artifacts(embedded, neighbours.vector, self.manifold), {
+            "neighbor_id": neighbours.id[:, 0].tolist(),
+            "distance": neighbours.distance[:, 0].tolist(),
+            "percentile": self.manifold.percentile(neighbours.distance[:, 0]).tolist(),
+            "in_manifold": neighbours.seen.tolist(),
         }
 
     def _artifacts(
@@ -108,7 +108,7 @@ class Projected(NamedTuple):
 
     rows: pa.Table
     artifacts: np.ndarray
-    beside: dict[str, Any]
+    columns: dict[str, Any]
 
 
 def project_images(projectors: Sequence[Projector], table: pa.Table) -> list[Projected]:
@@ -120,31 +120,33 @@ def project_images(projectors: Sequence[Projector], table: pa.Table) -> list[Pro
     tiles = next((as_space_sees(table, p.rule) for p in projectors if p.rule.tiles), None)
     if tiles is None or not is_stacked(table):
         return [_whole(_projected(p, as_space_sees(table, p.rule))) for p in projectors]
-    found = []
+    projections = []
     for projector in projectors:
         if projector.rule.tiles:
-            found.append(_whole(_projected(projector, tiles)))
+            projections.append(_whole(_projected(projector, tiles)))
         else:
             whole = _projected(projector, as_space_sees(table, projector.rule))
-            found.append(_repeated(whole, image_of_each_tile(table), tiles))
-    return found
+            projections.append(_repeated(whole, image_of_each_tile(table), tiles))
+    return projections
 
 
 def _projected(projector: Projector, table: pa.Table) -> Projected:
-    artifacts, beside = projector(table)
+    artifacts, columns = projector(table)
     pixels = [f.name for f in table.schema if isinstance(f.type, pa.FixedShapeTensorType)]
-    kept = [name for name in table.column_names if name not in {*pixels, "artifact", PLACES}]
-    return Projected(table.select(kept), artifacts, beside)
+    names = [name for name in table.column_names if name not in {*pixels, "artifact", PLACES}]
+    return Projected(table.select(names), artifacts, columns)
 
 
-def _whole(found: Projected) -> Projected:
+def _whole(projected: Projected) -> Projected:
     """Return it with each image in the manifold as a whole, or not."""
-    begin = image_starts(found.rows)
-    if len(begin) == found.rows.num_rows:
-        return found
-    every = np.logical_and.reduceat(np.array(found.beside["in_manifold"]), begin)
-    counts = np.diff([*begin, found.rows.num_rows])
-    return found._replace(beside=found.beside | {"in_manifold": np.repeat(every, counts).tolist()})
+    begin = image_starts(projected.rows)
+    if len(begin) == projected.rows.num_rows:
+        return projected
+    every = np.logical_and.reduceat(np.array(projected.columns["in_manifold"]), begin)
+    counts = np.diff([*begin, projected.rows.num_rows])
+    return projected._replace(
+        columns=projected.columns | {"in_manifold": np.repeat(every, counts).tolist()}
+    )
 
 
 def _repeated(whole: Projected, of: np.ndarray, tiles: pa.Table) -> Projected:
@@ -154,8 +156,8 @@ def _repeated(whole: Projected, of: np.ndarray, tiles: pa.Table) -> Projected:
         rows = rows.append_column(
             name, rows["pixel_sha256"] if name == "tile_sha256" else tiles[name]
         )
-    beside = {name: [values[row] for row in of] for name, values in whole.beside.items()}
-    return Projected(rows, whole.artifacts[of], beside)
+    columns = {name: [values[row] for row in of] for name, values in whole.columns.items()}
+    return Projected(rows, whole.artifacts[of], columns)
 
 
 @dataclass(frozen=True)
@@ -214,31 +216,31 @@ def targets_of(
     with tiles. Plain spaces have up to ``tiles`` native tiles; if that is None, as many as the
     reals of a manifold of pixels, else the usual number (see ``probe``).
     """
-    found: dict[str, Target] = {}
+    targets: dict[str, Target] = {}
     for manifold in open_manifolds(manifolds):
         on = projection.on(manifold.manifest)
         target = Target(manifold.space, manifold.rule, manifold, on)
         name, count = target.space.name, 1
-        while name in found:
+        while name in targets:
             count += 1
             name = f"{target.space.name}-{count}"
-        found[name] = target
-    first = next(iter(found.values()), None)
+        targets[name] = target
+    first = next(iter(targets.values()), None)
     if plain:
-        rule = reading_rule([target.rule for target in found.values()] or [DecodeRule(0)])
+        rule = reading_rule([target.rule for target in targets.values()] or [DecodeRule(0)])
         size = image_size or rule.size or min(LARGEST, natural_size(units, selection))
         if tiles is None:
-            given = any(target.space.name not in LEARNED for target in found.values())
+            given = any(target.space.name not in LEARNED for target in targets.values())
             tiles = rule.tiles if given else usual_tiles(units, selection, size)
         rule = replace(rule, size=size, tiles=tiles)
-        found |= {plain_name(n, found): Target(make_space(n, size), rule) for n in plain}
+        targets |= {plain_name(n, targets): Target(make_space(n, size), rule) for n in plain}
     elif image_size is not None and first is not None and image_size != first.rule.size:
         raise ManifptError(
             f"--image-size {image_size}: the manifold's reals have {first.rule.size}; leave it out"
         )
     elif tiles is not None:
         raise ManifptError("--tiles: a manifold's images have the tiles of its reals; leave it out")
-    rules = [target.rule for target in found.values()]
+    rules = [target.rule for target in targets.values()]
     if len({replace(rule, size=1, tiles=0) for rule in rules}) > 1:
         raise ManifptError("--manifold: they decode images by different rules; build them alike")
     if len({rule for rule in rules if rule.tiles}) > 1:
@@ -246,7 +248,7 @@ def targets_of(
             "--manifold: their images have tiles of several sizes or numbers; build them with one "
             "--image-size and --tiles"
         )
-    return dict(sorted(found.items(), key=lambda item: not item[1].rule.tiles))
+    return dict(sorted(targets.items(), key=lambda item: not item[1].rule.tiles))
 
 
 def plain_name(name: str, taken: Container[str]) -> str:
@@ -271,10 +273,10 @@ def projectors_of(
     for manifold, placement in zip(reals, placements, strict=True):
         print(f"{manifold.space.name}: {placement}", file=sys.stderr, flush=True)
     searchers = iter([placement.searcher() for placement in placements])
-    made = [t.projector(next(searchers) if t.manifold else None) for t in targets.values()]
+    projectors = [t.projector(next(searchers) if t.manifold else None) for t in targets.values()]
     if pool.compiled:
-        made = [replace(p, space=compiled(p.space)) for p in made]
-    return made, pool
+        projectors = [replace(p, space=compiled(p.space)) for p in projectors]
+    return projectors, pool
 
 
 def run_projection(

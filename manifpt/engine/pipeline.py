@@ -73,8 +73,8 @@ def check_columns(table: pa.Table, schema: dict[str, pa.DataType], stage: str) -
         if name not in table.column_names:
             raise TypeError(f"{stage}: the input has no column {name!r}")
         if table.schema.field(name).type != kind:
-            found = table.schema.field(name).type
-            raise TypeError(f"{stage}: column {name!r} is {found}, not {kind}")
+            actual = table.schema.field(name).type
+            raise TypeError(f"{stage}: column {name!r} is {actual}, not {kind}")
 
 
 def chunks(read: Read, spec: str, unit: int, done: set[int]) -> Iterator[dict[str, Any]]:
@@ -191,9 +191,9 @@ class _Worker:
             use_threads(self.threads)
         prometheus.emit("manifpt_seconds_total", time.perf_counter() - self.ended, "wait")
         rows = [{name: batch[name][i] for name in batch} for i in range(len(batch["unit"]))]
-        made = {"record": [json.dumps(self.work(row)) for row in rows]}
+        records = {"record": [json.dumps(self.work(row)) for row in rows]}
         self.ended = time.perf_counter()
-        return made
+        return records
 
     def work(self, row: dict[str, Any]) -> dict[str, Any]:
         """Work on one chunk; return its record, or the error that ends the job, see ``_failed``."""
@@ -280,8 +280,8 @@ def run(
     prometheus.enter(title)
     stored = specs if isinstance(specs, Work) else Work.store(output, specs)
     attempts.clear(output)
-    found = Records(recorded.stored(output, generation))
-    closed, done = recorded.by_unit(found)
+    records = Records(recorded.stored(output, generation))
+    closed, done = recorded.by_unit(records)
     units = np.array(range(stored.units) if only is None else sorted(only), dtype=np.int64)
     left = units[~np.isin(units, list(closed))]
     progress = Progress(title, len(units), len(units) - len(left))
@@ -290,17 +290,17 @@ def run(
         whole = pool.wait()
         node = pool.threads if pool.here else scaling.node_cpus()
         threads = stored.pinned("threads", min(pool.threads, node))
-        made = (
+        new_records = (
             _execute_here(left, reader, build)
             if pool.here
             else _execute(left, reader, build, threads, pool, whole=whole)
         )
-        for record in made:
-            found.add(record)
+        for record in new_records:
+            records.add(record)
             gatherer.add(record)
             progress.add(record)
     attempts.clear(output)
-    return found
+    return records
 
 
 def _reader_memory() -> float:

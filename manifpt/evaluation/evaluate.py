@@ -63,15 +63,15 @@ class ScoreStage(Unseen):
         unknown = other & np.array([name is not None for name in table["source"].to_pylist()])
         if unknown.any() and self.attributor.open_set is not None:
             tables[UNKNOWN] = [self._scores(table.filter(pa.array(unknown)))]
-        kept = table.filter(pa.array(~(seen | other)))
-        facts["without_hash"] = kept[NEAR].null_count
-        looks = kept[NEAR].fill_null(False).to_numpy().astype(bool)
+        counted = table.filter(pa.array(~(seen | other)))
+        facts["without_hash"] = counted[NEAR].null_count
+        looks = counted[NEAR].fill_null(False).to_numpy().astype(bool)
         for name, mask in (("news", ~looks), ("near", looks)):
             if mask.any():
-                found = self._scores(kept.filter(pa.array(mask)))
-                tables.setdefault(self._folder(name), []).append(found)
+                scores = self._scores(counted.filter(pa.array(mask)))
+                tables.setdefault(self._folder(name), []).append(scores)
                 truth, predicted = (
-                    np.array([classes.index(name) for name in found[column].to_pylist()])
+                    np.array([classes.index(name) for name in scores[column].to_pylist()])
                     for column in ("source", "prediction")
                 )
                 facts[name] = confusion_matrix(truth, predicted, len(classes)).tolist()
@@ -94,11 +94,11 @@ class ScoreStage(Unseen):
             [tensors.from_column(table[name]) for name in names],
             image_starts(table),
         )
-        found = self.attributor.outputs(artifacts, begins)
+        network_outputs = self.attributor.outputs(artifacts, begins)
         distance = mean_or_none(table["distance"].to_pylist(), begins)
-        probabilities = self.attributor.fused(found.logits)
-        before = self.attributor.fused(found.logits, [1 / heads] * heads)
-        unknown = self.attributor.unknown(found)
+        probabilities = self.attributor.fused(network_outputs.logits)
+        before = self.attributor.fused(network_outputs.logits, [1 / heads] * heads)
+        unknown = self.attributor.unknown(network_outputs)
         unknown_p = unknown.p_value if unknown else None
         columns: dict[str, Any] = {
             "prediction": [classes[i] for i in probabilities.argmax(1)],
@@ -162,12 +162,12 @@ def _branches(
 ) -> list[ArtifactBranch]:
     """Return the artifacts that ``inputs`` are, or that are made of them as in training."""
     if not are_artifacts(inputs):
-        made = storage.join(output, "artifacts")
+        folder = storage.join(output, "artifacts")
         targets = trained_targets(attributor, source.manifolds)
         compute_artifacts(
-            inputs, made, targets=targets, undeclared="test", demand=demand, terms=terms
+            inputs, folder, targets=targets, undeclared="test", demand=demand, terms=terms
         )
-        inputs = [made]
+        inputs = [folder]
     branches = open_artifacts(inputs)
     _check(attributor, branches)
     return branches
@@ -207,15 +207,17 @@ def evaluate(
     output = storage.absolute(output)
     read = [*input_places(inputs, output), *model_places(model, manifolds)]
     claims.check_place(output, "evaluation", read, terms)
-    with opened_model(model, manifolds) as found:
-        attributor = TrainedAttributor.open(found.attributor)
-        read += manifold_places(attributor, found.manifolds)
+    with opened_model(model, manifolds) as model_source:
+        attributor = TrainedAttributor.open(model_source.attributor)
+        read += manifold_places(attributor, model_source.manifolds)
         claims.check_apart(output, read)
         if other_manifold:
             branches = open_artifacts(inputs)
             _check(attributor, branches, other_manifold=True)
         else:
-            branches = _branches(inputs, attributor, found.kept(output), output, demand, terms)
+            branches = _branches(
+                inputs, attributor, model_source.kept(output), output, demand, terms
+            )
         content = [b.manifest["key"] for b in branches]
         looks = {"keep_near": keep_near, "distance": DISTANCE}
         looks |= {"other_manifold": True} if other_manifold else {}
@@ -225,7 +227,7 @@ def evaluate(
         if not files:
             raise ManifptError("--input: holds no image of the split test; see its manifest.json")
         pool = session.pool(demand, uses_gpu=True)
-        source = found.kept(output)
+        source = model_source.kept(output)
     keep = ("artifacts", "model")
     with claims.claim(output, "evaluation", key, apart=read, terms=terms, keep=keep) as claim:
         if claim.finished:
@@ -287,8 +289,8 @@ def evaluate(
 
 def _total(facts: Sequence[dict[str, Any]], name: str, classes: int) -> np.ndarray:
     """Return the sum of the confusion matrices of that name, classes x classes."""
-    found = [np.array(fact[name]) for fact in facts if name in fact]
-    total: np.ndarray = np.sum([np.zeros((classes, classes), np.int64), *found], axis=0)
+    matrices = [np.array(fact[name]) for fact in facts if name in fact]
+    total: np.ndarray = np.sum([np.zeros((classes, classes), np.int64), *matrices], axis=0)
     return total
 
 
@@ -309,13 +311,13 @@ def near_report(
     }
 
 
-def near_line(found: dict[str, Any]) -> str:
+def near_line(near: dict[str, Any]) -> str:
     """Return what ``near_report`` gave as a line of text."""
-    without, known = found["accuracy_without"], found["without_hash"]
+    without, known = near["accuracy_without"], near["without_hash"]
     text = (
-        f"near_training: {found['images']} test images look like one of training or validation and "
-        f"{'count' if found['counted'] else 'do not count'}; accuracy with them "
-        f"{found['accuracy_with']:.3f}, without "
+        f"near_training: {near['images']} test images look like one of training or validation and "
+        f"{'count' if near['counted'] else 'do not count'}; accuracy with them "
+        f"{near['accuracy_with']:.3f}, without "
         f"{'-' if without is None else format(without, '.3f')}"
     )
     return text + (f"; {known} have no perceptual hash, and count" if known else "")

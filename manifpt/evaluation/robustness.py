@@ -61,7 +61,7 @@ class RobustnessStage(Unseen):
         in_manifold = np.zeros(kept.num_rows, bool)
         if kept.num_rows:
             made = project_images(self.projectors, kept)
-            in_manifold = np.any([m.beside["in_manifold"] for m in made], axis=0)
+            in_manifold = np.any([m.columns["in_manifold"] for m in made], axis=0)
             in_manifold = in_manifold[image_starts(made[0].rows)]
             kept = kept.filter(pa.array(~in_manifold))
         facts = {"seen": int(seen.sum() + in_manifold.sum()), "other_source": int(other.sum())}

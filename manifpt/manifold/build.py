@@ -176,10 +176,10 @@ def build_manifold(
         if claim.finished:
             return claim.finished
         single = len(spaces) == 1
-        folders = ["" if single else one.name for one in spaces]
+        folders = ["" if single else member.name for member in spaces]
         spaces = [
-            keep_weights(one, storage.join(output, folder) if folder else output)
-            for one, folder in zip(spaces, folders, strict=True)
+            keep_weights(member, storage.join(output, folder) if folder else output)
+            for member, folder in zip(spaces, folders, strict=True)
         ]
         embedding = [compiled(s) for s in spaces] if pool.compiled else spaces
         records = embed_units(units, embedding, rules, settings.shards, output, pool, training)
@@ -190,11 +190,11 @@ def build_manifold(
         common = {**counts, "inputs": describe(inputs, units, labels)}
         quarantine = [p for p in pipeline.parts(records) if p["folder"] == "quarantine"]
         members = {}
-        for one, rule, folder in zip(spaces, rules, folders, strict=True):
+        for member, rule, folder in zip(spaces, rules, folders, strict=True):
             place = storage.join(output, folder) if folder else output
-            draft = _draft(one, rule, settings, records, output, place, pool)
+            draft = _draft(member, rule, settings, records, output, place, pool)
             draft |= {**common, "quarantine": quarantine if single else []}
-            members[one.name] = manifest = claim.publish(draft, folder, "manifold")
+            members[member.name] = manifest = claim.publish(draft, folder, "manifold")
         if not single:
             manifest = _publish_members(claim, members, {**common, "quarantine": quarantine})
         clear_embedded(output)
@@ -314,15 +314,15 @@ def _appended(
 ) -> dict[str, Any] | None:
     """Return a manifest with the embedded reals as new shards; None if they are in it already."""
     key = done["key"]
-    if key in [one["key"] for one in manifest["appended"]]:
+    if key in [earlier["key"] for earlier in manifest["appended"]]:
         return None
     known = [storage.join(manifold.uri, s["rows"]["path"]) for s in manifest["shards"]]
     shards, name = len(manifold.manifest["shards"]), manifold.space.name
     prefix = f"shard-{key[:12]}"
     new = write_shards(manifold.uri, scratch, records, shards, pool, name, prefix, known)
-    kept = [entry for entry in new if entry["reals"]]
-    draft = {**manifest, "shards": [*manifest["shards"], *kept]}
-    draft["reals"] += sum(entry["reals"] for entry in kept)
+    nonempty = [entry for entry in new if entry["reals"]]
+    draft = {**manifest, "shards": [*manifest["shards"], *nonempty]}
+    draft["reals"] += sum(entry["reals"] for entry in nonempty)
     duplicates = sum(entry["duplicates"] for entry in new)
     draft["appended"] = [*manifest["appended"], {**done, "duplicates": duplicates}]
     moved = _moved(records, scratch, manifold.uri, key)
@@ -410,12 +410,12 @@ def compact_manifold(
             ]
         )
         gone = {n for group in merging for n in group}
-        kept = [entry for n, entry in enumerate(old) if n not in gone]
+        untouched = [entry for n, entry in enumerate(old) if n not in gone]
         for folder in manifest.get("obsolete", []):
             remove_shard(storage.join(manifold.uri, folder))
         obsolete = [old[n]["rows"]["path"].partition("/")[0] for n in sorted(gone)]
-        counts = {"from": len(old), "to": len(kept) + len(new)}
+        counts = {"from": len(old), "to": len(untouched) + len(new)}
         compacted = [*manifest.get("compacted", []), counts]
-        return {**manifest, "shards": kept + new, "obsolete": obsolete, "compacted": compacted}
+        return {**manifest, "shards": untouched + new, "obsolete": obsolete, "compacted": compacted}
 
     return _update(manifold, change)

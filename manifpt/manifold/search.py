@@ -171,8 +171,8 @@ def _by_bounds(
     dropped |= _too_many(np.bincount(pairs.query, minlength=count) * share, dropped, total)
     pairs = pairs.where(~dropped[pairs.query])
     lower = bounds(pairs)
-    kept = lower <= best[pairs.query]
-    pairs, lower = pairs.where(kept), lower[kept]
+    within = lower <= best[pairs.query]
+    pairs, lower = pairs.where(within), lower[within]
     best = np.minimum(best, limit(pairs, lower, k + 15))
     pairs = pairs.where(lower <= best[pairs.query])
     dropped |= _too_many(np.bincount(pairs.query, minlength=count), dropped, total)
@@ -202,7 +202,7 @@ def _by_index(
     count, total = len(asked), len(shard.vectors)
     spare = FIRST_CANDIDATES if plan.exact else plan.candidates
     width, left = min(total, k + spare), np.arange(count)
-    found = [Pairs(np.empty(0, np.int64), np.empty(0, np.int64))]
+    proposed = [Pairs(np.empty(0, np.int64), np.empty(0, np.int64))]
     while len(left) and width <= WIDEST:
         near, rows = index.search(np.ascontiguousarray(centred[left]), width)
         query = np.repeat(left, width)
@@ -211,11 +211,11 @@ def _by_index(
         kth = pairs.kth(squared(asked.points, shard.points, pairs), k, count)
         certain = near[:, -1] - errors[left] > kth[left] / (1 - gamma(centred.shape[1] + 2))
         settled = certain | (width == total) | (not plan.exact)
-        found.append(pairs.where(np.isin(pairs.query, left[settled])))
+        proposed.append(pairs.where(np.isin(pairs.query, left[settled])))
         left = left[~settled]
         width = min(total, 4 * width)
-    query = np.concatenate([pairs.query for pairs in found])
-    row = np.concatenate([pairs.row for pairs in found])
+    query = np.concatenate([pairs.query for pairs in proposed])
+    row = np.concatenate([pairs.row for pairs in proposed])
     order = np.argsort(query, kind="stable")
     return Pairs(query[order], row[order]), left
 
@@ -251,8 +251,8 @@ def search(
     shard: Shard, queries: np.ndarray, k: int, excluded: np.ndarray | None, plan: SearchPlan
 ) -> Neighbours:
     """Return the k nearest reals of one shard, or as many as it has; see ``nearest``."""
-    found = neighbour_rows(shard, queries, k, excluded, plan)
-    return found._replace(vector=shard.vectors[found.vector[:, :, 0]])
+    neighbours = neighbour_rows(shard, queries, k, excluded, plan)
+    return neighbours._replace(vector=shard.vectors[neighbours.vector[:, :, 0]])
 
 
 def neighbour_rows(
@@ -309,15 +309,15 @@ def nearest(
         plan: how to search; the result does not depend on it if it is an exact one.
 
     """
-    found: Neighbours | None = None
+    neighbours: Neighbours | None = None
     for shard in shards:
         part = search(shard, queries, k, excluded, plan)
-        found = part if found is None else merge([found, part], k)
-    return complete(found, k)
+        neighbours = part if neighbours is None else merge([neighbours, part], k)
+    return complete(neighbours, k)
 
 
-def complete(found: Neighbours | None, k: int) -> Neighbours:
+def complete(neighbours: Neighbours | None, k: int) -> Neighbours:
     """Return what was found, if every query has k neighbours."""
-    if found is None or np.isinf(found.distance).any():
+    if neighbours is None or np.isinf(neighbours.distance).any():
         raise ManifptError(f"the manifold has fewer than {k} reals for some image; ask for fewer")
-    return found
+    return neighbours

@@ -70,7 +70,7 @@ def _in_space(
     limit = float(np.quantile(np.abs(shapes), 0.995))
     scaled = not pictured and len(artifacts) >= LEAST_SPREAD
     view = View(name, limit, "standard deviations" if scaled else "", True, pictured)
-    beside = {key: [one.beside[key][n] for n in begins] for key in one.beside}
+    beside = {key: [one.columns[key][n] for n in begins] for key in one.columns}
     stars = [projected_pixels(x, a, name) for x, a in zip(pixels, artifacts, strict=True)]
     reals: dict[str, np.ndarray] = {}
     if any(star is None for star in stars):

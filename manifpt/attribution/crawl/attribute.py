@@ -85,13 +85,17 @@ class _Steps:
         output, settings, each = self.output, self.settings, self.each
         check_ids(output, [file for file in files if file["folder"] in ROWS], each)
         if settings.duplicates:
-            made = find_duplicates(output, files, settings.near_distance, each, generation)
-            files += made
-            counts["duplicates"] = {n: sum(file[n] for file in made) for n in ("exact", "near")}
+            new_files = find_duplicates(output, files, settings.near_distance, each, generation)
+            files += new_files
+            counts["duplicates"] = {
+                n: sum(file[n] for file in new_files) for n in ("exact", "near")
+            }
         if settings.group_by is not None:
             pooling = settings.pooling(self.attributor)
-            made, counts["groups"] = grouping.write_groups(output, files, pooling, each, generation)
-            files += made
+            new_files, counts["groups"] = grouping.write_groups(
+                output, files, pooling, each, generation
+            )
+            files += new_files
         return counts
 
 
@@ -122,9 +126,9 @@ def attribute(
     output = storage.absolute(output)
     inventory = Inventory(inputs, settings.selection, settings.reading)
     read = [*input_places(inputs, output), *model_places(model, manifolds)]
-    with opened_model(model, manifolds) as found:
-        attributor = TrainedAttributor.open(found.attributor)
-        read += manifold_places(attributor, found.manifolds)
+    with opened_model(model, manifolds) as source:
+        attributor = TrainedAttributor.open(source.attributor)
+        read += manifold_places(attributor, source.manifolds)
         made_of = [*settings.key(), attributor.manifest["key"]]
         key = storage.digest([inventory.given, *made_of])
         pool = session.pool(demand, uses_gpu=True)
@@ -141,7 +145,7 @@ def attribute(
             if claim.finished:
                 clean(output, claim.finished)
                 return storage.read_json(storage.join(output, SUMMARY))
-            steps = _Steps(output, settings, attributor, found.kept(output), search, pool)
+            steps = _Steps(output, settings, attributor, source.kept(output), search, pool)
             if before is not None:
                 return _try_again(claim, _finished(output, key), retry or (), steps)
             work = Work.find(output) or _listed(inventory, claim)
@@ -243,8 +247,8 @@ def _try_again(
         generation = begin(output, manifest, codes)
         read = partial(read_again, output=output, codes=codes)
         records = steps.of_images(units=tried, read=read, only=tried.files, generation=generation)
-        made = rolled(output, records, FOLDERS, steps.each, generation)
-        files, counts = merged(manifest | {"files": parts}, tried, records, made)
+        rolled_files = rolled(output, records, FOLDERS, steps.each, generation)
+        files, counts = merged(manifest | {"files": parts}, tried, records, rolled_files)
         whole = steps.of_the_whole(files, generation)
         # A try that was cut short may have changed the summary, but not the manifest.
         summary |= counts | _added(manifest, _facts(records)) | whole

@@ -103,9 +103,9 @@ class AttributeStage:
         """Return the attributions table, all probabilities, N x classes, and coordinates."""
         classes = self.attributor.classes
         made = project_images(self.projectors, table)
-        reals = [m.beside for p, m in zip(self.projectors, made, strict=True) if p.manifold]
-        beside = dict(reals[0] if reals else made[0].beside)
-        beside["in_manifold"] = np.any([m.beside["in_manifold"] for m in made], axis=0).tolist()
+        reals = [m.columns for p, m in zip(self.projectors, made, strict=True) if p.manifold]
+        beside = dict(reals[0] if reals else made[0].columns)
+        beside["in_manifold"] = np.any([m.columns["in_manifold"] for m in made], axis=0).tolist()
         tiles, begins = (
             self.attributor.outputs([m.artifacts for m in made]),
             image_starts(made[0].rows),

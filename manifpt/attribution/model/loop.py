@@ -101,8 +101,8 @@ def augmented(artifacts: list[Tensor], how: str, movable: Sequence[bool]) -> lis
     moves = torch.rand(len(out[0]), 2) * 2 - 1 if how == "shift" else None
     for n, values in enumerate(artifacts):
         if values.ndim == 4:
-            some = values[mirrored]
-            values[mirrored] = some.flip(-1) if movable[n] else mirrored_spectra(some)
+            maps = values[mirrored]
+            values[mirrored] = maps.flip(-1) if movable[n] else mirrored_spectra(maps)
             if moves is not None and movable[n]:
                 out[n] = shifted(values, moves * (values.shape[-1] // 16))
     return out

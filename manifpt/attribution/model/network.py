@@ -131,8 +131,10 @@ class Design:
     def part(self, heads: Sequence[int]) -> tuple["Design", list[int]]:
         """Return the design of some heads alone, and the numbers of the inputs that it has."""
         inputs = sorted({self.heads[n].reads for n in heads})
-        kept = tuple(replace(self.heads[n], reads=inputs.index(self.heads[n].reads)) for n in heads)
-        return replace(self, shapes=tuple(self.shapes[n] for n in inputs), heads=kept), inputs
+        chosen = tuple(
+            replace(self.heads[n], reads=inputs.index(self.heads[n].reads)) for n in heads
+        )
+        return replace(self, shapes=tuple(self.shapes[n] for n in inputs), heads=chosen), inputs
 
     def head_names(self, names: Sequence[str]) -> list[str]:
         """Return the names of the heads, whose inputs have those names."""
@@ -193,11 +195,11 @@ class BranchNetwork(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], classes: int | None, head: Head) -> None:
         super().__init__()
-        beside = (1,) * (len(shape) - 1)
+        ones = (1,) * (len(shape) - 1)
         self.mean: Tensor
         self.std: Tensor
-        self.register_buffer("mean", torch.zeros(1, shape[0], *beside))
-        self.register_buffer("std", torch.ones(1, shape[0], *beside))
+        self.register_buffer("mean", torch.zeros(1, shape[0], *ones))
+        self.register_buffer("std", torch.ones(1, shape[0], *ones))
         self.filter = HighPass() if head.highpass else None
         channels = self.filter.channels(shape[0]) if self.filter else shape[0]
         if head.trunk == LDA:
@@ -226,8 +228,8 @@ class BranchNetwork(nn.Module):
     def forward(self, artifacts: Tensor) -> Tensor:
         """Return B x classes logits, or B x width features."""
         if self.filter is not None:
-            found: Tensor = self.trunk(self.filter(artifacts))
-            return found
+            values: Tensor = self.trunk(self.filter(artifacts))
+            return values
         out: Tensor = self.trunk((artifacts - self.mean) / self.std)
         return out
 
@@ -258,10 +260,10 @@ class AttributionNetwork(nn.Module):
     def forward(self, artifacts: Sequence[Tensor]) -> Tensor:
         """Return B x heads x classes logits of the inputs."""
         heads = zip(self.branches, self.design.heads, strict=True)
-        found = [branch(artifacts[head.reads]) for branch, head in heads]
+        parts = [branch(artifacts[head.reads]) for branch, head in heads]
         if self.together is not None:
-            found = [self.together(torch.cat(found, 1))]
-        return torch.stack(found, 1)
+            parts = [self.together(torch.cat(parts, 1))]
+        return torch.stack(parts, 1)
 
     def last_layers(self) -> list[nn.Linear]:
         """Return the last layer of each head, whose input are the head's features."""
@@ -289,17 +291,17 @@ def outputs(
 
     @torch.inference_mode()
     def asked(rows: slice) -> list[np.ndarray]:
-        some = [np.require(a[rows], requirements=("C", "W")) for a in artifacts]  # as torch wants
-        found = network([torch.from_numpy(a).float().to(device) for a in some])
+        inputs = [np.require(a[rows], requirements=("C", "W")) for a in artifacts]  # as torch wants
+        logits = network([torch.from_numpy(a).float().to(device) for a in inputs])
         features = [given.pop((get_ident(), n)) for n in range(len(layers))]
-        return [part.float().cpu().numpy() for part in (found, *features)]
+        return [part.float().cpu().numpy() for part in (logits, *features)]
 
     hooks = [layer.register_forward_pre_hook(keep(n)) for n, layer in enumerate(layers)]
     try:
         most = batch_size or (CPU_BATCH if on_cpu else GPU_BATCH)
-        made = in_batches(asked, len(artifacts[0]), most, None if on_cpu else 1)
+        batches = in_batches(asked, len(artifacts[0]), most, None if on_cpu else 1)
     finally:
         for hook in hooks:
             hook.remove()
-    found, *features = (np.concatenate(one) for one in zip(*made, strict=True))
-    return Outputs(found, features)
+    logits, *features = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
+    return Outputs(logits, features)

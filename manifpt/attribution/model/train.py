@@ -166,8 +166,8 @@ def train_attributor(
             return facts | {"state": state}
         fitted = fit_discriminants(branches, classes, design, demand)
         build = partial(joined_heads, design, trained.heads, state.get("best_weights", {}), fitted)
-        made, found = calibrate_attributor(build, branches, classes, demand)
-        manifest = publish_attributor(claim, made, facts | found)
+        parts, fit_facts = calibrate_attributor(build, branches, classes, demand)
+        manifest = publish_attributor(claim, parts, facts | fit_facts)
         training.clear(output)
         return manifest
 
@@ -217,7 +217,7 @@ class _Trained:
         """Tell whether a state is the last of its training."""
         return Standing.of(state).stopped(self.settings)
 
-    def _settings(self, found: Sequence[dict[str, Any]]) -> TrainingSettings:
+    def _settings(self, moments: Sequence[dict[str, Any]]) -> TrainingSettings:
         names = (
             "batch_size learning_rate weight_decay patience seed augment mixed_share "
             "label_smoothing"
@@ -241,7 +241,7 @@ class _Trained:
         return TrainingSettings(
             self.design,
             tuple(self.classes),
-            tuple((tuple(m["mean"]), tuple(m["std"])) for m in found),
+            tuple((tuple(m["mean"]), tuple(m["std"])) for m in moments),
             rows,
             budget.epochs,
             budget.passes,
@@ -256,8 +256,8 @@ def _history(state: dict[str, Any]) -> dict[str, Any]:
         return {"history": [], "best_epoch": None}
     best = state["history"][state["best_epoch"]]
     names = ("validation_accuracy", "validation_loss")
-    kept = {name: state[name] for name in ("history", "precision", "best_epoch")}
-    return kept | {name: best[name] for name in names}
+    history = {name: state[name] for name in ("history", "precision", "best_epoch")}
+    return history | {name: best[name] for name in names}
 
 
 def fit_discriminants(
@@ -283,9 +283,9 @@ def _fitted(branch: ArtifactBranch, trunk: str, classes: list[str], threads: int
         with threads_of(threads):
             layers = fit_correlation(artifact_rows(branch, "train", classes), len(classes))
         return FittedHead(layers, [0.0] * size, [1.0] * size)
-    found = branch.manifest["moments"]["train"]
-    mean = np.array(found["mean"], dtype=np.float32)
-    std = np.maximum(np.array(found["std"], dtype=np.float32), LEAST_STD)
+    moments = branch.manifest["moments"]["train"]
+    mean = np.array(moments["mean"], dtype=np.float32)
+    std = np.maximum(np.array(moments["std"], dtype=np.float32), LEAST_STD)
 
     def standardised(split: str) -> Iterator[Rows]:
         for artifacts, labels in artifact_rows(branch, split, classes):
@@ -314,13 +314,13 @@ def joined_heads(
         prefix = f"branches.{place}."
         mine = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
         network.branches[number].load_state_dict(mine)
-    for number, (found, mean, std) in fitted.items():
+    for number, (discriminant, mean, std) in fitted.items():
         branch = network.branches[number]
         branch.normalise_by(mean, std)  # type: ignore[operator]
         layers = {
-            "0.weight": found.coordinates,
-            "1.weight": found.weight,
-            "1.bias": found.bias,
+            "0.weight": discriminant.coordinates,
+            "1.weight": discriminant.weight,
+            "1.bias": discriminant.bias,
         }
         branch.get_submodule("trunk").load_state_dict(layers)
     return network.eval()
