@@ -121,7 +121,7 @@ def test_rows_in_larger_files_are_tried_again(tmp_path, small):
     some = retry.Again(**vars(Work.find(output)), files={u: [] for u, _ in rollup.units_of(first)})
     some.errors.update({"corrupt": first["rows"]})
     new = records.Records()
-    merged, counts = retry.merged(manifest, some, new, [])
+    merged, counts = retry.merged_output(manifest, some, new, [])
     assert first not in merged
     assert len(merged) == len(files) - 1
     assert counts["quarantined"] == 3 * UNITS - first["rows"]

@@ -61,7 +61,7 @@ def entropy(counts: np.ndarray) -> float:
     return float(-(shares * np.log2(shares)).sum())
 
 
-def counted(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def cross_counts(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return how often each value of x meets each value of y: two columns of whole numbers from 0.
 
     >>> counted(np.array([0, 0, 2]), np.array([1, 0, 1])).tolist()
@@ -75,7 +75,7 @@ def counted(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def mutual_information(x: np.ndarray, y: np.ndarray) -> float:
     """Return the mutual information of two columns of whole numbers from 0, in bits."""
-    table = counted(x, y)
+    table = cross_counts(x, y)
     return max(0.0, entropy(table.sum(1)) + entropy(table.sum(0)) - entropy(table.ravel()))
 
 
@@ -109,7 +109,7 @@ def information(x: np.ndarray, labels: np.ndarray, seed: int = 0) -> Information
     bits = mutual_information(x, labels)
     if bits == 0.0:
         return Information(0.0, 0.0, 0.0, 0.0)
-    shuffled = shuffled_information(counted(x, labels), seed)
+    shuffled = shuffled_information(cross_counts(x, labels), seed)
     baseline, chance = float(shuffled.mean()), float(shuffled.max())
     if np.count_nonzero(shuffled >= bits - _ROUNDING) > REACHED:
         return Information(bits, baseline, chance, 0.0)

@@ -135,9 +135,9 @@ def run(config: Config, tracked: "Run") -> dict[str, Any]:
 
 def _run(config: Config, tracked: "Run") -> dict[str, Any]:
     from manifpt.jobs.reproduction.accuracy import table_2
-    from manifpt.jobs.reproduction.fingerprints import table_5, theory
-    from manifpt.jobs.reproduction.reals import reals_curve
-    from manifpt.jobs.reproduction.study import Study
+    from manifpt.jobs.reproduction.benchmark_study import Study
+    from manifpt.jobs.reproduction.fingerprint_tables import table_5, theory
+    from manifpt.jobs.reproduction.reals_curve import reals_curve
     from manifpt.jobs.reproduction.transfer import table_4
 
     started = time.monotonic()

@@ -155,7 +155,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         "tiles": config.tiles,
         "split_by": config.split_by,
         "labels": config.labels,
-        "audit": audit_of(config),
+        "audit": audit_settings(config),
         "num_workers": config.num_workers,
         "demand": config.demand,
         "report": report,
@@ -207,7 +207,7 @@ def augmentation_of(config: Config, *, usual: bool) -> "Augmentation | None":
     return Augmentation(tuple(map(StrengthRange.parse, config.degrade)))
 
 
-def audit_of(config: Config) -> "Settings":
+def audit_settings(config: Config) -> "Settings":
     """Return how images are audited before the training."""
     from manifpt.audit.training_audit import Settings
 

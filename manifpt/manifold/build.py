@@ -347,7 +347,7 @@ def _moved(
     return moved
 
 
-def groups(sizes: Sequence[int], target: int) -> list[list[int]]:
+def merge_groups(sizes: Sequence[int], target: int) -> list[list[int]]:
     """Return which shards to merge: runs of those below ``target`` reals, up to about as many."""
     out: list[list[int]] = []
     total = target
@@ -398,7 +398,7 @@ def compact_manifold(
 
         now = StoredManifold(manifold.uri, manifest)
         old = manifest["shards"]
-        merging = groups([entry["reals"] for entry in old], -(-manifest["reals"] // shards))
+        merging = merge_groups([entry["reals"] for entry in old], -(-manifest["reals"] // shards))
         if not merging:
             return None
         pool.wait(len(merging))

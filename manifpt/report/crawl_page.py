@@ -23,6 +23,7 @@ from manifpt.report.examples import pictures_of_reals
 from manifpt.report.explanation import Explainer
 from manifpt.report.image_map import map_of
 from manifpt.report.page import Figure, Page, number, rendered
+from manifpt.report.page_pictures import Pictures
 from manifpt.report.page_provenance import (
     attributor_of,
     audit_of,
@@ -30,7 +31,6 @@ from manifpt.report.page_provenance import (
     output_part,
     page_part,
 )
-from manifpt.report.pictures import Pictures
 from manifpt.report.rows import Strata, evenly_spread, files_of_folder, tables_of_files
 from manifpt.report.thumbnails import raws_of, thumbnails
 from manifpt.report.triplets import triplets
@@ -197,7 +197,7 @@ def examples_of(crawl: _Crawl, pictures: Pictures) -> tuple[list[Any], list[dict
     return views, found
 
 
-def pictured(crawl: _Crawl, rows: Sequence[dict[str, Any]], pictures: Pictures) -> None:
+def add_pictures(crawl: _Crawl, rows: Sequence[dict[str, Any]], pictures: Pictures) -> None:
     """Add to rows the pictures of their images and of their nearest reals."""
     if crawl.model is None:
         rule, manifolds = DecodeRule(64), []
@@ -226,7 +226,7 @@ def crawl_page(uri: str, options: PageOptions) -> bytes:
     summary = crawl.summary
     totals, rows = crawl.read
     views, examples = examples_of(crawl, pictures)
-    pictured(crawl, rows, pictures)
+    add_pictures(crawl, rows, pictures)
     sources = count_rows(summary["predictions"])
     domains = count_rows(totals.domains)
     made = {"sources": charts.stacked_bars(summary["predictions"], "nearest source")}

@@ -20,6 +20,7 @@ from manifpt.report import charts
 from manifpt.report.examples import Examples, fingerprint_rows
 from manifpt.report.image_map import map_of
 from manifpt.report.page import Figure, Page, interval_text, number, rendered
+from manifpt.report.page_pictures import Pictures
 from manifpt.report.page_provenance import (
     Part,
     attributor_of,
@@ -29,7 +30,6 @@ from manifpt.report.page_provenance import (
     output_part,
     page_part,
 )
-from manifpt.report.pictures import Pictures
 from manifpt.report.rows import Strata, evenly_spread, files_of_folder, tables_of_files
 
 TEMPLATE = "evaluation.html"

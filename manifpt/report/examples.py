@@ -22,8 +22,8 @@ from manifpt.report.fingerprints import (
     spectra_chart,
     tree_of,
 )
+from manifpt.report.page_pictures import Pictures, flattened, is_picture, signed, unsigned
 from manifpt.report.page_provenance import readable
-from manifpt.report.pictures import Pictures, flattened, is_picture, signed, unsigned
 from manifpt.report.thumbnails import thumbnails, uris_of_reals
 from manifpt.storage import tensors
 

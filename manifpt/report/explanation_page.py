@@ -13,8 +13,8 @@ from manifpt.images.read import as_space_sees, pixels_of
 from manifpt.report.examples import pictures_of_reals
 from manifpt.report.explanation import Explainer
 from manifpt.report.page import Figure, Page, number, rendered
+from manifpt.report.page_pictures import Pictures
 from manifpt.report.page_provenance import model_parts, page_part
-from manifpt.report.pictures import Pictures
 from manifpt.report.triplets import triplets
 
 TEMPLATE = "explanation.html"

@@ -10,7 +10,7 @@ from scipy.spatial.distance import squareform
 
 from manifpt.report import charts
 from manifpt.report.charts import Chart
-from manifpt.report.pictures import is_picture
+from manifpt.report.page_pictures import is_picture
 
 # Artifacts of a source that its fingerprint is made of; more change it by little.
 MOST_ARTIFACTS = 2000

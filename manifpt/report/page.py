@@ -19,8 +19,8 @@ from markupsafe import Markup
 
 from manifpt.errors import ManifptError
 from manifpt.report.charts import Chart
+from manifpt.report.page_pictures import colour_bar, png
 from manifpt.report.page_provenance import Part
-from manifpt.report.pictures import colour_bar, png
 
 MOST_PAGE_BYTES = 10 * 10**6
 
@@ -76,7 +76,7 @@ def own_file(name: str) -> str:
     return resources.files("manifpt.report").joinpath("templates", name).read_text("utf-8")
 
 
-def environment() -> Environment:
+def template_environment() -> Environment:
     """Return the template engine: all values are escaped."""
     made = Environment(
         loader=PackageLoader("manifpt.report", "templates"),
@@ -117,7 +117,7 @@ def rendered(template: str, page: Page, values: Mapping[str, Any]) -> bytes:
     )
     bar = "data:image/png;base64," + base64.b64encode(png(colour_bar())).decode()
     text = (
-        environment()
+        template_environment()
         .get_template(template)
         .render(
             page=page,

@@ -11,7 +11,7 @@ from manifpt.images.read import as_space_sees, pixels_of
 from manifpt.images.stacks import image_starts
 from manifpt.report.examples import View, pictures_of_reals, projected_pixels, standardised
 from manifpt.report.explanation import Explainer
-from manifpt.report.pictures import Pictures, flattened, is_picture, signed
+from manifpt.report.page_pictures import Pictures, flattened, is_picture, signed
 
 # With fewer images a standard deviation says little, and vectors are drawn as they are.
 LEAST_SPREAD = 8

@@ -16,7 +16,7 @@ from manifpt.attribution.crawl.duplicates import FOLDER as DUPLICATES
 from manifpt.attribution.crawl.grouping import FOLDER, GROUPS
 from manifpt.errors import public
 from manifpt.images.ids import image_id
-from manifpt.report.provenance import attributor_of, readable
+from manifpt.report.page_provenance import attributor_of, readable
 from manifpt.report.rows import files_of_folder
 from manifpt.viewer.filters import FOLDER_OF_ID, ORDERS, Filters
 from manifpt.viewer.scan import AddressError, Query, RowFiles
@@ -25,7 +25,7 @@ from manifpt.viewer.scan import AddressError, Query, RowFiles
 MOST_ALIKE = 10_000
 
 
-class Cluster(NamedTuple):
+class CopyCluster(NamedTuple):
     """The first image of a cluster and its copies: ids, and whether there are more of them."""
 
     first: str
@@ -120,17 +120,17 @@ class CrawlOutput:
         """Return the row of an image in the table of copies; None if it is first of its kind."""
         return first_with(self.duplicates, "id", id)
 
-    def cluster(self, id: str) -> Cluster:
+    def cluster(self, id: str) -> CopyCluster:
         """Return the images that are copies of the same first image as the image with an id."""
         row = self.copy_of(id) or {}
         first = row.get("near_duplicate_of") or row.get("duplicate_of") or id
         names = ("duplicate_of", "near_duplicate_of")
         if not self.duplicates.paths:
-            return Cluster(first, [first], cut=False)
+            return CopyCluster(first, [first], cut=False)
         where = (pc.field(names[0]) == first) | (pc.field(names[1]) == first)
         page = self.duplicates.page(Query(where, names), most=MOST_ALIKE)
         copies = self.duplicates.rows(page.positions, ["id"])
-        return Cluster(first, [first, *(copy["id"] for copy in copies)], page.after is not None)
+        return CopyCluster(first, [first, *(copy["id"] for copy in copies)], page.after is not None)
 
     def group(self, name: str) -> dict[str, Any] | None:
         """Return the row of a group; None if there is none of this name."""

@@ -20,8 +20,8 @@ from manifpt.errors import public
 from manifpt.images.contents import is_web
 from manifpt.images.decode import ERRORS, DecodeError
 from manifpt.report.crawl_counts import count_rows
-from manifpt.report.crawl_page import LEAKS, headline
-from manifpt.report.page import environment, integrity, number, own_file
+from manifpt.report.crawl_page import LEAKS, crawl_figures
+from manifpt.report.page import integrity, number, own_file, template_environment
 from manifpt.viewer.filters import ORDERS, Filters
 from manifpt.viewer.output import CrawlOutput
 from manifpt.viewer.pictures import PictureCache
@@ -40,7 +40,7 @@ HIDDEN = {"at", "top_k", "deciding_tiles", "status", *LEAKS, "in_manifold"}
 
 @cache
 def _engine() -> Environment:
-    made = environment()
+    made = template_environment()
     made.filters["address"] = urlencode
     made.globals["style"] = Markup(own_file("page.css"))  # noqa: S704 - our own file
     made.globals["script"] = Markup(own_file("page.js"))  # noqa: S704 - our own file
@@ -75,7 +75,7 @@ def overview(crawl: CrawlOutput) -> bytes:
     summary = crawl.summary
     codes = sorted(summary["by_error"].items(), key=lambda item: -item[1])
     values = {
-        "figures": headline(summary),
+        "figures": crawl_figures(summary),
         "decisions": DECISIONS,
         "sources": count_rows(summary["predictions"]),
         "quarantine": [(code, count, ERRORS.get(code, "")) for code, count in codes],

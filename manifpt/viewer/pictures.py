@@ -20,7 +20,7 @@ from manifpt.images.decode import Decoded, DecodeError
 from manifpt.images.patterns import is_pattern, root_of
 from manifpt.images.sandbox import decode_all
 from manifpt.images.sources import Input
-from manifpt.report.pictures import png
+from manifpt.report.page_pictures import png
 from manifpt.report.thumbnails import container_of, raws_of
 
 # Pixels of a picture's sides; an image has the largest that it is not smaller than.

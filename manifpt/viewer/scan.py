@@ -20,7 +20,7 @@ import pyarrow.dataset as ds
 
 from manifpt import storage
 from manifpt.errors import DamageError, ManifptError
-from manifpt.images.contents import in_order
+from manifpt.images.contents import map_in_order
 from manifpt.storage.failures import reason
 
 BATCH_ROWS = 2**16
@@ -156,7 +156,7 @@ class RowFiles:
         work = partial(self._first, query=query, after=after, most=most + 1)
         found: list[tuple[float, Position]] = []
         total = 0
-        parts = in_order(lambda number, _: work(number), numbers, THREADS)
+        parts = map_in_order(lambda number, _: work(number), numbers, THREADS)
         with _READING:
             for number, part in zip(numbers, parts, strict=True):
                 pairs = zip(part.keys.tolist(), part.rows.tolist(), strict=True)
@@ -180,7 +180,7 @@ class RowFiles:
                 return int(self._fragments[number].scanner(**options, **_FRUGAL).count_rows())
 
         with _READING:
-            return sum(in_order(counted, range(len(self.paths)), THREADS))
+            return sum(map_in_order(counted, range(len(self.paths)), THREADS))
 
     def rows(
         self, positions: Sequence[Position], columns: Sequence[str] | None = None
@@ -204,7 +204,7 @@ class RowFiles:
 
         found: dict[Position, dict[str, Any]] = {}
         with _READING:
-            parts = list(in_order(taken, by_file, THREADS))
+            parts = list(map_in_order(taken, by_file, THREADS))
         for file, rows in zip(by_file, parts, strict=True):
             for row, values in zip(sorted(by_file[file]), rows, strict=True):
                 found[Position(file, row)] = values | {"at": Position(file, row)}

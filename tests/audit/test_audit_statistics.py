@@ -9,7 +9,7 @@ from sklearn.metrics import mutual_info_score
 from manifpt.audit.statistics import (
     MOST_VALUES,
     codes,
-    counted,
+    cross_counts,
     information,
     mutual_information,
     shuffled_information,
@@ -58,7 +58,7 @@ def test_accuracy_is_chance_where_nothing_differs_and_more_where_it_does():
 
 def test_shuffled_labels_are_tables_with_the_same_sums():
     x, labels = RNG.integers(0, 5, 60), np.repeat([0, 1], 30)
-    drawn = shuffled_information(counted(x, labels))
+    drawn = shuffled_information(cross_counts(x, labels))
     shuffled = [mutual_information(x, RNG.permutation(labels)) for _ in range(2000)]
     assert drawn.mean() == pytest.approx(np.mean(shuffled), rel=0.1)
     assert np.quantile(drawn, 0.95) == pytest.approx(np.quantile(shuffled, 0.95), rel=0.15)

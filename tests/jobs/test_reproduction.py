@@ -6,7 +6,14 @@ import pytest
 
 from manifpt.errors import ManifptError
 from manifpt.jobs import reproduce
-from manifpt.jobs.reproduction.methods import PAIRS, PUBLISHED, TOGETHER, Place, chosen, methods
+from manifpt.jobs.reproduction.methods import (
+    PAIRS,
+    PUBLISHED,
+    TOGETHER,
+    ArtifactPlace,
+    chosen,
+    methods,
+)
 from manifpt.jobs.reproduction.section import accuracy_of, markdown_table, spread
 from manifpt.jobs.reproduction.transfer import has_manifold
 
@@ -36,7 +43,7 @@ def test_names_of_folders_are_unique_and_plain():
 
 def test_a_fusion_reads_each_place_once_and_needs_no_seed_if_no_member_does():
     four = BY_TITLE["image + high-pass + residual statistics + image@1"]
-    assert four.places == [Place("plain", "image"), Place("plain", "residual")]
+    assert four.places == [ArtifactPlace("plain", "image"), ArtifactPlace("plain", "residual")]
     assert four.networks == 3
     assert not any(row.closed for row in ROWS if row.group == TOGETHER)
 

@@ -15,7 +15,7 @@ from manifpt.engine import session
 from manifpt.errors import DamageError, ManifptError
 from manifpt.jobs import build_manifold
 from manifpt.manifold import StoredManifold, nearest
-from manifpt.manifold.build import append_to_manifold, compact_manifold, groups
+from manifpt.manifold.build import append_to_manifold, compact_manifold, merge_groups
 from manifpt.manifold.embed import write_rows
 from manifpt.manifold.placement import Replicated, Sharded, place
 from manifpt.manifold.search import SearchPlan
@@ -177,9 +177,9 @@ def test_concurrent_appends_lose_nothing(where, s3, whole_cluster, tmp_path):
 
 
 def test_groups_of_small_shards():
-    assert groups([10, 1, 1, 1, 10], 4) == [[1, 2, 3]]
-    assert groups([3, 3, 3], 4) == []
-    assert groups([1, 2, 1, 2, 3], 4) == [[0, 1, 2]]
+    assert merge_groups([10, 1, 1, 1, 10], 4) == [[1, 2, 3]]
+    assert merge_groups([3, 3, 3], 4) == []
+    assert merge_groups([1, 2, 1, 2, 3], 4) == [[0, 1, 2]]
 
 
 def test_a_damaged_shard_is_refused(built, tmp_path):

@@ -13,7 +13,7 @@ from manifpt.evaluation.open_set_metrics import oscr
 from manifpt.report.charts import curve_points
 from manifpt.report.crawl_counts import domain_of, wilson
 from manifpt.report.fingerprints import Fingerprints, power_spectra, radial, tree_of
-from manifpt.report.pictures import Pictures, flattened, signed
+from manifpt.report.page_pictures import Pictures, flattened, signed
 from manifpt.report.rows import Strata, evenly_spread
 
 

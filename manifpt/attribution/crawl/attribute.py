@@ -20,7 +20,7 @@ from manifpt.attribution.crawl.retry import (
     begin,
     check_codes,
     clean,
-    merged,
+    merged_output,
     read_again,
     remove_unlisted,
 )
@@ -248,7 +248,7 @@ def _try_again(
         read = partial(read_again, output=output, codes=codes)
         records = steps.of_images(units=tried, read=read, only=tried.files, generation=generation)
         rolled_files = rolled(output, records, FOLDERS, steps.each, generation)
-        files, counts = merged(manifest | {"files": parts}, tried, records, rolled_files)
+        files, counts = merged_output(manifest | {"files": parts}, tried, records, rolled_files)
         whole = steps.of_the_whole(files, generation)
         # A try that was cut short may have changed the summary, but not the manifest.
         summary |= counts | _added(manifest, _facts(records)) | whole

@@ -180,7 +180,7 @@ def remove_unlisted(output: str, files: Sequence[File]) -> None:
         storage.remove_listed(folder, [uri for uri in names if uri not in listed])
 
 
-def merged(
+def merged_output(
     manifest: dict[str, Any], tried: Again, found: recorded.Records, made: Sequence[File]
 ) -> tuple[list[File], dict[str, Any]]:
     """Return the files and the counts of an output with the rows of another try in their place.

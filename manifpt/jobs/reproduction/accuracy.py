@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from manifpt.jobs.reproduction.benchmark_study import Study
 from manifpt.jobs.reproduction.methods import PAIRS, PUBLISHED, ComparedMethod
 from manifpt.jobs.reproduction.section import Section, accuracy_of, markdown_table, spread
-from manifpt.jobs.reproduction.study import Study
 
 if TYPE_CHECKING:
     from manifpt.evaluation.paired import Difference
@@ -35,7 +35,7 @@ def table_2(study: Study, methods: Sequence[ComparedMethod]) -> Section:
         "classes over that within them, of the features before the last layer.\n\n"
         + markdown_table(head, rows)
     )
-    gains = differences(study, methods)
+    gains = paired_differences(study, methods)
     if gains:
         text += f"\n\n{_gains(gains)}"
     numbers = {
@@ -61,7 +61,7 @@ def separability(study: Study, method: ComparedMethod, seed: int) -> float:
     return frechet_ratio(features.vectors, features.sources).ratio
 
 
-def differences(study: Study, methods: Sequence[ComparedMethod]) -> dict[str, "Difference"]:
+def paired_differences(study: Study, methods: Sequence[ComparedMethod]) -> dict[str, "Difference"]:
     """Return paired differences, by ``NAME instead of NAME``.
 
     They compare rows at equal numbers of networks, and the last row, the best of ours, with each

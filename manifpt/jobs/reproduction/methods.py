@@ -21,7 +21,7 @@ TOGETHER = "several heads"
 COMPACT = ("--backbone", "compact")
 
 
-class Place(NamedTuple):
+class ArtifactPlace(NamedTuple):
     """Where artifacts lie: the kind, and the space."""
 
     kind: str
@@ -37,7 +37,7 @@ class ComparedMethod:
 
     title: str
     group: str
-    place: Place | None = None
+    place: ArtifactPlace | None = None
     flags: tuple[str, ...] = ()
     members: tuple["ComparedMethod", ...] = ()
     closed: bool = False
@@ -49,7 +49,7 @@ class ComparedMethod:
         return sum(m.networks for m in self.members) if self.members else int(not self.closed)
 
     @property
-    def places(self) -> list[Place]:
+    def places(self) -> list[ArtifactPlace]:
         """Where all its heads read, each place once."""
         own = [self.place] if self.place else []
         return list(dict.fromkeys([*own, *(p for m in self.members for p in m.places)]))
@@ -65,14 +65,14 @@ def vector(
 ) -> ComparedMethod:
     """Return a classifier of vectors in closed form; linear discriminant analysis by default."""
     flags = ("--vectors", classifier)
-    return ComparedMethod(title, group, Place(kind, space), flags, closed=True)
+    return ComparedMethod(title, group, ArtifactPlace(kind, space), flags, closed=True)
 
 
 def network(
     title: str, group: str, kind: str, space: str, flags: Sequence[str] = COMPACT, later: int = 0
 ) -> ComparedMethod:
     """Return a network on maps."""
-    return ComparedMethod(title, group, Place(kind, space), tuple(flags), later=later)
+    return ComparedMethod(title, group, ArtifactPlace(kind, space), tuple(flags), later=later)
 
 
 def fused(title: str, *members: ComparedMethod) -> ComparedMethod:
@@ -111,7 +111,9 @@ def methods(paper: Sequence[str], learned: Sequence[str] = ()) -> list[ComparedM
         network("ManiFPT rgb", PAPER, NEAREST, "rgb", paper),
         network("ManiFPT freq", PAPER, NEAREST, "freq", paper),
         *(
-            ComparedMethod(f"ManiFPT {name}", PAPER, Place(NEAREST, name), ("--vectors", "mlp"))
+            ComparedMethod(
+                f"ManiFPT {name}", PAPER, ArtifactPlace(NEAREST, name), ("--vectors", "mlp")
+            )
             for name in learned
         ),
         tangent,

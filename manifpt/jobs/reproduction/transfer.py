@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from manifpt.jobs.reproduction.benchmark_study import Study
 from manifpt.jobs.reproduction.methods import DEGRADED, PLAIN, ComparedMethod
 from manifpt.jobs.reproduction.section import Section, accuracy_of, markdown_table
-from manifpt.jobs.reproduction.study import Study
 
 SAME, TARGET, SOURCE = "same data set", "target reals", "source reals"
 COLUMNS = (SAME, TARGET, SOURCE)

@@ -14,8 +14,8 @@ from manifpt.jobs.reproduction.methods import (
     NEAREST,
     PLAIN,
     TANGENT,
+    ArtifactPlace,
     ComparedMethod,
-    Place,
 )
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Study(Chain):
         self.step("denoiser", build_manifold, *flags, *steps)
         return folder
 
-    def artifacts_in(self, place: Place, reals: "Study | None" = None) -> str:
+    def artifacts_in(self, place: ArtifactPlace, reals: "Study | None" = None) -> str:
         """Return the folder of the artifacts of a place.
 
         They are deviations from the reals of another benchmark if that is given.

@@ -4,9 +4,9 @@ from typing import Any
 
 from manifpt import storage
 from manifpt.jobs import build_manifold, compute_artifacts, evaluate, train_attribution
-from manifpt.jobs.reproduction.methods import FEATURES, Place
+from manifpt.jobs.reproduction.benchmark_study import Study
+from manifpt.jobs.reproduction.methods import FEATURES, ArtifactPlace
 from manifpt.jobs.reproduction.section import Section, accuracy_of, markdown_table
-from manifpt.jobs.reproduction.study import Study
 
 SPACE, PROJECTORS = "residual", ("nearest", "mean", "tangent")
 # The smallest manifold, and by how much each next one is larger.
@@ -23,7 +23,7 @@ def reals_curve(study: Study) -> Section:
     while size < every:
         sizes.append(size)
         size *= FACTOR
-    embeddings = study.artifacts_in(Place(FEATURES, SPACE))
+    embeddings = study.artifacts_in(ArtifactPlace(FEATURES, SPACE))
     numbers: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in PROJECTORS}
     for size in (*sizes, every):
         manifold = whole

@@ -5,9 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from manifpt.jobs.reproduction.methods import DENOISED, FEATURES, NEAREST, PLAIN, TANGENT, Place
+from manifpt.jobs.reproduction.benchmark_study import Study
+from manifpt.jobs.reproduction.methods import (
+    DENOISED,
+    FEATURES,
+    NEAREST,
+    PLAIN,
+    TANGENT,
+    ArtifactPlace,
+)
 from manifpt.jobs.reproduction.section import Section, markdown_table
-from manifpt.jobs.reproduction.study import Study
 
 if TYPE_CHECKING:
     from manifpt.evaluation.clustering import CausalEffect, ClusterAgreement
@@ -26,13 +33,13 @@ CHOICES = (
 COMPONENTS = 50
 # Artifacts whose clusters are compared; the first and last are controls without a manifold.
 SPACES = {
-    "image": Place(PLAIN, "image"),
-    "rgb, nearest": Place(NEAREST, "rgb"),
-    "rgb, tangent plane": Place(TANGENT, "rgb"),
-    "freq, nearest": Place(NEAREST, "freq"),
-    "rgb, denoiser": Place(DENOISED, "rgb"),
-    "residual, tangent plane": Place(TANGENT, "residual"),
-    "residual statistics": Place(PLAIN, "residual"),
+    "image": ArtifactPlace(PLAIN, "image"),
+    "rgb, nearest": ArtifactPlace(NEAREST, "rgb"),
+    "rgb, tangent plane": ArtifactPlace(TANGENT, "rgb"),
+    "freq, nearest": ArtifactPlace(NEAREST, "freq"),
+    "rgb, denoiser": ArtifactPlace(DENOISED, "rgb"),
+    "residual, tangent plane": ArtifactPlace(TANGENT, "residual"),
+    "residual statistics": ArtifactPlace(PLAIN, "residual"),
 }
 
 
@@ -133,8 +140,8 @@ def theory(study: Study) -> Section:
     from manifpt.evaluation.theory import rank_table
 
     recipes = recipes_of(read_design_choices(study.benchmark)[0])
-    vectors = artifact_features(study.artifacts_in(Place(FEATURES, "rgb")))
-    artifacts = artifact_features(study.artifacts_in(Place(NEAREST, "rgb")))
+    vectors = artifact_features(study.artifacts_in(ArtifactPlace(FEATURES, "rgb")))
+    artifacts = artifact_features(study.artifacts_in(ArtifactPlace(NEAREST, "rgb")))
     # One generator for each recipe: a second seed is not independent of the first.
     names = [name for name in np.unique(vectors.sources) if recipes.get(name) == name]
     table = rank_table(
