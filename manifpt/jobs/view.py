@@ -42,7 +42,7 @@ def show(argv: Sequence[str]) -> None:
     config = parse(Config, __doc__, argv)
     from manifpt import storage
     from manifpt.viewer.output import CrawlOutput
-    from manifpt.viewer.server import application, serve
+    from manifpt.viewer.web_server import application, serve
 
     crawl = CrawlOutput.open(config.output, config.model, config.manifold)
 

@@ -32,7 +32,7 @@ from manifpt.attribution.unknown.decision import DECISIONS
 from manifpt.jobs import view
 from manifpt.viewer.output import CrawlOutput
 from manifpt.viewer.pictures import AllowedPlaces
-from manifpt.viewer.server import application
+from manifpt.viewer.web_server import application
 
 COUNT = 180
 CLASSES = ["real", "stripes", '"><b>blocks</b>']

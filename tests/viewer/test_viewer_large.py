@@ -14,7 +14,7 @@ from manifpt.attribution.crawl.leaks import LEAKS
 from manifpt.attribution.crawl.stage import ATTRIBUTIONS
 from manifpt.attribution.unknown.decision import DECISIONS
 from manifpt.viewer.output import CrawlOutput
-from manifpt.viewer.server import application
+from manifpt.viewer.web_server import application
 
 PER_FILE = 100_000
 # Alone on two cores a page takes a tenth of the time; the whole table takes twice the memory.
