@@ -35,6 +35,7 @@ QUICK: dict[str, Any] = {
     "sources": (),
     "steps": 60,
     "denoiser_steps": 100,
+    "paper_stem": "half",
 }
 PAGE = "reproduction.md"
 
