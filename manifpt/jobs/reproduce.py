@@ -13,7 +13,8 @@ of reals in the manifold). Finished parts are not repeated.
 """
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -37,7 +38,7 @@ QUICK: dict[str, Any] = {
     "denoiser_steps": 100,
     "paper_stem": "half",
 }
-PAGE = "reproduction.md"
+PAGE, SECTIONS = "reproduction.md", "sections"
 
 
 class Config(ChainConfig):
@@ -154,30 +155,28 @@ def _run(config: Config, tracked: "Run") -> dict[str, Any]:
         shared = shared_sources(config)
         other = Study(config, config.other, storage.join(config.output, "other"), shared)
         runs["table4"] = lambda: table_4(study, other, rows, shared)
-    sections = []
-    for name in config.sections:
-        if name in runs:
-            sections.append(runs[name]())
-            _write(config, sections, tracked)
+    asked = [name for name in config.sections if name in runs]
+    for name in asked:
+        _write(config, runs[name](), tracked)
     seconds = time.monotonic() - started
-    print(f"\n{_page(config, sections)}\n{seconds:.0f} s")
-    return {"output": config.output, "seconds": seconds, "sections": [s.name for s in sections]}
+    print(f"\n{storage.read_bytes(storage.join(config.output, PAGE)).decode()}\n{seconds:.0f} s")
+    return {"output": config.output, "seconds": seconds, "sections": asked}
 
 
-def _page(config: Config, sections: list["Section"]) -> str:
-    settings = f"{config.benchmark}, {', '.join(config.sources) or 'all sources'}"
-    return f"# The paper's experiments: {settings}\n\n" + "\n".join(s.markdown for s in sections)
-
-
-def _write(config: Config, sections: list["Section"], tracked: "Run") -> None:
-    """Write the sections that there are as a page and as JSON, and log both."""
-    page = _page(config, sections).encode()
-    body = {"settings": config.model_dump(mode="json")}
-    body |= {section.name: section.numbers for section in sections}
+def _write(config: Config, section: "Section", tracked: "Run") -> None:
+    """Write a section, and the page of all that there are, of earlier calls, too."""
+    body = asdict(section) | {"settings": config.model_dump(mode="json")}
+    storage.write_json(storage.join(config.output, SECTIONS, f"{section.name}.json"), body)
+    parts = [f"# The paper's experiments on {config.benchmark}\n"]
+    for name in get_args(Name):
+        place = storage.join(config.output, SECTIONS, f"{name}.json")
+        if storage.exists(place):
+            found = storage.read_json(place)
+            parts.append(f"## {found['title']}\n\n{found['text']}\n")
+    page = "\n".join(parts).encode()
     storage.write_bytes(storage.join(config.output, PAGE), page)
-    storage.write_json(storage.join(config.output, "reproduction.json"), body)
     tracked.bytes(PAGE, page)
-    tracked.document("reproduction.json", body)
+    tracked.document(f"{section.name}.json", body)
 
 
 def main(argv: list[str] | None = None) -> int:

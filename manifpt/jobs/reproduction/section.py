@@ -15,11 +15,6 @@ class Section:
     text: str
     numbers: Any
 
-    @property
-    def markdown(self) -> str:
-        """The section under its title."""
-        return f"## {self.title}\n\n{self.text}\n"
-
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table in Markdown.
