@@ -18,12 +18,9 @@ import numpy as np
 import pandas as pd
 import pyarrow.dataset as ds
 import pytest
-import torch
 from conftest import write_folder
+from handmade import untrained
 
-from manifpt.artifacts.branches import open_artifacts
-from manifpt.attribution.model.network import AttributionNetwork, Design
-from manifpt.attribution.model.trained import AttributorParts, publish_attributor
 from manifpt.images import sandbox
 from manifpt.jobs import (
     attribute,
@@ -33,7 +30,6 @@ from manifpt.jobs import (
     register,
     train_attribution,
 )
-from manifpt.outputs import claims
 from manifpt.registry.model_card import Facts, description, public
 from manifpt.registry.requirements import pinned
 from manifpt.throughput.seaweed import free_ports
@@ -43,17 +39,6 @@ BIN = Path(sys.executable).parent
 NETWORK = ["--backbone", "resnet18", "--stem", "half", "--epochs", "2", "--batch-size", "16",
            "--num-workers", "1"]  # fmt: skip
 KINDS = ("real", "stripes", "blocks")
-
-
-def publish_untrained(artifacts: str, output: str) -> None:
-    branches = open_artifacts([artifacts])
-    design = Design.of(((3, 16, 16), (3, 16, 16)), 3, "resnet18", "half", "late")
-    torch.manual_seed(0)
-    network = AttributionNetwork(design)
-    network.weights.fill_(4.0)  # some answers are sure
-    made = AttributorParts(branches, design, sorted(KINDS), network.state_dict())
-    with claims.claim(output, "attributor", "0" * 64) as claim:
-        publish_attributor(claim, made, {"validation_accuracy": 0.5, "validation_loss": 1.0})
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +53,7 @@ def trained(ray_session, corpus, tmp_path_factory) -> Path:
     assert build_manifold.main(reals) == 0
     flags = ["--input", *images, "--manifold", f"{out}/m", "--output", f"{out}/a"]
     assert compute_artifacts.main(flags) == 0
-    publish_untrained(f"{out}/a", f"{out}/t")
+    untrained(f"{out}/a", f"{out}/t")
     flags = ["--input", f"{out}/a", "--model", f"{out}/t", "--output", f"{out}/e"]
     assert evaluate.main(flags) == 0
     mixed = write_folder(out / "mixed", "stripes", range(2000, 2006))
