@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 import pyarrow.dataset as ds
 import pytest
-from conftest import write_folder
-from handmade import untrained
+from conftest import png, write_folder
+from handmade import attributor, untrained
 
 from manifpt.images import sandbox
 from manifpt.jobs import (
@@ -309,6 +309,20 @@ def test_an_image_that_ends_its_decoder_costs_its_row_in_any_thread(trained, mon
         for found in threads.map(lambda _: served.predict(None, images), range(4)):
             check_same(found[:-1], expected)
             assert found["error"].tolist()[-1] == "crashed"
+    sandbox._close_idle()
+
+
+def test_a_loaded_model_has_its_decoder_ready_for_the_first_request(tmp_path, monkeypatch):
+    from manifpt.registry import pyfunc as model
+
+    sandbox._close_idle()
+    served = model.AttributorModel()
+    served.load_context(SimpleNamespace(artifacts={"attributor": attributor(tmp_path / "t")}))
+    monkeypatch.setattr(sandbox, "COMMAND", ("false",))  # no other can start
+    images = pd.DataFrame({"image": [png("stripes", 1)]})
+    with ThreadPoolExecutor(1) as thread:  # as a server asks
+        found = thread.submit(served.predict, None, images).result()
+    assert found["status"].tolist() == ["ok"]
     sandbox._close_idle()
 
 
