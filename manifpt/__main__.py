@@ -15,7 +15,7 @@ STAGES = {
     "data": ("audit", "normalize"),
     "real images": ("pretrain_embedding", "build_manifold"),
     "generated images": ("compute_artifacts", "verify", "train_attribution", "evaluate"),
-    "use": ("register", "attribute", "view", "explain", "report"),
+    "use": ("register", "attribute", "view", "explain", "report", "export"),
     "compare and tune": ("sweep", "compare_spaces", "compare_open_set", "reproduce"),
     "benchmarks and speed": ("build_benchmark", "benchmark"),
 }

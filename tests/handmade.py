@@ -10,9 +10,16 @@ from conftest import draw
 from PIL import Image
 
 from manifpt import storage
+from manifpt.artifacts.branches import open_artifacts
 from manifpt.artifacts.projection import Target
 from manifpt.attribution.model.network import AttributionNetwork, Design
-from manifpt.attribution.model.trained import KEPT, SEEN, WEIGHTS
+from manifpt.attribution.model.trained import (
+    KEPT,
+    SEEN,
+    WEIGHTS,
+    AttributorParts,
+    publish_attributor,
+)
 from manifpt.images import DecodeRule
 from manifpt.manifold import StoredManifold
 from manifpt.manifold.projector import NEAREST
@@ -47,6 +54,20 @@ def attributor(folder: Path | str, manifold: str | None = None, size: int = 16) 
         storage.write_bytes(f"{folder}/{SEEN}", storage.parquet_bytes(seen))
         claim.publish(body)
     return folder
+
+
+def untrained(artifacts: str, output: str) -> str:
+    """Publish an attributor of artifacts with all that one of a training says, but weights."""
+    branches = open_artifacts([artifacts])
+    shapes = tuple(tuple(branch.manifest["shape"]) for branch in branches)
+    design = Design.of(shapes, len(CLASSES), "resnet18", "half", "late")
+    torch.manual_seed(0)
+    network = AttributionNetwork(design)
+    network.weights.fill_(4.0)  # some answers are sure
+    made = AttributorParts(branches, design, CLASSES, network.state_dict())
+    with claims.claim(output, "attributor", "0" * 64) as claim:
+        publish_attributor(claim, made, {"validation_accuracy": 0.5, "validation_loss": 1.0})
+    return output
 
 
 def tars(folder: Path, count: int, images: int, size: int = 16, broken_every: int = 97) -> Path:

@@ -18,12 +18,9 @@ import numpy as np
 import pandas as pd
 import pyarrow.dataset as ds
 import pytest
-import torch
-from conftest import write_folder
+from conftest import png, write_folder
+from handmade import attributor, untrained
 
-from manifpt.artifacts.branches import open_artifacts
-from manifpt.attribution.model.network import AttributionNetwork, Design
-from manifpt.attribution.model.trained import AttributorParts, publish_attributor
 from manifpt.images import sandbox
 from manifpt.jobs import (
     attribute,
@@ -33,7 +30,6 @@ from manifpt.jobs import (
     register,
     train_attribution,
 )
-from manifpt.outputs import claims
 from manifpt.registry.model_card import Facts, description, public
 from manifpt.registry.requirements import pinned
 from manifpt.throughput.seaweed import free_ports
@@ -43,17 +39,6 @@ BIN = Path(sys.executable).parent
 NETWORK = ["--backbone", "resnet18", "--stem", "half", "--epochs", "2", "--batch-size", "16",
            "--num-workers", "1"]  # fmt: skip
 KINDS = ("real", "stripes", "blocks")
-
-
-def publish_untrained(artifacts: str, output: str) -> None:
-    branches = open_artifacts([artifacts])
-    design = Design.of(((3, 16, 16), (3, 16, 16)), 3, "resnet18", "half", "late")
-    torch.manual_seed(0)
-    network = AttributionNetwork(design)
-    network.weights.fill_(4.0)  # some answers are sure
-    made = AttributorParts(branches, design, sorted(KINDS), network.state_dict())
-    with claims.claim(output, "attributor", "0" * 64) as claim:
-        publish_attributor(claim, made, {"validation_accuracy": 0.5, "validation_loss": 1.0})
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +53,7 @@ def trained(ray_session, corpus, tmp_path_factory) -> Path:
     assert build_manifold.main(reals) == 0
     flags = ["--input", *images, "--manifold", f"{out}/m", "--output", f"{out}/a"]
     assert compute_artifacts.main(flags) == 0
-    publish_untrained(f"{out}/a", f"{out}/t")
+    untrained(f"{out}/a", f"{out}/t")
     flags = ["--input", f"{out}/a", "--model", f"{out}/t", "--output", f"{out}/e"]
     assert evaluate.main(flags) == 0
     mixed = write_folder(out / "mixed", "stripes", range(2000, 2006))
@@ -324,6 +309,20 @@ def test_an_image_that_ends_its_decoder_costs_its_row_in_any_thread(trained, mon
         for found in threads.map(lambda _: served.predict(None, images), range(4)):
             check_same(found[:-1], expected)
             assert found["error"].tolist()[-1] == "crashed"
+    sandbox._close_idle()
+
+
+def test_a_loaded_model_has_its_decoder_ready_for_the_first_request(tmp_path, monkeypatch):
+    from manifpt.registry import pyfunc as model
+
+    sandbox._close_idle()
+    served = model.AttributorModel()
+    served.load_context(SimpleNamespace(artifacts={"attributor": attributor(tmp_path / "t")}))
+    monkeypatch.setattr(sandbox, "COMMAND", ("false",))  # no other can start
+    images = pd.DataFrame({"image": [png("stripes", 1)]})
+    with ThreadPoolExecutor(1) as thread:  # as a server asks
+        found = thread.submit(served.predict, None, images).result()
+    assert found["status"].tolist() == ["ok"]
     sandbox._close_idle()
 
 

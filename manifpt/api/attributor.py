@@ -167,7 +167,9 @@ class Attributor(trained.TrainedAttributor):
         """
         rule = Rule(sure, false_rejection)
         if is_dataset(images):
-            return mapped(images, _Predict, self.uri, self._targets, rule)
+            return mapped(
+                images, _Predict, self.uri, self._targets, rule, _RegistryCopy(self.model)
+            )
         self._here.stage.rule = rule
         return self._here.table(Given.of(images)).to_pandas()
 
@@ -182,13 +184,29 @@ class Attributor(trained.TrainedAttributor):
         return _Predict(self.uri, self._targets, USUAL)
 
 
+@dataclass(frozen=True)
+class _RegistryCopy:
+    """Keeps MLflow's copy of a model in place as long as a dataset of Ray Data may need it.
+
+    The dataset holds it in the calling process; it is sent to no other one.
+    """
+
+    model: Any = None
+
+    def __reduce__(self) -> tuple[type["_RegistryCopy"], tuple[()]]:
+        return _RegistryCopy, ()
+
+
 class _Predict:
     """Images -> attributions, in one process."""
 
-    def __init__(self, uri: str, targets: list[Target], rule: Rule) -> None:
+    def __init__(
+        self, uri: str, targets: list[Target], rule: Rule, copy: _RegistryCopy | None = None
+    ) -> None:
         projectors = [target.projector_alone() for target in targets]
         self.rule, self.sizes = decoding_of(projectors)
         self.stage = AttributeStage(uri, projectors, rule=rule)
+        self.copy = copy
 
     def table(self, given: Given) -> pa.Table:
         """Return the rows of images, in order, those that can't be decoded among them."""

@@ -132,10 +132,10 @@ def _counted(rows: pa.Table, masks: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def as_float16(artifacts: np.ndarray) -> np.ndarray:
-    """Return artifacts as float16; raise if one is beyond its range."""
+    """Return artifacts or embeddings as float16; raise if one is beyond its range."""
     most = np.finfo(np.float16).max
     if np.abs(artifacts).max(initial=0) > most:
-        raise ManifptError(f"--float16: an artifact is beyond {most:.0f}; leave it out")
+        raise ManifptError(f"--float16: a number is beyond {most:.0f}; leave it out")
     return artifacts.astype(np.float16)
 
 

@@ -146,6 +146,16 @@ class StoredManifold:
                 part = slice(start, start + step)
                 yield Shard(vectors, ids[part], hashes[part], self.metric)
 
+    def shard_pieces(self, number: int, step: int) -> Iterator[tuple[pa.Table, np.ndarray]]:
+        """Yield a shard's table of reals and their vectors n x d float32, ``step`` at a time.
+
+        The last piece of a shard whose content differs from its hash raises instead of coming.
+        """
+        entry = self.manifest["shards"][number]
+        table = self._table(entry)
+        for start, vectors in self._pieces(entry["vectors"], step):
+            yield table.slice(start, step), vectors
+
     def _rows(self, entries: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
         """Return the ids and the pixel hashes of some shards."""
         tables = [self._table(entry) for entry in entries]

@@ -66,6 +66,7 @@ _FILES: dict[str, tuple[str, ...]] = {
         r"confusion\.(csv|png)|(reliability|triplets)\.png|(metrics|groups)\.json|report\.html",
         *_MODEL,
     ),
+    "export": (r"img_emb/img_emb_\d+\.npy", r"metadata/metadata_\d+\.parquet"),
     "manifold": _MANIFOLD,
     "manifolds": _MANIFOLD,
     "normalized": (rf"images/[^/]+/{_TAR}", rf"quarantine/{_PART}"),

@@ -27,12 +27,15 @@ Over HTTP, by ``mlflow models serve``, the bytes are base64::
 
 import base64
 import binascii
+import io
 from collections.abc import Iterator
 from typing import Any
 
 import mlflow
+import numpy as np
 import pandas as pd
 from mlflow.models import set_model
+from PIL import Image
 
 from manifpt import outputs
 from manifpt.artifacts.projection import decoding_of
@@ -52,6 +55,7 @@ FOUND = (
     "neighbor_id", "distance", "percentile",
 )  # fmt: skip
 COLUMNS = ("status", *FOUND, "error")
+SMALLEST = 32  # pixels of the first image
 NUMBERS = frozenset({"probability", "unknown_score", "unknown_p", "distance", "percentile"})
 
 
@@ -61,7 +65,8 @@ class AttributorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defi
     def load_context(self, context: Any) -> None:
         """Open the attributor in the model's own files, and its manifolds there or where it says.
 
-        A manifold that is gone, or another by now, raises.
+        A manifold that is gone, or another by now, raises. An image of noise is attributed once, so
+        that the decoder, the network and the manifolds are ready when the first request comes.
         """
         folder = context.artifacts[ATTRIBUTOR]
         attributor = TrainedAttributor.open(folder)
@@ -70,6 +75,7 @@ class AttributorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defi
         projectors = [target.projector_alone() for target in targets]
         self.rule, self.sizes = decoding_of(projectors)
         self.stage = AttributeStage(folder, projectors)
+        self._attributed([_noise(max(self.rule.size, *self.sizes, SMALLEST))])
 
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -112,6 +118,14 @@ class AttributorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defi
             else {**next(found), "status": "ok", "error": None}
             for row, _ in decoded
         ]
+
+
+def _noise(size: int) -> bytes:
+    """Return an image of noise of size x size pixels as the bytes of a PNG."""
+    sink = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(sink, "PNG")
+    return sink.getvalue()
 
 
 def _bytes(data: bytes | str | None) -> bytes:

@@ -1,13 +1,21 @@
-"""A registered model is downloaded by the jobs, and never executed."""
+"""A registered model is downloaded by the jobs and from Python, and never executed."""
 
+import gc
+import shutil
 from pathlib import Path
 
 import handmade
 import mlflow
+import pandas as pd
 import pytest
+from conftest import labelled, png
 
+import manifpt
+from manifpt.artifacts.compute import compute_artifacts
 from manifpt.attribution.crawl import registered
 from manifpt.attribution.model.trained import TrainedAttributor
+from manifpt.engine import session
+from manifpt.jobs import register
 
 CODE = """
 from pathlib import Path
@@ -55,3 +63,49 @@ def test_jobs_run_no_code_of_a_registry(malicious, tmp_path):
     # MLflow's own ways do, as SECURITY.md says.
     mlflow.pyfunc.load_model("models:/malicious@champion")
     assert malicious.exists()
+
+
+SAME = ["status", "prediction", "probability", "decision", "neighbor_id", "distance", "error"]
+
+
+@pytest.fixture(scope="module")
+def champion(corpus, tmp_path_factory) -> pd.DataFrame:
+    """Register an attributor with its manifold, remove both; return what it said of `pictures`."""
+    folder = tmp_path_factory.mktemp("champion")
+    manifpt.Manifold.fit(f"{corpus}/manifold", uri=f"{folder}/m")
+    made = {"manifolds": [f"{folder}/m"], "demand": session.HERE}
+    compute_artifacts(labelled(corpus), f"{folder}/a", **made)
+    model = handmade.untrained(f"{folder}/a", f"{folder}/t")
+    expected = manifpt.Attributor.load(model).predict(pictures())
+    assert register.main(["--model", model, "--name", "python", "--alias", "first"]) == 0
+    shutil.rmtree(folder)
+    return expected
+
+
+def pictures() -> list[bytes]:
+    return [*(png("stripes", number) for number in range(7)), b"no image"]
+
+
+@pytest.mark.slow
+def test_a_registered_attributor_is_loaded_by_its_name_from_python(champion):
+    attributor = manifpt.Attributor.load("models:/python@first")
+    assert attributor.classes == handmade.CLASSES
+    pd.testing.assert_frame_equal(attributor.predict(pictures()), champion)
+    with pytest.raises(manifpt.ManifptError, match="register it by manifpt register") as caught:
+        manifpt.Attributor.load("models:/python@second")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_it_predicts_a_dataset_of_ray_that_is_read_when_nobody_holds_it(ray_session, champion):
+    import ray.data
+
+    rows = [{"image": data, "name": str(n)} for n, data in enumerate(pictures())]
+    dataset = ray.data.from_items(rows, override_num_blocks=2)  # the second has the broken one
+    predicted = manifpt.Attributor.load("models:/python@first").predict(dataset)
+    gc.collect()
+    found = pd.DataFrame(predicted.take_all())
+    found = found.sort_values("name", ignore_index=True)
+    assert found["name"].tolist() == [row["name"] for row in rows]
+    assert "image" not in found
+    pd.testing.assert_frame_equal(found[SAME], champion[SAME], check_dtype=False)
