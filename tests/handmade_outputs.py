@@ -159,8 +159,13 @@ def robustness(folder: Path, classes: list[str]) -> str:
     return place
 
 
-def crawl(folder: Path, model: str, classes: list[str], count: int = 60) -> str:
-    """Publish the attributions of a crawl with odd names, groups, and a quarantine."""
+def crawl(
+    folder: Path, model: str, classes: list[str], count: int = 60, facts: dict | None = None
+) -> str:
+    """Publish the attributions of a crawl with odd names, groups, and a quarantine.
+
+    ``facts`` are in the manifest alone.
+    """
     place, rng, rows = str(folder / "verdicts"), np.random.default_rng(2), []
     for number in range(count):
         name = HOSTILE[number % len(HOSTILE)]
@@ -193,5 +198,6 @@ def crawl(folder: Path, model: str, classes: list[str], count: int = 60) -> str:
     summary |= {"seconds": 12.5, "images_per_second": 5.4, "model": model, "skipped": {}}
     summary |= {"inputs": {"given": [f"{folder}/{HOSTILE[0]}"], "content_key": "c"}}
     summary = json.loads(json.dumps(summary))
-    published(place, "attributions", summary, files, {"summary.json": summary})
+    body = summary | (facts or {})
+    published(place, "attributions", body, files, {"summary.json": summary})
     return place

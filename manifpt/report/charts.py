@@ -18,6 +18,8 @@ DECISION_COLOURS = {
     "unknown": "#7f8794",
 }
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x", "cross", "star")
+# Seconds of the units of a time axis, the longest first.
+TIME_UNITS = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
 # Series of one chart; more are no longer told apart.
 MOST_SERIES = 40
 
@@ -158,6 +160,33 @@ def histogram(counts: Mapping[str, Sequence[int]], edges: Sequence[float], title
     sums = ", ".join(f"{name} {sum(values):,}" for name, values in counts.items())
     layout = {"barmode": "stack", "xaxis": axis(title), "yaxis": axis("images")}
     return Chart(traces, layout, f"Histogram of {title}: {sums}.", 280)
+
+
+def throughput_chart(found: Mapping[str, Any]) -> Chart:
+    """Draw rows per second over the time that a job worked; see ``work_rate.rows_over_time``."""
+    width, rows = float(found["seconds_per_bin"]), list(found["rows"])
+    total = width * len(rows)
+    unit, length = next((u, n) for u, n in TIME_UNITS if total >= 3 * n or n == 1.0)
+    rates = [round(count / width, 3) for count in rows]
+    x = [round(place * width / length, 4) for place in range(len(rows) + 1)]
+    steps = {"mode": "lines", "fill": "tozeroy", "line": {"shape": "hv", "color": colour_of(0)}}
+    traces = [line(x, [*rates, rates[-1]], "rows per second", 0, **steps)]
+    mean = sum(rows) / total
+    traces.append(level(round(mean, 3), f"mean, {mean:,.1f}") | {"x": [0, x[-1]]})
+    starts = [round(start / length, 4) for start in found["starts"][1:]]
+    if starts:
+        again: Trace = {"type": "scatter", "mode": "markers", "x": starts, "y": [0] * len(starts)}
+        mark = {"symbol": "triangle-up", "size": 11, "color": colour_of(1)}
+        traces.append(again | {"name": "continued after a stop", "marker": mark})
+    layout = {
+        "xaxis": axis(f"{unit} of work", rangemode="tozero"),
+        "yaxis": axis("rows per second", rangemode="tozero"),
+    }
+    alt = (
+        f"Rows per second over {total / length:,.1f} {unit}: {mean:,.1f} on average, "
+        f"{max(rates):,.1f} at most, {min(rates):,.1f} at least."
+    )
+    return Chart(traces, layout, alt, 280)
 
 
 def stacked_bars(counts: Mapping[str, Mapping[str, int]], what: str) -> Chart:

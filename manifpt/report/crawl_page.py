@@ -237,6 +237,8 @@ def crawl_page(uri: str, options: PageOptions) -> bytes:
     found = map_of_crawl(crawl)
     if found is not None:
         made["map"] = found
+    if crawl.manifest.get("rows_over_time"):  # outputs of earlier versions have none
+        made["throughput"] = charts.throughput_chart(crawl.manifest["rows_over_time"])
     groups, group_decisions = largest_groups(crawl)
     if totals.rows < summary["ok"]:
         crawl.notes.append(

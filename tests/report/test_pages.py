@@ -107,6 +107,31 @@ def test_a_crawl_has_its_sections_and_names_from_outside_are_text(outputs):
     assert text.count("<tr data-decision=") == 60 + len(handmade_outputs.HOSTILE)
 
 
+def chart_of(data: bytes, section: str) -> dict:
+    """The first chart of a section, as Plotly is given it."""
+    text = data.decode().partition(f'id="{section}"')[2]
+    return json.loads(text.partition('<script type="application/json">')[2].split("</script>")[0])
+
+
+def test_throughput_is_drawn_where_a_crawl_has_noted_it(outputs, tmp_path):
+    assert "throughput" not in Parsed(crawl_page(outputs[1], PageOptions())).ids
+    noted = {"seconds_per_bin": 36.0, "rows": [360] * 150 + [36] * 50, "starts": [0.0, 3600.0]}
+    model = handmade.attributor(tmp_path / "model")
+    facts = {"rows_over_time": noted}
+    crawl = handmade_outputs.crawl(tmp_path, model, handmade.CLASSES, 4, facts)
+    data = crawl_page(crawl, PageOptions())
+    assert "throughput" in Parsed(data).ids
+    chart = chart_of(data, "throughput")
+    rates, mean, again = chart["data"]
+    assert chart["layout"]["xaxis"]["title"]["text"] == "minutes of work"
+    assert (rates["y"][0], rates["y"][-1], rates["x"][-1]) == (10.0, 1.0, 120.0)
+    assert mean["y"] == [7.75, 7.75]  # (150 * 360 + 50 * 36) / 7200
+    assert again["x"] == [60.0]
+    text = data.decode()
+    assert "Rows per second over 120.0 minutes: 7.8 on average" in text
+    assert "Rates depend on the machines and their number" in text
+
+
 def test_robustness_has_a_page_and_a_section_of_an_evaluation(outputs):
     evaluation, _ = outputs
     place = handmade_outputs.robustness(Path(evaluation).parent, handmade.CLASSES)

@@ -39,6 +39,7 @@ from manifpt.images.places import input_places
 from manifpt.images.read import unit_to_json
 from manifpt.outputs import claims
 from manifpt.outputs.records import Records
+from manifpt.outputs.work_rate import rows_over_time
 
 KIND = "attributions"
 SUMMARY = "summary.json"
@@ -175,7 +176,8 @@ def _attributed(
     claim.check()
     storage.write_json(storage.join(output, SUMMARY), summary)
     published = storage.digest([work.facts["content_key"], *made_of])
-    claim.publish({"key": published, **summary, "claim": claim.key, "files": files})
+    body = {"key": published, **summary, "claim": claim.key, "files": files}
+    claim.publish(body | {"rows_over_time": rows_over_time(records)})
     if any("units" in file for file in files):
         remove_unlisted(output, files)
     pipeline.clear_records(output, work=False)  # --retry-quarantined reads the units again
@@ -256,5 +258,6 @@ def _try_again(
         storage.write_json(storage.join(output, SUMMARY), summary)
         body = {"key": manifest["key"], "claim": manifest["claim"], "files": files}
         body["retries"] = manifest.get("retries", 0) + 1
+        body["rows_over_time"] = manifest.get("rows_over_time")
         clean(output, claim.publish(summary | body))
     return summary
