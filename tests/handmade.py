@@ -29,14 +29,16 @@ from manifpt.spaces import make_space
 CLASSES = ["blocks", "real", "stripes"]
 
 
-def attributor(folder: Path | str, manifold: str | None = None, size: int = 16) -> str:
+def attributor(
+    folder: Path | str, manifold: str | None = None, size: int = 16, tiles: int = 0
+) -> str:
     """Publish an attributor of images, or of artifacts to the nearest real of a manifold."""
     folder = str(folder)
     if manifold:
         reals = StoredManifold.open(manifold)
         target = Target(reals.space, reals.rule, reals, NEAREST.on(reals.manifest))
     else:
-        target = Target(make_space("image", size), DecodeRule(size))
+        target = Target(make_space("image", size), DecodeRule(size, tiles=tiles))
     torch.manual_seed(0)
     facts = target.facts()
     design = Design.of(

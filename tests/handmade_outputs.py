@@ -53,9 +53,9 @@ def published(
         claim.publish(body | {"files": files})
 
 
-def drawn(folder: Path, kind: str, number: int) -> tuple[str, np.ndarray]:
+def drawn(folder: Path, kind: str, number: int, size: int = SIZE) -> tuple[str, np.ndarray]:
     """Write an image of a kind; return its URI and its pixels."""
-    pixels = draw(kind if kind in ("stripes", "blocks") else "real", number, SIZE)
+    pixels = draw(kind if kind in ("stripes", "blocks") else "real", number, size)
     path = folder / f"{kind}-{number:04d}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
@@ -160,7 +160,7 @@ def robustness(folder: Path, classes: list[str]) -> str:
 
 
 def crawl(
-    folder: Path, model: str, classes: list[str], count: int = 60, facts: dict | None = None
+    folder: Path, model: str, classes: list[str], count: int = 60, size: int = SIZE, **facts: object
 ) -> str:
     """Publish the attributions of a crawl with odd names, groups, and a quarantine.
 
@@ -169,7 +169,7 @@ def crawl(
     place, rng, rows = str(folder / "verdicts"), np.random.default_rng(2), []
     for number in range(count):
         name = HOSTILE[number % len(HOSTILE)]
-        uri, _ = drawn(folder / "crawl", ("real", "stripes", "blocks")[number % 3], number)
+        uri, _ = drawn(folder / "crawl", ("real", "stripes", "blocks")[number % 3], number, size)
         if number % 5 == 0:
             uri = f"https://{'example.org' if number % 2 else 'images.example'}/{name}"
         order = rng.permutation(len(classes))
@@ -198,6 +198,6 @@ def crawl(
     summary |= {"seconds": 12.5, "images_per_second": 5.4, "model": model, "skipped": {}}
     summary |= {"inputs": {"given": [f"{folder}/{HOSTILE[0]}"], "content_key": "c"}}
     summary = json.loads(json.dumps(summary))
-    body = summary | (facts or {})
+    body = summary | facts
     published(place, "attributions", body, files, {"summary.json": summary})
     return place

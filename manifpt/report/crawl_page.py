@@ -33,6 +33,7 @@ from manifpt.report.page_provenance import (
 )
 from manifpt.report.rows import Strata, evenly_spread, files_of_folder, tables_of_files
 from manifpt.report.thumbnails import raws_of, thumbnails
+from manifpt.report.tile_overlay import legend_of
 from manifpt.report.triplets import triplets
 from manifpt.storage import tensors
 
@@ -185,9 +186,10 @@ def examples_of(crawl: _Crawl, pictures: Pictures) -> tuple[list[Any], list[dict
     if table is None:
         crawl.notes.append("Without artifacts: none of the images could be read again.")
         return [], []
-    views, shown = triplets(explainer, table, pictures)
+    uris = table["uri"].to_pylist()
+    views, shown = triplets(explainer, table, [chosen[u]["prediction"] for u in uris], pictures)
     found = []
-    for uri, one in zip(table["uri"].to_pylist(), shown, strict=True):
+    for uri, one in zip(uris, shown, strict=True):
         found.append(
             chosen[uri]
             | one
@@ -274,6 +276,7 @@ def crawl_page(uri: str, options: PageOptions) -> bytes:
         "rows": rows,
         "views": views,
         "examples": examples,
+        "legend": legend_of(len(crawl.model[1]["classes"]) if crawl.model else 0),
         "leaks": {name: (summary["leaks"][name], text) for name, text in LEAKS.items()},
         "scores": list(SCORES),
         "place": public(crawl.uri),

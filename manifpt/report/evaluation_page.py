@@ -31,6 +31,7 @@ from manifpt.report.page_provenance import (
     page_part,
 )
 from manifpt.report.rows import Strata, evenly_spread, files_of_folder, tables_of_files
+from manifpt.report.tile_overlay import legend_of
 
 TEMPLATE = "evaluation.html"
 OUTCOMES = ("right", "wrong", "unsure", "unknown")
@@ -234,7 +235,8 @@ def evaluation_page(uri: str, options: PageOptions) -> bytes:
     parts = [output_part("Evaluation", evaluation.uri, manifest), *beside]
     if evaluation.model:
         parts += model_parts(*evaluation.model)
-    examples = Examples(manifest["artifacts"], options.manifolds, evaluation.sampled)
+    model = evaluation.model[0] if evaluation.model else None
+    examples = Examples(manifest["artifacts"], options.manifolds, evaluation.sampled, model)
     parts += [
         output_part(f"Artifacts in the space {branch.name}", branch.uri, branch.manifest)
         for branch in examples.branches
@@ -268,6 +270,7 @@ def evaluation_page(uri: str, options: PageOptions) -> bytes:
         "views": examples.views,
         "examples": examples.by_source(pictures, outcome),
         "outcomes": OUTCOMES,
+        "legend": legend_of(len(metrics["classes"])),
         "sources": sources,
         "fingerprints": prints,
         "designs": designs_of(inputs, {row["source"] for row in evaluation.sampled}),

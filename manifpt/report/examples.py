@@ -11,9 +11,11 @@ import pyarrow.compute as pc
 
 from manifpt import storage
 from manifpt.artifacts.branches import ArtifactBranch, open_artifacts, read_artifacts
+from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule
 from manifpt.images.stacks import reading_rule
+from manifpt.images.tiles import Place
 from manifpt.report import charts
 from manifpt.report.fingerprints import (
     Fingerprints,
@@ -24,23 +26,37 @@ from manifpt.report.fingerprints import (
 )
 from manifpt.report.page_pictures import Pictures, flattened, is_picture, signed, unsigned
 from manifpt.report.page_provenance import readable
-from manifpt.report.thumbnails import thumbnails, uris_of_reals
+from manifpt.report.thumbnails import decoded_images, thumbnails, uris_of_reals
+from manifpt.report.tile_overlay import (
+    EXAMPLE_SIDE,
+    TiledImage,
+    WholePicture,
+    overlay,
+    tile_evidence,
+    whole_pictures,
+)
 from manifpt.storage import tensors
 
 # Rows of artifacts that are read for fingerprints once all examples are found.
 MOST_READ = 40_000
+# Bytes of artifacts of tiles that are held; of later examples only the first tile is.
+MOST_TILE_BYTES = 2**29
 # The space whose vectors are pixels in [0, 1].
 PIXELS = "rgb"
 
 
 @dataclass(frozen=True)
 class Seen:
-    """An example in one space: its artifact, its nearest real, and how far that is."""
+    """An example, or a tile of it, in one space: its artifact, its nearest real, how far that is.
+
+    ``place`` is the tile's left and top.
+    """
 
     artifact: np.ndarray
     neighbor_id: str | None
     distance: float | None
     percentile: float | None
+    place: Place | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +77,7 @@ class Examples:
     uris: Sequence[str]
     manifolds: Sequence[str]
     rows: Sequence[dict[str, Any]]
+    model: str | None = None  # the attributor, by which tiles are told apart
 
     def __post_init__(self) -> None:
         self.notes: list[str] = []
@@ -75,11 +92,14 @@ class Examples:
             return []
 
     @cached_property
-    def _read(self) -> tuple[dict[str, dict[str, Seen]], dict[str, Fingerprints], dict[str, str]]:
+    def _read(
+        self,
+    ) -> tuple[dict[str, dict[str, list[Seen]]], dict[str, Fingerprints], dict[str, str]]:
         """Return by branch what was seen of each example, and fingerprints; and images' URIs."""
-        seen: dict[str, dict[str, Seen]] = {}
+        seen: dict[str, dict[str, list[Seen]]] = {}
         prints: dict[str, Fingerprints] = {}
         uris: dict[str, str] = {}
+        left = MOST_TILE_BYTES
         wanted = pa.array(sorted(row["id"] for row in self.rows), pa.string())
         for branch in self.branches:
             mine = seen.setdefault(branch.name, {})
@@ -96,10 +116,50 @@ class Examples:
                 places = np.flatnonzero(pc.is_in(table["id"], wanted).to_numpy())
                 kept = table.take(pa.array(places)).drop_columns(["artifact"]).to_pylist()
                 for place, row in zip(places, kept, strict=True):
-                    found = (row["neighbor_id"], row["distance"], row["percentile"])
-                    mine.setdefault(row["id"], Seen(artifacts[place].copy(), *found))
+                    tiles = mine.setdefault(row["id"], [])
+                    at = (row["tile_x"], row["tile_y"]) if "tile_x" in row else None
+                    if tiles and (at is None or row["tile"] != len(tiles)):
+                        continue
+                    if tiles and left <= 0:
+                        del tiles[1:]
+                        continue
+                    left -= artifacts[place].nbytes if tiles else 0
+                    found = (row["neighbor_id"], row["distance"], row["percentile"], at)
+                    tiles.append(Seen(artifacts[place].copy(), *found))
                     uris.setdefault(row["id"], row["uri"])
         return seen, prints, uris
+
+    @cached_property
+    def _evidence(self) -> dict[str, list[dict[str, Any]]]:
+        """The evidence of tiles for the predicted source, of examples with several, by id."""
+        by_branch = [self._read[0][branch.name] for branch in self.branches]
+        several = [
+            row
+            for row in self.rows
+            if {len(seen.get(row["id"], ())) for seen in by_branch}.isdisjoint({0, 1})
+        ]
+        if self.model is None or not several:
+            return {}
+        attributor, found = TrainedAttributor.open(self.model), {}
+        for row in several:
+            tiles = [seen[row["id"]] for seen in by_branch]
+            if len(set(map(len, tiles))) > 1:
+                continue
+            artifacts = [np.stack([tile.artifact for tile in some]) for some in tiles]
+            each = attributor.log_fused(attributor.outputs(artifacts).logits)
+            predicted = attributor.classes.index(row["prediction"])
+            places = [tile.place or (0, 0) for tile in tiles[0]]
+            found[row["id"]] = tile_evidence(each[:, predicted], places, each.shape[1])
+        return found
+
+    @cached_property
+    def _seen(self) -> dict[str, dict[str, Seen]]:
+        """What is shown of each example by branch: of several tiles, that with most support."""
+        strongest = {id: tiles[0]["tile"] for id, tiles in self._evidence.items()}
+        return {
+            name: {id: tiles[strongest.get(id, 0)] for id, tiles in mine.items()}
+            for name, mine in self._read[0].items()
+        }
 
     @property
     def fingerprints(self) -> dict[str, Fingerprints]:
@@ -111,9 +171,7 @@ class Examples:
         """How each space is drawn: on one scale for all its examples."""
         found = []
         for branch in self.branches:
-            values = [
-                self._standard(branch.name, one) for one in self._read[0][branch.name].values()
-            ]
+            values = [self._standard(branch.name, one) for one in self._seen[branch.name].values()]
             shape = tuple(branch.manifest["shape"])
             limit = float(np.quantile(np.abs(values), 0.995)) if values else 1.0
             unit = "" if is_picture(shape) else "standard deviations"
@@ -128,20 +186,33 @@ class Examples:
             return flattened(seen.artifact)
         return flattened(standardised(seen.artifact, fingerprints.std))
 
+    @property
+    def _rule(self) -> DecodeRule:
+        return reading_rule([DecodeRule.from_card(b.manifest["decode"]) for b in self.branches])
+
     @cached_property
-    def _images(self) -> dict[str, np.ndarray]:
-        """The pixels of the examples, by id."""
+    def _images(self) -> dict[str, TiledImage]:
+        """The examples as they are decoded, whole images as one tile, by id."""
         if not self.branches:
             return {}
-        rules = [DecodeRule.from_card(b.manifest["decode"]) for b in self.branches]
         uris = self._read[2]
-        found = thumbnails(uris.values(), reading_rule(rules))
+        found = {
+            uri: TiledImage.of(decoded)
+            for uri, decoded in decoded_images(uris.values(), self._rule)
+        }
         missing = len(set(uris.values()) - found.keys())
         if missing:
             self.notes.append(
                 f"{missing} examples have no picture: their images could not be read."
             )
         return {id: found[uri] for id, uri in uris.items() if uri in found}
+
+    @cached_property
+    def _wholes(self) -> dict[str, WholePicture]:
+        """Pictures of examples whose tiles are told apart, by URI."""
+        uris, images = self._read[2], self._images
+        wanted = {uris[id]: images[id] for id in self._evidence if id in images}
+        return whole_pictures(wanted, self._rule, EXAMPLE_SIDE) if wanted else {}
 
     @cached_property
     def _reals(self) -> dict[str, dict[str, np.ndarray]]:
@@ -153,7 +224,7 @@ class Examples:
             if uri is None:
                 continue
             uri = storage.absolute(moved.pop(0) if moved else uri)
-            ids = [seen.neighbor_id for seen in self._read[0][branch.name].values()]
+            ids = [seen.neighbor_id for seen in self._seen[branch.name].values()]
             found[branch.name] = pictures_of_reals(uri, ids, branch.manifest["manifold_sha256"])
         return found
 
@@ -170,16 +241,20 @@ class Examples:
         return found
 
     def _shown(self, row: dict[str, Any], pictures: Pictures) -> dict[str, Any] | None:
-        if not any(row["id"] in self._read[0].get(b.name, ()) for b in self.branches):
+        if not any(row["id"] in self._seen.get(b.name, ()) for b in self.branches):
             return None
+        evidence, uri = self._evidence.get(row["id"], []), self._read[2].get(row["id"])
         image = self._images.get(row["id"])
+        pixels = None if image is None else image.tiles[evidence[0]["tile"] if evidence else 0]
+        whole, size = self._wholes.get(uri or ""), self._rule.size
+        tiles = overlay(evidence, size, whole, row["prediction"], pictures, EXAMPLE_SIDE)
         views = []
         for view in self.views:
-            seen = self._read[0][view.name].get(row["id"])
+            seen = self._seen[view.name].get(row["id"])
             if seen is None:
                 continue
             beside = self._reals.get(view.name, {}).get(seen.neighbor_id or "")
-            star = projected_pixels(image, seen.artifact, view.name)
+            star = projected_pixels(pixels, seen.artifact, view.name)
             drawn = signed(self._standard(view.name, seen), view.limit)
             views.append(
                 {
@@ -191,7 +266,7 @@ class Examples:
                     "percentile": seen.percentile,
                 }
             )
-        return {"image": pictures.uri(image), "views": views, "uri": self._read[2].get(row["id"])}
+        return {"image": pictures.uri(pixels), "views": views, "uri": uri, "tiles": tiles}
 
 
 def standardised(artifact: np.ndarray, std: np.ndarray) -> np.ndarray:

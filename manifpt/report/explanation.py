@@ -20,6 +20,7 @@ from manifpt.artifacts.projection import (
 )
 from manifpt.attribution.crawl.stage import AttributeStage
 from manifpt.attribution.model.targets import trained_targets
+from manifpt.attribution.model.tiled import pooled_tiles
 from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.attribution.unknown.decision import USUAL, Rule
 from manifpt.attribution.unknown.known import Outputs
@@ -34,6 +35,7 @@ from manifpt.images.read import as_space_sees, images_table, pixels_of, row_of
 from manifpt.images.sandbox import decode_all
 from manifpt.images.stacks import image_starts, own_hashes
 from manifpt.report.thumbnails import raws_of
+from manifpt.report.tile_overlay import tile_evidence
 
 NEIGHBOURS = 5
 DEGRADATIONS = (
@@ -41,6 +43,7 @@ DEGRADATIONS = (
     "crop:0.9", "crop:0.7", "noise:0.02", "noise:0.05", "noise:0.1",
 )  # fmt: skip
 SHOWN = ("prediction", "probability", "decision", "unknown_p")
+Evidence = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,27 @@ class Explainer:
 
     def outputs(self, made: Sequence[Projected]) -> Outputs:
         """Return what the network says of images."""
-        return self.attributor.outputs([one.artifacts for one in made], image_starts(made[0].rows))
+        return pooled_tiles(self.outputs_of_rows(made), image_starts(made[0].rows))
+
+    def outputs_of_rows(self, made: Sequence[Projected]) -> Outputs:
+        """Return what the network says of rows, which are tiles where images have some."""
+        return self.attributor.outputs([one.artifacts for one in made])
+
+    def tiles(self, made: Sequence[Projected], sources: Sequence[str]) -> list[Evidence]:
+        """Return for each image the evidence of its tiles for a source, the strongest first.
+
+        It is empty for an attributor without tiles.
+        """
+        if not self.attributor.tiled:
+            return [[] for _ in sources]
+        classes, rows = self.attributor.classes, made[0].rows
+        each = self.attributor.log_fused(self.outputs_of_rows(made).logits)
+        places = list(zip(*(rows[name].to_pylist() for name in ("tile_x", "tile_y")), strict=True))
+        ends = [*image_starts(rows)[1:], rows.num_rows]
+        return [
+            tile_evidence(each[begin:end, classes.index(source)], places[begin:end], len(classes))
+            for begin, end, source in zip(image_starts(rows), ends, sources, strict=True)
+        ]
 
 
 def opened_image(image: str, explainer: Explainer) -> pa.Table:
@@ -183,7 +206,8 @@ def explanation(
 ) -> dict[str, Any]:
     """Return why an image, the only one of an images table, has its verdict, as JSON values."""
     verdict = explainer.verdicts(table)[0]
-    outputs = explainer.outputs(explainer.projected(table))
+    made = explainer.projected(table)
+    outputs = explainer.outputs(made)
     degraded = degraded_verdicts(explainer, table, levels)
     names = (branch["name"] for branch in explainer.attributor.branches)
     reals = {
@@ -199,7 +223,7 @@ def explanation(
         "votes": votes(explainer, outputs),
         "unknown": strangeness(explainer, outputs),
         "nearest_reals": reals,
-        "deciding_tiles": verdict.get("deciding_tiles") or [],
+        "tile_evidence": explainer.tiles(made, [verdict["prediction"]])[0],
         "leaks": {n: verdict[n] for n in ("in_training", "near_training", "in_manifold")},
         "degraded": degraded,
         "changed_by": changes(degraded),

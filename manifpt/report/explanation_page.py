@@ -15,6 +15,7 @@ from manifpt.report.explanation import Explainer
 from manifpt.report.page import Figure, Page, number, rendered
 from manifpt.report.page_pictures import Pictures
 from manifpt.report.page_provenance import model_parts, page_part
+from manifpt.report.tile_overlay import LARGE_SIDE, legend_of
 from manifpt.report.triplets import triplets
 
 TEMPLATE = "explanation.html"
@@ -51,6 +52,11 @@ def explanation_text(found: Mapping[str, Any]) -> str:
         rows = [("nearest real", "distance", "percentile")]
         rows += [(one["id"], one["distance"], one["percentile"]) for one in reals]
         parts.append(f"in the space {name}\n{table_of(rows)}")
+    if len(found["tile_evidence"]) > 1:
+        rows = [("tile at", f"probability of {found['prediction']}", "support")]
+        for one in found["tile_evidence"]:
+            rows.append((f"{one['x']}, {one['y']}", one["probability"], one["support"]))
+        parts.append("what its tiles say, the strongest first\n" + table_of(rows))
     rows = [("degradation", "prediction", "probability", "decision", "")]
     for one in found["degraded"]:
         mark = "" if one["same"] else "changed"
@@ -93,7 +99,7 @@ def _reals(
 def explanation_page(explainer: Explainer, table: pa.Table, found: Mapping[str, Any]) -> bytes:
     """Return an explanation as HTML."""
     pictures = Pictures()
-    views, rows = triplets(explainer, table, pictures)
+    views, rows = triplets(explainer, table, [found["prediction"]], pictures, LARGE_SIDE)
     unknown = found["unknown"]
     figures = [
         Figure("Decision", found["decision"], "", found["decision"]),
@@ -120,7 +126,10 @@ def explanation_page(explainer: Explainer, table: pa.Table, found: Mapping[str, 
     values = {
         "found": found,
         "views": views,
-        "example": rows[0] | {"outcome": found["decision"], "id": found["image"], "source": ""},
+        "tiles": rows[0]["tiles"],
+        "example": rows[0]
+        | {"tiles": None, "outcome": found["decision"], "id": found["image"], "source": ""},
+        "legend": legend_of(len(explainer.attributor.classes)),
         "reals": _reals(explainer, found, pictures),
         "degraded": _degraded_pictures(explainer, table, found, pictures),
         "place": public(str(found["image"])),

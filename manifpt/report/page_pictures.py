@@ -25,11 +25,14 @@ class Pictures:
     left: int = MOST_BYTES
     refused: int = 0
 
-    def uri(self, pixels: np.ndarray | None) -> str | None:
-        """Return H x W x 3 uint8 as a data URI; None if there are no pixels, or no room."""
+    def uri(self, pixels: np.ndarray | None, side: int = SIDE) -> str | None:
+        """Return H x W x 3 uint8 as a data URI; None if there are no pixels, or no room.
+
+        It has at most ``side`` pixels a side.
+        """
         if pixels is None:
             return None
-        text = "data:image/png;base64," + base64.b64encode(png(pixels)).decode()
+        text = "data:image/png;base64," + base64.b64encode(png(pixels, side)).decode()
         if len(text) > self.left:
             self.refused += 1
             return None

@@ -17,7 +17,7 @@ from manifpt import storage
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Unit
 from manifpt.images.contents import is_web
-from manifpt.images.decode import DecodeError
+from manifpt.images.decode import Decoded, DecodeError
 from manifpt.images.ids import image_id
 from manifpt.images.raw import Raw, raw_images
 from manifpt.images.sandbox import decode_all
@@ -33,11 +33,16 @@ _MEMBER = re.compile(rf"(.+?(?:{_ENDS}))#.*", re.DOTALL)
 def thumbnails(uris: Iterable[str], rule: DecodeRule) -> dict[str, np.ndarray]:
     """Return the pixels, size x size x 3 uint8, of those images that could be had."""
     found: dict[str, np.ndarray] = {}
+    for uri, decoded in decoded_images(uris, rule):
+        found[uri] = decoded.pixels[0] if decoded.pixels.ndim == 4 else decoded.pixels
+    return found
+
+
+def decoded_images(uris: Iterable[str], rule: DecodeRule) -> Iterator[tuple[str, Decoded]]:
+    """Yield those images that can be had, with their URIs."""
     for raw, decoded in decode_all(raws_of(set(uris)), rule):
         if not isinstance(decoded, DecodeError):
-            pixels = decoded.pixels
-            found[raw.uri] = pixels[0] if pixels.ndim == 4 else pixels
-    return found
+            yield raw.uri, decoded
 
 
 def raws_of(uris: set[str]) -> Iterator[tuple[Raw, bytes]]:

@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from manifpt.artifacts.projection import Projected, Projector
+from manifpt.artifacts.projection import Projected, Projector, decoding_of
 from manifpt.images.read import as_space_sees, pixels_of
 from manifpt.images.stacks import image_starts
 from manifpt.report.examples import View, pictures_of_reals, projected_pixels, standardised
-from manifpt.report.explanation import Explainer
+from manifpt.report.explanation import Evidence, Explainer
 from manifpt.report.page_pictures import Pictures, flattened, is_picture, signed
+from manifpt.report.tile_overlay import EXAMPLE_SIDE, overlay, tiled_images, whole_pictures
 
 # With fewer images a standard deviation says little, and vectors are drawn as they are.
 LEAST_SPREAD = 8
@@ -26,33 +27,59 @@ def displayable(artifacts: np.ndarray) -> list[np.ndarray]:
 
 
 def triplets(
-    explainer: Explainer, table: pa.Table, pictures: Pictures
+    explainer: Explainer,
+    table: pa.Table,
+    sources: Sequence[str],
+    pictures: Pictures,
+    side: int = EXAMPLE_SIDE,
 ) -> tuple[list[View], list[dict[str, Any]]]:
     """Return how each space is drawn, and the pictures of each image of an images table.
 
-    Of an image in tiles it is the first tile that is shown.
+    ``sources`` are the predicted ones. Of an image in tiles it is the tile with most support for
+    its source that is shown, beside a picture of the whole with at most ``side`` pixels a side.
     """
     made = explainer.projected(table)
-    begins = image_starts(made[0].rows)
+    evidence = explainer.tiles(made, sources)
+    strongest = [tiles[0]["tile"] if tiles else 0 for tiles in evidence]
+    shown_rows = image_starts(made[0].rows) + np.array(strongest, np.int64)
     names = [branch["name"] for branch in explainer.attributor.branches]
     views: list[View] = []
-    rows: list[dict[str, Any]] = [{"image": None, "views": []} for _ in range(table.num_rows)]
+    overlays = _overlays(explainer, table, evidence, sources, pictures, side)
+    rows: list[dict[str, Any]] = [{"image": None, "views": [], "tiles": o} for o in overlays]
     for name, projector, one in zip(names, explainer.projectors, made, strict=True):
-        pixels = _pixels(projector, table, begins)
+        pixels = _pixels(projector, table, shown_rows)
         for row, image in zip(rows, pixels, strict=True):
             row["image"] = row["image"] or pictures.uri(image)
         if projector.manifold is None:
             continue
-        view, found = _in_space(name, projector, one, begins, pixels, pictures)
+        view, found = _in_space(name, projector, one, shown_rows, pixels, pictures)
         views.append(view)
         for row, seen in zip(rows, found, strict=True):
             row["views"].append(seen)
     return views, rows
 
 
-def _pixels(projector: Projector, table: pa.Table, begins: np.ndarray) -> list[np.ndarray]:
+def _overlays(
+    explainer: Explainer,
+    table: pa.Table,
+    evidence: Sequence[Evidence],
+    sources: Sequence[str],
+    pictures: Pictures,
+    side: int,
+) -> list[dict[str, Any] | None]:
+    """Return for each image the outlines of its tiles; None of one that is a single tile."""
+    images = tiled_images(table)
+    rule, _ = decoding_of(explainer.projectors)
+    whole = whole_pictures(images, rule, side) if images else {}
+    return [
+        overlay(tiles, rule.size, whole.get(uri), source, pictures, side)
+        for uri, tiles, source in zip(table["uri"].to_pylist(), evidence, sources, strict=True)
+    ]
+
+
+def _pixels(projector: Projector, table: pa.Table, shown_rows: np.ndarray) -> list[np.ndarray]:
     seen = pixels_of(as_space_sees(table, projector.rule))
-    places = begins if len(seen) > table.num_rows else np.arange(table.num_rows)
+    places = shown_rows if len(seen) > table.num_rows else np.arange(table.num_rows)
     return list(seen[places])
 
 
@@ -60,17 +87,17 @@ def _in_space(
     name: str,
     projector: Projector,
     one: Projected,
-    begins: np.ndarray,
+    shown_rows: np.ndarray,
     pixels: Sequence[np.ndarray],
     pictures: Pictures,
 ) -> tuple[View, list[dict[str, Any]]]:
     assert projector.manifold is not None
-    artifacts = one.artifacts[begins]
+    artifacts = one.artifacts[shown_rows]
     shapes, pictured = displayable(artifacts), is_picture(artifacts.shape[1:])
     limit = float(np.quantile(np.abs(shapes), 0.995))
     scaled = not pictured and len(artifacts) >= LEAST_SPREAD
     view = View(name, limit, "standard deviations" if scaled else "", True, pictured)
-    beside = {key: [one.columns[key][n] for n in begins] for key in one.columns}
+    beside = {key: [one.columns[key][n] for n in shown_rows] for key in one.columns}
     stars = [projected_pixels(x, a, name) for x, a in zip(pixels, artifacts, strict=True)]
     reals: dict[str, np.ndarray] = {}
     if any(star is None for star in stars):

@@ -117,8 +117,7 @@ def test_throughput_is_drawn_where_a_crawl_has_noted_it(outputs, tmp_path):
     assert "throughput" not in Parsed(crawl_page(outputs[1], PageOptions())).ids
     noted = {"seconds_per_bin": 36.0, "rows": [360] * 150 + [36] * 50, "starts": [0.0, 3600.0]}
     model = handmade.attributor(tmp_path / "model")
-    facts = {"rows_over_time": noted}
-    crawl = handmade_outputs.crawl(tmp_path, model, handmade.CLASSES, 4, facts)
+    crawl = handmade_outputs.crawl(tmp_path, model, handmade.CLASSES, 4, rows_over_time=noted)
     data = crawl_page(crawl, PageOptions())
     assert "throughput" in Parsed(data).ids
     chart = chart_of(data, "throughput")

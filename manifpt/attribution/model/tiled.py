@@ -46,6 +46,20 @@ def pooled_tiles(outputs: Outputs, begins: np.ndarray) -> Outputs:
     return Outputs(means(outputs.logits, begins), features)
 
 
+def tile_support(log_probability: np.ndarray, classes: int) -> np.ndarray:
+    """Return how far each tile supports a class, 0 to 1, from its log-probability of that class.
+
+    Up to a constant, an image's log-probability of a class is the mean of its tiles' (see above),
+    so that equal differences of a log-probability weigh equally. 1 is certainty; 0 is a guess among
+    ``classes``, or less.
+
+    >>> tile_support(np.log([1.0, 0.5, 0.25, 0.1]), 4).round(6).tolist()
+    [1.0, 0.5, 0.0, 0.0]
+    """
+    found: np.ndarray = np.clip(1 + log_probability / np.log(max(classes, 2)), 0.0, 1.0)
+    return found
+
+
 def rows_by_probability(probability: np.ndarray, begins: np.ndarray) -> list[np.ndarray]:
     """Return the rows of each image, those with the greatest of N probabilities first."""
     parts = np.split(probability, begins[1:])

@@ -128,12 +128,18 @@ class TrainedAttributor:
 
         Those of the heads' fitted weights, which calibrate them, unless others are given.
         """
+        out: np.ndarray = self._fused(logits, weights).exp().numpy()
+        return out
+
+    def log_fused(self, logits: np.ndarray) -> np.ndarray:
+        """Return the logarithms of ``fused``, which do not end at the least float above zero."""
+        out: np.ndarray = self._fused(logits, None).numpy()
+        return out
+
+    def _fused(self, logits: np.ndarray, weights: Sequence[float] | None) -> torch.Tensor:
         fitted = self.ready.weights.double().cpu()
         given = fitted if weights is None else torch.tensor(weights, dtype=torch.float64)
-        out: np.ndarray = (
-            fused_log_probabilities(torch.from_numpy(logits).double(), given).exp().numpy()
-        )
-        return out
+        return fused_log_probabilities(torch.from_numpy(logits).double(), given)
 
     def probabilities(
         self, artifacts: Sequence[np.ndarray], begins: np.ndarray | None = None
