@@ -160,11 +160,18 @@ def robustness(folder: Path, classes: list[str]) -> str:
 
 
 def crawl(
-    folder: Path, model: str, classes: list[str], count: int = 60, size: int = SIZE, **facts: object
+    folder: Path,
+    model: str,
+    classes: list[str],
+    count: int = 60,
+    size: int = SIZE,
+    metadata: dict[str, list[str | None]] | None = None,
+    **facts: object,
 ) -> str:
     """Publish the attributions of a crawl with odd names, groups, and a quarantine.
 
-    ``facts`` are in the manifest alone.
+    ``metadata`` are columns of the input, whose values come again and again; ``facts`` are in the
+    manifest alone.
     """
     place, rng, rows = str(folder / "verdicts"), np.random.default_rng(2), []
     for number in range(count):
@@ -178,8 +185,10 @@ def crawl(
         row |= {"status": "ok", "top_k": top, "prediction": top[0]["source"], "probability": 0.9}
         row |= {"decision": DECISIONS[number % 4], "unknown_p": float(rng.uniform())}
         row |= {"neighbor_id": f"{name}~2", "distance": 2.5, "percentile": 30.0, "agreement": 3}
+        row |= {name: values[number % len(values)] for name, values in (metadata or {}).items()}
         rows.append(row | dict.fromkeys(LEAKS, False))
     schema = ATTRIBUTIONS | AGREEMENT | dict.fromkeys(LEAKS, pa.bool_())
+    schema |= dict.fromkeys(metadata or (), pa.string())
     table = columns(rows, schema)
     broken = [{"id": n, "uri": n, "error": "corrupt", "message": n} for n in HOSTILE]
     group = {"images": 9, "counted": 9, "prediction": classes[0], "probability": 0.9}

@@ -208,6 +208,25 @@ def stacked_bars(counts: Mapping[str, Mapping[str, int]], what: str) -> Chart:
     return Chart(traces, layout, alt, 110 + 26 * len(names))
 
 
+def month_bars(counts: Mapping[str, Mapping[str, int]]) -> Chart:
+    """Draw a bar for each month, as 2024-03, in parts by decision; months without images are 0."""
+    traces = [
+        {
+            "type": "bar",
+            "x": list(counts),
+            "y": [by.get(decision, 0) for by in counts.values()],
+            "name": decision,
+            "marker": {"color": colour},
+        }
+        for decision, colour in DECISION_COLOURS.items()
+    ]
+    xaxis = axis("month", type="date", dtick="M1" if len(counts) < 13 else None, tickformat="%Y-%m")
+    layout = {"barmode": "stack", "xaxis": xaxis, "yaxis": axis("images")}
+    first, last = min(counts), max(counts)
+    alt = f"Images by month and decision, {first} to {last}; the table has the numbers."
+    return Chart(traces, layout, alt, 300)
+
+
 def map_chart(points: np.ndarray, rows: Sequence[Mapping[str, Any]], key: str) -> Chart:
     """Draw N x 2 points, coloured by a column of their rows; ``hover`` of a row is shown."""
     names = sorted({str(row[key]) for row in rows})

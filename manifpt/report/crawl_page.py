@@ -18,6 +18,7 @@ from manifpt.images import DecodeRule
 from manifpt.images.decode import ERRORS
 from manifpt.report import charts
 from manifpt.report.crawl_counts import MOST_LISTED, SCORES, Totals, count_rows, domain_of, wilson
+from manifpt.report.crawl_times import Months
 from manifpt.report.evaluation_page import MOST_POINTS, PageOptions
 from manifpt.report.examples import pictures_of_reals
 from manifpt.report.explanation import Explainer
@@ -73,6 +74,11 @@ class _Crawl:
             return None
 
     @cached_property
+    def months(self) -> Months:
+        """Counts by month, once the rows are read."""
+        return Months()
+
+    @cached_property
     def read(self) -> tuple[Totals, list[dict[str, Any]]]:
         """Totals of the rows, and a sample of them with the surest and the strangest."""
         totals = Totals()
@@ -83,6 +89,7 @@ class _Crawl:
         files = evenly_spread(files_of_folder(self.manifest, "attributions"))
         for table in tables_of_files(self.uri, files):
             totals.add(table)
+            self.months.add(table)
             names = table.select(["prediction", "decision"]).to_pylist()
             strata.add(table, [f"{row['prediction']}\0{row['decision']}" for row in names])
             kept = table.filter(pc.is_in(table["id"], pa.array(list(shown), pa.string())))
@@ -91,6 +98,7 @@ class _Crawl:
         for row in rows.values():
             row["why"] = shown.get(row["id"], "sample")
             row["domain"] = domain_of(row["uri"] or "")
+            row["date"] = row.get(self.months.column) if self.months.column else None
         return totals, [rows[id] for id in sorted(rows)]
 
     def folder(self, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
@@ -236,6 +244,9 @@ def crawl_page(uri: str, options: PageOptions) -> bytes:
         shown = {row["name"]: totals.domains[row["name"]] for row in domains[:25]}
         made["domains"] = charts.stacked_bars(shown, "domain")
     made |= dict(totals.histograms())
+    months = crawl.months
+    if months.counts:
+        made["months"] = charts.month_bars(months.ordered)
     found = map_of_crawl(crawl)
     if found is not None:
         made["map"] = found
@@ -244,8 +255,8 @@ def crawl_page(uri: str, options: PageOptions) -> bytes:
     groups, group_decisions = largest_groups(crawl)
     if totals.rows < summary["ok"]:
         crawl.notes.append(
-            f"Domains, scores and sampled rows are of {totals.rows:,} rows, in files spread over "
-            "the whole output; counts by source and decision are of all."
+            f"Domains, months, scores and sampled rows are of {totals.rows:,} rows, in files "
+            "spread over the whole output; counts by source and decision are of all."
         )
     if pictures.refused:
         crawl.notes.append(
@@ -269,6 +280,8 @@ def crawl_page(uri: str, options: PageOptions) -> bytes:
         "sources": sources,
         "domains": domains,
         "domain_count": len(totals.domains),
+        "months": months,
+        "month_rows": sorted(count_rows(months.counts), key=lambda row: str(row["name"])),
         "decisions": DECISIONS,
         "groups": groups,
         "group_decisions": group_decisions,

@@ -131,6 +131,37 @@ def test_throughput_is_drawn_where_a_crawl_has_noted_it(outputs, tmp_path):
     assert "Rates depend on the machines and their number" in text
 
 
+def test_a_crawl_with_dates_counts_its_months(outputs, tmp_path):
+    assert "months" not in Parsed(crawl_page(outputs[1], PageOptions())).ids
+    model = handmade.attributor(tmp_path / "model")
+    dates = ["2024-03-09", "2024-03-31T23:59:59Z", "2025-01-02 10:00", None]
+    metadata = {"<i>caption": [handmade_outputs.HOSTILE[0]], "<b>captured": dates}
+    crawl = handmade_outputs.crawl(tmp_path, model, handmade.CLASSES, 16, metadata=metadata)
+    data = crawl_page(crawl, PageOptions())
+    check_harmless(data, 6)
+    bars = {bar["name"]: dict(zip(bar["x"], bar["y"], strict=True)) for bar in
+            chart_of(data, "months")["data"]}  # fmt: skip
+    # Decisions come in turn, one for each date: four rows of each.
+    assert sum(by["2024-03"] for by in bars.values()) == 8
+    assert sum(by["2025-01"] for by in bars.values()) == 4
+    text = data.decode()
+    assert "column &lt;b&gt;captured; 4 rows have no date there" in text
+    assert '<td class="text">2024-03-31T23:59:59Z</td>' in text
+
+
+def test_domains_are_counted_by_decision(outputs):
+    """Twelve of sixty images are of the web; the table has a row for each host and folder."""
+    text = crawl_page(outputs[1], PageOptions()).decode()
+    table = text.partition('id="domains"')[2].partition("<tbody>")[2].partition("</tbody>")[0]
+    rows = [row.split("</td>")[:-1] for row in table.split("</tr>")[:-1]]
+    names = [row[0].split(">")[2].split("<")[0] for row in rows]
+    counts = [[int(cell.split(">")[-1]) for cell in row] for row in rows]
+    found = dict(zip(names, counts, strict=True))
+    assert sum(total for total, *_ in counts) == 60
+    assert all(total == sum(by_decision) for total, *by_decision in counts)
+    assert found["images.example"][0] + found["example.org"][0] == 12
+
+
 def test_robustness_has_a_page_and_a_section_of_an_evaluation(outputs):
     evaluation, _ = outputs
     place = handmade_outputs.robustness(Path(evaluation).parent, handmade.CLASSES)
