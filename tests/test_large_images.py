@@ -129,6 +129,7 @@ def test_the_certificate_covers_tiles(made):
 def test_a_folder_of_any_sizes_has_one_row_an_image(made):
     summary = storage.read_json(f"{made}/w/summary.json")
     assert (summary["rows_in"], summary["ok"], summary["quarantined"]) == (8, 7, 1)
+    assert sum(storage.read_json(f"{made}/w/manifest.json")["rows_over_time"]["rows"]) == 8
     rows = {row["id"]: row for row in tables(f"{made}/w", "attributions").to_pylist()}
     names = {name.rpartition("/")[2]: row for name, row in rows.items()}
     assert len(rows) == 7

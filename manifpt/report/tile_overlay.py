@@ -22,6 +22,8 @@ from manifpt.report.thumbnails import decoded_images
 
 # Pixels of a side of the picture of a whole image: alone on its page, and among examples.
 LARGE_SIDE, EXAMPLE_SIDE = 448, 176
+# Bytes of an outline in a page, at most about.
+OUTLINE_BYTES = 256
 GREY = 128  # where a picture has no tile
 LEGEND = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -164,11 +166,14 @@ def overlay(
     """Return what a page draws of an image's tiles; None of an image of one tile, or no picture.
 
     ``evidence`` is that of ``tile_evidence`` for the predicted ``source``; outlines are in per cent
-    of the picture.
+    of the picture. Their text counts as bytes of pictures.
     """
-    uri = None if whole is None or len(evidence) < 2 else pictures.uri(whole.pixels, side)
-    if whole is None or uri is None:
+    if whole is None or len(evidence) < 2:
         return None
+    uri = pictures.uri(whole.pixels, side)
+    if uri is None:
+        return None
+    pictures.left -= OUTLINE_BYTES * len(evidence)
     boxes = [
         {
             "left": 100 * (one["x"] - whole.left) / whole.width,

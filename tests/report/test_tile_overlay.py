@@ -203,7 +203,9 @@ def test_what_has_no_tile_is_grey_and_pictures_end_at_their_limit():
     drawn = overlay(evidence, 4, whole, "gan", Pictures(), 100)
     assert drawn["boxes"][-1]["left"] == pytest.approx(100 * 8 / 12)
     assert overlay(evidence[:1], 4, whole, "gan", Pictures(), 100) is None
-    assert overlay(evidence, 4, whole, "gan", Pictures(left=10), 100) is None
+    few = Pictures(left=10)
+    assert overlay(evidence, 4, whole, "gan", few, 100) is None
+    assert few.refused == 1
 
 
 def test_a_small_image_has_no_outlines(explainer, tmp_path):
