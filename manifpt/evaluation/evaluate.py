@@ -21,7 +21,7 @@ from manifpt.artifacts.branches import (
     open_artifacts,
     read_branches,
 )
-from manifpt.artifacts.compute import compute_artifacts
+from manifpt.artifacts.compute import ArtifactRecipe, compute_artifacts
 from manifpt.attribution.crawl.registered import AttributorSource, model_places, opened_model
 from manifpt.attribution.model.near import NEAR
 from manifpt.attribution.model.targets import manifold_places, trained_targets
@@ -164,9 +164,8 @@ def _branches(
     if not are_artifacts(inputs):
         folder = storage.join(output, "artifacts")
         targets = trained_targets(attributor, source.manifolds)
-        compute_artifacts(
-            inputs, folder, targets=targets, undeclared="test", demand=demand, terms=terms
-        )
+        recipe = ArtifactRecipe(undeclared="test")
+        compute_artifacts(inputs, folder, recipe, targets=targets, demand=demand, terms=terms)
         inputs = [folder]
     branches = open_artifacts(inputs)
     _check(attributor, branches)

@@ -106,7 +106,6 @@ def attribute(
     settings: AttributionSettings = AttributionSettings(),
     *,
     manifolds: Sequence[str] = (),
-    search: session.SearchDemand = session.ANY_SEARCH,
     demand: session.Demand = session.ANY,
     terms: claims.Terms = claims.AS_IS,
     retry: Sequence[str] | None = None,
@@ -145,7 +144,7 @@ def attribute(
             if claim.finished:
                 clean(output, claim.finished)
                 return storage.read_json(storage.join(output, SUMMARY))
-            steps = _Steps(output, settings, attributor, source.kept(output), search, pool)
+            steps = _Steps(output, settings, attributor, source.kept(output), demand.search, pool)
             if before is not None:
                 return _try_again(claim, _finished(output, key), retry or (), steps)
             work = Work.find(output) or _listed(inventory, claim)
