@@ -26,7 +26,7 @@ from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Selection, Unit, plan
 from manifpt.images.degraded_copies import Augmentation
 from manifpt.images.places import input_places
-from manifpt.images.read import chunk_rows
+from manifpt.images.read import chunk_rows, read_unit_text
 from manifpt.images.sources import AS_FOUND, Reading, content_key, describe
 from manifpt.images.splits import CONTENT, check_column, no_values, reading_with_split
 from manifpt.images.stacks import reading_rule
@@ -175,15 +175,13 @@ def compute_artifacts(
     with claims.claim(output, kind, key, apart=read, terms=terms) as claim:
         if claim.finished:
             return claim.finished
-        projectors, pool = projectors_of(targets, demand.search, pool)
-        by_folder = dict(zip(names, projectors, strict=True))
+        placed = projectors_of(targets, demand.search, pool)
+        by_folder = dict(zip(names, placed.projectors, strict=True))
         how = recipe.undeclared, recipe.float16, recipe.augmentation, recipe.split_by
         build = partial(ArtifactStage, by_folder, *how)
         chunk = recipe.rows_of_file(targets)
-        selection = recipe.selection
-        records = run_projection(
-            "artifacts", units, selection, projectors, build, output, pool, chunk
-        )
+        read_images = partial(read_unit_text, selection=recipe.selection)
+        records = run_projection("artifacts", units, read_images, build, placed, output, chunk)
         with claim.abandoned_if_refused():
             counts = _counts(records, recipe, _rule_of(targets))
         common = counts | {"inputs": describe(inputs, units, recipe.labels)}
