@@ -163,9 +163,10 @@ class Cache:
                 self.images.reals,
                 reals,
                 space=space,
-                options=settings.spaces,
                 settings=ManifoldSettings(
-                    image_size=settings.image_size, tiles=settings.tiles or 0
+                    image_size=settings.image_size,
+                    tiles=settings.tiles or 0,
+                    spaces=settings.spaces,
                 ),
             )
             made.embedded += manifest["ok"]

@@ -82,9 +82,7 @@ def recalls(artifacts, model, output):
 def test_an_extension_is_nearly_as_good_as_training_anew(ray_session, tmp_path):
     manifold = f"{tmp_path}/m"
     spaces = SpaceSettings(sl_network="mobilenet_v2", sl_weights=mobilenet(), network_size=96)
-    build_manifold(
-        [str(BENCHMARK)], manifold, space="sl", options=spaces, settings=ManifoldSettings()
-    )
+    build_manifold([str(BENCHMARK)], manifold, space="sl", settings=ManifoldSettings(spaces=spaces))
 
     def made(name, sources, seed=None):
         inputs = some_of_benchmark(tmp_path / f"images-{name}", sources, seed)
