@@ -40,7 +40,7 @@ def silent(_row: dict[str, float], _epoch: int) -> None:
 
 @dataclass(frozen=True)
 class TrainingControl:
-    """How a training proceeds, which does not change what it learns.
+    """How a training proceeds, besides its recipe.
 
     ``demand`` is that of its stages besides Ray Train, which has ``num_workers``; ``terms`` say
     what it may replace in its output; ``report`` gets each epoch. ``die_at`` kills a worker after
