@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from manifpt.__main__ import STAGES, module_of
-from manifpt.artifacts.compute import ARTIFACTS
+from manifpt.artifacts.artifact_stage import ARTIFACTS
 from manifpt.attribution.crawl.duplicates import DUPLICATES
 from manifpt.attribution.crawl.grouping import GROUP_ROWS
 from manifpt.attribution.crawl.leaks import LEAKS

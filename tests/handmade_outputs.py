@@ -9,7 +9,7 @@ from conftest import draw
 from PIL import Image
 
 from manifpt import storage
-from manifpt.artifacts.compute import ARTIFACTS
+from manifpt.artifacts.artifact_stage import ARTIFACTS
 from manifpt.attribution.crawl.grouping import GROUP_ROWS
 from manifpt.attribution.crawl.leaks import LEAKS
 from manifpt.attribution.crawl.stage import AGREEMENT, ATTRIBUTIONS

@@ -15,7 +15,7 @@ from PIL import Image
 
 import manifpt
 from manifpt import ManifptError
-from manifpt.artifacts.compute import compute_artifacts
+from manifpt.artifacts.compute import ArtifactRecipe, compute_artifacts
 from manifpt.attribution.crawl.attribute import attribute
 from manifpt.engine import session
 from manifpt.manifold.projector import projection_of
@@ -111,8 +111,8 @@ def test_a_saved_manifold_opens_in_the_jobs(fitted, corpus, tmp_path, projector)
     saved = fitted.save(f"{tmp_path}/m")
     assert saved.sha256 == fitted.sha256 == fitted.save(f"{tmp_path}/m").sha256
     images, how = f"{corpus}/labelled/stripes", projection_of(projector, None, 0.1)
-    made = {"manifolds": [saved.uri], "projection": how, "demand": session.HERE}
-    compute_artifacts([images], f"{tmp_path}/a", **made)
+    recipe = ArtifactRecipe(manifolds=[saved.uri], projection=how)
+    compute_artifacts([images], f"{tmp_path}/a", recipe, demand=session.HERE)
     rows = table_of(f"{tmp_path}/a", "train", "validation", "test").sort_values("id")
     found = saved.artifacts(images, projector)
     np.testing.assert_array_equal(found.reshape(60, -1), np.stack(rows["artifact"].tolist()))

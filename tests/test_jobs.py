@@ -270,9 +270,10 @@ def test_training_goes_on_after_a_worker_died_and_seeds_repeat(ray_session, chai
     options = training_recipe.TrainingRecipe(
         "resnet18", "standard", epochs=3, batch_size=32, seed=5
     )
+    controls = [train.AttributorControl(num_workers=2, die_at=d) for d in (None, 1)]
     made = [
-        train.train_attributor([f"{chain}/a"], f"{tmp_path}/{n}", options, num_workers=2, die_at=d)
-        for n, d in enumerate((None, 1))
+        train.train_attributor([f"{chain}/a"], f"{tmp_path}/{n}", options, control=control)
+        for n, control in enumerate(controls)
     ]
     assert len(made[1]["history"]) == 3
     assert made[0]["history"] == made[1]["history"]

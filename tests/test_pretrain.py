@@ -12,6 +12,7 @@ from manifpt import storage
 from manifpt.jobs import build_manifold, pretrain_embedding
 from manifpt.manifold import SearchPlan, StoredManifold
 from manifpt.nets.backbone import build_backbone
+from manifpt.nets.training import TrainingControl
 from manifpt.spaces.pretrain import PretrainingRecipe, SplitStage, dimension_of, pretrain_encoder
 from manifpt.spaces.views import Views
 
@@ -77,7 +78,8 @@ def test_the_same_command_again_does_nothing(trained, reals):
 def test_it_goes_on_after_a_worker_died_and_seeds_repeat(trained, reals, tmp_path):
     options = PretrainingRecipe("resnet18", "standard", epochs=5, batch_size=32, projector_width=64)
     output = str(tmp_path / "e")
-    pretrain_encoder([f"real={reals}"], output, options, num_workers=2, die_at=1)
+    control = TrainingControl(num_workers=2, die_at=1)
+    pretrain_encoder([f"real={reals}"], output, options, control=control)
     undisturbed, resumed = manifest_of(trained), manifest_of(tmp_path / "e")
     assert resumed["history"] == undisturbed["history"]
     assert resumed["files"] == undisturbed["files"]

@@ -23,13 +23,14 @@ from manifpt.api.given import (
     on_ray,
 )
 from manifpt.api.manifold import Manifold
+from manifpt.artifacts.compute import ArtifactRecipe
 from manifpt.artifacts.projection import Target, decoding_of
 from manifpt.attribution.crawl.registered import opened_model
 from manifpt.attribution.crawl.stage import AttributeStage
 from manifpt.attribution.model import trained
 from manifpt.attribution.model.network import CLOSED_FORM
 from manifpt.attribution.model.targets import trained_targets
-from manifpt.attribution.model.train import train_attributor
+from manifpt.attribution.model.train import AttributorControl, train_attributor
 from manifpt.attribution.model.training_recipe import TrainingRecipe
 from manifpt.attribution.model.usual import train_usual
 from manifpt.attribution.unknown.decision import USUAL, Rule
@@ -111,20 +112,18 @@ class Attributor(trained.TrainedAttributor):
         with tempfile.TemporaryDirectory(prefix="manifpt-") as folder:
             inputs = inputs_of(images, folder)
             if manifold is None and space is None:
-                demand = on_ray(inputs, folder)
-                train_usual(inputs, uri, training, audit=audit, demand=demand)
+                control = AttributorControl(on_ray(inputs, folder), audit=audit)
+                train_usual(inputs, uri, training, control=control)
                 return cls.load(uri)
             fitted = _in_closed_form(manifold, space) and training.vectors in CLOSED_FORM
-            train_attributor(
-                inputs,
-                uri,
-                training,
+            recipe = ArtifactRecipe(
                 manifolds=[manifold.uri] if manifold else [],
                 plain=[space] if space else [],
                 projection=projection_of(projector, neighbors, 0.1),
-                audit=audit,
-                demand=demand_of(inputs, folder) if fitted else on_ray(inputs, folder),
             )
+            demand = demand_of(inputs, folder) if fitted else on_ray(inputs, folder)
+            control = AttributorControl(demand, audit=audit)
+            train_attributor(inputs, uri, training, recipe=recipe, control=control)
         return cls.load(uri)
 
     @overload

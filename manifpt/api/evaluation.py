@@ -31,7 +31,7 @@ def evaluate(
             inputs,
             attributor.uri,
             f"{folder}/evaluation",
+            evaluation.EvaluationSettings(keep_near=keep_near),
             manifolds=attributor.manifolds,
-            keep_near=keep_near,
             demand=session.HERE,
         )

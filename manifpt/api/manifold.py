@@ -89,11 +89,14 @@ class Manifold(stored.StoredManifold):
             raise ManifptError(
                 "uri: missing; images of this size are embedded by Ray, so name a folder"
             )
-        settings = ManifoldSettings(shards, metric=metric, geometry=geometry, denoiser=denoiser)
-        chosen = space_options(options)
-        manifest = build_manifold(
-            inputs, output, space=space, options=chosen, settings=settings, demand=demand
+        settings = ManifoldSettings(
+            shards,
+            metric=metric,
+            geometry=geometry,
+            denoiser=denoiser,
+            spaces=space_options(options),
         )
+        manifest = build_manifold(inputs, output, space=space, settings=settings, demand=demand)
         if uri is not None:
             scratch.cleanup()
         return cls(storage.absolute(output), manifest, None if uri else scratch)

@@ -7,12 +7,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifpt import outputs, storage
-from manifpt.artifacts.compute import ARTIFACTS, COMBINATION, EVALUATED, compute_artifacts
+from manifpt.artifacts.artifact_stage import ARTIFACTS, EVALUATED
+from manifpt.artifacts.compute import COMBINATION, ArtifactRecipe, compute_artifacts
 from manifpt.engine import pipeline, session
 from manifpt.errors import ManifptError
-from manifpt.images.degraded_copies import Augmentation
-from manifpt.images.sources import AS_FOUND, Reading
-from manifpt.manifold.projector import NEAREST, Projection
+from manifpt.images.sources import AS_FOUND
 from manifpt.outputs import claims
 
 LOOKS = "perceptual_hash"
@@ -56,50 +55,30 @@ def open_artifacts(uris: Sequence[str]) -> list[ArtifactBranch]:
 def artifacts_of(
     inputs: Sequence[str],
     output: str,
+    recipe: ArtifactRecipe,
     *,
-    manifolds: Sequence[str] = (),
-    plain: Sequence[str] = (),
-    image_size: int | None = None,
-    tiles: int | None = None,
-    projection: Projection = NEAREST,
-    split_by: str | None = None,
-    labels: Reading = AS_FOUND,
-    augmentation: Augmentation | None = None,
     demand: session.Demand = session.ANY,
     terms: claims.Terms = claims.AS_IS,
 ) -> list[ArtifactBranch]:
     """Return the artifacts that ``inputs`` are, or that are made of them in ``output``.
 
-    Images are projected onto ``manifolds``, and embedded in ``plain`` spaces without a manifold.
-    ``split_by``, ``labels`` and ``augmentation`` are those of ``compute_artifacts``.
+    ``recipe`` says how they are made of images.
     """
     if are_artifacts(inputs):
-        if augmentation is not None:
+        if recipe.augmentation is not None:
             raise ManifptError("--degrade: these artifacts are made; make them with --augment")
-        if split_by is not None:
+        if recipe.split_by is not None:
             raise ManifptError(
-                f"--split-by {split_by}: these artifacts are split; give it to compute_artifacts"
+                f"--split-by {recipe.split_by}: these artifacts are split; give it to "
+                "compute_artifacts"
             )
-        if labels != AS_FOUND:
-            option = "source" if labels.source_column else "split"
+        if recipe.labels != AS_FOUND:
+            option = "source" if recipe.labels.source_column else "split"
             raise ManifptError(f"--{option}-column: these artifacts are made; leave it out")
         return open_artifacts(inputs)
-    if not manifolds and not plain:
+    if not recipe.manifolds and not recipe.plain:
         raise ManifptError("--manifold: images need a manifold, or --space image to do without")
-    compute_artifacts(
-        inputs,
-        output,
-        manifolds=manifolds,
-        plain=plain,
-        image_size=image_size,
-        tiles=tiles,
-        projection=projection,
-        split_by=split_by,
-        labels=labels,
-        augmentation=augmentation,
-        demand=demand,
-        terms=terms,
-    )
+    compute_artifacts(inputs, output, recipe, demand=demand, terms=terms)
     return open_artifacts([output])
 
 

@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifpt import outputs, storage
-from manifpt.artifacts.compute import COMBINATION, as_float16
+from manifpt.artifacts.artifact_stage import as_float16
+from manifpt.artifacts.compute import COMBINATION
 from manifpt.engine import pipeline, session, shuffle
 from manifpt.engine.progress import Progress
 from manifpt.errors import ManifptError

@@ -14,7 +14,7 @@ from manifpt.engine.work import Work
 from manifpt.errors import ManifptError
 from manifpt.images import IMAGES, DecodeRule, Selection, Unit
 from manifpt.images.probe import natural_size, usual_tiles
-from manifpt.images.read import as_space_sees, chunk_rows, pixels_of, read_unit_text, unit_to_json
+from manifpt.images.read import as_space_sees, chunk_rows, pixels_of, unit_to_json
 from manifpt.images.stacks import (
     PLACES,
     TILE,
@@ -260,12 +260,19 @@ def plain_name(name: str, taken: Container[str]) -> str:
     return f"{name}-plain" if name in taken else name
 
 
+class PlacedProjectors(NamedTuple):
+    """The projectors of a run, and the pool of processes that their manifolds leave to it."""
+
+    projectors: list[Projector]
+    pool: session.Pool
+
+
 def projectors_of(
     targets: dict[str, Target], search: session.SearchDemand, pool: session.Pool
-) -> tuple[list[Projector], session.Pool]:
+) -> PlacedProjectors:
     """Place the manifolds of all targets; return their projectors, and the pool that is left."""
     if pool.here:
-        return [target.projector_alone() for target in targets.values()], pool
+        return PlacedProjectors([t.projector_alone() for t in targets.values()], pool)
     reals = [target.manifold for target in targets.values() if target.manifold is not None]
     if reals:
         pool.wait()  # the memory of a node is known once one is up
@@ -276,33 +283,31 @@ def projectors_of(
     projectors = [t.projector(next(searchers) if t.manifold else None) for t in targets.values()]
     if pool.compiled:
         projectors = [replace(p, space=compiled(p.space)) for p in projectors]
-    return projectors, pool
+    return PlacedProjectors(projectors, pool)
 
 
 def run_projection(
     title: str,
     units: Sequence[Unit] | Work,
-    selection: Selection,
-    projectors: Sequence[Projector],
+    read: Callable[..., Iterator[pa.Table]],
     build: Callable[[], pipeline.Stage],
+    placed: PlacedProjectors,
     output: str,
-    pool: session.Pool,
     chunk: int | None = None,
-    read: Callable[..., Iterator[pa.Table]] = read_unit_text,
     **options: Any,
 ) -> Records:
     """Run a stage that projects over all images; return the pipeline's records.
 
     Each image is decoded once, in the sizes of all projectors. ``chunk`` is how many images a part
     of the output has; by default, what fits their size. ``read`` takes a unit as text and the
-    options of ``read_unit``; other ``options`` are the pipeline's.
+    options of ``read_unit`` besides a selection; other ``options`` are the pipeline's.
     """
     stored = units if isinstance(units, Work) else Work.store(output, map(unit_to_json, units))
+    projectors, pool = placed
     rule, other_sizes = decoding_of(projectors)
     read = partial(
         read,
         rule=rule,
-        selection=selection,
         chunk=stored.pinned("chunk", rows_of_chunk(projectors, chunk)),
         other_sizes=other_sizes,
     )

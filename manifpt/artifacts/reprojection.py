@@ -12,13 +12,14 @@ from typing import Any
 import pyarrow as pa
 
 from manifpt import outputs, storage
+from manifpt.artifacts.artifact_stage import ArtifactStage, evaluated_classes
 from manifpt.artifacts.branches import (
     ArtifactBranch,
     check_unchanged,
     open_artifacts,
     read_artifacts,
 )
-from manifpt.artifacts.compute import ArtifactStage, evaluated_classes, publish_artifacts
+from manifpt.artifacts.compute import publish_artifacts
 from manifpt.artifacts.projection import Target, projectors_of
 from manifpt.engine import pipeline, session
 from manifpt.errors import ManifptError
@@ -71,7 +72,6 @@ def project_embeddings(
     *,
     projection: Projection = NEAREST,
     float16: bool = False,
-    search: session.SearchDemand = session.ANY_SEARCH,
     demand: session.Demand = session.ANY,
     terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def project_embeddings(
     with claims.claim(output, "artifacts", key, apart=read, terms=terms) as claim:
         if claim.finished:
             return claim.finished
-        projectors, pool = projectors_of({target.space.name: target}, search, pool)
+        projectors, pool = projectors_of({target.space.name: target}, demand.search, pool)
         records = pipeline.run(
             f"project {target.space.name}",
             _units(embeddings),

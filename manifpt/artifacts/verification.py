@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from manifpt import __version__, outputs, storage
+from manifpt.artifacts.artifact_stage import EVALUATED
 from manifpt.artifacts.branches import read_artifacts
-from manifpt.artifacts.compute import EVALUATED
 from manifpt.errors import DamageError, ManifptError
 from manifpt.images import DecodeRule, Selection, plan, read_unit
 from manifpt.images.degraded_copies import Augmentation, original_id

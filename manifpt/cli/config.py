@@ -5,6 +5,7 @@ import re
 import sys
 import types
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -142,6 +143,11 @@ class SearchConfig(EmbeddingConfig):
         """The search asked for."""
         memory = int(self.manifold_memory * 2**30) if self.manifold_memory else None
         return SearchDemand(self.search, self.placement, memory, self.gpu_float16)
+
+    @property
+    def demand(self) -> Demand:
+        """The processes and the search asked for."""
+        return replace(super().demand, search=self.search_demand)
 
 
 def _model_name(name: str) -> str:

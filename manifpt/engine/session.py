@@ -243,20 +243,6 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Demand:
-    """What the user asks of a stage: processes, and GPUs of each; None leaves the choice to us.
-
-    ``compiled`` asks for networks that embed to be compiled first, ``here`` for this process
-    alone, without a cluster.
-    """
-
-    num_actors: int | None = None
-    num_gpus: float | None = None
-    compiled: bool = False
-    here: bool = False
-
-
-@dataclass(frozen=True)
 class SearchDemand:
     """What the user asks of a search; None and ``auto`` leave the choice to us.
 
@@ -270,9 +256,26 @@ class SearchDemand:
     float16: bool = False
 
 
+ANY_SEARCH = SearchDemand()
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What the user asks of a stage: processes, and GPUs of each; None leaves the choice to us.
+
+    ``compiled`` asks for networks that embed to be compiled first, ``here`` for this process
+    alone, without a cluster. ``search`` is that of the manifolds that the stage searches.
+    """
+
+    num_actors: int | None = None
+    num_gpus: float | None = None
+    compiled: bool = False
+    here: bool = False
+    search: SearchDemand = ANY_SEARCH
+
+
 ANY = Demand()
 HERE = Demand(here=True)
-ANY_SEARCH = SearchDemand()
 
 
 # The end of what is said where a cluster is too small.

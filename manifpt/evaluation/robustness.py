@@ -30,9 +30,11 @@ from manifpt.images.degrade import IDENTITY, Degradation
 from manifpt.images.degraded_copies import view
 from manifpt.images.perceptual import DISTANCE
 from manifpt.images.places import input_places
+from manifpt.images.read import read_unit_text
 from manifpt.images.sources import content_key, describe
 from manifpt.images.stacks import image_starts
 from manifpt.outputs import claims
+from manifpt.outputs.records import Records
 
 RESULT = "robustness.json"
 LEVELS = (
@@ -128,21 +130,13 @@ def evaluate_robustness(
         if claim.finished:
             return storage.read_json(storage.join(output, RESULT))
         targets = trained_targets(attributor, source.manifolds)
-        projectors, pool = projectors_of(targets, session.ANY_SEARCH, pool)
+        placed = projectors_of(targets, session.ANY_SEARCH, pool)
+        projectors = placed.projectors
         build = partial(RobustnessStage, source.attributor, keep_near, projectors, tuple(parsed))
-        records = run_projection("robustness", units, selection, projectors, build, output, pool)
-        facts = [record["facts"] for record in records]
-        reasons = ("seen", "other_source", "near_training")
-        left_out = {name: sum(f.get(name, 0) for f in facts) for name in reasons}
-        scored = [f["levels"] for f in facts if "levels" in f]
-        if not scored:
-            claim.abandon()
-            raise ManifptError(f"--input: no unseen image of the attributor's classes ({left_out})")
-        result = {
-            **pipeline.totals(records),
-            "left_out": left_out,
-            **metrics_by_level(scored, names, attributor.classes),
-        }
+        read_images = partial(read_unit_text, selection=selection)
+        records = run_projection("robustness", units, read_images, build, placed, output)
+        with claim.abandoned_if_refused():
+            result = _curves(records, names, attributor.classes)
         claim.check()
         _write(output, result)
         body = {**source.facts(), "attributor": attributor.manifest["key"], **result}
@@ -150,6 +144,18 @@ def evaluate_robustness(
         claim.publish(body)
         pipeline.clear_records(output)
         return result
+
+
+def _curves(records: Records, levels: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
+    """Return each level's metrics, and what was left out; raise where no image counts."""
+    facts = [record["facts"] for record in records]
+    reasons = ("seen", "other_source", "near_training")
+    left_out = {name: sum(f.get(name, 0) for f in facts) for name in reasons}
+    scored = [f["levels"] for f in facts if "levels" in f]
+    if not scored:
+        raise ManifptError(f"--input: no unseen image of the attributor's classes ({left_out})")
+    metrics = metrics_by_level(scored, levels, classes)
+    return {**pipeline.totals(records), "left_out": left_out, **metrics}
 
 
 def metrics_by_level(

@@ -110,7 +110,6 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         config.output,
         settings,
         manifolds=config.manifold,
-        search=config.search_demand,
         demand=config.demand,
         terms=config.terms,
         retry=config.retry_quarantined,

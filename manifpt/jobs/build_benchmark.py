@@ -7,7 +7,7 @@ The generators' weights are kept in --weights: a recipe with weights there is no
 """
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -15,6 +15,9 @@ from manifpt.cli import job
 from manifpt.cli.config import JobConfig
 from manifpt.errors import ManifptError
 from manifpt.tracking import Run
+
+if TYPE_CHECKING:
+    from manifpt.zoo.build_benchmark import BenchmarkPlan
 
 
 class Config(JobConfig):
@@ -60,13 +63,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Build, or verify, and return the counts."""
     from manifpt import storage
     from manifpt.zoo.benchmark_card import add_accuracies, files_off_card, grid
-    from manifpt.zoo.build_benchmark import (
-        PREVIEW,
-        BenchmarkPlan,
-        GeneratedSamples,
-        build_benchmark,
-    )
-    from manifpt.zoo.models import read_recipes
+    from manifpt.zoo.build_benchmark import PREVIEW, GeneratedSamples, build_benchmark
 
     if config.verify:
         wrong = files_off_card(config.output)
@@ -78,23 +75,6 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         return {"output": config.output, "accuracies": config.accuracies}
     if not config.real:
         raise ManifptError("--real: give the real images to train generators on")
-    counts = {
-        "train": config.train_images,
-        "validation": config.validation_images,
-        "test": config.test_images,
-    }
-    plan = BenchmarkPlan(
-        config.name,
-        config.real,
-        read_recipes(config.recipes),
-        config.weights,
-        config.generated,
-        config.seed,
-        config.image_size,
-        {"manifold": config.manifold_images, **counts},
-        counts,
-        config.licence,
-    )
 
     def report(name: str, made: GeneratedSamples) -> None:
         quality = " ".join(f"{key} {value}" for key, value in made.facts["quality"].items())
@@ -106,7 +86,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
             tracked.metrics(values, int(row["step"]))
 
     card = build_benchmark(
-        plan,
+        plan_of(config),
         config.output,
         num_cpus=config.num_cpus,
         num_gpus=config.num_gpus_per_actor or 0.0,
@@ -115,13 +95,32 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     )
     tracked.document("card.json", card)
     tracked.bytes("samples.png", storage.read_bytes(storage.join(config.output, "samples.png")))
-    sources = list(card["recipes"])
-    return {
-        "output": config.output,
-        "bytes": card["bytes"],
-        "sources": sources,
-        "refused": list(card["refused"]),
+    counts = {"bytes": card["bytes"], "sources": list(card["recipes"])}
+    return {"output": config.output, **counts, "refused": list(card["refused"])}
+
+
+def plan_of(config: Config) -> "BenchmarkPlan":
+    """Return the plan of the benchmark asked for."""
+    from manifpt.zoo.build_benchmark import BenchmarkPlan
+    from manifpt.zoo.models import read_recipes
+
+    counts = {
+        "train": config.train_images,
+        "validation": config.validation_images,
+        "test": config.test_images,
     }
+    return BenchmarkPlan(
+        config.name,
+        config.real,
+        read_recipes(config.recipes),
+        config.weights,
+        config.generated,
+        config.seed,
+        config.image_size,
+        {"manifold": config.manifold_images, **counts},
+        counts,
+        config.licence,
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

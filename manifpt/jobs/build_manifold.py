@@ -77,13 +77,9 @@ def source_manifold(config: Config) -> str | None:
 
 def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Build the manifold, or change or explain it, and return its counts."""
-    from manifpt.manifold.build import (
-        ManifoldSettings,
-        append_to_manifold,
-        build_manifold,
-        compact_manifold,
-    )
+    from manifpt.manifold.build import ManifoldSettings, build_manifold
     from manifpt.manifold.derive import derive_manifold
+    from manifpt.manifold.growth import append_to_manifold, compact_manifold
     from manifpt.manifold.prepare import search_text
     from manifpt.manifold.stored import StoredManifold
 
@@ -108,6 +104,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
             config.geometry,
             config.tiles,
             config.denoiser_steps if config.denoiser else 0,
+            config.spaces,
         )
         source = source_manifold(config)
         common: dict[str, Any] = {
@@ -118,8 +115,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         if source:
             manifest = derive_manifold(source, config.output, reals=config.reals, **common)
         else:
-            embedding: dict[str, Any] = {"space": config.space, "options": config.spaces}
-            embedding["labels"] = config.labels
+            embedding: dict[str, Any] = {"space": config.space, "labels": config.labels}
             manifest = build_manifold(config.input, config.output, **embedding, **common)
     last = manifest["appended"][-1] if config.append else manifest
     tracked.inputs(last["inputs"], "manifold")

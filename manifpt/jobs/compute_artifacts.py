@@ -106,25 +106,19 @@ def one_manifold(config: Config) -> str:
 
 def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Compute the artifacts and return their counts."""
-    from manifpt.artifacts.compute import compute_artifacts
+    from manifpt.artifacts.compute import ArtifactRecipe, compute_artifacts
     from manifpt.artifacts.reprojection import embeddings_of, project_embeddings
 
     if not config.manifold and config.space is None:
         raise ManifptError("--manifold: images need a manifold, or --space image to do without")
-    common: dict[str, Any] = {
-        "float16": config.float16,
-        "projection": config.projection,
-        "search": config.search_demand,
-        "demand": config.demand,
-        "terms": config.terms,
-    }
+    how: dict[str, Any] = {"float16": config.float16, "projection": config.projection}
+    given: dict[str, Any] = {"demand": config.demand, "terms": config.terms}
     embeddings = embeddings_of(config.input)
     if embeddings:
-        manifest = project_embeddings(embeddings, config.output, one_manifold(config), **common)
+        manifold = one_manifold(config)
+        manifest = project_embeddings(embeddings, config.output, manifold, **how, **given)
     else:
-        manifest = compute_artifacts(
-            config.input,
-            config.output,
+        recipe = ArtifactRecipe(
             manifolds=config.manifold,
             plain=config.plain,
             image_size=config.image_size,
@@ -134,8 +128,9 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
             split_by=config.split_by,
             labels=config.labels,
             augmentation=requested_copies(config),
-            **common,
+            **how,
         )
+        manifest = compute_artifacts(config.input, config.output, recipe, **given)
     tracked.inputs(manifest["inputs"], "artifacts")
     tracked.document("manifest.json", manifest)
     names = "rows_in ok quarantined by_error classes tiles copies split_by".split()

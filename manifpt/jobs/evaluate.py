@@ -102,17 +102,17 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     if config.levels:
         raise ManifptError("--levels: are those of --robustness; give that, too")
     from manifpt import storage
-    from manifpt.evaluation.evaluate import evaluate, near_line
+    from manifpt.evaluation.evaluate import EvaluationSettings, evaluate, near_line
 
+    settings = EvaluationSettings(
+        config.sources, config.rule, config.keep_near, config.other_manifold
+    )
     metrics = evaluate(
         config.input,
         config.model,
         config.output,
-        sources=config.sources,
+        settings,
         manifolds=config.manifold,
-        rule=config.rule,
-        keep_near=config.keep_near,
-        other_manifold=config.other_manifold,
         demand=config.demand,
         terms=config.terms,
     )

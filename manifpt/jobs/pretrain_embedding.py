@@ -62,6 +62,7 @@ class Config(JobConfig):
 
 def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Train and return the counts and the last losses."""
+    from manifpt.nets.training import TrainingControl
     from manifpt.spaces.pretrain import PretrainingRecipe, pretrain_encoder, print_epoch
 
     def report(row: dict[str, float], epoch: int) -> None:
@@ -76,10 +77,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         ),
         image_size=config.image_size,
         filter_name=config.filter,
-        num_workers=config.num_workers,
-        demand=config.demand,
-        report=report,
-        terms=config.terms,
+        control=TrainingControl(config.demand, config.terms, config.num_workers, report),
     )
     tracked.inputs(manifest["inputs"], "pretraining")
     tracked.document("manifest.json", manifest)

@@ -112,15 +112,24 @@ class Config(
 
 def run(config: Config, tracked: Run) -> dict[str, Any]:
     """Train and return the result on the validation split."""
-    from manifpt.attribution.model.extend import extend_attributor
-    from manifpt.attribution.model.members import fuse_attributors
-    from manifpt.attribution.model.train import print_epoch, train_attributor
-    from manifpt.attribution.model.usual import train_usual
+    check_options(config)
+    if config.register_as is not None:
+        tracked.require()
+    if config.extend is not None:
+        manifest = extended(config, config.extend)
+    elif config.fuse:
+        from manifpt.attribution.model.members import fuse_attributors
 
-    def report(row: dict[str, float], epoch: int) -> None:
-        print_epoch(row, epoch)
-        tracked.metrics(row, step=epoch)
+        manifest = fuse_attributors(
+            config.fuse, config.output, demand=config.demand, terms=config.terms
+        )
+    else:
+        manifest = trained(config, tracked)
+    return _logged(config, manifest, tracked)
 
+
+def check_options(config: Config) -> None:
+    """Raise if options do not say, or say twice, what attributor is made of."""
     if [bool(config.input), bool(config.fuse), config.extend is not None].count(True) != 1:
         raise ManifptError(
             "--input: give artifacts or images, or attributors to --fuse or --extend"
@@ -129,62 +138,58 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         raise ManifptError("--add: goes with --extend, NAME=URI of each new source")
     if config.fuse and config.split_by is not None:
         raise ManifptError("--split-by: --fuse takes trained attributors, which have their splits")
-    if config.register_as is not None:
-        tracked.require()
-    if config.extend is not None:
-        manifest = extend_attributor(
-            config.extend,
-            config.add,
-            config.output,
-            head=config.head,
-            manifolds=config.manifold,
-            split_by=config.split_by,
-            labels=config.labels,
-            demand=config.demand,
-            terms=config.terms,
-        )
-        return _logged(config, manifest, tracked)
-    if config.fuse:
-        manifest = fuse_attributors(
-            config.fuse, config.output, demand=config.demand, terms=config.terms
-        )
-        return _logged(config, manifest, tracked)
-    common: dict[str, Any] = {
-        "sources": config.sources,
-        "image_size": config.image_size,
-        "tiles": config.tiles,
-        "split_by": config.split_by,
-        "labels": config.labels,
-        "audit": audit_settings(config),
-        "num_workers": config.num_workers,
-        "demand": config.demand,
-        "report": report,
-        "terms": config.terms,
-    }
+
+
+def extended(config: Config, model: str) -> dict[str, Any]:
+    """Add the sources of --add to an attributor; return the new one's manifest."""
+    from manifpt.artifacts.compute import ArtifactRecipe
+    from manifpt.attribution.model.extend import extend_attributor
+
+    recipe = ArtifactRecipe(
+        manifolds=config.manifold, split_by=config.split_by, labels=config.labels
+    )
+    return extend_attributor(
+        model,
+        config.add,
+        config.output,
+        head=config.head,
+        recipe=recipe,
+        demand=config.demand,
+        terms=config.terms,
+    )
+
+
+def trained(config: Config, tracked: Run) -> dict[str, Any]:
+    """Train the usual attributor, or that of the spaces asked for; return its manifest."""
+    from manifpt.artifacts.compute import ArtifactRecipe
+    from manifpt.attribution.model.train import AttributorControl, print_epoch, train_attributor
+    from manifpt.attribution.model.usual import train_usual
+
+    def report(row: dict[str, float], epoch: int) -> None:
+        print_epoch(row, epoch)
+        tracked.metrics(row, step=epoch)
+
+    audit = audit_settings(config)
+    control = AttributorControl(
+        config.demand, config.terms, config.num_workers, report, audit=audit
+    )
     usual = is_usual(config)
-    copies = augmentation_of(config, usual=usual)
-    if usual:
-        check_free(config)
-        manifest = train_usual(
-            config.input,
-            config.output,
-            config.training,
-            augmentation=copies,
-            denoiser_steps=config.denoiser_steps,
-            **common,
-        )
-    else:
-        manifest = train_attributor(
-            config.input,
-            config.output,
-            config.training,
-            manifolds=config.manifold,
-            plain=config.plain,
-            projection=config.projection,
-            augmentation=copies,
-            **common,
-        )
-    return _logged(config, manifest, tracked)
+    recipe = ArtifactRecipe(
+        manifolds=config.manifold,
+        plain=config.plain,
+        image_size=config.image_size,
+        tiles=config.tiles,
+        projection=config.projection,
+        split_by=config.split_by,
+        labels=config.labels,
+        augmentation=augmentation_of(config, usual=usual),
+    )
+    common: dict[str, Any] = {"recipe": recipe, "sources": config.sources, "control": control}
+    given = config.input, config.output, config.training
+    if not usual:
+        return train_attributor(*given, **common)
+    check_free(config)
+    return train_usual(*given, denoiser_steps=config.denoiser_steps, **common)
 
 
 def is_usual(config: Config) -> bool:

@@ -7,6 +7,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,11 @@ import torch
 from manifpt import storage
 from manifpt.engine import scaling, session
 from manifpt.errors import ManifptError
+from manifpt.outputs import claims
 
 if TYPE_CHECKING:
     import ray.data
+    import ray.train
 
 EPOCHS = "_epochs"
 TRAINING = "_training"
@@ -29,6 +32,30 @@ WORKER_MEMORY = 2**30
 
 EpochLog = Callable[[dict[str, float], int], None]
 Placed = tuple[int, dict[str, float], bool]
+
+
+def silent(_row: dict[str, float], _epoch: int) -> None:
+    """Leave epochs to the result of the training."""
+
+
+@dataclass(frozen=True)
+class TrainingControl:
+    """How a training proceeds, besides its recipe.
+
+    ``demand`` is that of its stages besides Ray Train, which has ``num_workers``; ``terms`` say
+    what it may replace in its output; ``report`` gets each epoch. ``die_at`` kills a worker after
+    that epoch, once: a drill for tests and operators.
+    """
+
+    demand: session.Demand = session.ANY
+    terms: claims.Terms = claims.AS_IS
+    num_workers: int | None = None
+    report: EpochLog = silent
+    die_at: int | None = None
+
+    def workers(self, batch_size: int) -> Placed:
+        """Return the workers of the training, see ``workers``."""
+        return workers(self.num_workers, self.demand.num_gpus, batch_size)
 
 
 def workers(num_workers: int | None, num_gpus: float | None, batch_size: int) -> Placed:
@@ -145,30 +172,21 @@ def fit(
     output: str,
     key: str,
     placed: Placed,
-    report: EpochLog,
-    die_at: int | None = None,
+    control: TrainingControl,
 ) -> dict[str, Any]:
     """Run ``loop`` on Ray Train's workers to the end; return the last checkpoint's state.
 
     The workers share the dataset ``train`` and each read all of the others. ``loop`` gets
     ``config`` with what ``end_epoch`` needs and with ``threads``, the cores of a worker. Started
-    again with the same ``output`` and ``key``, it goes on after the last checkpoint. ``die_at``
-    kills a worker after that epoch, once: a drill for tests and operators.
+    again with the same ``output`` and ``key``, it goes on after the last checkpoint.
 
     It waits until all workers and a reader fit. Their number decides how batches are dealt, so that
     one which changed with the nodes would make another training each time.
     """
-    from ray.train import (
-        CheckpointConfig,
-        DataConfig,
-        FailureConfig,
-        RunConfig,
-        ScalingConfig,
-    )
+    from ray.train import DataConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     count, holds, use_gpu = placed
-    filesystem, path = storage.arrow_filesystem(storage.join(output, TRAINING))
     epochs_uri = storage.join(output, EPOCHS)
     scaling.wait_for([*[holds] * count, {"CPU": holds["CPU"]}])
     trainer = TorchTrainer(
@@ -176,7 +194,7 @@ def fit(
         train_loop_config={
             **config,
             "epochs_uri": epochs_uri,
-            "die_at": die_at,
+            "die_at": control.die_at,
             "threads": max(1, int(session.capacity().get("CPU", 1) / count)),
         },
         datasets=datasets,
@@ -185,20 +203,28 @@ def fit(
         scaling_config=ScalingConfig(
             num_workers=count, use_gpu=use_gpu, resources_per_worker=holds
         ),
-        run_config=RunConfig(
-            name=key[:16],
-            storage_path=path,
-            storage_filesystem=filesystem,
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
-            failure_config=FailureConfig(max_failures=3),
-        ),
+        run_config=_run_config(output, key),
     )
-    with reported(epochs_uri, report):
+    with reported(epochs_uri, control.report):
         result = trainer.fit()
     if result.checkpoint is None:
         raise ManifptError("training ended without a checkpoint; see the log above")
     with result.checkpoint.as_directory() as local:
         return checkpoint_state(local)
+
+
+def _run_config(output: str, key: str) -> "ray.train.RunConfig":
+    """Return where Ray Train keeps the last checkpoint, and how often it starts anew from it."""
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig
+
+    filesystem, path = storage.arrow_filesystem(storage.join(output, TRAINING))
+    return RunConfig(
+        name=key[:16],
+        storage_path=path,
+        storage_filesystem=filesystem,
+        checkpoint_config=CheckpointConfig(num_to_keep=1),
+        failure_config=FailureConfig(max_failures=3),
+    )
 
 
 def clear(output: str) -> None:

@@ -111,6 +111,15 @@ class Claim:
         layouts.clear(self.folder, self.kind)
         layouts.forget(self.folder)
 
+    @contextmanager
+    def abandoned_if_refused(self) -> Iterator[None]:
+        """Abandon the output where the block raises an error of input, which a run can't mend."""
+        try:
+            yield
+        except ManifptError:
+            self.abandon()
+            raise
+
     def end(self, clearing: str | None = None) -> None:
         """End the claim; the next run can continue an unfinished output.
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from manifpt.artifacts.compute import ArtifactRecipe
 from manifpt.attribution.model.train import train_attributor
 from manifpt.attribution.model.training_recipe import TrainingRecipe
 from manifpt.engine import session
@@ -57,7 +58,7 @@ def _train(folder: str) -> None:
         [f"{name}={folder}/{name}.tar" for name in ("real", "pca")],
         f"{folder}/model",
         TrainingRecipe(epochs=1),
-        manifolds=[f"{folder}/manifold"],
+        recipe=ArtifactRecipe(manifolds=[f"{folder}/manifold"]),
     )
     ray.shutdown()
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from manifpt import storage
 from manifpt.artifacts.projection import decoding_of, rows_of_chunk
-from manifpt.attribution.crawl.registered import opened_model
+from manifpt.attribution.crawl.registered import AttributorSource, opened_model
 from manifpt.attribution.model.targets import trained_targets
 from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.engine import pipeline, session
@@ -66,17 +66,11 @@ def measure_machine(
         each = sum(read.values()) + sum(work[name] for name in ("embed", "search", "classify"))
         count = min(len(sample.raws), max(FEWEST, min(MOST, int(RUN_SECONDS * cores / each))))
         stored = sample.tars(f"{folder}/images", count)
-        store = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
         driver = in_a_process("the driver", _driver, f"{folder}/driver")
         chunk_driver, memory, gpus = driver
         places = [one.uri for one in reals]
         actor = processor_seconds(ACTOR, source.attributor, *places)
-        flags = ["--input", f"{folder}/images", "--model", source.attributor]
-        if source.manifolds:
-            flags += ["--manifold", *source.manifolds]
-        attributed = command("attribute", f"{folder}/attributions", *flags, environment=store)
-        flags = ["--input", f"real={folder}/images", *space_flags(reals[0])]
-        built = command("build_manifold", f"{folder}/manifold", *flags, environment=store)
+        attributed, built = _runs(folder, source, reals[0])
         manifold = StoredManifold.open(f"{folder}/manifold")
         parts = len(attributed.parts)
         draft = Measurements(
@@ -93,25 +87,33 @@ def measure_machine(
                 unit=sample.unit,
                 chunk=rows_of_chunk(projectors),
             ),
-            images=ImageSeconds(
-                fetch=sample.fetch,
-                reals=most,
-                **read,
-                **work,
-            ),
-            fixed=Fixed(
-                start=0,
-                actor=actor,
-                reader=processor_seconds(READER),
-                end=0,
-                build_end=0,
-                contention=1,
-            ),
+            images=ImageSeconds(fetch=sample.fetch, reals=most, **read, **work),
+            fixed=_fixed(actor),
             serial=Serial(chunk=chunk_driver, **serial(f"{folder}/attributions")),
             reals=RealSeconds(**reals_of(manifold)),
         )
         here = Cluster(1, cores, cores, gpus, memory)
         return fitted(draft, here, attributed, built, count, count / parts)
+
+
+def _runs(
+    folder: str, source: AttributorSource, manifold: StoredManifold
+) -> tuple[CommandRun, CommandRun]:
+    """Attribute the images of a folder, and build a manifold of them, as users do."""
+    store = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+    flags = ["--input", f"{folder}/images", "--model", source.attributor]
+    if source.manifolds:
+        flags += ["--manifold", *source.manifolds]
+    attributed = command("attribute", f"{folder}/attributions", *flags, environment=store)
+    flags = ["--input", f"real={folder}/images", *space_flags(manifold)]
+    built = command("build_manifold", f"{folder}/manifold", *flags, environment=store)
+    return attributed, built
+
+
+def _fixed(actor: float) -> Fixed:
+    """Return what an actor and a reader take to start; the rest is fitted to runs later."""
+    reader = processor_seconds(READER)
+    return Fixed(start=0, actor=actor, reader=reader, end=0, build_end=0, contention=1)
 
 
 def fitted(

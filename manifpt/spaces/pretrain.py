@@ -168,17 +168,13 @@ def pretrain_encoder(
     *,
     image_size: int | None = None,
     filter_name: str = "bicubic",
-    num_workers: int | None = None,
-    demand: session.Demand = session.ANY,
-    report: training.EpochLog = print_epoch,
-    terms: claims.Terms = claims.AS_IS,
-    die_at: int | None = None,
+    control: training.TrainingControl = training.TrainingControl(report=print_epoch),
 ) -> dict[str, Any]:
     """Train on the real images of ``inputs``; return the manifest of the encoder in ``output``.
 
     Of a benchmark, the reals of the split ``manifold`` are taken; other inputs are taken whole.
     One real in twenty is held out. The weights are those after the last epoch, in torchvision's
-    naming, without a last layer. ``die_at`` kills a worker after that epoch, once: a drill.
+    naming, without a last layer.
     """
     output = storage.absolute(output)
     check_backbone(options.backbone)
@@ -188,56 +184,64 @@ def pretrain_encoder(
     options = replace(options, stem=choose_stem(options.stem, size))
     dimension = dimension_of(options.backbone, options.stem, size)
     key = storage.digest([content_key(units), rule.card(), vars(options)])
-    placed = training.workers(num_workers, demand.num_gpus, options.batch_size)
+    placed = control.workers(options.batch_size)
     _check_share(options.batch_size, placed[0])
-    pool = session.pool(replace(demand, num_gpus=None), uses_gpu=False)
-    with claims.claim(
-        output, "encoder", key, apart=input_places(inputs, output), terms=terms
-    ) as claim:
+    pool = session.pool(replace(control.demand, num_gpus=None), uses_gpu=False)
+    read = input_places(inputs, output)
+    with claims.claim(output, "encoder", key, apart=read, terms=control.terms) as claim:
         if claim.finished:
             return claim.finished
         specs = [unit_to_json(unit) for unit in units]
-        read = partial(_read, rule=rule)
-        records = pipeline.run("decode", specs, read, SplitStage, output, pool)
+        decode = partial(_read, rule=rule)
+        records = pipeline.run("decode", specs, decode, SplitStage, output, pool)
         counts = pipeline.totals(records)
         parts = _parts(records)
         rows = {split: sum(part["rows"] for part in parts[split]) for split in parts}
-        try:
+        with claim.abandoned_if_refused():
             _check_reals(options.batch_size, rows, counts)
-        except ManifptError:
-            claim.abandon()
-            raise
         settings = PretrainingSettings(
             size=size, dimension=dimension, rows=rows["train"], **vars(options)
         )
         uris = {n: [storage.join(output, p["path"]) for p in parts[n]] for n in rows}
-        state = _fit(settings, uris, rows, output, key, placed, pool.num_cpus, report, die_at)
-        weights = io.BytesIO()
-        torch.save(state["trunk"], weights)
-        manifest = claim.publish(
-            {
-                "method": "barlow-twins",
-                **vars(options),
-                "network_size": size,
-                "mean": list(MEAN),
-                "std": list(STD),
-                "dimension": dimension,
-                "decode": rule.card(),
-                "inputs": describe(inputs, units),
-                **counts,
-                "rows": rows,
-                "history": state["history"],
-                "precision": state["precision"],
-                "quarantine": [p for p in pipeline.parts(records) if p["folder"] == "quarantine"],
-                "files": {
-                    WEIGHTS: storage.write_bytes(storage.join(output, WEIGHTS), weights.getvalue())
-                },
-            },
-        )
+        state = _fit(settings, uris, rows, output, key, placed, pool.num_cpus, control)
+        quarantine = [p for p in pipeline.parts(records) if p["folder"] == "quarantine"]
+        facts = {
+            **vars(options),
+            "decode": rule.card(),
+            "inputs": describe(inputs, units),
+            **counts,
+            "rows": rows,
+            "quarantine": quarantine,
+        }
+        manifest = _publish(claim, settings, state, facts)
         storage.remove_files(storage.join(output, IMAGES), r"(train|validation)/[\d-]+\.parquet")
         pipeline.clear_records(output)
         training.clear(output)
         return manifest
+
+
+def _publish(
+    claim: claims.Claim,
+    settings: PretrainingSettings,
+    state: dict[str, Any],
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """Write the weights of a training's last state; publish the encoder, return its manifest."""
+    weights = io.BytesIO()
+    torch.save(state["trunk"], weights)
+    uri = storage.join(claim.folder, WEIGHTS)
+    body = {
+        "method": "barlow-twins",
+        **facts,
+        "network_size": settings.size,
+        "mean": list(MEAN),
+        "std": list(STD),
+        "dimension": settings.dimension,
+        "history": state["history"],
+        "precision": state["precision"],
+        "files": {WEIGHTS: storage.write_bytes(uri, weights.getvalue())},
+    }
+    return claim.publish(body)
 
 
 def _parts(records: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -257,8 +261,7 @@ def _fit(
     key: str,
     placed: training.Placed,
     num_cpus: float,
-    report: training.EpochLog,
-    die_at: int | None,
+    control: training.TrainingControl,
 ) -> dict[str, Any]:
     """Train to the end and return the last checkpoint's state."""
     now = {"train": storage.join(output, training.EPOCHS, NOW), "validation": None}
@@ -274,4 +277,4 @@ def _fit(
         "shuffle_rows": max(settings.batch_size, shuffle_rows),
         "validation_batch": min(settings.batch_size, rows["validation"]),
     }
-    return training.fit(pretrain_loop, config, datasets, output, key, placed, report, die_at)
+    return training.fit(pretrain_loop, config, datasets, output, key, placed, control)

@@ -28,6 +28,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from manifpt import storage
+from manifpt.artifacts.compute import ArtifactRecipe
 from manifpt.attribution.crawl.attribute import attribute
 from manifpt.attribution.model.train import train_attributor
 from manifpt.attribution.model.trained import TrainedAttributor
@@ -116,7 +117,7 @@ def _train(work: AttributionWorkload) -> None:
         [f"{name}={work.folder}/{name}.tar" for name in ("real", "pca")],
         work.model,
         TrainingRecipe("resnet18", "standard", epochs=1),
-        manifolds=[work.manifold],
+        recipe=ArtifactRecipe(manifolds=[work.manifold]),
     )
     ray.shutdown()
 

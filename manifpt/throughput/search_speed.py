@@ -32,6 +32,7 @@ NAIVE_QUERIES = 2
 ORACLE_QUERIES = 8
 ORACLE_ROWS = 1024
 SIDE = 2048
+FLAT, SCAN = "faiss.IndexFlatL2", "one query at a time"
 
 
 @dataclass(frozen=True)
@@ -143,17 +144,10 @@ def embedded(space: Space, images: np.ndarray) -> np.ndarray:
     return out
 
 
-def measured_rows(shape: Shape, inputs: Sequence[str], repeats: int, threads: int) -> Iterator[Any]:
-    """Measure one shape; yield one row an engine and kind of query."""
-    threadpoolctl.threadpool_limits(threads)
-    torch.set_num_threads(threads)
-    faiss.omp_set_num_threads(threads)
-    photos = photographs(inputs)
-    reals = crops(photos, shape.size, shape.reals, 1, seen=True)
-    space = make_space(shape.space, shape.size)
-    asked = queries_by_kind(shape, photos, reals)
-    vectors = embedded(space, reals)
-    del reals
+def _engines(
+    vectors: np.ndarray,
+) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """Return all ways to search vectors, N x d, by name: queries -> rows."""
     ids = np.array([f"{n:08d}" for n in range(len(vectors))], dtype=object)
     rng = np.random.default_rng(5)
     basis = fit_basis(vectors[np.sort(rng.permutation(len(vectors))[:4096])])
@@ -169,33 +163,67 @@ def measured_rows(shape: Shape, inputs: Sequence[str], repeats: int, threads: in
     engines = {
         f"manifpt auto ({auto})": ours(auto),
         f"manifpt plain ({plans[PLAIN]})": ours(plans[PLAIN]),
-        "faiss.IndexFlatL2": by_flat(vectors),
+        FLAT: by_flat(vectors),
         "NumPy product": by_matmul(vectors),
-        "one query at a time": by_scan(vectors),
+        SCAN: by_scan(vectors),
     }
     if has_gpu():
         engines["manifpt on a GPU"] = ours(SearchPlan("index"))
         engines["faiss.GpuIndexFlatL2"] = by_gpu_flat(vectors)
+    return engines
+
+
+def _timed(
+    engines: dict[str, Callable[[np.ndarray], np.ndarray]], queries: np.ndarray, repeats: int
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Return the median seconds of each engine for all queries, and the rows that it gives.
+
+    The loop over queries gets few of them.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in engines}
+    found = {}
+    for repeat in range(repeats + 1):
+        for name, search in engines.items():
+            some = queries[:NAIVE_QUERIES] if name == SCAN else queries
+            time.sleep(PAUSE)
+            started = time.perf_counter()
+            found[name] = batched(search, some)
+            if repeat:  # the first warms up
+                took = time.perf_counter() - started
+                seconds[name].append(took * len(queries) / len(some))
+    return {name: float(np.median(times)) for name, times in seconds.items()}, found
+
+
+def mismatches(
+    vectors: np.ndarray, queries: np.ndarray, found: dict[str, np.ndarray]
+) -> dict[str, int]:
+    """Return for how many queries each engine's row is not the nearest.
+
+    No engine may find a nearer real than another; some queries meet all reals in float64.
+    """
+    near = {name: squares(vectors, queries[: len(r)], r) for name, r in found.items()}
+    best = np.min([d for d in near.values() if len(d) == len(queries)], axis=0)
+    best[:ORACLE_QUERIES] = oracle(vectors, queries[:ORACLE_QUERIES])
+    return {name: int((d > best[: len(d)]).sum()) for name, d in near.items()}
+
+
+def measured_rows(shape: Shape, inputs: Sequence[str], repeats: int, threads: int) -> Iterator[Any]:
+    """Measure one shape; yield one row an engine and kind of query."""
+    threadpoolctl.threadpool_limits(threads)
+    torch.set_num_threads(threads)
+    faiss.omp_set_num_threads(threads)
+    photos = photographs(inputs)
+    reals = crops(photos, shape.size, shape.reals, 1, seen=True)
+    space = make_space(shape.space, shape.size)
+    asked = queries_by_kind(shape, photos, reals)
+    vectors = embedded(space, reals)
+    del reals
+    engines = _engines(vectors)
     peak = max(peak_gflops(threads).values())
     for kind, queries in asked.items():
-        seconds: dict[str, list[float]] = {name: [] for name in engines}
-        found = {}
-        for repeat in range(repeats + 1):
-            for name, search in engines.items():
-                some = queries[:NAIVE_QUERIES] if name == "one query at a time" else queries
-                time.sleep(PAUSE)
-                started = time.perf_counter()
-                found[name] = batched(search, some)
-                if repeat:  # the first warms up
-                    took = time.perf_counter() - started
-                    seconds[name].append(took * len(queries) / len(some))
-        medians = {name: float(np.median(times)) for name, times in seconds.items()}
-        flat = medians["faiss.IndexFlatL2"]
+        medians, found = _timed(engines, queries, repeats)
+        wrong = mismatches(vectors, queries, found)
         work = 2 * len(queries) * vectors.size / 1e9
-        # No engine may find a nearer real than another; some queries meet all reals in float64.
-        near = {name: squares(vectors, queries[: len(r)], r) for name, r in found.items()}
-        best = np.min([d for d in near.values() if len(d) == len(queries)], axis=0)
-        best[:ORACLE_QUERIES] = oracle(vectors, queries[:ORACLE_QUERIES])
         for name, median in medians.items():
             yield {
                 "engine": name,
@@ -203,11 +231,11 @@ def measured_rows(shape: Shape, inputs: Sequence[str], repeats: int, threads: in
                 "dim": vectors.shape[1],
                 "query_kind": kind,
                 "seconds_median": median,
-                "seconds_flat_median": flat,
-                "speedup_over_flat": flat / median,
+                "seconds_flat_median": medians[FLAT],
+                "speedup_over_flat": medians[FLAT] / median,
                 "gflops": work / median,
                 "peak_gflops": peak,
-                "mismatches": int((near[name] > best[: len(near[name])]).sum()),
+                "mismatches": wrong[name],
                 "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             }
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from manifpt import outputs, storage
 from manifpt.artifacts.branches import open_artifacts
-from manifpt.artifacts.compute import compute_artifacts
+from manifpt.artifacts.compute import ArtifactRecipe, compute_artifacts
 from manifpt.artifacts.reprojection import project_embeddings
 from manifpt.engine import session
 from manifpt.images import Selection, plan
@@ -116,6 +116,13 @@ class Cache:
         uri = storage.join(self.folder, f"{kind}-{storage.digest(made_of)[:16]}")
         return uri, outputs.read(uri) is not None
 
+    def _recipe(self, **options: Any) -> ArtifactRecipe:
+        """Return a recipe of artifacts of the sweep's sources and splits."""
+        images = self.images
+        return ArtifactRecipe(
+            sources=images.sources, split_by=images.split_by, chunk=CHUNK, **options
+        )
+
     def _images(self, settings: TrialSettings, made: CachedArtifacts) -> str:
         made_of = {"size": settings.image_size, "images": self.images.content}
         made_of |= {"tiles": settings.tiles} if settings.tiles else {}
@@ -125,12 +132,9 @@ class Cache:
             compute_artifacts(
                 self.images.labelled,
                 uri,
-                plain=("image",),
-                image_size=settings.image_size,
-                tiles=settings.tiles or 0,
-                sources=self.images.sources,
-                split_by=self.images.split_by,
-                chunk=CHUNK,
+                self._recipe(
+                    plain=("image",), image_size=settings.image_size, tiles=settings.tiles or 0
+                ),
             )
         return uri
 
@@ -159,24 +163,18 @@ class Cache:
                 self.images.reals,
                 reals,
                 space=space,
-                options=settings.spaces,
                 settings=ManifoldSettings(
-                    image_size=settings.image_size, tiles=settings.tiles or 0
+                    image_size=settings.image_size,
+                    tiles=settings.tiles or 0,
+                    spaces=settings.spaces,
                 ),
             )
             made.embedded += manifest["ok"]
         embeddings, there = self._place("embeddings", made_of)
         if not there:
             made.steps.append(f"embed {space}: images")
-            manifest = compute_artifacts(
-                self.images.labelled,
-                embeddings,
-                manifolds=[reals],
-                sources=self.images.sources,
-                split_by=self.images.split_by,
-                projection=NONE,
-                chunk=CHUNK,
-            )
+            recipe = self._recipe(manifolds=[reals], projection=NONE)
+            manifest = compute_artifacts(self.images.labelled, embeddings, recipe)
             made.embedded += manifest["ok"]
         return reals, embeddings, made_of
 

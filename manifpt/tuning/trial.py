@@ -15,11 +15,11 @@ import torch
 from ray import tune
 
 from manifpt import storage
-from manifpt.attribution.model.train import train_attributor
+from manifpt.attribution.model.train import AttributorControl, train_attributor
 from manifpt.engine import pipeline, session
 from manifpt.errors import ManifptError
 from manifpt.nets import training
-from manifpt.nets.training import STATE, state_of
+from manifpt.nets.training import STATE, silent, state_of
 from manifpt.tuning.cache import CachedArtifacts
 from manifpt.tuning.rate import attribution_rate
 from manifpt.tuning.search_space import SearchSpace, TrialSettings
@@ -130,15 +130,10 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         seed = self.sweep.seeds[number] if self.sweep.seeds else self.settings.seed
         settings = self.settings.model_copy(update={"seed": seed})
         folder = self._folder(seed)
-        manifest = train_attributor(
-            progress.made.uris,
-            folder,
-            settings.training,
-            num_workers=self.sweep.num_workers,
-            report=_silent,
-            until=until,
-            start=self.start,
+        control = AttributorControl(
+            num_workers=self.sweep.num_workers, report=silent, until=until, start=self.start
         )
+        manifest = train_attributor(progress.made.uris, folder, settings.training, control=control)
         del progress.best[number:], progress.losses[number:]
         progress.best.append(manifest["validation_accuracy"])
         progress.losses.append(manifest["validation_loss"])
@@ -196,7 +191,3 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         place = storage.join(self.sweep.folder(self.name), f"start-{self.iteration}.pt")
         storage.write_bytes(place, data)
         self.start, self.earlier = place, state_of(data)["epoch"]
-
-
-def _silent(_row: dict[str, float], _epoch: int) -> None:
-    """Leave epochs to the result of the leg."""

@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -250,6 +250,40 @@ def _check_and_clear(claim: claims.Claim, files: Sequence[dict[str, Any]]) -> No
             storage.remove_file(storage.join(claim.folder, file["path"]))
 
 
+@dataclass
+class _Gated:
+    """The generators of a benchmark, and the files and previews of those that pass the gate."""
+
+    published: dict[str, Any] = field(default_factory=dict)
+    refused: dict[str, Any] = field(default_factory=dict)
+    previews: dict[str, np.ndarray] = field(default_factory=dict)
+    files: list[dict[str, Any]] = field(default_factory=list)
+
+
+def _gated(
+    plan: BenchmarkPlan,
+    generators: Iterable[tuple[str, GeneratedSamples]],
+    references: np.ndarray,
+    output: str,
+    report: Report,
+) -> _Gated:
+    """Judge each generator's samples, write those that pass the gate; raise if none does."""
+    found, count = _Gated(), sum(plan.generated_counts.values())
+    for name, made in generators:
+        made.facts["quality"] = quality_of(made.samples, count, references)
+        report(name, made)
+        if not is_publishable(made.facts["quality"]):
+            found.refused[name] = made.facts
+            continue
+        found.published[name] = made.facts
+        found.previews[name] = made.samples[:PREVIEW]
+        parts = split_images(made.samples, plan.generated_counts)
+        found.files += [write_tar(output, name, split, part) for split, part in parts]
+    if not found.published:
+        raise ManifptError(f"--recipes: no generator passes the gate {GATE}; train them longer")
+    return found
+
+
 def build_benchmark(
     plan: BenchmarkPlan,
     output: str,
@@ -278,23 +312,9 @@ def build_benchmark(
         files = [
             write_tar(output, "real", split, images.images[rows]) for split, rows in splits.items()
         ]
-        rows = {"real": images.images[splits["test"][:PREVIEW]]}
-        published: dict[str, Any] = {}
-        refused: dict[str, Any] = {}
         every = chain(make(plan, reals, num_cpus, num_gpus), brought(plan, images.images))
-        for name, made in every:
-            count = sum(plan.generated_counts.values())
-            made.facts["quality"] = quality_of(made.samples, count, references)
-            report(name, made)
-            if not is_publishable(made.facts["quality"]):
-                refused[name] = made.facts
-                continue
-            published[name] = made.facts
-            rows[name] = made.samples[:PREVIEW]
-            parts = split_images(made.samples, plan.generated_counts)
-            files += [write_tar(output, name, split, part) for split, part in parts]
-        if not published:
-            raise ManifptError(f"--recipes: no generator passes the gate {GATE}; train them longer")
+        found = _gated(plan, every, references, output, report)
+        files += found.files
         card = {
             "name": plan.name,
             "licence": plan.licence,
@@ -304,16 +324,17 @@ def build_benchmark(
             "real_images": len(images.images),
             "generators_trained_on": len(pool),
             "gate": GATE,
-            "order": list(published),
-            "recipes": published,
-            "refused": refused,
+            "order": list(found.published),
+            "recipes": found.published,
+            "refused": found.refused,
             "files": files,
             "bytes": sum(file["bytes"] for file in files),
             "manifpt": __version__,
         }
         _check_and_clear(claim, files)
-        storage.write_bytes(storage.join(output, "samples.png"), grid(rows))
-        storage.write_bytes(storage.join(output, "recipes.csv"), table_of_recipes(published))
+        previews = {"real": images.images[splits["test"][:PREVIEW]], **found.previews}
+        storage.write_bytes(storage.join(output, "samples.png"), grid(previews))
+        storage.write_bytes(storage.join(output, "recipes.csv"), table_of_recipes(found.published))
         write_card(output, card)
         claim.finished = card
         return card

@@ -13,7 +13,7 @@ from conftest import draw, labelled
 import manifpt
 from manifpt import ManifptError
 from manifpt.artifacts import export as exporting
-from manifpt.artifacts.compute import compute_artifacts
+from manifpt.artifacts.compute import ArtifactRecipe, compute_artifacts
 from manifpt.artifacts.export import export
 from manifpt.engine import session
 from manifpt.jobs import export as job
@@ -34,8 +34,8 @@ def manifold(corpus, tmp_path_factory) -> str:
 def embeddings(corpus, manifold, tmp_path_factory) -> str:
     """Embeddings of 180 images in files of at most 20 rows."""
     uri = f"{tmp_path_factory.mktemp('embeddings')}/a"
-    how = {"projection": projection_of("none", None, 0.1), "demand": session.HERE, "chunk": 20}
-    compute_artifacts(labelled(corpus), uri, manifolds=[manifold], **how)
+    recipe = ArtifactRecipe([manifold], projection=projection_of("none", None, 0.1), chunk=20)
+    compute_artifacts(labelled(corpus), uri, recipe, demand=session.HERE)
     return uri
 
 
@@ -181,9 +181,8 @@ def test_s3_holds_the_same_files_as_a_local_folder(s3, manifold, embeddings, tmp
 
 def test_inputs_that_are_no_vectors_are_refused_with_one_line(corpus, manifold, tmp_path):
     made_of = [f"real={corpus}/labelled/real"]
-    two = compute_artifacts(
-        made_of, f"{tmp_path}/two", manifolds=[manifold], plain=["image"], demand=session.HERE
-    )
+    recipe = ArtifactRecipe([manifold], plain=["image"])
+    two = compute_artifacts(made_of, f"{tmp_path}/two", recipe, demand=session.HERE)
     assert set(two["members"]) == {"rgb", "image"}
     here(f"{tmp_path}/two/rgb", tmp_path / "x")
     cases = {

@@ -9,10 +9,10 @@ import pytest
 import torch
 from conftest import BENCHMARK, mobilenet
 
-from manifpt.artifacts.compute import compute_artifacts
+from manifpt.artifacts.compute import ArtifactRecipe, compute_artifacts
 from manifpt.attribution.model.extend import extend_attributor, extended
 from manifpt.attribution.model.network import AttributionNetwork, Design, outputs
-from manifpt.attribution.model.train import train_attributor
+from manifpt.attribution.model.train import AttributorControl, train_attributor
 from manifpt.attribution.model.training_recipe import TrainingRecipe
 from manifpt.evaluation.evaluate import evaluate
 from manifpt.manifold.build import ManifoldSettings, build_manifold
@@ -82,21 +82,20 @@ def recalls(artifacts, model, output):
 def test_an_extension_is_nearly_as_good_as_training_anew(ray_session, tmp_path):
     manifold = f"{tmp_path}/m"
     spaces = SpaceSettings(sl_network="mobilenet_v2", sl_weights=mobilenet(), network_size=96)
-    build_manifold(
-        [str(BENCHMARK)], manifold, space="sl", options=spaces, settings=ManifoldSettings()
-    )
+    build_manifold([str(BENCHMARK)], manifold, space="sl", settings=ManifoldSettings(spaces=spaces))
 
     def made(name, sources, seed=None):
         inputs = some_of_benchmark(tmp_path / f"images-{name}", sources, seed)
-        compute_artifacts([inputs], f"{tmp_path}/{name}", manifolds=[manifold])
+        compute_artifacts([inputs], f"{tmp_path}/{name}", ArtifactRecipe([manifold]))
         return f"{tmp_path}/{name}"
 
     test, old = made("all", (*OLD, NEW)), made("old", OLD)
     rows: dict[str, list[dict[str, float]]] = {}
+    control = AttributorControl(num_workers=1)
     for seed in SEEDS:
         options = TrainingRecipe("resnet18", epochs=40, seed=seed)
         base = f"{tmp_path}/base-{seed}"
-        train_attributor([old], base, options, num_workers=1)
+        train_attributor([old], base, options, control=control)
         models = {"before": base}
         added = some_of_benchmark(tmp_path / f"new-{seed}", (NEW,), seed)
         for head in ("linear", "lda"):
@@ -107,7 +106,7 @@ def test_an_extension_is_nearly_as_good_as_training_anew(ray_session, tmp_path):
             ("anew, 400 new images", test),
         ):
             models[name] = f"{tmp_path}/{name.replace(' ', '-')}-{seed}"
-            train_attributor([artifacts], models[name], options, num_workers=1)
+            train_attributor([artifacts], models[name], options, control=control)
         for name, model in models.items():
             rows.setdefault(name, []).append(recalls(test, model, f"{model}-evaluation"))
     means = {

@@ -3,8 +3,8 @@ import pyarrow as pa
 import pytest
 
 from manifpt import storage
+from manifpt.artifacts.artifact_stage import ARTIFACTS
 from manifpt.artifacts.branches import read_artifacts
-from manifpt.artifacts.compute import ARTIFACTS
 from manifpt.attribution.crawl.leaks import Leaks
 from manifpt.attribution.model.trained import SEEN, TrainedAttributor
 from manifpt.manifold.embed import write_rows

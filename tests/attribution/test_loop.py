@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from manifpt.attribution.model.loop import augmented, cut_mixed, mirrored_spectra, shifted
-from manifpt.attribution.model.train import train_attributor
+from manifpt.attribution.model.train import AttributorControl, train_attributor
 from manifpt.attribution.model.training_recipe import TrainingRecipe
 from manifpt.jobs import compute_artifacts
 from manifpt.nets.training import STATE
@@ -93,18 +93,21 @@ def artifacts(ray_session, corpus, tmp_path_factory):
     return f"{out}/a"
 
 
+def control(**options):
+    return AttributorControl(num_workers=1, **options)
+
+
 @pytest.mark.slow
 def test_a_training_in_legs_is_the_training(artifacts, tmp_path):
     options = TrainingRecipe("resnet18", "standard", epochs=4, batch_size=32, patience=0)
-    whole = train_attributor([artifacts], f"{tmp_path}/whole", options, num_workers=1)
+    whole = train_attributor([artifacts], f"{tmp_path}/whole", options, control=control())
     for until in (1, 3):
-        leg = train_attributor([artifacts], f"{tmp_path}/legs", options, num_workers=1, until=until)
+        stop = control(until=until)
+        leg = train_attributor([artifacts], f"{tmp_path}/legs", options, control=stop)
         assert len(leg["history"]) == until == leg["state"]["epoch"]
-        again = train_attributor(
-            [artifacts], f"{tmp_path}/legs", options, num_workers=1, until=until
-        )
+        again = train_attributor([artifacts], f"{tmp_path}/legs", options, control=stop)
         assert again["history"] == leg["history"]  # a leg that is done is not repeated
-    legs = train_attributor([artifacts], f"{tmp_path}/legs", options, num_workers=1)
+    legs = train_attributor([artifacts], f"{tmp_path}/legs", options, control=control())
     assert [row["train_loss"] for row in legs["history"]] == pytest.approx(
         [row["train_loss"] for row in whole["history"]], rel=1e-4
     )
@@ -114,7 +117,7 @@ def test_a_training_in_legs_is_the_training(artifacts, tmp_path):
 @pytest.mark.slow
 def test_a_training_goes_on_from_anothers_state_at_its_own_rate(artifacts, tmp_path):
     options = TrainingRecipe("resnet18", "standard", epochs=3, batch_size=32, patience=0)
-    first = train_attributor([artifacts], f"{tmp_path}/a", options, num_workers=1, until=2)
+    first = train_attributor([artifacts], f"{tmp_path}/a", options, control=control(until=2))
     torch.save(first["state"], tmp_path / STATE)
     still = TrainingRecipe(
         "resnet18",
@@ -126,7 +129,7 @@ def test_a_training_goes_on_from_anothers_state_at_its_own_rate(artifacts, tmp_p
         patience=0,
     )
     start = str(tmp_path / STATE)
-    manifest = train_attributor([artifacts], f"{tmp_path}/b", still, num_workers=1, start=start)
+    manifest = train_attributor([artifacts], f"{tmp_path}/b", still, control=control(start=start))
     assert [r["train_loss"] for r in manifest["history"][:2]] == [
         r["train_loss"] for r in first["history"]
     ]

@@ -11,7 +11,7 @@ import pytest
 from conftest import labelled, png
 
 import manifpt
-from manifpt.artifacts.compute import compute_artifacts
+from manifpt.artifacts.compute import ArtifactRecipe, compute_artifacts
 from manifpt.attribution.crawl import registered
 from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.engine import session
@@ -73,8 +73,8 @@ def champion(corpus, tmp_path_factory) -> pd.DataFrame:
     """Register an attributor with its manifold, remove both; return what it said of `pictures`."""
     folder = tmp_path_factory.mktemp("champion")
     manifpt.Manifold.fit(f"{corpus}/manifold", uri=f"{folder}/m")
-    made = {"manifolds": [f"{folder}/m"], "demand": session.HERE}
-    compute_artifacts(labelled(corpus), f"{folder}/a", **made)
+    recipe = ArtifactRecipe([f"{folder}/m"])
+    compute_artifacts(labelled(corpus), f"{folder}/a", recipe, demand=session.HERE)
     model = handmade.untrained(f"{folder}/a", f"{folder}/t")
     expected = manifpt.Attributor.load(model).predict(pictures())
     assert register.main(["--model", model, "--name", "python", "--alias", "first"]) == 0

@@ -10,8 +10,8 @@ from conftest import draw, write_folder
 from PIL import Image
 
 from manifpt import storage
+from manifpt.artifacts.artifact_stage import ARTIFACTS
 from manifpt.artifacts.branches import ArtifactBranch
-from manifpt.artifacts.compute import ARTIFACTS
 from manifpt.attribution.model.trained import SEEN, near_training, seen_hashes
 from manifpt.images.perceptual import DISTANCE, perceptual_hashes, thumbnail
 from manifpt.jobs import evaluate

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from manifpt import outputs, storage
 from manifpt.artifacts.branches import open_artifacts
+from manifpt.artifacts.compute import ArtifactRecipe
 from manifpt.artifacts.compute import compute_artifacts as compute
 from manifpt.attribution.model.network import AttributionNetwork, Design
 from manifpt.attribution.model.trained import AttributorParts, publish_attributor
@@ -169,7 +170,7 @@ def test_artifacts_without_copies_keep_the_key_that_they_always_had(made, corpus
     key = storage.digest([content_key(units), None, made_of, "content", False])
     before = {"kind": "artifacts", "key": key, "mark": "made before"}
     storage.write_json(f"{tmp_path}/a/manifest.json", before)
-    assert compute(inputs, f"{tmp_path}/a", manifolds=[f"{made}/m"])["mark"] == "made before"
+    assert compute(inputs, f"{tmp_path}/a", ArtifactRecipe([f"{made}/m"]))["mark"] == "made before"
 
 
 @pytest.fixture(scope="module")

@@ -237,7 +237,7 @@ def test_columns_need_files_that_have_some(tmp_path):
 
 
 def test_jobs_take_layouts_and_columns_and_can_be_verified(tmp_path, ray_session):
-    from manifpt.artifacts.compute import compute_artifacts
+    from manifpt.artifacts.compute import ArtifactRecipe, compute_artifacts
     from manifpt.artifacts.verification import verify
     from manifpt.manifold.build import build_manifold
 
@@ -254,7 +254,7 @@ def test_jobs_take_layouts_and_columns_and_can_be_verified(tmp_path, ray_session
     manifold = build_manifold(reals, out[0], labels=model)
     assert manifold["reals"] == 18
     given = [str(root), f"{tmp_path}/two.parquet"]
-    artifacts = compute_artifacts(given, out[1], manifolds=out[:1], labels=model)
+    artifacts = compute_artifacts(given, out[1], ArtifactRecipe(out[:1], labels=model))
     splits = artifacts["classes"]
     assert splits["validation"]["adm"] == 3
     assert splits["validation"]["real"] >= 3  # and rows of the table, which declares no split

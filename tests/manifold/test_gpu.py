@@ -52,14 +52,15 @@ import os, sys
 import ray
 os.environ["MANIFPT_LOGICAL_GPUS"] = "1"
 from manifpt.engine import session
-from manifpt.manifold.build import build_manifold
+from manifpt.manifold.build import ManifoldSettings, build_manifold
 from manifpt.spaces import SpaceSettings
 ray.init("local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
 pool = session.pool(session.ANY, uses_gpu=True)
 network = SpaceSettings(
     sl_network="mobilenet_v2", sl_weights=sys.argv[2], network_size=32, precision="auto"
 )
-made = build_manifold([sys.argv[1]], sys.argv[3], space="sl", options=network)
+settings = ManifoldSettings(spaces=network)
+made = build_manifold([sys.argv[1]], sys.argv[3], space="sl", settings=settings)
 print(pool.size, pool.num_gpus, made["ok"], made["space"]["precision"])
 """
 

@@ -19,7 +19,8 @@ from manifpt.errors import DamageError
 from manifpt.jobs import build_manifold
 from manifpt.manifold import Metric, Shard, StoredManifold, metric, nearest
 from manifpt.manifold.basis import Basis
-from manifpt.manifold.build import compact_manifold, content_sha256
+from manifpt.manifold.build import content_sha256
+from manifpt.manifold.growth import compact_manifold
 from manifpt.manifold.metric import Whitening
 from manifpt.manifold.placement import place
 from manifpt.manifold.prepare import write_whitening

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from manifpt.artifacts.compute import as_float16
+from manifpt.artifacts.artifact_stage import as_float16
 from manifpt.errors import ManifptError
 from manifpt.manifold.metric import Metric, Whitening
 from manifpt.manifold.projector import Projection, projection_of

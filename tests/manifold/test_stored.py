@@ -15,8 +15,8 @@ from manifpt.engine import session
 from manifpt.errors import DamageError, ManifptError
 from manifpt.jobs import build_manifold
 from manifpt.manifold import StoredManifold, nearest
-from manifpt.manifold.build import append_to_manifold, compact_manifold, merge_groups
 from manifpt.manifold.embed import write_rows
+from manifpt.manifold.growth import append_to_manifold, compact_manifold, merge_groups
 from manifpt.manifold.placement import Replicated, Sharded, place
 from manifpt.manifold.search import SearchPlan
 from manifpt.manifold.shard import ROWS

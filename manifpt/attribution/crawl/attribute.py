@@ -2,10 +2,12 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
+
+import pyarrow as pa
 
 from manifpt import outputs, storage
 from manifpt.artifacts.projection import Target, projectors_of, run_projection
@@ -34,9 +36,10 @@ from manifpt.engine.rollup import rolled
 from manifpt.engine.unique import check_ids
 from manifpt.engine.work import Work
 from manifpt.errors import ManifptError
+from manifpt.images import Unit
 from manifpt.images.inventory import Inventory
 from manifpt.images.places import input_places
-from manifpt.images.read import unit_to_json
+from manifpt.images.read import read_unit_text, unit_to_json
 from manifpt.outputs import claims
 from manifpt.outputs.records import Records
 from manifpt.outputs.work_rate import rows_over_time
@@ -62,18 +65,17 @@ class _Steps:
         """The spaces that images are embedded in, and their manifolds, by name."""
         return trained_targets(self.attributor, self.source.manifolds)
 
-    def of_images(self, **options: Any) -> Records:
+    def of_images(
+        self,
+        units: Sequence[Unit] | Work,
+        read: Callable[..., Iterator[pa.Table]] = read_unit_text,
+        **options: Any,
+    ) -> Records:
         """Attribute images one by one; ``options`` are those of ``run_projection``."""
-        projectors, pool = projectors_of(self.targets, self.search, self.pool)
-        return run_projection(
-            "attribute",
-            selection=self.settings.selection,
-            projectors=projectors,
-            build=partial(self.settings.stage, self.source.attributor, projectors),
-            output=self.output,
-            pool=pool,
-            **options,
-        )
+        placed = projectors_of(self.targets, self.search, self.pool)
+        read = partial(read, selection=self.settings.selection)
+        build = partial(self.settings.stage, self.source.attributor, placed.projectors)
+        return run_projection("attribute", units, read, build, placed, self.output, **options)
 
     @property
     def each(self) -> shuffle.Each:
@@ -107,7 +109,6 @@ def attribute(
     settings: AttributionSettings = AttributionSettings(),
     *,
     manifolds: Sequence[str] = (),
-    search: session.SearchDemand = session.ANY_SEARCH,
     demand: session.Demand = session.ANY,
     terms: claims.Terms = claims.AS_IS,
     retry: Sequence[str] | None = None,
@@ -146,7 +147,7 @@ def attribute(
             if claim.finished:
                 clean(output, claim.finished)
                 return storage.read_json(storage.join(output, SUMMARY))
-            steps = _Steps(output, settings, attributor, source.kept(output), search, pool)
+            steps = _Steps(output, settings, attributor, source.kept(output), demand.search, pool)
             if before is not None:
                 return _try_again(claim, _finished(output, key), retry or (), steps)
             work = Work.find(output) or _listed(inventory, claim)
@@ -158,7 +159,7 @@ def _attributed(
 ) -> dict[str, Any]:
     """Attribute all units and publish the table; return the summary."""
     output, settings, source = claim.folder, steps.settings, steps.source
-    records = steps.of_images(units=work)
+    records = steps.of_images(work)
     files = rolled(output, records, FOLDERS, steps.each)
     counts = pipeline.totals(records) | _facts(records) | steps.of_the_whole(files)
     seconds = time.monotonic() - started
@@ -218,11 +219,8 @@ def _added(facts: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
 
 def _listed(inventory: Inventory, claim: claims.Claim) -> Work:
     """List the inputs and store their units; if that fails, the folder is as it was before."""
-    try:
+    with claim.abandoned_if_refused():
         return Work.store(claim.folder, map(unit_to_json, inventory), inventory.describe)
-    except ManifptError:
-        claim.abandon()
-        raise
 
 
 def _finished(output: str, claim: str) -> dict[str, Any]:
@@ -248,7 +246,7 @@ def _try_again(
     if tried.files:
         generation = begin(output, manifest, codes)
         read = partial(read_again, output=output, codes=codes)
-        records = steps.of_images(units=tried, read=read, only=tried.files, generation=generation)
+        records = steps.of_images(tried, read, only=tried.files, generation=generation)
         rolled_files = rolled(output, records, FOLDERS, steps.each, generation)
         files, counts = merged_output(manifest | {"files": parts}, tried, records, rolled_files)
         whole = steps.of_the_whole(files, generation)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import torch
 
 from manifpt import outputs, storage
+from manifpt.artifacts.artifact_stage import EVALUATED
 from manifpt.artifacts.branches import (
     ArtifactBranch,
     artifact_column,
@@ -24,7 +25,7 @@ from manifpt.artifacts.branches import (
     open_artifacts,
     read_branches,
 )
-from manifpt.artifacts.compute import EVALUATED, compute_artifacts
+from manifpt.artifacts.compute import ArtifactRecipe, compute_artifacts
 from manifpt.attribution.model.attributor_calibration import calibrate_attributor
 from manifpt.attribution.model.heads import FITS, Layer
 from manifpt.attribution.model.network import AttributionNetwork
@@ -44,7 +45,7 @@ from manifpt.errors import ManifptError
 from manifpt.images import Selection, plan
 from manifpt.images.degraded_copies import Augmentation
 from manifpt.images.places import input_places
-from manifpt.images.sources import AS_FOUND, Reading, content_key
+from manifpt.images.sources import content_key
 from manifpt.nets.device import device_and_precision
 from manifpt.outputs import claims
 from manifpt.storage import tensors
@@ -145,9 +146,7 @@ def extend_attributor(
     output: str,
     *,
     head: str = "lda",
-    manifolds: Sequence[str] = (),
-    split_by: str | None = None,
-    labels: Reading = AS_FOUND,
+    recipe: ArtifactRecipe = ArtifactRecipe(),
     demand: session.Demand = session.ANY,
     terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:
@@ -155,38 +154,33 @@ def extend_attributor(
 
     ``additions`` are ``NAME=URI`` of images. Their artifacts, made as those of the attributor's
     training were, stay in ``output``/artifacts: by content, a tenth of them is for validation, a
-    fifth is kept for evaluation, and the rest is trained on; or as ``split_by`` says (see
-    ``compute_artifacts``). ``head`` is one of ``heads.FITS``.
+    fifth is kept for evaluation, and the rest is trained on. ``head`` is one of ``heads.FITS``.
+    ``recipe`` says where the attributor's ``manifolds`` lie now, and how additions are split and
+    labelled; spaces, projections and degraded copies are those of the training.
     """
     output = storage.absolute(output)
     old = TrainedAttributor.open(model)
-    targets = trained_targets(old, manifolds)
+    targets = trained_targets(old, recipe.manifolds)
     sets = training_sets(old)
-    units = plan(additions, Selection(EVALUATED), labelled=True, reading=labels)
-    by = [split_by] if split_by else []
+    units = plan(additions, Selection(EVALUATED), labelled=True, reading=recipe.labels)
+    by = [recipe.split_by] if recipe.split_by else []
     key = storage.digest([old.manifest["key"], content_key(units), head, *by])
-    read = [("--extend", old.uri), *(("--manifold", uri) for uri in manifolds)]
-    read += [*input_places(additions, output, "--add"), *manifold_places(old, manifolds)]
+    read = [("--extend", old.uri), *(("--manifold", uri) for uri in recipe.manifolds)]
+    read += [*input_places(additions, output, "--add"), *manifold_places(old, recipe.manifolds)]
     read += [("the artifacts in", branch.uri) for branches in sets for branch in branches]
     with claims.claim(output, "attributor", key, apart=read, terms=terms) as claim:
         if claim.finished:
             return claim.finished
         place, augment = storage.join(output, "artifacts"), old.manifest.get("augmentation")
-        compute_artifacts(
-            additions,
-            place,
-            targets=targets,
+        made_as = ArtifactRecipe(
             augmentation=Augmentation.from_card(augment) if augment else None,
-            split_by=split_by,
-            labels=labels,
-            demand=demand,
+            split_by=recipe.split_by,
+            labels=recipe.labels,
         )
+        compute_artifacts(additions, place, made_as, targets=targets, demand=demand)
         new = open_artifacts([place])
-        try:
+        with claim.abandoned_if_refused():
             classes = [*old.classes, *new_classes(old, new[0].manifest)]
-        except ManifptError:
-            claim.abandon()
-            raise
         build = partial(_refitted, old, [*sets, new], classes, head)
         made, facts = calibrate_attributor(build, sets[0], classes, demand, [*sets[1:], new])
         check_unchanged([branch for branches in (*sets, new) for branch in branches])

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from manifpt import storage
+from manifpt.artifacts.artifact_stage import channel_moments, total_moments
 from manifpt.artifacts.branches import (
     ArtifactBranch,
     artifact_column,
@@ -17,7 +18,6 @@ from manifpt.artifacts.branches import (
     read_branches,
     row_counts,
 )
-from manifpt.artifacts.compute import channel_moments, total_moments
 from manifpt.attribution.model.discriminant import Rows
 from manifpt.storage import tensors
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from manifpt import storage
 from manifpt.artifacts.branches import ArtifactBranch, are_artifacts, artifacts_of, row_counts
+from manifpt.artifacts.compute import ArtifactRecipe
 from manifpt.attribution.model.attributor_calibration import calibrate_attributor, network_of
 from manifpt.attribution.model.correlation import CORRELATION, fit_correlation
 from manifpt.attribution.model.discriminant import Discriminant, Rows, fit_discriminant
@@ -30,10 +31,7 @@ from manifpt.audit import training_audit
 from manifpt.engine import session
 from manifpt.engine.tasks import results, task
 from manifpt.errors import ManifptError
-from manifpt.images.degraded_copies import Augmentation
 from manifpt.images.places import input_places
-from manifpt.images.sources import AS_FOUND, Reading
-from manifpt.manifold.projector import NEAREST, Projection
 from manifpt.nets import training
 from manifpt.nets.device import threads_of
 from manifpt.outputs import claims
@@ -83,76 +81,59 @@ def print_epoch(row: dict[str, float], epoch: int) -> None:
     )
 
 
+@dataclass(frozen=True)
+class AttributorControl(training.TrainingControl):
+    """How the training of an attributor proceeds, besides what each training does.
+
+    ``audit`` says how images are audited first. A training that reaches the epoch ``until`` before
+    its end is not published: its ``history`` and ``state`` are returned, and the same call with a
+    later ``until`` goes on. ``start`` is the file of another's state to go on from.
+    """
+
+    report: training.EpochLog = print_epoch
+    audit: training_audit.Settings = training_audit.USUAL
+    until: int | None = None
+    start: str | None = None
+
+    def workers(self, batch_size: int) -> training.Placed:
+        """Return the workers of the training; this process for heads fitted in closed form."""
+        return (1, {"CPU": 1.0}, False) if self.demand.here else super().workers(batch_size)
+
+
 def train_attributor(
     inputs: Sequence[str],
     output: str,
     options: TrainingRecipe,
     *,
+    recipe: ArtifactRecipe = ArtifactRecipe(),
     sources: Sequence[str] = (),
-    manifolds: Sequence[str] = (),
-    plain: Sequence[str] = (),
-    image_size: int | None = None,
-    tiles: int | None = None,
-    projection: Projection = NEAREST,
-    split_by: str | None = None,
-    labels: Reading = AS_FOUND,
-    augmentation: Augmentation | None = None,
-    audit: training_audit.Settings = training_audit.USUAL,
-    num_workers: int | None = None,
-    demand: session.Demand = session.ANY,
-    report: training.EpochLog = print_epoch,
-    terms: claims.Terms = claims.AS_IS,
-    die_at: int | None = None,
-    until: int | None = None,
-    start: str | None = None,
+    control: AttributorControl = AttributorControl(),
 ) -> dict[str, Any]:
     """Train on the artifacts of the splits train and validation; return the manifest.
 
-    ``inputs`` are artifacts, in one space or several, or images; images are projected onto
-    ``manifolds``, and embedded in the ``plain`` spaces without a manifold. Their artifacts stay in
-    ``output``/artifacts. ``split_by``, ``labels`` and ``augmentation`` are those of
-    ``compute_artifacts``. Images are audited first, as ``audit`` says; its verdict is in the
-    manifest. With ``sources`` all other images are left aside. ``die_at`` kills a
-    worker after that epoch, once: a drill for tests and operators.
-
-    A training that reaches the epoch ``until`` before its end is not published: its ``history``
-    and ``state`` are returned, and the same call with a later ``until`` goes on. ``start`` is the
-    file of another's state to go on from, with these ``options``.
+    ``inputs`` are artifacts, in one space or several, or images, whose artifacts ``recipe`` makes;
+    these stay in ``output``/artifacts. Images are audited first; the verdict is in the manifest.
+    With ``sources`` all other images are left aside. See ``AttributorControl`` for trainings that
+    stop before their end.
     """
-    output = storage.absolute(output)
-    here = 1, {"CPU": 1.0}, False  # of heads that are fitted in closed form
-    workers = (
-        here if demand.here else training.workers(num_workers, demand.num_gpus, options.batch_size)
-    )
+    output, demand, terms = storage.absolute(output), control.demand, control.terms
+    workers = control.workers(options.batch_size)
     options = options.resolved(gpu=workers[2])
     own = storage.join(output, "manifold")  # that of the usual attributor
-    read = [
-        *input_places(inputs, output),
-        *(("--manifold", uri) for uri in manifolds if uri != own),
-    ]
+    others = [("--manifold", uri) for uri in recipe.manifolds if uri != own]
+    read = [*input_places(inputs, output), *others]
     claims.check_place(output, "attributor", read, terms)
     verdict = None
-    if not are_artifacts(inputs) and (manifolds or plain):
-        how: dict[str, Any] = {"labels": labels, "demand": demand, "terms": terms}
-        verdict = training_audit.audit_before(inputs, output, audit, sources=sources, **how)
-    branches = artifacts_of(
-        inputs,
-        storage.join(output, "artifacts"),
-        manifolds=manifolds,
-        plain=plain,
-        image_size=image_size,
-        tiles=tiles,
-        projection=projection,
-        split_by=split_by,
-        labels=labels,
-        augmentation=augmentation,
-        demand=demand,
-        terms=terms,
-    )
+    if not are_artifacts(inputs) and (recipe.manifolds or recipe.plain):
+        how: dict[str, Any] = {"labels": recipe.labels, "demand": demand, "terms": terms}
+        verdict = training_audit.audit_before(inputs, output, control.audit, sources=sources, **how)
+    place = storage.join(output, "artifacts")
+    branches = artifacts_of(inputs, place, recipe, demand=demand, terms=terms)
     classes = _classes(branches[0].manifest, sources)
     design = options.design(branches, len(classes))
     content = [[b.manifest["key"], b.manifest["manifold_sha256"]] for b in branches]
-    key = storage.digest([content, classes, vars(options), *([start] if start else [])])
+    start = [control.start] if control.start else []
+    key = storage.digest([content, classes, vars(options), *start])
     keep = ("artifacts", "audit", "manifold")
     with claims.claim(output, "attributor", key, apart=read, terms=terms, keep=keep) as claim:
         if claim.finished:
@@ -160,7 +141,7 @@ def train_attributor(
         names = [branch.name for branch in branches]
         print(f"train: {design.describe(names)}", file=sys.stderr, flush=True)
         trained = _Trained(branches, classes, design, options)
-        state = trained.fit(workers, output, key, report, die_at, until, start)
+        state = trained.fit(workers, output, key, control)
         facts = vars(options) | _history(state) | ({"audit": verdict} if verdict else {})
         if state and not trained.stopped(state):
             return facts | {"state": state}
@@ -187,14 +168,7 @@ class _Trained:
         self.read = [self.branches[n] for n in inputs]
 
     def fit(
-        self,
-        workers: training.Placed,
-        output: str,
-        key: str,
-        report: training.EpochLog,
-        die_at: int | None,
-        until: int | None,
-        start: str | None,
+        self, workers: training.Placed, output: str, key: str, control: AttributorControl
     ) -> dict[str, Any]:
         """Train by Ray Train; return the last checkpoint's state, empty without a head."""
         if not self.heads:
@@ -207,11 +181,11 @@ class _Trained:
         config = {
             "settings": self.settings,
             "shuffle_rows": max(self.settings.batch_size, shuffle_rows),
-            "until": until or self.settings.epochs,
-            "start": start,
+            "until": control.until or self.settings.epochs,
+            "start": control.start,
         }
         # Every worker reads all of validation and takes its own rows: none is dropped.
-        return training.fit(train_loop, config, datasets, output, key, workers, report, die_at)
+        return training.fit(train_loop, config, datasets, output, key, workers, control)
 
     def stopped(self, state: dict[str, Any]) -> bool:
         """Tell whether a state is the last of its training."""

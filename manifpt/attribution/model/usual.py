@@ -15,10 +15,10 @@ from dataclasses import replace
 from typing import Any
 
 from manifpt import storage
-from manifpt.attribution.model.train import print_epoch, train_attributor
+from manifpt.artifacts.compute import ArtifactRecipe
+from manifpt.attribution.model.train import AttributorControl, train_attributor
 from manifpt.attribution.model.training_recipe import TrainingRecipe
 from manifpt.audit import training_audit
-from manifpt.engine import session
 from manifpt.errors import ManifptError
 from manifpt.images import plan
 from manifpt.images.degrade import KINDS, StrengthRange
@@ -29,7 +29,6 @@ from manifpt.manifold.build import ManifoldSettings, build_manifold
 from manifpt.manifold.denoiser import STEPS
 from manifpt.manifold.embed import TrainingReals
 from manifpt.manifold.projector import Projection
-from manifpt.nets import training
 from manifpt.outputs import claims
 
 PLAIN = ("image", "residual")
@@ -41,60 +40,45 @@ def train_usual(
     output: str,
     options: TrainingRecipe,
     *,
+    recipe: ArtifactRecipe = ArtifactRecipe(augmentation=DEGRADED),
     sources: Sequence[str] = (),
-    image_size: int | None = None,
-    tiles: int | None = None,
-    split_by: str | None = None,
-    labels: Reading = AS_FOUND,
-    augmentation: Augmentation | None = DEGRADED,
-    audit: training_audit.Settings = training_audit.USUAL,
     denoiser_steps: int = STEPS,
-    num_workers: int | None = None,
-    demand: session.Demand = session.ANY,
-    report: training.EpochLog = print_epoch,
-    terms: claims.Terms = claims.AS_IS,
+    control: AttributorControl = AttributorControl(),
 ) -> dict[str, Any]:
     """Train on images by source; return the manifest.
 
     The manifold is that of a benchmark's own reals, else of the training images of ``real``; it
-    stays in ``output``/manifold. The other arguments are those of ``train_attributor``.
+    stays in ``output``/manifold. ``recipe`` says all of the artifacts but their spaces and their
+    projection. The other arguments are those of ``train_attributor``.
     """
-    output = storage.absolute(output)
-    claims.check_place(output, "attributor", input_places(inputs, output), terms)
-    how: dict[str, Any] = {"labels": labels, "demand": demand, "terms": terms}
+    output, audit = storage.absolute(output), control.audit
+    claims.check_place(output, "attributor", input_places(inputs, output), control.terms)
+    how: dict[str, Any] = {"labels": recipe.labels}
+    how |= {"demand": control.demand, "terms": control.terms}
     verdict = training_audit.audit_before(inputs, output, audit, sources=sources, **how)
     # Where nothing could be audited, the training does not look once more.
     audit = replace(audit, known=verdict) if verdict else replace(audit, images=0)
     place, manifolds = storage.join(output, "manifold"), []
-    if has_reals(inputs, labels):
-        settings = ManifoldSettings(image_size=image_size, tiles=tiles, denoiser=denoiser_steps)
-        made = build_manifold(
-            inputs,
-            place,
-            settings=settings,
-            training=TrainingReals(split_by),
-            **how,
+    if has_reals(inputs, recipe.labels):
+        settings = ManifoldSettings(
+            image_size=recipe.image_size, tiles=recipe.tiles, denoiser=denoiser_steps
         )
+        reals = TrainingReals(recipe.split_by)
+        made = build_manifold(inputs, place, settings=settings, training=reals, **how)
         manifolds = [place] if "denoiser" in made else []
     else:
         text = "no path names images as real; the attributor has no denoiser (name one real=...)"
         print(f"--input: {text}", file=sys.stderr)
+    recipe = replace(recipe, manifolds=manifolds, plain=PLAIN, projection=Projection("denoiser"))
+    if manifolds:  # whose reals have a size and tiles
+        recipe = replace(recipe, image_size=None, tiles=None)
     return train_attributor(
         inputs,
         output,
         replace(options, highpass="also"),
+        recipe=recipe,
         sources=sources,
-        manifolds=manifolds,
-        plain=PLAIN,
-        image_size=None if manifolds else image_size,
-        tiles=None if manifolds else tiles,
-        projection=Projection("denoiser"),
-        split_by=split_by,
-        augmentation=augmentation,
-        audit=audit,
-        num_workers=num_workers,
-        report=report,
-        **how,
+        control=replace(control, audit=audit),
     )
 
 

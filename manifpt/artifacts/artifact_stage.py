@@ -1,0 +1,148 @@
+"""The stage of the pipeline that makes artifacts of images, and counts them by split and source."""
+
+import posixpath
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from manifpt.artifacts.projection import Projected, Projector, project_images
+from manifpt.engine import pipeline
+from manifpt.errors import ManifptError
+from manifpt.images.degraded_copies import COLUMN, Augmentation
+from manifpt.images.splits import Splits, splits_of
+from manifpt.images.stacks import TILE, image_of_each_tile, image_starts, is_stacked
+from manifpt.storage import tensors
+
+EVALUATED = ("train", "validation", "test")
+
+ARTIFACTS = {
+    "id": pa.string(),
+    "uri": pa.string(),
+    "source": pa.string(),
+    "split": pa.string(),
+    "sha256": pa.string(),
+    "pixel_sha256": pa.string(),
+    "perceptual_hash": pa.uint64(),
+    "neighbor_id": pa.string(),
+    "distance": pa.float64(),
+    "percentile": pa.float64(),
+    "in_manifold": pa.bool_(),
+}
+# What was done to a degraded copy, where artifacts have some.
+AUGMENTED = {COLUMN: pa.string()}
+
+
+@dataclass
+class ArtifactStage:
+    """Images -> one artifacts table a split, for each of the projectors.
+
+    The tables of a projector go to the folder of its name; of a single one, "" is that name.
+    ``augmentation`` puts degraded copies beside images before they are embedded. ``undeclared`` and
+    ``split_by`` are those of ``splits.splits_of``. Where images have tiles, rows are tiles.
+    """
+
+    projectors: dict[str, Projector]
+    undeclared: str
+    float16: bool
+    augmentation: Augmentation | None = None
+    split_by: str | None = None
+
+    def __call__(self, table: pa.Table) -> pipeline.Result:
+        """Project, and note the moments of the training artifacts for their normalisation."""
+        split, *counted = splits_of(table, self.undeclared, self.split_by)
+        if self.augmentation is not None:
+            filter_name = next(iter(self.projectors.values())).rule.filter
+            table, split = self.augmentation.extended(table, split, filter_name)
+        projections = project_images(list(self.projectors.values()), table)
+        if is_stacked(table):
+            split = [split[image] for image in image_of_each_tile(table)]
+        masks = {name: np.array([s == name for s in split]) for name in EVALUATED}
+        masks = {name: mask for name, mask in masks.items() if mask.any()}
+        tables, moments = {}, {}
+        for folder, projected in zip(self.projectors, projections, strict=True):
+            rows, artifacts = self._rows(projected, split), projected.artifacts
+            for name, mask in masks.items():
+                tables[posixpath.join(folder, name)] = rows.filter(pa.array(mask))
+            by_split = {name: channel_moments(artifacts[mask]) for name, mask in masks.items()}
+            moments[folder] = by_split
+        facts = {"moments": moments, **_counted(projections[0].rows, masks), "split_by": counted}
+        return pipeline.Result(tables, facts)
+
+    def _rows(self, projected: Projected, split: list[str]) -> pa.Table:
+        """Return the artifacts table of what was projected; ``split`` is that of each row."""
+        table, artifacts, columns = projected
+        also = [name for name in (*AUGMENTED, *TILE) if name in table.column_names]
+        names = ["id", "uri", "source", "sha256", "pixel_sha256", "perceptual_hash", *also]
+        rows = table.select(names)
+        for name, values in ({"split": split} | columns).items():
+            rows = rows.append_column(name, pa.array(values, ARTIFACTS[name]))
+        stored = as_float16(artifacts) if self.float16 else artifacts
+        return rows.select([*ARTIFACTS, *also]).append_column("artifact", tensors.to_column(stored))
+
+
+def _counted(rows: pa.Table, masks: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return how many images of each source there are by split, and how many tiles, if any."""
+    sources, begins = rows["source"].to_pylist(), np.zeros(rows.num_rows, bool)
+    begins[image_starts(rows)] = True
+
+    def counts(selected: np.ndarray) -> dict[str, dict[str, int]]:
+        return {
+            name: dict(Counter(str(sources[row]) for row in np.flatnonzero(mask & selected)))
+            for name, mask in masks.items()
+        }
+
+    facts = {"classes": counts(begins)}
+    if "tile" in rows.column_names:
+        facts["tiles"] = counts(np.ones_like(begins))
+    return facts
+
+
+def as_float16(artifacts: np.ndarray) -> np.ndarray:
+    """Return artifacts or embeddings as float16; raise if one is beyond its range."""
+    most = np.finfo(np.float16).max
+    if np.abs(artifacts).max(initial=0) > most:
+        raise ManifptError(f"--float16: a number is beyond {most:.0f}; leave it out")
+    return artifacts.astype(np.float16)
+
+
+def channel_moments(artifacts: np.ndarray) -> dict[str, Any]:
+    """Return count, sum and sum of squares of each channel of N x C x H x W, in float64."""
+    values = artifacts.astype(np.float64)
+    axes = (0, *range(2, values.ndim))
+    count = values.size // values.shape[1]
+    return {
+        "count": count,
+        "sum": values.sum(axes).tolist(),
+        "square": np.square(values).sum(axes).tolist(),
+    }
+
+
+def total_moments(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return mean and standard deviation a channel, of what ``channel_moments`` counted."""
+    if not parts:
+        return {}
+    count = sum(m["count"] for m in parts)
+    mean = np.sum([m["sum"] for m in parts], axis=0) / count
+    square = np.sum([m["square"] for m in parts], axis=0) / count
+    return {"mean": mean.tolist(), "std": np.sqrt(np.maximum(square - mean**2, 0)).tolist()}
+
+
+def evaluated_classes(
+    records: Sequence[dict[str, Any]], fact: str = "classes"
+) -> dict[str, dict[str, int]]:
+    """Return how many images, or ``tiles``, of each source a pipeline's records count, by split."""
+    counts: dict[str, Counter[str]] = {split: Counter() for split in EVALUATED}
+    for record in records:
+        for split, by_class in record["facts"].get(fact, {}).items():
+            counts[split].update(by_class)
+    return {split: dict(sorted(by_class.items())) for split, by_class in counts.items()}
+
+
+def counted_splits(records: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Return how many images were split ``by_value`` of a column, and how many had none."""
+    counts = [record["facts"].get("split_by", (0, 0)) for record in records]
+    return {name: sum(count[n] for count in counts) for n, name in enumerate(Splits._fields[1:])}
