@@ -230,6 +230,25 @@ def add_pictures(crawl: _Crawl, rows: Sequence[dict[str, Any]], pictures: Pictur
         row["real"] = seen[neighbour]
 
 
+def charts_of(crawl: _Crawl) -> dict[str, Any]:
+    """Return the charts for which the crawl has numbers, by their names in the template."""
+    totals, predictions = crawl.read[0], crawl.summary["predictions"]
+    drawn = {"sources": charts.stacked_bars(predictions, "nearest source")}
+    if len(totals.domains) > 1:
+        shown = [row["name"] for row in count_rows(totals.domains)[:25]]
+        by_domain = {name: totals.domains[name] for name in shown}
+        drawn["domains"] = charts.stacked_bars(by_domain, "domain")
+    drawn |= dict(totals.histograms())
+    if crawl.months.counts:
+        drawn["months"] = charts.month_bars(crawl.months.ordered)
+    points = map_of_crawl(crawl)
+    if points is not None:
+        drawn["map"] = points
+    if crawl.manifest.get("rows_over_time"):  # outputs of earlier versions have none
+        drawn["throughput"] = charts.throughput_chart(crawl.manifest["rows_over_time"])
+    return drawn
+
+
 def crawl_page(uri: str, options: PageOptions) -> bytes:
     """Return the page of a finished crawl as HTML."""
     crawl, pictures = _Crawl(uri, options), Pictures()
@@ -239,19 +258,8 @@ def crawl_page(uri: str, options: PageOptions) -> bytes:
     add_pictures(crawl, rows, pictures)
     sources = count_rows(summary["predictions"])
     domains = count_rows(totals.domains)
-    made = {"sources": charts.stacked_bars(summary["predictions"], "nearest source")}
-    if len(totals.domains) > 1:
-        shown = {row["name"]: totals.domains[row["name"]] for row in domains[:25]}
-        made["domains"] = charts.stacked_bars(shown, "domain")
-    made |= dict(totals.histograms())
     months = crawl.months
-    if months.counts:
-        made["months"] = charts.month_bars(months.ordered)
-    found = map_of_crawl(crawl)
-    if found is not None:
-        made["map"] = found
-    if crawl.manifest.get("rows_over_time"):  # outputs of earlier versions have none
-        made["throughput"] = charts.throughput_chart(crawl.manifest["rows_over_time"])
+    drawn = charts_of(crawl)
     groups, group_decisions = largest_groups(crawl)
     if totals.rows < summary["ok"]:
         crawl.notes.append(
@@ -272,7 +280,7 @@ def crawl_page(uri: str, options: PageOptions) -> bytes:
         crawl_figures(summary),
         [*parts, page_part()],
         notes=crawl.notes,
-        charts=made,
+        charts=drawn,
         audit=audit_of(options.audit, crawl.model),
     )
     values = {
