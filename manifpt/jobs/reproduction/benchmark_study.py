@@ -108,7 +108,7 @@ class Study(Chain):
             length = ("--steps", str(self.config.steps), "--seed", str(seed))
             mixed = ("--mixed-share", str(self.config.mixed_share))
             flags = ("--input", self.artifacts_in(method.place), *method.flags, *length, *mixed)
-            flags += _sources(known or self.config.sources)
+            flags += sources_flags(known or self.config.sources)
         self.once(title, train_attribution, folder, *flags)
         return folder
 
@@ -131,7 +131,7 @@ class Study(Chain):
         kind += "-shared" if known else ""
         kind += "-other-reals" if reals else ""
         flags = ("--input", *self.inputs(method, reals), "--model", model)
-        flags += _sources(known or self.config.sources)
+        flags += sources_flags(known or self.config.sources)
         flags += ("--other-manifold",) if elsewhere and reals is None else ()
         where = self.place(kind, self.named(method, seed))
         return self.once(f"evaluate {method.title}, seed {seed}", evaluate, where, *flags)
@@ -154,5 +154,6 @@ class Study(Chain):
         return f"{name}-seed{seed}"
 
 
-def _sources(names: Sequence[str]) -> tuple[str, ...]:
+def sources_flags(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the option that names the sources that a classifier learns; none for all."""
     return ("--sources", *names) if names else ()

@@ -4,7 +4,7 @@ from typing import Any
 
 from manifpt import storage
 from manifpt.jobs import build_manifold, compute_artifacts, evaluate, train_attribution
-from manifpt.jobs.reproduction.benchmark_study import Study
+from manifpt.jobs.reproduction.benchmark_study import Study, sources_flags
 from manifpt.jobs.reproduction.methods import FEATURES, ArtifactPlace
 from manifpt.jobs.reproduction.section import Section, accuracy_of, markdown_table
 
@@ -60,5 +60,6 @@ def _accuracy(
     projected = ("--input", embeddings, "--manifold", manifold, "--projector", projector)
     study.once(f"artifacts, {title}", compute_artifacts, artifacts, *projected)
     given = ("--input", artifacts)
-    study.once(f"train, {title}", train_attribution, model, *given, "--vectors", "lda")
-    return study.once(f"evaluate, {title}", evaluate, result, *given, "--model", model)
+    known = sources_flags(study.config.sources)
+    study.once(f"train, {title}", train_attribution, model, *given, *known, "--vectors", "lda")
+    return study.once(f"evaluate, {title}", evaluate, result, *given, *known, "--model", model)
