@@ -210,7 +210,8 @@ def _closed_set(
             f"--input: no unseen image of the attributor's classes ({left_out}){hint}"
         )
     metrics = closed_set_metrics(counted, classes)
-    without_hash = sum(f["without_hash"] for f in facts)
+    # A file without a row of the sources that are asked for has no facts.
+    without_hash = sum(f.get("without_hash", 0) for f in facts)
     metrics["near_training"] = near_report(news, near, without_hash, keep_near=settings.keep_near)
     return metrics, left_out
 
