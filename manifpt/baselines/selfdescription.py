@@ -16,10 +16,10 @@ import numpy as np
 
 from manifpt.baselines.spectrum import ROUNDING
 
-# Images are averaged over squares of this side. Neighbours are at most so many pixels away.
+# Images are averaged over squares of these sides, in pixels; neighbours lie within these radii.
 SCALES = (1, 2)
 RADII = (1, 2)
-# Of a predictor's variances: keeps coefficients finite where an image is flat.
+# Relative to a predictor's variances; keeps coefficients finite where an image is flat.
 RIDGE = 1e-3
 SETTINGS = {"scales": list(SCALES), "radii": list(RADII), "ridge": RIDGE}
 

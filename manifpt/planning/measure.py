@@ -83,7 +83,7 @@ class InputSample:
 
     @property
     def bytes(self) -> float:
-        """Of an image, the mean."""
+        """Mean number of bytes of an image."""
         return float(np.mean([len(raw.data or b"") for raw in self.raws]))
 
     def tars(self, folder: str, count: int) -> float:

@@ -31,7 +31,7 @@ class Sizes(_Part):
 
 
 class ImageSeconds(_Part):
-    """Of one image: reader ``fetch``, ``decode``, ``table``; actor the rest.
+    """Seconds for one image: reader ``fetch``, ``decode``, ``table``; actor the rest.
 
     ``search`` is among ``reals`` reals; the part ``search_floor`` does not depend on their number.
     ``threads`` is the share of an actor's time that more threads divide.
@@ -50,7 +50,7 @@ class ImageSeconds(_Part):
 
 
 class Fixed(_Part):
-    """Of a job, whatever its size.
+    """Seconds that a job takes whatever its size.
 
     ``start`` is until its processes start, ``actor`` and ``reader`` the processor time until one
     of them works; ``end`` is what comes after the last chunk, ``build_end`` the same of a manifold.
@@ -79,7 +79,7 @@ class Serial(_Part):
 
 
 class RealSeconds(_Part):
-    """Of one real when a manifold is built.
+    """Seconds for one real when a manifold is built.
 
     ``calibrate`` is of up to ``sample`` reals, ``gather`` of all, and ``held_out`` the time in
     which the held-out reals meet one.

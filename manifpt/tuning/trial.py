@@ -26,7 +26,7 @@ from manifpt.tuning.search_space import SearchSpace, TrialSettings
 
 ACCURACY = "accuracy"
 SECONDS = 24 * 3600.0  # for what a trial waits at most
-# Of a trial's own process and of Ray Train's controller: measured, 388 and 493 MiB of their own.
+# Memory of a trial's own process and of Ray Train's controller; 388 and 493 MiB were measured.
 PROCESS_MEMORY = 2**30
 
 

@@ -24,7 +24,7 @@ Rows = tuple[np.ndarray, np.ndarray]
 
 
 class ClassMoments(NamedTuple):
-    """Of C classes: means, C x d, and the covariance within them, d x d, one weight each."""
+    """Means of C classes, C x d, and the covariance within them, d x d, one weight each."""
 
     means: Tensor
     within: Tensor

@@ -199,7 +199,7 @@ def _seal(manifest: dict[str, Any]) -> str:
 
 
 class Unknown(NamedTuple):
-    """Of N images: ``unknown_score``, the share of known images as strange, N x single scores.
+    """N images: ``unknown_score``, the share of known images as strange, N x single scores.
 
     ``coordinates``, N x D float32, are what groups of images are told by.
     """
