@@ -10,8 +10,10 @@ import csv
 import json
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
+
+from manifpt.images.text import text_of
 
 MOST_LINE = 2**20
 JSON_LINES = (".jsonl", ".ndjson")
@@ -24,12 +26,14 @@ _ENTRY = re.compile(
 class Record(NamedTuple):
     """The fields of a record, or its JSON object, its end, and its ``fault``, if it has one.
 
-    A record with a fault holds only the fields that the fault does not affect.
+    A record with a fault holds only the fields that the fault does not affect. Lists and objects
+    within a JSON object are text; ``nested`` names these fields.
     """
 
     fields: list[str] | dict[str, Any]
     end: int
     fault: str = ""
+    nested: Sequence[str] = ()
 
 
 class _Line(NamedTuple):
@@ -69,6 +73,26 @@ def records(
         yield from (r for r in _quoted(_Ahead(lines), shape) if r.fields or r.fault)
 
 
+class Span(NamedTuple):
+    """Some records: the number of the first and of the one after the last, their place and size."""
+
+    start: int
+    stop: int
+    offset: int
+    bytes: int
+
+
+def spans(found: Iterable[Record], offset: int, size: int, length: int) -> Iterator[Span]:
+    """Yield where each ``length`` records lie, of those from byte ``offset`` to byte ``size``."""
+    start = stop = 0
+    for stop, record in enumerate(found, start=1):
+        if stop - start == length:
+            yield Span(start, stop, offset, record.end - offset)
+            start, offset = stop, record.end
+    if stop > start:
+        yield Span(start, stop, offset, size - offset)
+
+
 def _lines(file: BinaryIO, offset: int) -> Iterator[_Line]:
     file.seek(offset)
     end = offset
@@ -95,7 +119,8 @@ def _object(line: _Line) -> Record:
         return Record({}, line.end, f"the line is not JSON: {error}"[:200])
     if not isinstance(value, dict):
         return Record({}, line.end, "the line is no JSON object")
-    return Record(value, line.end)
+    nested = [name for name, field in value.items() if isinstance(field, list | dict)]
+    return Record(value | {name: text_of(value[name]) for name in nested}, line.end, "", nested)
 
 
 class _Parser:

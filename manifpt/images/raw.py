@@ -6,13 +6,14 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from manifpt import storage
-from manifpt.images import labels, parquet, tars, uri_tables
-from manifpt.images.container import BrokenError, opened_container
+from manifpt.images import labels, parquet, reader, uri_tables
+from manifpt.images.container import BrokenError
 from manifpt.images.contents import Reserve, content, is_web, map_in_order
 from manifpt.images.decode import DecodeError, DecodeRule
 from manifpt.images.ids import Keys, broken_id, member_uri, row_id
 from manifpt.images.sidecars import Beside
 from manifpt.images.sources import Reading, Unit
+from manifpt.images.tars import TarMember
 from manifpt.images.text import printable, text_of
 from manifpt.redaction import public_uri
 
@@ -130,10 +131,10 @@ class _Samples:
         self.unit, self.most = unit, 2 * max_bytes
         self.keys, self.known = Keys(unit.ids[0]), Beside(unit)
         self.name: str | None = None
-        self.held: dict[str, tars.TarMember] = {}
+        self.held: dict[str, TarMember] = {}
         self.size = 0
 
-    def add(self, member: tars.TarMember) -> Iterator[Raw]:
+    def add(self, member: TarMember) -> Iterator[Raw]:
         """Take the next member in; yield what is complete by now."""
         if member.error and member.error != "too_many_bytes":
             yield self._raw(member.name, member, {"columns": dict.fromkeys(self._columns)})
@@ -164,7 +165,7 @@ class _Samples:
     def _columns(self) -> tuple[str, ...]:
         return self.unit.reading.columns
 
-    def _raw(self, name: str, member: tars.TarMember, declared: dict[str, Any]) -> Raw:
+    def _raw(self, name: str, member: TarMember, declared: dict[str, Any]) -> Raw:
         uri = member_uri(self.unit.uris[0], member.name)
         row = Raw(self.keys.id(name), uri, member.data, **declared)
         return row._replace(error=member.error, message=member.message)
@@ -187,8 +188,8 @@ def _ending(extension: str) -> str:
 def _raw_tar(unit: Unit, max_bytes: int) -> Iterator[Raw]:
     samples = _Samples(unit, max_bytes)
     try:
-        with opened_container(unit.uris[0]) as file:
-            for member in tars.members(file, max_bytes):
+        with reader.opened(unit.uris[0], "tar") as file:
+            for member in file.members(max_bytes):
                 yield from samples.add(member)
         yield from samples.rest()
     except BrokenError as error:

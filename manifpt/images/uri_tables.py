@@ -4,19 +4,18 @@ They are read row by row or batch by batch. A range of a text says where its fir
 that a reader starts there.
 """
 
-import io
-import itertools
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from manifpt import storage
 from manifpt.errors import ManifptError
-from manifpt.images import labels, parquet
-from manifpt.images.container import BrokenError, opened_container
+from manifpt.images import labels, parquet, reader
+from manifpt.images.container import BrokenError
 from manifpt.images.decode import DecodeError
-from manifpt.images.lines import JSON_LINES, MOST_LINE, TableShape, records
+from manifpt.images.lines import JSON_LINES, Record, TableShape
+from manifpt.images.reader import Reader
 from manifpt.images.sources import AS_FOUND, PARQUET, Reading, Unit
 from manifpt.redaction import public_uri
 
@@ -83,13 +82,8 @@ def _ranges(uri: str, size: int, reading: Reading) -> Iterator[RowRange]:
             count = table.count
         yield from _even(count, size)
         return
-    with opened_container(uri) as file:
-        yield from _of_text(uri, _buffered(file), size, reading)
-
-
-def _buffered(file: Any) -> BinaryIO:
-    """Return a file that reads lines fast, which those of fsspec do not."""
-    return io.BufferedReader(file, MOST_LINE)
+    with reader.opened(uri, "text") as file:
+        yield from _of_text(uri, file, size, reading)
 
 
 def _lacks(names: Sequence[str], reading: Reading) -> str | None:
@@ -117,19 +111,22 @@ def _even(count: int, size: int) -> Iterator[RowRange]:
         yield RowRange((start, stop), 0, size * stop // count - size * start // count)
 
 
-def _of_text(uri: str, file: BinaryIO, size: int, reading: Reading) -> Iterator[RowRange]:
+def _of_text(uri: str, file: Reader, size: int, reading: Reading) -> Iterator[RowRange]:
     found = _header(uri, file, reading)
     if found is None:
         return
     if found.names:
         _check(uri, found.names, reading)
-    start, stop, offset = 0, 0, found.end
-    for stop, record in enumerate(records(uri, file, offset, found.shape), start=1):
-        if stop - start == ROWS_PER_UNIT:
-            yield RowRange((start, stop), offset, record.end - offset)
-            start, offset = stop, record.end
-    if stop > start:
-        yield RowRange((start, stop), offset, size - offset)
+    for span in file.text(uri, found.end, found.shape, span=ROWS_PER_UNIT):
+        start, stop, offset, length = span
+        yield RowRange((start, stop), offset, length)
+
+
+def _records(
+    uri: str, file: Reader, offset: int, shape: TableShape | None = None, count: int | None = None
+) -> Iterator[Record]:
+    """Yield at most ``count`` records of a text from byte ``offset`` on."""
+    return (Record(*row) for row in file.text(uri, offset, shape, count=count))
 
 
 def names_of(uri: str, wanted: str) -> list[str]:
@@ -143,8 +140,8 @@ def names_of(uri: str, wanted: str) -> list[str]:
             return list(table.names)
     if uri.endswith(JSON_LINES):
         return [wanted]
-    with opened_container(uri) as raw:
-        header = _header(uri, _buffered(raw), AS_FOUND)
+    with reader.opened(uri, "text") as file:
+        header = _header(uri, file, AS_FOUND)
     return header.names if header else []
 
 
@@ -156,7 +153,7 @@ class _Header(NamedTuple):
     shape: TableShape | None = None
 
 
-def _header(uri: str, file: BinaryIO, reading: Reading) -> _Header | None:
+def _header(uri: str, file: Reader, reading: Reading) -> _Header | None:
     """Return the header of a text, None if it is empty.
 
     That of JSON lines are the names in their first objects, up to one that has all that is asked
@@ -165,15 +162,17 @@ def _header(uri: str, file: BinaryIO, reading: Reading) -> _Header | None:
     if uri.endswith(JSON_LINES):
         names: dict[str, None] = {}
         seen = False
-        for record in itertools.islice(records(uri, file, 0), ROWS_PER_UNIT):
-            seen = True
-            names |= dict.fromkeys(record.fields)
+        for count in (1, ROWS_PER_UNIT):  # mostly, the first object has all names
+            for record in _records(uri, file, 0, count=count):
+                seen = True
+                names |= dict.fromkeys(record.fields)
             if _lacks(list(names), reading) is None:
                 break
         return _Header(list(names), 0) if seen else None
-    first = next(records(uri, file, 0), None)
-    if first is None:
+    records = list(_records(uri, file, 0, count=1))
+    if not records:
         return None
+    (first,) = records
     if first.fault:
         raise BrokenError(f"the header can't be read: {first.fault}")
     found = [name.removeprefix("\ufeff").strip() for name in first.fields]
@@ -187,24 +186,32 @@ def table_rows(unit: Unit) -> Iterator[TableRow]:
     assert unit.rows is not None
     start, stop = unit.rows
     number = start
-    found = _parquet_rows(unit) if unit.uris[0].endswith(PARQUET) else _text_rows(unit)
-    for fields, fault in itertools.islice(found, stop - start):
+    if unit.uris[0].endswith(PARQUET):
+        found = _parquet_rows(unit)
+    else:
+        found = _text_rows(unit, stop - start)
+    for fields, fault in found:
         yield TableRow(number, fields, fault)
         number += 1
     if number < stop and stop != END:
         raise BrokenError(f"the table ends before row {number}; it was changed")
 
 
-def _text_rows(unit: Unit) -> Iterator[tuple[dict[str, Any], str]]:
-    with opened_container(unit.uris[0]) as raw:
-        file = _buffered(raw)
-        header = _header(unit.uris[0], file, unit.reading)
+def _text_rows(unit: Unit, count: int) -> Iterator[tuple[dict[str, Any], str]]:
+    uri = unit.uris[0]
+    with reader.opened(uri, "text") as file:
+        header = _header(uri, file, unit.reading)
         if header is None:
             return
         offset = max(unit.offset, header.end)
-        for record in records(unit.uris[0], file, offset, header.shape):
+        for record in _records(uri, file, offset, header.shape, count):
             if isinstance(record.fields, dict):
-                yield record.fields, record.fault
+                fields: dict[str, Any] = record.fields
+                strings = (uri_column(list(fields), unit.reading), *labels.strict(unit.reading))
+                for name in record.nested:
+                    if name in strings:
+                        fields[name] = None
+                yield fields, record.fault
             else:  # CSV knows no null: an empty cell is one
                 cells = [cell or None for cell in record.fields]
                 yield dict(zip(header.names, cells, strict=False)), record.fault

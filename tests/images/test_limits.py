@@ -29,14 +29,14 @@ MIB = 2**20
 # Prints the rows of each input, and the peak of memory of this process and of any child of it.
 READ = """
 import json, resource, sys
-from manifpt.images import DecodeRule, Reading, parquet, plan, read_unit, sandbox
+from manifpt.images import DecodeRule, Reading, plan, read_unit, reader, sandbox
 rule, reading = DecodeRule(16, max_bytes=2**20), Reading(**json.loads(sys.argv[1]))
 found = []
 for path in sys.argv[2:]:
     tables = [t for u in plan([path], reading=reading) for t in read_unit(u, rule)]
     found.append([row for t in tables for row in t.drop_columns(["image"]).to_pylist()])
 (peak,) = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")]
-parquet._close_idle(), sandbox._close_idle()
+reader.close_idle(), sandbox._close_idle()
 children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
 print(json.dumps([found, int(peak) // 1024, children // 1024]))
 """
