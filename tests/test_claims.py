@@ -216,6 +216,20 @@ with claims.claim({place!r}, "attributions", {KEY!r}, terms=terms) as claim:
     assert layouts.read(place, layouts.MANIFEST)["key"] == KEY
 
 
+def test_an_error_of_a_run_that_lost_its_claim_names_the_other_run(place):
+    with pytest.raises(TakenError, match=r"another run \(.*\) has taken it over"):
+        fails_in_claim(place, token="b" * 32)
+    with pytest.raises(ManifptError, match="no such file"):
+        fails_in_claim(f"{place}-other")
+
+
+def fails_in_claim(folder: str, **plan: str) -> None:
+    with claims.claim(folder, "attributions", KEY):
+        uri = f"{folder}/{layouts.PLAN}"
+        storage.write_json(uri, layouts.read(folder, layouts.PLAN) | plan)
+        raise ManifptError("no such file")
+
+
 def test_a_run_of_another_host_is_dead_after_a_silence(place, monkeypatch):
     monkeypatch.setattr(liveness, "SILENCE_SECONDS", 4.0)
     monkeypatch.setattr(liveness, "BEAT_SECONDS", 0.5)

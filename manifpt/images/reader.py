@@ -118,7 +118,7 @@ class _Child:
         if code in {-signal.SIGPROF, -signal.SIGALRM}:
             return f"a step of reading it takes more than {SECONDS} s"
         if code == child.OUT_OF_MEMORY:
-            return "reading it takes more memory than the limit; write smaller row groups"
+            return "reading it takes more memory than the limit; write smaller files or row groups"
         return f"its reader died by signal {-code}" if code < 0 else f"its reader left with {code}"
 
     def close(self) -> None:

@@ -74,6 +74,20 @@ class Claim:
         """Raise if another run has taken the folder over."""
         check(self.folder, self.token)
 
+    def blame_the_other_run(self, error: Exception) -> None:
+        """Raise TakenError in place of ``error`` if this run has lost its claim.
+
+        The other run may have removed a file that this one was about to read.
+        """
+        if self.heart is None or isinstance(error, TakenError):
+            return
+        try:
+            self.check()
+        except TakenError as taken:
+            raise taken from error
+        except ManifptError:  # the storage fails, which ``error`` says already
+            return
+
     def begin(self) -> None:
         """Start the signs of life, and make the token known to this process."""
         _held[self.folder] = self.token
@@ -210,6 +224,9 @@ def claim(
         raise ManifptError(f"--output {folder}: other runs keep claiming it; try again later")
     try:
         yield held
+    except Exception as error:
+        held.blame_the_other_run(error)
+        raise
     finally:
         held.end()
 
