@@ -17,7 +17,7 @@ _NUMBERS = 2_000_000  # of tables that are drawn at once
 # at most. No more are needed where one does as well, or where the classifier is better than their
 # mean by this number of their standard deviations.
 FIRST_SHUFFLES, MORE_SHUFFLES, SHUFFLES = 10, 50, 400
-DEVIATIONS = 10
+DEVIATIONS = 7
 FOLDS = 5
 # Values of a property that are told apart: the commonest ones, or this number of quantiles.
 MOST_VALUES = 64
