@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifpt import storage
+from manifpt.engine import session
 from manifpt.errors import DamageError, ManifptError
 from manifpt.outputs import claims, layouts, liveness, records
 from manifpt.outputs.claims import TakenError, Terms
@@ -217,8 +218,9 @@ with claims.claim({place!r}, "attributions", {KEY!r}, terms=terms) as claim:
 
 
 def test_an_error_of_a_run_that_lost_its_claim_names_the_other_run(place):
-    with pytest.raises(TakenError, match=r"another run \(.*\) has taken it over"):
+    with pytest.raises(TakenError, match=r"another run \(.*\) has taken it over") as caught:
         fails_in_claim(place, token="b" * 32)
+    assert session.cause(caught.value) is caught.value  # which is the line that a job prints
     with pytest.raises(ManifptError, match="no such file"):
         fails_in_claim(f"{place}-other")
 

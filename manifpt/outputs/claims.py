@@ -84,7 +84,7 @@ class Claim:
         try:
             self.check()
         except TakenError as taken:
-            raise taken from error
+            raise taken from None
         except ManifptError:  # the storage fails, which ``error`` says already
             return
 
