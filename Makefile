@@ -34,7 +34,7 @@ test-cluster: $(VENV)/.dev
 # Pages in Debian's chromium; without it they are skipped.
 test-browser: $(VENV)/.dev
 	$(PIP) -e '.[cpu,dev,browser]'
-	$(BIN)/python -m pytest tests/report/test_browser.py
+	$(BIN)/python -m pytest tests/test_browser.py
 
 # Faults x jobs: hours.
 test-faults: $(VENV)/.dev

@@ -1,13 +1,17 @@
 """Pages in a real browser: charts are drawn, tables sort and filter, and nothing else runs."""
 
 import shutil
+import threading
 
 import handmade
 import handmade_outputs
 import pytest
+import uvicorn
 
 from manifpt.report.crawl_page import crawl_page
 from manifpt.report.evaluation_page import PageOptions, evaluation_page
+from manifpt.viewer.output import CrawlOutput
+from manifpt.viewer.web_server import application
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 sync_api = pytest.importorskip("playwright.sync_api", reason="pip install -e '.[browser]'")
@@ -27,6 +31,21 @@ def files(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def viewer(files):
+    """The address at which the crawl is served."""
+    app = application(CrawlOutput.open(str(files / "verdicts")), (str(files / "crawl"),))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        thread.join(0.05)
+        assert thread.is_alive()
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="module")
 def browser():
     with sync_api.sync_playwright() as playwright:
         made = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -35,31 +54,40 @@ def browser():
 
 
 @pytest.fixture
-def opened(browser, files):
-    """Open a page of a name; nothing was said or asked for, and no stranger's script ran."""
+def visited(browser):
+    """Visit an address; its pages say nothing, ask no other place, and run no stranger's script."""
     said: list[str] = []
 
-    def opening(name, **options):
+    def visiting(address, own, **options):
         page = browser.new_page(**options)
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("dialog", lambda dialog: said.append(dialog.message))
         page.on(
             "request",
-            lambda request: (
-                said.append(request.url) if not request.url.startswith(("data:", "file:")) else None
-            ),
+            lambda request: said.append(request.url) if not request.url.startswith(own) else None,
         )
-        page.goto(f"file://{files}/{name}.html")
-        page.wait_for_selector("html[data-charts]", timeout=60_000)
+        page.goto(address)
         return page
 
-    yield opening
+    yield visiting
     for context in browser.contexts:
         for page in context.pages:
             assert page.evaluate("window.pwned") is None
             page.close()
     assert said == []
+
+
+@pytest.fixture
+def opened(visited, files):
+    """Open a page of a name, and wait for its charts."""
+
+    def opening(name, **options):
+        page = visited(f"file://{files}/{name}.html", ("data:", "file:"), **options)
+        page.wait_for_selector("html[data-charts]", timeout=60_000)
+        return page
+
+    return opening
 
 
 @pytest.mark.parametrize(("name", "charts"), [("evaluation", 7), ("crawl", 5)])
@@ -104,3 +132,31 @@ def test_names_with_tags_are_text_under_the_pointer_too(opened):
     legend = page.locator("figure.chart .legendtext", has_text="onerror").first
     assert legend.text_content() == UNKNOWN
     assert page.locator("img[src=x]").count() == 0
+
+
+def test_the_viewer_leads_from_counts_to_rows_to_an_image(visited, viewer):
+    page = visited(viewer, ("data:", viewer), viewport={"width": 400, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    page.click("nav >> text=Rows")
+    page.select_option("select[name=decision]", "unsure")
+    page.fill("input[name=text]", "onerror")
+    page.click("button:has-text('Show')")
+    rows = page.locator("tbody tr")
+    assert 0 < rows.count() < 15
+    assert {text.strip() for text in rows.locator("td:nth-child(3)").all_inner_texts()} == {
+        "unsure"
+    }
+    assert page.locator("img[src=x]").count() == 0
+    rows.locator("a[href^='/row']", has_text="onerror").first.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/row?at=*")
+    assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+
+
+def test_the_viewer_shows_odd_names_as_text(visited, viewer):
+    page = visited(viewer, ("data:", viewer))
+    for address in ("/rows", "/groups", "/quarantine"):
+        page.goto(viewer + address)
+        shown = page.locator("body").inner_text()
+        assert "<script>window.pwned=1</script>" in shown
+        assert page.locator("main script, main svg[onload], img[src=x]").count() == 0
