@@ -84,7 +84,7 @@ class LocalCluster:
 @contextmanager
 def local_cluster(shape: ClusterShape) -> Iterator[LocalCluster]:
     """Run a cluster while the block lasts; its log is in the error if it doesn't start."""
-    # Not the usual folder for files of a moment: the paths of sockets may have 107 characters.
+    # Not the usual folder for temporary files: the paths of sockets may have 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     port, dashboard, client = free_ports(3)
     mine = {"PATH": f"{BIN}:{os.environ['PATH']}", "RAY_TMPDIR": str(folder)}
@@ -225,7 +225,7 @@ def _wait(ready: Callable[[], bool]) -> None:
 
 
 def kill(started: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Kill all processes of nodes: Ray's are not all in the group of who started them."""
+    """Kill all processes of nodes: Ray's are not all in the group of their parent."""
     import ray  # noqa: F401 (puts its own psutil in reach)
 
     psutil = importlib.import_module("psutil")

@@ -6,7 +6,7 @@ from manifpt.redaction import public as public
 class ManifptError(Exception):
     """Bad input or an unusable environment; the message is one line and names the remedy.
 
-    URIs in the message lose their credentials, wherever it goes. ``exit_code`` is that of the job.
+    URIs in the message are stored without their credentials. ``exit_code`` is that of the job.
     """
 
     exit_code = 2

@@ -1,4 +1,4 @@
-"""What `ray up` reads, the image and the policies agree with each other and with Ray itself."""
+"""The files of `ray up`, the image and the policies agree with each other and with Ray itself."""
 
 import json
 import re

@@ -91,15 +91,15 @@ class Attributor(trained.TrainedAttributor):
             images: {source: images}, see ``Images``; or a folder with a folder for each source. The
                 source of real ones is ``real``. 70 % train and 10 % validate, by their content.
             uri: a folder for the attributor, local or remote.
-            manifold: one that is kept, see ``Manifold.save``; the attributor works on artifacts.
-            space: without a manifold: ``image``, ``residual`` or a published baseline such as
-                ``durall20``. With neither, it is the usual one.
-            projector: of the artifacts, as in ``Manifold.artifacts``.
-            neighbors: how many reals it is made of.
-            audit_images: how many images of each class are audited before the training; 0 for none.
+            manifold: a saved manifold, see ``Manifold.save``; the attributor works on artifacts.
+            space: used without a manifold: ``image``, ``residual`` or a published baseline such as
+                ``durall20``. Without a manifold and a space, the usual attributor is trained.
+            projector: the rule for x*, as in ``Manifold.artifacts``.
+            neighbors: the number of reals from which x* is computed.
+            audit_images: images of each class to audit before the training; 0 for none.
             accept_biased: train although a property of the files, such as the format, reveals the
                 class; without it, that is an error.
-            options: of training, by name, such as ``steps``, ``backbone`` or ``seed``.
+            options: options of training by name, such as ``steps``, ``backbone`` or ``seed``.
 
         """
         if manifold is not None and manifold.scratch is not None:
@@ -174,12 +174,12 @@ class Attributor(trained.TrainedAttributor):
 
     @cached_property
     def _targets(self) -> list[Target]:
-        """What images are embedded in and projected onto, as in training."""
+        """The spaces and projections of the images, the same as in training."""
         return list(trained_targets(self, self.manifolds).values())
 
     @cached_property
     def _here(self) -> "_Predict":
-        """What attributes in this process; it reads network and manifolds once."""
+        """The predictor of this process; it reads the network and the manifolds once."""
         return _Predict(self.uri, self._targets, USUAL)
 
 
@@ -238,7 +238,7 @@ class _Predict:
 
 
 def _options(options: Mapping[str, Any]) -> TrainingRecipe:
-    """Return options of training by name; raise for one that there is not."""
+    """Return options of training by name; raise for a name that is no option."""
     names = [one.name for one in fields(TrainingRecipe)]
     unknown = [name for name in options if name not in names]
     if unknown:
@@ -247,7 +247,7 @@ def _options(options: Mapping[str, Any]) -> TrainingRecipe:
 
 
 def _in_closed_form(manifold: Manifold | None, space: str | None) -> bool:
-    """Tell whether what training looks at are vectors, and no maps."""
+    """Tell whether the inputs of the training are vectors, not maps."""
     vectors = manifold is None or len(manifold.manifest["shape"]) == 1
     described = space in BASELINES and len(Baseline(64, str(space)).shape) == 1
     return vectors and (space in {None, "residual"} or described)

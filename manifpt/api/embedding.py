@@ -28,7 +28,7 @@ def space(name: str, size: int, **options: Any) -> Space:
 
 
 def space_options(options: Mapping[str, Any]) -> SpaceSettings:
-    """Return options of spaces by name; raise for one that there is not."""
+    """Return options of spaces by name; raise for a name that is no option."""
     names = [one.name for one in fields(SpaceSettings)]
     unknown = [name for name in options if name not in names]
     if unknown:
@@ -52,9 +52,9 @@ def embed(images: Any, space: str | Space = "rgb", **options: Any) -> Any:
     Args:
         images: see ``Images``; or a dataset of Ray Data with a column ``image``, for which a
             dataset with a column ``vector`` in its place is returned.
-        space: a ``Space``, or its name: then images have the commonest size of the first ones, but
+        space: a ``Space``, or its name; then images get the commonest size of the first ones, but
             not more than the space takes.
-        options: of the space, by name, see ``space``.
+        options: options of the space by name, see ``space``.
 
     """
     if is_dataset(images):

@@ -1,4 +1,4 @@
-"""How good an attributor is on images whose sources are known."""
+"""The metrics of an attributor on images whose sources are known."""
 
 import tempfile
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ def evaluate(
     Args:
         attributor: the attributor.
         images: {source: images}, see ``Images``; or a folder with a folder for each source. Images
-            of other sources than the attributor's are what should be called unknown.
+            of other sources than the attributor's should be called unknown.
         keep_near: count images that look like one of training.
 
     """

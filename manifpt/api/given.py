@@ -1,4 +1,4 @@
-"""Images as a user of the Python interface gives them, made into what the library reads.
+"""Conversion of images that a user gives in Python into inputs that the library reads.
 
 Arrays and PIL images become PNG, without loss, so that they are decoded by the same rule, and have
 the same pixel hashes, as files of the same pixels.
@@ -40,7 +40,7 @@ Images: TypeAlias = (
 )
 KINDS = "give a uint8 array N x H x W x 3, PIL images, bytes, paths, or a folder"
 COLUMN, BATCH = "image", 256  # of datasets
-# Files of more bytes are worked on by Ray.
+# Files of more bytes are processed by Ray.
 HERE_BYTES = 2**28
 
 
@@ -53,7 +53,7 @@ class Given:
 
     @classmethod
     def of(cls, images: Any) -> "Given":
-        """Take images of any kind; raise where they are of none."""
+        """Take images of any kind; raise if the kind is not supported."""
         if isinstance(images, str | os.PathLike):
             return cls((os.fspath(images),))
         if isinstance(images, np.ndarray):
@@ -110,7 +110,7 @@ def decoded(given: Given, rule: DecodeRule, other_sizes: Sequence[int] = ()) -> 
 
 
 def inputs_of(images: Any, folder: str) -> list[str]:
-    """Return what jobs take as ``--input``: a URI, or NAME=URI for each source of a mapping.
+    """Return the ``--input`` of jobs: a URI, or NAME=URI for each source of a mapping.
 
     Images in memory are written under ``folder``.
     """
@@ -129,7 +129,7 @@ def inputs_of(images: Any, folder: str) -> list[str]:
 
 
 def demand_of(inputs: Sequence[str], folder: str) -> session.Demand:
-    """Return where what ``inputs_of`` gave is worked on: in this process if it is little."""
+    """Return the resources for the result of ``inputs_of``: this process alone if it is small."""
     if sum(unit.bytes for unit in units(inputs, quiet=True)) <= HERE_BYTES:
         return session.HERE
     return on_ray(inputs, folder)
@@ -153,7 +153,7 @@ def is_dataset(images: Any) -> bool:
 
 
 def mapped(dataset: "ray.data.Dataset", function: type, *arguments: Any) -> "ray.data.Dataset":
-    """Return a dataset with what a class, built once a process, makes of its ``image`` column."""
+    """Return a dataset mapped by a class that is built once a process and takes ``image``."""
     import ray.data
 
     session.start()
@@ -182,7 +182,7 @@ def _named(value: object) -> str:
 
 
 def _is_file(path: str) -> bool:
-    """Tell whether a path is one image, and no container of many."""
+    """Tell whether a path is one image, not a container of many."""
     holds_many = path.endswith((*TARS, *PARQUET, *TABLES)) or is_pattern(path)
     return not holds_many and os.path.isfile(path)
 
@@ -226,7 +226,7 @@ def _raw(name: str, item: Any) -> Raw:
         item = Image.fromarray(np.ascontiguousarray(flat))
     try:
         return Raw(name, "", _png(item))
-    except OSError as error:  # a file that Pillow reads only now
+    except OSError as error:  # Pillow reads the file only now
         return Raw(name, "", None, error="corrupt", message=str(error).splitlines()[0][:200])
 
 

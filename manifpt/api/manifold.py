@@ -42,9 +42,10 @@ RIDGE = 0.1
 
 @dataclass(frozen=True, repr=False)
 class Manifold(stored.StoredManifold):
-    """Real images in an embedding space, and what finds the nearest of them.
+    """Real images in an embedding space, with the search for the nearest of them.
 
-    One that was fitted without ``uri`` lies in a temporary folder, and goes with this object.
+    A manifold that was fitted without ``uri`` lies in a temporary folder, which is removed with
+    this object.
     """
 
     scratch: "Scratch | None" = field(default=None, repr=False, compare=False)
@@ -70,13 +71,13 @@ class Manifold(stored.StoredManifold):
 
         Args:
             images: see ``Images``; every one is taken for real.
-            space: a ``Space``, or its name: then its image size is that of the first images.
-            uri: a folder, local or remote, to keep it in; without, it is a temporary one.
-            shards: files of reals.
+            space: a ``Space``, or its name; then its image size is that of the first images.
+            uri: the folder of the manifold, local or remote; by default, a temporary folder.
+            shards: the number of files of reals.
             metric: ``euclidean``, ``cosine`` or ``whitened``.
-            geometry: learn one, for ``projector="riemannian"``.
-            denoiser: steps to train one on the reals, for ``projector="denoiser"``; 0 for none.
-            options: of the space, by name, see ``space``.
+            geometry: whether to learn a geometry, for ``projector="riemannian"``.
+            denoiser: steps to train a denoiser on the reals, for ``projector="denoiser"``; or 0.
+            options: options of the space by name, see ``space``.
 
         """
         if isinstance(space, str) and space not in SPACES:
@@ -107,7 +108,7 @@ class Manifold(stored.StoredManifold):
         return cls.open(uri)
 
     def save(self, uri: str) -> "Manifold":
-        """Copy the manifold to a folder, local or remote; return it there."""
+        """Copy the manifold to a folder, local or remote; return the copy."""
         uri = storage.absolute(uri)
         claims.check_place(uri, "manifold", [("the manifold", self.uri)])
         if storage.exists(storage.join(uri, "manifest.json")):
@@ -153,9 +154,9 @@ class Manifold(stored.StoredManifold):
         Args:
             images: see ``Images``; or a dataset of Ray Data with a column ``image``, for which a
                 dataset with ``artifact`` in its place is returned.
-            projector: what x* is: nearest, mean, tangent, riemannian, denoiser or none.
-            neighbors: how many reals it is made of.
-            ridge: regularisation of ``tangent``.
+            projector: the rule for x*: nearest, mean, tangent, riemannian, denoiser or none.
+            neighbors: the number of reals from which x* is computed.
+            ridge: the regularisation of ``tangent``.
 
         """
         target = self._target(projector, neighbors, ridge)
@@ -167,7 +168,7 @@ class Manifold(stored.StoredManifold):
     def nearest(self, images: Images) -> pd.DataFrame:
         """Return the nearest real of each image: its ``neighbor_id`` and ``distance``.
 
-        ``percentile`` is how many per cent of held-out reals lie nearer to their nearest real;
+        ``percentile`` is the percentage of held-out reals that lie nearer to their nearest real;
         ``in_manifold`` marks images that are reals of it: these never meet themselves.
         """
         found = [_nearest_of(part) for part in _projected(self._projector(self._target()), images)]
@@ -189,11 +190,11 @@ class Manifold(stored.StoredManifold):
 
     @cached_property
     def _searcher(self) -> Searcher:
-        """What finds the nearest reals in this process; it reads them once."""
+        """The searcher of this process; it reads the reals once."""
         return alone(self)
 
     def _projector(self, target: Target) -> Projector:
-        """Return what projects in this process."""
+        """Return the projector of this process."""
         return target.projector(self._searcher)
 
 
@@ -228,7 +229,7 @@ class _Artifacts:
 
 
 def _check_no_dataset(images: Any) -> None:
-    """Raise for a dataset: whoever embeds its images may be another machine."""
+    """Raise for a dataset: its images may be embedded on another machine."""
     if is_dataset(images):
         raise ManifptError(
             "images: a dataset can't be fitted; write its images with write_parquet, and give "

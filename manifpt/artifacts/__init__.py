@@ -1,1 +1,1 @@
-"""Images -> projections -> artifacts, a(x) = phi(x) - x*; and how others read and check them."""
+"""Images -> projections -> artifacts, a(x) = phi(x) - x*; their readers and their check."""

@@ -32,7 +32,7 @@ ARTIFACTS = {
     "percentile": pa.float64(),
     "in_manifold": pa.bool_(),
 }
-# What was done to a degraded copy, where artifacts have some.
+# The degradation of each copy, where artifacts have degraded copies.
 AUGMENTED = {COLUMN: pa.string()}
 
 
@@ -40,7 +40,7 @@ AUGMENTED = {COLUMN: pa.string()}
 class ArtifactStage:
     """Images -> one artifacts table a split, for each of the projectors.
 
-    The tables of a projector go to the folder of its name; of a single one, "" is that name.
+    The tables of a projector go to the folder of its name; the name of a single projector is "".
     ``augmentation`` puts degraded copies beside images before they are embedded. ``undeclared`` and
     ``split_by`` are those of ``splits.splits_of``. Where images have tiles, rows are tiles.
     """
@@ -73,7 +73,7 @@ class ArtifactStage:
         return pipeline.Result(tables, facts)
 
     def _rows(self, projected: Projected, split: list[str]) -> pa.Table:
-        """Return the artifacts table of what was projected; ``split`` is that of each row."""
+        """Return the artifacts table of projected images; ``split`` is that of each row."""
         table, artifacts, columns = projected
         also = [name for name in (*AUGMENTED, *TILE) if name in table.column_names]
         names = ["id", "uri", "source", "sha256", "pixel_sha256", "perceptual_hash", *also]
@@ -85,7 +85,7 @@ class ArtifactStage:
 
 
 def _counted(rows: pa.Table, masks: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Return how many images of each source there are by split, and how many tiles, if any."""
+    """Return the number of images of each source by split, and the number of tiles, if any."""
     sources, begins = rows["source"].to_pylist(), np.zeros(rows.num_rows, bool)
     begins[image_starts(rows)] = True
 
@@ -122,7 +122,7 @@ def channel_moments(artifacts: np.ndarray) -> dict[str, Any]:
 
 
 def total_moments(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return mean and standard deviation a channel, of what ``channel_moments`` counted."""
+    """Return mean and standard deviation of each channel from sums of ``channel_moments``."""
     if not parts:
         return {}
     count = sum(m["count"] for m in parts)
@@ -134,7 +134,7 @@ def total_moments(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def evaluated_classes(
     records: Sequence[dict[str, Any]], fact: str = "classes"
 ) -> dict[str, dict[str, int]]:
-    """Return how many images, or ``tiles``, of each source a pipeline's records count, by split."""
+    """Return the number of images, or ``tiles``, of each source in records, by split."""
     counts: dict[str, Counter[str]] = {split: Counter() for split in EVALUATED}
     for record in records:
         for split, by_class in record["facts"].get(fact, {}).items():
@@ -143,6 +143,6 @@ def evaluated_classes(
 
 
 def counted_splits(records: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """Return how many images were split ``by_value`` of a column, and how many had none."""
+    """Return the number of images split ``by_value`` of a column, and of those without a value."""
     counts = [record["facts"].get("split_by", (0, 0)) for record in records]
     return {name: sum(count[n] for count in counts) for n, name in enumerate(Splits._fields[1:])}

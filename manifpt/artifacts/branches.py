@@ -1,4 +1,4 @@
-"""Artifacts as others read them: those of one space, or of several spaces row for row."""
+"""Readers of artifacts: those of one space, or of several spaces row for row."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -31,7 +31,7 @@ class ArtifactBranch(NamedTuple):
 
 
 def open_artifacts(uris: Sequence[str]) -> list[ArtifactBranch]:
-    """Open artifacts; a folder that holds those of several spaces stands for all of them.
+    """Open artifacts; a folder of several spaces stands for the artifacts of all of them.
 
     Several must be of the same images, in the same order. Spaces with tiles come first.
     """
@@ -60,7 +60,7 @@ def artifacts_of(
     demand: session.Demand = session.ANY,
     terms: claims.Terms = claims.AS_IS,
 ) -> list[ArtifactBranch]:
-    """Return the artifacts that ``inputs`` are, or that are made of them in ``output``.
+    """Return ``inputs`` opened as artifacts, or compute their artifacts in ``output``.
 
     ``recipe`` says how they are made of images.
     """
@@ -98,8 +98,8 @@ def are_artifacts(inputs: Sequence[str]) -> bool:
 def read_artifacts(uri: str, columns: list[str] | None = None) -> pa.Table:
     """Return one Parquet file of artifacts, checked against the table's schema.
 
-    Those made before there were perceptual hashes get a column of nulls, or none if it is asked for
-    by name.
+    A file that was written before there were perceptual hashes gets a column of nulls for them, or
+    no such column if ``columns`` names it.
     """
     table = storage.read_parquet(uri, columns)
     if columns is None and LOOKS not in table.column_names:
@@ -111,7 +111,7 @@ def read_artifacts(uri: str, columns: list[str] | None = None) -> pa.Table:
 
 
 def row_counts(manifest: dict[str, Any]) -> dict[str, dict[str, int]]:
-    """Return how many rows artifacts have, by split and source: tiles, where images have some."""
+    """Return the number of rows of artifacts by split and source: tiles, where images have some."""
     counts: dict[str, dict[str, int]] = manifest.get("tiles", manifest["classes"])
     return counts
 

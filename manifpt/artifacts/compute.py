@@ -37,31 +37,31 @@ from manifpt.spaces.space import LEARNED
 
 # The kind of a folder that holds the artifacts of several spaces.
 COMBINATION = "combination"
-# What of a target's facts decides its artifacts.
+# The facts of a target that decide its artifacts.
 DECIDING = ("space", "decode", "manifold_sha256", "projection")
 
 
 @dataclass(frozen=True)
 class ArtifactRecipe:
-    """Which images have artifacts, in which spaces, and how they are computed and stored.
+    """The options of artifacts: the images, the spaces, the projection and the storage.
 
     Args:
         manifolds: URIs of manifolds, or of folders that hold some.
         plain: spaces to embed in without a manifold, such as ``image``, the images themselves.
-        image_size: of those spaces; a manifold has its own.
+        image_size: the image size of those spaces; a manifold has its own.
         tiles: the most native tiles of a larger image in those spaces; see ``targets_of``.
-        projection: what x* is, from how many neighbours.
-        sources: of images that declare a source, as a benchmark's, only these.
+        projection: the rule for x* and its number of neighbours.
+        sources: only these of the images that declare a source, as a benchmark's do.
         undeclared: the split of images that declare none: ``content`` (70 % train, 10 %
             validation, 20 % test by pixel hash) or the name of one split for all of them.
-        split_by: a metadata column of the inputs, or ``folder``: of the images that declare no
-            split, those of one value are on one side; those without a value are split by content.
+        split_by: a metadata column of the inputs, or ``folder``: images that declare no
+            split and have one value get the same split; those without a value are split by content.
         labels: the columns that name sources and splits.
         augmentation: put degraded copies beside training images; counts of images leave them out,
             ``classes`` count them, too, and ``tiles`` the tiles of all.
-        float16: halve the storage; artifacts are float32 otherwise.
-        chunk: images of a file, or tiles; artifacts made apart can be read together if theirs are
-            alike.
+        float16: store artifacts as float16 instead of float32.
+        chunk: images, or tiles, of a file; artifacts of several runs with equal chunks can be
+            read together.
 
     """
 
@@ -80,7 +80,7 @@ class ArtifactRecipe:
 
     @property
     def selection(self) -> Selection:
-        """The images that are taken."""
+        """The selection of images by source."""
         return Selection(EVALUATED, tuple(self.sources) if self.sources else None)
 
     def units(self, inputs: Sequence[str], *, quiet: bool) -> list[Unit]:
@@ -115,7 +115,7 @@ class ArtifactRecipe:
         return card | ({"tiles": rule.tiles} if rule.tiles else {})
 
     def key(self, units: Sequence[Unit], targets: Mapping[str, Target]) -> str:
-        """Return the hash of all that decides the artifacts."""
+        """Return the hash of all settings that decide the artifacts."""
         facts = [target.facts() for target in targets.values()]
         made_of = [[fact[name] for name in DECIDING] for fact in facts]
         made_by: list[Any] = [content_key(units), self.selection.sources, made_of]
@@ -125,7 +125,7 @@ class ArtifactRecipe:
         return storage.digest(made_by + [option for option in (augment, by) if option])
 
     def rows_of_file(self, targets: Mapping[str, Target]) -> int | None:
-        """Return how many images a file has: fewer where degraded copies are put beside them."""
+        """Return the number of images of a file: fewer if degraded copies are beside them."""
         if self.augmentation is None or self.chunk:
             return self.chunk
         sizes = [_rule_of(targets).size, *(target.space.size for target in targets.values())]
@@ -148,17 +148,17 @@ def compute_artifacts(
 ) -> dict[str, Any]:
     """Compute the artifacts of all images and publish them, one folder a split.
 
-    With several spaces each has a folder of its own, complete in itself; their rows are in the
-    same order, and each image is decoded once for all of them.
+    Each of several spaces has a complete folder of its own; their rows are in the same order, and
+    each image is decoded once for all of them.
 
     Args:
         inputs: ``URI`` or ``NAME=URI``; a benchmark's reals of its manifold are left out.
         output: folder of the artifacts.
-        recipe: which images are taken, in which spaces, and how.
+        recipe: the options of the artifacts.
         targets: the spaces and projections themselves, such as an attributor's, instead of the
             recipe's.
-        demand: how many processes, with how many GPUs; how neighbours are found, and where the
-            manifold lies. The artifacts do not depend on it.
+        demand: the processes and their GPUs, the plan of the search, and the place of the
+            manifold. The artifacts do not depend on it.
         terms: whether to replace an output of other settings, or a run that seems alive.
 
     """
@@ -189,7 +189,7 @@ def compute_artifacts(
 
 
 def _counts(records: Records, recipe: ArtifactRecipe, rule: DecodeRule) -> dict[str, Any]:
-    """Return what the records of a pipeline count; raise if no image could be used."""
+    """Return the counts in the records of a pipeline; raise if no image could be used."""
     counts = pipeline.totals(records)
     if counts["ok"] == 0:
         reason = counts["by_error"] or f"no image of the splits {EVALUATED}"

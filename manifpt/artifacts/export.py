@@ -2,8 +2,8 @@
 
 The layout is that of clip-retrieval (Beaumont, "clip-retrieval", 2022), whose folder of arrays
 autofaiss reads, too: ``img_emb/img_emb_N.npy`` has vectors, and row i of
-``metadata/metadata_N.parquet`` says which image row i of it is of. N has as many digits as the
-number of pairs, so that readers that sort names get the rows in order.
+``metadata/metadata_N.parquet`` names the image of row i. N has as many digits as the number of
+pairs, so that readers that sort names get the rows in order.
 
 A unit of work is a shard of a manifold, or some consecutive files of artifacts. Its record is
 written after its files; a unit with a record and whole files is not written again.
@@ -43,8 +43,8 @@ Pieces = Iterator[tuple[pa.Table, np.ndarray]]
 class VectorSource(NamedTuple):
     """A finished output with vectors of ``dimension`` numbers.
 
-    ``units`` has a JSON value for each unit of work, and how many pairs of files it becomes;
-    ``read`` yields rows and vectors, n x d, of each of these pairs.
+    ``units`` has a JSON value for each unit of work, and its number of pairs of files; ``read``
+    yields rows and vectors, n x d, of each of these pairs.
     """
 
     manifest: dict[str, Any]
@@ -114,7 +114,7 @@ def _artifact_pieces(uri: str, files: Sequence[dict[str, Any]]) -> Pieces:
 
 
 def metadata_table(rows: pa.Table) -> pa.Table:
-    """Return the metadata of rows: ``image_path``, and those of ``COLUMNS`` that they have.
+    """Return the metadata of rows: ``image_path``, and those of ``COLUMNS`` that are there.
 
     ``image_path`` is the URI of the image, or its id where it has no URI.
 
@@ -184,8 +184,8 @@ def export(
         output: folder of ``img_emb/`` and ``metadata/``.
         float16: store vectors as float16; they are float32 otherwise.
         pair_bytes: the most bytes of a pair's vectors as float32; a file of artifacts that has
-            more stays in one pair. A process holds a few times as many.
-        demand: how many processes.
+            more stays in one pair. A process holds a small multiple of them.
+        demand: the number of processes.
         terms: whether to replace an output of other settings, or a run that seems alive.
 
     """

@@ -52,7 +52,7 @@ class Projector:
 
     @property
     def rows(self) -> int | None:
-        """Images that it would have at once; None leaves it to the reader."""
+        """The preferred number of images of a call; None leaves it to the reader."""
         return self.searcher.rows if self.searcher else None
 
     def __call__(self, table: pa.Table) -> tuple[np.ndarray, dict[str, Any]]:
@@ -138,7 +138,7 @@ def _projected(projector: Projector, table: pa.Table) -> Projected:
 
 
 def _whole(projected: Projected) -> Projected:
-    """Return it with each image in the manifold as a whole, or not."""
+    """Mark an image as part of the manifold only if all its tiles are."""
     begin = image_starts(projected.rows)
     if len(begin) == projected.rows.num_rows:
         return projected
@@ -178,7 +178,7 @@ class Target:
         return self.space.shape
 
     def facts(self) -> dict[str, Any]:
-        """Return what decides the artifacts of an image, for manifests."""
+        """Return the settings that decide the artifacts of an image, for manifests."""
         manifold = self.manifold
         return {
             "space": self.space.card(),
@@ -190,12 +190,12 @@ class Target:
         }
 
     def projector(self, searcher: Searcher | None) -> Projector:
-        """Return what makes artifacts in a process, with what finds the nearest reals."""
+        """Return the projector of a process, which searches by ``searcher``."""
         projection = self.projection or NEAREST
         return Projector(self.space, self.rule, self.manifold, searcher, projection)
 
     def projector_alone(self) -> Projector:
-        """Return what makes artifacts in a process that has no cluster."""
+        """Return the projector of a process that has no cluster."""
         return self.projector(alone(self.manifold) if self.manifold else None)
 
 
@@ -211,10 +211,10 @@ def targets_of(
 ) -> dict[str, Target]:
     """Return the spaces to make artifacts in, by name; all decode images by one rule.
 
-    Those of manifolds come first, then ``plain`` ones without a manifold, of images in
-    ``image_size``, else the first manifold's, else their own up to 64 pixels; but before all, those
-    with tiles. Plain spaces have up to ``tiles`` native tiles; if that is None, as many as the
-    reals of a manifold of pixels, else the usual number (see ``probe``).
+    Spaces with tiles come first, then those of manifolds, then ``plain`` spaces without a manifold.
+    The images of plain spaces have ``image_size``, else the size of the first manifold, else their
+    own up to 64 pixels. Plain spaces have up to ``tiles`` native tiles; if that is None, as many as
+    the reals of a manifold of pixels, else the usual number (see ``probe``).
     """
     targets: dict[str, Target] = {}
     for manifold in open_manifolds(manifolds):
@@ -298,9 +298,9 @@ def run_projection(
 ) -> Records:
     """Run a stage that projects over all images; return the pipeline's records.
 
-    Each image is decoded once, in the sizes of all projectors. ``chunk`` is how many images a part
-    of the output has; by default, what fits their size. ``read`` takes a unit as text and the
-    options of ``read_unit`` besides a selection; other ``options`` are the pipeline's.
+    Each image is decoded once, in the sizes of all projectors. ``chunk`` is the number of images of
+    a part of the output; by default, it depends on their size. ``read`` takes a unit as text and
+    the options of ``read_unit`` besides a selection; other ``options`` are the pipeline's.
     """
     stored = units if isinstance(units, Work) else Work.store(output, map(unit_to_json, units))
     projectors, pool = placed
@@ -323,7 +323,7 @@ def decoding_of(projectors: Sequence[Projector]) -> tuple[DecodeRule, tuple[int,
 
 
 def rows_of_chunk(projectors: Sequence[Projector], asked: int | None = None) -> int:
-    """Return how many images or tiles a chunk has: as asked for, as suits the search, or fits."""
+    """Return the images or tiles of a chunk: as asked, or by the search, or by their size."""
     wanted = [rows for rows in (asked, *(p.rows for p in projectors)) if rows]
     rule, other_sizes = decoding_of(projectors)
     return min(wanted, default=chunk_rows(max(rule.size, *other_sizes, 1)))

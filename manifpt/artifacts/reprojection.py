@@ -1,7 +1,7 @@
-"""Embeddings that are there already -> artifacts by another projection or manifold of their space.
+"""Stored embeddings -> artifacts by another projection or manifold of their space.
 
 Embeddings are artifacts by the projection ``none``. Decoding and embedding cost most of a pass over
-images; what x* is can be asked again and again without them.
+images; x* can be computed again without them.
 """
 
 import json
@@ -29,7 +29,7 @@ from manifpt.outputs import claims
 
 
 def embeddings_of(inputs: Sequence[str]) -> ArtifactBranch | None:
-    """Return the embeddings that ``inputs`` are, None if they are images."""
+    """Return ``inputs`` opened as embeddings, None if they are images."""
     names = [text for text in inputs if "=" not in text or storage.is_remote(text)]
     kinds = [(outputs.read(storage.absolute(uri)) or {}).get("kind") for uri in names]
     if "artifacts" not in kinds:
@@ -42,7 +42,7 @@ def embeddings_of(inputs: Sequence[str]) -> ArtifactBranch | None:
 def _units(embeddings: ArtifactBranch) -> list[str]:
     """Return a spec for each unit of images that was embedded: its files, chunk by chunk.
 
-    So the artifacts' files have the names and rows of the embeddings', and those of several
+    The files of artifacts have the names and rows of the files of embeddings, so that several
     spaces can be read together.
     """
     found: dict[int, dict[int, list[str]]] = {}

@@ -1,8 +1,8 @@
-"""Are these artifacts what they should be? Random rows, computed again by brute force.
+"""The check of artifacts: random rows are computed again by brute force.
 
 Nothing of the engine is used: images are read again from their source, distances to all reals are
 float64 sums of squares, projections are solved by least squares. The reals that were found nearest
-are read again from their own source and embedded, too. What is found goes into a certificate.
+are read again from their own source and embedded, too. The differences go into a certificate.
 """
 
 import time
@@ -35,7 +35,8 @@ from manifpt.storage import tensors
 BLOCK_BYTES = 256 * 2**20
 TOLERANCE = {"float": 1e-4, "halffloat": 2e-3}
 DISTANCE_TOLERANCE = 1e-9
-# Whitened distances are those of points in float32: of them relative to distance and points' norms.
+# The tolerance of whitened distances, relative to the distance and to the norms of points: these
+# are float32.
 WHITENED_TOLERANCE = 1e-6
 SPARE = 4
 CERTIFICATE = "certificate.json"
@@ -43,11 +44,11 @@ CERTIFICATE = "certificate.json"
 
 @dataclass
 class Checked:
-    """Rows of artifacts with what they should be: queries N x d, and the k nearest of each.
+    """Rows of artifacts with their expected values: queries N x d, and the k nearest of each.
 
-    ``rounding`` is what distances may be off by, relative to the points' norms: that of whitened
-    points, or of a network's vectors. Until rows are settled, some more neighbours are kept where
-    it may change the order.
+    ``rounding`` is the largest error of distances, relative to the points' norms: that of whitened
+    points, or of a network's vectors. Until rows are settled, more neighbours are kept where the
+    error may change the order.
     """
 
     rows: list[dict[str, Any]]
@@ -87,14 +88,14 @@ class Checked:
         return _points(self.queries[n : n + 1].astype(np.float64), self.metric)
 
     def tolerance(self, n: int) -> float:
-        """Return by how much the distance of a row may be off."""
+        """Return the largest error that the distance of a row may have."""
         nearest = float(self.distance[n, 0])
         if not self.rounding:
             return DISTANCE_TOLERANCE * max(1.0, nearest)
         return self.rounding * (nearest + float(np.linalg.norm(self._point(n))))
 
     def settle(self) -> None:
-        """Keep k of each row; a neighbour that it names comes first if only rounding is between."""
+        """Keep k neighbours of each row; the one that it names is first if rounding decides."""
         for n, row in enumerate(self.rows if self.rounding else ()):
             near = self.distance[n] <= self.distance[n, 0] + self.tolerance(n)
             named = near & (self.id[n] == row["neighbor_id"])
@@ -130,9 +131,9 @@ def _points(vectors: np.ndarray, metric: Metric) -> np.ndarray:
 def _artifact(
     query: np.ndarray, reals: np.ndarray, card: dict[str, Any], manifold: StoredManifold
 ) -> tuple[np.ndarray, float]:
-    """Return what the artifact of one query should be, and the largest number it is made from.
+    """Return the expected artifact of a query, and the largest number in its computation.
 
-    A denoiser sees this image alone, in float64.
+    A denoiser is applied to this image alone, in float64.
     """
     if card["kind"] == "denoiser" and manifold.denoiser is not None:
         alone = deepcopy(manifold.denoiser).double()
@@ -153,7 +154,7 @@ def _projection(
 ) -> np.ndarray:
     """Return x* of one query, by least squares on a system with the ridge appended.
 
-    Only a Riemannian centre of mass is computed as before, of this query alone.
+    Only a Riemannian centre of mass is computed by the engine's code, for this query alone.
     """
     if card["kind"] == "riemannian" and geometry is not None:
         centre: np.ndarray = centres_of_mass(geometry, reals[None])[0].astype(np.float64)
@@ -214,7 +215,7 @@ def _embedded(
     """
     images = set(map(image_id, wanted))
     read = list(images | {original_id(name) for name in images} if augment else images)
-    # What was drawn for a copy depends on the pixels that images were decoded to first.
+    # The random degradation of a copy depends on the pixels of the first decoding.
     first = rule
     if augment:
         first = replace(rule, size=augment["size"], tiles=augment.get("tiles", 0))
@@ -241,9 +242,9 @@ def _differences(
     artifact: np.ndarray,
     rounding: float,
 ) -> Iterator[str]:
-    """Yield what is wrong with a row, given what it should be.
+    """Yield the differences of a row from its expected values.
 
-    ``rounding`` is what the numbers of its vector may be off by.
+    ``rounding`` is the largest error of the numbers of its vector.
     """
     if row["neighbor_id"] != name:
         yield f"neighbor_id is {row['neighbor_id']}, should be {name}"
@@ -257,7 +258,7 @@ def _differences(
 def _check_rows(
     artifacts: dict[str, Any], manifold: StoredManifold, rows: list[dict[str, Any]]
 ) -> tuple[list[dict[str, Any]], Checked]:
-    """Compute rows again from their images; return what differs, and the rows' neighbours."""
+    """Compute rows again from their images; return the differences, and the rows' neighbours."""
     card = artifacts["projection"]
     tiled, inputs = bool(manifold.rule.tiles), artifacts["inputs"]["given"]
     rows = [row | {"point": tile_id(row["id"], row.get("tile", 0) if tiled else 0)} for row in rows]

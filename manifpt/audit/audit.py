@@ -1,8 +1,8 @@
-"""Images by source -> the properties of their files -> what these tell of the label.
+"""Images by source -> the properties of their files -> whether these reveal the label.
 
 The properties of each image go to ``properties/``; the statistics are of bounded samples of these
-rows, which are always the same: those whose pixels have the smallest hashes. So exact copies are in
-a sample together or not at all.
+rows, which are always the same: those whose pixels have the smallest hashes. Exact copies are
+therefore in a sample together or not at all.
 """
 
 from collections import Counter
@@ -43,14 +43,14 @@ COMPARED = 10
 # Images are looked at as an attributor sees them: whole up to this side, else as native tiles.
 SIDE = 64
 CHUNK_ROWS = 4096
-# What the table of an image's properties has besides PROPERTIES.
+# The columns of the table of properties besides PROPERTIES.
 IDENTITY = ("id", "uri", "source", "split", "sha256", "pixel_sha256", "perceptual_hash")
 VALUE = "value"
 
 
 @dataclass(frozen=True)
 class AuditSettings:
-    """What is sampled, what counts as near, and what fails."""
+    """The settings of an audit: the sample, the distance of near images, and the thresholds."""
 
     rows: int = ROWS
     near_distance: int = DISTANCE
@@ -68,7 +68,7 @@ def read_properties(text: str, rule: DecodeRule) -> Iterator[pa.Table]:
         facts = properties(raw.data or b"")
         if row["error"] is None and is_native(row, rule):
             facts["levels"] = grey_levels(pixels[0])
-        # What the decoder says of format and size is known for every format.
+        # The decoder reports format and size for every format.
         rows.append(facts | {name: value for name, value in row.items() if value is not None})
         if len(rows) == CHUNK_ROWS:
             yield properties_table(rows, unit.reading.columns)
@@ -99,7 +99,7 @@ class PropertiesStage:
     split_by: str | None
 
     def __call__(self, table: pa.Table) -> pipeline.Result:
-        """Return the table of ``properties/``, and how many images each class has."""
+        """Return the table of ``properties/``, and the number of images of each class."""
         split, *_ = splits_of(table, CONTENT, self.split_by)
         values = [None] * len(table) if self.split_by is None else values_of(table, self.split_by)
         rows = table.select([*IDENTITY, *PROPERTIES])
@@ -171,8 +171,8 @@ def audit(
 ) -> dict[str, Any]:
     """Audit the images of two or more sources and publish the report; return the manifest.
 
-    ``labels`` says which columns name sources and splits.
-    Raises ManifptError where there is nothing to compare.
+    ``labels`` says which columns name sources and splits. It raises ManifptError if there are fewer
+    than two sources.
     """
     output = storage.absolute(output)
     taken = [*PROPERTIES, *pipeline.QUARANTINE, VALUE]

@@ -50,7 +50,7 @@ def _near(table: pd.DataFrame, distance: int) -> dict[str, np.ndarray]:
 
 
 def straddling(values: pd.Series, split: pd.Series) -> dict[str, Any]:
-    """Return how many values, as prompts or scenes, lie in several splits, and their images' share.
+    """Return the number of values, such as prompts, in several splits, and their images' share.
 
     Images without a value count as images, but have no other side.
     """

@@ -1,7 +1,7 @@
 """Images stored anyhow -> the same images stored alike: one decode, size, mode and encoder.
 
-What stays is in the pixels: an image that was a JPEG keeps its blocks. A dose of JPEG for all
-compresses all once more by the same tables, which hides weaker traces of that kind.
+Traces in the pixels stay: an image that was a JPEG keeps its blocks. With ``jpeg`` all images are
+compressed once more by the same tables, which hides weaker traces of that kind.
 """
 
 import io
@@ -32,7 +32,7 @@ KIND = "normalized"
 FOLDER = "images"
 UNLABELLED = "unlabelled"  # the folder of images without a source
 SUBSAMPLING = "4:2:0"
-# What the JSON beside an image may hold besides the columns of the input.
+# Fields of the JSON beside an image, besides the columns of the input.
 DECLARED = ("source", "split", "id", "uri")
 
 
@@ -48,7 +48,7 @@ class ImageEncoder:
         return "png" if self.jpeg is None else "jpg"
 
     def card(self) -> dict[str, Any]:
-        """Say how images are stored, for manifests."""
+        """Return the encoding of images, for manifests."""
         if self.jpeg is None:
             return {"format": "PNG", "mode": "RGB"}
         return {
@@ -71,12 +71,12 @@ class ImageEncoder:
 
 @dataclass
 class EncodingStage:
-    """Images -> a WebDataset tar of each source: the image, and JSON of what is known of it."""
+    """Images -> a WebDataset tar of each source: the image, and its metadata as JSON."""
 
     encoder: ImageEncoder
 
     def __call__(self, table: pa.Table) -> pipeline.Result:
-        """Return the tars of a table's rows, and how many images of each source they hold."""
+        """Return the tars of a table's rows, and the number of images of each source in them."""
         names = [*DECLARED, *metadata_of(table)]
         rows = table.select(names).to_pylist()
         by_source: dict[str, list[tuple[dict[str, Any], bytes]]] = {}
@@ -143,7 +143,7 @@ def normalize(
         jpeg: quality of JPEG for all; PNG if None.
         columns: metadata of the input that stay with the images, such as prompts.
         labels: the columns that name sources and splits.
-        demand: how many processes.
+        demand: the number of processes.
         terms: whether to replace an output of other settings, or a run that seems alive.
 
     """

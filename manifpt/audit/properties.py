@@ -1,8 +1,8 @@
-"""The properties of one image file: how it was stored, as its header says, and no pixel.
+"""The properties of one image file, from its header, without its pixels.
 
 Headers come from strangers. Pillow opens lazily only formats whose headers Python code reads; the
-others are known by what the sandboxed decoder says of them. A header that can't be read costs its
-properties, never the row.
+properties of others are reported by the sandboxed decoder. If a header can't be read, its
+properties are null, and the row stays.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from PIL import Image, JpegImagePlugin
 
 from manifpt.images.text import printable
 
-# How a file was stored. Where these tell classes apart, a classifier may learn them alone.
+# Properties of storage. If they separate the classes, a classifier may learn them alone.
 CARRIED = {
     "format": pa.string(),
     "width": pa.int32(),
@@ -34,13 +34,14 @@ CARRIED = {
     "xmp": pa.bool_(),
     "c2pa": pa.bool_(),
 }
-# What depends on the picture, too, so that generators differ in it where nothing is wrong.
+# Properties that depend on the picture, too, so that generators may differ in them without a fault
+# of the data.
 CONTENT = {"bytes": pa.int64(), "levels": pa.int32()}
 PROPERTIES = CARRIED | CONTENT
 
 LAZY = ("PNG", "JPEG", "MPO", "GIF", "BMP")
 SUBSAMPLING = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
-_TEXT = 80  # characters of what a file says of its software
+_TEXT = 80  # characters of the name of the software in a file
 _NAMES = 400  # characters of the names of its chunks or markers
 # Markers of JPEG without a length.
 _ALONE = {0x01, *range(0xD0, 0xD9)}
@@ -71,9 +72,9 @@ def jpeg_quality(luminance: list[int]) -> int:
 
 
 def properties(data: bytes) -> dict[str, Any]:
-    """Return what the header of an image file says: CARRIED, and ``bytes``.
+    """Return the properties in the header of an image file: CARRIED, and ``bytes``.
 
-    Null is what the format has not, or what could not be read.
+    A property that the format does not have, or that could not be read, is null.
     """
     found: dict[str, Any] = dict.fromkeys(PROPERTIES)
     found |= {"bytes": len(data), "c2pa": b"jumb" in data and b"c2pa" in data}
@@ -172,7 +173,7 @@ def _digest(data: bytes) -> str:
 
 
 def grey_levels(pixels: np.ndarray) -> int:
-    """Return how many of the 256 values of a channel an image uses, the most of its channels.
+    """Return the number of the 256 values that an image uses, the most of its channels.
 
     ``pixels`` are H x W x 3 or tiles x H x W x 3 uint8, as they were stored: resizing makes new
     values.

@@ -1,4 +1,4 @@
-"""Rows of properties -> findings, a description of each class, and the text that tells of both."""
+"""Rows of properties -> findings, a description of each class, and the text of the report."""
 
 import html
 from collections.abc import Iterable, Sequence
@@ -33,7 +33,7 @@ The audit reads how images were stored. These leaks it does not see:
 def of_properties(
     table: pd.DataFrame, thresholds: Thresholds, names: Iterable[str] = PROPERTIES
 ) -> list[Finding]:
-    """Return what each property of ``names`` says of the label.
+    """Return a finding for each property of ``names``: whether it reveals the label.
 
     ``table`` has these columns and ``source``, a row an image.
     """
@@ -47,7 +47,7 @@ def of_properties(
 
 
 def of_files(table: pd.DataFrame, thresholds: Thresholds) -> list[Finding]:
-    """Return what each property says of the label, and what all together say.
+    """Return a finding for each property, and one for all together.
 
     ``table`` has PROPERTIES and ``source``, a row an image.
     """
@@ -62,7 +62,7 @@ def of_files(table: pd.DataFrame, thresholds: Thresholds) -> list[Finding]:
 def of_copies(
     table: pd.DataFrame, distance: int, thresholds: Thresholds, split_by: str | None
 ) -> list[Finding]:
-    """Return what copies there are, and whether a prompt or scene lies on both sides of a split.
+    """Return findings for copies, and for prompts or scenes on both sides of a split.
 
     ``table`` has the columns of ``copies``, and ``value`` if there is a ``split_by``.
     """
@@ -89,7 +89,7 @@ def _rounded(facts: Any) -> dict[str, float]:
 
 
 def properties_by_class(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return of each class the commonest values of each property, or the quantiles of numbers."""
+    """Return by class the commonest values of each property, or the quantiles of numbers."""
     found = {}
     for source, rows in table.groupby("source"):
         facts: dict[str, Any] = {name: _commonest(rows[name]) for name in CARRIED}

@@ -1,8 +1,8 @@
 """Units of labelled images -> the properties of a few images of each source, always the same ones.
 
-Of a source, those images are taken whose ids have the smallest hashes. Files and tables name their
-images before these are read, so only the sample is read. Of tars and Parquet files, which are read
-from their beginning, a bounded number of images is looked at.
+The sample of a source are the images whose ids have the smallest hashes. Files and tables name
+their images before these are read, so only the sample is read. Tars and Parquet files are read from
+their beginning, up to a bounded number of images.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from manifpt.images.sandbox import decode_all
 # Images that are looked at in tars and Parquet files, as multiples of the sample: in those of one
 # source, and in those whose rows name their sources.
 LOOKED, LOOKED_MIXED = 8, 64
-# By it a decoder says what formats and sizes are that no header of ``properties`` tells.
+# The rule of decoding, for formats whose headers ``properties`` does not read.
 RULE = DecodeRule(size=1)
 # Levels are counted in decoded pixels, and a sample is not decoded.
 READ = tuple(name for name in PROPERTIES if name != "levels")
@@ -78,8 +78,8 @@ class FirstRanked:
 def sampled_properties(texts: Sequence[str], selection: Selection, most: int) -> pa.Table:
     """Return TABLE of at most ``most`` images of each source in some units, in a task.
 
-    ``texts`` are the units as JSON. Images that cannot be read, and such without a source, are left
-    out.
+    ``texts`` are the units as JSON. Images that cannot be read, and images without a source, are
+    left out.
     """
     units = [unit_from_json(text) for text in texts]
     sample = FirstRanked(most)
@@ -107,7 +107,7 @@ def merged(tables: Sequence[pa.Table], most: int) -> pd.DataFrame:
 
 
 def nullable(kind: pa.DataType) -> Any:
-    """Keep whole numbers and truths with nulls what they are; 64-bit hashes would lose bits."""
+    """Keep the types of integers and booleans with nulls; 64-bit hashes would lose bits."""
     return {
         pa.uint64(): pd.UInt64Dtype(),
         pa.int64(): pd.Int64Dtype(),

@@ -1,4 +1,4 @@
-"""Does a property of the files tell the classes apart? Against labels that are shuffled.
+"""Tests whether a property of the files reveals the class, against shuffled labels.
 
 All functions take columns of one bounded sample of rows, in memory.
 """
@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 PERMUTATIONS = 5000
-# How many of them may have as much information as the label has.
+# The number of them that may have as much information as the label.
 REACHED = 1
 _ROUNDING = 1e-9  # bits
-_NUMBERS = 2_000_000  # of tables that are drawn at once
+_NUMBERS = 2_000_000  # size of the tables that are drawn at once
 # Shuffled labels that a classifier is compared with: the first ones, some more at a time, and all
 # at most. No more are needed where one does as well, or where the classifier is better than their
 # mean by this number of their standard deviations.
@@ -41,7 +41,7 @@ class Information(NamedTuple):
 def codes(values: Sequence[Any]) -> np.ndarray:
     """Return a property's values as whole numbers: quantiles of numbers with many, else by value.
 
-    Null is a value. Of texts beyond the commonest, all have one number.
+    Null is a value. All texts beyond the commonest have one number.
     """
     known = [value for value in values if value is not None]
     distinct = set(known)
@@ -66,7 +66,7 @@ def entropy(counts: np.ndarray) -> float:
 
 
 def cross_counts(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return how often each value of x meets each value of y: two columns of whole numbers from 0.
+    """Return the contingency table of two columns of whole numbers from 0.
 
     >>> cross_counts(np.array([0, 0, 2]), np.array([1, 0, 1])).tolist()
     [[1, 1], [0, 1]]
@@ -105,9 +105,9 @@ def shuffled_information(table: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def information(x: np.ndarray, labels: np.ndarray, seed: int = 0) -> Information:
-    """Return what a property, as ``codes``, says of the label.
+    """Return the information of a property, as ``codes``, about the label.
 
-    A property that says nothing of the label has a share above 0 with a probability of at most
+    A property without information about the label has a share above 0 with probability at most
     (REACHED + 1) / (PERMUTATIONS + 1).
     """
     bits = mutual_information(x, labels)
@@ -137,7 +137,7 @@ class Accuracy(NamedTuple):
 def tree_accuracy(
     columns: Sequence[np.ndarray], labels: np.ndarray, seed: int = 0
 ) -> Accuracy | None:
-    """Return how well a decision tree on these columns of ``codes`` tells the classes apart.
+    """Return the accuracy of a decision tree on these columns of ``codes``.
 
     Null if a class has fewer images than there are folds. Columns that say nothing of the label
     have a share above 0 with a probability of about one in SHUFFLES.

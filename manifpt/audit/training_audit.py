@@ -1,4 +1,4 @@
-"""The audit before a training: whether files reveal the classes of the images to learn from.
+"""The audit before a training: whether files reveal the classes of its images.
 
 It is a stage of the training's job, and its output lies in the folder ``audit`` of the attributor.
 It judges the properties of a sample's files, one by one. Copies, grey levels and a classifier of
@@ -37,10 +37,11 @@ SHOWN = 4  # classes, and properties, that a line names
 
 @dataclass(frozen=True)
 class Settings:
-    """How images are audited before a training.
+    """The settings of the audit before a training.
 
-    ``images`` of each class are looked at, 0 for no audit. With ``accept``, images that fail are
-    trained on. ``known`` is the verdict of an audit that was made earlier in the job.
+    ``images`` is the number of images of each class, 0 for no audit. With ``accept`` the training
+    goes on although the audit fails. ``known`` is the verdict of an audit that was made earlier in
+    the job.
     """
 
     images: int = IMAGES
@@ -75,7 +76,7 @@ def audit_before(
     how = [settings.images, asdict(THRESHOLDS), sorted(sources)]
     key = storage.digest([content_key(units), how])
     read, unfinished = input_places(inputs, output), outputs.read(output) is None
-    # What an unfinished training leaves of an audit of other images is of no use.
+    # An unfinished audit of other images, from an earlier training, is of no use.
     terms = claims.Terms(terms.overwrite or unfinished, terms.take_over)
     with claims.claim(folder, KIND, key, apart=read, terms=terms) as claim:
         manifest = claim.finished
@@ -139,7 +140,7 @@ def _publish(claim: claims.Claim, rows: pd.DataFrame, given: dict[str, Any]) -> 
 
 
 def verdict_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what an attributor's manifest keeps of the manifest of an audit.
+    """Return the verdict in an audit's manifest, for an attributor's manifest.
 
     ``says`` is the verdict as a sentence. ``findings`` are the properties that do not pass, the
     worst first. ``note`` is TRAINED where the verdict is fail.
@@ -176,7 +177,7 @@ def _value(facts: Mapping[str, Any]) -> str:
 
 
 def worst(manifests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the worst verdict that manifests of attributors keep, as a fact; none if none does."""
+    """Return the worst verdict in manifests of attributors, as a fact; empty if they have none."""
     found = [manifest["audit"] for manifest in manifests if manifest.get("audit")]
     if not found:
         return {}

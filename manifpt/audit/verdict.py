@@ -11,13 +11,13 @@ ORDER: tuple[Verdict, ...] = ("pass", "warn", "fail")
 
 @dataclass(frozen=True)
 class Thresholds:
-    """From where on a share warns or fails.
+    """The shares from which on a finding warns or fails.
 
-    ``warn`` and ``fail`` are for how a file was stored: the share of the label's entropy that a
-    property explains, or of the way from chance to certainty that a classifier goes. The
-    ``content`` ones are for what depends on the picture, too. ``copies`` are shares of images with
-    an exact copy in another class or split, or with their prompt in another split; ``near`` those
-    of images that look alike, as unlike images of simple subjects do.
+    ``warn`` and ``fail`` are for properties of storage: the share of the label's entropy that a
+    property explains, or the accuracy of a classifier, scaled to 0 at chance and 1 at certainty.
+    Those of ``content`` are for properties that depend on the picture, too. ``copies`` are shares
+    of images with an exact copy in another class or split, or with their prompt in another split;
+    ``near`` those of images that look alike, as unlike images of simple subjects do.
     """
 
     warn: float = 0.01
@@ -40,7 +40,7 @@ USUAL = Thresholds()
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of one property: the share that is judged, and what it was made of."""
+    """The finding about one property: the share that is judged, and the facts behind it."""
 
     name: str
     kind: Kind

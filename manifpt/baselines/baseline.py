@@ -1,7 +1,7 @@
 """Published methods by name, each as a space: the protocol is ``Space`` in manifpt/spaces/space.py.
 
-A method is a pure function, N x H x W x 3 uint8 -> N x shape float32, each image by itself. What
-classifies the vectors or maps is chosen as for any space, and is not always the paper's classifier.
+A method is a pure function, N x H x W x 3 uint8 -> N x shape float32, each image by itself. The
+classifier of the vectors or maps is chosen as for any space, and is not always the paper's.
 """
 
 from collections.abc import Callable
@@ -86,5 +86,5 @@ class Baseline:
         return out
 
     def card(self) -> dict[str, Any]:
-        """Return what makes the space: its name and settings."""
+        """Return the name and settings of the space."""
         return {"name": self.name, "size": self.size, **METHODS[self.name].settings}

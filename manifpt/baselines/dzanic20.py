@@ -1,12 +1,12 @@
-"""How the spectrum decays at its highest frequencies.
+"""The decay of the spectrum at its highest frequencies.
 
 Dzanic, Shah and Witherden, "Fourier spectrum discrepancies in deep network generated images",
 NeurIPS 2020: a power law is fitted to the azimuthal average of the spectrum beyond a threshold, and
 images are told apart by its parameters.
 
 Deviations: the law is fitted by least squares to logarithms of magnitudes, with the power of
-rounding to 8 bits added. Beside its two parameters stands how far the spectrum is from the law.
-The paper has a classifier by nearest neighbours; ours is chosen as for any vector.
+rounding to 8 bits added. The deviation of the spectrum from the law is a third parameter. The paper
+has a classifier by nearest neighbours; ours is chosen as for any vector.
 """
 
 from functools import lru_cache
@@ -22,7 +22,7 @@ SETTINGS = {"threshold": THRESHOLD}
 
 @lru_cache
 def _law(side: int) -> tuple[slice, np.ndarray]:
-    """Return which rings are fitted, K of them, and the K x 2 terms of the law's logarithm."""
+    """Return the K rings that are fitted, and the K x 2 terms of the law's logarithm."""
     first, last = int(np.ceil(THRESHOLD * side / 2)), side // 2
     terms = np.log(np.arange(first, last + 1) / (side / 2))
     return slice(first, last + 1), np.stack([np.ones_like(terms), terms], 1)

@@ -1,8 +1,8 @@
 """The lowest bits of pixels, as maps for a network.
 
 Wang, Cheng, Han and Gui, "Attribution as retrieval: model-agnostic AI-generated image attribution"
-(LIDA), arXiv 2603.10583, CVPR 2026: the lowest bit planes hide what is shown, and keep the noise
-that a generator leaves.
+(LIDA), arXiv 2603.10583, CVPR 2026: the lowest bit planes hide the content, and keep the noise of a
+generator.
 
 Deviations: the paper trains an encoder on such maps without labels and retrieves the nearest
 images; here any network for maps learns from labels. No patches are chosen: images are small.

@@ -6,8 +6,9 @@ is attributed by correlation. ``--vectors correlation`` is that classifier.
 
 Deviations: the paper's denoiser is a collaborative filter in a transform's domain. Here it is a
 local Wiener filter (Lee, "Digital image enhancement and noise filtering by use of local
-statistics", IEEE TPAMI 1980), which keeps what varies more than noise of a fixed strength; it is
-fast and needs no library. Residuals are scaled to variance 1, by which correlations stay the same.
+statistics", IEEE TPAMI 1980), which keeps variations above the variance of noise of a fixed
+strength; it is fast and needs no library. Residuals are scaled to variance 1, by which correlations
+stay the same.
 """
 
 import numpy as np
@@ -31,14 +32,14 @@ def _window_sums(planes: np.ndarray) -> np.ndarray:
 
 
 def wiener_residual(planes: np.ndarray) -> np.ndarray:
-    """Return what the filter takes away from N x H x W integer planes, N x H x W float64.
+    """Return N x H x W integer planes less the filtered planes, N x H x W float64.
 
-    Of the difference to the local mean it takes the share NOISE^2 / local variance, at most all.
+    It is the share NOISE^2 / local variance, at most 1, of the difference to the local mean.
     """
     values = planes.astype(np.int64)
     pixels = (2 * RADIUS + 1) ** 2
     sums, squares = _window_sums(values), _window_sums(values**2)
-    variance = (pixels * squares - sums**2) / pixels**2  # of integers, so of flat places exactly 0
+    variance = (pixels * squares - sums**2) / pixels**2  # from integers: exactly 0 at flat places
     share = NOISE**2 / np.maximum(variance, NOISE**2)
     residual: np.ndarray = (values - sums / pixels) * share
     return residual

@@ -1,4 +1,4 @@
-"""How the pixels of an image predict each other: coefficients of linear predictors, and errors.
+"""Coefficients and errors of linear predictors of an image's pixels from each other.
 
 Nguyen, Azizpour and Stamm, "Forensic self-descriptions are all you need for zero-shot detection,
 open-set source attribution, and clustering of AI-generated images", CVPR 2025: filters that were

@@ -1,4 +1,4 @@
-"""The power of images in rings of frequency, which several methods look at."""
+"""The power of images in rings of frequency, which several methods use."""
 
 from functools import lru_cache
 
@@ -10,7 +10,7 @@ ROUNDING = 1 / 12
 
 @lru_cache
 def _rings(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return of each frequency of a real transform its ring, and its share of the ring's mean."""
+    """Return for each frequency of a real transform its ring, and its share of the ring's mean."""
     columns = np.fft.rfftfreq(width)
     radius = np.hypot(np.fft.fftfreq(height)[:, None], columns) * min(height, width)
     rings = np.rint(radius).astype(np.int64)

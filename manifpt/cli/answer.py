@@ -1,10 +1,10 @@
-"""The last lines of a job, for people: a short table, where the output is, the next command."""
+"""The last lines of a job, for people: a short table, the output's place, the next command."""
 
 from collections.abc import Sequence
 from typing import Any
 
 MOST = 8  # numbers of a group that are shown
-# What one does after a job; values of its summary stand in braces.
+# The next command after a job; names in braces are values of its summary.
 NEXT = {
     "pretrain_embedding": "build_manifold --space ssl --ssl-weights {output} "
     "--input real=DIR --output M",
@@ -31,7 +31,7 @@ def aligned(rows: Sequence[Sequence[object]]) -> str:
 
 
 def value_text(value: object) -> str:
-    """Return a value as a reader wants it: 12,345 or 0.9731."""
+    """Return a value as text: 12,345 or 0.9731."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "-" if value is None else str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

@@ -81,7 +81,7 @@ class JobConfig(BaseModel):
 
     @property
     def limits(self) -> dict[str, float]:
-        """What the cluster may grow to, by Ray's names, as far as options say."""
+        """The limits of the cluster's growth that options give, by Ray's names."""
         given = {"CPU": self.max_cpus, "GPU": self.max_gpus}
         return {name: value for name, value in given.items() if value is not None}
 
@@ -98,7 +98,7 @@ class JobConfig(BaseModel):
 
     @property
     def terms(self) -> "Terms":
-        """What the job may replace in its output."""
+        """The terms on which the job may replace its output."""
         from manifpt.outputs.claims import Terms
 
         return Terms(self.overwrite, self.take_over)
@@ -162,7 +162,7 @@ def _alias(alias: str) -> str:
     return alias
 
 
-# What MLflow's registry, and its URIs, take.
+# Names and aliases that MLflow's registry and its URIs accept.
 ModelName = Annotated[str, AfterValidator(_model_name)]
 Alias = Annotated[str, AfterValidator(_alias)]
 
@@ -209,7 +209,7 @@ POSITIONAL: dict[str, JsonValue] = {"positional": True}
 IN_FILE: dict[str, JsonValue] = {"in_file": True}
 
 
-# The parts of --help, by fields; what is in none is the job's own.
+# The parts of --help, by fields; a field in none of them is the job's own.
 PARTS = {
     "inputs": {
         *("input", "real", "reals", "generated", "benchmark", "model", "manifold", "artifacts"),
@@ -227,7 +227,7 @@ PARTS = {
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without repeating the usage."""
+    """A parser that reports an error in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of exiting, so that a caller sees one kind of error."""

@@ -67,7 +67,7 @@ def execute(
         _start_ray()
         return dry_run(name, config)
     params = config.model_dump(mode="json", exclude_none=True)
-    # Outside the run, which ends as one that was stopped does.
+    # Raised outside the block of the run, which ends like one that was stopped.
     with bill.running(), tracking.run(name, params) as run:
         if on_ray:
             session.allow(config.limits)
@@ -108,9 +108,9 @@ def main(
 
 
 def exit_code(name: str, command: Callable[[], None]) -> int:
-    """Run a command: 0, 130 when it was stopped, 2 with one line for what a user can mend.
+    """Run a command; return 0, 130 if it was stopped, 2 with one line for an error of the user.
 
-    A verification that finds a difference has 1, an audit that fails 3.
+    The code is 1 for a verification that finds a difference, 3 for an audit that fails.
     """
     try:
         _stoppable()

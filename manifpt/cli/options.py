@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class DryRunOptions(BaseModel):
-    """What jobs that can say beforehand what they will do have."""
+    """The options of jobs that have a dry run."""
 
     dry_run: bool = Field(
         False,
@@ -33,7 +33,7 @@ Tiles = Annotated[int | None, Field(ge=0, le=MOST)]
 
 
 class SpaceOptions(BaseModel):
-    """What images are embedded in, and what is near there."""
+    """The options of embedding spaces and of their metric."""
 
     space: str = Field(
         "rgb",
@@ -113,7 +113,7 @@ class SpaceOptions(BaseModel):
 
 
 class SplitOptions(BaseModel):
-    """How images that declare no split are split."""
+    """The options for splits of images that declare none."""
 
     split_by: str | None = Field(
         None,
@@ -124,7 +124,7 @@ class SplitOptions(BaseModel):
 
 
 class LabelOptions(BaseModel):
-    """Which columns of Parquet, tables and the JSON of tars say what images are."""
+    """The options for the columns of labels in Parquet, tables and the JSON of tars."""
 
     source_column: str | None = Field(
         None,
@@ -146,7 +146,7 @@ class LabelOptions(BaseModel):
 
 
 class InputOptions(LabelOptions):
-    """How inputs are read, where their files do not say."""
+    """The options of reading inputs."""
 
     columns: tuple[str, ...] = Field(
         (), description="metadata columns of the input to copy to the output, under the same names"
@@ -198,7 +198,7 @@ class InputOptions(LabelOptions):
 
 
 class ProjectionOptions(BaseModel):
-    """What the nearest real point x* is."""
+    """The options of the projection, the nearest real point x*."""
 
     projector: Literal["nearest", "mean", "tangent", "riemannian", "denoiser", "none"] = Field(
         "nearest",
@@ -228,7 +228,7 @@ class ProjectionOptions(BaseModel):
 
 
 class PlainOptions(BaseModel):
-    """Spaces that images are embedded in without a manifold."""
+    """The options of spaces without a manifold."""
 
     space: str | None = Field(
         None,
@@ -256,7 +256,7 @@ class PlainOptions(BaseModel):
 
 
 class DecisionOptions(BaseModel):
-    """When an attributor says generator or real, unknown or unsure."""
+    """The options of decisions: generator or real, unknown or unsure."""
 
     sure: float = Field(
         0.5,
@@ -281,7 +281,7 @@ class DecisionOptions(BaseModel):
 
 
 class TrainingOptions(BaseModel):
-    """How an attributor is trained."""
+    """The options of an attributor's training."""
 
     fusion: Literal["late", "early"] = Field(
         "late",

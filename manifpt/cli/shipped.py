@@ -1,4 +1,4 @@
-"""What comes with the project: a checkout has it at its top, an installed package inside."""
+"""Files of the project: a checkout has them at its top, an installed package inside."""
 
 from importlib import resources
 from pathlib import Path

@@ -1,7 +1,8 @@
-"""Work that kills its process each time must not be tried for ever, as Ray would.
+"""A limit on the attempts of work that kills its process, which Ray would repeat forever.
 
 Only a task that is tried again leaves a mark under the output, which goes when the task is done: a
-mark that stays is a death. What is killed from outside now and then stays far below the limit.
+mark that stays is a death. Processes that are killed from outside now and then stay far below the
+limit.
 """
 
 import uuid
@@ -21,7 +22,7 @@ _MARK = r"[0-9a-f]{32}"
 def bounded(output: str, name: str, about: Callable[[], str]) -> Iterator[None]:
     """Run the block unless ``DEATHS`` processes in a row have died in it.
 
-    ``name`` is the piece of work's, ``about`` tells of it in an error.
+    ``name`` is that of the piece of work, ``about`` describes it in an error.
     """
     if not _again():
         yield
@@ -41,7 +42,7 @@ def bounded(output: str, name: str, about: Callable[[], str]) -> Iterator[None]:
 
 
 def _again() -> bool:
-    """Tell whether what this process works on may have been begun before, and not ended."""
+    """Tell whether this process's work may have been begun before, and not ended."""
     import ray
 
     if not ray.is_initialized():

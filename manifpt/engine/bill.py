@@ -1,4 +1,4 @@
-"""What the nodes of a cluster cost while a job runs, and the end of a job that costs too much."""
+"""The cost of a cluster's nodes while a job runs, and the end of a job that costs too much."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ LOOK_SECONDS, NOTE_SECONDS = 5.0, 15.0
 
 
 def hourly(nodes: Sequence[Mapping[str, float]], prices: Mapping[str, float]) -> float:
-    """Return what nodes cost in an hour, by prices of Ray's resources."""
+    """Return the cost of nodes in an hour, by prices of Ray's resources."""
     return sum(node.get(name, 0.0) * price for node in nodes for name, price in prices.items())
 
 
@@ -26,8 +26,8 @@ def hourly(nodes: Sequence[Mapping[str, float]], prices: Mapping[str, float]) ->
 class Bill:
     """The cost of all nodes that are up while a job runs, in the currency of its ``prices``.
 
-    ``most`` is its limit, or None. What has been spent is noted in ``output``, so that all starts
-    of a job count together.
+    ``most`` is its limit, or None. The amount spent is noted in ``output``, so that all starts of a
+    job count together.
     """
 
     prices: Mapping[str, float]
@@ -49,7 +49,7 @@ class Bill:
         return self.most is not None and self.spent >= self.most
 
     def count(self, nodes: Sequence[Mapping[str, float]], now: float) -> None:
-        """Add what nodes have cost since the last call, at ``now`` in seconds."""
+        """Add the cost of nodes since the last call, at ``now`` in seconds."""
         if self._looked is not None:
             self.spent += hourly(nodes, self.prices) * (now - self._looked) / 3600
         self._looked = now
@@ -88,7 +88,7 @@ class Bill:
             ) from None
 
     def _watch(self) -> None:
-        """Count what is up; stop the job as Ctrl-C does once the limit is reached."""
+        """Count the nodes that are up; stop the job as Ctrl-C does once the limit is reached."""
         import ray
 
         while not self._stop.wait(LOOK_SECONDS if self._looked else 0.2):
@@ -112,7 +112,7 @@ class Bill:
                 self.output = None  # a file of the user's
 
     def _note(self) -> None:
-        """Write what has been spent, while the job has a claim there."""
+        """Write the amount spent, while the job has a claim there."""
         self._noted = time.monotonic()
         if self.output is not None and claims.works_under(self.output):
             with suppress(ManifptError):  # the job itself reports a full disk

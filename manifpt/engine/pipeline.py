@@ -1,9 +1,9 @@
 """The Ray layer: units -> tables read by tasks -> a stage in actors -> Parquet parts.
 
-One chunk of rows is the unit of work that survives: its parts are written whole under names that
-its input decides, then its record, and a chunk with a record is never computed again. Whatever is
-killed, the same command goes on and makes the same files. Nothing but unit numbers leaves the
-driver, and nothing but records reaches it.
+A chunk of rows is computed once: its parts are written whole under names that its input decides,
+then its record, and a chunk with a record is never computed again. If processes are killed, the
+same command goes on and makes the same files. Nothing but unit numbers leaves the driver, and
+nothing but records reaches it.
 """
 
 import json
@@ -34,7 +34,8 @@ from manifpt.outputs.records import Records
 from manifpt.outputs.records import parts as parts
 from manifpt.outputs.records import totals as totals
 
-# Files under way, the largest twice, a chunk of images and its copy, and the process that decodes.
+# Files that are being read, the largest twice, a chunk of images and its copy, and the process that
+# decodes.
 READER_MEMORY = 512 * 2**20
 # Reading tasks of one execution; with more units, each reads several, one after another.
 TASKS = 4096
@@ -50,7 +51,7 @@ Read = Callable[[str], Iterator[pa.Table]]
 
 @dataclass
 class Result:
-    """What a stage makes of one chunk: tables by folder, and facts for the record.
+    """The result of a stage for one chunk: tables by folder, and facts for the record.
 
     ``tars`` are archives by folder, each with the number of its rows.
     """
@@ -80,7 +81,7 @@ def check_columns(table: pa.Table, schema: dict[str, pa.DataType], stage: str) -
 def chunks(read: Read, spec: str, unit: int, done: set[int]) -> Iterator[dict[str, Any]]:
     """Yield the chunks of one unit that have no record yet, each as one row of bytes.
 
-    A unit in which there is nothing has one chunk without rows, so that it has a record, too.
+    An empty unit has one chunk without rows, so that it has a record, too.
     """
     ready: tuple[int, pa.Table] | None = None
     index = -1
@@ -100,7 +101,7 @@ def _row(unit: int, chunk: int, table: pa.Table, *, last: bool) -> dict[str, Any
 
 @dataclass(frozen=True)
 class Place:
-    """Where a pipeline writes; ``generation`` is in the names of what comes after the first."""
+    """The place of a pipeline's files; ``generation`` is in their names, but for the first."""
 
     output: str
     started: float
@@ -168,7 +169,7 @@ def _files(
 def use_threads(count: int) -> None:
     """Set the number of threads of the libraries that compute, when this thread calls them.
 
-    Ray starts an actor with as many as it has CPUs by its logical count.
+    Ray sets it to an actor's logical CPUs.
     """
     threadpoolctl.threadpool_limits(count)
     if "torch" in sys.modules:  # not imported for it
@@ -271,10 +272,10 @@ def run(
 ) -> Records:
     """Work through all units and return the records of their chunks, in order.
 
-    ``specs`` are the units, each a line of JSON, or what stores them already; ``read`` yields a
-    unit's tables in a task, ``build`` makes the stage in each actor. Chunks with a record from an
-    earlier start are not repeated. ``only`` names the units that another ``generation`` of the
-    output works on again.
+    ``specs`` are the units, each a line of JSON, or the ``Work`` that stores them already; ``read``
+    yields a unit's tables in a task, ``build`` makes the stage in each actor. Chunks with a record
+    from an earlier start are not repeated. ``only`` names the units that another ``generation`` of
+    the output works on again.
     """
     place = Place(output, time.time(), generation, claims.token_of(output), title)
     prometheus.enter(title)
@@ -304,7 +305,7 @@ def run(
 
 
 def _reader_memory() -> float:
-    """Return the bytes that Ray is told a reader needs.
+    """Return the bytes of memory that a reader asks Ray for.
 
     A node with less than it would never get one, and the job would wait for ever.
     """
@@ -323,7 +324,7 @@ def _execute(
 ) -> Iterator[dict[str, Any]]:
     """Yield the records of chunks as they are done.
 
-    Where the ``whole`` pool does not fit on the nodes that are up, it begins with one actor.
+    If the ``whole`` pool does not fit on the nodes that are up, it begins with one actor.
     """
     import ray.data
 

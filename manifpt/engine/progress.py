@@ -1,4 +1,4 @@
-"""How far a pipeline is: lines while it works, and a status from storage alone at any time."""
+"""The progress of a pipeline: lines while it works, and a status from storage at any time."""
 
 import sys
 import time
@@ -47,7 +47,7 @@ def time_left(seconds: float, done: int, left: int) -> float | None:
 
 
 def status(output: str, now: float | None = None) -> dict[str, Any]:
-    """Return how far the job of an output is, from its stored units and records alone.
+    """Return the progress of an output's job, from its stored units and records alone.
 
     ``state`` is running, interrupted or finished; ``rows_per_second`` and ``seconds_left`` are of
     the last start, None before its first record, and ``units`` while they are being listed.
@@ -108,7 +108,7 @@ def _finished(output: str, manifest: dict[str, Any], listed: work.Work | None) -
 
 
 def _counted(output: str, started: float) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the counts of all records, and of those since ``started`` the rows, units and times.
+    """Return the counts of all records; and rows, units and times of those since ``started``.
 
     Without a sign of life, the last start is taken to begin where the records say it did.
     """

@@ -1,4 +1,4 @@
-"""What Prometheus sees of a job: rows, bytes, seconds and queues, by Ray's own metrics.
+"""Metrics of a job for Prometheus: rows, bytes, seconds and queues, by Ray's own metrics.
 
 The agent of each node of Ray serves them to Prometheus, with ``ray_`` before their names. A process
 without Ray emits nothing.
@@ -18,7 +18,7 @@ BOUNDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0]  # s
 
 @dataclass(frozen=True)
 class Series:
-    """What one name stands for; each has the label ``pipeline``, and ``label`` if that is given."""
+    """A metric's kind and meaning; it has the label ``pipeline``, and ``label`` if one is given."""
 
     kind: Literal["Counter", "Gauge", "Histogram"]
     about: str
@@ -33,7 +33,7 @@ SERIES = {
     "manifpt_seconds_total": Series(
         "Counter", "Seconds of readers (read) and of actors (all others)", "stage"
     ),
-    # No histogram: of one, Ray's agent makes the sum from the middles of its buckets.
+    # No histogram: Ray's agent computes the sum of one from the middles of its buckets.
     "manifpt_queue_seconds_total": Series("Counter", "Seconds of chunks from reader to actor"),
     "manifpt_chunk_seconds": Series("Histogram", "Seconds of a chunk in an actor"),
     "manifpt_units_left": Series("Gauge", "Units that are not done yet"),
@@ -51,7 +51,7 @@ _inner = _Inner()
 
 
 def enter(pipeline: str) -> None:
-    """Let all that this process emits from now on belong to a pipeline."""
+    """Set the pipeline of all metrics that this process emits from now on."""
     global _pipeline
     _pipeline = pipeline
 
@@ -106,7 +106,7 @@ def observed_chunks(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def done(record: dict[str, Any]) -> None:
-    """Emit what the record of a chunk says."""
+    """Emit the counts in the record of a chunk."""
     emit("manifpt_rows_total", record["rows_in"])
     for code, count in record["by_error"].items():
         emit("manifpt_quarantined_rows_total", count, code)

@@ -5,7 +5,7 @@ millions of files. Once all chunks are safe, runs of parts become files of about
 The parts stay until the manifest names the files in their place; a job that was cut short in
 between goes on with the files that are missing.
 
-The entry of such a file has ``units``: the units whose rows it has, in order, and how many of each.
+The entry of such a file has ``units``: the units of its rows, in order, and the rows of each.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ def unit_of(file: File) -> int:
 
 
 def units_of(file: File) -> list[tuple[int, int]]:
-    """Return the units whose rows a file has, in order, and how many of each."""
+    """Return the units of a file's rows, in order, and the number of rows of each."""
     given = file.get("units") or [(unit_of(file), file["rows"])]
     return [(unit, rows) for unit, rows in given]
 
@@ -51,7 +51,7 @@ def rolled(
 ) -> list[File]:
     """Return the files of an output in order, with larger ones in place of the records' parts.
 
-    Of few chunks, these are the parts. A file of quarantined rows has all of a unit's.
+    If there are few chunks, these are the parts. A file of quarantined rows has all of a unit's.
     """
     if len(records) <= FEW:
         return recorded.parts(records)
@@ -81,7 +81,7 @@ def _runs(records: recorded.Records, folder: str) -> Iterator[list[File]]:
 
 @dataclass(frozen=True)
 class _Rolls:
-    """The larger files of an output, and where it is noted that they are there."""
+    """The larger files of an output, and the place of the notes that they are written."""
 
     scratch: Scratch
     generation: str

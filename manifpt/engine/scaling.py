@@ -1,7 +1,8 @@
 """Nodes: those that are up, those that a job asks the autoscaler for, and the wait for the first.
 
 A stage begins as soon as one of its processes fits, and grows as further nodes come. The request is
-held while a stage waits; then Ray Data, Ray Train and Ray itself ask for what they could use.
+held while a stage waits; then Ray Data, Ray Train and Ray itself ask for the resources that they
+could use.
 """
 
 import math
@@ -23,7 +24,7 @@ EXPIRE_SECONDS = 60.0
 
 
 def wait_seconds() -> float:
-    """Return how long a job waits for a node."""
+    """Return the seconds that a job waits for a node."""
     given = os.environ.get(WAIT, "")
     try:
         return float(given or WAIT_SECONDS)
@@ -73,13 +74,13 @@ def threads_here(count: int) -> int:
 def wait_for(first: Sequence[Bundle], wanted: Sequence[Bundle] = ()) -> bool:
     """Wait until ``first`` fits on the nodes that are up; tell whether ``wanted`` fits, too.
 
-    ``wanted``, of which ``first`` is a part, is what the autoscaler is asked for meanwhile. Raise
+    The autoscaler is asked for ``wanted``, of which ``first`` is a part, meanwhile. Raise
     ManifptError if no node comes in time.
 
     ``ray.autoscaler.sdk.request_resources`` is one value for the whole cluster, which the actor
-    that asks for Ray Data and Ray Train overwrites every 20 s (Ray 2.60). So the request goes to
-    that actor: it adds up those of all jobs, and forgets those of dead ones. It also counts what is
-    asked for as taken, so that nothing is asked for while Ray Data works.
+    that asks for Ray Data and Ray Train overwrites every 20 s (Ray 2.60). Therefore the request
+    goes to that actor: it adds up the requests of all jobs, and forgets those of dead jobs. It also
+    counts requested resources as taken, so that nothing is requested while Ray Data works.
     """
     wanted = wanted or first
     if bundles_fit(wanted, nodes_up()):
@@ -97,7 +98,7 @@ def wait_for(first: Sequence[Bundle], wanted: Sequence[Bundle] = ()) -> bool:
 
 
 def _waiting(first: Sequence[Bundle], wanted: Sequence[Bundle]) -> Iterator[None]:
-    """Yield once in a while until ``first`` fits; say what is waited for, and for how long."""
+    """Yield once in a while until ``first`` fits; print the request and the time waited."""
     limit, started, said = wait_seconds(), time.monotonic(), -math.inf
     needs = f"{_total(first)}, or up to {_total(wanted)}" if first != wanted else _total(first)
     while True:

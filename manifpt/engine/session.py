@@ -1,4 +1,4 @@
-"""Ray: the running cluster where there is one, else an embedded one; and what fits on it."""
+"""Ray: the running cluster if there is one, else an embedded one; and the pools that fit on it."""
 
 import json
 import logging
@@ -13,17 +13,17 @@ from manifpt.engine import scaling
 from manifpt.errors import ManifptError
 
 NO_PROGRESS_SECONDS = 600
-# What the cluster may grow to, by Ray's names, where options do not say.
+# Variables for the limits of the cluster's growth, by Ray's names, if options give none.
 LIMITS = {"CPU": "MANIFPT_MAX_CPUS", "GPU": "MANIFPT_MAX_GPUS"}
 ANSWER_SECONDS = 5
 # How a client of HTTP/2 begins, with an empty frame of settings, and the type of such a frame,
 # with which a server begins, too (RFC 9113, sections 3.4 and 6.5).
 SETTINGS = b"\x04"
 HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + SETTINGS + bytes(5)
-# What Ray's processes inherit; cluster/Dockerfile has it, too. GNU's OpenMP spins for milliseconds
-# where it waits, and keeps a reader from the core: this many turns, some 0.1 ms, span the gaps
-# between a network's layers. And glibc lets each thread keep freed memory of its own, by which
-# actors grew with the images that they had seen.
+# Variables that Ray's processes inherit; cluster/Dockerfile has them, too. GNU's OpenMP spins for
+# milliseconds where it waits, and keeps a reader from the core: this many turns, some 0.1 ms, span
+# the gaps between a network's layers. And glibc lets each thread keep its freed memory, so that
+# actors grew with the number of images.
 INHERITED = {"GOMP_SPINCOUNT": "3000", "MALLOC_ARENA_MAX": "2"}
 # A Ray of our own has one node: a training needs no process that watches which are taken away.
 ALONE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
@@ -65,7 +65,7 @@ def start() -> None:
         context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(
             cpu=most.get("CPU", 0.0), gpu=most.get("GPU", 0.0)
         )
-    # What it logs of an error is in the exception.
+    # The errors in its log are in the exception, too.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
@@ -89,7 +89,7 @@ def _connecting(what: str, remedy: str) -> Iterator[None]:
 def _answers(address: str | None) -> bool:
     """Tell whether a server of Ray's may listen at host:port: one of HTTP/2, as gRPC is.
 
-    Ray itself would try for minutes, for a port that something else has taken, too.
+    Ray itself would try for minutes, even if another program listens at that port.
     """
     host, _, port = (address or "").rpartition(":")
     try:
@@ -105,7 +105,7 @@ def _answers(address: str | None) -> bool:
 
 @contextmanager
 def _for_workers(variables: Mapping[str, str]) -> Iterator[None]:
-    """Let what starts in the block inherit variables that the user has not set."""
+    """Set variables for processes that start in the block, unless the user has set them."""
     added = {name: value for name, value in variables.items() if name not in os.environ}
     os.environ.update(added)
     try:
@@ -120,7 +120,7 @@ def identity() -> dict[str, str]:
     import ray
 
     ids = {"ray_job_id": ray.get_runtime_context().get_job_id()}
-    # What `ray job submit` hands its driver; there is no public call that returns it.
+    # `ray job submit` passes it to its driver; there is no public call that returns it.
     submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
     submission = submitted.get("metadata", {}).get("job_submission_id")
     return ids | ({"ray_submission_id": submission} if submission else {})
@@ -130,7 +130,7 @@ _share: dict[str, float] | None = None
 
 
 def limit(share: dict[str, float] | None) -> None:
-    """Let all that this process starts take no more than ``share``, by Ray's resource names.
+    """Limit the resources of all tasks of this process to ``share``, by Ray's names.
 
     For jobs side by side on one cluster, each in a process of its own; None takes the limit away.
     """
@@ -147,13 +147,13 @@ _limits: dict[str, float] | None = None
 
 
 def allow(limits: dict[str, float] | None) -> None:
-    """Set what the cluster may grow to, by Ray's names; None leaves it to the environment."""
+    """Set the limits of the cluster's growth, by Ray's names; None leaves them to variables."""
     global _limits
     _limits = limits
 
 
 def limits() -> dict[str, float]:
-    """Return what the user says that the cluster may grow to; nothing where it does not grow."""
+    """Return the user's limits of the cluster's growth; empty if it does not grow."""
     found = {}
     for name, variable in LIMITS.items():
         given = os.environ.get(variable, "")
@@ -165,11 +165,11 @@ def limits() -> dict[str, float]:
 
 
 def capacity() -> dict[str, float]:
-    """Return what the cluster has or may grow to; see ``allow`` and ``limit``."""
+    """Return the resources that the cluster has or may get; see ``allow`` and ``limit``."""
     found = _whole()
     if _share is None:
         return found
-    # What is counted for each node, such as memory, is shared in proportion to the CPUs.
+    # Resources other than CPUs and GPUs, such as memory, are shared in proportion to the CPUs.
     part = min(1.0, _share.get("CPU", 0.0) / max(found.get("CPU", 1.0), 1e-9))
     return {
         name: _share.get(name, 0.0) if name in LIMITS else value * part
@@ -190,7 +190,7 @@ def _whole() -> dict[str, float]:
 
 
 def free_placement_groups() -> None:
-    """Free what trainings of this job hold whose processes were killed.
+    """Free the placement groups of this job's trainings whose processes were killed.
 
     Ray Train's own cleaner asks the dashboard, which an embedded cluster has not. The last bytes of
     a placement group's id are those of the job that made it.
@@ -205,7 +205,7 @@ def free_placement_groups() -> None:
 
 
 def nodes() -> int:
-    """Return how many nodes the cluster has now."""
+    """Return the number of nodes that the cluster has now."""
     import ray
 
     return sum(bool(node["Alive"]) for node in ray.nodes())
@@ -213,7 +213,7 @@ def nodes() -> int:
 
 @dataclass(frozen=True)
 class Pool:
-    """How many processes a stage gets, and what each holds; ``compiled`` is for its networks.
+    """The processes of a stage and the resources of each; ``compiled`` is for its networks.
 
     With ``here`` the stage runs in this process, and needs no cluster.
     """
@@ -227,13 +227,13 @@ class Pool:
 
     @property
     def process(self) -> dict[str, float]:
-        """What one process holds, by Ray's names."""
+        """The resources of one process, by Ray's names."""
         return {"CPU": self.num_cpus, "GPU": self.num_gpus}
 
     def wait(self, most: int | None = None) -> bool:
         """Wait until a process and a reader fit on the cluster; tell whether the pool does.
 
-        ``most`` is how many processes there is work for.
+        ``most`` is the number of processes that there is work for.
         """
         if self.here:
             return True
@@ -244,10 +244,10 @@ class Pool:
 
 @dataclass(frozen=True)
 class SearchDemand:
-    """What the user asks of a search; None and ``auto`` leave the choice to us.
+    """The user's demand on a search; None and ``auto`` leave the choice to manifpt.
 
     ``search`` is auto, exact-plain, exact-pruned or approximate; ``placement`` auto, replicated,
-    sharded or scan; ``memory`` what the manifold may take in the whole job, bytes.
+    sharded or scan; ``memory`` the bytes that the manifold may take in the whole job.
     """
 
     search: str = "auto"
@@ -261,7 +261,7 @@ ANY_SEARCH = SearchDemand()
 
 @dataclass(frozen=True)
 class Demand:
-    """What the user asks of a stage: processes, and GPUs of each; None leaves the choice to us.
+    """The user's demand on a stage: processes and their GPUs; None leaves the choice to manifpt.
 
     ``compiled`` asks for networks that embed to be compiled first, ``here`` for this process
     alone, without a cluster. ``search`` is that of the manifolds that the stage searches.
@@ -278,16 +278,16 @@ ANY = Demand()
 HERE = Demand(here=True)
 
 
-# The end of what is said where a cluster is too small.
+# The end of the error for a cluster that is too small.
 GROWS = ", or say with --max-cpus and --max-gpus how far an autoscaling cluster may grow"
 
 
 def pool(demand: Demand, *, uses_gpu: bool) -> Pool:
     """Choose a pool for a stage, or check the one that was asked for.
 
-    A reader must find a free CPU beside the pool: with none, Ray Data waits and says nothing.
-    On one CPU, reader and actor share it by halves. By default each actor has a GPU where the
-    stage can use one and the cluster has any.
+    A reader must find a free CPU beside the pool: with none, Ray Data waits and says nothing. On
+    one CPU, reader and actor share it by halves. By default each actor has a GPU if the stage can
+    use one and the cluster has any.
     """
     if demand.here:
         threads = len(os.sched_getaffinity(0))
@@ -323,7 +323,7 @@ LOSSES = (
 
 @contextmanager
 def lost() -> Iterator[None]:
-    """Turn what Ray says when processes, nodes or memory are lost for good into one line."""
+    """Turn Ray's errors for lost processes, nodes or memory into one line."""
     from ray import exceptions
 
     try:
@@ -342,7 +342,7 @@ def lost() -> Iterator[None]:
 def cause(error: BaseException) -> BaseException:
     """Return the error of our own code inside Ray's wrappers.
 
-    Of what failed in a task of Ray Data or a worker of Ray Train, they have only the text.
+    The wrappers of Ray Data and Ray Train have only the text of it.
     """
     texts: list[str] = []
     seen: set[int] = set()

@@ -1,10 +1,10 @@
 """Rows of a whole output brought together by a key, in bounded memory: an external shuffle.
 
 A task for each run of the input writes one Arrow file, which has a batch for each partition; a task
-for each partition then reads its batch of every file. A key's hash says which partition, so each
-takes about ``PARTITION_ROWS`` rows, whatever the corpus. A file between tasks appears whole, and
-its folder is named by a hash of all that decides it: a job that was cut short makes only the files
-that are missing.
+for each partition then reads its batch of every file. A key's hash decides its partition, so each
+has about ``PARTITION_ROWS`` rows, for any corpus. A file between tasks appears whole, and its
+folder is named by a hash of all inputs: a job that was cut short makes only the files that are
+missing.
 """
 
 from collections import deque
@@ -32,10 +32,10 @@ T = TypeVar("T")
 
 
 class Each(Protocol):
-    """Calls a function many times, somewhere, and yields what it returns, in order."""
+    """Calls a function many times, on a cluster or here, and yields its results, in order."""
 
     def __call__(self, function: Callable[..., T], calls: Iterable[tuple[Any, ...]]) -> Iterator[T]:
-        """Yield what ``function`` returns of each tuple of arguments."""
+        """Yield the results of ``function`` for each tuple of arguments."""
 
 
 def call_here(function: Callable[..., T], calls: Iterable[tuple[Any, ...]]) -> Iterator[T]:
@@ -51,7 +51,7 @@ class OnRay:
     num_cpus: float
 
     def __call__(self, function: Callable[..., T], calls: Iterable[tuple[Any, ...]]) -> Iterator[T]:
-        """Yield what a function returns; Ray calls it again where a worker or a node was lost."""
+        """Yield the results of a function; Ray calls it again if a worker or a node was lost."""
         import ray
 
         task, shared = ray.remote(num_cpus=self.num_cpus)(_called), ray.put(function)
@@ -108,7 +108,7 @@ def mixed(keys: np.ndarray, count: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Scratch:
-    """The files between the tasks of one shuffle; ``key`` is a hash of all that decides them."""
+    """The files between the tasks of one shuffle; ``key`` is a hash of all their inputs."""
 
     output: str
     key: str
@@ -124,11 +124,11 @@ class Scratch:
         return storage.join(self.output, FOLDER, self.key)
 
     def uri(self, stage: str, number: int, kind: str = "arrow") -> str:
-        """Return where a task of a stage writes."""
+        """Return the URI of the file that a task of a stage writes."""
         return storage.join(self.folder, f"{stage}-{number:06d}.{kind}")
 
     def run(self, each: Each, stage: str, function: Callable[[int], Any], count: int) -> None:
-        """Make those of the files 0 to ``count`` of a stage that are not there yet."""
+        """Make the missing files among the files 0 to ``count`` of a stage."""
         there = storage.exists(self.folder) and {u for u, _ in storage.all_files(self.folder)}
         calls = [(n,) for n in range(count) if self.uri(stage, n) not in (there or ())]
         for _ in each(function, calls):

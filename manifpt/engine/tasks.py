@@ -1,4 +1,4 @@
-"""Calls as tasks of Ray; in a pool that is this process alone, as plain calls."""
+"""Calls as tasks of Ray, or as plain calls if the pool is this process alone."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

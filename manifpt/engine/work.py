@@ -1,11 +1,11 @@
 """The units of work of an output, listed once and stored under it; every later start reads them.
 
 ``_work/00000.jsonl`` and so on hold one unit a line, the JSON that the job's reader understands;
-``_work/index.json``, written last, says how many there are and what they hold together. A listing
-that was cut short has no index and is made again.
+``_work/index.json``, written last, has their number and the sums of their facts. A listing that was
+cut short has no index and is made again.
 
-While an output is unfinished, what was listed is what the job is about: files that come later
-change nothing, and those that go become rows of ``quarantine``.
+While an output is unfinished, the job processes the listed files: files that come later change
+nothing, and files that are removed become rows of ``quarantine``.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ class Work:
     def store(
         cls, output: str, specs: Iterable[str], facts: Callable[[], dict[str, Any]] = dict
     ) -> "Work":
-        """Write units one by one as they come; ``facts`` tells of them all when they have come."""
+        """Write units one by one as they come; ``facts`` returns facts of all at their end."""
         first: list[int] = []
         hashes: list[str] = []
         units = 0
@@ -71,10 +71,10 @@ class Work:
         return _lines(uri, self.sha256[shard])[unit - self.first[shard]]
 
     def pinned(self, name: str, value: int) -> int:
-        """Return what the first start chose for ``name``; ``value``, if this is the first.
+        """Return the first start's value of ``name``; ``value``, if this is the first start.
 
-        What may depend on the machines of the moment, and decides a result's last bit or how rows
-        are cut into files, must not change when the job goes on elsewhere.
+        A value may depend on the machines, and decide a result's last bit or the cut of rows into
+        files. It must not change when the job goes on elsewhere.
         """
         uri = storage.join(self.output, FOLDER, f"{name}.json")
         if storage.exists(uri):
@@ -84,7 +84,7 @@ class Work:
 
     @staticmethod
     def clear(output: str) -> None:
-        """Remove the stored units of a finished output of which nobody will ask for them."""
+        """Remove the stored units of a finished output that needs them no more."""
         storage.remove_files(storage.join(output, FOLDER), r"\d{5}\.jsonl|[a-z]+\.json")
 
 

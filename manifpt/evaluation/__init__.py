@@ -1,1 +1,1 @@
-"""How well generators are told apart, on images that no step has seen."""
+"""The quality of attributions, on images that no step has seen."""

@@ -1,4 +1,4 @@
-"""Do probabilities mean what they say? Of N x classes probabilities and the true classes, in N."""
+"""The calibration of N x classes probabilities, against the true classes, N."""
 
 from typing import Any
 

@@ -37,7 +37,7 @@ def balanced_accuracy(matrix: np.ndarray) -> np.ndarray:
 
 
 def macro_f1(matrix: np.ndarray) -> np.ndarray:
-    """Mean over the classes that have images of 2 TP / (2 TP + FP + FN), of a stack, too."""
+    """Mean of 2 TP / (2 TP + FP + FN) over the classes that have images; also of a stack."""
     found = np.diagonal(matrix, axis1=-2, axis2=-1)
     support, predicted = matrix.sum(-1), matrix.sum(-2)
     f1 = 2 * found / np.maximum(support + predicted, 1)

@@ -2,8 +2,8 @@
 
 Song, Khayatkhoei and AbdAlmageed, "ManiFPT: Defining and Analyzing Fingerprints of Generative
 Models", CVPR 2024, table 5, compare clusters of fingerprints with the choices by which generators
-were built. A generator, not an image, is what was built by a choice: the tests here exchange
-recipes, never images.
+were built. A choice belongs to a generator, not to an image: the tests here exchange recipes, never
+images.
 """
 
 import itertools
@@ -22,10 +22,10 @@ PERMUTATIONS = 9999
 
 
 class ClusterAgreement(NamedTuple):
-    """How clusters of rows agree with the values of a choice.
+    """The agreement of clusters of rows with the values of a choice.
 
     ``nmi`` and ``ami`` are the normalised and the adjusted mutual information, ``k`` the number of
-    values and of clusters. ``arrangements`` says in how many ways the values can be given to the
+    values and of clusters. ``arrangements`` is the number of ways to give the values to the
     ``recipes``: the p-value is at least about its inverse.
     """
 
@@ -81,7 +81,7 @@ def cluster_agreement(
     permutations: int = PERMUTATIONS,
     seed: int = 0,
 ) -> ClusterAgreement:
-    """Return how k-means clusters of N x d rows agree with the values of a design choice.
+    """Return the agreement of k-means clusters of N x d rows with the values of a choice.
 
     ``recipes`` and ``choice_values`` name the recipe and the value of each row. A row without the
     choice has the value "" and is left out. There are as many clusters as values. Distances are
@@ -134,7 +134,7 @@ def cluster_agreement(
 
 
 class CausalEffect(NamedTuple):
-    """What one design choice does to mean fingerprints, against what a new seed does.
+    """The effect of one design choice on mean fingerprints, against the effect of a new seed.
 
     ``distance`` and ``seed_distance`` are mean distances of ``pairs`` that differ in the choice
     alone, and of ``seed_pairs`` that differ in the seed alone; ``ratio`` is the first over the
@@ -174,13 +174,14 @@ def causal_effects(
     ``means`` has a mean fingerprint of any shape for each generator, ``choices`` the value of its
     choices, ``seeds`` the seed of its training. Two generators that differ in one choice and have
     the same seed are a pair of that choice. Two that differ in the seed alone are a pair of seeds.
-    Choices without a pair are left out: pairs that differ in two choices tell of neither.
+    Choices without a pair are left out: a pair that differs in two choices shows the effect of
+    neither.
 
     The p-value is one-sided: labels are exchanged between the pairs of the choice and those of
-    seeds, and the statistic is the mean distance of the choice's pairs. It takes pairs for
-    independent, but pairs share generators, so it is approximate; with few pairs of seeds it
-    cannot be small. Distances of means hold the noise of finite images, above and below the line
-    alike. Give the generators of one family to compare choices with seeds of that family alone.
+    seeds, and the statistic is the mean distance of the choice's pairs. It assumes independent
+    pairs, but pairs share generators, so it is approximate; with few pairs of seeds it cannot be
+    small. Distances of means hold the noise of finite images, above and below the line alike. Give
+    the generators of one family to compare choices with seeds of that family alone.
 
     Raises ManifptError if a generator has no choices or seed, or no two differ in the seed alone.
 

@@ -14,7 +14,7 @@ Choices = Mapping[str, Mapping[str, str]]
 
 
 def _plain(text: str) -> str:
-    """Return a number in its shortest form, so that 1.0 and 1 are one value; other text as it is.
+    """Return a number in its shortest form, so that 1.0 and 1 are one value; other text unchanged.
 
     >>> _plain("1.0"), _plain("0.0005"), _plain("hinge"), _plain("")
     ('1', '0.0005', 'hinge', '')

@@ -1,7 +1,7 @@
-"""How far two distributions lie apart, from samples: integral probability metrics.
+"""Distances of two distributions, estimated from samples: integral probability metrics.
 
-Also the mean length of artifacts, which is compared with them: the distance of a point to a
-manifold that holds all data is at most its distance to any data, so E|a| <= W1(P_G, P_data).
+The mean length of artifacts is compared with them: the distance of a point to a manifold that holds
+all data is at most its distance to any data, so E|a| <= W1(P_G, P_data).
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from manifpt.evaluation.support import distance_blocks
 
 DIRECTIONS = 256
-# Rows at most of which the median distance is taken.
+# The largest number of rows for the median distance.
 MEDIAN_ROWS = 1000
 
 
@@ -74,8 +74,8 @@ def sliced_wasserstein(
 ) -> float:
     """Return the sliced 1-Wasserstein distance of N x d and M x d rows, in units of the features.
 
-    The mean over random unit directions of the exact distance of the projections (Bonneel et al.,
-    "Sliced and Radon Wasserstein Barycenters of Measures", Journal of Mathematical Imaging and
+    It is the mean over random unit directions of the exact distance of the projections (Bonneel et
+    al., "Sliced and Radon Wasserstein Barycenters of Measures", Journal of Mathematical Imaging and
     Vision 51, 2015). The directions depend on d and ``seed`` alone. It is at most the 1-Wasserstein
     distance, and in many dimensions far below it, so it may be below E|a|, too.
 

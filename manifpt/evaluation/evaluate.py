@@ -42,11 +42,12 @@ METRICS = "metrics.json"
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """Which images count, and how they are judged.
+    """The settings of an evaluation: the images that count, and the rule that judges them.
 
-    With ``sources`` only their images are taken. ``rule`` decides what is unknown. Images that look
-    like one of training or validation count with ``keep_near`` alone. With ``other_manifold`` the
-    artifacts may be of other manifolds than in training, such as those of another data set's reals.
+    With ``sources`` only their images are taken. ``rule`` decides which images are called unknown.
+    Images that look like one of training or validation count only with ``keep_near``. With
+    ``other_manifold`` the artifacts may be of other manifolds than in training, such as those of
+    another data set's reals.
     """
 
     sources: Sequence[str] = ()
@@ -55,7 +56,7 @@ class EvaluationSettings:
     other_manifold: bool = False
 
     def key(self, attributor: TrainedAttributor, branches: Sequence[ArtifactBranch]) -> str:
-        """Return the hash of all that decides the metrics."""
+        """Return the hash of all settings that decide the metrics."""
         content = [branch.manifest["key"] for branch in branches]
         looks = {"keep_near": self.keep_near, "distance": DISTANCE}
         looks |= {"other_manifold": True} if self.other_manifold else {}
@@ -74,7 +75,7 @@ def _check(
     *,
     other_manifold: bool,
 ) -> None:
-    """Raise unless artifacts are what the attributor was trained on, in the same spaces.
+    """Raise unless artifacts are of the spaces and manifolds of the attributor's training.
 
     With ``other_manifold`` they may be deviations from other reals.
     """
@@ -123,11 +124,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate on the test split of artifacts, or on images; return the metrics.
 
-    Images that declare no split all count as test. Whatever was in the manifold, in training or
-    in validation is left out by its pixel hash, and counted. ``model`` is an attributor's folder,
-    or MLflow's name of one (see ``registered``). Images of sources that are none of the
-    attributor's classes are the unknown, which the rule and scores are to find; they do not count
-    for the closed set.
+    Images that declare no split all count as test. Images of the manifold, of training and of
+    validation are left out by their pixel hashes, and counted. ``model`` is an attributor's folder,
+    or MLflow's name of one (see ``registered``). Images of other sources than the attributor's
+    classes are the unknown, which the rule and the scores should detect; they do not count for the
+    closed set.
 
     ``near_training`` of the metrics has the accuracies with and without the images that look like
     one of training or validation; ``other_manifold`` has the hashes of both manifolds.
@@ -195,7 +196,7 @@ def _scored(
 def _closed_set(
     records: Iterable[dict[str, Any]], classes: Sequence[str], settings: EvaluationSettings
 ) -> tuple[dict[str, Any], dict[str, int]]:
-    """Return the closed set's metrics of scored rows, and how many images were left out and why.
+    """Return the closed set's metrics of scored rows, and the counts of images left out by reason.
 
     Raises where no image counts.
     """
@@ -210,7 +211,7 @@ def _closed_set(
             f"--input: no unseen image of the attributor's classes ({left_out}){hint}"
         )
     metrics = closed_set_metrics(counted, classes)
-    # A file without a row of the sources that are asked for has no facts.
+    # A file without a row of the requested sources has no facts.
     without_hash = sum(f.get("without_hash", 0) for f in facts)
     metrics["near_training"] = near_report(news, near, without_hash, keep_near=settings.keep_near)
     return metrics, left_out
@@ -219,7 +220,7 @@ def _closed_set(
 def _confidence(
     parts: Sequence[dict[str, Any]], model: str, rule: Rule, output: str, pool: session.Pool
 ) -> dict[str, Any]:
-    """Return how far probabilities hold, and the unknown's metrics, of the tables of scores."""
+    """Return the metrics of calibration and of the unknown, from the tables of scores."""
     attributor = TrainedAttributor.open(model)
     names = attributor.open_set.score_names if attributor.open_set else []
     paths = {
@@ -251,9 +252,10 @@ def _total(facts: Sequence[dict[str, Any]], name: str, classes: int) -> np.ndarr
 def near_report(
     news: np.ndarray, near: np.ndarray, without_hash: int, *, keep_near: bool
 ) -> dict[str, Any]:
-    """Return how many images are ``near`` training, and the accuracies with and without them.
+    """Return the number of images ``near`` training, and the accuracies with and without them.
 
-    Both are confusion matrices. Of ``without_hash`` images it is unknown, and they count.
+    ``news`` and ``near`` are confusion matrices. It is unknown for ``without_hash`` images, which
+    count.
     """
     return {
         "images": int(near.sum()),
@@ -266,7 +268,7 @@ def near_report(
 
 
 def near_line(near: dict[str, Any]) -> str:
-    """Return what ``near_report`` gave as a line of text."""
+    """Return the result of ``near_report`` as a line of text."""
     without, known = near["accuracy_without"], near["without_hash"]
     text = (
         f"near_training: {near['images']} test images look like one of training or validation and "

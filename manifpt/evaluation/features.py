@@ -1,4 +1,4 @@
-"""The features by which an attributor tells test images apart: inputs of its last layers."""
+"""The features of test images in an attributor: the inputs of its last layers."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -23,8 +23,8 @@ def head_features(model: str, inputs: Sequence[str], most: int = 10_000) -> Feat
     """Return the features of test images of the attributor's classes, ``most`` at most.
 
     ``inputs`` are artifacts as in training. Features of several heads stand side by side, each
-    head's divided by the root of its mean variance, so that no head counts for its scale. Files
-    are read in their order until there are ``most`` images.
+    head's divided by the root of its mean variance, so that the scale of a head does not matter.
+    Files are read in their order until there are ``most`` images.
     """
     attributor = TrainedAttributor.open(storage.absolute(model))
     branches = open_artifacts(inputs)

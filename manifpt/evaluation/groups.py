@@ -1,7 +1,7 @@
-"""How often groups of test images are told right, against their size and their foreign images.
+"""The accuracy for groups of test images, against their size and their foreign images.
 
-And how often they are called unknown: those of known sources, and those of sources that the
-attributor has never seen.
+The share of groups that are called unknown is measured, too, for known sources and for sources that
+the attributor has never seen.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ SIZES, FOREIGN, SEEDS = (1, 2, 5, 10, 20, 50), (0.0, 0.1, 0.2), (0, 1, 2)
 GROUPS = 100  # a class, a seed
 # The first of these groups are tested for being unknown, which takes milliseconds each.
 ASKED = 20
-# Pools as if no image could be foreign: what the share eps is worth.
+# Pooling as if no image could be foreign, to show the effect of the share eps.
 PLAIN = 1e-9
 RESULT = "groups.json"
 
@@ -39,7 +39,7 @@ class Scores:
 
     @classmethod
     def read(cls, uris: Sequence[str]) -> "Scores":
-        """Return those in some files."""
+        """Return the scores in some files."""
         tables = [storage.read_parquet(uri) for uri in uris]
         probabilities = np.array([p for t in tables for p in t["probabilities"].to_pylist()])
         sources = np.array([name for t in tables for name in t["source"].to_pylist()], dtype=object)
@@ -51,7 +51,7 @@ class Scores:
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """How many images each source has."""
+        """The number of images of each source."""
         names, counts = np.unique(self.sources.astype(str), return_counts=True)
         return dict(zip(names.tolist(), counts.tolist(), strict=True))
 
@@ -61,7 +61,7 @@ def drawn_groups(
 ) -> np.ndarray:
     """Return GROUPS groups of a source as rows of N images, GROUPS x size.
 
-    Of each group ``foreign`` images are of other sources; none is in a group twice.
+    Each group has ``foreign`` images of other sources; no image is in a group twice.
     """
     own, others = np.flatnonzero(sources == of), np.flatnonzero(sources != of)
     parts = [
@@ -80,9 +80,9 @@ def unknown_ps(scores: Scores, groups: np.ndarray, pooling: Pooling) -> np.ndarr
 
 
 def known_groups(scores: Scores, pooling: Pooling, size: int) -> Iterator[dict[str, Any]]:
-    """Yield a row a number of foreign images: accuracies, one a seed, and what is called unknown.
+    """Yield a row for each number of foreign images: accuracies, one a seed, and p-values.
 
-    Accuracies are means over the classes that have images enough; ``plain_accuracies`` are without
+    Accuracies are means over the classes that have enough images; ``plain_accuracies`` are without
     a share for foreign images. ``unknown_p`` are p-values, one list a seed.
     """
     priors, classes = np.array(pooling.priors), pooling.classes
@@ -110,7 +110,7 @@ def known_groups(scores: Scores, pooling: Pooling, size: int) -> Iterator[dict[s
 def unknown_groups(
     unknown: Scores, known: Sequence[np.ndarray], pooling: Pooling, size: int
 ) -> list[dict[str, Any]]:
-    """Return a row for each source with images enough; ``known`` are p-values of known groups."""
+    """Return a row for each source with enough images; ``known`` are p-values of known groups."""
     rows = []
     for name in sorted(name for name, count in unknown.counts.items() if count >= size):
         row: dict[str, Any] = {"source": name, "size": size, "found": [], "aurocs": []}

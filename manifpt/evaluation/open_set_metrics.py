@@ -1,4 +1,4 @@
-"""How well the unknown is told from the known by a score, higher is less known.
+"""Metrics of the detection of unknown images by a score; higher is less known.
 
 Known images are the positive: a true positive is a known image that is accepted. With ties, an
 image is accepted if its score is at most the threshold.

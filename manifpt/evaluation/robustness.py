@@ -1,7 +1,7 @@
-"""Do verdicts survive what the web does to images? Accuracy against kind and strength of damage.
+"""Robustness of verdicts to degradations of the web: accuracy against kind and strength.
 
-The images that ``evaluate`` would count, each decoded once and then degraded in every way in turn:
-all levels are of the same images, so their differences are not those of samples.
+The images are those that ``evaluate`` would count. Each is decoded once and then degraded in every
+way in turn: all levels have the same images, so their differences are not due to sampling.
 """
 
 import csv
@@ -54,7 +54,7 @@ class RobustnessStage(Unseen):
     levels: tuple[Degradation, ...]
 
     def __call__(self, table: pa.Table) -> pipeline.Result:
-        """Score rows at each level; the record counts what was left out and why."""
+        """Score rows at each level; the record counts the rows left out by reason."""
         classes = self.attributor.classes
         seen, other = self.unusable(table, np.zeros(table.num_rows, bool))
         marks = self.marked(table)[NEAR].fill_null(False).to_numpy().astype(bool)
@@ -107,7 +107,7 @@ def evaluate_robustness(
 
     ``levels`` are notations of ``images.degrade``, LEVELS by default; the images as they are come
     first in any case. Otherwise as ``evaluate``: images that declare no split all count as test,
-    and what the manifold or training has seen, or nearly seen, is left out and counted.
+    and images of the manifold or of training, or that look like these, are left out and counted.
     """
     if are_artifacts(inputs):
         raise ManifptError("--input: --robustness degrades images; give these, not artifacts")
@@ -147,7 +147,7 @@ def evaluate_robustness(
 
 
 def _curves(records: Records, levels: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
-    """Return each level's metrics, and what was left out; raise where no image counts."""
+    """Return each level's metrics, and the counts left out; raise if no image counts."""
     facts = [record["facts"] for record in records]
     reasons = ("seen", "other_source", "near_training")
     left_out = {name: sum(f.get(name, 0) for f in facts) for name in reasons}

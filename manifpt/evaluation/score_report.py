@@ -1,4 +1,4 @@
-"""From the scores of an evaluation: calibration before and after, and the unknown."""
+"""Metrics from the scores of an evaluation: calibration before and after, and the unknown."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,8 +12,8 @@ from manifpt.attribution.unknown.open_set import auroc, rejected_by_class
 from manifpt.evaluation.calibration import calibration_metrics
 from manifpt.evaluation.open_set_metrics import fpr_at_tpr, open_set_metrics, oscr
 
-# The folders of scores: of images of the attributor's classes, and of others; and of images that
-# look like one of training and do not count.
+# The folders of scores: those of images of the attributor's classes, those of others, and those of
+# images that look like one of training and do not count.
 SCORES, UNKNOWN, NEAR_SCORES = "scores", "unknown", "near_training"
 COMBINED = "unknown_score"
 
@@ -23,9 +23,9 @@ def confidence_report(
 ) -> dict[str, Any]:
     """Return the metrics of score files, by folder; run it in a task, which reads them all.
 
-    ``names`` are those of the single scores of strangeness. Without images of unknown sources
-    there is no ``open_set``; ``false_rejection_by_class`` is the share of each class's images that
-    are called unknown.
+    ``names`` are those of the single scores of the unknown. Without images of unknown sources there
+    is no ``open_set``; ``false_rejection_by_class`` is the share of each class's images that are
+    called unknown.
     """
     known = _rows(paths[SCORES], ["source", "prediction", "probabilities", "uncalibrated"], names)
     truth = np.array([classes.index(name) for name in known["source"].to_pylist()])

@@ -1,4 +1,4 @@
-"""The stage of the pipeline that scores artifacts which training has not seen, a row an image."""
+"""The stage of the pipeline that scores unseen artifacts, a row an image."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +25,7 @@ class ScoreStage(Unseen):
     rule: Rule = USUAL
 
     def __call__(self, table: pa.Table) -> pipeline.Result:
-        """Score rows; the record counts what was left out and why."""
+        """Score rows; the record counts the rows left out by reason."""
         classes = self.attributor.classes
         seen, other = self.unusable(table, np.array(table["in_manifold"]))
         images = image_starts(table)
@@ -54,11 +54,11 @@ class ScoreStage(Unseen):
         return pipeline.Result(both, facts)
 
     def _folder(self, name: str) -> str:
-        """Return where the scores go of rows that are ``news``, or ``near`` training."""
+        """Return the folder of scores of rows that are ``news``, or ``near`` training."""
         return SCORES if self.keep_near or name == "news" else NEAR_SCORES
 
     def _scores(self, table: pa.Table) -> pa.Table:
-        """Return the scores table of an artifacts table: all that metrics are computed from.
+        """Return the scores table of an artifacts table, from which all metrics are computed.
 
         It has a row an image; distances are means of its tiles, the neighbour is its first tile's.
         ``uncalibrated`` are the probabilities before the heads were weighed.

@@ -1,4 +1,4 @@
-"""How far the fingerprints of generators lie apart: the Frechet distance ratio of features (FDR).
+"""The separation of generators' fingerprints: the Frechet distance ratio of features (FDR).
 
 Song, Khayatkhoei and AbdAlmageed, "ManiFPT: Defining and Analyzing Fingerprints of Generative
 Models", CVPR 2024, compare feature spaces by the ratio of the Frechet distances between and within
@@ -19,7 +19,7 @@ LEAST_ROWS = 4
 
 
 class FrechetRatio(NamedTuple):
-    """The Frechet distance ratio, with the ends of its interval and what it was computed from.
+    """The Frechet distance ratio, with the ends of its interval and the data behind it.
 
     ``between`` and ``within`` are the mean distances whose ratio it is, ``rows`` the size of each
     sample, ``components`` the dimensions that were left. ``low`` and ``high`` are NaN for two
@@ -63,7 +63,7 @@ def frechet_distance(
     distance between multivariate normal distributions", Journal of Multivariate Analysis 12(3),
     1982), which Heusel et al. (NeurIPS 2017) call FID for features of Inception.
 
-    Of N(0, 1) and N(3, 4) it is 3^2 + (2 - 1)^2:
+    For N(0, 1) and N(3, 4) it is 3^2 + (2 - 1)^2:
 
     >>> one, four = np.array([[1.0]]), np.array([[4.0]])
     >>> frechet_distance(np.zeros(1), one, np.full(1, 3.0), four)
@@ -162,7 +162,7 @@ def frechet_ratio(
     reduced, rows = _reduced(features, most, seed), int(counts.min()) // 2
     rng = np.random.default_rng(seed)
     distances = np.zeros((len(names), len(names)))
-    with threadpoolctl.threadpool_limits(1):  # threads only slow thousands of small matrices down
+    with threadpoolctl.threadpool_limits(1):  # threads slow small matrices down
         for _ in range(halves):
             cut = [rng.permutation(np.flatnonzero(labels == name))[: 2 * rows] for name in names]
             first = [_fitted(reduced[part[:rows]]) for part in cut]

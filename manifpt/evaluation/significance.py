@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-# Statistics that rounding alone tells apart are equal.
+# Statistics that differ by rounding alone are equal.
 ROUNDING = 1e-9
 
 

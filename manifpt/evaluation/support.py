@@ -1,4 +1,4 @@
-"""How the supports of samples and of reals overlap: precision, recall, density, coverage.
+"""The overlap of the supports of samples and reals: precision, recall, density, coverage.
 
 Precision and recall: Kynkaanniemi et al., "Improved Precision and Recall Metric for Assessing
 Generative Models", NeurIPS 2019, eqs. 1-2: a point's ball reaches to its k-th neighbour of its own

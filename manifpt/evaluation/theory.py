@@ -1,4 +1,4 @@
-"""Whether artifacts rank generators as distances of distributions do."""
+"""A test whether artifacts rank generators as distances of distributions do."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -28,7 +28,7 @@ class RankCorrelation(NamedTuple):
 
 
 class RankTable(NamedTuple):
-    """The measures of each generator, and how each goes with the mean artifact length.
+    """The measures of each generator, and their correlations with the mean artifact length.
 
     ``rows`` are by generator and measure, ``correlations`` by measure. All measures are from
     ``samples`` images of each generator.
@@ -72,7 +72,7 @@ def rank_table(
 
     ``real`` are N x d vectors of reals, ``generated`` M x d vectors of each generator's images, and
     ``artifacts`` the artifacts of the same images in the same order. Measures depend on the number
-    of rows: of each generator the same number is drawn, as many as the smallest has. The kernel's
+    of rows: the same number is drawn for each generator, as many as the smallest has. The kernel's
     bandwidth is the median distance of the reals, one for all generators. ``real`` should be reals
     that the manifold does not hold, or precision counts copies.
 

@@ -1,8 +1,8 @@
-"""What of a table an evaluation may count: rows that no step of the attributor has seen.
+"""The rows of a table that an evaluation may count: those that no step of the attributor has seen.
 
-An image is seen by its pixels. One that looks like an image of training or validation, by its
-perceptual hash, may be a copy of it, the next frame or the same scene: splits by content put such
-images on both sides. They are marked, and left out unless asked for.
+Seen images are recognised by their pixels. An image that looks like one of training or validation,
+by its perceptual hash, may be a copy of it, the next frame or the same scene: splits by content put
+such images on both sides. They are marked, and left out unless asked for.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from manifpt.nets.device import device_and_precision
 
 @dataclass
 class Unseen:
-    """The attributor ``model`` in one process, and which rows are news to it."""
+    """The attributor ``model`` in one process, and the rows that it has not seen."""
 
     model: str
     keep_near: bool
@@ -37,7 +37,7 @@ class Unseen:
 
     @cached_property
     def looks(self) -> HammingIndex | None:
-        """The perceptual hashes of training and validation; None if it was made without."""
+        """The perceptual hashes of training and validation; None if the attributor has none."""
         hashes = self.attributor.seen_looks()
         return None if hashes is None else HammingIndex(hashes)
 
@@ -46,7 +46,7 @@ class Unseen:
         return table.append_column(NEAR, near(table[LOOKS], self.looks))
 
     def unusable(self, table: pa.Table, in_manifold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return masks of the rows that were seen, and of those of other sources that were not.
+        """Return masks of the seen rows, and of the unseen rows of other sources.
 
         ``in_manifold`` says which rows the manifold has.
         """

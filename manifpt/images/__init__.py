@@ -1,4 +1,4 @@
-"""Image sources -> the images table: where images are, how they are read, and how decoded.
+"""Image sources -> the images table: listing, reading and decoding of images.
 
 The names below are found at first use: the process that decodes (``decoder``) imports this package,
 too, and must start quickly and stay small.

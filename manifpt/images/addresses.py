@@ -1,9 +1,9 @@
-"""Which IP addresses are of the public internet: an own list, stricter than Python's.
+"""The IP addresses of the public internet, by a list that is stricter than Python's.
 
-What ``ipaddress`` calls global differs between patch releases. The networks here are those of
-IANA's special-purpose registries that are not globally reachable, and what else is no host of the
-web (https://www.iana.org/assignments/iana-ipv4-special-registry and iana-ipv6-special-registry,
-as of 2025-10). Stricter than the registries are:
+The addresses that ``ipaddress`` calls global differ between patch releases. The networks here are
+those of IANA's special-purpose registries that are not globally reachable, and others without hosts
+of the web (https://www.iana.org/assignments/iana-ipv4-special-registry and
+iana-ipv6-special-registry, as of 2025-10). Stricter than the registries are:
 
 - 192.0.0.0/24 and 2001::/23, whole: the anycast addresses of protocols in them hold no images.
 - 192.88.99.0/24, 2002::/16 (6to4), 2001::/32 (Teredo): relays that are deprecated.
@@ -49,12 +49,12 @@ _REFUSED_6 = [
 ]
 # Gateways translate these to IPv4: the address that is reached is the one inside.
 _TRANSLATED = [ip_network("::ffff:0:0/96"), ip_network("64:ff9b::/96")]
-# ISATAP: what the second word from the right is where the first is an IPv4 address.
+# ISATAP: values of the second word from the right if the first one is an IPv4 address.
 _ISATAP = {0x00005EFE, 0x02005EFE}
 
 
 def is_public(address: str) -> bool:
-    """Tell whether an IP address, and any that is embedded in it, is one of the public internet."""
+    """Tell whether an IP address, and any embedded in it, is of the public internet."""
     ip = ip_address(address.partition("%")[0])
     if isinstance(ip, IPv4Address):
         return not any(ip in network for network in _REFUSED_4)

@@ -1,4 +1,4 @@
-"""Folders that name sources and splits, as data sets of the field arrange them.
+"""Folders that name sources and splits, in the layouts of known data sets.
 
 CNNDetection and AIGCDetectBenchmark: ``GENERATOR/0_real`` and ``1_fake``, or with classes between,
 ``GENERATOR/cat/0_real``. GenImage: ``GENERATOR/train/nature`` and ``ai``. Others: ``real`` and
@@ -16,7 +16,7 @@ from manifpt.errors import ManifptError, public
 from manifpt.images.listing import Inside, inside
 from manifpt.images.sources import PARQUET, REAL, TABLES, TARS, Input, split_named
 
-# Names of folders of reals, and of those of generated images beside them; and whose they are.
+# Names of folders of reals and of the folders of generated images beside them, with the data set.
 PAIRS = {
     ("0_real", "1_fake"): "CNNDetection",
     ("nature", "ai"): "GenImage",
@@ -30,7 +30,7 @@ Path = tuple[str, ...]
 
 
 class Arrangement(NamedTuple):
-    """The folders of an input, each with its source and split; ``str`` says what was recognised."""
+    """The folders of an input, each with its source and split; ``str`` describes the layout."""
 
     name: str
     parts: list[Input]
@@ -45,7 +45,7 @@ class Arrangement(NamedTuple):
 
 
 class _Pair(NamedTuple):
-    """A folder of reals, one of generated images, and what of names such pairs have."""
+    """A folder of reals, one of generated images, and the layout of such names."""
 
     real: str | None
     fake: str | None
@@ -62,7 +62,7 @@ def _pair(folders: list[str]) -> _Pair | None:
 
 
 def _tree(uri: str) -> dict[Path, Inside]:
-    """Return what the folders down to pairs hold; nothing if the first folders have no pair."""
+    """Return the content of the folders down to pairs; empty if the first folders have no pair."""
     found: dict[Path, Inside] = {}
     paired, todo = False, deque[Path]([()])
     while todo:
@@ -78,7 +78,7 @@ def _tree(uri: str) -> dict[Path, Inside]:
 
 
 def _held(uri: str, above: Path) -> Inside:
-    """Return what a folder holds; nothing of one inside the input that cannot be listed."""
+    """Return a folder's content; empty for a folder inside the input that cannot be listed."""
     try:
         return inside(storage.join(uri, *above))
     except ManifptError:
@@ -91,7 +91,7 @@ def pairs_of(given: Input, *, reals_only: bool = False) -> Arrangement | None:
     """Return the folders of an input that has pairs of real and generated images, else None.
 
     The name of the input, if any, is that of the generator. With ``reals_only`` only folders of
-    reals are taken; of splits, only train.
+    reals are taken, and if there are splits, only train.
     """
     if given.uri.endswith((*TARS, *PARQUET, *TABLES)):
         return None
@@ -216,7 +216,7 @@ def _own_name(given: Input, pair: _Pair) -> str:
 
 
 def classes_of(given: Input) -> Arrangement | None:
-    """Return the folders of an input that holds nothing but folders, each of which is a source.
+    """Return the folders of an input that holds only folders, each of which is a source.
 
     Folders train, test, ... are splits, and the sources are in them.
     """
@@ -238,7 +238,7 @@ def _class(given: Input, above: Path, name: str, split: str | None = None) -> In
 
 
 def _of_split(given: Input, name: str) -> Iterator[Input]:
-    """Yield the folders of classes in that of a split; itself if its files may name them."""
+    """Yield the folders of classes in that of a split; the folder itself if files may name them."""
     split, held = split_named(name), inside(storage.join(given.uri, name))
     if held.files and not any(f.endswith((*TARS, *PARQUET)) for f in held.files):
         raise _refused(

@@ -1,6 +1,6 @@
-"""Open containers, and tell errors of the storage from errors of the content.
+"""Open containers, and separate errors of the storage from errors of the content.
 
-Parsers of hostile bytes may raise any kind of error, so the kind does not tell the cause. If the
+Parsers of hostile bytes may raise any kind of error, so the kind does not show the cause. If the
 file raised the error, the storage failed; every other error is a fault of the content.
 """
 

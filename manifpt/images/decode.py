@@ -20,7 +20,7 @@ with contextlib.suppress(ImportError):
     pillow_heif.register_heif_opener()
 
 # By content, never by name. Left out: formats that run other programs or fetch files (EPS, WMF).
-# HEIF (HEIC) is there where the package pillow-heif is.
+# HEIF (HEIC) needs the package pillow-heif.
 Image.init()
 FORMATS = [
     name
@@ -37,8 +37,8 @@ FILTERS = {
 }
 PNG = b"\x89PNG\r\n\x1a\n"
 ROWS = 256  # rows of a deep image that are converted at once
-# Where a resized image would have more pixels, only its centre is computed. Pillow then takes its
-# two passes in another order, so values may differ where the filter overshoots.
+# If a resized image would have more pixels than this, only its centre is computed. Pillow then
+# takes its two passes in another order, so values may differ where the filter overshoots.
 MOST_RESIZED = 2**26
 
 # Every code of a quarantine row, as docs/reference.md lists them.
@@ -65,7 +65,7 @@ ERRORS = {
 class DecodeError(Exception):
     """An image that becomes a quarantine row; ``code`` is one of ERRORS.
 
-    ``size`` is how many bytes it is said to have, where these are too many.
+    ``size`` is the announced number of bytes if these are too many.
     """
 
     def __init__(self, code: str, message: str = "", size: int | None = None) -> None:
@@ -74,12 +74,12 @@ class DecodeError(Exception):
 
 
 class Decoded(NamedTuple):
-    """An image after the rule: ``pixels`` are size x size x 3 uint8; the rest as it came.
+    """An image after the rule: ``pixels`` are size x size x 3 uint8; the rest is of the file.
 
     By a rule with tiles they are tiles x size x size x 3, and ``places`` are the tiles' left and
     top pixels. ``others`` are the same image in the other sizes asked for; ``looks`` is the
-    thumbnail of the whole upright image, for its perceptual hash, which so depends neither on size
-    nor crop.
+    thumbnail of the whole upright image, for its perceptual hash, which therefore depends neither
+    on size nor crop.
     """
 
     pixels: np.ndarray
@@ -97,7 +97,7 @@ COSTS = frozenset({"max_seconds", "max_memory"})
 
 @dataclass(frozen=True)
 class DecodeRule:
-    """How every image becomes size x size RGB.
+    """The rule by which every image becomes size x size RGB.
 
     EXIF orientation is applied. Modes: transparency is composited on white; grey is repeated to
     three channels; 16-bit grey is divided by 257; 32-bit integers likewise if any value exceeds
@@ -106,11 +106,12 @@ class DecodeRule:
     Pillow. Then the shorter side is resized to ``size`` with an antialiased filter and the centre
     is cropped; an image of that size already is left as it is.
 
-    With ``tiles``, an image of which no side is below ``size`` is not resized: it becomes up to so
-    many native tiles (see ``tiles``). A smaller one is resized as before, to one tile.
+    With ``tiles``, an image whose sides are at least ``size`` is not resized: it becomes up to that
+    number of native tiles (see the module ``tiles``). A smaller image is resized as above, to one
+    tile.
 
-    ``max_seconds`` of processor time and ``max_memory`` bytes bound what one image may cost, where
-    it is decoded in a process of its own (see ``sandbox``).
+    ``max_seconds`` of processor time and ``max_memory`` bytes bound the cost of one image if it is
+    decoded in a process of its own (see ``sandbox``).
     """
 
     size: int
@@ -122,10 +123,10 @@ class DecodeRule:
     tiles: int = 0
 
     def card(self) -> dict[str, Any]:
-        """Return what decides the pixels and the decoder's version, for manifests.
+        """Return the settings that decide the pixels and the decoder's version, for manifests.
 
-        ``COSTS`` are left out: they say what a machine will bear, and make no image another. A
-        rule without tiles does not mention them, as before there were any.
+        ``COSTS`` are left out: they are limits of a machine, and do not change the pixels. A rule
+        without tiles does not mention them, like rules of earlier versions.
         """
         found = {name: value for name, value in asdict(self).items() if name not in COSTS}
         if not self.tiles:
@@ -186,7 +187,7 @@ def resize(image: Image.Image, size: int, filter_name: str = "bicubic") -> Image
 
 
 def refusal(data: bytes, rule: DecodeRule) -> DecodeError | None:
-    """Return why bytes need not be looked at, if so."""
+    """Return an error if bytes are refused before decoding."""
     if not data:
         return DecodeError("empty")
     if len(data) > rule.max_bytes:
@@ -202,7 +203,7 @@ def _check_pixels(image: Image.Image, rule: DecodeRule) -> None:
 
 
 def _pixels(image: Image.Image, rule: DecodeRule) -> tuple[np.ndarray, Sequence[Place]]:
-    """Return what the rule makes of an RGB image, and the places of its tiles, if it has any."""
+    """Return the pixels of an RGB image by the rule, and the places of its tiles, if any."""
     if rule.tiles and min(image.size) >= rule.size:
         return cut_tiles(image, rule.size, rule.tiles)
     pixels = np.asarray(resize(image, rule.size, rule.filter))
@@ -212,8 +213,9 @@ def _pixels(image: Image.Image, rule: DecodeRule) -> tuple[np.ndarray, Sequence[
 def decode(data: bytes, rule: DecodeRule, other_sizes: Sequence[int] = ()) -> Decoded:
     """Decode one image in this process; raise DecodeError with a code of ERRORS if that fails.
 
-    Nothing here bounds time, or survives a codec that crashes: for images of strangers there is
-    ``sandbox.decode_all``, which calls this function in a process of its own.
+    This function has no limit on time, and does not survive a codec that crashes. Images of
+    strangers are decoded by ``sandbox.decode_all``, which calls this function in a process of its
+    own.
     """
     if refused := refusal(data, rule):
         raise refused
@@ -236,7 +238,7 @@ def decode(data: bytes, rule: DecodeRule, other_sizes: Sequence[int] = ()) -> De
     except DecodeError:
         raise
     except UnidentifiedImageError:
-        if data.startswith(PNG):  # of which Pillow does not say that its header is broken
+        if data.startswith(PNG):  # Pillow does not report its broken header
             raise DecodeError("corrupt", "the header of the PNG is broken") from None
         raise DecodeError("unknown_format") from None
     except Image.DecompressionBombError as error:
@@ -253,7 +255,7 @@ def decode(data: bytes, rule: DecodeRule, other_sizes: Sequence[int] = ()) -> De
 def decoded_or_error(
     data: bytes, rule: DecodeRule, other_sizes: Sequence[int] = ()
 ) -> Decoded | DecodeError:
-    """Return what ``decode`` returns, or the error that it raises."""
+    """Return the result of ``decode``, or the error that it raises."""
     try:
         return decode(data, rule, other_sizes)
     except DecodeError as error:

@@ -2,7 +2,7 @@
 
     python -m manifpt.images.decoder '[RULE, SIZES]'
 
-It imports only what decoding needs.
+It imports only the modules that decoding needs.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ ANSWER = struct.Struct("<II")
 
 
 def serve(rule: DecodeRule, sizes: Sequence[int], images: BinaryIO, answers: BinaryIO) -> None:
-    """Decode images until there are no more; what exceeds the limits ends the process."""
+    """Decode images until there are no more; an image that exceeds the limits ends the process."""
     for name in (signal.SIGPROF, signal.SIGALRM):
         signal.signal(name, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF, signal.SIGALRM})
@@ -43,7 +43,7 @@ def serve(rule: DecodeRule, sizes: Sequence[int], images: BinaryIO, answers: Bin
         signal.setitimer(signal.ITIMER_REAL, 0)
         if isinstance(found, DecodeError):
             if found.code == "too_much_memory":
-                os._exit(OUT_OF_MEMORY)  # whether for this image alone, a new child will show
+                os._exit(OUT_OF_MEMORY)  # a new child shows whether this image alone needs too much
             text, pixels = f"{found.code} {found}".encode(errors="replace"), b""
         else:
             places = ";".join(f"{x},{y}" for x, y in found.places) or "-"

@@ -1,13 +1,13 @@
-"""What the web does to an image, as pure functions: JPEG, resize, blur, crop, noise.
+"""Degradations of images on the web, as pure functions: JPEG, resize, blur, crop, noise.
 
-They act on the image that the classifier gets: decoded, and of the rule's size, 28 or 64 pixels
-say. This is how robustness is measured in the field (Wang et al., CNN-generated images are
+They act on the image that the classifier gets: decoded, and of the rule's size, for example 28 or
+64 pixels. This is how robustness is measured in the field (Wang et al., CNN-generated images are
 surprisingly easy to spot, CVPR 2020, section 4.2; Frank et al., ICML 2020), and it lets an image be
-decoded once for all degradations. It is also the harder of two ways: what happens to a photograph
-of 1,000 pixels is nearly gone when the rule reduces it to 64, while a blur of sigma 5 leaves little
-of 28. Curves are therefore those of images that were published in the rule's size; for larger
-originals they are on the safe side. Where spaces have images of several sizes, each is degraded by
-the same kind, strength and place.
+decoded once for all degradations. It is also the harder test: a degradation of a photograph of
+1,000 pixels nearly disappears when the rule reduces it to 64 pixels, while a blur of sigma 5
+removes most detail of 28 pixels. Curves are therefore those of images that were published in the
+rule's size; for larger originals they are pessimistic. If spaces have images of several sizes, each
+is degraded by the same kind, strength and place.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from manifpt.images.decode import FILTERS
 
 
 def jpeg(image: np.ndarray, quality: float) -> np.ndarray:
-    """Return what is left of H x W x 3 uint8 after JPEG by libjpeg's quality, 1 to 100.
+    """Return H x W x 3 uint8 after JPEG of libjpeg's quality, 1 to 100.
 
     Chroma has half the resolution, as most encoders do it.
     """
@@ -68,7 +68,7 @@ def noise(image: np.ndarray, std: float, rng: np.random.Generator) -> np.ndarray
 
 
 class Kind(NamedTuple):
-    """What strengths a degradation may have, which does nothing, and which are drawn by default."""
+    """The range of a degradation's strength, the neutral one, and the range drawn by default."""
 
     least: float
     most: float
@@ -76,8 +76,8 @@ class Kind(NamedTuple):
     drawn: tuple[float, float]
 
 
-# Drawn for training: Wang et al.'s blur, and else the milder part of what is usually measured.
-# No quality of JPEG is without loss.
+# Ranges drawn for training: Wang et al.'s blur, and else the milder part of the usual ranges. No
+# quality of JPEG is without loss.
 KINDS = {
     "jpeg": Kind(1, 100, 101, (50, 95)),
     "blur": Kind(0, 100, 0, (0.1, 3)),
@@ -92,7 +92,7 @@ _NOTATION = re.compile(rf"([a-z]+)(?::({_NUMBER})(?:-({_NUMBER}))?)?")
 
 
 def _read(text: str) -> tuple[str, list[float]]:
-    """Return the kind and the strengths that a notation names, which are none, one or two."""
+    """Return the kind of a notation and its strengths: none, one or two."""
     match = _NOTATION.fullmatch(text)
     kind = match.group(1) if match else ""
     if match is None or kind not in KINDS:
@@ -125,7 +125,7 @@ class Degradation:
         return self.kind if self.strength is None else f"{self.kind}:{self.strength:g}"
 
     def __call__(self, image: np.ndarray, key: str, filter_name: str = "bicubic") -> np.ndarray:
-        """Return H x W x 3 uint8 degraded; where a crop lies, and noise, come from ``key`` alone.
+        """Return H x W x 3 uint8 degraded; the place of a crop, and noise, come from ``key`` alone.
 
         The same key places crops alike in images of all sizes.
         """

@@ -1,8 +1,8 @@
 """Degraded images of an images table: views of every row, and copies beside training images.
 
-What is drawn for an image depends on a seed, its pixels and the number of the copy, so neither on
-the batch nor on the order. A degraded image keeps its original's pixel hash: it is known as seen
-wherever the original is, and never meets it in a manifold.
+The random degradation of an image depends on a seed, its pixels and the number of the copy, and
+neither on the batch nor on the order. A degraded image keeps its original's pixel hash: it counts
+as seen if the original does, and is never compared with it in a manifold.
 """
 
 from collections.abc import Container, Mapping, Sequence
@@ -15,7 +15,7 @@ import pyarrow as pa
 from manifpt.images.degrade import Degradation, StrengthRange, generator
 from manifpt.images.stacks import image_of_each_tile, is_stacked, restacked, tiles_of, unstacked
 
-# The column of an augmented table that says what was done to a copy; null for originals.
+# The column of an augmented table with the degradation of a copy; null for originals.
 COLUMN = "degradation"
 
 
@@ -24,8 +24,8 @@ def degraded(
 ) -> pa.Table:
     """Return an images table, all its sizes, with each row's image degraded by its key.
 
-    Tiles of an image are degraded by the same kind and strength, each by itself: what comes of the
-    pixels around it, at its edges, is left out. JPEG's blocks stay where they were.
+    Tiles of an image are degraded by the same kind and strength, each by itself: the influence of
+    the pixels around it, at its edges, is left out. JPEG's blocks stay where they were.
     """
     if table.num_rows == 0:
         return table
@@ -67,17 +67,17 @@ def copy_id(name: str, number: int) -> str:
 
 
 def original_id(name: str) -> str:
-    """Return the id of the image that a copy, of this id, was made of."""
+    """Return the id of the original of a copy with this id."""
     return name.rpartition("~")[0]
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """So many degraded copies of each training image, of every class alike; validation has one.
+    """Degraded copies: ``copies`` of each training image of any class, one of a validation image.
 
-    Each copy has one kind out of ``ranges``, all equally often, of a strength drawn from its range.
-    With ``validation``, choosing an epoch and fitting what is fitted on validation see clean and
-    degraded images by halves; without, clean ones alone. Test images are never degraded.
+    Each copy has one kind out of ``ranges``, all equally often, with a strength drawn from its
+    range. With ``validation``, half of the images that choose the epoch and fit the calibration are
+    degraded; without it, all are clean. Test images are never degraded.
     """
 
     ranges: tuple[StrengthRange, ...]
@@ -86,7 +86,7 @@ class Augmentation:
     seed: int = 0
 
     def card(self) -> dict[str, Any]:
-        """Return all that decides the copies, as JSON values."""
+        """Return all settings that decide the copies, as JSON values."""
         ranges = [str(one) for one in self.ranges]
         return vars(self) | {"ranges": ranges}
 
@@ -97,7 +97,7 @@ class Augmentation:
         return cls(ranges, card["copies"], card["validation"], card["seed"])
 
     def count(self, split: str) -> int:
-        """Return how many copies an image of a split gets."""
+        """Return the number of copies of an image of a split."""
         return {"train": self.copies, "validation": int(self.validation)}.get(split, 0)
 
     def extended(

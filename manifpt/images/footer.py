@@ -1,4 +1,4 @@
-"""What the footer of a Parquet file announces, which may be a lie: columns, rows and sizes."""
+"""The columns, rows and sizes that the footer of a Parquet file announces, which may be false."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -8,16 +8,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 MOST_COLUMNS = 2**14
-# Rows that a file may announce, besides one for each of its bytes.
+# The number of rows that a file may announce, besides one for each of its bytes.
 MOST_ROWS = 2**20
 BATCH_ROWS, BATCH_BYTES = 64, 32 * 2**20
-MOST_FEATURES = 2**22  # bytes of what Hugging Face says of columns
+MOST_FEATURES = 2**22  # bytes of Hugging Face's description of columns
 
 
 def footer_facts(parquet: pq.ParquetFile, size: int) -> dict[str, Any]:
-    """Return a file's columns, which of them hold bytes or class labels, and how many rows it has.
+    """Return a file's columns, those of bytes and of class labels, and its number of rows.
 
-    Raises ValueError if a file of ``size`` bytes announces more than anyone could want to read.
+    Raises ValueError if a file of ``size`` bytes announces more columns or rows than plausible.
     """
     if max(len(parquet.schema), len(parquet.schema_arrow)) > MOST_COLUMNS:
         raise ValueError(f"it has more than {MOST_COLUMNS} columns")
@@ -51,12 +51,12 @@ def class_labels(schema: pa.Schema) -> dict[str, list[str]]:
 
 
 def row_group_sizes(parquet: pq.ParquetFile) -> list[int]:
-    """Return how many rows each row group has."""
+    """Return the number of rows of each row group."""
     return [parquet.metadata.row_group(n).num_rows for n in range(parquet.num_row_groups)]
 
 
 def bytes_path(kind: pa.DataType) -> list[str] | None:
-    """Return where a type holds bytes: [] if it is of bytes, ["bytes"] for a struct of them."""
+    """Return the path to the bytes of a type: [] for bytes, ["bytes"] for a struct of them."""
     path = []
     while pa.types.is_struct(kind):
         place = kind.get_field_index("bytes")
@@ -69,14 +69,14 @@ def bytes_path(kind: pa.DataType) -> list[str] | None:
 
 
 def largest_group(parquet: pq.ParquetFile) -> int:
-    """Return the bytes that the largest row group has in the file."""
+    """Return the bytes of the largest row group in the file."""
     numbers = range(parquet.num_row_groups)
     sizes = [sum(c.total_compressed_size for c in _chunks(parquet, n)) for n in numbers]
     return int(max([0, *sizes]))
 
 
 def batch_rows(parquet: pq.ParquetFile, columns: Sequence[str]) -> int:
-    """Return how many rows of some columns have together no more than some BATCH_BYTES."""
+    """Return the number of rows of some columns that have about BATCH_BYTES together."""
     numbers = range(parquet.num_row_groups)
     rows = (sum(map(_value_bytes, _chunks(parquet, n, columns))) for n in numbers)
     return max(1, min(BATCH_ROWS, BATCH_BYTES // max([1, *rows])))
@@ -85,7 +85,7 @@ def batch_rows(parquet: pq.ParquetFile, columns: Sequence[str]) -> int:
 def _chunks(
     parquet: pq.ParquetFile, group: int, columns: Sequence[str] | None = None
 ) -> Iterator[pq.ColumnChunkMetaData]:
-    """Yield what a row group has of each column, or of those whose paths begin with ``columns``."""
+    """Yield a row group's chunk of each column, or of those whose paths begin with ``columns``."""
     found = parquet.metadata.row_group(group)
     for number in range(found.num_columns):
         chunk = found.column(number)
@@ -95,10 +95,10 @@ def _chunks(
 
 
 def _value_bytes(chunk: pq.ColumnChunkMetaData) -> int:
-    """Return how large a chunk's values are: the mean, but of a dictionary all that it may hold.
+    """Return the size of a chunk's values: their mean, or all of a dictionary if there is one.
 
-    For any of those may be repeated in each row. A dictionary has what the chunk has decompressed
-    less the other pages, which have at least what they have compressed.
+    Each row may repeat the largest value of a dictionary. The size of a dictionary is that of the
+    decompressed chunk less the other pages, which have at least their compressed size.
     """
     whole = int(chunk.total_uncompressed_size)
     if not chunk.has_dictionary_page:

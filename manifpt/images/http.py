@@ -1,4 +1,4 @@
-"""Downloads from the web, with limits on everything and no way into a private network.
+"""Downloads from the web, with limits on time and size, to public addresses alone.
 
 A host's name is resolved once for each request, and that address is connected to if it is public:
 a second answer of the name server (DNS rebinding) is never asked for. Each redirect is a request
@@ -28,7 +28,7 @@ _SAFE = "/%:@!$&'()*+,;=~-._?"
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds to connect, for each answer of the network, and for all; attempts, redirects."""
+    """Seconds to connect, for each answer of the network, and in all; attempts, redirects."""
 
     connect: float = 5
     read: float = 15
@@ -42,7 +42,7 @@ LIMITS = Limits()
 
 
 class _TransientError(Exception):
-    """A failure that another attempt may mend, after ``pause`` seconds."""
+    """A failure that another attempt, after ``pause`` seconds, may not have."""
 
     def __init__(self, code: str, message: str, pause: float = 0) -> None:
         super().__init__(message)
@@ -50,7 +50,7 @@ class _TransientError(Exception):
 
 
 class _Connection(http.client.HTTPConnection):
-    """A connection to an address that was checked, whatever its host's name says by now."""
+    """A connection to an address that was checked, even if its host now has another one."""
 
     def __init__(self, host: str, port: int, address: str, timeout: float, *, tls: bool) -> None:
         super().__init__(host, port, timeout=timeout)
@@ -96,7 +96,7 @@ def addresses(host: str, port: int, *, allow_private: bool) -> list[str]:
 def download(
     url: str, max_bytes: int, *, allow_private: bool = False, limits: Limits = LIMITS
 ) -> bytes:
-    """Return what an http(s) URL holds; anything else raises DecodeError with a code of ERRORS.
+    """Return the content of an http(s) URL; any failure raises DecodeError with a code of ERRORS.
 
     Answers 429 and 5xx and failing connections are tried again, a little later each time.
     """
@@ -151,7 +151,7 @@ def _followed(
 
 
 def _answer(connection: _Connection, target: str, limits: Limits, max_bytes: int) -> bytes | str:
-    """Return the content of an answer, or where it redirects to."""
+    """Return the content of an answer, or the URL that it redirects to."""
     connection.connect()
     connection.sock.settimeout(limits.read)
     agent = {"User-Agent": f"manifpt/{__version__}", "Accept-Encoding": "identity"}
@@ -188,9 +188,9 @@ def _content(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
 def _failures(
     host: str, connection: _Connection, limits: Limits, deadline: float
 ) -> Iterator[None]:
-    """Cut a connection when its time is over, close it, and say what failed.
+    """Cut a connection when its time is over, close it, and turn errors into DecodeError.
 
-    Timeouts of sockets are of one wait each: a server that sends a byte now and then has none.
+    A socket's timeout is for one wait: a server that sends a byte now and then never exceeds it.
     """
     timer = threading.Timer(max(0.0, deadline - time.monotonic()), connection.cut)
     timer.daemon = True

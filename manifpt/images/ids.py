@@ -1,4 +1,4 @@
-"""Ids of images: each image of a job has its own, whatever the names of the files are.
+"""Ids of images: each image of a job has its own, for any names of files.
 
 An id consists of names from outside (files, members of tars, cells of tables) and of marks. Names
 are escaped and never contain ``~``, so a ``~`` in an id is always a mark.
@@ -24,7 +24,7 @@ _AMBIGUOUS = re.compile(f"[~\0\ud800-\udfff]|{_PERCENT}")
 
 def _escape(match: re.Match[str]) -> str:
     code = ord(match[0])
-    if 0xDC80 <= code <= 0xDCFF:  # how Python puts a byte that is no UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # Python's form of a byte that is not UTF-8
         return f"%{code - 0xDC00:02X}"
     return f"%u{code:04X}" if code >= 0xD800 else f"%{code:02X}"
 
@@ -84,7 +84,7 @@ class Names:
     The ids of a container begin with its name without the ending, unless a folder or another
     container has that name already. Names with the same beginning must follow each other, as in a
     sorted listing. With ``anyhow`` they may come in any order, but then all folders and containers
-    are kept in memory.
+    are held in memory.
     """
 
     def __init__(self, prefix: str = "", *, anyhow: bool = False) -> None:

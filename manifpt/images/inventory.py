@@ -1,4 +1,4 @@
-"""The units of inputs as they are listed, one by one, and what they hold together."""
+"""The units of inputs, listed one by one, and the sums of their content."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from manifpt.images.units import units
 
 
 class Inventory:
-    """Lists inputs in one pass; what it tells of them is complete when that has ended."""
+    """Lists inputs in one pass; its facts about them are complete when the pass has ended."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Inventory:
         return self._key.hexdigest()
 
     def describe(self) -> dict[str, Any]:
-        """Say what the inputs are, as ``sources.describe`` does, and what of them is skipped."""
+        """Describe the inputs, as ``sources.describe`` does, with the counts of skipped items."""
         return {
             "given": self.given,
             "units": self._kinds.total(),

@@ -1,7 +1,7 @@
 """Columns that name the source and the split of rows: by their names, or by Hugging Face's schema.
 
-Images of a generator and reals may lie in one file. So where the user names a file's source, rows
-that a source column calls real are real in spite of that.
+Images of a generator and reals may lie in one file. If the user names a file's source, rows that a
+source column calls real are nevertheless real.
 """
 
 import re
@@ -22,7 +22,7 @@ _SHARD = re.compile(r"(?:^|[/_.-])([a-z]+)-\d{5}-of-\d{5}(?:-[0-9a-f]+)?$")
 
 
 class Columns(NamedTuple):
-    """How the rows of one file are read, and whether a row's own source counts alone."""
+    """The reading of one file's rows, and whether a row's own source counts alone."""
 
     reading: Reading
     alone: bool = False
@@ -37,17 +37,17 @@ def names_of_classes(names: Sequence[str]) -> list[str]:
 
 
 def is_pair(names: Sequence[str]) -> bool:
-    """Tell whether class labels are of reals and of generated images, whichever these are."""
+    """Tell whether class labels are one of reals and one of generated images."""
     return any(set(pair) == {name.lower() for name in names} for pair in PAIRS)
 
 
 @dataclass(frozen=True)
 class LabelRequest:
-    """How inputs are read, and what for: their sources, or only their reals, or neither."""
+    """The reading of inputs, and its purpose: their sources, or only their reals, or neither."""
 
     reading: Reading
     labelled: bool
-    source: str | None  # in place of the names that the user gave
+    source: str | None  # replaces the names that the user gave
 
     @property
     def reals_only(self) -> bool:
@@ -55,11 +55,11 @@ class LabelRequest:
         return self.source == REAL
 
     def named(self, given: Input) -> Input:
-        """Return an input with the name that it has in this job."""
+        """Return an input with its name in this job."""
         return replace(given, source=self.source) if self.source and given.source else given
 
     def arranged(self, given: Input) -> Arrangement | None:
-        """Return the folders of sources in an input, if it has any and they are asked for."""
+        """Return the folders of sources in an input, if it has any and the job needs them."""
         if not self.labelled and not self.reals_only:
             return None
         found = arrangement.pairs_of(given, reals_only=self.reals_only)
@@ -73,7 +73,7 @@ class LabelRequest:
         labels: Mapping[str, Sequence[str]],
         source: str | None,
     ) -> Columns:
-        """Return how a file's rows name their sources and splits, as far as its columns tell.
+        """Return the columns by which a file's rows name their sources and splits.
 
         ``source`` is the name that the user gave, ``labels`` the names of class labels. Only jobs
         that need sources, or reals, look for a column that the user does not name.
@@ -109,9 +109,9 @@ class LabelRequest:
 def _recognised(
     uri: str, names: Sequence[str], labels: Mapping[str, Sequence[str]], *, named: bool
 ) -> tuple[str | None, str]:
-    """Return the column of sources, if there is one, and what it was recognised by.
+    """Return the column of sources, if there is one, and the reason for its choice.
 
-    If the user ``named`` the source, only one that tells reals from generated images counts.
+    If the user ``named`` the source, only a column of reals and generated images counts.
     """
     pairs = [column for column in labels if is_pair(labels[column])]
     if set(names) >= COMMUNITY:
@@ -137,13 +137,13 @@ def split_of_shard(uri: str) -> str | None:
 
 
 def declaring(reading: Reading) -> tuple[str, ...]:
-    """Return the columns that ``declared`` looks at."""
+    """Return the columns that ``declared`` reads."""
     community = sorted(COMMUNITY) if reading.source_column == MODEL else ()
     return (reading.source_column or "source", reading.split_column or "split", *community)
 
 
 def strict(reading: Reading) -> tuple[str, ...]:
-    """Return those columns that count only where they hold strings: nobody has named them."""
+    """Return the columns that count only if they hold strings, because no user named them."""
     given = (reading.source_column and "source", reading.split_column and "split")
     return tuple(name for name in ("source", "split") if name not in given)
 
@@ -162,7 +162,7 @@ def spelled(
 
 
 def declared(facts: Mapping[str, Any], reading: Reading) -> tuple[str | None, str | None]:
-    """Return the source and the split that a row, or a sample of a tar, says it has."""
+    """Return the source and the split that a row, or a sample of a tar, declares."""
     if reading.source_column is None:
         given = facts.get("source")
         source = printable(given) if isinstance(given, str) else None
@@ -186,7 +186,7 @@ def _named(value: object) -> str | None:
 
 
 def source_of(unit: Unit, own: str | None) -> str | None:
-    """Return the source of a row whose own columns say ``own``: the unit's, if that has one."""
+    """Return the source of a row with the source ``own``: the unit's, if that has one."""
     if unit.source is None or (unit.reading.source_column is not None and own == REAL):
         return own
     return unit.source

@@ -2,8 +2,8 @@
 
 A quoted field of CSV may continue over several lines only if the record is well-formed: it has as
 many fields as the header, its last quote stands before a comma or a line end, and no line between
-its first and its last could be a row by itself. Otherwise the quote is treated as stray. It is a
-fault of its line, and the next line is read as a new record.
+its first and its last could be a row by itself. Otherwise the quote is a fault of its line, and the
+next line is read as a new record.
 """
 
 import csv
@@ -83,7 +83,7 @@ class Span(NamedTuple):
 
 
 def spans(found: Iterable[Record], offset: int, size: int, length: int) -> Iterator[Span]:
-    """Yield where each ``length`` records lie, of those from byte ``offset`` to byte ``size``."""
+    """Yield a Span for each ``length`` records from byte ``offset`` to byte ``size``."""
     start = stop = 0
     for stop, record in enumerate(found, start=1):
         if stop - start == length:

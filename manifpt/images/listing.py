@@ -183,7 +183,7 @@ def _objects(uri: str, seen: Listing) -> Iterator[Found]:
 
 
 class Inside(NamedTuple):
-    """What a folder holds: names of folders, sorted, and of files; counts of what is left out."""
+    """The content of a folder: sorted names of folders, and of files; counts of items left out."""
 
     folders: list[str]
     files: list[str]
@@ -191,7 +191,7 @@ class Inside(NamedTuple):
 
 
 def inside(uri: str) -> Inside:
-    """Return what a folder holds; of an object store with files there, the first page of it."""
+    """Return a folder's content; in an object store with files there, only its first page."""
     found = _prefixes(uri) if storage.is_remote(uri) else _folders(uri)
     found.folders.sort()
     return found

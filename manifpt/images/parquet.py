@@ -77,7 +77,7 @@ def opened(uri: str) -> Iterator[Parquet]:
 
 
 def image_column(parquet: Parquet, reading: Reading, uri: str) -> str:
-    """Find the column of image bytes, plain or Hugging Face's struct; raise if there is none."""
+    """Find the column of image bytes, plain or in Hugging Face's struct; raise if there is none."""
     name = found_image_column(parquet, reading)
     if name is None:
         shown = ", ".join(parquet.names)[:200]

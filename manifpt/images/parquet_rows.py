@@ -72,13 +72,13 @@ def _texts(column: pa.Array, *, strings: bool) -> list[str | None]:
         values = column.to_pylist()
     except MemoryError:
         raise
-    except Exception:  # one value that Python has not, or that is no UTF-8
+    except Exception:  # a value that Python does not have, or that is not UTF-8
         values = [_value(cell) for cell in column]
     return [text_of(v) if isinstance(v, str) or not strings else None for v in values]
 
 
 def _value(cell: pa.Scalar) -> Any:
-    """Return a value, or how Arrow writes it where Python has none, or None."""
+    """Return a value, or Arrow's text of it if Python has no such value, or None."""
     with contextlib.suppress(Exception):
         return cell.as_py()
     with contextlib.suppress(Exception):

@@ -16,14 +16,14 @@ _SPECIAL = re.compile(r"[*?\[{]")
 
 
 def is_pattern(uri: str) -> bool:
-    """Tell whether a URI is a pattern; one that names a file or folder as it is, is none."""
+    """Tell whether a URI is a pattern, and not the literal name of a file or folder."""
     if storage.is_remote(uri) and _SPECIAL.search(uri.split("/")[2]):
         return True
     return bool(_SPECIAL.search(uri)) and not storage.exists(uri)
 
 
 def braces(text: str) -> Iterator[str]:
-    """Yield what a shell makes of a text with braces; those with nothing to choose stay.
+    """Yield a shell's expansions of a text with braces; braces with nothing to choose stay.
 
     The numbers of a range have as many digits as the longer end, if one begins with a zero.
     """
@@ -50,7 +50,7 @@ def _joined(head: str, middles: Iterable[str], tail: str) -> Iterator[str]:
 
 
 def _first_group(text: str) -> tuple[int, int, list[str]] | None:
-    """Return where the first closed pair of braces begins and ends, and its parts by commas."""
+    """Return begin and end of the first closed pair of braces, and its parts by commas."""
     for start in (match.start() for match in re.finditer("{", text)):
         depth, parts, begin = 0, list[str](), start + 1
         for at in range(start, len(text)):
@@ -83,14 +83,14 @@ def matches(path: list[str], pattern: list[str]) -> bool:
 
 
 def leads(folder: list[str], pattern: list[str]) -> bool:
-    """Tell whether something in a folder may match the pattern."""
+    """Tell whether a path in a folder may match the pattern."""
     if not folder or not pattern or pattern[0] == "**":
         return True
     return fnmatchcase(folder[0], pattern[0]) and leads(folder[1:], pattern[1:])
 
 
 def root_of(pattern: str) -> str:
-    """Return the folder that a pattern is about: what comes before its first special part."""
+    """Return the folder of a pattern: the path before its first special part."""
     match = _SPECIAL.search(pattern)
     return pattern[: pattern.rindex("/", 0, match.start())] if match else pattern
 
@@ -98,8 +98,8 @@ def root_of(pattern: str) -> str:
 class Pattern:
     """A pattern of URIs, and the files that it names, each of them once.
 
-    What it names is read as if it had been given itself: a folder with all that is in it. A
-    choice in braces that names nothing is an error, since a shard may be missing.
+    Each match is read like an input of its own: a folder with all its files. A choice in braces
+    without a match is an error, since a shard may be missing.
     """
 
     def __init__(self, uri: str) -> None:
@@ -110,7 +110,7 @@ class Pattern:
 
     @cached_property
     def choices(self) -> dict[str, int]:
-        """The patterns without braces that it stands for, and their order."""
+        """The patterns without braces that it expands to, and their order."""
         found: dict[str, int] = {}
         for number, choice in enumerate(braces(self.uri)):
             if number == MOST:
@@ -130,7 +130,7 @@ class Pattern:
         return found
 
     def files(self, seen: Listing) -> Iterator[Found]:
-        """Yield the files, choice by choice; what is left out is counted as ``seen.skipped``."""
+        """Yield the files, choice by choice; ``seen.skipped`` counts the items left out."""
         for choice, number in self.choices.items():
             empty = True
             for found in self._files(choice, Listing(seen.skipped)):

@@ -1,9 +1,9 @@
-"""A hash of what an image looks like: recompressed and resized copies have nearly the same bits.
+"""The perceptual hash of an image: recompressed and resized copies have nearly the same bits.
 
-The DCT hash of C. Zauner, "Implementation and benchmarking of perceptual image hash functions"
-(2010), section 3.2, as pHash's ``ph_dct_imagehash`` computes it: 32 x 32 grey pixels, the 8 x 8
-lowest frequencies without those that are constant along an axis, one bit each for those above
-their median. All numbers are whole and below 2^53, so every machine finds the same bits.
+It is the DCT hash of C. Zauner, "Implementation and benchmarking of perceptual image hash
+functions" (2010), section 3.2, as pHash's ``ph_dct_imagehash`` computes it: 32 x 32 grey pixels,
+the 8 x 8 lowest frequencies without those that are constant along an axis, one bit each for those
+above their median. All numbers are whole and below 2^53, so every machine finds the same bits.
 
 It sees composition, not content: pictures of centred objects on plain ground are alike to it.
 """
@@ -16,12 +16,13 @@ import numpy as np
 from PIL import Image
 
 SIDE = 32
-# Grey levels of standard deviation. Of a flatter image noise would decide the bits, and all blank
-# images would be copies of each other: it has no hash.
+# Standard deviation in grey levels. A flatter image has no hash: noise would decide its bits, and
+# all blank images would be copies of each other.
 LEAST_CONTRAST = 4.0
-# The most bits in which the hashes of near duplicates differ. Of pairs of unlike images, 1e-6 of
-# Fashion-MNIST's and none in 4 million of CIFAR-10's are that near (at 4 bits 2e-5 and 2e-7), and
-# each image of a large corpus meets all others; of copies by JPEG 75 or half the size 66 to 100 %.
+# The largest number of bits in which the hashes of near duplicates differ. A share of 1e-6 of
+# Fashion-MNIST's pairs of unlike images, and none in 4 million of CIFAR-10's, are that near (at 4
+# bits 2e-5 and 2e-7); each image of a large corpus is compared with all others. Of copies by JPEG
+# 75 or half the size, 66 to 100 % are that near.
 DISTANCE = 2
 MOST_DISTANCE = 8
 CANDIDATES = 2**17  # pairs that are compared at once
@@ -36,7 +37,7 @@ _COSINES = np.rint(2**12 * np.cos(_ANGLES))  # DCT-II, without its scale
 
 
 def thumbnail(image: Image.Image) -> np.ndarray:
-    """Return what is hashed of an image in RGB, SIDE x SIDE uint8."""
+    """Return the thumbnail of an RGB image for its hash, SIDE x SIDE uint8."""
     grey = image.convert("L")
     return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0))
 
@@ -81,9 +82,9 @@ def earlier(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Find for hashes, N distinct uint64, the earliest that lies near among those before them.
 
-    ``places`` say what is earlier, N int64; only hashes that agree on all bits of ``mask`` are
-    compared. Returns rows, the place found for each, and the bits in which the two differ. Takes
-    memory for N, however many agree.
+    ``places``, N int64, give the order; only hashes that agree on all bits of ``mask`` are
+    compared. Returns rows, the place found for each, and the bits in which the two differ. Memory
+    grows with N, for any number of agreeing hashes.
     """
     keys = hashes & np.uint64(mask)
     order = np.lexsort((places, keys))
@@ -103,7 +104,7 @@ def earlier(
 
 
 class HammingIndex:
-    """Hashes, N uint64, and which of them lie within ``distance`` bits of others: exactly those.
+    """An exact index of N hashes, uint64, for queries within ``distance`` bits.
 
     Cut into distance + 1 bands, two such hashes agree in one band at least (multi-index hashing:
     Norouzi, Punjani & Fleet, CVPR 2012). So only hashes that share a band are compared.
@@ -116,7 +117,7 @@ class HammingIndex:
         for low, high in pairwise(edges):
             keys = self._key(self.hashes, low, high)
             order = np.argsort(keys, kind="stable").astype(np.uint32)
-            # Beside each other in memory are those that are compared with the same query.
+            # Hashes that are compared with the same query lie beside each other in memory.
             self.bands.append((low, high, order, keys[order], self.hashes[order]))
 
     @staticmethod

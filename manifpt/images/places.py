@@ -1,4 +1,4 @@
-"""Where inputs lie, so that a job writes neither into them nor around them."""
+"""The places of inputs, so that a job writes neither into them nor around them."""
 
 import os
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ def input_places(
 ) -> list[tuple[str, str]]:
     """Return the option and the place of each input, for ``claims.claim``.
 
-    A pattern is about the folder that it begins with, unless ``output`` lies in that where nothing
-    matches: ``*.png`` leaves room for a folder beside the pictures.
+    The place of a pattern is the folder that it begins with, unless ``output`` lies in that folder
+    and cannot match: ``*.png`` leaves room for a folder beside the pictures.
     """
     found = []
     for text in inputs:
@@ -27,7 +27,7 @@ def input_places(
 
 
 def _touches(pattern: str, output: str) -> bool:
-    """Tell whether a folder holds the place that a pattern is about, or files that it may name."""
+    """Tell whether a folder holds the place of a pattern, or files that it may match."""
     root = root_of(pattern)
     if storage.is_remote(root) != storage.is_remote(output):
         return False

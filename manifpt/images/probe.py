@@ -1,4 +1,4 @@
-"""The image size of a space, and whether images have tiles, where the user says neither."""
+"""The image size of a space, and whether images have tiles, if the user gives neither."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -52,9 +52,8 @@ def natural_size_of(raws: Iterable[Raw]) -> int:
 
 
 def usual_tiles(units: Sequence[Unit], selection: Selection, size: int) -> int:
-    """Return how many tiles an image has at most where the user names no number.
+    """Return the largest number of tiles of an image if the user gives none.
 
-    They are USUAL if one of the first images is larger than ``size``, else 0, so that images that
-    are not are seen as they always were.
+    It is USUAL if one of the first images is larger than ``size``, else 0.
     """
     return USUAL if max(_probed(_wanted(units, selection))) > size else 0

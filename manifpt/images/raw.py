@@ -17,19 +17,19 @@ from manifpt.images.tars import TarMember
 from manifpt.images.text import printable, text_of
 from manifpt.redaction import public_uri
 
-# Members of a WebDataset sample that describe the image and are none.
+# Members of a WebDataset sample that describe the image.
 SIDECARS = {"json", "txt", "cls", "cls2", "csv", "caption", "id", "index", "md5", "npy", "pyd"}
 MOST_JSON = 2**20  # a larger one is not parsed: it would take 25 times its size
 
 
-# Told an id: whether its image is wanted.
+# A function that tells whether the image of an id is wanted.
 Wanted = Callable[[str], bool]
 
 
 class Raw(NamedTuple):
-    """An image before decoding; ``data`` is None where there is none, and ``error`` says why.
+    """An image before decoding; if ``data`` is None, ``error`` gives the reason.
 
-    ``columns`` are the metadata that travel with it.
+    ``columns`` are its metadata.
     """
 
     id: str
@@ -43,7 +43,7 @@ class Raw(NamedTuple):
 
 
 def _declared(facts: dict[str, Any], reading: Reading) -> dict[str, Any]:
-    """Return the source, the split and the metadata that a row or a sample says it has."""
+    """Return the source, the split and the metadata that a row or a sample declares."""
     source, split = labels.declared(facts, reading)
     return {
         "source": source,
@@ -53,7 +53,7 @@ def _declared(facts: dict[str, Any], reading: Reading) -> dict[str, Any]:
 
 
 def _broken(unit: Unit, error: BrokenError) -> Raw:
-    """Return the one row that the unreadable rest of a container costs."""
+    """Return the one row that stands for the unreadable rest of a container."""
     own = broken_id(unit.ids[0], unit.rows[0] if unit.rows else None)
     return Raw(own, unit.uris[0], None, error="broken_archive", message=str(error))
 
@@ -135,7 +135,7 @@ class _Samples:
         self.size = 0
 
     def add(self, member: TarMember) -> Iterator[Raw]:
-        """Take the next member in; yield what is complete by now."""
+        """Add the next member; yield the images of samples that are complete."""
         if member.error and member.error != "too_many_bytes":
             yield self._raw(member.name, member, {"columns": dict.fromkeys(self._columns)})
             return
@@ -150,7 +150,7 @@ class _Samples:
         self.size += len(member.data or b"")
 
     def rest(self) -> Iterator[Raw]:
-        """Yield the images of the sample that is held, or its lack of one."""
+        """Yield the images of the held sample, or the error that it has none."""
         if self.name is not None and self.held:
             declared = _declared(self._facts() or self.known.of(self.name), self.unit.reading)
             images = [m for end, m in self.held.items() if _ending(end) not in SIDECARS]
@@ -223,7 +223,7 @@ def _raw_parquet(unit: Unit, most: int) -> Iterator[Raw]:
 
 
 def raw_images(unit: Unit, rule: DecodeRule, wanted: Wanted | None = None) -> Iterator[Raw]:
-    """Yield the undecoded images of a unit in a fixed order; what the unit declares wins.
+    """Yield the undecoded images of a unit in a fixed order; the unit's declarations win.
 
     Only those are returned whose id is ``wanted``.
     """

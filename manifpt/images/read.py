@@ -39,7 +39,7 @@ IMAGES = {
 
 
 def chunk_rows(size: int) -> int:
-    """Return how many size x size images make a chunk."""
+    """Return the number of size x size images of a chunk."""
     return max(16, min(CHUNK_ROWS, CHUNK_BYTES // (3 * size * size)))
 
 
@@ -48,8 +48,8 @@ def row_of(
 ) -> tuple[dict[str, Any], list[np.ndarray]]:
     """Return an image's row of the images table, and its pixels in each size.
 
-    ``found`` is what decoding gave. Pixels are ``blank`` where the row has an error. ``looks`` is
-    in the row in place of the perceptual hash, see ``images_table``.
+    ``found`` is the result of decoding. Pixels are ``blank`` where the row has an error. ``looks``
+    is in the row in place of the perceptual hash, see ``images_table``.
     """
     row: dict[str, Any] = dict.fromkeys(IMAGES)
     row |= {"id": raw.id, "uri": raw.uri, "source": raw.source, "split": raw.split}
@@ -89,7 +89,7 @@ def is_own(column: str) -> bool:
 
 
 def metadata_of(table: pa.Table) -> list[str]:
-    """Return the names of the metadata columns that travel with an images table."""
+    """Return the names of the metadata columns of an images table."""
     return [name for name in table.column_names if not is_own(name)]
 
 
@@ -102,7 +102,7 @@ def images_table(
     """Build an images table from its rows and the size x size x 3 uint8 pixels of each.
 
     The first pixels of a row may be a stack of tiles instead, see ``stacks``. ``columns`` are the
-    metadata that travel with the images. Rows with ``looks`` get their perceptual hashes here.
+    metadata of the images. Rows with ``looks`` get their perceptual hashes here.
     """
     seen = [row for row in rows if "looks" in row]
     for row, value in zip(seen, perceptual_hashes([r.pop("looks") for r in seen]), strict=True):
@@ -122,7 +122,7 @@ def images_table(
 
 
 def as_space_sees(table: pa.Table, rule: DecodeRule) -> pa.Table:
-    """Return the images table as a space with this rule sees it, with a row a tile if it has any.
+    """Return the images table for a space with this rule, with a row for each tile if it has any.
 
     The table was read by ``reading_rule`` of all spaces.
     """
@@ -157,8 +157,8 @@ def read_unit(
     """Yield the images table of one unit in chunks of at most ``chunk`` rows.
 
     Where images have tiles, a chunk ends once it has ``chunk`` tiles; an image is never divided.
-    This is the one way from any source to images: the rows that ``selection`` keeps and whose id
-    is ``wanted``, in the unit's own order, each decoded, in a process of its own, or with its
+    All images of all sources are read by this function: the rows that ``selection`` keeps and whose
+    id is ``wanted``, in the unit's own order, each decoded in a separate process, or with its
     error. Chunks of long metadata have fewer rows. See ``sized`` for ``other_sizes``.
     """
     raws = raw_images(unit, rule, wanted)
@@ -209,5 +209,5 @@ def unit_to_json(unit: Unit) -> str:
 
 
 def unit_from_json(text: str) -> Unit:
-    """Return the unit that ``unit_to_json`` wrote."""
+    """Read a unit from text of ``unit_to_json``."""
     return Unit.from_json(json.loads(text))

@@ -1,8 +1,8 @@
-"""Read containers in a child process, so that a file that is not what it seems costs only itself.
+"""Containers read in a child process, so that a hostile file costs only its own rows.
 
-A few bytes of a container can become gigabytes, and take its parser for ever. So a child process
-(``reader_process``) with a limit on memory and time parses the file. This process sends it the
-file, range by range, because only this process has access to the storage and its credentials.
+A few bytes of a container can become gigabytes, or keep its parser busy forever. Therefore a child
+process (``reader_process``) with a limit on memory and time parses the file. This process sends it
+the file, range by range, because only this process has access to the storage and its credentials.
 Errors that the child reports are faults of the content and raise BrokenError; errors of the storage
 are raised here unchanged.
 
@@ -143,7 +143,7 @@ os.register_at_fork(after_in_child=_idle.clear)  # a fork must not use these pip
 
 
 class Reader:
-    """An open container; ``facts`` is what its kind tells before its rows are read."""
+    """An open container; ``facts`` are those of its kind, known before its rows are read."""
 
     def __init__(self, file: IO[bytes], kind: str) -> None:
         self._file, self._kind = file, kind
@@ -186,7 +186,7 @@ class Reader:
             except (_DeadError, BrokenError) as error:
                 dead = isinstance(error, _DeadError)
                 cause = self._replaced() if dead else str(error)
-                # Of other kinds, the rows before an error have come.
+                # For other kinds, the rows before an error have come.
                 if one or not (dead or self._kind == "parquet"):
                     raise BrokenError(cause) from None
                 self._open()

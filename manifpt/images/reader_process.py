@@ -2,9 +2,9 @@
 
     python -m manifpt.images.reader_process
 
-It opens no file: it asks its parent for ranges of the one that the parent has open. So an error
-here is of the content, and one of the storage is met by the parent. It imports only what reading
-needs.
+It opens no file: it asks its parent for ranges of the one that the parent has open. Therefore an
+error here is of the content, and the parent meets errors of the storage. It imports only the
+modules that reading needs.
 """
 
 import contextlib
@@ -24,16 +24,16 @@ from manifpt.images.child import PIPE_BYTES
 from manifpt.images.parquet_rows import parquet_rows
 from manifpt.images.text import one_line
 
-# Bytes of memory: some, and for Parquet times what the largest row group has in the file, as a page
-# of a good file is there compressed, decompressed, and as values.
+# Bytes of memory: a constant, and for Parquet a multiple of the largest row group in the file,
+# since a page of a good file is in memory compressed, decompressed, and as values.
 MEMORY, MEMORY_RATIO = 3 * 2**30, 4
-# Processor time for a step, and how many times as much wall time it may take. A step ends with
-# each row, and with each range of the file.
+# Processor time for a step, and its wall time as a multiple of that. A step ends with each row, and
+# with each range of the file.
 SECONDS, WALL = 20, 6
 BUFFER = 2**20  # bytes that are read at once where less is needed
 PIECE_ROWS, PIECE_BYTES = 64, 2**22  # that are sent together
 LENGTH = struct.Struct("<Q")
-HEAD = struct.Struct("<cQ")  # of a message: its kind, and the length of the JSON that follows
+HEAD = struct.Struct("<cQ")  # head of a message: its kind, and the length of the JSON that follows
 ASK, OPENED, ROWS, END, ERROR = b"?", b"=", b"#", b".", b"!"
 
 # The bytes of a row, if it has any, and the rest of it, as JSON can say it.
@@ -51,7 +51,7 @@ class Wire:
         self.commands, self.answers = commands, answers
 
     def receive(self) -> bytes:
-        """Return what the parent sends next; GoneError if it is gone."""
+        """Return the parent's next bytes; raise GoneError if it is gone."""
         head = self.commands.read(LENGTH.size)
         if len(head) < LENGTH.size:
             raise GoneError
@@ -96,7 +96,7 @@ class Ranges(io.RawIOBase):
         return self.at
 
     def read(self, count: int = -1) -> bytes:
-        """Return ``count`` bytes, fewer at the end, and all that are left if it is negative."""
+        """Return ``count`` bytes, fewer at the end, and all the rest if it is negative."""
         left = max(0, self.size - self.at)
         count = left if count < 0 else min(count, left)
         if not count:
@@ -109,14 +109,14 @@ class Ranges(io.RawIOBase):
         return data
 
     def readinto(self, buffer: Any) -> int:
-        """Fill a buffer as far as the file goes; return how many bytes that are."""
+        """Fill a buffer up to the end of the file; return the number of bytes."""
         data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
 
 def _set_timers(seconds: float) -> None:
-    """Let this process end if the next step takes longer than ``seconds``; 0: let it be."""
+    """Let this process end if the next step takes longer than ``seconds``; 0 is no limit."""
     signal.setitimer(signal.ITIMER_PROF, seconds)
     signal.setitimer(signal.ITIMER_REAL, seconds * WALL)
 
@@ -132,7 +132,7 @@ def _bounded() -> Iterator[None]:
 
 
 class ReadCommand(NamedTuple):
-    """Which rows of the open file are wanted, from ``skip`` on, and how.
+    """A request for rows of the open file, from ``skip`` on.
 
     ``one`` asks for each row by itself, so that none is lost if the next one ends this process.
     ``options`` are those of the kind of file.
@@ -185,7 +185,7 @@ class _Text:
         self.size, self.file = size, io.BufferedReader(Ranges(wire, size), BUFFER)
 
     def rows(self, wanted: ReadCommand) -> Iterator[Row]:
-        """Yield records, or, where ``span`` is given, where each ``span`` of them lie."""
+        """Yield records, or, if ``span`` is given, a Span for each ``span`` of them."""
         name, offset, shape, span, count = (
             wanted.options[key] for key in ("name", "offset", "shape", "span", "count")
         )
@@ -208,7 +208,7 @@ KINDS: dict[str, Callable[[Wire, int], _Parquet | _Tar | _Text]] = {
 
 
 def _send_rows(wire: Wire, found: Iterator[Row], wanted: ReadCommand) -> None:
-    """Send rows by pieces; those before an error, too."""
+    """Send rows in pieces, including those before an error."""
     piece, size = list[tuple[pa.Buffer | bytes | None, str]](), 0
     try:
         while True:
@@ -253,8 +253,8 @@ def serve(wire: Wire) -> None:
         except GoneError:
             raise
         except MemoryError:
-            os._exit(child.OUT_OF_MEMORY)  # whether of this file alone, a new process will show
-        except Exception as error:  # of Arrow many kinds
+            os._exit(child.OUT_OF_MEMORY)  # a new process shows whether the file is the cause
+        except Exception as error:  # Arrow raises many kinds
             wire.send(ERROR, one_line(error))
 
 

@@ -21,7 +21,7 @@ class Recognised:
     units: int = 0
     bytes: int = 0
     listing: Listing = field(default_factory=Listing)
-    layouts: dict[str, None] = field(default_factory=dict)  # how sources were told, in words
+    layouts: dict[str, None] = field(default_factory=dict)  # the origins of sources, in words
     _last_table: str = field(default="", repr=False)
 
     @property

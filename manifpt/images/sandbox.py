@@ -1,16 +1,16 @@
-"""Decoding in a process of its own: an image that hangs it, fills it or crashes it costs one row.
+"""Decoding in a child process: an image that hangs, fills or crashes it costs one row.
 
-Codecs are C code that meets the bytes of strangers. A reader therefore has a child (``decoder``)
-and hands it the images over a pipe, several ahead, so that neither waits for the other. The child
-decodes in order and answers each image before it begins the next: one that is unanswered when the
-child dies is what it died of, or of what earlier ones left behind. So the image is given to a new
-child first, and only what kills that one too is said to be at fault. What becomes of an image does
-then not depend on its neighbours.
+Codecs are C code that reads the bytes of strangers. A reader therefore has a child (``decoder``)
+and sends it the images over a pipe, several ahead, so that neither waits for the other. The child
+decodes in order and answers each image before it begins the next. If it dies, the cause is the
+first unanswered image, or the memory left by earlier ones. That image is therefore given to a new
+child, and is at fault only if this child dies, too. The result of an image then does not depend on
+its neighbours.
 
-The kernel enforces the limits, in C code as well: a timer of processor time, one of real time for
-what waits instead of computing, and RLIMIT_DATA. A child ends with its parent: its input does. It
-has no part of the parent's environment, so no credentials, but it is no jail: it guards against
-images that break their codec, not against ones that take control of it.
+The kernel enforces the limits, in C code as well: a timer of processor time, one of real time for a
+process that waits instead of computing, and RLIMIT_DATA. A child ends with its parent, because its
+input ends. It has no part of the parent's environment, so no credentials, but it is no jail: it
+guards against images that break their codec, not against images that take control of it.
 """
 
 import atexit
@@ -75,13 +75,13 @@ class _Child:
         return sum(map(math.prod, self._shapes(tiles)))
 
     def send(self, data: bytes) -> None:
-        """Give it an image, now or while answers are waited for."""
+        """Send it an image, now or while this process waits for answers."""
         self.outgoing += (memoryview(LENGTH.pack(len(data))), memoryview(data))
         if len(self.outgoing) >= AT_ONCE:
             self._write()
 
     def _write(self) -> None:
-        """Send what the pipe takes."""
+        """Send as many bytes as the pipe takes."""
         try:
             while self.outgoing:
                 sent = os.writev(self.stdin, list(islice(self.outgoing, AT_ONCE)))
@@ -122,7 +122,7 @@ class _Child:
         return found
 
     def answer(self, *, ahead: bool = False) -> Decoded | DecodeError | None:
-        """Return what became of the next image; None if the child died, see ``verdict``.
+        """Return the result of the next image; None if the child died, see ``verdict``.
 
         ``ahead`` says that it has many more.
         """
@@ -173,7 +173,7 @@ class _Child:
         )
 
     def verdict(self, rule: DecodeRule) -> DecodeError:
-        """Return what the dead child died of."""
+        """Return the cause of the child's death."""
         if self.confused:
             self.close()
             return DecodeError("crashed", "its answer made no sense")
@@ -207,13 +207,13 @@ class Sandbox:
         self.child.send(data)
 
     def take(self) -> Decoded | DecodeError:
-        """Return what became of the first image that waits."""
-        # Where its pipe has room for few answers, it would wait for this process to wake.
+        """Return the result of the first image that waits."""
+        # If its pipe has room for few answers only, it would wait for this process to wake.
         roomy = 4 * self.child.pixel_bytes <= PIPE_BYTES
         while (found := self.child.answer(ahead=roomy and 2 * len(self.waiting) > AHEAD)) is None:
             first = self.child.answered == 0
             error = self.child.verdict(self.rule)
-            # Time is counted for each image alone; all else may be what others left behind.
+            # Time is counted for each image alone; other causes may be left by other images.
             at_fault = first or error.code == "too_slow"
             if at_fault:
                 self.waiting.popleft()
@@ -264,7 +264,7 @@ def decode_all(
 ) -> Iterator[tuple[T, Decoded | DecodeError]]:
     """Decode the bytes of each item in a process of its own; yield the items in order.
 
-    Raises ManifptError where such a process can't start; an image never raises.
+    Raises ManifptError if such a process can't start; an image never raises.
     """
     pending: deque[tuple[T, int, DecodeError | None]] = deque()
     ahead = 0

@@ -5,7 +5,7 @@ from manifpt.images import parquet
 from manifpt.images.container import BrokenError
 from manifpt.images.sources import PARQUET, Unit, stem
 
-# Characters of the metadata beside one tar; of more, none are read.
+# Characters of the metadata beside one tar; if there are more, none are read.
 MOST_BESIDE = 2**26
 
 
@@ -17,9 +17,10 @@ class Beside:
         self.rows: dict[str, dict[str, str | None]] | None = None
 
     def of(self, key: str) -> dict[str, str | None]:
-        """Return what is known of a sample; the file is read when first asked for.
+        """Return the metadata of a sample; the file is read at first use.
 
-        A file that can't be read, or has too much, tells nothing: the images are there without it.
+        A file that can't be read, or is too large, gives no metadata; the images are read without
+        it.
         """
         if self.rows is None:
             self.rows = self._read() if self._wanted() else {}

@@ -1,4 +1,4 @@
-"""Where images are: inputs as the user names them, and the units of work they are cut into."""
+"""Inputs as the user names them, and the units of work that they are cut into."""
 
 import hashlib
 import json
@@ -11,14 +11,14 @@ from manifpt import storage
 from manifpt.errors import public
 
 SPLITS = ("manifold", "train", "validation", "test")
-# What splits are called in data sets of the field.
+# Names of splits in known data sets.
 _SPLIT_NAMES = {
     "train": ("train", "training"),
     "validation": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
 CARD = "card.json"
-# Files that hold many images, or say where they are, by the ends of their names.
+# Files that hold many images, or list their URIs, by the ends of their names.
 TARS = (".tar", ".tar.gz", ".tgz")
 PARQUET = (".parquet", ".pq")
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
@@ -57,7 +57,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which images a job wants: those of these splits and sources, and those that declare none."""
+    """The images of a job: those of these splits and sources, and those that declare none."""
 
     splits: tuple[str, ...] | None = None
     sources: tuple[str, ...] | None = None
@@ -77,13 +77,13 @@ MANIFOLD_REALS = Selection(splits=("manifold",), sources=(REAL,))
 
 @dataclass(frozen=True)
 class Reading:
-    """How a unit is read, where the user says more than its files do.
+    """The user's options of reading a unit.
 
-    ``image_column`` holds the bytes in Parquet, ``id_column`` the ids, ``uri_column`` the URIs of
-    a table of them; ``columns`` are metadata that travel with the images. ``allow_private`` lets
+    ``image_column`` holds the bytes in Parquet, ``id_column`` the ids, ``uri_column`` the URIs of a
+    table of them; ``columns`` are metadata that are copied to the output. ``allow_private`` lets
     downloads reach addresses that are not public. A table in a bucket may name its own bucket and
     those of ``allow_buckets``, and local files with ``allow_local``. ``source_column`` and
-    ``split_column`` say where rows name their source and split; see ``labels``.
+    ``split_column`` name the columns of sources and splits; see ``labels``.
     """
 
     image_column: str | None = None
@@ -98,12 +98,12 @@ class Reading:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Reading":
-        """Return the reading that ``asdict`` made a JSON object of."""
+        """Read an object of JSON that ``asdict`` wrote."""
         lists = {name: tuple(value.get(name, ())) for name in ("columns", "allow_buckets")}
         return cls(**value | lists)
 
     def facts(self) -> dict[str, Any]:
-        """Return what keys are made of; keys without newer fields stay those of before."""
+        """Return the fields for keys; newer fields are left out if unset, so old keys hold."""
         newer = {"allow_buckets", "allow_local", "source_column", "split_column"}
         return {name: v for name, v in asdict(self).items() if v or name not in newer}
 
@@ -133,7 +133,7 @@ class Unit:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Unit":
-        """Return the unit that ``asdict`` made a JSON object of, also before it had all fields."""
+        """Read an object of JSON that ``asdict`` wrote, also one of an earlier version."""
         rows = value.get("rows")
         return cls(
             **value
@@ -147,7 +147,7 @@ class Unit:
 
     @property
     def content(self) -> list[Any]:
-        """What it holds and how that is read: names and sizes, not where they lie."""
+        """Its content and reading: names and sizes, without the place of the files."""
         facts: list[Any] = [self.kind, self.ids, self.source, self.split, self.bytes]
         if self.rows is not None:
             facts.append(self.rows)
@@ -157,7 +157,7 @@ class Unit:
 
 
 class ContentKey:
-    """A hash of what units hold, one unit after the other, to know an input again."""
+    """A hash of the content of units, one after the other, to recognise an input."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256(b"[")
@@ -177,7 +177,7 @@ class ContentKey:
 
 
 def content_key(units: Iterable[Unit]) -> str:
-    """Hash what the units hold (names and sizes, not where they lie), to know an input again."""
+    """Hash the content of units (names and sizes, not places), to recognise an input."""
     key = ContentKey()
     for unit in units:
         key.add(unit)
@@ -187,9 +187,9 @@ def content_key(units: Iterable[Unit]) -> str:
 def describe(
     inputs: Sequence[str], units: Sequence[Unit], labels: Reading = AS_FOUND
 ) -> dict[str, Any]:
-    """Say what the inputs are, for manifests: name and place, kinds, sizes, sources and hash.
+    """Describe the inputs for manifests: name and place, kinds, sizes, sources and hash.
 
-    ``labels``, the columns of sources and splits that the user named, are there to read them again.
+    ``labels``, the columns of sources and splits that the user named, are added to read them again.
     """
     kinds = [unit.kind for unit in units]
     given = [Input.parse(text) for text in inputs]

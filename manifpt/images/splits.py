@@ -1,7 +1,7 @@
-"""Splits of images that declare none: their content decides, or what they share with others.
+"""Splits of images that declare none, by their content or by a value of a column.
 
 A split is a function of one image's own row, so it depends on neither order, parts nor other
-images. Two images of the same pixels, or of the same value of a column, are on the same side.
+images. Two images of the same pixels, or of the same value of a column, have the same split.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ FOLDER = "folder"
 
 
 def split_of(sha256: str) -> str:
-    """Return the split that a hash stands for, by its last digits."""
+    """Return the split of a hash, by its last digits."""
     position = int(sha256[-15:], 16) / 16**15
     if position < TEST_SHARE:
         return "test"
@@ -34,7 +34,7 @@ def split_of(sha256: str) -> str:
 
 
 class Splits(NamedTuple):
-    """The split of each row; how many rows a column's value has split, and how many lack one."""
+    """The split of each row; the number of rows split by a column's value, and of those without."""
 
     names: list[str]
     by_value: int
@@ -42,11 +42,11 @@ class Splits(NamedTuple):
 
 
 def splits_of(table: pa.Table, undeclared: str, split_by: str | None) -> Splits:
-    """Return the splits of an images table: those that rows declare, else as ``undeclared`` says.
+    """Return the splits of an images table: those that rows declare, else by ``undeclared``.
 
-    With CONTENT it is by the value of the column ``split_by``, if that is given and there is one,
-    else by the pixels' hash; another ``undeclared`` is the split of all. The source does not count:
-    images of two sources with one prompt are on one side.
+    With CONTENT the value of the column ``split_by`` decides, if that is given and the row has one,
+    else the pixels' hash; another ``undeclared`` is the split of all. The source does not matter:
+    images of two sources with one prompt have one split.
     """
     names, found = [], [0, 0]
     values = [None] * len(table) if split_by is None else values_of(table, split_by)
@@ -83,7 +83,7 @@ def _folder(name: str, source: str | None) -> str | None:
 def reading_with_split(
     split_by: str | None, taken: Iterable[str], labels: Reading = AS_FOUND
 ) -> Reading:
-    """Return how inputs are read so that ``split_by`` comes with the images.
+    """Return the reading of inputs that includes the column ``split_by``.
 
     ``taken`` are the columns that tables of the output have themselves; ``labels`` says which
     columns name sources and splits.
@@ -114,7 +114,7 @@ def no_values(split_by: str) -> ManifptError:
 
 
 def _may_have(unit: Unit, column: str) -> bool:
-    """Tell whether a unit has a column; what has no header, as a tar, may have any."""
+    """Tell whether a unit may have a column; a unit without a header, as a tar, may have any."""
     if unit.kind in {"files", "tar"}:
         return unit.kind == "tar"
     try:

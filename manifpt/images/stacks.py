@@ -1,8 +1,8 @@
-"""The images table where images have tiles: a row an image, and a row a tile for what embeds.
+"""The images table of images with tiles: a row an image, or a row a tile to be embedded.
 
 By a rule with tiles, the column ``image`` holds the bytes of each image's stack of tiles, and
-PLACES where they are: counts, splits and hashes stay those of images. ``pixel_sha256`` is that of
-the whole stack: of an image of one tile, the tile's. What embeds asks for ``read.as_space_sees``.
+PLACES their positions: counts, splits and hashes stay those of images. ``pixel_sha256`` is that of
+the whole stack; for an image of one tile, it is the tile's. Embedding uses ``read.as_space_sees``.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ def is_stacked(table: pa.Table) -> bool:
 
 
 def tiles_per_row(table: pa.Table) -> np.ndarray:
-    """Return how many tiles each row of a table of stacks has."""
+    """Return the number of tiles of each row of a table of stacks."""
     counts: np.ndarray = pc.list_value_length(table[PLACES]).to_numpy()
     return counts
 
@@ -105,6 +105,6 @@ def reading_rule(rules: Sequence[DecodeRule]) -> DecodeRule:
 
 
 def sizes_beside(rule: DecodeRule, rules: Sequence[DecodeRule]) -> tuple[int, ...]:
-    """Return the sizes of whole images that rules want beside what ``rule`` gives."""
+    """Return the sizes of whole images that rules need beside the pixels of ``rule``."""
     whole = {one.size for one in rules if not one.tiles}
     return tuple(sorted(whole if rule.tiles else whole - {rule.size}))

@@ -1,8 +1,8 @@
-"""The members of a tar, as it may come from anywhere: nothing in it is believed or unpacked.
+"""The members of a tar from any source: nothing in it is trusted or unpacked.
 
-Headers are parsed by ``tarfile.TarInfo.frombuf``, one block each; what surrounds them (long names,
-pax headers, skipping) is done here, because TarFile reads what a header announces into memory,
-follows chains of headers by recursion, and can be led backwards by a negative size.
+Headers are parsed by ``tarfile.TarInfo.frombuf``, one block each; the rest (long names, pax
+headers, skipping) is done here, because TarFile reads what a header announces into memory, follows
+chains of headers by recursion, and can be led backwards by a negative size.
 """
 
 import gzip
@@ -14,7 +14,7 @@ from typing import IO, NamedTuple
 BLOCK = tarfile.BLOCKSIZE
 # Bytes of names and pax headers before a member; paths have at most 4,096 bytes.
 MOST_HEADER = 2**20
-# How much more than its own size a compressed tar may hold: images hardly compress.
+# The largest ratio of the content of a compressed tar to its size: images hardly compress.
 MOST_RATIO = 100
 _FREE = 64 * 2**20
 _PIECE = 2**20
@@ -26,7 +26,7 @@ CUT = "the archive ends within a member"
 
 
 class TarMember(NamedTuple):
-    """A file in a tar; ``data`` is None where it was refused, and ``error`` says why."""
+    """A file in a tar; ``data`` is None if it was refused, and ``error`` gives the reason."""
 
     name: str
     data: bytes | None
@@ -72,7 +72,7 @@ class _Source:
                 raise EOFError(CUT)
 
     def end(self) -> None:
-        """Read what is left if it is compressed: only its end tells whether all of it was right."""
+        """Read the rest if it is compressed: only its end shows whether all of it was right."""
         if not self._read:
             raise EOFError("the archive has no bytes")
         while self._packed and self.read(_PIECE):
@@ -85,7 +85,7 @@ class _Source:
 
 
 class _Header(NamedTuple):
-    """What comes before a member: its type, size, and name, the long one if there is one."""
+    """The header of a member: its type, size, and name, the long one if there is one."""
 
     name: str
     type: bytes
@@ -94,9 +94,9 @@ class _Header(NamedTuple):
 
 
 def members(file: IO[bytes], max_bytes: int) -> Iterator[TarMember]:
-    """Yield the files of a tar, at most ``max_bytes`` of each, and what is no file as refused.
+    """Yield the files of a tar, at most ``max_bytes`` of each, and other members as refused.
 
-    Folders are left out. Raises where the rest can't be read, as tarfile, gzip and zlib do.
+    Folders are left out. If the rest can't be read, it raises the errors of tarfile, gzip and zlib.
     """
     source = _Source(file)
     while (header := _header(source)) is not None:
@@ -115,7 +115,7 @@ def members(file: IO[bytes], max_bytes: int) -> Iterator[TarMember]:
         except EOFError:
             if refused is None:
                 raise
-            # The row says it already: the archive was cut here, or the size was a lie.
+            # The row has the reason already: the archive was cut here, or the size was false.
             yield refused._replace(message=f"{refused.message}; the archive ends before")
             return
         if refused is not None:
@@ -173,7 +173,7 @@ def _header(source: _Source) -> _Header | None:
 
 
 def _stored(info: tarfile.TarInfo, size: int | None) -> int:
-    """Return how many bytes follow a header: links, folders and devices have none."""
+    """Return the number of bytes after a header: links, folders and devices have none."""
     if info.type in tarfile.SUPPORTED_TYPES and not info.isreg():
         return 0
     return info.size if size is None else size

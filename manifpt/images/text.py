@@ -4,19 +4,19 @@ import json
 
 from manifpt.errors import public
 
-# A longer value of metadata is none: it would be in the memory of every step.
+# A longer value of metadata is dropped, since every step would hold it in memory.
 MOST_TEXT = 2**20
 
 
 def printable(text: str) -> str:
-    """Return a text that is UTF-8 in any case: names of files may hold any bytes."""
+    """Return a text as valid UTF-8: names of files may hold any bytes."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def text_of(value: object) -> str | None:
     """Return a metadata value as text: strings as they are, others as JSON.
 
-    None where JSON has no text for it, or one of more than MOST_TEXT characters.
+    The result is None if JSON has no text for it, or more than MOST_TEXT characters.
     """
     text = value
     if value is not None and not isinstance(value, str):

@@ -1,13 +1,13 @@
-"""Native tiles: what of an image larger than a space takes is looked at, without resampling.
+"""Native tiles of an image that is larger than the size of a space, without resampling.
 
 The grid has no overlap, lies in the middle and begins at multiples of PHASE pixels, so that a tile
-keeps the phase of JPEG's blocks and of a generator's upsampling. Where it has more tiles than are
-wanted, they are ranked by texture, the mean square of a second difference; the ranks are cut into
-as many groups, and the middle of each is taken. So flat parts, where the noise that a generator
-leaves or lacks lies bare, and rich ones, where its upsampling shows, both count, and the tiles
-stand for the whole image. An even grid may miss all texture of a picture on plain ground; the
-richest alone are mostly content, and are other content for each generator. Saturated tiles hold
-nothing but content, and are taken where there are no others.
+keeps the phase of JPEG's blocks and of a generator's upsampling. If it has more tiles than wanted,
+they are ranked by texture, the mean square of a second difference; the ranks are cut into that
+number of groups, and the middle tile of each group is taken. The tiles then include flat parts,
+which show the noise of a generator or its absence, and rich parts, which show its upsampling. An
+even grid may miss all texture of a picture on plain ground; the richest tiles alone are mostly
+content, which differs between generators. Saturated tiles hold nothing but content, and are taken
+only if there are no others.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 PHASE = 8
-# How many an image has where the user names no number: half of the tiles of 256 pixels by 64.
+# The number of tiles if the user gives none: half of the tiles of 64 pixels in 256 pixels.
 USUAL = 8
 MOST = 256
 # A tile is saturated if more than this share of its pixels is black or white.
@@ -26,12 +26,12 @@ Place = tuple[int, int]  # left and top, in native pixels
 
 
 def starts(length: int, size: int) -> range:
-    """Return where the tiles of a side of ``length`` pixels begin, at least ``size`` long."""
+    """Return the starts of the tiles along a side of ``length`` >= ``size`` pixels."""
     return range(length % size // 2 // PHASE * PHASE, length - size + 1, size)
 
 
 def textures(grey: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the texture of each tile of a row of them, and how many pixels are black or white.
+    """Return the texture of each tile of a row of tiles, and its number of black or white pixels.
 
     ``grey`` is size x (n * size) uint8. Texture is the sum of the squares of second differences
     along both axes, inside of the tile: whole numbers, the same on every machine.
@@ -46,17 +46,17 @@ def textures(grey: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _ranked(image: Image.Image, size: int) -> Iterator[tuple[bool, int, Place]]:
-    """Yield of each tile of an RGB image, row by row, whether it is saturated, texture, place."""
+    """Yield whether it is saturated, texture and place of each tile of an RGB image, row by row."""
     columns = starts(image.width, size)
     left, right = columns[0], columns[-1] + size
-    for top in starts(image.height, size):  # a row at once: of a large image all would be too many
+    for top in starts(image.height, size):  # one row at once, to bound memory
         grey = np.asarray(image.crop((left, top, right, top + size)).convert("L"))
         for x, texture, clipped in zip(columns, *textures(grey, size), strict=True):
             yield bool(clipped > SATURATED * size * size), int(texture), (x, top)
 
 
 def places_of_tiles(image: Image.Image, size: int, most: int) -> list[Place]:
-    """Return where the tiles of an RGB image are, at most ``most``, row by row.
+    """Return the places of the tiles of an RGB image, at most ``most``, row by row.
 
     Both sides of the image have at least ``size`` pixels. Tiles of one texture are ranked by place.
     """
@@ -74,7 +74,7 @@ def places_of_tiles(image: Image.Image, size: int, most: int) -> list[Place]:
 
 
 def cut_tiles(image: Image.Image, size: int, most: int) -> tuple[np.ndarray, list[Place]]:
-    """Return the tiles of an RGB image, N x size x size x 3 uint8, and where they are."""
+    """Return the tiles of an RGB image, N x size x size x 3 uint8, and their places."""
     found = places_of_tiles(image, size, most)
     tiles = [np.asarray(image.crop((x, y, x + size, y + size))) for x, y in found]
     return np.stack(tiles), found

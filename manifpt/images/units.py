@@ -1,4 +1,4 @@
-"""Inputs -> units of work: what each file is recognised as, one after the other, always alike."""
+"""Inputs -> units of work: the kind of each file, one after the other, always in one order."""
 
 import sys
 from collections import Counter
@@ -137,7 +137,7 @@ class _Cutter:
 
 
 def _text_columns(uri: str, reading: Reading) -> Sequence[str]:
-    """Return the columns of a text; of one that can't be read, or has no header, the wanted."""
+    """Return the columns of a text; the wanted ones if it can't be read, or has no header."""
     wanted = [name for name in (reading.source_column, reading.split_column) if name]
     try:
         names = uri_tables.names_of(uri, "")
@@ -147,16 +147,16 @@ def _text_columns(uri: str, reading: Reading) -> Sequence[str]:
 
 
 def _parquet_kind(uri: str, reading: Reading) -> tuple[str, parquet.Parquet | None]:
-    """Tell what a Parquet file is: ``parquet`` of images, a ``table`` of URIs, or ``metadata``.
+    """Return the kind of a Parquet file: ``parquet`` of images, ``table`` of URIs, ``metadata``.
 
-    It comes with what the file announces, unless that can't be read. Metadata describes the images
-    in a tar or folder of the same name, as img2dataset writes it.
+    It comes with the open file, unless that can't be read. Metadata describes the images in a tar
+    or folder of the same name, as img2dataset writes it.
     """
     try:
         with parquet.opened(uri) as file:
             uris = uri_column(file.names, reading)
     except BrokenError:
-        return "parquet", None  # whoever reads it says what is wrong, in a row
+        return "parquet", None  # its reader reports the error in a row
     if reading.uri_column is not None and uris is not None and reading.image_column is None:
         return "table", file
     if parquet.found_image_column(file, reading) is not None:
@@ -165,7 +165,7 @@ def _parquet_kind(uri: str, reading: Reading) -> tuple[str, parquet.Parquet | No
     if "key" in file.names and any(storage.exists(own + end) for end in (*TARS, "")):
         return "metadata", file
     if uris is None:
-        parquet.image_column(file, reading, f"--input {uri}")  # which says what to do
+        parquet.image_column(file, reading, f"--input {uri}")  # its message has the remedy
     return "table", file
 
 
@@ -182,7 +182,7 @@ def _of_pattern(given: Input, asked: LabelRequest, counts: Recognised) -> Iterat
 def _of_parts(
     given: Input, parts: Sequence[Input], asked: LabelRequest, counts: Recognised, *, of_card: bool
 ) -> Iterator[Unit]:
-    """Cut an input into units, part by part; a file that a card lists has one in any case."""
+    """Cut an input into units, part by part; a file that a card lists always has one."""
     names = Names(given.prefix, anyhow=of_card)
     for part in parts:
         explicit = part.uri.endswith(TABLES)
@@ -211,7 +211,7 @@ def _cut(given: Input, asked: LabelRequest, counts: Recognised) -> Iterator[Unit
 
 
 def _parsed(inputs: Sequence[str]) -> list[Input]:
-    """Return the inputs, each with the prefix of its ids, which no other has."""
+    """Return the inputs, each with a unique prefix of its ids."""
     given = [Input.parse(text) for text in inputs]
     if len({(i.source, i.uri) for i in given}) < len(given):
         raise ManifptError("--input: the same input is given twice; give each once")
@@ -247,12 +247,12 @@ def units(
 ) -> Iterator[Unit]:
     """Yield the units of work behind ``--input``, in an order that storage does not change.
 
-    It holds no more of the files than a folder's names, or a page of an object store's listing.
-    Units that declare a source or split which ``selection`` does not keep are left out unread.
-    With ``labelled``, folders and columns name sources as ``arrangement`` and ``labels`` say.
-    ``source`` replaces the names that the user gave; if it is ``real``, folders and rows that are
-    known to be generated are left out. What each input was recognised as goes to stderr, unless
-    ``quiet``; what was left out is counted in ``skipped`` by reason.
+    Its memory holds only a folder's names, or a page of an object store's listing. Units that
+    declare a source or split which ``selection`` does not keep are left out unread. With
+    ``labelled``, folders and columns name sources as ``arrangement`` and ``labels`` say. ``source``
+    replaces the names that the user gave; if it is ``real``, folders and rows that are known to be
+    generated are left out. The summary of each input goes to stderr, unless ``quiet``; items left
+    out are counted in ``skipped`` by reason.
     """
     kept, rows, asked = 0, 0, LabelRequest(reading, labelled, source)
     for text, one in zip(inputs, _parsed(inputs), strict=True):
@@ -276,7 +276,7 @@ def units(
 
 
 def _nothing(uri: str, counts: Recognised) -> str:
-    """Say why an input has no units."""
+    """Return the reason why an input has no units."""
     if counts.skipped:
         return f"holds nothing to read ({counted([(n, w) for w, n in counts.skipped.items()])})"
     return "holds no files" if storage.exists(uri) else "no such file or folder"

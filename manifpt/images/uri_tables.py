@@ -1,7 +1,7 @@
 """Tables of URIs (CSV, TSV, JSON lines, Parquet): ranges of rows, and the rows of a range.
 
-They are read row by row or batch by batch. A range of a text says where its first row begins, so
-that a reader starts there.
+They are read row by row or batch by batch. A range of a text has the place of its first row, where
+a reader starts.
 """
 
 import posixpath
@@ -23,7 +23,7 @@ ROWS_PER_UNIT = 1024
 # Letters as botocore allows them, or the ARN of an access point.
 _BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}|arn:aws[A-Za-z0-9:._-]*:accesspoint")
 END = 2**62  # more rows than a table has
-# Columns that hold URIs, where the user names none; img2dataset, LAION and others use them.
+# Columns that hold URIs if the user names none; img2dataset, LAION and others use them.
 URI_COLUMNS = (
     "url",
     "uri",
@@ -38,7 +38,7 @@ URI_COLUMNS = (
 
 
 class RowRange(NamedTuple):
-    """Some rows of a table: the first and the one after the last, where they begin, their size."""
+    """Some rows of a table: the first and the one after the last, their place and their size."""
 
     rows: tuple[int, int]
     offset: int
@@ -46,7 +46,7 @@ class RowRange(NamedTuple):
 
 
 class TableRow(NamedTuple):
-    """A row of a table; ``fault`` says what is wrong with it, if something is."""
+    """A row of a table; ``fault`` describes its error, if it has one."""
 
     number: int
     fields: dict[str, Any]
@@ -64,7 +64,7 @@ def uri_column(names: Sequence[str], reading: Reading) -> str | None:
 def ranges(uri: str, size: int, reading: Reading) -> Iterator[RowRange]:
     """Cut a table into ranges; one that has no column of URIs, or of ids, raises.
 
-    Where its rows can't be counted, the last range goes to its END: who reads it says why.
+    If its rows can't be counted, the last range goes to its END, and its reader reports why.
     """
     start, offset = 0, 0
     try:
@@ -130,10 +130,9 @@ def _records(
 
 
 def names_of(uri: str, wanted: str) -> list[str]:
-    """Return the names of a file's columns; of JSON lines, which have none, what is ``wanted``.
+    """Return the names of a file's columns; ``wanted`` for JSON lines, which have no header.
 
-    ``uri`` is of Parquet, with images or without, or of a text. Raises BrokenError where it can't
-    be read.
+    ``uri`` is Parquet, with images or without, or a text. Raises BrokenError if it can't be read.
     """
     if uri.endswith(PARQUET):
         with parquet.opened(uri) as table:
@@ -146,7 +145,7 @@ def names_of(uri: str, wanted: str) -> list[str]:
 
 
 class _Header(NamedTuple):
-    """The names of a text's columns, where its rows begin, and the shape of those of CSV."""
+    """The names of a text's columns, the place of its first row, and the shape of CSV rows."""
 
     names: list[str]
     end: int
@@ -156,8 +155,8 @@ class _Header(NamedTuple):
 def _header(uri: str, file: Reader, reading: Reading) -> _Header | None:
     """Return the header of a text, None if it is empty.
 
-    That of JSON lines are the names in their first objects, up to one that has all that is asked
-    for; there are none if no line is an object.
+    The header of JSON lines are the names in their first objects, up to an object that has all
+    wanted names; it is empty if no line is an object.
     """
     if uri.endswith(JSON_LINES):
         names: dict[str, None] = {}
@@ -182,7 +181,7 @@ def _header(uri: str, file: Reader, reading: Reading) -> _Header | None:
 
 
 def table_rows(unit: Unit) -> Iterator[TableRow]:
-    """Yield the rows of a unit; raises BrokenError where the rest can't be read."""
+    """Yield the rows of a unit; raises BrokenError if the rest can't be read."""
     assert unit.rows is not None
     start, stop = unit.rows
     number = start
@@ -212,7 +211,7 @@ def _text_rows(unit: Unit, count: int) -> Iterator[tuple[dict[str, Any], str]]:
                     if name in strings:
                         fields[name] = None
                 yield fields, record.fault
-            else:  # CSV knows no null: an empty cell is one
+            else:  # CSV has no null: an empty cell counts as one
                 cells = [cell or None for cell in record.fields]
                 yield dict(zip(header.names, cells, strict=False)), record.fault
 
@@ -232,11 +231,11 @@ def _parquet_rows(unit: Unit) -> Iterator[tuple[dict[str, Any], str]]:
 
 
 def resolved(text: str, table: str, reading: Reading = AS_FOUND) -> str:
-    """Return where an entry of a table leads: relative paths begin at the table's folder.
+    """Return the URI of an entry of a table; relative paths begin at the table's folder.
 
-    A local table is the user's own and may name any file, but one in a bucket only the web and
-    what is in that bucket, unless ``reading`` allows more. Else, and where the scheme is not read,
-    this is a DecodeError.
+    A local table is the user's own and may name any file. A table in a bucket may name only the web
+    and objects of that bucket, unless ``reading`` allows more. Any other entry, and a scheme that
+    is not supported, raises DecodeError.
     """
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", text)
     kind = scheme[1].lower() if scheme else ""
@@ -274,6 +273,6 @@ def _object(uri: str, table: str, reading: Reading) -> str:
         raise DecodeError("forbidden_address", "not in the object store of its table")
     if bucket not in {storage.bucket_and_key(table)[0], *reading.allow_buckets}:
         raise DecodeError("forbidden_address", f"{bucket} is not its bucket; see --allow-buckets")
-    if ".." in key.split("/"):  # a server may take this for the folder above
+    if ".." in key.split("/"):  # a server may read this as the folder above
         raise DecodeError("forbidden_address", "a key with a part ..")
     return uri

@@ -120,7 +120,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
 
 
 def show(argv: Sequence[str]) -> None:
-    """Print how far the job of an output is, from storage alone."""
+    """Print the progress of an output's job, from storage alone."""
     from manifpt import storage
     from manifpt.engine import progress
 

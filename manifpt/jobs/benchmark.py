@@ -97,7 +97,7 @@ def plan_rows(config: Config, _threads: int) -> list[dict[str, Any]]:
 
 
 def tail_rows(config: Config, threads: int) -> list[dict[str, Any]]:
-    """Measure what follows attribution, by how many rows there are; print and return the rows."""
+    """Measure the steps after attribution for numbers of rows; print and return the rows."""
     from manifpt.throughput import tail
 
     rows: list[dict[str, Any]] = []

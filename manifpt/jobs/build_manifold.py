@@ -49,7 +49,7 @@ class Config(SpaceOptions, DryRunOptions, LabelOptions, EmbeddingConfig):
     denoiser_steps: int = Field(3000, ge=1, description="steps of the denoiser's training")
 
 
-# What a manifold given as --input has already.
+# Options that a manifold given as --input has already.
 EMBEDDED = (
     "space shards image_size tiles filter freq_eps freq_log sl_network sl_weights ssl_network "
     "ssl_weights layer pooled layer_summary network_size precision source_column split_column"
@@ -57,7 +57,7 @@ EMBEDDED = (
 
 
 def source_manifold(config: Config) -> str | None:
-    """Return the manifold that --input is, or None if it is images."""
+    """Return --input if it is a manifold, or None if it is images."""
     from manifpt import outputs, storage
 
     names = [text for text in config.input if "=" not in text or storage.is_remote(text)]

@@ -1,4 +1,4 @@
-"""The chain of jobs from reals to a table of accuracies, for the jobs that run all of it."""
+"""The chain of jobs from reals to a table of accuracies."""
 
 import sys
 import time
@@ -23,9 +23,9 @@ from manifpt.jobs import (
 
 # Ends the name of a space whose embeddings are classified as they are, without projection.
 FEATURES = "-features"
-# Heads on the images themselves, and on what a denoiser takes away from them.
+# Heads on the images themselves, and on their difference to a denoiser's output.
 IMAGE, HIGHPASS, DENOISER = "image", "highpass", "denoiser"
-# Between the name of a head and how much later its seed is: a second training of the same.
+# It stands between the name of a head and an offset of its seed, for a second training.
 SEED = "@"
 
 
@@ -86,7 +86,7 @@ class Chain:
         return storage.join(self.output, *parts)
 
     def step(self, title: str, module: Any, *flags: str) -> dict[str, Any]:
-        """Run one job; note images/s where it counts them."""
+        """Run one job; note images/s if it counts them."""
         print(f"== {title}", file=sys.stderr, flush=True)
         started = time.monotonic()
         name = module.__name__.rsplit(".", 1)[-1]
@@ -130,12 +130,12 @@ class Chain:
         return artifacts
 
     def features(self, artifacts: str) -> None:
-        """Store the embeddings themselves, too, which are spaces of names such as sl-features."""
+        """Store the embeddings themselves, too, as spaces with names such as sl-features."""
         target = ("--manifold", self.place("manifolds"), "--projector", "none")
         self._artifacts("features", artifacts + FEATURES, *target)
 
     def denoised(self, artifacts: str) -> None:
-        """Train a denoiser on the reals, and store what it takes away from each image."""
+        """Train a denoiser on the reals, and store the difference of each image to its output."""
         manifold = self.place("manifold-denoiser")
         steps = ("--denoiser", "--denoiser-steps", str(self.config.denoiser_steps))
         flags = ("--input", self.config.benchmark, "--output", manifold, "--space", "rgb")
@@ -158,7 +158,7 @@ class Chain:
         tested: Sequence[str] = (),
         options: Sequence[str] = (),
     ) -> list[dict[str, Any]]:
-        """Train and evaluate once a seed the heads of a name such as ``image+rgb+sl-features``.
+        """Train and evaluate the heads of a name such as ``image+rgb+sl-features``, once a seed.
 
         ``image@1`` is the head of the image with the next seed. It trains on the sources ``known``
         and evaluates on the sources ``tested``; on all, if none is named.
@@ -212,7 +212,7 @@ class Chain:
 
 
 class Member(NamedTuple):
-    """A head by its name in a table: its artifacts, and how much its seed is later."""
+    """A head by its name in a table: its artifacts, and the offset of its seed."""
 
     name: str
     artifacts: str

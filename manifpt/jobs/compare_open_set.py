@@ -24,7 +24,7 @@ from manifpt.cli.config import parse
 from manifpt.jobs.chain import DENOISER, IMAGE, Chain, ChainConfig, claimed
 
 KNOWN, UNKNOWN, SEEDS, MOST_OF_FAMILY = 16, 8, 2, 3
-# What is left out whole, split by split.
+# The family that is left out whole in each split.
 FAMILIES = (("score",), ("flow", "hybrid"), ("VAE",))
 KINDS = ("seed", "recipe", "family")
 METRICS = ("auroc", "fpr_at_95_tpr", "oscr")
@@ -54,14 +54,14 @@ class Config(ChainConfig):
 
 
 class Split(NamedTuple):
-    """Generators to train on, and those to be found unknown, by kind."""
+    """Generators to train on, and unknown generators by kind."""
 
     known: list[str]
     unknown: dict[str, list[str]]
 
 
 def split_of_recipes(recipes: Sequence[dict[str, str]], number: int) -> Split:
-    """Return a split, by a rule that knows nothing of results.
+    """Return a split, by a rule that does not depend on results.
 
     FAMILIES[number] is left out whole, and its first MOST_OF_FAMILY recipes are tested. SEEDS
     second seeds are drawn from the others; their first seeds are known, as is the first recipe of
@@ -86,7 +86,7 @@ def split_of_recipes(recipes: Sequence[dict[str, str]], number: int) -> Split:
 
 
 def of_kind(metrics: dict[str, Any], names: Sequence[str], score: str) -> dict[str, float]:
-    """Return the metrics of a score against some sources: all have as many images, so the mean."""
+    """Return the mean metrics of a score against sources with equal numbers of images."""
     found = [metrics["open_set"]["sources"][name] for name in names]
     each = {metric: fmean(s["scores"][score][metric] for s in found) for metric in METRICS}
     return each | {"unknown_found": fmean(s["unknown_found"] for s in found)}
@@ -109,7 +109,7 @@ def table_line(
 
 
 def result_tables(results: dict[str, list[dict[str, Any]]], splits: Sequence[Split]) -> str:
-    """Return the tables of inputs, of scores, and of what is decided, as text."""
+    """Return the tables of inputs, of scores, and of decisions, as text."""
     head = " | ".join(["", *(f"unseen {kind}: {metric}" for kind in KINDS for metric in METRICS)])
     lines = [f"input{head}", *(table_line(n, r, splits, "combined") for n, r in results.items())]
     last = list(results)[-1]

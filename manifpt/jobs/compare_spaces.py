@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from manifpt.evaluation.paired import Difference
 
 RESIDUAL = "residual"
-# The image with the next seed: what one more network is worth without another view.
+# The image with the next seed shows the gain of one more network without another view.
 AGAIN = "image@1"
 
 
@@ -140,7 +140,7 @@ def _run(config: Config) -> None:
 
 
 def peers(combinations: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Return pairs of combinations of as many networks: with another head, with the image again.
+    """Return pairs of combinations of equal size: with another head, with the image again.
 
     >>> peers(("image+image@1", "image+highpass", "image+residual", "image+rgb+image@1"))
     [('image+highpass', 'image+image@1')]

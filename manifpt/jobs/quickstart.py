@@ -45,7 +45,7 @@ def rates_table(rates: dict[str, float]) -> str:
 
 
 def run(config: Config) -> None:
-    """Run the chain; print the table and where everything is."""
+    """Run the chain; print the table and the places of the outputs."""
     with claimed(config, config.output):
         _run(config)
 

@@ -40,7 +40,7 @@ class Config(JobConfig):
 
 
 def run(config: Config, tracked: Run) -> dict[str, Any]:
-    """Register and return what the version is called."""
+    """Register; return the name of the version."""
     from manifpt.registry.register import log_model, register
 
     logged = log_model(

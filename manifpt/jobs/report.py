@@ -57,7 +57,7 @@ class Config(JobConfig):
 
 
 def run(config: Config, tracked: Run) -> dict[str, Any]:
-    """Write the page; return where it is."""
+    """Write the page; return its path."""
     from manifpt import outputs, storage
     from manifpt.report.crawl_page import crawl_page
     from manifpt.report.evaluation_page import PageOptions, evaluation_page

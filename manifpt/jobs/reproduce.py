@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from manifpt.tracking import Run
 
 Name = Literal["table2", "table4", "table5", "theory", "reals"]
-# What --quick changes, where nothing else is given.
+# The values of options that --quick changes, unless they are given.
 QUICK: dict[str, Any] = {
     "benchmark": "benchmarks/gm-mnist",
     "sources": (),
@@ -118,7 +118,7 @@ def rows_of(config: Config) -> list["ComparedMethod"]:
 
 
 def shared_sources(config: Config) -> tuple[str, ...]:
-    """Return the sources that both benchmarks have, whatever --sources says."""
+    """Return the sources that both benchmarks have, for any --sources."""
     from manifpt.evaluation.design_choices import read_design_choices
 
     assert config.other is not None
@@ -164,7 +164,7 @@ def _run(config: Config, tracked: "Run") -> dict[str, Any]:
 
 
 def _write(config: Config, section: "Section", tracked: "Run") -> None:
-    """Write a section, and the page of all that there are, of earlier calls, too."""
+    """Write a section, and the page of all sections, including those of earlier calls."""
     body = asdict(section) | {"settings": config.model_dump(mode="json")}
     storage.write_json(storage.join(config.output, SECTIONS, f"{section.name}.json"), body)
     parts = [f"# The paper's experiments on {config.benchmark}\n"]

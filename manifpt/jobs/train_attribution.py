@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from manifpt.audit.training_audit import Settings
     from manifpt.images.degraded_copies import Augmentation
 
-# What the attributor of images alone decides by itself.
+# Options that the usual attributor fixes.
 DECIDED = ("highpass", "projector", "neighbors", "ridge")
 
 
@@ -129,7 +129,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
 
 
 def check_options(config: Config) -> None:
-    """Raise if options do not say, or say twice, what attributor is made of."""
+    """Raise if options give no input for the attributor, or contradict each other."""
     if [bool(config.input), bool(config.fuse), config.extend is not None].count(True) != 1:
         raise ManifptError(
             "--input: give artifacts or images, or attributors to --fuse or --extend"
@@ -193,7 +193,7 @@ def trained(config: Config, tracked: Run) -> dict[str, Any]:
 
 
 def is_usual(config: Config) -> bool:
-    """Tell whether images are given, and nothing says in which spaces."""
+    """Tell whether images are given without an option for their spaces."""
     from manifpt.artifacts.branches import are_artifacts
 
     return not (config.manifold or config.plain or are_artifacts(config.input))
@@ -213,14 +213,14 @@ def augmentation_of(config: Config, *, usual: bool) -> "Augmentation | None":
 
 
 def audit_settings(config: Config) -> "Settings":
-    """Return how images are audited before the training."""
+    """Return the settings of the audit before the training."""
     from manifpt.audit.training_audit import Settings
 
     return Settings(config.audit_images, config.accept_biased)
 
 
 def check_free(config: Config) -> None:
-    """Raise if an option is given that the usual attributor decides by itself."""
+    """Raise if an option is given that the usual attributor fixes."""
     given = next((name for name in DECIDED if name in config.model_fields_set), None)
     if given:
         raise ManifptError(

@@ -1,8 +1,9 @@
 """Lower bounds on distances from a few principal directions.
 
-For an orthonormal basis P of p directions and a centre m, the vector [P (x - m), r], where r is the
-norm of what P leaves of x - m, has distances that never exceed those of x: on the p directions they
-are equal, and two residuals of norms r and s lie at least |r - s| apart (triangle inequality).
+For an orthonormal basis P of p directions and a centre m, distances between vectors [P (x - m), r]
+never exceed those between the x, where r is the norm of the component of x - m outside of P: on the
+p directions they are equal, and two residuals of norms r and s lie at least |r - s| apart (triangle
+inequality).
 """
 
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-ROWS = 256  # whose keys are computed at once
+ROWS = 256  # vectors whose keys are computed at once
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Basis:
         return out
 
     def slack(self, radius: np.ndarray) -> np.ndarray:
-        """Bound by how much a distance of keys may exceed the true one, for rounding.
+        """Bound the excess of a distance of keys over the true one that rounding may cause.
 
         ``radius`` bounds the distances from the centre of the two vectors together. Keys are
         rounded to float32, at most twice; a residual norm is the root of a difference in float64.

@@ -35,7 +35,7 @@ PIXELS = "rgb"  # the space whose vectors a denoiser takes
 
 
 def content_sha256(draft: dict[str, Any]) -> str:
-    """Return the hash of a manifold: of its space, its decode rule, its metric and its reals.
+    """Return the hash of a manifold's space, decode rule, metric and reals.
 
     A covariance is part of the metric: reals that were appended later are not in it.
     """
@@ -46,7 +46,7 @@ def content_sha256(draft: dict[str, Any]) -> str:
 
 
 def no_reals(counts: dict[str, Any]) -> ManifptError:
-    """Return the error of inputs of which no image could be used."""
+    """Return the error for inputs without a usable image."""
     reason = counts["by_error"] or "no image of source real and split manifold"
     return ManifptError(
         f"--input: none of {counts['rows_in']} images could be used ({reason}); check the input"
@@ -55,12 +55,12 @@ def no_reals(counts: dict[str, Any]) -> ManifptError:
 
 @dataclass(frozen=True)
 class ManifoldSettings:
-    """What a manifold is besides its reals and the names of its spaces.
+    """The settings of a manifold besides its reals and the names of its spaces.
 
-    ``tiles`` is how many native tiles an image larger than the size has at most; 0 resizes it.
-    ``factory`` is FAISS's name of an approximate index to have beside exact search; ``geometry``
-    is for the Riemannian projector; ``denoiser`` are the steps of its training, 0 for none.
-    ``spaces`` are the options of spaces that are given by name.
+    ``tiles`` is the largest number of native tiles of an image larger than the size; 0 resizes it.
+    ``factory`` is FAISS's name of an approximate index that is built beside exact search;
+    ``geometry`` is for the Riemannian projector; ``denoiser`` are the steps of its training, 0 for
+    none. ``spaces`` are the options of spaces that are given by name.
     """
 
     shards: int = 4
@@ -74,7 +74,7 @@ class ManifoldSettings:
     spaces: SpaceSettings = field(default_factory=SpaceSettings)
 
     def learned(self) -> list[Any]:
-        """Return what decides all that is learned of the vectors, for keys."""
+        """Return the settings that decide the models learned from the vectors, for keys."""
         # Manifolds of earlier versions had no denoiser.
         denoiser = [self.denoiser] if self.denoiser else []
         return [self.metric, self.factory, self.geometry, *denoiser]
@@ -103,7 +103,7 @@ def _spaces(
 def _rules(
     spaces: Sequence[Space], units: Sequence[Unit], settings: ManifoldSettings
 ) -> list[DecodeRule]:
-    """Return how images are decoded for each space: learned ones take whole images, resized."""
+    """Return the rule of decoding for each space: learned ones take whole images, resized."""
     tiled = [space for space in spaces if space.name not in LEARNED]
     tiles = settings.tiles
     if tiles is None:
@@ -129,13 +129,13 @@ def build_manifold(
 ) -> dict[str, Any]:
     """Embed the real images of ``inputs`` and publish the manifold; return its manifest.
 
-    Of a benchmark, the reals of the split ``manifold`` are taken; other inputs are taken whole,
-    but for images that folders or ``labels``, the columns of sources, call generated.
+    If an input is a benchmark, its reals of the split ``manifold`` are taken; other inputs are
+    taken whole, except images that folders or ``labels``, the columns of sources, call generated.
     ``space`` may name several, as ``rgb+freq``: each image is decoded once, each space gets a
-    manifold in a folder of its name, and the manifest lists them. It may also be a space itself,
-    for which the options of spaces and the image size are not asked. With ``training``, reals that
-    declare no split are left out unless ``compute_artifacts`` would take them for training, and so
-    are images of other sources.
+    manifold in a folder of its name, and the manifest lists them. It may also be a space itself;
+    the options of spaces and the image size are then not used. With ``training``, reals that
+    declare no split are left out unless ``compute_artifacts`` would use them for training; images
+    of other sources are left out, too.
     """
     output = storage.absolute(output)
     reading = reading_with_split(training and training.split_by, ROWS, labels)
@@ -212,7 +212,7 @@ def _draft(
     output: str,
     pool: session.Pool,
 ) -> dict[str, Any]:
-    """Write a manifold's shards and all that search needs; return most of its manifest."""
+    """Write a manifold's shards and the files for search; return most of its manifest."""
     entries = write_shards(output, scratch, records, settings.shards, pool, space.name)
     draft = {
         "space": space.card(),

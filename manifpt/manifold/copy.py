@@ -1,4 +1,4 @@
-"""The files of a manifold: which they are, how large, and a copy of them elsewhere."""
+"""The files of a manifold: their list, their sizes, and a copy of them elsewhere."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from manifpt.outputs.verified import entries
 
 
 def _listed(manifold: StoredManifold) -> Iterator[tuple[str, str]]:
-    """Yield path and sha256 of each file; images that could not be decoded are no part of it."""
+    """Yield path and sha256 of each file, without the quarantine."""
     kept = {name: value for name, value in manifold.manifest.items() if name != "quarantine"}
     return entries(kept)
 
@@ -20,7 +20,7 @@ def stored_bytes(manifold: StoredManifold) -> int:
 
 
 def copy_manifold(manifold: StoredManifold, folder: str) -> None:
-    """Copy what a manifold's manifest lists, each file checked by its hash, the manifest last."""
+    """Copy the files of a manifold's manifest, each checked by its hash, the manifest last."""
     for path, sha256 in _listed(manifold):
         source, target = (storage.join(uri, path) for uri in (manifold.uri, folder))
         storage.copy(source, target, sha256)

@@ -1,10 +1,10 @@
-"""A projection without a noise of its own: x* = D(x), a denoiser that has seen reals alone.
+"""A projection that adds no noise: x* = D(x), by a denoiser that was trained on reals alone.
 
-The nearest real shows other content than x, and brings the noise of its own pixels. The expected
-real given x and Gaussian noise of deviation s, D(x) = E[real | real + noise = x], brings none, and
-x - D(x) = -s^2 times the gradient of the log density of noisy reals at x (Tweedie's formula;
-Robbins 1956; Efron, "Tweedie's formula and selection bias", JASA 2011): the direction off the
-manifold, at the scale s. Small scales see the finest texture, large ones see shapes.
+The nearest real has other content than x, and adds the noise of its own pixels. The expected real
+given x and Gaussian noise of deviation s, D(x) = E[real | real + noise = x], adds none, and x -
+D(x) = -s^2 times the gradient of the log density of noisy reals at x (Tweedie's formula; Robbins
+1956; Efron, "Tweedie's formula and selection bias", JASA 2011): the direction off the manifold, at
+the scale s. Small scales show the finest texture, large ones show shapes.
 
 The network predicts x - D(x) from x and s by convolutions at full resolution (Zhang et al.,
 "Beyond a Gaussian denoiser", IEEE TIP 2017; with s as a channel, as in their FFDNet, IEEE TIP
@@ -26,9 +26,9 @@ from manifpt.nets.device import CPU_BATCH, in_batches
 LEVELS = (4 / 255, 16 / 255, 40 / 255)
 WIDTH, DEPTH = 32, 6
 STEPS, BATCH, RATE = 3000, 64, 4e-3
-CROP = 32  # side of what larger reals are cropped to in training
-FEWEST = 100  # reals; fewer teach nothing
-GREY = 1e-6  # the most that channels of grey reals differ
+CROP = 32  # side to which larger reals are cropped in training
+FEWEST = 100  # the least number of reals to learn from
+GREY = 1e-6  # the largest difference of the channels of grey reals
 
 
 class Denoiser(nn.Module):
@@ -102,11 +102,11 @@ class Denoiser(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where its weights lie."""
+        """The device of its weights."""
         return next(self.parameters()).device
 
     def state(self) -> dict[str, Any]:
-        """Return what ``from_state`` needs, fit for ``torch.load(weights_only=True)``."""
+        """Return the state for ``from_state``, fit for ``torch.load(weights_only=True)``."""
         sizes = {**self.sizes, "levels": list(self.levels)}
         return {"sizes": sizes, "weights": self.state_dict()}
 

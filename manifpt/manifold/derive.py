@@ -1,7 +1,7 @@
 """A manifold of another's reals: fewer of them, or by another metric; nothing is embedded again.
 
-Fewer reals are those of the smallest pixel hashes: a random sample that depends on neither shards
-nor order, and in which each smaller one lies.
+A sample has the reals of the smallest pixel hashes: it is random, depends on neither shards nor
+order, and contains each smaller sample.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ from manifpt.outputs import claims
 from manifpt.spaces.learned import keep_weights, weights_entry
 from manifpt.tracking import versions
 
-# What the reals were, whichever of them are taken.
+# Facts about all reals of the source, for any sample of them.
 KEPT = ("space", "shape", "decode", "duplicates", "appended", "inputs", "quarantine")
 COUNTS = ("rows_in", "ok", "quarantined", "by_error")
 
@@ -37,7 +37,8 @@ def derive_manifold(
 ) -> dict[str, Any]:
     """Publish a manifold of the reals of ``source``, or of ``reals`` of them; return its manifest.
 
-    It has the shards of its source, and of ``settings`` what is learned of the vectors.
+    It has as many shards as its source, and the models of ``settings`` that are learned from
+    vectors.
     """
     import ray
 
@@ -82,7 +83,7 @@ def derive_manifold(
 
 
 def _last(manifold: StoredManifold, reals: int) -> str:
-    """Return the pixel hash that ``reals`` reals of a manifold do not exceed."""
+    """Return the largest pixel hash of the first ``reals`` reals of a manifold, by hash."""
     rows = [entry["rows"]["path"] for entry in manifold.manifest["shards"]]
     tables = [storage.read_parquet(storage.join(manifold.uri, p), ["pixel_sha256"]) for p in rows]
     hashes = np.array(pa.concat_tables(tables)["pixel_sha256"].to_pylist(), dtype=str)

@@ -1,7 +1,7 @@
 """Real images -> embedded chunks -> shards: each real is embedded once, and copies are kept once.
 
-A real goes to the shard that its pixel hash names, so that exact copies meet in one shard, whatever
-the order of input. In between, each chunk is one Parquet file with one row group a shard, so that
+A real goes to the shard that its pixel hash names, so that exact copies meet in one shard, for any
+order of input. Each chunk is first written as one Parquet file with one row group a shard, so that
 a shard's task reads only its own rows.
 """
 
@@ -34,7 +34,7 @@ EMBEDDED = "_embedded"
 
 
 class TrainingReals(NamedTuple):
-    """Only reals for training are wanted: those that the split by a column, or content, says."""
+    """A filter for reals of training, by the split by a column or by content."""
 
     split_by: str | None = None
 
@@ -54,7 +54,7 @@ class EmbedStage:
     training: TrainingReals | None = None
 
     def __call__(self, table: pa.Table) -> pipeline.Result:
-        """Write one file a space; the record says which."""
+        """Write one file a space; the record names them."""
         pipeline.check_columns(table, {"id": IMAGES["id"], "pixel_sha256": pa.string()}, "embed")
         if self.training is not None:
             splits = splits_of(table, CONTENT, self.training.split_by).names
@@ -86,7 +86,7 @@ class EmbedStage:
 
 
 def points_of(table: pa.Table, rule: DecodeRule) -> pa.Table:
-    """Return an images table with a row for each point that a space with this rule makes of it."""
+    """Return an images table with a row for each point of a space with this rule."""
     rows = as_space_sees(table, rule)
     if "tile" not in rows.column_names:
         return rows
@@ -178,7 +178,7 @@ def write_shard(
 ) -> dict[str, Any]:
     """Gather a shard's rows from the embedded chunks, drop copies, write it; return its entry.
 
-    ``known`` are URIs of tables of the reals that are there already.
+    ``known`` are URIs of tables of the reals of earlier shards.
     """
     table = pa.concat_tables([_row_group(storage.join(scratch, path), number) for path in paths])
     table = table.sort_by("id")

@@ -16,13 +16,13 @@ unknown; here:
 - sigma(z) = s sqrt(1 + (slope D(z) / ||s||)^2), where s is one deviation for each dimension and
   D(z) a distance from the encoded reals, of the logarithm of radial basis functions at their
   centres. Without the logarithm sigma would be flat in the middle of a hole of the data, and a
-  curve across it would feel no force. A profile for each dimension apart would cost a hundred
-  times more for images and tell the same: how far the reals are.
+  curve across it would feel no force. A profile for each dimension would cost a hundred times
+  more for images, and give the same information: the distance to the reals.
 
-The last layer of mu is linear and sigma has one profile, so ``lift`` maps latents to a hundred or
-so coordinates with the distances of all d means and deviations together, exactly: the cost of a
-geodesic does not depend on d. Training is in float32, all that follows in float64: descent
-multiplies rounding, and an image's result must not tell which others were in its batch.
+The last layer of mu is linear and sigma has one profile, so ``lift`` maps latents to about a
+hundred coordinates that have exactly the distances of all d means and deviations together: the cost
+of a geodesic does not depend on d. Training is in float32, all else in float64: descent multiplies
+rounding errors, and an image's result must not depend on the other images of its batch.
 """
 
 from typing import Any, Self
@@ -34,31 +34,31 @@ from torch.nn import functional
 
 from manifpt.errors import ManifptError
 
-LATENT = 16  # and never more than d
+LATENT = 16  # at most d
 HIDDEN = 128  # of the decoder; each step of a geodesic costs its square
 ENCODER = 256
 STEPS = 2000
 BATCH = 128
 RATE = 2e-3
-# The error that is as good as none, as a variance of the scaled vectors: without it, noise-free
-# reals would drive the likelihood to infinity.
+# A negligible error, as a variance of the scaled vectors: without it, noise-free reals would drive
+# the likelihood to infinity.
 FLOOR = 1e-4
 CENTRES = 256  # enough for a sphere in steps of a tenth of its diameter
 ROUNDS = 20  # of k-means
-# The width of a basis function beside the mean distance of a real from its centre. 1.5 widens the
-# tube in which curves cut corners; much below 1 each centre would be an island.
+# The width of a basis function, relative to the mean distance of a real from its centre. 1.5 widens
+# the tube in which curves cut corners; much below 1 each centre would be an island.
 WIDTH = 1.0
-# How much faster ||sigma|| grows with the latent distance from the reals than mu moves among them.
-# At 1 an arc of a circle is no shorter than its chord; at 10 descent along the reals is slow.
+# The growth of ||sigma|| with the latent distance from the reals, relative to that of mu among
+# them. At 1 an arc of a circle is no shorter than its chord; at 10 descent along the reals is slow.
 SLOPE = 4.0
-FEWEST = 100  # reals; fewer teach nothing
+FEWEST = 100  # the least number of reals to learn from
 
 
 class Geometry(nn.Module):
     """An encoder, and the decoder's mean and deviations, of vectors with ``dimension`` numbers.
 
-    To cover a closed manifold without a cut, ``latent`` must be what it needs to be embedded in a
-    plane space: 2 for a circle, 3 for a sphere. Superfluous latents stay unused.
+    To cover a closed manifold without a cut, ``latent`` must be the dimension of a Euclidean space
+    that it can be embedded in: 2 for a circle, 3 for a sphere. Superfluous latents stay unused.
     """
 
     centre: Tensor  # of the vectors, d
@@ -165,7 +165,7 @@ class Geometry(nn.Module):
         return growth[..., None]
 
     def state(self) -> dict[str, Any]:
-        """Return what ``from_state`` needs, fit for ``torch.load(weights_only=True)``."""
+        """Return the state for ``from_state``, fit for ``torch.load(weights_only=True)``."""
         return {"sizes": dict(self.sizes), "weights": self.state_dict()}
 
     @classmethod
@@ -201,7 +201,7 @@ def _train(geometry: Geometry, scaled: Tensor, steps: int) -> None:
 
 
 def _fit_deviation(geometry: Geometry, scaled: Tensor) -> None:
-    """Set ``root`` and all that makes sigma, from the trained encoder and mean."""
+    """Set ``root`` and the parameters of sigma, from the trained encoder and mean."""
     codes = geometry.encoder(scaled)[:, : geometry.sizes["latent"]]
     decoded = geometry.head(geometry.trunk(codes))
     geometry.noise = ((decoded - scaled).square().mean(0) + FLOOR).sqrt()

@@ -28,9 +28,9 @@ ATTEMPTS = 20
 def _update(
     manifold: StoredManifold, change: Callable[[dict[str, Any]], dict[str, Any] | None]
 ) -> dict[str, Any]:
-    """Publish what ``change`` makes of the manifest, again if another did so in between.
+    """Publish the manifest changed by ``change``; try again if another job did so meanwhile.
 
-    ``change`` gets the manifest as it is and returns the new one, or None if nothing is to do.
+    ``change`` gets the present manifest and returns the new one, or None if nothing changes.
     """
     uri = storage.join(manifold.uri, outputs.MANIFEST)
     for _ in range(ATTEMPTS):
@@ -53,9 +53,9 @@ def append_to_manifold(
 ) -> dict[str, Any]:
     """Add the reals of ``inputs`` as new shards; return the manifest.
 
-    The old shards are neither read again nor changed, but for the distances of held-out reals;
-    a covariance stays that of the first reals.
-    Reals that are there already are counted and left out; the same call again does nothing.
+    The old shards are neither read again nor changed, except for the distances of held-out reals; a
+    covariance stays that of the first reals. Reals that the manifold has already are counted and
+    left out; the same call again does nothing.
     """
     manifold = StoredManifold.open(output)
     units = plan(inputs, MANIFOLD_REALS, source="real", reading=labels)
@@ -128,7 +128,7 @@ def _moved(
 
 
 def merge_groups(sizes: Sequence[int], target: int) -> list[list[int]]:
-    """Return which shards to merge: runs of those below ``target`` reals, up to about as many."""
+    """Return runs of shards below ``target`` reals to merge, up to about that number each."""
     out: list[list[int]] = []
     total = target
     for number, size in enumerate(sizes):
@@ -168,7 +168,7 @@ def compact_manifold(
     """Merge small shards until there are about ``shards``; return the manifest.
 
     The manifold's hash stays. The files of the merged shards stay, too, until the next compaction,
-    for those who read them now.
+    for processes that read them now.
     """
     manifold = StoredManifold.open(output)
     pool = session.pool(demand, uses_gpu=False)

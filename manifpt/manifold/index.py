@@ -1,4 +1,4 @@
-"""FAISS indexes of a shard's points: flat ones, on a GPU where there is one, or approximate ones.
+"""FAISS indexes of a shard's points: flat ones, on a GPU if there is one, or approximate ones.
 
 This is the one place that asks FAISS for a GPU.
 """
@@ -27,9 +27,9 @@ def has_gpu() -> bool:
 def flat(centred: np.ndarray, *, float16: bool = False) -> tuple[faiss.Index, Error]:
     """Return a flat index of N x d centred points, and a bound on the error of its squares.
 
-    It lies on the GPU if there is one; ``float16`` halves what it takes there. The bound is a
-    function of the queries' norms: norms and product err by gamma_d (|q| + |x|)^2, and rounding
-    both to float16 moves a distance by at most 2^-11 (|q| + |x|).
+    It lies on the GPU if there is one; ``float16`` halves its memory there. The bound is a function
+    of the queries' norms: norms and product err by gamma_d (|q| + |x|)^2, and rounding both to
+    float16 moves a distance by at most 2^-11 (|q| + |x|).
     """
     dimension = centred.shape[1]
     reach = float(np.sqrt(np.einsum("ij,ij->i", centred, centred, dtype=np.float64).max()))

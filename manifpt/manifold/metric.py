@@ -1,4 +1,4 @@
-"""What is near: a metric maps vectors to points, and compares these by Euclidean distance.
+"""Metrics: each maps vectors to points, which are compared by Euclidean distance.
 
     euclidean  the vectors themselves;
     cosine     their directions: the distance of two is sqrt(2 - 2 cos), which orders as the cosine;
@@ -6,7 +6,7 @@
 
 An empirical covariance of n reals in d > n dimensions has no inverse. C is that of probabilistic
 PCA (Tipping & Bishop, JRSS B 1999, eqs. 7-8): the variances of k principal directions, and one
-variance, the mean of what they leave, for all other directions.
+variance, the mean of the remaining ones, for all other directions.
 """
 
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ from manifpt.manifold.basis import Basis
 
 METRICS = ("euclidean", "cosine", "whitened")
 DIRECTIONS = 256
-REALS_A_DIRECTION = 8  # of a sample: fewer say little of a variance
-OVERSAMPLED = 16  # directions that are sought beside those that are kept
+REALS_A_DIRECTION = 8  # rows of a sample: fewer estimate variances badly
+OVERSAMPLED = 16  # further directions in the search for the principal ones
 # No direction counts for more than 10^4 of another.
 LEAST_VARIANCE = 1e-8
 BLOCK_BYTES = 16 * 2**20
@@ -33,12 +33,12 @@ SLICES = 2
 def product(vectors: np.ndarray, directions: np.ndarray) -> np.ndarray:
     """Return vectors @ directions.T, N x k float64, in which the order of sums changes no bit.
 
-    Each vector, N x d float64, is cut into two summands that are multiples of a power of two and
-    at most 2^22 of it long. With k x d ``directions`` that are multiples of 2^-30 and at most 1
-    long, all sums then are multiples of one number and less than 2^53 of it (by Cauchy-Schwarz),
-    so none is rounded, whoever multiplies (after Ozaki, Ogita, Oishi & Rump, "Error-free
-    transformations of matrix multiplication by using fast routines of matrix multiplication",
-    Numerical Algorithms 2012). What is left of each number is at most 2^-44 d of the largest.
+    Each vector, N x d float64, is cut into two summands that are multiples of a power of two and at
+    most 2^22 of it long. With k x d ``directions`` that are multiples of 2^-30 and at most 1 long,
+    all sums then are multiples of one number and less than 2^53 of it (by Cauchy-Schwarz), so none
+    is rounded, by any implementation (after Ozaki, Ogita, Oishi & Rump, "Error-free transformations
+    of matrix multiplication by using fast routines of matrix multiplication", Numerical Algorithms
+    2012). The remainder of each number is at most 2^-44 d of the largest.
     """
     transposed = torch.from_numpy(directions).T
     left, out = vectors, np.zeros((len(vectors), len(directions)))
@@ -55,8 +55,8 @@ def product(vectors: np.ndarray, directions: np.ndarray) -> np.ndarray:
 class Whitening:
     """A covariance: ``variances`` k along ``directions`` k x d, ``rest`` in all other directions.
 
-    All float64. Directions are orthonormal up to rounding to 2^-30; ``mean`` d is where points have
-    their origin, which no distance depends on.
+    All are float64. Directions are orthonormal up to rounding to 2^-30; ``mean``, d, is the origin
+    of points, on which no distance depends.
     """
 
     mean: np.ndarray
@@ -88,12 +88,12 @@ class Whitening:
 
     @classmethod
     def of_lines(cls, lines: np.ndarray) -> "Whitening":
-        """Return that which wrote ``lines``."""
+        """Read an array of ``lines``."""
         directions = np.ascontiguousarray(lines[:-1, 1:])
         return cls(lines[-1, 1:].copy(), directions, lines[:-1, 0].copy(), float(lines[-1, 0]))
 
     def lines(self) -> np.ndarray:
-        """Return it as (k + 1) x (d + 1): each variance and direction; the rest and the mean."""
+        """Return an array (k + 1) x (d + 1): each variance and direction; the rest and the mean."""
         variances = np.append(self.variances, self.rest)
         return np.column_stack([variances, np.vstack([self.directions, self.mean])])
 
@@ -127,10 +127,11 @@ class Metric:
             raise ValueError(f"a metric {self.name} with the covariance {self.whitening}")
 
     def points(self, vectors: np.ndarray) -> np.ndarray:
-        """Return what is compared by Euclidean distance, N x d, of N x d vectors.
+        """Return the points of N x d vectors, N x d, to compare by Euclidean distance.
 
-        The type of ``vectors`` is kept, but for ``whitened``, whose points are float32 by
-        definition: distances are those of them. A zero vector has no direction and stays zero.
+        The type is that of ``vectors``, except for ``whitened``, whose points are float32 by
+        definition: distances are those of these points. A zero vector has no direction and stays
+        zero.
         """
         if self.whitening is not None:
             return self.whitening.points(vectors)
@@ -142,7 +143,7 @@ class Metric:
 
     @property
     def rounding(self) -> float:
-        """What rounding points to float32 may do to the distance of two.
+        """The largest error of a distance from rounding points to float32.
 
         It is 0 where distances are those of float32 points: only directions are closer in float64.
         """

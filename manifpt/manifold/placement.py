@@ -1,10 +1,10 @@
-"""Where a manifold lies while it is searched, chosen from its size and what the cluster has.
+"""The placement of a manifold during search, by its size and the memory of the cluster.
 
     replicated  every process that projects holds all of it: no network;
     sharded     actors hold some shards each, queries go to all, their nearest are merged;
     scan        it stays in storage: each block of it is read once for each batch of queries.
 
-The neighbours are the same in each.
+The neighbours are the same in every placement.
 """
 
 import math
@@ -37,11 +37,11 @@ def plan_of_process(plan: SearchPlan) -> SearchPlan:
 
 
 class Searcher(Protocol):
-    """Finds the nearest reals, wherever they lie."""
+    """Finds the nearest reals, in any placement."""
 
     @property
     def rows(self) -> int | None:
-        """Queries that it would have at once; None if that does not matter."""
+        """The preferred number of queries of a call; None if that does not matter."""
 
     def nearest(self, queries: np.ndarray, k: int, excluded: np.ndarray) -> Neighbours:
         """Return the k nearest reals of N x d queries; see ``search.nearest``."""
@@ -75,7 +75,7 @@ class Scan:
 
     @property
     def rows(self) -> int:
-        """As many as take the memory of a block, so that few passes are made."""
+        """As many queries as fit in the memory of a block, so that few passes are needed."""
         return max(1, self.block_bytes // StoredManifold.open(self.uri).real_bytes)
 
     def nearest(self, queries: np.ndarray, k: int, excluded: np.ndarray) -> Neighbours:
@@ -93,7 +93,7 @@ class Holder:
         self.shard = StoredManifold.open(uri).read(plan, numbers)
 
     def reals(self) -> int:
-        """Return how many reals it holds."""
+        """Return the number of reals that it holds."""
         return len(self.shard.ids)
 
     def search(self, queries: np.ndarray, k: int, excluded: np.ndarray) -> Neighbours:
@@ -116,7 +116,7 @@ class Sharded:
     def nearest(self, queries: np.ndarray, k: int, excluded: np.ndarray) -> Neighbours:
         """See ``Searcher``; queries are put in the object store once for all holders.
 
-        Only the vectors of those that are nearest of all are sent, once the answers are merged.
+        Only the vectors of the nearest of all are sent, once the answers are merged.
         """
         import ray
 
@@ -142,7 +142,7 @@ class Sharded:
 
 
 def _answers(asked: Sequence[Any]) -> list[Any]:
-    """Return what holders answer."""
+    """Return the answers of holders."""
     import ray
 
     try:
@@ -156,7 +156,7 @@ def _answers(asked: Sequence[Any]) -> list[Any]:
 
 @dataclass(frozen=True)
 class Placement:
-    """A choice, why it was made, and what it needs."""
+    """A choice of placement, its reason, and its resources."""
 
     kind: str
     why: str
@@ -172,7 +172,7 @@ class Placement:
         return f"manifold {self.kind} ({self.why}), search: {self.plan}"
 
     def searcher(self) -> Searcher:
-        """Return what a process is to search with; starts the holders of a sharded manifold."""
+        """Return the searcher of a process; starts the holders of a sharded manifold."""
         if self.kind == "replicated":
             return Replicated(self.uri, self.plan)
         if self.kind == "scan":
@@ -219,14 +219,14 @@ def plan_for(manifold: StoredManifold, demand: session.SearchDemand) -> SearchPl
 
 
 def placement_kind(size: int, processes: int, memory: int, *, exact: bool) -> str:
-    """Return where a manifold of ``size`` bytes lies, for a number of processes that project."""
+    """Return the placement of a manifold of ``size`` bytes, for a number of processes."""
     if size * processes <= memory:
         return "replicated"
     return "sharded" if size <= memory and exact else "scan"
 
 
 def block_bytes(memory: int, processes: int) -> int:
-    """Return how much of a manifold each process that scans it reads at once."""
+    """Return the bytes of a manifold that each process that scans it reads at once."""
     return max(1, memory // (2 * processes))
 
 
@@ -255,7 +255,7 @@ def place(
         return replace(chosen, plan=replace(plan, method="product"), block_bytes=block), pool
     cpus = session.capacity().get("CPU", 1.0)
     holders = min(count, max(session.nodes(), int(cpus / 2)))
-    # Half of a node at most, which no holder can be larger than.
+    # At most half of a node, since a holder cannot be larger than a node.
     reserved = {"CPU": min(cpus / 2, holders * scaling.node_cpus() / 2)}
     smaller = replace(pool, size=max(1, pool.size // 2))
     if pool.num_gpus:
@@ -274,7 +274,7 @@ def place_all(
 ) -> tuple[list[Placement], session.Pool]:
     """Choose the placements of manifolds that are searched in one pass; see ``place``.
 
-    Several share the memory, and none is dealt to actors.
+    Several share the memory, and none is distributed over actors.
     """
     if len(manifolds) == 1:
         placement, pool = place(manifolds[0], demand, pool)
@@ -295,9 +295,9 @@ def place_all(
 
 
 def alone(manifold: StoredManifold) -> Searcher:
-    """Return what searches a manifold in a process that has no cluster.
+    """Return the searcher of a manifold in a process without a cluster.
 
-    One that takes more than its share of the machine's memory is read in blocks.
+    A manifold that takes more than its share of the machine's memory is read in blocks.
     """
     plan = plan_for(manifold, session.ANY_SEARCH)
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,6 +1,6 @@
-"""What search needs, made once a manifold's shards are there: directions, keys, and measurements.
+"""The files for search, written after a manifold's shards: directions, keys, and measurements.
 
-The cheapest exact plan is found by timing, on reals of the manifold itself that may not meet
+The cheapest exact plan is found by timing, on reals of the manifold that are not compared with
 themselves (which makes them held-out reals) and on the same reals with noise. The distances of
 held-out reals give every later distance its percentile.
 """
@@ -40,7 +40,7 @@ DIRECTIONS = 256
 FIRST_DIRECTIONS = (16, 32, 64, 128)
 QUERIES = 256
 REPEATS = 3
-# A plan that took this many times as long as the best is not timed again.
+# A plan that took this multiple of the best time is not timed again.
 HOPELESS = 2
 # Threads of one library that still wait for work take the cores of the next: let them go to sleep.
 PAUSE = 0.05
@@ -53,15 +53,15 @@ PLAIN, PRUNED, APPROXIMATE = "exact-plain", "exact-pruned", "approximate"
 
 
 def fit_basis(sample: np.ndarray) -> Basis | None:
-    """Return the principal directions of a sample of points; None where they are too few to pay."""
+    """Return the principal directions of a sample of points; None if they are too few to help."""
     size = min(DIRECTIONS, sample.shape[1] // 8, len(sample) // 2)
     return Basis.fit(sample, size) if size >= 16 else None
 
 
 def shard_sample(manifold: StoredManifold, most: int) -> Shard:
-    """Return the first shards of a manifold, as one: ``most`` bytes of them, but at least one.
+    """Return the first shards of a manifold as one: at most ``most`` bytes, but at least one shard.
 
-    Reals are dealt to shards by hash, so that any shard is a random sample.
+    Reals are distributed over shards by hash, so that any shard is a random sample.
     """
     entries = manifold.manifest["shards"]
     sizes = np.cumsum([entry["reals"] * manifold.dimension * 4 for entry in entries])
@@ -71,8 +71,8 @@ def shard_sample(manifold: StoredManifold, most: int) -> Shard:
 def write_whitening(manifold: StoredManifold, output: str) -> dict[str, Any]:
     """Fit a covariance to a sample of vectors and write it; return its entry.
 
-    Of a sample that has all reals, neither their shards nor their order change it; on one thread,
-    nor does the number of threads.
+    If the sample has all reals, the result depends neither on their shards nor on their order. One
+    thread is used, so that it does not depend on the number of threads.
     """
     shard = shard_sample(manifold, SAMPLE_BYTES)
     rows = np.argsort(shard.pixel_sha256)[:SAMPLE_REALS]
@@ -84,7 +84,7 @@ def write_whitening(manifold: StoredManifold, output: str) -> dict[str, Any]:
 def write_geometry(manifold: StoredManifold, output: str) -> dict[str, Any]:
     """Learn the geometry of a sample of vectors and write it; return its entry.
 
-    On one thread, so that the same reals give the same geometry.
+    One thread is used, so that the same reals give the same geometry.
     """
     shard = shard_sample(manifold, SAMPLE_BYTES)
     rows = np.argsort(shard.pixel_sha256)[:SAMPLE_REALS]
@@ -98,7 +98,7 @@ def write_geometry(manifold: StoredManifold, output: str) -> dict[str, Any]:
 def write_denoiser(manifold: StoredManifold, output: str, steps: int) -> dict[str, Any]:
     """Train a denoiser on a sample of the reals and write it; return its entry.
 
-    On all cores of the node: nothing else is to do until it is there.
+    It uses all cores of the node, because nothing else can run meanwhile.
     """
     shard = shard_sample(manifold, SAMPLE_BYTES)
     shape = manifold.manifest["shape"]
@@ -130,7 +130,7 @@ def write_keys(manifold: StoredManifold, output: str, number: int) -> dict[str, 
 
 
 def calibration_queries(shard: Shard, count: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return queries and the hashes that they may not meet: held-out reals, and noisy ones."""
+    """Return queries and their excluded hashes: held-out reals, and noisy ones."""
     rng = np.random.default_rng(1)
     rows = rng.permutation(len(shard.ids))[:count]
     reals = shard.vectors[rows]
@@ -168,11 +168,11 @@ class Timing:
 
     @property
     def cost(self) -> float:
-        """The same, more for FAISS's index: a second copy of the vectors must be worth it."""
+        """The total, but more for FAISS's index, because it is a second copy of the vectors."""
         return self.total * (INDEX_COST if self.plan.method == "index" else 1)
 
     def row(self) -> dict[str, Any]:
-        """Return it as JSON values."""
+        """Return the timing as JSON values."""
         return {"plan": asdict(self.plan), "seconds": self.seconds}
 
 
@@ -192,7 +192,7 @@ def measure(shard: Shard, plans: Sequence[SearchPlan]) -> list[Timing]:
 
 
 def choose(shard: Shard) -> dict[str, Any]:
-    """Time the exact plans on a shard; return them by kind, and which is the cheapest."""
+    """Time the exact plans on a shard; return them by kind, and the name of the cheapest."""
     plain = measure(
         shard, [*(SearchPlan(multiply=name) for name in MULTIPLIERS), SearchPlan("index")]
     )
@@ -216,7 +216,7 @@ def choose(shard: Shard) -> dict[str, Any]:
 
 
 def calibrate_search(manifold: StoredManifold, threads: int) -> dict[str, Any]:
-    """Measure all exact plans on a sample of the manifold; return what the manifest keeps."""
+    """Measure all exact plans on a sample of the manifold; return an entry of the manifest."""
     with threads_of(threads):
         shard = shard_sample(manifold, SAMPLE_BYTES)
         if manifold.basis is not None:
@@ -251,7 +251,7 @@ def held_out_of(manifold: StoredManifold, number: int) -> tuple[np.ndarray, ...]
 def held_out_found(manifold: StoredManifold, number: int, *asked: Any) -> np.ndarray:
     """Return the distances of held-out reals to their nearest in one shard, inf for none.
 
-    A tile does not meet the others of its image, as no tile of a new image will.
+    A tile is not compared with others of its image, like the tiles of a new image.
     """
     queries, hashes, ids = (np.concatenate(part) for part in zip(*asked, strict=True))
     shard = manifold.read(SearchPlan(), [number])
@@ -287,7 +287,7 @@ def write_all_keys(
 
 
 def measure_held_out(draft: dict[str, Any], output: str, pool: session.Pool) -> None:
-    """Measure how far held-out reals lie from the manifold; write the quantiles into the draft."""
+    """Measure distances of held-out reals to the manifold; write quantiles into the draft."""
     manifold = StoredManifold(output, draft)
     numbers = range(len(draft["shards"]))
     asked = [task(pool, held_out_of, manifold, number) for number in numbers]
@@ -333,7 +333,7 @@ def prepare(
 
 
 def search_text(manifold: StoredManifold) -> str:
-    """Return how a manifold is searched, and what that was chosen from, as text."""
+    """Return the plan of a manifold's search and its alternatives, as text."""
     found = manifold.manifest["search"]
     count = len(manifold.manifest["shards"])
     lines = [

@@ -1,8 +1,8 @@
 """Bounds on squared distances by matrix products, and the pairs that may be nearest.
 
 A product of queries and reals in float32 gives ||x||^2 - 2 q.x, a squared distance up to a constant
-of the query. What rounding can do to it is bounded, so the few pairs that may hold a query's k
-nearest are known for certain, whoever multiplies and in whatever order it sums.
+of the query. Its rounding error is bounded, so the few pairs that may hold a query's k nearest are
+known for certain, for any implementation and any order of summation.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 UNIT = 2.0**-24  # float32's rounding unit
-GROUP = 64  # successive reals, of which the smallest value is looked at first
+GROUP = 64  # successive reals, whose smallest value is checked first
 BLOCK = 2048  # reals that are multiplied at once: with 256 queries the product stays in cache
 LONG = 512  # dimensions from which on this number of reals is enough work
-PAIRS = 2**23  # that are held at once, about
+PAIRS = 2**23  # pairs that are held at once, about
 SPREAD = 1024  # numbers of a vector from which on the order of pairs matters
 
 
@@ -30,7 +30,7 @@ def gamma(terms: int) -> float:
 
 
 class Multiplier(NamedTuple):
-    """Who multiplies. All arrays are float32.
+    """An implementation of products. All arrays are float32.
 
     ``product(reals, queries, norms, out)`` writes ``norms + reals @ queries.T``, rows x B;
     ``smallest(values, out)`` the smallest of each GROUP rows, groups x B.
@@ -139,7 +139,7 @@ class _Found:
         self.value.append(value)
 
     def sorted(self) -> tuple[Pairs, np.ndarray]:
-        """Return them by query, and in it by row."""
+        """Return the pairs ordered by query, then by row."""
         query, row, value = (np.concatenate(p) for p in (self.query, self.row, self.value))
         order = np.argsort(query, kind="stable")
         return Pairs(query[order], row[order]), value[order]
@@ -148,7 +148,7 @@ class _Found:
 class Product:
     """||x||^2 - 2 q.x of all pairs of B queries and N reals, block by block.
 
-    ``hidden`` has the row of a real that a query may not meet, or -1.
+    ``hidden`` has the row of the real that is excluded for a query, or -1.
     """
 
     def __init__(
@@ -203,7 +203,7 @@ class Product:
     def _tightened(
         self, found: _Found, k: int, margin: np.ndarray | float
     ) -> tuple[np.ndarray, _Found]:
-        """Drop what the pairs themselves rule out; return the new limit, too."""
+        """Drop the pairs that others rule out; return the new limit, too."""
         pairs, value = found.sorted()
         limit = pairs.kth(value, k, len(self.queries)) + margin
         kept = value <= limit[pairs.query]
@@ -213,7 +213,7 @@ class Product:
     def up_to(self, limit: np.ndarray, most: int) -> tuple[Pairs, np.ndarray]:
         """Return the pairs whose value is at most their query's limit, B.
 
-        A query with more than ``most`` has none; which these are is returned, too, B bool.
+        A query with more than ``most`` has none; a mask of these queries, B bool, is returned, too.
         """
         count = len(self.queries)
         counts = np.zeros(count, np.int64)

@@ -5,8 +5,8 @@
     tangent  the nearest point of the affine hull of the k nearest, ridge-regularised: an orthogonal
              projection, as the paper's figure 2 draws it, on the plane that those reals span;
     riemannian  the k nearest reals' centre of mass in a learned geometry (see riemannian.py);
-    denoiser    what a denoiser makes of the image, at several scales (see denoiser.py); the nearest
-             real is found as evidence;
+    denoiser    the output of a denoiser for the image, at several scales (see denoiser.py); the
+             nearest real is found as evidence;
     none     the origin: the "artifact" is the embedding itself, the baseline of a space.
 
 By the metric ``whitened`` all of this is done with points W v, W = C^(-1/2) of the reals'
@@ -27,17 +27,17 @@ from manifpt.manifold.geometry import Geometry
 from manifpt.manifold.metric import EUCLIDEAN, Metric
 from manifpt.manifold.riemannian import centres_of_mass
 
-# How many neighbours each takes if nothing else is asked for.
+# The number of neighbours of each kind by default.
 PROJECTORS = {"nearest": 1, "mean": 8, "tangent": 16, "riemannian": 8, "denoiser": 1, "none": 1}
 
 
 @dataclass(frozen=True)
 class Projection:
-    """A kind of projection, how many neighbours it takes, and the ridge of ``tangent``.
+    """A kind of projection, its number of neighbours, and the ridge of ``tangent``.
 
-    ``geometry`` is the hash of the one that ``riemannian`` takes, ``learned`` that of the denoiser.
-    ``whitened`` says that artifacts are differences of whitened points. Those of earlier versions
-    are differences of vectors by any metric, and their cards do not have it.
+    ``geometry`` is the hash of the geometry of ``riemannian``, ``learned`` that of the denoiser.
+    With ``whitened`` artifacts are differences of whitened points. In earlier versions they were
+    differences of vectors by any metric, and cards of these versions have no such field.
 
     ``ridge`` is relative to the mean variance of the neighbours; with none, k neighbours in fewer
     than k dimensions would reach any point.
@@ -51,13 +51,13 @@ class Projection:
     whitened: bool = False
 
     def card(self) -> dict[str, Any]:
-        """Return all that decides the projection, as JSON values."""
+        """Return all settings that decide the projection, as JSON values."""
         newer = {"learned", "whitened"}
         return {name: value for name, value in asdict(self).items() if value or name not in newer}
 
     def by(self, metric: str) -> "Projection":
         """Return this projection by the metric of that name."""
-        pixels = {"none", "denoiser"}  # what these return is of the embedding by any metric
+        pixels = {"none", "denoiser"}  # their results are of the embedding by any metric
         return replace(self, whitened=metric == "whitened" and self.kind not in pixels)
 
     def on(self, manifest: dict[str, Any]) -> "Projection":

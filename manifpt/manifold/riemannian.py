@@ -10,14 +10,14 @@ centre and the k curves to it descend together: the energy of a curve is at leas
 length, and equal for a geodesic of constant speed, so that the least sum of energies is the least
 sum of squared distances. x* depends on the image only through its neighbours.
 
-Limits. x* is a decoded mean: of images, smooth, without the detail that the latents do not hold;
-artifacts contain that detail. In the mean of 128 unseen Fashion-MNIST images (d 2352, k 8, 4,000
-reals), x* lay 6.3 away, the mean of the reals 5.9, their tangent plane (k 16) 5.1, the nearest 7.2.
-On a noisy sphere x* is only half as far off as the mean of the reals, on a clean one a quarter.
-Reals must be some hundreds at least, and d no more than some 10^4, for the encoder's sake. Descent
-is local: from the mean of the latents it may find the wrong side of a hole, most likely if the
-neighbours spread over half a circle or more. One core projects 8 images/s at d 2352 and 11 at d 512
-(k 8, 16 latents); learning takes it 22 s and 6 s of 4,000 reals.
+Limits: x* is a decoded mean, for images a smooth one without the detail that the latents do not
+hold; artifacts contain that detail. In the mean of 128 unseen Fashion-MNIST images (d 2352, k 8,
+4,000 reals), x* lay 6.3 away, the mean of the reals 5.9, their tangent plane (k 16) 5.1, the
+nearest 7.2. On a noisy sphere x* is only half as far off as the mean of the reals, on a clean one a
+quarter. Reals must be some hundreds at least, and d no more than some 10^4, for the encoder's sake.
+Descent is local: from the mean of the latents it may find the wrong side of a hole, most likely if
+the neighbours spread over half a circle or more. One core projects 8 images/s at d 2352 and 11 at d
+512 (k 8, 16 latents); learning takes it 22 s and 6 s of 4,000 reals.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ SEGMENTS = 8
 # circles 200 steps, with a rate that falls to 0, come as near as 500 do; 100 do not.
 ITERATIONS = 200
 RATE = 0.05
-ROWS = 64  # images at once: their curves fill some 10 MB
+ROWS = 64  # images at once: their curves take some 10 MB
 
 
 def energy(geometry: Geometry, curves: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ def _descend(
 ) -> tuple[Tensor, ...]:
     """Return the unknowns at which ``curves`` of them have the least energy, by Adam.
 
-    Its steps do not depend on the scale of the energy, and each image's are its own.
+    Its steps do not depend on the scale of the energy, and each image has its own.
     """
     unknowns = [one.clone().requires_grad_() for one in initial]
     optimiser = torch.optim.Adam(unknowns, RATE)

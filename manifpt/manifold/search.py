@@ -1,7 +1,7 @@
 """Exact nearest reals: bounds choose the pairs that may be nearest, float64 decides among them.
 
-The result is that of a float64 brute force ordered by (distance, id), whatever the batch, the
-shards and their order, and whatever the plan, unless that is an approximate index:
+The result is that of a float64 brute force ordered by (distance, id), for any batch, shards, order
+of shards and plan, unless the plan is an approximate index:
 
     product  bounds all distances by one product of queries and reals;
     bounds   bounds them from below in a few principal directions, which costs a fraction of that,
@@ -23,20 +23,21 @@ from manifpt.manifold.product import Pairs, Product, gamma, squared
 from manifpt.manifold.shard import Shard
 
 REFINE_BYTES = 2**20
-QUERIES = 256  # that are searched at once
+QUERIES = 256  # queries that are searched at once
 # Cost of the distance of one pair by itself, in distances of a matrix product; and the number of
 # queries below which a product takes no less time, because it reads all reals.
 PAIR_COST = 10
 LEAST_PRODUCT = 32
-MOST_PAIRS = 2**15  # of one query that pass the first, coarse bound
+MOST_PAIRS = 2**15  # reals of one query that pass the first, coarse bound
 FIRST_CANDIDATES = 8
 
 
 class Neighbours(NamedTuple):
     """The k nearest reals of N queries.
 
-    ``distance`` N x k float64 and ``id`` N x k, inf and "" where there are fewer than k; ``vector``
-    N x k x d float32; ``seen`` N, whether the real that a query may not meet is in the manifold.
+    ``distance``, N x k float64, and ``id``, N x k, are inf and "" where there are fewer than k;
+    ``vector`` is N x k x d float32; ``seen``, N, tells whether the excluded real of a query is in
+    the manifold.
     """
 
     distance: np.ndarray
@@ -47,11 +48,12 @@ class Neighbours(NamedTuple):
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """How to search: a ``method`` of this module, and its settings.
+    """A plan of search: a ``method`` of this module, and its settings.
 
-    ``multiply`` is who multiplies, ``directions`` how many bounds are taken in first, ``factory``
-    FAISS's name of an index, ``candidates`` how many an approximate one proposes beside k, and
-    ``float16`` halves what a flat one takes on a GPU.
+    ``multiply`` names the implementation of products, ``directions`` is the number of directions of
+    the first bounds, ``factory`` FAISS's name of an index, ``candidates`` the number of neighbours
+    that an approximate one proposes beside k, and ``float16`` halves the memory of a flat one on a
+    GPU.
     """
 
     method: str = "product"
@@ -79,7 +81,7 @@ PRODUCT = SearchPlan()
 
 @dataclass(frozen=True)
 class QueryBatch:
-    """Queries N x d float32, their points, and the row that each may not meet, or -1."""
+    """Queries N x d float32, their points, and the row that is excluded for each, or -1."""
 
     queries: np.ndarray
     points: np.ndarray
@@ -128,7 +130,7 @@ def _norms(vectors: np.ndarray) -> np.ndarray:
 
 
 def _by_product(shard: Shard, asked: QueryBatch, k: int, plan: SearchPlan) -> Pairs:
-    """Return the pairs among which each query's k nearest are, by one product."""
+    """Return pairs that include each query's k nearest, by one product."""
     centred = asked.points - shard.centre
     product = Product(centred, shard.points, shard.norms, asked.hidden, plan.multiply)
     error = _product_error(_norms(centred), shard.reach, shard.norms, centred.shape[1])
@@ -139,7 +141,7 @@ def _by_product(shard: Shard, asked: QueryBatch, k: int, plan: SearchPlan) -> Pa
 def _by_bounds(
     shard: Shard, asked: QueryBatch, k: int, plan: SearchPlan
 ) -> tuple[Pairs, np.ndarray]:
-    """Return pairs as ``_by_product`` does, and the queries for which that did not pay."""
+    """Return pairs as ``_by_product`` does, and the queries for which bounds cost more."""
     if shard.basis is None or shard.keys is None:
         raise ValueError("search by bounds needs a shard with a basis and keys")
     count, (total, dimension) = len(asked), shard.vectors.shape
@@ -180,7 +182,7 @@ def _by_bounds(
 
 
 def _too_many(counts: np.ndarray, dropped: np.ndarray, total: int) -> np.ndarray:
-    """Return for which queries one product costs less than their pairs, beside those dropped."""
+    """Return the queries for which one product costs less than their pairs, and those dropped."""
     order = np.argsort(-np.where(dropped, np.inf, counts))
     given = np.arange(len(counts) + 1)
     product = np.where(given > 0, np.maximum(given, LEAST_PRODUCT) * total, 0)
@@ -258,7 +260,7 @@ def search(
 def neighbour_rows(
     shard: Shard, queries: np.ndarray, k: int, excluded: np.ndarray | None, plan: SearchPlan
 ) -> Neighbours:
-    """Return what ``search`` does, but in place of vectors their rows in the shard, N x k x 1."""
+    """Search as ``search`` does; return rows in the shard, N x k x 1, in place of vectors."""
     queries = np.ascontiguousarray(queries, dtype=np.float32)
     distance = np.full((len(queries), k), np.inf)
     rows = np.full((len(queries), k), -1, dtype=np.int64)
@@ -280,7 +282,7 @@ def neighbour_rows(
 
 
 def merge(parts: Sequence[Neighbours], k: int) -> Neighbours:
-    """Return the k nearest of what several shards found."""
+    """Return the k nearest among the results of several shards."""
     distance, ids, vector = (np.concatenate([part[i] for part in parts], 1) for i in range(3))
     order = _order(distance, ids)[:, :k]
     return Neighbours(
@@ -306,7 +308,7 @@ def nearest(
         k: neighbours wanted; at most the number of reals that are not excluded.
         excluded: N pixel hashes; a real of that hash is no neighbour of that query, so that an
             image never meets itself or its exact copies.
-        plan: how to search; the result does not depend on it if it is an exact one.
+        plan: the plan of search; the result does not depend on it if it is an exact one.
 
     """
     neighbours: Neighbours | None = None
@@ -317,7 +319,7 @@ def nearest(
 
 
 def complete(neighbours: Neighbours | None, k: int) -> Neighbours:
-    """Return what was found, if every query has k neighbours."""
+    """Return the neighbours if every query has k; raise if not."""
     if neighbours is None or np.isinf(neighbours.distance).any():
         raise ManifptError(f"the manifold has fewer than {k} reals for some image; ask for fewer")
     return neighbours

@@ -1,4 +1,4 @@
-"""Part of a manifold in memory, and what searching it needs."""
+"""Part of a manifold in memory, with the data for its search."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -39,7 +39,7 @@ class Shard:
 
     @cached_property
     def points(self) -> np.ndarray:
-        """What is compared, N x d float32: the vectors, or as many numbers again beside them."""
+        """The points to compare, N x d float32: the vectors themselves, or a second array."""
         return self.metric.points(self.vectors)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""A manifold on disk: shards of vectors with ids, and what search needs, under one manifest."""
+"""A manifold on disk: shards of vectors with ids, and the files for search, in one manifest."""
 
 import hashlib
 import io
@@ -44,7 +44,7 @@ class StoredManifold:
 
     @property
     def sha256(self) -> str:
-        """The hash that attributors keep of the manifold that they were trained with."""
+        """The hash by which attributors know the manifold of their training."""
         sha: str = self.manifest["content_sha256"]
         return sha
 
@@ -57,12 +57,12 @@ class StoredManifold:
 
     @property
     def rule(self) -> DecodeRule:
-        """How the reals were decoded, and so how queries must be."""
+        """The rule by which reals were decoded, and queries must be."""
         return DecodeRule.from_card(self.manifest["decode"])
 
     @cached_property
     def metric(self) -> Metric:
-        """What is near; the covariance of ``whitened`` is read at first use."""
+        """The metric; the covariance of ``whitened`` is read at first use."""
         name = self.manifest["metric"]
         return Metric(name, self._whitening() if name == "whitened" else None)
 
@@ -95,7 +95,7 @@ class StoredManifold:
 
     @property
     def real_bytes(self) -> int:
-        """Bytes of memory that a real takes: its vector, and its point where that is another."""
+        """Bytes of memory that a real takes: its vector, and its point if that differs."""
         arrays = 1 if self.manifest["metric"] == "euclidean" else 2
         return self.dimension * 4 * arrays
 
@@ -114,13 +114,13 @@ class StoredManifold:
         return Basis(lines[:-1], lines[-1])
 
     def percentile(self, distances: np.ndarray) -> np.ndarray:
-        """Return how many per cent of held-out reals lie nearer to the manifold than that."""
+        """Return the percentage of held-out reals with a smaller distance, for each distance."""
         marks = self.manifest["held_out"]["distances"]
         out: np.ndarray = np.interp(distances, marks, np.linspace(0, 100, len(marks)), left=0)
         return out
 
     def read(self, plan: SearchPlan, numbers: Sequence[int] | None = None) -> Shard:
-        """Read all shards, or some, as one, with what ``plan`` needs."""
+        """Read all shards, or some, as one, with the data for ``plan``."""
         every = self.manifest["shards"]
         entries = every if numbers is None else [every[number] for number in numbers]
         ids, hashes = self._rows(entries)
@@ -167,7 +167,7 @@ class StoredManifold:
         return ids, hashes
 
     def perceptual_hashes(self) -> np.ndarray | None:
-        """Return those of all reals that have one, uint64; None if a shard was made without."""
+        """Return the hashes of all reals that have one, uint64; None if a shard has none."""
         found = []
         for entry in self.manifest["shards"]:
             table = self._table(entry)
@@ -246,7 +246,7 @@ def _header(file: IO[bytes], sha: Any) -> tuple[int, int]:
 
 
 def _fill(out: np.ndarray, file: IO[bytes], sha: Any) -> None:
-    """Fill an array of bytes from a file, a piece at a time; what is missing stays as it was."""
+    """Fill an array of bytes from a file, a piece at a time; a missing end stays as it was."""
     for start in range(0, len(out), READ_BYTES):
         data = file.read(min(READ_BYTES, len(out) - start))
         out[start : start + len(data)] = np.frombuffer(data, np.uint8)

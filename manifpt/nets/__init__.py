@@ -1,1 +1,1 @@
-"""What all networks share: torchvision's classifiers, the device, and trainings by Ray Train."""
+"""Code of all networks: torchvision's classifiers, the device, and trainings by Ray Train."""

@@ -1,7 +1,7 @@
 """Torchvision's classifiers by name, their stem suited to the image size, with a head or none.
 
-Torchvision is imported where a network is made: with PyTorch's compiler, which it brings, that
-takes as long as PyTorch itself, and most processes need none.
+Torchvision is imported only when a network is built: it imports PyTorch's compiler, which takes as
+long as PyTorch itself, and most processes need no network.
 """
 
 from typing import TypeVar, cast
@@ -22,7 +22,7 @@ Pair = tuple[int, int]
 
 
 def choose_stem(stem: str, size: int) -> str:
-    """Return how far the stem reduces: ``full`` not at all, ``half`` by 2, ``standard`` by 4.
+    """Return the reduction of the stem: ``full`` is none, ``half`` by 2, ``standard`` by 4.
 
     Fingerprints live in the finest detail (Gragnaniello et al., ICME 2021, leave the first
     reduction out for that reason), and small images have no resolution to lose: ``auto`` keeps
@@ -82,11 +82,10 @@ def without_head(network: nn.Module) -> nn.Module:
 
 
 class _TrainedConv2d(nn.Conv2d):
-    """The same function, that takes a matrix product where all it makes is one pixel a channel.
+    """A convolution that uses a matrix product where its output is one pixel a channel.
 
-    There most taps meet nothing but padding, and oneDNN (torch 2.14, AVX2) takes 30 times as long
-    for the gradient as for the function itself: a ResNet18 of 28 px images trains twice as fast
-    without.
+    There most taps meet only padding, and oneDNN (torch 2.14, AVX2) takes 30 times as long for the
+    gradient as for the function itself: a ResNet18 of 28 px images trains twice as fast without it.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -104,7 +103,7 @@ class _TrainedConv2d(nn.Conv2d):
 
 
 def for_training(network: Network) -> Network:
-    """Let a network's convolutions learn from small images faster; its names stay as they are."""
+    """Make a network's convolutions train faster on small images; its names stay the same."""
     for module in network.modules():
         plain = type(module) is nn.Conv2d and module.groups == 1 and module.padding_mode == "zeros"
         if plain and module.dilation == (1, 1) and not isinstance(module.padding, str):
@@ -115,8 +114,8 @@ def for_training(network: Network) -> Network:
 def folded(network: nn.Module) -> nn.Module:
     """Return a network for inference, with batch norms folded into the convolutions before them.
 
-    It is the same function but for rounding, and faster: on CPUs ResNets by 1.1, MobileNetV2 by
-    1.7. What torch.fx can't trace stays as it is.
+    It is the same function except for rounding, and faster: on CPUs ResNets by 1.1, MobileNetV2 by
+    1.7. A network that torch.fx can't trace stays as it is.
     """
     network = network.eval()
     if not any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):

@@ -15,10 +15,10 @@ from manifpt.engine.session import Pool
 from manifpt.errors import ManifptError
 
 # On a CPU, more images at once are no faster, and batches that are no multiple of 16 get kernels
-# whose rounding is another (oneDNN, torch 2.14; all multiples gave the same bits).
+# with another rounding (oneDNN, torch 2.14; all multiples gave the same bits).
 CPU_BATCH, CPU_STEP = 64, 16
 
-# Set where GPUs are numbers alone, as in `cluster.local`: the CPU does their work.
+# Set if GPUs are logical, as in `cluster.local`: the CPU does their work.
 LOGICAL = "MANIFPT_LOGICAL_GPUS"
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ T = TypeVar("T")
 def may_use_gpu() -> bool:
     """Tell whether this process may use the GPUs that it sees.
 
-    Ray (2.60) hides none from a process that it gave none: those of CPU stages, and the driver.
+    Ray (2.60) does not hide GPUs from processes that were given none: CPU stages and the driver.
     """
     import ray
 
@@ -35,14 +35,14 @@ def may_use_gpu() -> bool:
 
 
 def device_and_precision() -> tuple[str, Any]:
-    """Return the device of this process and the dtype to train in (None where none pays)."""
+    """Return the device of this process and the dtype of mixed precision (None without)."""
     if not (may_use_gpu() and torch.cuda.is_available()):
         _check_given()
         # On CPUs without the instructions bfloat16 is many times slower. With them (Zen 4, torch
         # 2.14) it is 1.6 times faster, but the gradient of kernel taps that meet nothing but
         # padding, as in a 3 x 3 convolution of 1 x 1 maps, is memory that was never written.
         return "cpu", None
-    # What is said to be float32 is: by default cuDNN rounds what it convolves to TF32's 11 bits.
+    # Real float32: by default cuDNN rounds inputs of convolutions to TF32's 11 bits.
     torch.backends.cudnn.allow_tf32 = False
     bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
     return "cuda", torch.bfloat16 if bfloat16 else None
@@ -64,7 +64,7 @@ def _check_given() -> None:
 
 
 def precision_of(asked: str, pool: Pool) -> str:
-    """Return what an embedding network computes in; ``auto`` is float16 on GPUs, else float32."""
+    """Return the precision of an embedding network; ``auto`` is float16 on GPUs, else float32."""
     return asked if asked != "auto" else "float16" if pool.num_gpus else "float32"
 
 
@@ -72,8 +72,8 @@ def precision_of(asked: str, pool: Pool) -> str:
 def threads_of(count: int) -> Iterator[None]:
     """Limit NumPy, SciPy, FAISS and torch to ``count`` threads in the block, for this thread.
 
-    It is at most the CPUs of the node. For tasks, which share a process with others. Once torch has
-    been told a number, its MKL heeds no other's, so both are told.
+    The number is at most the CPUs of the node. It is for tasks, which share a process with others.
+    After torch's own setting, its MKL ignores other settings, so both are set.
     """
     before, count = torch.get_num_threads(), threads_here(count)
     try:
@@ -87,11 +87,11 @@ def threads_of(count: int) -> Iterator[None]:
 def in_batches(
     network: Callable[[slice], T], rows: int, most: int, threads: int | None = None
 ) -> list[T]:
-    """Return what a network makes of each batch of at most ``most`` of its rows, in order.
+    """Return a network's results for batches of at most ``most`` rows, in order.
 
-    On a CPU each thread that the caller may use has a batch of its own. Threads that share each
-    layer wait, layer by layer, for the one whose core a reader has: beside one busy process that
-    is half as fast on two cores. With ``threads`` 1, as on a GPU, the caller does it alone.
+    On a CPU each thread of the caller has a batch of its own. If threads shared each layer, they
+    would wait, layer by layer, for a thread whose core a reader uses: beside one busy process that
+    is half as fast on two cores. With ``threads`` 1, as on a GPU, the calling thread does all.
     """
     threads = threads or torch.get_num_threads()
     size = min(most, max(1, -(-rows // (threads * CPU_STEP))) * CPU_STEP)
@@ -102,4 +102,4 @@ def in_batches(
         with ThreadPoolExecutor(threads, "network", torch.set_num_threads, (1,)) as pool:
             return list(pool.map(network, batches))
     finally:
-        torch.set_num_threads(threads)  # it is also what threads yet to come start with
+        torch.set_num_threads(threads)  # threads that are started later begin with it, too

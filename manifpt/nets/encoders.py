@@ -1,7 +1,7 @@
 """Image encoders of timm and open_clip by name, ``timm:NAME`` and ``open_clip:NAME``.
 
-They are built without weights, and nothing is downloaded unless the user asks for their hub. How
-images are resized and normalised is as the library says.
+They are built without weights, and nothing is downloaded unless the user asks for their hub. Images
+are resized and normalised as the library prescribes.
 """
 
 import importlib
@@ -16,7 +16,7 @@ PACKAGES = {"timm": "timm", "open_clip": "open_clip_torch"}
 
 
 def library_of(backbone: str) -> tuple[str, str] | None:
-    """Return the library and the name in it; None of a network of torchvision."""
+    """Return the library and the name in it; None for a network of torchvision."""
     library, mark, name = backbone.partition(":")
     return (library, name) if mark and library in PACKAGES else None
 
@@ -35,7 +35,7 @@ def _library(backbone: str) -> tuple[Any, str]:
 
 
 def preprocessing(backbone: str, option: str) -> dict[str, Any]:
-    """Return side, filter, cropped share, mean and deviation of the pixels that a network takes."""
+    """Return side, filter, cropped share, mean and deviation of a network's input."""
     module, name = _library(backbone)
     known = module.is_model(name) if module.__name__ == "timm" else name in module.list_models()
     if not known:
@@ -54,7 +54,7 @@ def preprocessing(backbone: str, option: str) -> dict[str, Any]:
             "mean": tuple(cfg.mean),
             "std": tuple(cfg.std),
         }
-    # How images are normalised is known of weights, and alike for all of a network.
+    # Normalisation is a property of weights, and the same for all weights of a network.
     tags = module.list_pretrained_tags_by_model(name)
     cfg = module.get_pretrained_cfg(name, tags[0]) if tags else {}
     return {
@@ -68,8 +68,8 @@ def preprocessing(backbone: str, option: str) -> dict[str, Any]:
 def build_encoder(backbone: str, size: int, hub: str | None = None) -> nn.Module:
     """Return an encoder of images, B x 3 x size x size -> B x d, without its last layer.
 
-    It has no weights, or with ``hub`` those that the library downloads: of timm the name has the
-    tag, of open_clip ``hub`` is it.
+    It has no weights, or with ``hub`` those that the library downloads: the name of timm includes
+    the tag, for open_clip ``hub`` is the tag.
     """
     module, name = _library(backbone)
     usual = preprocessing(backbone, "--sl-network")["network_size"]
@@ -116,7 +116,7 @@ def _stop(_module: nn.Module, _given: Any, value: Any) -> None:
 
 
 class Inner(nn.Module):
-    """What an inner module of an encoder gives; the modules after it are not computed.
+    """The output of an inner module of an encoder; the modules after it are not computed.
 
     Maps are B x C x h x w, sequences B x tokens x C.
     """
@@ -143,7 +143,7 @@ class Inner(nn.Module):
 
 
 def summarised(values: Tensor, how: str) -> Tensor:
-    """Return numbers of an image from its map or sequence: B x C x h x w or B x tokens x C.
+    """Return the summary of each map or sequence: B x C x h x w or B x tokens x C.
 
     ``mean`` has C, ``deviation`` the means and the standard deviations, 2 C, and ``gram`` the
     products of channels, averaged over places (Gatys et al., CVPR 2016), C (C + 1) / 2.

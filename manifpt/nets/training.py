@@ -1,4 +1,4 @@
-"""What every training shares: its workers, Ray Train with a checkpoint an epoch, and its log."""
+"""Code of all trainings: workers, Ray Train with a checkpoint an epoch, and the log."""
 
 import io
 import math
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 EPOCHS = "_epochs"
 TRAINING = "_training"
 STATE = "state.pt"
-# Images of a batch that are worth a worker of their own.
+# The least number of images of a batch for each worker.
 LEAST_SHARE = 8
 # Bytes that a worker holds where trainings run side by side, see ``session.limit``.
 WORKER_MEMORY = 2**30
@@ -35,16 +35,16 @@ Placed = tuple[int, dict[str, float], bool]
 
 
 def silent(_row: dict[str, float], _epoch: int) -> None:
-    """Leave epochs to the result of the training."""
+    """Print nothing about an epoch."""
 
 
 @dataclass(frozen=True)
 class TrainingControl:
-    """How a training proceeds, besides its recipe.
+    """The control of a training, besides its recipe.
 
-    ``demand`` is that of its stages besides Ray Train, which has ``num_workers``; ``terms`` say
-    what it may replace in its output; ``report`` gets each epoch. ``die_at`` kills a worker after
-    that epoch, once: a drill for tests and operators.
+    ``demand`` is that of its stages besides Ray Train, which has ``num_workers``; ``terms`` allow
+    to replace an output; ``report`` is called with each epoch. ``die_at`` kills a worker after that
+    epoch, once: a drill for tests and operators.
     """
 
     demand: session.Demand = session.ANY
@@ -59,9 +59,9 @@ class TrainingControl:
 
 
 def workers(num_workers: int | None, num_gpus: float | None, batch_size: int) -> Placed:
-    """Return the number of workers, what each holds, and whether that includes a GPU.
+    """Return the number of workers, the resources of each, and whether that includes a GPU.
 
-    As many as fit, but each has some images of a batch.
+    It is the number that fits, but each worker has some images of a batch.
     """
     has = session.capacity()
     cpus, gpus = has.get("CPU", 1.0), has.get("GPU", 0.0)
@@ -106,7 +106,7 @@ def checkpoint_state(folder: str) -> dict[str, Any]:
 
 
 def state_of(data: bytes) -> dict[str, Any]:
-    """Return the state that a file holds."""
+    """Return the state in a file."""
     state: dict[str, Any] = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
     return state
 
@@ -176,12 +176,12 @@ def fit(
 ) -> dict[str, Any]:
     """Run ``loop`` on Ray Train's workers to the end; return the last checkpoint's state.
 
-    The workers share the dataset ``train`` and each read all of the others. ``loop`` gets
-    ``config`` with what ``end_epoch`` needs and with ``threads``, the cores of a worker. Started
-    again with the same ``output`` and ``key``, it goes on after the last checkpoint.
+    The workers share the dataset ``train``, and each reads the whole of the others. ``loop`` gets
+    ``config`` with the entries for ``end_epoch`` and with ``threads``, the cores of a worker. If it
+    is started again with the same ``output`` and ``key``, it goes on after the last checkpoint.
 
-    It waits until all workers and a reader fit. Their number decides how batches are dealt, so that
-    one which changed with the nodes would make another training each time.
+    It waits until all workers and a reader fit. The number of workers decides how batches are
+    distributed, so the training would differ if it changed with the nodes.
     """
     from ray.train import DataConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -198,7 +198,7 @@ def fit(
             "threads": max(1, int(session.capacity().get("CPU", 1) / count)),
         },
         datasets=datasets,
-        # Splitting takes a process of its own, and an only worker needs none.
+        # Splitting takes a process of its own, which a single worker does not need.
         dataset_config=DataConfig(datasets_to_split=["train"] if count > 1 else []),
         scaling_config=ScalingConfig(
             num_workers=count, use_gpu=use_gpu, resources_per_worker=holds
@@ -214,7 +214,7 @@ def fit(
 
 
 def _run_config(output: str, key: str) -> "ray.train.RunConfig":
-    """Return where Ray Train keeps the last checkpoint, and how often it starts anew from it."""
+    """Return the place of Ray Train's last checkpoint, and the number of restarts from it."""
     from ray.train import CheckpointConfig, FailureConfig, RunConfig
 
     filesystem, path = storage.arrow_filesystem(storage.join(output, TRAINING))
@@ -228,6 +228,6 @@ def _run_config(output: str, key: str) -> "ray.train.RunConfig":
 
 
 def clear(output: str) -> None:
-    """Remove what a training keeps in ``output`` to go on from."""
+    """Remove the files in ``output`` from which a training goes on."""
     storage.remove_files(storage.join(output, EPOCHS), r"\w+\.json")
     storage.remove_files(storage.join(output, TRAINING), r"[0-9a-f]{16}/.+")

@@ -112,7 +112,7 @@ class Claim:
         made_by = {"kind": kind or self.kind, "key": self.key, "manifpt": __version__}
         manifest = made_by | {"written": written} | manifests.sharded(place, body)
         storage.write_json(storage.join(place, MANIFEST), manifest)
-        check(self.folder, self.token)  # who takes over looks for a manifest after that
+        check(self.folder, self.token)  # a run that takes over looks for a manifest after that
         manifests.clear_lists(place, manifest)
         if not folder:
             self.finished = manifest
@@ -127,7 +127,7 @@ class Claim:
 
     @contextmanager
     def abandoned_if_refused(self) -> Iterator[None]:
-        """Abandon the output where the block raises an error of input, which a run can't mend."""
+        """Abandon the output if the block raises an error of input, which a retry can't mend."""
         try:
             yield
         except ManifptError:
@@ -142,7 +142,7 @@ class Claim:
         if self.heart is None:
             return
         self._rest()
-        with suppress(ManifptError):  # a run that can't say so will be found dead
+        with suppress(ManifptError):  # a run that can't write it counts as dead later
             data, version = storage.read_versioned(self.uri)
             if json.loads(data).get("token") != self.token:
                 return

@@ -1,8 +1,8 @@
 """Outputs appear whole or not at all: a folder is one when its manifest is there.
 
-See ``claims`` for how one is made, and ``layouts`` for the files that it holds. Of more than
-``MOST_FILES`` files, the entries are in files of their own, one a line, which the manifest names as
-``file_lists``; who reads the manifest by ``read`` or ``require`` gets the entries in ``files``.
+See ``claims`` for the making of one, and ``layouts`` for the files that it holds. If there are more
+than ``MOST_FILES`` files, their entries are in separate files, one a line, which the manifest names
+as ``file_lists``; ``read`` and ``require`` return the entries in ``files``.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ def read(folder: str) -> dict[str, Any] | None:
 
 
 def files_of(folder: str, manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the entries of the files that an output's manifest lists, wherever they are."""
+    """Return the entries of the files of an output, from its manifest or its lists."""
     files: list[dict[str, Any]] = list(manifest["files"])
     if files:
         return files
@@ -43,7 +43,7 @@ def files_of(folder: str, manifest: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def sharded(folder: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Return what a manifest says with its list of files in files of their own, if it is long.
+    """Return a manifest whose list of files is in separate files, if it is long.
 
     They are named by their content: those of an older manifest stay until it is replaced.
     """
@@ -72,7 +72,7 @@ def clear_lists(folder: str, manifest: dict[str, Any]) -> None:
 
 
 def require(folder: str, kind: str, option: str) -> dict[str, Any]:
-    """Return the manifest of a finished output of a kind; anything else is an error."""
+    """Return the manifest of a finished output of a kind; raise if there is none."""
     manifest = read(folder)
     if manifest is None:
         job = {

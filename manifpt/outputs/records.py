@@ -1,4 +1,4 @@
-"""What a pipeline notes of each chunk that is done, and what all notes say together.
+"""The records of finished chunks of a pipeline, and their sums.
 
 Each process that works on a chunk writes its record as a file. The driver gathers ``GATHERED`` of
 them into one file, a record a line, and removes theirs, so that millions of chunks leave hundreds
@@ -18,7 +18,7 @@ _NAME = r"\d{6}-\d{6}\.json|\d{6}\.jsonl"
 
 
 def uri_of(output: str, unit: int, chunk: int, generation: str = "") -> str:
-    """Return where the record of a chunk lies."""
+    """Return the URI of the record of a chunk."""
     return storage.join(output, FOLDER + generation, f"{unit:06d}-{chunk:06d}.json")
 
 
@@ -102,7 +102,7 @@ def _gathered(folder: str) -> list[str]:
 
 
 def by_unit(found: Iterable[dict[str, Any]]) -> tuple[set[int], dict[int, set[int]]]:
-    """Return the units of which all chunks have a record, and the chunks that the others have."""
+    """Return the units whose chunks all have records, and the recorded chunks of the others."""
     done: dict[int, set[int]] = {}
     last: dict[int, int] = {}
     for record in found:
@@ -146,7 +146,7 @@ def clear(output: str, generation: str = "") -> None:
 def forget_chunks(output: str, paths: Iterable[str]) -> None:
     """Remove the records of the chunks whose parts lie at some paths, so that they are done again.
 
-    Those of retries are named by their generation, which is in the name of a part, too.
+    Records of retries are named by their generation, which is in the name of a part, too.
     """
     wanted: dict[str, set[tuple[int, int]]] = {}
     for path in paths:

@@ -1,4 +1,4 @@
-"""Times of chunks -> how many rows a run finished in each part of its wall time.
+"""Times of chunks -> the number of rows that a run finished in each part of its wall time.
 
 Each record of a chunk says when its run began, when its last part was written, and how many seconds
 the work on it took. The rows of a chunk are spread evenly over these seconds.
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 MOST_BINS = 200
-LEAST_SECONDS = 1.0  # of a bin, but for a run that is shorter
+LEAST_SECONDS = 1.0  # of a bin, except for a shorter run
 TIMES = ("started", "seconds", "written", "rows_in")
 
 

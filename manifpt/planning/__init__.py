@@ -1,1 +1,1 @@
-"""What jobs will take on a cluster, from what their parts took on the machine where they ran."""
+"""The resources that jobs will take on a cluster, from measurements of their parts."""

@@ -10,9 +10,9 @@ GIGABYTE = 1e9
 
 @dataclass(frozen=True)
 class Cluster:
-    """``nodes`` alike; of each the CPUs that Ray counts, its real cores, GPUs, bytes for Ray.
+    """``nodes`` alike; each has CPUs that Ray counts, real cores, GPUs, and bytes for Ray.
 
-    ``bandwidth`` is what storage gives and takes, bytes a second a node; None is no limit.
+    ``bandwidth`` is the rate of storage in bytes a second a node; None is no limit.
     """
 
     nodes: int
@@ -37,13 +37,13 @@ class Cluster:
         return Pool(size, each, float(on_gpu), max(1, round(cpus / size)))
 
     def readers(self, pool: Pool) -> int:
-        """Return how many readers run beside a pool."""
+        """Return the number of readers that run beside a pool."""
         return max(1, int(self.nodes * self.cpus / pool.num_cpus) - pool.size)
 
 
 @dataclass(frozen=True)
 class Prices:
-    """In the user's currency; None is not given.
+    """Prices in the user's currency; None is not given.
 
     ``requests`` are of 1,000 requests that write, and of 1,000 that read.
     """
@@ -56,7 +56,7 @@ class Prices:
     def of(
         self, cluster: Cluster, seconds: float, stored: float, writes: float, reads: float
     ) -> dict[str, float]:
-        """Return what a job costs, by what is paid for; machines are paid for while it runs."""
+        """Return the cost of a job by kind; machines are paid for while it runs."""
         hours = seconds / 3600 * cluster.nodes
         costs = {}
         if self.cpu_hour is not None:

@@ -1,7 +1,7 @@
-"""Plans beside the jobs that they are of: seconds of whole commands, by size and workers.
+"""Plans beside measured jobs: seconds of whole commands, by size and workers.
 
-The measurements that plans are made of are taken on one sample, at Ray's own number of CPUs; the
-jobs run on other numbers of images, with logical CPUs for their workers.
+The measurements for plans are taken on one sample, at Ray's own number of CPUs; the jobs run on
+other numbers of images, with logical CPUs for their workers.
 """
 
 import json
@@ -73,7 +73,7 @@ def measure(
 ) -> Iterator[dict[str, Any]]:
     """Yield a row a run: seconds as planned and as measured.
 
-    Each repetition takes its measurements anew, so that plans and runs are of the same minutes.
+    Each repetition takes new measurements, so that plans and runs are of the same minutes.
     """
     cores = os.cpu_count() or 1
     cpus = max(workers) + 1
@@ -140,7 +140,7 @@ def compared(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the rows of ``compared`` as text, and how many errors are within WITHIN."""
+    """Return the rows of ``compared`` as text, with the number of errors within WITHIN."""
     lines = [
         f"{'job':<16}{'images':>8}{'workers':>9}{'planned s':>11}{'measured s':>12}{'error':>8}"
     ]

@@ -1,4 +1,4 @@
-"""What a job would do with its inputs on this cluster, without doing it or writing anything."""
+"""Dry runs: the work of a job on this cluster, without doing it or writing anything."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +30,7 @@ STAGES = {
     "evaluate": (*READING, "embed", "search", "classify", "write", "metrics"),
     "attribute": (*READING, "embed", "search", "classify", "write", "ids", "copies", "check"),
 }
-# Stages for inputs that a job has made: a manifold, embeddings or artifacts.
+# Stages for inputs that are outputs of a job: a manifold, embeddings or artifacts.
 STAGES_OF_MADE = {
     "build_manifold": ("gather", "calibrate", "held-out"),
     "compute_artifacts": ("search", "write"),
@@ -44,9 +44,9 @@ PLANNED: dict[str, Callable[..., model.JobPlan]] = {
 
 
 def dry_run(job: str, config: Any) -> dict[str, Any]:
-    """Return what a job would read, its stages, processes and cost, and where manifolds would lie.
+    """Return the inputs of a job, its stages, processes and cost, and the places of manifolds.
 
-    ``images`` is None where only reading would tell, as of tars.
+    ``images`` is None if they can be counted only by reading, as for tars.
     """
     inputs = [*config.input, *getattr(config, "add", ()), *getattr(config, "fuse", ())]
     made = [found for text in inputs if (found := _made(text))]
@@ -78,7 +78,7 @@ def dry_run(job: str, config: Any) -> dict[str, Any]:
 def _cost(
     job: str, config: Any, images: int | None, reals: Sequence[StoredManifold]
 ) -> dict[str, Any]:
-    """Return what nodes cost at the given prices, and by measurements what the job would."""
+    """Return the cost of nodes at the given prices, and of the job if there are measurements."""
     if config.measurements and job not in PLANNED:
         raise ManifptError(f"--measurements: {' and '.join(PLANNED)} can be planned; leave it out")
     most = session.capacity()
@@ -100,7 +100,7 @@ def _cost(
 
 
 def _cluster(measured: Measurements, most: dict[str, float]) -> Cluster:
-    """Return the nodes that are up, or as many like them as the cluster may grow to."""
+    """Return the nodes that are up, or the number like them that the cluster may grow to."""
     up = scaling.nodes_up()
     cpus = scaling.node_cpus() if up else int(most.get("CPU", 1))
     nodes = max(1, round(most.get("CPU", 1) / cpus))
@@ -110,7 +110,7 @@ def _cluster(measured: Measurements, most: dict[str, float]) -> Cluster:
 
 
 def _made(text: str) -> dict[str, Any] | None:
-    """Return the manifest of an input that a job has made."""
+    """Return the manifest of an input that is an output of a job."""
     uri = text if storage.is_remote(text) else text.rpartition("=")[2]
     return outputs.read(storage.absolute(uri))
 
@@ -120,7 +120,7 @@ def _outputs(made: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _images(inputs: Sequence[str], selection: Selection, how: dict[str, Any]) -> dict[str, Any]:
-    """Return what listing the inputs tells."""
+    """Return the facts from listing the inputs."""
     kinds: Counter[str] = Counter()
     images: int | None = 0
     size = 0
@@ -137,7 +137,7 @@ def _none() -> Iterator[Unit]:
 
 
 def _count(unit: Unit) -> int | None:
-    """Return how many images a unit has, if its listing or its footer says it."""
+    """Return the number of images of a unit, if its listing or its footer has it."""
     if unit.kind == "files":
         return len(unit.uris)
     if unit.rows is not None:

@@ -1,8 +1,8 @@
-"""Measure on this machine what plans are made of, in one to three minutes.
+"""Measurements for plans on this machine, in one to three minutes.
 
 The steps of an image are timed in this process, each by itself: the shortest of some repetitions,
-which work of others disturbs least. Then ``attribute`` and ``build_manifold`` run as commands on a
-sample of the images; what they take beyond their steps is start, end and contention.
+which other processes disturb least. Then ``attribute`` and ``build_manifold`` run as commands on a
+sample of the images; their time beyond the steps is start, end and contention.
 """
 
 import io
@@ -62,7 +62,7 @@ def shortest(
 ) -> float:
     """Return the shortest seconds of some repetitions, after one that does not count.
 
-    They are processor time, which the work of others hardly changes, or those of another clock.
+    They are processor time, which other processes hardly change, or those of another clock.
     """
     run()
     taken = []
@@ -75,7 +75,7 @@ def shortest(
 
 @dataclass(frozen=True)
 class InputSample:
-    """Images as the input has them, what it took to fetch one, and how many a file has."""
+    """Images as the input has them, the seconds to fetch one, and the images of a file."""
 
     raws: list[Raw]
     fetch: float
@@ -116,7 +116,7 @@ def input_sample(inputs: Sequence[str], rule: DecodeRule, most: int = MOST) -> I
             counts.append(len(raws) - before)
             before = len(raws)
             continue
-        # It may have ended there, or be a fraction of what it has.
+        # The unit may end there, or have more images.
         size = sum(len(raw.data or b"") for raw in raws[before:])
         counts += [] if counts else [round((len(raws) - before) * max(1.0, unit.bytes / size))]
         break
@@ -159,7 +159,7 @@ class Steps:
         return taken, good.drop_columns(["error", "message"])
 
     def work(self, table: pa.Table, cores: int) -> dict[str, float]:
-        """Return the seconds of an image in an actor's steps, and what more threads divide."""
+        """Return the seconds of an image in an actor's steps, and the part that threads divide."""
         count = table.num_rows
         embed = search = floor = 0.0
         wall = time.perf_counter
@@ -193,7 +193,7 @@ class Steps:
 def _searched(
     projector: Projector, flat: np.ndarray, clock: Callable[[], float]
 ) -> tuple[float, float]:
-    """Return the seconds of a search among all reals, and of that what does not depend on them."""
+    """Return the seconds of a search among all reals, and the part that does not depend on them."""
     manifold = projector.manifold
     if manifold is None:
         raise ValueError("a space without a manifold is not searched")
@@ -241,7 +241,7 @@ READER = "import ray.data, manifpt.images.read"
 
 @dataclass(frozen=True)
 class CommandRun:
-    """A command: when it began, when its parts were written, their bytes, when it ended."""
+    """A run of a command: its start, the times and bytes of its parts, and its end."""
 
     began: float
     parts: list[float]
@@ -250,7 +250,7 @@ class CommandRun:
 
 
 def command(job: str, output: str, *flags: str, environment: dict[str, str]) -> CommandRun:
-    """Run a job as its users do."""
+    """Run a job as a command."""
     began = time.time()
     given = [sys.executable, "-m", "manifpt", job, "--output", output, *flags]
     ran = subprocess.run(
@@ -271,7 +271,7 @@ def command(job: str, output: str, *flags: str, environment: dict[str, str]) -> 
 
 
 def serial(output: str) -> dict[str, Any]:
-    """Return the times of what one process does for a whole output of ``attribute``."""
+    """Return the times of serial work on a whole output of ``attribute``."""
     manifest = outputs.require(output, "attributions", "--measure")
     parts = [file for file in manifest["files"] if file["folder"] == "attributions"]
     rows, paths = sum(part["rows"] for part in parts), [part["path"] for part in parts]

@@ -1,7 +1,7 @@
-"""What the parts of jobs took where they were measured: the numbers that a plan is made of.
+"""Measured times and sizes of the parts of jobs, from which plans are computed.
 
-All times are seconds; those of images and reals are of one, on one core (or on the GPU, for what
-runs there).
+All times are seconds; those of images and reals are for one, on one core (or on the GPU, for steps
+that run there).
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ class _Part(BaseModel):
 class Sizes(_Part):
     """Bytes of an image as it is stored and of its attribution; of a real in memory and stored.
 
-    ``unit`` is how many images a file of the input holds, ``chunk`` how many a part of the output.
+    ``unit`` is the number of images of a file of the input, ``chunk`` that of a part of the output.
     """
 
     image: PositiveFloat
@@ -50,11 +50,12 @@ class ImageSeconds(_Part):
 
 
 class Fixed(_Part):
-    """Seconds that a job takes whatever its size.
+    """Seconds of a job that do not depend on its size.
 
-    ``start`` is until its processes start, ``actor`` and ``reader`` the processor time until one
-    of them works; ``end`` is what comes after the last chunk, ``build_end`` the same of a manifold.
-    ``contention`` is how many times as long images take in a job, beside all its processes.
+    ``start`` is the time until its processes start, ``actor`` and ``reader`` the processor time
+    until one of them works; ``end`` is the time after the last chunk, ``build_end`` the same for a
+    manifold. ``contention`` is the factor by which images take longer in a job, beside all its
+    processes.
     """
 
     start: float
@@ -66,7 +67,7 @@ class Fixed(_Part):
 
 
 class Serial(_Part):
-    """What comes between and after the stages.
+    """Seconds of serial work between and after the stages.
 
     ``chunk`` is the driver's time for a chunk, and ``check`` for the content of a part. ``ids`` is
     the time of tasks to compare an image's id with all others, ``copies`` to find its copies.
@@ -92,7 +93,7 @@ class RealSeconds(_Part):
 
 
 class Measurements(_Part):
-    """All of it, and the machine: its cores, and the bytes that Ray has there for jobs."""
+    """All measurements, and the machine: its cores, and the bytes that Ray has for jobs."""
 
     machine: dict[str, Any]
     cores: int = Field(ge=1)
@@ -111,7 +112,7 @@ class Measurements(_Part):
 
     @classmethod
     def read(cls, uri: str) -> "Measurements":
-        """Return what ``write`` wrote."""
+        """Read a file of ``write``."""
         try:
             return cls.model_validate(storage.read_json(uri))
         except ValidationError as error:

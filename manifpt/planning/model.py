@@ -1,8 +1,8 @@
-"""Sizes, a cluster, and what was measured -> what a job takes there, and what limits it.
+"""Sizes, a cluster and measurements -> the time of a job there, and its bottleneck.
 
 Images flow through readers and actors side by side, so that the slowest of these decides how long
 they take: the readers' slots, the actors, the cores of all nodes, the driver, or storage. Before
-and after it a job has times that do not depend on its size, and work in one process.
+and after that, a job has times that do not depend on its size, and work in one process.
 """
 
 import math
@@ -16,7 +16,7 @@ from manifpt.manifold.prepare import HELD_OUT
 from manifpt.planning.cluster import Cluster
 from manifpt.planning.measured import Measurements
 
-# Requests to S3, as counted: of each chunk, and of each file of the input.
+# Requests to S3, as counted: for each chunk, and for each file of the input.
 CHUNK_WRITES, CHUNK_READS, UNIT_READS = 2, 12, 3
 SHARDS = 4
 
@@ -35,10 +35,10 @@ class PlannedStage:
 
 @dataclass(frozen=True)
 class JobPlan:
-    """What a job takes.
+    """The resources and seconds of a job.
 
-    ``parts`` are its seconds one after another, ``limits`` those that its images would take by each
-    thing that may limit them.
+    ``parts`` are its successive seconds, ``limits`` the seconds of its images by each resource that
+    may limit them.
     """
 
     job: str
@@ -58,7 +58,7 @@ class JobPlan:
 
     @property
     def bottleneck(self) -> str:
-        """The longest part, or what decides how long the images take if that is the longest."""
+        """The longest part; if that is the images, the resource that limits them."""
         longest = max(self.parts, key=lambda name: self.parts[name])
         return max(self.limits, key=lambda n: self.limits[n]) if longest == "images" else longest
 
@@ -81,9 +81,9 @@ def _flow(
     pool: Pool,
     holders: float = 0.0,
 ) -> dict[str, float]:
-    """Return the seconds that images take by each thing that may limit them.
+    """Return the seconds of images by each resource that may limit them.
 
-    ``holders`` is the part of the actors' time that those who hold shards of a manifold have.
+    ``holders`` is the share of the actors' time of actors that hold shards of a manifold.
     """
     by = {stage.name: stage.cpu + stage.gpu for stage in stages}
     actor = sum(s.cpu + s.gpu for s in stages if s.where == "actor") - holders

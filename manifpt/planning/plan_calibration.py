@@ -40,7 +40,7 @@ from manifpt.throughput.timing import in_a_process
 from manifpt.tracking.provenance import environment
 
 DRIVER_CHUNKS = 200
-LEAST_CONTENTION = 0.5  # a run that seems faster than that was not measured well
+LEAST_CONTENTION = 0.5  # a faster run was not measured well
 
 
 def measure_machine(
@@ -111,7 +111,7 @@ def _runs(
 
 
 def _fixed(actor: float) -> Fixed:
-    """Return what an actor and a reader take to start; the rest is fitted to runs later."""
+    """Return the start-up of an actor and a reader; the rest is fitted to runs later."""
     reader = processor_seconds(READER)
     return Fixed(start=0, actor=actor, reader=reader, end=0, build_end=0, contention=1)
 
@@ -124,10 +124,10 @@ def fitted(
     images: int,
     unit: float,
 ) -> Measurements:
-    """Return the measurements with what two runs of ``images`` in files of ``unit`` took besides.
+    """Return the measurements with the further time of two runs of ``images`` in files of ``unit``.
 
-    The parts of ``attributed`` tell how long its images took, which the steps by themselves do not:
-    processes contend for memory, caches and cores.
+    The parts of ``attributed`` show the seconds of its images, which are longer than those of the
+    steps alone: processes contend for memory, caches and cores.
     """
     one = draft.model_copy(update={"sizes": draft.sizes.model_copy(update={"unit": unit})})
     plan = plan_attribute(one, images, draft.images.reals, here)

@@ -50,7 +50,7 @@ def plan_row(plan: JobPlan, cluster: Cluster, prices: Prices) -> dict[str, Any]:
 def plan_text(plans: Sequence[JobPlan], cluster: Cluster, prices: Prices) -> str:
     """Return the plans of one job for several numbers of workers, as a table of its stages.
 
-    Stages are those of the first plan: they do not depend on the number of workers, but for the
+    Stages are those of the first plan: they do not depend on the number of workers, except for the
     bytes of the manifold that each reads.
     """
     first = plans[0]

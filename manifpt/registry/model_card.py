@@ -1,4 +1,4 @@
-"""A model card in Markdown: what an attributor was made from, what was measured, what was not."""
+"""A model card in Markdown: the data of an attributor, its metrics, and its limits."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ NOT_STATED = "not stated"
 
 @dataclass(frozen=True)
 class Facts:
-    """What a card is written from; ``manifolds`` are in the order of the branches that have one.
+    """The facts for a card; ``manifolds`` are in the order of the branches that have one.
 
     ``metrics`` are those of an evaluation, None if none was given; ``included`` tells whether the
     model holds its manifolds.
@@ -98,7 +98,7 @@ def _data(facts: Facts) -> str:
 
 
 def audited(manifest: dict[str, Any]) -> str:
-    """Say whether the files of the training images reveal their classes, in a line."""
+    """Return a line on whether the files of the training images reveal their classes."""
     found = manifest.get("audit")
     if not found:
         return "none by the training; `manifpt audit` audits images."
@@ -138,7 +138,7 @@ def _metrics(facts: Facts) -> str:
 
 
 def _confidence(metrics: dict[str, Any]) -> list[str]:
-    """Return what was measured of probabilities and of unknown generators."""
+    """Return the metrics of probabilities and of unknown generators."""
     lines = []
     if "calibration" in metrics:
         error, brier = (
@@ -177,7 +177,7 @@ def _confidence(metrics: dict[str, Any]) -> list[str]:
 
 
 def _unknown(manifest: dict[str, Any]) -> str:
-    """Say what becomes of an image of a generator that is not listed."""
+    """Describe the answer for an image of a generator that is not listed."""
     if not manifest.get("open_set"):
         return "Closed set: an image of any other generator gets one of these names, too."
     return (
@@ -189,7 +189,7 @@ def _unknown(manifest: dict[str, Any]) -> str:
 
 
 def _seen(decode: dict[str, Any]) -> str:
-    """Say what of an image the network sees."""
+    """Describe the part of an image that the network sees."""
     size = decode["size"]
     if tiles := decode.get("tiles"):
         return (
@@ -226,7 +226,7 @@ def _licences(facts: Facts) -> str:
 
 
 def _manifolds(facts: Facts) -> str:
-    """Return a line a manifold: where it lies or lay, its hash, and how many reals it has."""
+    """Return a line a manifold: its present or former place, its hash, and its number of reals."""
     if not facts.manifolds:
         return "none: the network sees the images themselves."
     where = "in the model, copied from" if facts.included else "not in the model, needed at"

@@ -49,7 +49,7 @@ from manifpt.images.raw import Raw
 from manifpt.images.read import chunk_rows, images_table, row_of
 from manifpt.images.sandbox import decode_all
 
-# What is known of an image that could be decoded, in order.
+# The columns of an image that could be decoded, in order.
 FOUND = (
     "prediction", "probability", "decision", "unknown_score", "unknown_p",
     "neighbor_id", "distance", "percentile",
@@ -63,7 +63,7 @@ class AttributorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defi
     """Attributes images given as bytes; a broken one gets ``status`` quarantined and an error."""
 
     def load_context(self, context: Any) -> None:
-        """Open the attributor in the model's own files, and its manifolds there or where it says.
+        """Open the attributor in the model's own files, and its manifolds there or at their URIs.
 
         A manifold that is gone, or another by now, raises. An image of noise is attributed once, so
         that the decoder, the network and the manifolds are ready when the first request comes.
@@ -82,8 +82,8 @@ class AttributorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defi
     ) -> pd.DataFrame:
         """Return one row for each image of the column ``image`` (bytes), in order.
 
-        ``params`` may have ``sure`` and ``false_rejection``, see ``decision.Rule``. What is not
-        known is None: JSON has no NaN.
+        ``params`` may have ``sure`` and ``false_rejection``, see ``decision.Rule``. A missing value
+        is None, since JSON has no NaN.
         """
         self.stage.rule = Rule(**(params or {}))
         images = list(model_input["image"])
@@ -98,7 +98,7 @@ class AttributorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defi
     def _attributed(self, images: list[bytes | str | None]) -> list[dict[str, Any]]:
         """Return the rows of the images that are decoded at once.
 
-        They are decoded in a process of its own: an image that ends it costs its row.
+        They are decoded in a separate process: an image that ends it costs its row.
         """
         raws = [Raw(str(n), "", _bytes(data)) for n, data in enumerate(images)]
         given = [(raw, raw.data or b"") for raw in raws]
@@ -141,7 +141,7 @@ def _bytes(data: bytes | str | None) -> bytes:
 
 
 def _checked(attributor: TrainedAttributor, folder: str | None) -> list[str]:
-    """Return where the manifolds lie, in the model's ``folder`` or where the attributor says."""
+    """Return the places of the manifolds, in the model's ``folder`` or at the attributor's URIs."""
     branches = [branch for branch in attributor.branches if branch["manifold"]]
     where = [branch["manifold"] for branch in branches]
     if folder is not None:

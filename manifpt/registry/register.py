@@ -60,7 +60,7 @@ def log_model(
         run_id: MLflow's id of the run.
         manifold: ``include`` copies its manifolds into the model; ``reference`` names them by URI
             and hash; ``auto`` includes them if they take at most INCLUDE_BYTES together.
-        moved: where its manifolds lie now, if not where they were.
+        moved: the present places of its manifolds, if they were moved.
         evaluation: folder of manifpt evaluate, for the card.
 
     """
@@ -88,7 +88,7 @@ def log_model(
 
 
 def _code(scratch: str) -> str:
-    """Copy the package without the data that comes with it; return the folder of the copy."""
+    """Copy the package without its data; return the folder of the copy."""
     unneeded = shutil.ignore_patterns("data", "__pycache__")
     copied = shutil.copytree(
         Path(manifpt.__file__).parent, Path(scratch, "manifpt"), ignore=unneeded
@@ -97,7 +97,7 @@ def _code(scratch: str) -> str:
 
 
 def register(logged: Logged, name: str, alias: str) -> dict[str, Any]:
-    """Make a logged model the next version of a registered one; return what it is called now."""
+    """Make a logged model the next version of a registered one; return its new names."""
     facts = logged.facts
     tags = {
         "attributor_key": facts.manifest["key"],
@@ -122,7 +122,7 @@ def register(logged: Logged, name: str, alias: str) -> dict[str, Any]:
 
 
 def _kept(facts: Facts) -> str:
-    """Say where the model has its manifolds."""
+    """Describe the place of the model's manifolds."""
     if not facts.manifolds:
         return "none"
     return "included" if facts.included else "referenced"
@@ -141,7 +141,7 @@ def _included(manifold: str, manifolds: Sequence[StoredManifold]) -> bool:
 
 
 def _metrics(evaluation: str, attributor: TrainedAttributor) -> dict[str, Any]:
-    """Return the metrics of an evaluation of that attributor; of another one they raise."""
+    """Return the metrics of an evaluation; raise if it is of another attributor."""
     manifest = outputs.require(evaluation, "evaluation", "--evaluation")
     same_place = manifest["model"] == attributor.uri
     if (

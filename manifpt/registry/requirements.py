@@ -1,11 +1,11 @@
-"""What a served attributor needs, as pip requirements of the versions that it was logged with."""
+"""The pip requirements of a served attributor, of the versions that it was logged with."""
 
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from manifpt.nets import encoders
 
-# All that the model's code imports. Ray is not: a served model runs in its own process alone.
+# All packages that the model's code imports, without Ray: a served model runs in one process.
 DISTRIBUTIONS = (
     "mlflow",
     "torch",
@@ -25,7 +25,7 @@ DISTRIBUTIONS = (
 
 
 def pinned(backbones: Sequence[str] = ()) -> list[str]:
-    """Return the installed ones as NAME==VERSION, without the builder's own suffix (+cpu).
+    """Return the installed packages as NAME==VERSION, without the builder's suffix (+cpu).
 
     ``backbones`` are the networks of its spaces, which may be of other libraries.
     """

@@ -1,4 +1,4 @@
-"""Charts as Plotly's JSON: what they show, without colours of a theme, which the page adds."""
+"""Charts as Plotly's JSON, without the colours of a theme, which the page adds."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ DECISION_COLOURS = {
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x", "cross", "star")
 # Seconds of the units of a time axis, the longest first.
 TIME_UNITS = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
-# Series of one chart; more are no longer told apart.
+# Series of one chart; more could not be distinguished.
 MOST_SERIES = 40
 
 Trace = dict[str, Any]
@@ -37,7 +37,7 @@ class Chart:
 
     @property
     def data(self) -> dict[str, Any]:
-        """What Plotly is given; texts from outside hold no tags."""
+        """The JSON for Plotly; texts from outside hold no tags."""
         found: dict[str, Any] = escaped_texts({"data": list(self.traces), "layout": self.layout})
         return found
 
@@ -298,7 +298,7 @@ def robustness_charts(
 
 
 def hover(row: Mapping[str, Any]) -> str:
-    """Return what is shown of a row under the pointer."""
+    """Return the text of a row under the pointer."""
     parts = [
         str(row["id"])[-80:],
         f"source {row['source']}" if row.get("source") else "",

@@ -1,4 +1,4 @@
-"""What a page counts of attributions: domains, distributions of scores, intervals of shares."""
+"""Counts of attributions on a page: domains, distributions of scores, intervals of shares."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from manifpt.attribution.unknown.decision import DECISIONS
 from manifpt.report import charts
 
 BINS = 20
-# Names of one kind that a page lists, and that are counted apart before the rest is one.
+# Names of one kind that a page lists and counts separately; all others are counted together.
 MOST_LISTED, MOST_NAMES = 200, 50_000
 OTHERS = "(others)"
 SCORES = {
@@ -24,7 +24,7 @@ SCORES = {
 
 
 def domain_of(uri: str) -> str:
-    """Return where an image comes from: a host, a bucket, or a folder and its archive."""
+    """Return the origin of an image: a host, a bucket, or a folder and its archive."""
     parts = urlsplit(uri)
     if parts.scheme in ("http", "https"):
         return parts.hostname or OTHERS
@@ -60,7 +60,7 @@ class Totals:
                 counts[decision] = counts.get(decision, np.zeros(BINS, np.int64)) + found
 
     def histograms(self) -> Iterator[tuple[str, charts.Chart]]:
-        """Yield a chart a score that there is."""
+        """Yield a chart for each score that exists."""
         for score, (title, most) in SCORES.items():
             counts = self.bins.get(score, {})
             kept = {name: counts[name].tolist() for name in DECISIONS if name in counts}

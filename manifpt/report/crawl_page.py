@@ -178,7 +178,7 @@ def map_of_crawl(crawl: _Crawl) -> charts.Chart | None:
 
 
 def examples_of(crawl: _Crawl, pictures: Pictures) -> tuple[list[Any], list[dict[str, Any]]]:
-    """Return how spaces are drawn, and some rows of each answer with their artifacts."""
+    """Return the views of spaces, and some rows of each answer with their artifacts."""
     explainer = crawl.explainer
     if explainer is None:
         return [], []

@@ -1,4 +1,4 @@
-"""Counts of attributions by month, where the input has a column of dates that travels with it."""
+"""Counts of attributions by month, if the metadata of the input have a column of dates."""
 
 import re
 from collections import Counter
@@ -11,12 +11,12 @@ from manifpt.attribution.crawl.stage import ATTRIBUTIONS
 
 # Year and month of an ISO 8601 date or time; years of other centuries are more often numbers.
 _DATE = re.compile(r"((?:19|20)\d\d-(?:0[1-9]|1[0-2]))(?:-\d\d(?:[T ][^\n]{1,40})?)?")
-# A column is one of dates if all of these many values are, and there is one.
+# A column is one of dates if it has a value, and its first values up to this number are dates.
 PROBED = 1000
 
 
 def month_of(text: str | None) -> str | None:
-    """Return the month of an ISO 8601 date; None of other texts.
+    """Return the month of an ISO 8601 date; None for other texts.
 
     >>> month_of("2024-03-09T12:30:00Z"), month_of("9 March 2024")
     ('2024-03', None)

@@ -45,7 +45,7 @@ ROWS = (
 
 @dataclass(frozen=True)
 class PageOptions:
-    """What a user may choose of a page: examples of each kind, and outputs to show beside."""
+    """The options of a page: the number of examples of each kind, and further outputs to show."""
 
     samples: int = 2
     robustness: str | None = None
@@ -56,7 +56,7 @@ class PageOptions:
 
 
 def outcome(row: Mapping[str, Any]) -> str:
-    """Return what became of a test image: one of OUTCOMES."""
+    """Return the outcome of a test image: one of OUTCOMES."""
     if row["decision"] in ("unknown", "unsure"):
         return str(row["decision"])
     return "right" if row["prediction"] == row["source"] else "wrong"
@@ -77,7 +77,7 @@ class _Evaluation:
 
     @property
     def model_uri(self) -> str:
-        """Where the attributor lies, or lay."""
+        """The present or former place of the attributor."""
         return self.model[0] if self.model else str(self.manifest["model"])
 
     def scores(self, folder: str) -> Iterator[pa.Table]:
@@ -99,7 +99,7 @@ class _Evaluation:
 
     @cached_property
     def points(self) -> list[dict[str, Any]]:
-        """Rows of the map: of each source, known or not, the same number at most."""
+        """Rows of the map: at most the same number of each source, known or not."""
         sources = len(self.metrics["classes"]) + len(self.open_set.get("sources", {}))
         strata = Strata(max(10, MOST_POINTS // sources))
         for folder in (SCORES, UNKNOWN):
@@ -110,7 +110,7 @@ class _Evaluation:
 
     @property
     def open_set(self) -> dict[str, Any]:
-        """Metrics of images of unknown sources; empty without such."""
+        """Metrics of images of unknown sources; empty if there are none."""
         found: dict[str, Any] = self.metrics.get("open_set") or {}
         return found
 
@@ -121,7 +121,7 @@ class _Evaluation:
 
 
 def evaluation_figures(metrics: Mapping[str, Any]) -> list[Figure]:
-    """Return the numbers that say how good an attributor is."""
+    """Return the main metrics of an attributor."""
     names = {
         "accuracy": "Accuracy",
         "balanced_accuracy": "Balanced accuracy",

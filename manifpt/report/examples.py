@@ -39,7 +39,7 @@ from manifpt.storage import tensors
 
 # Rows of artifacts that are read for fingerprints once all examples are found.
 MOST_READ = 40_000
-# Bytes of artifacts of tiles that are held; of later examples only the first tile is.
+# Bytes of artifacts of tiles in memory; later examples have only their first tile there.
 MOST_TILE_BYTES = 2**29
 # The space whose vectors are pixels in [0, 1].
 PIXELS = "rgb"
@@ -47,7 +47,7 @@ PIXELS = "rgb"
 
 @dataclass(frozen=True)
 class Seen:
-    """An example, or a tile of it, in one space: its artifact, its nearest real, how far that is.
+    """An example, or a tile of it, in one space: its artifact, its nearest real, its distance.
 
     ``place`` is the tile's left and top.
     """
@@ -61,7 +61,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class View:
-    """A space as a page shows it: what its colours mean, and whether it has places."""
+    """A space as a page shows it: the meaning of its colours, and whether it has places."""
 
     name: str
     limit: float
@@ -77,7 +77,7 @@ class Examples:
     uris: Sequence[str]
     manifolds: Sequence[str]
     rows: Sequence[dict[str, Any]]
-    model: str | None = None  # the attributor, by which tiles are told apart
+    model: str | None = None  # the attributor, which gives the evidence of tiles
 
     def __post_init__(self) -> None:
         self.notes: list[str] = []
@@ -95,7 +95,7 @@ class Examples:
     def _read(
         self,
     ) -> tuple[dict[str, dict[str, list[Seen]]], dict[str, Fingerprints], dict[str, str]]:
-        """Return by branch what was seen of each example, and fingerprints; and images' URIs."""
+        """Return artifacts of examples and fingerprints, each by branch, and the images' URIs."""
         seen: dict[str, dict[str, list[Seen]]] = {}
         prints: dict[str, Fingerprints] = {}
         uris: dict[str, str] = {}
@@ -131,7 +131,7 @@ class Examples:
 
     @cached_property
     def _evidence(self) -> dict[str, list[dict[str, Any]]]:
-        """The evidence of tiles for the predicted source, of examples with several, by id."""
+        """The evidence of tiles for the predicted source by id, for examples with several tiles."""
         by_branch = [self._read[0][branch.name] for branch in self.branches]
         several = [
             row
@@ -154,7 +154,7 @@ class Examples:
 
     @cached_property
     def _seen(self) -> dict[str, dict[str, Seen]]:
-        """What is shown of each example by branch: of several tiles, that with most support."""
+        """The artifact to show of each example, by branch: that of the tile with most support."""
         strongest = {id: tiles[0]["tile"] for id, tiles in self._evidence.items()}
         return {
             name: {id: tiles[strongest.get(id, 0)] for id, tiles in mine.items()}
@@ -168,7 +168,7 @@ class Examples:
 
     @cached_property
     def views(self) -> list[View]:
-        """How each space is drawn: on one scale for all its examples."""
+        """The view of each space: one scale for all its examples."""
         found = []
         for branch in self.branches:
             values = [self._standard(branch.name, one) for one in self._seen[branch.name].values()]
@@ -180,7 +180,7 @@ class Examples:
         return found
 
     def _standard(self, branch: str, seen: Seen) -> np.ndarray:
-        """Return an artifact to be drawn: of vectors, in standard deviations of each number."""
+        """Return an artifact to be drawn: vectors in standard deviations of each number."""
         fingerprints = self._read[1][branch]
         if is_picture(fingerprints.shape):
             return flattened(seen.artifact)
@@ -209,7 +209,7 @@ class Examples:
 
     @cached_property
     def _wholes(self) -> dict[str, WholePicture]:
-        """Pictures of examples whose tiles are told apart, by URI."""
+        """Pictures of examples with the evidence of tiles, by URI."""
         uris, images = self._read[2], self._images
         wanted = {uris[id]: images[id] for id in self._evidence if id in images}
         return whole_pictures(wanted, self._rule, EXAMPLE_SIDE) if wanted else {}
@@ -231,7 +231,7 @@ class Examples:
     def by_source(
         self, pictures: Pictures, outcome: Callable[[Mapping[str, Any]], str]
     ) -> dict[str, list[dict[str, Any]]]:
-        """Return the examples of each source as what a page shows of them."""
+        """Return the examples of each source as values for the page."""
         found: dict[str, list[dict[str, Any]]] = {}
         for row in self.rows:
             shown = self._shown(row, pictures)

@@ -1,4 +1,4 @@
-"""Why an image has its verdict: heads and their votes, nearest reals, p-values, degradations.
+"""The explanation of a verdict: heads and their votes, nearest reals, p-values, degradations.
 
 The same stages attribute an image here as in ``attribute``; no cluster is needed.
 """
@@ -66,7 +66,7 @@ class Explainer:
         return self.stage.attributor
 
     def table(self, raws: Iterable[tuple[Raw, bytes]]) -> tuple[pa.Table | None, list[str]]:
-        """Decode images; return their images table, and why others have no row."""
+        """Decode images; return their images table, and the errors of images without a row."""
         rule, sizes = decoding_of(self.projectors)
         rows, pixels, wrong = [], [], []
         for raw, found in decode_all(raws, rule, sizes):
@@ -88,11 +88,11 @@ class Explainer:
         return project_images(self.projectors, table)
 
     def outputs(self, made: Sequence[Projected]) -> Outputs:
-        """Return what the network says of images."""
+        """Return the network's outputs for images."""
         return pooled_tiles(self.outputs_of_rows(made), image_starts(made[0].rows))
 
     def outputs_of_rows(self, made: Sequence[Projected]) -> Outputs:
-        """Return what the network says of rows, which are tiles where images have some."""
+        """Return the network's outputs for rows, which are tiles where images have some."""
         return self.attributor.outputs([one.artifacts for one in made])
 
     def tiles(self, made: Sequence[Projected], sources: Sequence[str]) -> list[Evidence]:
@@ -130,7 +130,7 @@ def opened_image(image: str, explainer: Explainer) -> pa.Table:
 
 
 def votes(explainer: Explainer, outputs: Outputs) -> list[dict[str, Any]]:
-    """Return what each head says of one image by itself, and its weight."""
+    """Return the probabilities of each head for one image, and its weight."""
     manifest, classes = explainer.attributor.manifest, explainer.attributor.classes
     heads: list[str] = manifest.get("heads") or [branch["name"] for branch in manifest["branches"]]
     found: list[dict[str, Any]] = []
@@ -145,7 +145,7 @@ def votes(explainer: Explainer, outputs: Outputs) -> list[dict[str, Any]]:
 
 
 def strangeness(explainer: Explainer, outputs: Outputs) -> dict[str, Any] | None:
-    """Return how strange one image is by each score; None if the attributor cannot tell."""
+    """Return the scores of the unknown of one image; None if the attributor has none."""
     unknown, open_set = explainer.attributor.unknown(outputs), explainer.attributor.open_set
     if unknown is None or open_set is None:
         return None
@@ -204,7 +204,7 @@ def changes(levels: Sequence[dict[str, Any]]) -> list[str]:
 def explanation(
     explainer: Explainer, table: pa.Table, levels: Sequence[str] = DEGRADATIONS
 ) -> dict[str, Any]:
-    """Return why an image, the only one of an images table, has its verdict, as JSON values."""
+    """Return the explanation of an image, the only one of an images table, as JSON values."""
     verdict = explainer.verdicts(table)[0]
     made = explainer.projected(table)
     outputs = explainer.outputs(made)

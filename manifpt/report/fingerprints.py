@@ -1,4 +1,4 @@
-"""Fingerprints of sources: their mean artifact, its spectrum, and how far they are apart."""
+"""Fingerprints of sources: their mean artifacts, spectra, and distances."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from manifpt.report import charts
 from manifpt.report.charts import Chart
 from manifpt.report.page_pictures import is_picture
 
-# Artifacts of a source that its fingerprint is made of; more change it by little.
+# The number of artifacts of a source for its fingerprint; more change it little.
 MOST_ARTIFACTS = 2000
 
 
@@ -47,7 +47,7 @@ class Fingerprints:
     _square: np.ndarray | None = None
 
     def add(self, artifacts: np.ndarray, sources: Iterable[str]) -> None:
-        """Take N artifacts in, N x shape, up to MOST_ARTIFACTS of a source."""
+        """Add N artifacts, N x shape, up to MOST_ARTIFACTS of a source."""
         names = np.array(list(sources), dtype=object)
         for name in dict.fromkeys(names.tolist()):
             room = MOST_ARTIFACTS - self.counts.get(name, 0)
@@ -64,7 +64,7 @@ class Fingerprints:
 
     @property
     def full(self) -> bool:
-        """Whether every source that was met has as many as are taken."""
+        """Whether every source that was met has MOST_ARTIFACTS."""
         return bool(self.counts) and min(self.counts.values()) >= MOST_ARTIFACTS
 
     @property
@@ -83,7 +83,7 @@ class Fingerprints:
 
     @property
     def spectra(self) -> dict[str, np.ndarray]:
-        """The mean power spectrum of each source's artifacts, in rings; none of vectors."""
+        """The mean power spectrum of each source's artifacts, in rings; empty for vectors."""
         return {
             name: radial(self._powers[name] / self.counts[name]) for name in sorted(self._powers)
         }

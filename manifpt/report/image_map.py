@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-# With fewer images, neighbours say little, and the principal directions are shown.
+# With fewer images, neighbours carry little information, and the principal directions are shown.
 LEAST = 50
 PERPLEXITY = 30.0
 

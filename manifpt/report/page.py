@@ -1,8 +1,7 @@
-"""A page from a template: one HTML file that needs no network and runs no script but its own.
+"""A page from a template: one HTML file that needs no network and runs only its own scripts.
 
-Whatever comes from a crawl is escaped by the template engine. Should that ever fail, the page's
-content security policy names the hashes of its own scripts: others do not run, and nothing is
-loaded from anywhere.
+The template engine escapes all texts from a crawl. In addition, the page's content security policy
+names the hashes of its own scripts: others do not run, and nothing is loaded.
 """
 
 import base64
@@ -37,7 +36,7 @@ class Figure:
 
 @dataclass
 class Page:
-    """What every page has: a title, the headline, notes, charts, and where results come from."""
+    """The content of every page: a title, the headline, notes, charts, and provenance."""
 
     title: str
     subtitle: str

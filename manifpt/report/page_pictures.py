@@ -13,7 +13,7 @@ from PIL import Image
 MOST_BYTES = 6 * 2**20
 # Pixels of a side; a larger picture is reduced.
 SIDE = 160
-# Below zero, zero, above zero. Its ends differ for eyes that do not tell red from green, too.
+# Colours below zero, at zero, above zero. The ends differ for red-green blind eyes, too.
 DIVERGING = "RdBu_r"
 SEQUENTIAL = "magma"
 
@@ -70,8 +70,8 @@ def _coloured(shares: np.ndarray, name: str) -> np.ndarray:
 def flattened(artifact: np.ndarray) -> np.ndarray:
     """Return an artifact as H x W numbers to be drawn.
 
-    Of C x h x w maps of up to four channels it is their mean. Other maps and vectors are a mosaic,
-    of which only the whole says something.
+    C x h x w maps of up to four channels become their mean. Other maps and vectors become a mosaic,
+    which is meaningful only as a whole.
     """
     if artifact.ndim == 3 and artifact.shape[0] <= 4 and min(artifact.shape[1:]) > 1:
         mean: np.ndarray = artifact.mean(0)

@@ -1,4 +1,4 @@
-"""What a page says of where its results come from: outputs, hashes, versions, and the audit."""
+"""The provenance of a page's results: outputs, hashes, versions, and the audit."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ class Part(NamedTuple):
 
 
 def shown_inputs(described: Mapping[str, Any]) -> Facts:
-    """Return what a manifest's description of its inputs says."""
+    """Return the facts in a manifest's description of its inputs."""
     given = [public(text) for text in described.get("given", ())]
     facts = [("inputs", "\n".join(given[:20]) + ("\n..." if len(given) > 20 else ""))]
     facts += [(n, f"{described[n]:,}") for n in ("units", "bytes") if n in described]
@@ -46,7 +46,7 @@ def output_part(title: str, uri: str, manifest: Mapping[str, Any]) -> Part:
 
 
 def model_parts(uri: str, manifest: Mapping[str, Any]) -> list[Part]:
-    """Return what an attributor is, and the manifolds that it was trained with."""
+    """Return the facts of an attributor, and of the manifolds that it was trained with."""
     part = output_part("Attributor", uri, manifest)
     files = manifest.get("files", {})
     facts = [
@@ -81,13 +81,13 @@ def _audited(found: Mapping[str, Any]) -> str:
 
 
 def page_part() -> Part:
-    """Return what made the page itself."""
+    """Return the facts of the page itself."""
     facts = [("commit", git_commit()), *versions().items()]
     return Part("This page", facts)
 
 
 def designs_of(described: Mapping[str, Any], sources: Collection[str]) -> dict[str, Any]:
-    """Return what the recipes of a benchmark's generators differ in; no rows without a benchmark.
+    """Return the choices in which a benchmark's generators differ; empty without a benchmark.
 
     ``described`` are the inputs of artifacts.
     """
@@ -141,8 +141,8 @@ def attributor_of(
 ) -> tuple[str, dict[str, Any]] | None:
     """Return the folder and the manifest of the attributor that an output was made with.
 
-    ``facts`` are those of the output; one from MLflow's registry was copied into the output.
-    ``given`` says where it lies now. None if it is gone.
+    ``facts`` are those of the output; an attributor from MLflow's registry was copied into the
+    output. ``given`` is its present place. The result is None if it is gone.
     """
     uri = given or facts["model"]
     if given is None and facts.get("registered"):

@@ -49,15 +49,15 @@ def tables_of_files(
 class Strata:
     """Up to ``most`` rows of each stratum: those whose ids have the least hashes.
 
-    The sample does not depend on the order of rows or on how they were cut into files. Of rows with
-    one id in a stratum the first is taken.
+    The sample does not depend on the order of rows or on how they were cut into files. If several
+    rows of a stratum have one id, the first is taken.
     """
 
     most: int
     _kept: dict[str, list[tuple[int, str, dict[str, Any]]]] = field(default_factory=dict)
 
     def add(self, table: pa.Table, strata: Sequence[str]) -> None:
-        """Take the rows of a table in; it has a column ``id``."""
+        """Add the rows of a table, which has a column ``id``."""
         ids = np.array(table["id"].to_pylist(), dtype=object)
         hashes = pd.util.hash_array(ids, categorize=False)
         names = np.array(strata, dtype=object)

@@ -1,7 +1,7 @@
-"""Images of rows by their URIs, decoded in the process that decodes all strangers' images.
+"""Images of rows by their URIs, decoded in the sandbox.
 
-What cannot be read or decoded has no picture, and costs nothing else. Images on the web are not
-fetched: a page is made without asking strangers' servers.
+An image that cannot be read or decoded has no picture, which has no other effect. Images on the web
+are not fetched: a page is made without requests to servers of others.
 """
 
 import re
@@ -31,7 +31,7 @@ _MEMBER = re.compile(rf"(.+?(?:{_ENDS}))#.*", re.DOTALL)
 
 
 def thumbnails(uris: Iterable[str], rule: DecodeRule) -> dict[str, np.ndarray]:
-    """Return the pixels, size x size x 3 uint8, of those images that could be had."""
+    """Return the pixels, size x size x 3 uint8, of the images that can be read."""
     found: dict[str, np.ndarray] = {}
     for uri, decoded in decoded_images(uris, rule):
         found[uri] = decoded.pixels[0] if decoded.pixels.ndim == 4 else decoded.pixels
@@ -39,14 +39,14 @@ def thumbnails(uris: Iterable[str], rule: DecodeRule) -> dict[str, np.ndarray]:
 
 
 def decoded_images(uris: Iterable[str], rule: DecodeRule) -> Iterator[tuple[str, Decoded]]:
-    """Yield those images that can be had, with their URIs."""
+    """Yield the images that can be read, with their URIs."""
     for raw, decoded in decode_all(raws_of(set(uris)), rule):
         if not isinstance(decoded, DecodeError):
             yield raw.uri, decoded
 
 
 def raws_of(uris: set[str]) -> Iterator[tuple[Raw, bytes]]:
-    """Yield the undecoded images of URIs, those of one archive together; none of the web."""
+    """Yield the undecoded images of URIs, those of one archive together, without web addresses."""
     containers: dict[str, set[str]] = {}
     for uri in sorted(uris):
         container = container_of(uri)

@@ -1,4 +1,4 @@
-"""Which native tiles of a large image decided, as outlines over a picture of the whole image.
+"""The tiles that decided about a large image, as outlines over a picture of the whole image.
 
 An outline's strength is the tile's support for the predicted source (see ``tiled.tile_support``).
 The picture is put together from tiles, which may be several times as large as the space's, so that
@@ -31,7 +31,7 @@ LEGEND = (0.0, 0.25, 0.5, 0.75, 1.0)
 class TiledImage(NamedTuple):
     """The native tiles of an image, N x size x size x 3 uint8, their places, and the file's size.
 
-    ``width`` and ``height`` may be exchanged, where the file says that it is to be turned.
+    ``width`` and ``height`` may be exchanged, if the file's orientation turns the image.
     """
 
     tiles: np.ndarray
@@ -41,7 +41,7 @@ class TiledImage(NamedTuple):
 
     @classmethod
     def of(cls, decoded: Decoded) -> "TiledImage":
-        """Return a decoded image; one that has no tiles is a single tile."""
+        """Return a decoded image; an image without tiles is a single tile."""
         tiles, places = decoded.pixels, decoded.places
         if tiles.ndim == 3:
             tiles, places = tiles[None], ((0, 0),)
@@ -61,7 +61,7 @@ class WholePicture(NamedTuple):
 def tile_evidence(
     log_probability: np.ndarray, places: Sequence[Place], classes: int
 ) -> list[dict[str, Any]]:
-    """Return of each tile its place and its support for a class, the strongest first.
+    """Return the place of each tile and its support for a class, the strongest first.
 
     ``log_probability`` is that of the class, by each tile alone. ``tile`` is a tile's number.
     """
@@ -99,7 +99,7 @@ def tiled_images(table: pa.Table) -> dict[str, TiledImage]:
 def picture_rule(width: int, height: int, rule: DecodeRule) -> DecodeRule:
     """Return the rule by which an image is decoded so that at most MOST tiles cover its picture.
 
-    Tiles of some whole number of times the size of ``rule`` leave out less than one of them at the
+    The tiles are a whole multiple of the size of ``rule``, and leave out less than one tile at the
     edges.
     """
     times = 1
@@ -115,8 +115,8 @@ def whole_pictures(
 ) -> dict[str, WholePicture]:
     """Return pictures of at most ``side`` pixels a side of whole images, by URI.
 
-    The images are read again. One that cannot be, such as one of the web, has its own tiles alone
-    in its picture, on grey.
+    The images are read again. If one cannot be read, as one on the web, its picture has only its
+    own tiles, on grey.
     """
     wanted: dict[DecodeRule, list[str]] = {}
     for uri, image in images.items():
@@ -150,7 +150,7 @@ def assembled(parts: Iterable[tuple[np.ndarray, Sequence[Place]]], side: int) ->
 
 
 def legend_of(classes: int) -> list[dict[str, float]]:
-    """Return the strengths that a page's legend shows, with the probabilities that they are."""
+    """Return the strengths in a page's legend, with the probabilities that they stand for."""
     count = max(classes, 2)
     return [{"support": s, "probability": float(count ** (s - 1))} for s in LEGEND]
 
@@ -163,7 +163,7 @@ def overlay(
     pictures: Pictures,
     side: int,
 ) -> dict[str, Any] | None:
-    """Return what a page draws of an image's tiles; None of an image of one tile, or no picture.
+    """Return the outlines of an image's tiles; None for an image of one tile, or no picture.
 
     ``evidence`` is that of ``tile_evidence`` for the predicted ``source``; outlines are in per cent
     of the picture. Their text counts as bytes of pictures.

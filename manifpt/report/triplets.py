@@ -14,7 +14,7 @@ from manifpt.report.explanation import Evidence, Explainer
 from manifpt.report.page_pictures import Pictures, flattened, is_picture, signed
 from manifpt.report.tile_overlay import EXAMPLE_SIDE, overlay, tiled_images, whole_pictures
 
-# With fewer images a standard deviation says little, and vectors are drawn as they are.
+# With fewer images a standard deviation is not reliable, and vectors are drawn as they are.
 LEAST_SPREAD = 8
 
 
@@ -33,10 +33,10 @@ def triplets(
     pictures: Pictures,
     side: int = EXAMPLE_SIDE,
 ) -> tuple[list[View], list[dict[str, Any]]]:
-    """Return how each space is drawn, and the pictures of each image of an images table.
+    """Return the view of each space, and the pictures of each image of an images table.
 
-    ``sources`` are the predicted ones. Of an image in tiles it is the tile with most support for
-    its source that is shown, beside a picture of the whole with at most ``side`` pixels a side.
+    ``sources`` are the predicted ones. For an image in tiles, the tile with most support for its
+    source is shown, beside a picture of the whole with at most ``side`` pixels a side.
     """
     made = explainer.projected(table)
     evidence = explainer.tiles(made, sources)
@@ -67,7 +67,7 @@ def _overlays(
     pictures: Pictures,
     side: int,
 ) -> list[dict[str, Any] | None]:
-    """Return for each image the outlines of its tiles; None of one that is a single tile."""
+    """Return for each image the outlines of its tiles; None for an image of one tile."""
     images = tiled_images(table)
     rule, _ = decoding_of(explainer.projectors)
     whole = whole_pictures(images, rule, side) if images else {}

@@ -1,4 +1,4 @@
-"""What each worker runs to learn an encoder: epochs of Barlow Twins over a stream of views.
+"""The training loop of an encoder in each worker: epochs of Barlow Twins on a stream of views.
 
 Zbontar et al., "Barlow Twins: Self-Supervised Learning via Redundancy Reduction", ICML 2021. The
 loss and the projection head are lightly's. The paper's optimiser, LARS, is for batches of
@@ -30,7 +30,7 @@ NOW = "_now.json"
 
 @dataclass(frozen=True)
 class PretrainingSettings:
-    """All that decides a pretraining, besides the data; ``rows`` are those to train on."""
+    """The settings of a pretraining; ``rows`` is the number of reals to train on."""
 
     backbone: str
     stem: str
@@ -46,7 +46,7 @@ class PretrainingSettings:
 
 
 class BarlowTwins(nn.Module):
-    """An encoder and a projection head, which only the training needs."""
+    """An encoder and a projection head, which is used only in training."""
 
     def __init__(self, settings: PretrainingSettings) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Pretrainer:
         self.history: list[dict[str, float]] = []
 
     def _images(self, views: np.ndarray) -> Tensor:
-        """Return B x 3 x S x S uint8 views as the network takes them."""
+        """Return B x 3 x S x S uint8 views as inputs of the network."""
         images = torch.from_numpy(views).to(self.device, memory_format=torch.channels_last)
         mean, std = (torch.tensor(v, device=self.device).reshape(1, 3, 1, 1) for v in (MEAN, STD))
         return (images.float() / 255 - mean) / std
@@ -103,7 +103,7 @@ class Pretrainer:
     def train(self, batches: Iterator[dict[str, np.ndarray]]) -> dict[str, float]:
         """One epoch; return its mean loss a step."""
         self.parallel.train()
-        # For networks that drop at random.
+        # For networks with dropout.
         torch.manual_seed(self.settings.seed * 1_000_003 + len(self.history) * 1009 + self.rank)
         total = steps = rows = 0.0
         for batch in batches:
@@ -122,16 +122,16 @@ class Pretrainer:
     def validate(self, batches: Iterator[dict[str, np.ndarray]]) -> dict[str, float]:
         """Return the mean loss on the reals held out, always the same views of them.
 
-        Each worker measures all of them: what one view shares with another is a matter of the
-        whole batch. With fewer reals than a batch of the training the loss is larger, since
-        chance correlations grow as batches shrink.
+        Each worker measures all of them: correlations of views are those of the whole batch. With
+        fewer reals than a batch of the training the loss is larger, since chance correlations grow
+        as batches shrink.
         """
         self.network.eval()
         losses = [float(self._loss(self.network, batch, BarlowTwinsLoss())) for batch in batches]
         return {"validation_loss": sum(losses) / len(losses)}
 
     def save(self, folder: str) -> None:
-        """Write all that the next epoch needs."""
+        """Write the state for the next epoch."""
         state = {
             "trunk": self.network.trunk.state_dict(),
             "head": self.network.head.state_dict(),
@@ -143,7 +143,7 @@ class Pretrainer:
         torch.save(state, Path(folder) / training.STATE)
 
     def restore(self, folder: str) -> None:
-        """Go on from what ``save`` wrote."""
+        """Go on from a state of ``save``."""
         state = training.checkpoint_state(folder)
         self.network.trunk.load_state_dict(state["trunk"])
         self.network.head.load_state_dict(state["head"])

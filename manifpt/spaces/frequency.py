@@ -39,12 +39,12 @@ class Frequency:
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Map N x size x size x 3 uint8 images to N x 3 x size x size float32."""
-        # float64 throughout: the last rounding hides what the order of sums does to the first.
+        # float64 throughout: the last rounding hides differences by the order of sums.
         pixels = images.transpose(0, 3, 1, 2).astype(np.float64) / 255
         magnitude = np.abs(np.fft.fftshift(np.fft.fft2(pixels), axes=(-2, -1)))
         values = np.log(magnitude + self.eps) if self.log else magnitude
         return np.ascontiguousarray(values, dtype=np.float32)
 
     def card(self) -> dict[str, Any]:
-        """Return what makes the space: its name and settings."""
+        """Return the name and settings of the space."""
         return {"name": self.name, "size": self.size, "eps": self.eps, "log": self.log}

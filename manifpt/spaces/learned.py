@@ -1,9 +1,9 @@
-"""SL and SSL: what a trained network makes of an image (ManiFPT, section 4).
+"""SL and SSL: features of an image in a trained network (ManiFPT, section 4).
 
 SL is a network trained on ImageNet with labels, SSL one trained without any (Barlow Twins, Zbontar
 et al., ICML 2021), both without their last layer. The paper crops images to 224 pixels and does not
-say how it resizes small ones. Here: images come at ``size``, by the rule of all spaces; where the
-network takes another size they are resized by an antialiased bicubic filter, on its device.
+say how it resizes small ones. Here images have ``size``, by the rule of all spaces; if the network
+takes another size, they are resized by an antialiased bicubic filter, on its device.
 """
 
 from dataclasses import dataclass, field, replace
@@ -26,9 +26,9 @@ from manifpt.spaces.weights import load_into, read_weights
 NETWORK_SIZE = 224
 MOST_CHANNELS = 512  # of gram, which has half their square
 GPU_BATCH = 1024
-# How far two embeddings of an image may lie apart, on other machines or in other batches, relative
-# to the largest number. bfloat16 has 8 bits: it moved features of MobileNetV2 by a tenth of the
-# distance to the nearest real, float16 by a hundredth.
+# The largest difference of two embeddings of an image, on other machines or in other batches,
+# relative to the largest number. bfloat16 has 8 bits: it moved features of MobileNetV2 by a tenth
+# of the distance to the nearest real, float16 by a hundredth.
 TOLERANCE = {"float32": 1e-4, "float16": 5e-2, "bfloat16": 4e-1}
 
 
@@ -36,10 +36,10 @@ TOLERANCE = {"float32": 1e-4, "float16": 5e-2, "bfloat16": 4e-1}
 class Learned:
     """A layer of a network, pooled to ``C`` numbers or as a map C x h x w, float32.
 
-    ``layer`` is the name of an inner layer, None for what the last one is given. On a CPU, vectors
-    do not depend on the batch by one bit; on GPUs, and between machines, they differ by rounding.
-    ``layer_summary`` says what ``pooled`` numbers are, see ``encoders.summarised``; ``crop`` is
-    the share of a resized image's side that the network sees.
+    ``layer`` is the name of an inner layer, None for the input of the last one. On a CPU, no bit of
+    a vector depends on the batch; on GPUs, and between machines, vectors differ by rounding.
+    ``layer_summary`` names the ``pooled`` numbers, see ``encoders.summarised``; ``crop`` is the
+    share of a resized image's side that the network sees.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Learned:
 
     @property
     def tolerance(self) -> float:
-        """How far two embeddings of an image may differ, relative to the largest number."""
+        """The largest difference of two embeddings of an image, relative to the largest number."""
         return TOLERANCE[self.precision]
 
     def embed(self, images: np.ndarray) -> np.ndarray:
@@ -74,7 +74,7 @@ class Learned:
         return loaded_encoder(self)(images)
 
     def card(self) -> dict[str, Any]:
-        """Return what makes the space: the network, its weights' hash, and its preprocessing."""
+        """Return the network of the space, its weights' hash, and its preprocessing."""
         names = "name size backbone weights_sha256 stem network_size layer pooled precision".split()
         card = {name: getattr(self, name) for name in names}
         card |= {"mean": list(self.mean), "std": list(self.std), "resize": self.resize}
@@ -100,7 +100,7 @@ class Encoder:
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Map N x size x size x 3 uint8 images to N x shape float32.
 
-        A batch that does not fit in the GPU's memory is halved, and the half remembered.
+        If a batch does not fit in the GPU's memory, its size is halved for all later calls.
         """
         threads = None if self.device == "cpu" and not self.space.compiled else 1
         while True:
@@ -131,7 +131,7 @@ class Encoder:
         with torch.autocast(self.device, dtype, enabled=dtype != torch.float32):
             found = self._layer(pixels).float()
         if dtype == torch.float16:
-            # It ends at 65,504; what exceeds that is embedded again.
+            # It ends at 65,504; images with larger numbers are embedded again.
             exceeds = ~found.isfinite().flatten(1).all(1)
             if exceeds.any():
                 found[exceeds] = self._layer(pixels[exceeds]).float()
@@ -225,7 +225,7 @@ def loaded_encoder(space: Learned) -> Encoder:
 def keep_weights(space: Any, folder: str) -> Any:
     """Copy a space's weights, if it has any, into an output folder; return it with these.
 
-    So every node can read them, and a manifold brings all that embedding a query for it needs.
+    Every node can then read them, and a manifold has all files for embedding a query.
     """
     if not isinstance(space, Learned):
         return space

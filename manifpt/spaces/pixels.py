@@ -27,5 +27,5 @@ class Pixels:
         )
 
     def card(self) -> dict[str, Any]:
-        """Return what makes the space: its name and settings."""
+        """Return the name and settings of the space."""
         return {"name": self.name, "size": self.size}

@@ -1,4 +1,4 @@
-"""Real images -> an encoder that no label has taught, by Ray Train on streams of Ray Data."""
+"""Real images -> an encoder trained without labels, by Ray Train on streams of Ray Data."""
 
 import hashlib
 import io
@@ -41,7 +41,7 @@ IN_MEMORY_SHARE = 0.25
 
 @dataclass(frozen=True)
 class PretrainingRecipe:
-    """How to train; see the job's help for the meaning of each."""
+    """The options of a pretraining; see the job's help for the meaning of each."""
 
     backbone: str = "resnet50"
     stem: str = "auto"
@@ -57,7 +57,7 @@ class SplitStage:
     """Images -> pixels to train on and pixels held out; copies of an image stay together."""
 
     def __call__(self, table: pa.Table) -> pipeline.Result:
-        """Return the tables of both; the hash of an image says to which it belongs."""
+        """Return the tables of both; the hash of an image decides between them."""
         held_out = pa.array(
             [int(h[:15], 16) % HELD_OUT == 0 for h in table["pixel_sha256"].to_pylist()]
         )
@@ -81,7 +81,7 @@ def _read_part(batch: dict[str, Any], size: int) -> dict[str, np.ndarray]:
 
 @dataclass
 class _DrawViews:
-    """Images -> views, in a Ray Data task; ``now`` names the file that says the epoch."""
+    """Images -> views, in a Ray Data task; ``now`` names the file with the number of the epoch."""
 
     size: int
     seed: int
@@ -112,7 +112,7 @@ def _dataset(
 
 
 def dimension_of(backbone: str, stem: str, size: int) -> int:
-    """Return how many features a backbone makes of size x size images."""
+    """Return the number of features of a backbone for size x size images."""
     network = build_backbone(backbone, None, 3, stem)
     try:
         with torch.no_grad():
@@ -172,9 +172,9 @@ def pretrain_encoder(
 ) -> dict[str, Any]:
     """Train on the real images of ``inputs``; return the manifest of the encoder in ``output``.
 
-    Of a benchmark, the reals of the split ``manifold`` are taken; other inputs are taken whole.
-    One real in twenty is held out. The weights are those after the last epoch, in torchvision's
-    naming, without a last layer.
+    If an input is a benchmark, its reals of the split ``manifold`` are taken; other inputs are
+    taken whole. One real in twenty is held out. The weights are those after the last epoch, in
+    torchvision's naming, without a last layer.
     """
     output = storage.absolute(output)
     check_backbone(options.backbone)

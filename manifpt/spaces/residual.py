@@ -1,10 +1,11 @@
 """RESIDUAL: statistics of neighbouring pixels, the same number of them for images of any size.
 
-High-pass filters take the content out of an image; what is left over is rounded to five levels, and
-described by how often triples of levels lie side by side (Fridrich and Kodovsky, "Rich models for
+High-pass filters remove the content of an image; the residual is rounded to five levels, and
+described by the frequencies of triples of adjacent levels (Fridrich and Kodovsky, "Rich models for
 steganalysis of digital images", IEEE TIFS 2012; Pevny, Bas and Fridrich, "Steganalysis by
 subtractive pixel adjacency matrix", IEEE TIFS 2010) and by autocorrelations. The power spectrum,
-low bits and extreme values are added. Colour is seen in green, and in red and blue minus green.
+low bits and extreme values are added. Colours are represented by green, and red and blue minus
+green.
 
 Sums are of integers, and exact; the rest is float64 until the last rounding, each image by itself.
 """
@@ -71,7 +72,7 @@ MAIN = tuple(FILTERS)[:8]
 
 
 class FilterPlan(NamedTuple):
-    """Filters and rounding steps (of 255) of autocorrelations, and which have triples, too."""
+    """Filters and rounding steps (of 255) of autocorrelations, and those that have triples, too."""
 
     filters: tuple[str, ...]
     steps: tuple[int, ...]
@@ -138,7 +139,8 @@ def _grey() -> np.ndarray:
 def statistics(images: np.ndarray) -> np.ndarray:
     """Return the statistics, N x d float32, of N x H x W x 3 uint8 images, H, W >= 8.
 
-    Those of colour come last, less those of grey images: these have zeros, and cost nothing.
+    Statistics of colour come last, less those of grey images: grey images have zeros there, which
+    need no computation.
     """
     planes = np.moveaxis(images, -1, 0).astype(np.int16)
     green = planes[1]
@@ -152,7 +154,7 @@ def statistics(images: np.ndarray) -> np.ndarray:
 
 @lru_cache
 def dimension() -> int:
-    """Return how many statistics there are."""
+    """Return the number of statistics."""
     black = np.zeros((1, SMALLEST, SMALLEST, 3), np.uint8)
     found: int = statistics(black).shape[1]
     return found
@@ -191,7 +193,7 @@ class Residual:
         return out
 
     def card(self) -> dict[str, Any]:
-        """Return what makes the space: its name and settings."""
+        """Return the name and settings of the space."""
         return {
             "name": self.name,
             "size": self.size,

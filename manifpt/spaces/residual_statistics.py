@@ -1,4 +1,4 @@
-"""Averages over pixels that tell how neighbours go together, of N x H x W planes by themselves.
+"""Averages over pixels that describe dependences of neighbours, of N x H x W planes.
 
 Rounded residuals and their triples are those of Fridrich and Kodovsky ("Rich models for
 steganalysis of digital images", IEEE TIFS 2012), and symmetric as they have them. Sums of levels
@@ -40,7 +40,7 @@ def levels(residuals: np.ndarray, step: int) -> np.ndarray:
 
 @lru_cache
 def _orbits() -> np.ndarray:
-    """Return 125 x 39 zeros and ones: which triples are one but for sign and direction."""
+    """Return 125 x 39 zeros and ones: triples that are equal except for sign and direction."""
     triples = np.array(list(product(range(LEVELS), repeat=3)))
     place = LEVELS ** np.arange(3)[::-1]
     other = LEVELS - 1 - triples
@@ -71,8 +71,8 @@ def triples(found: np.ndarray, axis: int) -> np.ndarray:
 def lagged_sums(found: np.ndarray) -> np.ndarray:
     """Return sums of l[y, x] l[y + a, x + b] for N x H x W levels, N x 5 x 9.
 
-    a = 0 ... 4, b = -4 ... 4. Strips of some columns meet all rows and columns near them in one
-    matrix product, and sums run along the diagonals of what comes out.
+    a = 0 ... 4, b = -4 ... 4. A matrix product combines strips of some columns with all rows and
+    columns near them, and sums run along the diagonals of the product.
     """
     number, height, width = found.shape
     strip = 32 if width <= 64 else 16
@@ -113,7 +113,7 @@ def covariances(found: np.ndarray) -> np.ndarray:
 
 @lru_cache
 def _bins(length: int) -> np.ndarray:
-    """Return 20 x length weights: which frequencies of a transform are near k / 20 cycles."""
+    """Return 20 x length weights of the frequencies of a transform near k / 20 cycles."""
     apart = np.arange(CYCLES)[:, None] - np.fft.fftfreq(length) * CYCLES
     apart = abs((apart + CYCLES / 2) % CYCLES - CYCLES / 2)
     weights = np.maximum(1 - apart, 0)

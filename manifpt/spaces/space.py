@@ -37,18 +37,18 @@ class Space(Protocol):
 
     @property
     def tolerance(self) -> float:
-        """How far two embeddings of an image may differ, relative to the largest number."""
+        """The largest difference of two embeddings of an image, relative to the largest number."""
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Map N x size x size x 3 uint8 images to N x shape float32, each image by itself."""
 
     def card(self) -> dict[str, Any]:
-        """Return all that decides the vectors, as JSON values."""
+        """Return all settings that decide the vectors, as JSON values."""
 
 
 @dataclass(frozen=True)
 class SpaceSettings:
-    """What the user asks of spaces: ``eps`` and ``log`` of freq, the rest of learned ones.
+    """The user's options of spaces: ``eps`` and ``log`` of freq, the rest of learned ones.
 
     Weights are a file, a folder of pretrain_embedding, or None for torchvision's own download;
     ``hub`` for that of timm, ``hub:TAG`` for that of open_clip.
@@ -131,7 +131,7 @@ def _learned(name: str, size: int, options: SpaceSettings) -> "Learned":
 
 
 def space_from_card(card: dict[str, Any], weights: str = "") -> Space:
-    """Return the space that wrote ``card``; ``weights`` says where those of a learned one lie."""
+    """Return the space of a card; ``weights`` is the place of a learned space's weights."""
     if card["name"] in LEARNED:
         from manifpt.spaces.learned import Learned
 
@@ -143,9 +143,9 @@ def space_from_card(card: dict[str, Any], weights: str = "") -> Space:
 
 
 def largest_size(name: str, options: SpaceSettings) -> int:
-    """Return the side beyond which images are reduced, where the user names no size.
+    """Return the side beyond which images are reduced, if the user gives no size.
 
-    Learned spaces have what their network takes, others 64 pixels.
+    It is the input size of the network for learned spaces, 64 pixels for others.
     """
     if name not in LEARNED:
         return LARGEST

@@ -1,4 +1,4 @@
-"""Two random views of each image, for learning what they share; the same for the same seed."""
+"""Two random views of each image for self-supervised learning; a function of the seed."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ PHOTOGRAPH = 224
 class Views:
     """Draws the two views of an image of size x size pixels.
 
-    They are BYOL's (Grill et al., NeurIPS 2020, appendix B), which Barlow Twins takes over: crop,
+    They are BYOL's (Grill et al., NeurIPS 2020, appendix B), which Barlow Twins uses, too: crop,
     mirror, colours, grey, blur in nearly all first and few second views, solarisation in some
-    second ones. They were tuned for photographs of 224 pixels. Below 64 pixels, where a crop of
-    8 % is a few pixels, crops keep at least 30 % of the area, colours change by half as much, and
+    second ones. They were tuned for photographs of 224 pixels. Below 64 pixels, where a crop of 8 %
+    is a few pixels, crops keep at least 30 % of the area, colours change by half as much, and
     nothing is blurred; from 64 on, the blur shrinks with the image.
     """
 

@@ -1,6 +1,6 @@
 """Weights of learned spaces: from a file, an encoder of manifpt pretrain_embedding, or torchvision.
 
-Files hold tensors alone: nothing of them is executed.
+Files hold tensors alone, and no code in them is executed.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from manifpt.nets import encoders
 from manifpt.nets.backbone import last_layer
 from manifpt.outputs.integrity import torch_object
 
-# What the ImageNet networks of torchvision, and Barlow Twins, were given.
+# The normalisation of the ImageNet networks of torchvision, and of Barlow Twins.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DOWNLOAD_SECONDS = 30
 WEIGHTS = "weights.pt"
@@ -33,20 +33,20 @@ PREFIXES = (
     "model.",
     "visual.",
 )
-HUB = "hub"  # given as weights, it lets timm or open_clip download theirs
+HUB = "hub"  # as the value of weights it lets timm or open_clip download theirs
 SAFETENSORS = ".safetensors"
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 
 
 class WeightsSource(NamedTuple):
-    """Where weights lie, what is known of their network, and how their sha256 must begin."""
+    """The place of weights, the facts of their network, and the beginning of their sha256."""
 
     uri: str
     facts: dict[str, Any]
     sha256: str = ""
 
     def checked_sha256(self, option: str) -> str:
-        """Return the hash of the weights; one that is known to be another raises."""
+        """Return the hash of the weights; raise if it differs from the known one."""
         found = storage.sha256(self.uri)
         if not found.startswith(self.sha256):
             raise DamageError(f"{option} {self.uri}: differs from its hash; make or copy it again")
@@ -54,7 +54,7 @@ class WeightsSource(NamedTuple):
 
 
 def find_weights(given: str | None, backbone: str, option: str) -> WeightsSource:
-    """Return where the weights are: a file, a folder of pretrain_embedding, or a download."""
+    """Return the source of weights: a file, a folder of pretrain_embedding, or a download."""
     if encoders.library_of(backbone) is not None:
         if given is None:
             raise ManifptError(
@@ -121,7 +121,7 @@ def _of_hub(backbone: str, tag: str, option: str) -> WeightsSource:
     if not path.exists():
         try:
             network = encoders.build_encoder(backbone, size, tag)
-        except Exception as error:  # of the hubs' clients many kinds
+        except Exception as error:  # the hubs' clients raise many kinds
             raise ManifptError(
                 f"{option} {HUB}: the weights of {backbone} could not be downloaded "
                 f"({str(error).splitlines()[0][:200]}); give a file"
@@ -134,7 +134,7 @@ def _of_hub(backbone: str, tag: str, option: str) -> WeightsSource:
 
 
 def _tensors_of(data: bytes, uri: str) -> Any:
-    """Return what a file of weights holds."""
+    """Return the content of a file of weights."""
     if not uri.endswith(SAFETENSORS):
         return torch_object(data, uri, "save the network's state_dict()")
     try:
@@ -171,9 +171,9 @@ def load_into(
     backbone: str,
     heads: Sequence[str] | None = None,
 ) -> None:
-    """Load weights into a network, but for its last layer; they must be that network's.
+    """Load weights into a network, except its last layer; raise if they are of another network.
 
-    ``heads`` are the names of last layers that it has left out; None of a whole classifier.
+    ``heads`` are the names of last layers that it has left out; None for a whole classifier.
     """
     left = tuple(f"{head}." for head in ([last_layer(network)[0]] if heads is None else heads))
     own = network.state_dict()

@@ -1,4 +1,4 @@
-"""Writes that happen only if a file is as it was: new, or of the version that was read."""
+"""Writes that happen only if a file is new, or still of the version that was read."""
 
 import fcntl
 import hashlib
@@ -21,7 +21,7 @@ from manifpt.storage.files import (
 from manifpt.storage.remote import bucket_and_key, is_remote, store
 
 LOCK = ".lock"
-# Its content, by which a lock that a killed run has left is told from a file of others.
+# Its content, which distinguishes a lock left by a killed run from other files.
 LOCK_MARK = b"manifpt\n"
 LOCK_SECONDS = 30.0
 
@@ -42,7 +42,7 @@ def create(uri: str, data: bytes) -> bool:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.link(partial, path)  # which fails where the name is taken
+            os.link(partial, path)  # it fails if the name is taken
             keep_names(os.path.dirname(path))
         except FileExistsError:
             return False
@@ -62,7 +62,7 @@ def read_versioned(uri: str) -> tuple[bytes, str]:
 
 
 def replace(uri: str, data: bytes, token: str) -> bool:
-    """Write a file if its content is still what ``token`` came with; tell whether it was."""
+    """Write a file if its content is still that of ``token``; tell whether it was."""
     return _put(uri, data, token) if is_remote(uri) else _replace_local(uri, data, token)
 
 

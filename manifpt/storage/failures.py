@@ -1,4 +1,4 @@
-"""What the errors of storage mean: whom they blame, and a line that says the remedy."""
+"""Errors of storage: their cause, and a line with the remedy."""
 
 import errno
 import os
@@ -10,7 +10,7 @@ from types import ModuleType
 from manifpt.errors import ManifptError, public
 from manifpt.storage import gcs, hf
 
-# What storage, its credentials or this machine cause, and not the one file that was asked for.
+# Errors of the storage, its credentials or this machine, and not of the requested file.
 _OF_STORAGE = {
     errno.EIO,
     errno.ESTALE,
@@ -20,7 +20,7 @@ _OF_STORAGE = {
     errno.ENOMEM,
     errno.ENOSPC,
 }
-# How s3fs puts 503, 500, and no answer in time.
+# The errors of s3fs for 503, 500, and no answer in time.
 _FAILS = {errno.EBUSY, errno.EREMOTEIO, errno.ETIMEDOUT}
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
 _UNREACHABLE = {
@@ -34,7 +34,7 @@ _UNREACHABLE = {
     "ResponseStreamingError",
     "ClientPayloadError",
 }
-# What S3 says of the caller, or of itself, whatever object was asked for.
+# Codes of S3 about the caller, or about itself, for any object.
 _OF_SERVICE = _EXPIRED | {
     "AccountProblem",
     "InvalidAccessKeyId",
@@ -49,7 +49,7 @@ _OF_SERVICE = _EXPIRED | {
     "ThrottlingException",
     "KMS.ThrottlingException",
 }
-# Answers to HEAD, which have no body, to a caller whose credentials are bad or to anybody.
+# Answers to HEAD, which have no body, for bad credentials or for any caller.
 _UNSAID = {"400", "403"}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -59,7 +59,7 @@ def _is_s3(uri: str) -> bool:
 
 
 def _of_library(uri: str) -> ModuleType | None:
-    """Return the module that knows the errors of a URI's store, if it has one of its own."""
+    """Return the module for the errors of a URI's store, if there is one."""
     return {"gs": gcs, "hf": hf}.get(uri.partition("://")[0])
 
 
@@ -74,7 +74,7 @@ def _answer(error: BaseException) -> tuple[int, str]:
 
 
 def _code(error: BaseException) -> str:
-    """Return the code in S3's answer, or what s3fs was told; "" if there is none."""
+    """Return the code in S3's answer, or that in an error of s3fs; "" if there is none."""
     return _answer(error)[1]
 
 
@@ -85,10 +85,10 @@ def no_such_range(error: Exception, uri: str) -> bool:
 
 
 def blames_file(error: Exception, uri: str) -> bool:
-    """Tell whether an error is of this one file, so that another try would find the same.
+    """Tell whether an error is of this one file, so that another try would fail, too.
 
-    What comes from the storage as a whole, such as credentials that have expired or a server
-    that fails, must stop a job: it would turn good images into rows of errors.
+    An error of the storage as a whole, such as expired credentials or a failing server, must stop a
+    job: it would turn good images into rows of errors.
     """
     store = _of_library(uri)
     if store:
@@ -170,15 +170,15 @@ def _endpoint() -> str:
     return os.environ.get("AWS_ENDPOINT_URL", "the AWS default")
 
 
-# As the types of numpy, torch, pyarrow, faiss and Ray say it, or only the text of an error that
-# comes from another process.
+# Names of errors of numpy, torch, pyarrow, faiss and Ray, or texts of errors that come from another
+# process.
 _NO_MEMORY = re.compile(
     r"MemoryError|OutOfMemory|[Cc]an(?:no|')t allocate memory|out of memory|bad_alloc"
 )
 
 
 def out_of_memory(error: BaseException) -> ManifptError | None:
-    """Return one line for an error that says that memory is used up, else None."""
+    """Return one line for an error of exhausted memory, else None."""
     names = [f"{kind.__module__}.{kind.__name__}" for kind in type(error).__mro__]
     full = isinstance(error, OSError) and error.errno == errno.ENOMEM
     found = next((line for line in str(error).splitlines() if _NO_MEMORY.search(line)), None)

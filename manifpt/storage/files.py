@@ -123,7 +123,7 @@ def writing(uri: str) -> Iterator[IO[bytes]]:
                     yield file
                 except BaseException:
                     file.discard()
-                    file.closed = True  # else gcsfs would write what there is
+                    file.closed = True  # else gcsfs would write the incomplete file
                     raise
             return
         make_folder(os.path.dirname(path))
@@ -132,7 +132,7 @@ def writing(uri: str) -> Iterator[IO[bytes]]:
             with open(partial, "wb") as file:
                 yield file
                 file.flush()
-                os.fsync(file.fileno())  # else a machine that stops may keep the name alone
+                os.fsync(file.fileno())  # else a crash may leave the name without content
             os.replace(partial, path)
             keep_names(os.path.dirname(path))
         except BaseException:
@@ -145,7 +145,7 @@ def make_folder(path: str) -> None:
     """Make a folder and those above it, so that a machine that stops keeps their names."""
     if not os.path.isdir(path):
         make_folder(os.path.dirname(path))
-        with suppress(FileExistsError):  # another process made it; of a file, opening will tell
+        with suppress(FileExistsError):  # another process made it; if it is a file, opening fails
             os.mkdir(path)
         keep_names(os.path.dirname(path))
 
@@ -253,7 +253,7 @@ def _local_files(root: str) -> list[tuple[str, int]]:
 
 
 def names(uri: str) -> list[str]:
-    """Return what lies in a folder, or under a prefix: up to 1,000 names; folders end in a slash.
+    """Return up to 1,000 names in a folder or under a prefix; folders end in a slash.
 
     Hidden names are among them; a file has none but its own.
     """
@@ -285,9 +285,9 @@ def remove_file(uri: str) -> None:
 
 
 def remove_files(folder: str, pattern: str) -> None:
-    """Remove the files of a folder whose paths inside it match a pattern, and no other.
+    """Remove the files of a folder whose paths inside it match a pattern, and no others.
 
-    Folders of the local disk that are empty by that go, too.
+    Local folders that become empty are removed, too.
     """
     matches = re.compile(pattern).fullmatch
     found = [uri for uri, _ in all_files(folder) if matches(uri[len(folder) :].strip("/"))]

@@ -27,12 +27,13 @@ READ_SECONDS = 20
 REQUEST_SECONDS = 600
 
 
-# Why there is no filesystem: a search for credentials takes seconds, and rows of a table repeat it.
+# The reason why there is no filesystem: a search for credentials takes seconds, and rows of a table
+# repeat it.
 _refused: dict[str, Exception] = {}
 
 
 def filesystem() -> fsspec.AbstractFileSystem:
-    """Return the filesystem of gcsfs; without credentials raise what the first call raised."""
+    """Return the filesystem of gcsfs; without credentials raise the error of the first call."""
     emulator = os.environ.get("STORAGE_EMULATOR_HOST", "")
     if emulator in _refused:
         raise _refused[emulator]
@@ -61,7 +62,7 @@ def _filesystem(process: int, emulator: str) -> fsspec.AbstractFileSystem:
     return GCSFileSystem(
         token="anon" if emulator else "google_default",
         requests_timeout=limits,
-        use_listings_cache=False,  # it would hide what other processes wrote
+        use_listings_cache=False,  # it would hide files of other processes
         skip_instance_cache=True,
     )
 
@@ -99,7 +100,7 @@ def put(bucket: str, key: str, data: bytes, version: str | None) -> bool:
             headers={"Content-Type": f"multipart/related; boundary={mark}"},
             data=f"{head}\r\n\r\n".encode() + data + f"\r\n--{mark}--".encode(),
         )
-    except FileExistsError:  # how gcsfs puts 412
+    except FileExistsError:  # gcsfs's form of 412
         return False
     except FileNotFoundError:
         if version is None:

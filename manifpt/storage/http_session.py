@@ -1,4 +1,4 @@
-"""The connections of s3fs, of which none waits without end.
+"""The connections of s3fs, with a limit on every wait.
 
 aiohttp limits the time in which an answer is read, but not that in which a request is sent: a
 server that takes a connection and then stops would be waited for without end.
@@ -12,12 +12,12 @@ from botocore.exceptions import ReadTimeoutError
 
 from manifpt.storage import s3
 
-# What a connection must carry at the least, or it counts as dead.
+# The least rate of a connection; a slower one counts as dead.
 BYTES_PER_SECOND = 2**18
 
 
 class HttpSession(AIOHTTPSession):  # type: ignore[misc]
-    """Gives up a request that a server neither takes nor answers."""
+    """A session that ends a request if the server neither takes nor answers it."""
 
     async def send(self, request: Any) -> Any:
         """Send a request and return the answer, of which the headers have come."""

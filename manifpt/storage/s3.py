@@ -44,7 +44,7 @@ _UNMET = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"}
 
 @dataclass
 class _Outage:
-    """When a server began to fail, when it last failed, and when a line last said so."""
+    """The first and last failure of a server in an outage, and the time of the last line."""
 
     since: float
     last: float
@@ -56,7 +56,7 @@ _lock = threading.Lock()
 
 
 def asked_seconds() -> float:
-    """Return how long requests are tried again: MANIFPT_S3_SECONDS, or else SECONDS."""
+    """Return for how many seconds requests are tried again: MANIFPT_S3_SECONDS, or else SECONDS."""
     given = os.environ.get("MANIFPT_S3_SECONDS", "")
     try:
         return float(given or SECONDS)
@@ -84,7 +84,7 @@ def filesystem() -> fsspec.AbstractFileSystem:
 
     from manifpt.storage.http_session import HttpSession
 
-    # The listing cache would hide what other processes wrote.
+    # The listing cache would hide files of other processes.
     found = fsspec.filesystem(
         "s3",
         use_listings_cache=False,

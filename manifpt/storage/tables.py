@@ -12,7 +12,7 @@ from manifpt.storage.files import read_bytes
 
 
 def read_parquet(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Return a Parquet file as a table; of ``columns`` those that it has."""
+    """Return a Parquet file as a table, with those of ``columns`` that it has."""
     return parquet_table(uri, read_bytes(uri), columns)
 
 
@@ -22,7 +22,7 @@ def parquet_table(uri: str, data: bytes, columns: Sequence[str] | None = None) -
         file = pq.ParquetFile(io.BytesIO(data))
         names = file.schema_arrow.names
         return file.read(names if columns is None else [n for n in columns if n in names])
-    # ValueError: of names of columns that are no UTF-8.
+    # ValueError: names of columns that are not UTF-8.
     except (pa.ArrowInvalid, OSError, ValueError) as error:
         raise DamageError(f"{uri}: is damaged ({reason(error)}); make it again") from None
 

@@ -1,1 +1,1 @@
-"""How fast is it, next to what one would use instead? Measured side by side, never alone."""
+"""Measurements of speed, always side by side with the usual alternatives."""

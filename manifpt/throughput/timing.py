@@ -1,4 +1,4 @@
-"""Runs in processes of their own, what they hold of memory, and rates without start-up."""
+"""Runs in separate processes, their memory, and rates without start-up."""
 
 import multiprocessing
 import threading
@@ -62,7 +62,7 @@ def in_a_process(
 
 
 def steady_rate(few: int, many: int, seconds: Sequence[tuple[float, float]]) -> float:
-    """Return images/s of what ``many`` images take beyond ``few``: the median over runs.
+    """Return images/s for the images of ``many`` beyond ``few``: the median over runs.
 
     ``seconds`` are those of each run with few and with many.
     """
@@ -70,7 +70,7 @@ def steady_rate(few: int, many: int, seconds: Sequence[tuple[float, float]]) -> 
 
 
 class Watch(AbstractContextManager["Watch"]):
-    """The peak memory of a process and of all that it starts, while the block runs.
+    """The peak memory of a process and of its descendants, while the block runs.
 
     ``peaks`` are MB that a process shares with no other, the largest in each role that ``roles``
     names: the first whose key is part of the process's name at that time, as Ray sets it while a

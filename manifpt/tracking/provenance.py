@@ -38,7 +38,7 @@ def versions() -> dict[str, str]:
 
 
 def environment(threads: int) -> dict[str, Any]:
-    """Return what a reader must know of the machine."""
+    """Return the facts of the machine that results of timing depend on."""
     import faiss
     import numpy as np
     import torch

@@ -14,8 +14,8 @@ from manifpt.tracking import server, watch
 from manifpt.tracking.outbox import Outbox
 from manifpt.tracking.provenance import git_commit, versions
 
-# How long a job waits for MLflow's first answer, for progress at its end, and for progress if it is
-# stopped.
+# Seconds that a job waits for MLflow's first answer, for progress at its end, and for progress if
+# it is stopped.
 START_SECONDS = 20.0
 END_SECONDS = 30.0
 STOP_SECONDS = 5.0

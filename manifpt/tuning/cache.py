@@ -1,10 +1,10 @@
-"""Manifolds and artifacts by what they are made from: no trial embeds what another has embedded.
+"""Manifolds and artifacts by their inputs, so that no trial embeds the same images again.
 
     embeddings   of reals and of the benchmark's images, once for each space and its options
     manifold     of those reals, once for each metric, number of reals and geometry
     artifacts    of those images, once for each manifold and projection
 
-One actor makes them, one at a time: two trials that need the same wait for the same.
+One actor makes them, one at a time: two trials that need the same artifacts wait for one run.
 """
 
 import time
@@ -29,7 +29,7 @@ from manifpt.tuning.search_space import TrialSettings
 NONE = projection_of("none", None, 0.0)
 # Images of a file, the same in all spaces: they are read together, row for row.
 CHUNK = 128
-# What decides embeddings, by space; the rest of the options is another's.
+# The options that decide embeddings, by space.
 OF_ALL = ("image_size",)
 OF_SPACE = {
     "freq": ("freq_eps", "freq_log"),
@@ -45,7 +45,7 @@ def sweep_images(
     sources: Sequence[str],
     split_by: str | None = None,
 ) -> "SweepImages":
-    """Return the images behind the inputs, which must be there."""
+    """Return the images of the inputs; raise if there are none."""
     units = plan(reals, MANIFOLD_REALS, source="real"), plan(labelled, Selection(), labelled=True)
     by = [split_by] if split_by else []
     content = storage.digest([[content_key(found) for found in units], list(sources), *by])
@@ -56,7 +56,7 @@ def sweep_images(
 class SweepImages:
     """The images of a sweep: reals of the manifold, and those of known source.
 
-    ``content`` is a hash of what they are, and of how ``split_by`` splits them.
+    ``content`` is a hash of their content, and of their splits by ``split_by``.
     """
 
     content: str
@@ -68,7 +68,7 @@ class SweepImages:
 
 @dataclass
 class CachedArtifacts:
-    """What a call of ``Cache.artifacts`` gives: where artifacts lie, and what was done for them."""
+    """The result of ``Cache.artifacts``: the places of artifacts, and the work done for them."""
 
     uris: list[str]
     embedded: int = 0
@@ -77,7 +77,7 @@ class CachedArtifacts:
 
 
 def embedding_options(space: str, settings: TrialSettings) -> dict[str, Any]:
-    """Return those of a trial's settings that decide the embeddings in one space."""
+    """Return the settings of a trial that decide the embeddings in one space."""
     names = (*OF_ALL, *OF_SPACE.get(space, ()), *(OF_LEARNED if space in LEARNED else ()))
     newer: dict[str, Any] = {"tiles": settings.tiles} if settings.tiles else {}
     if space in LEARNED and settings.layer_summary != "mean":
@@ -88,7 +88,7 @@ def embedding_options(space: str, settings: TrialSettings) -> dict[str, Any]:
 class Cache:
     """Makes embeddings, manifolds and artifacts under ``folder``, unless they are there.
 
-    ``share`` is what it may take of the cluster while trials train, see ``session.limit``.
+    ``share`` is its part of the cluster while trials train, see ``session.limit``.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Cache:
         return made
 
     def _place(self, kind: str, made_of: dict[str, Any]) -> tuple[str, bool]:
-        """Return where something lies, and whether it is finished there."""
+        """Return the place of an output, and whether it is finished."""
         uri = storage.join(self.folder, f"{kind}-{storage.digest(made_of)[:16]}")
         return uri, outputs.read(uri) is not None
 
@@ -186,7 +186,7 @@ class Cache:
         made_of: dict[str, Any],
         made: CachedArtifacts,
     ) -> tuple[str, dict[str, Any]]:
-        """Return the manifold of a trial, and all that it is made from."""
+        """Return the manifold of a trial, and the settings that decide it."""
         projector = settings.projector
         built = ManifoldSettings(
             metric=settings.metric,

@@ -73,7 +73,7 @@ def _log(
     best: dict[str, Any],
     tracked: Run,
 ) -> None:
-    """Log what was found to the sweep's run, and tag the best trial's."""
+    """Log the results to the sweep's run, and tag the best trial's."""
     tracked.bytes("leaderboard.txt", table.encode())
     tracked.document("leaderboard.json", study_report.ranked_trials(results))
     tracked.document("importance.json", weights)

@@ -1,4 +1,4 @@
-"""What is known of the trials of a study: in their folders, and as MLflow runs below the sweep's.
+"""The records of a study's trials: in their folders, and as MLflow runs below the sweep's.
 
 ``trial.json`` is written when a trial begins, ``result.json`` when it has ended; one that was
 interrupted has only the first.
@@ -20,7 +20,7 @@ RUNS = {FINISHED: "FINISHED", STOPPED: "KILLED", FAILED: "FAILED", INTERRUPTED: 
 
 
 class Journal:
-    """The trials of a study as their folders tell."""
+    """The trials of a study, from the files in their folders."""
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
@@ -43,13 +43,13 @@ class Journal:
         return [t["chosen"] for key, t in begun.items() if key not in ended]
 
     def begin(self, key: str, chosen: dict[str, Any], run: str) -> None:
-        """Note a trial's beginning; one that was interrupted began when it first did."""
+        """Note a trial's beginning; an interrupted trial keeps its first one."""
         place = storage.join(self.folder, key, "trial.json")
         began = storage.read_json(place)["began"] if storage.exists(place) else time.time()
         storage.write_json(place, {"key": key, "chosen": chosen, "run": run, "began": began})
 
     def end(self, key: str, status: str, result: dict[str, Any]) -> dict[str, Any]:
-        """Note how a trial ended; one that was interrupted has not."""
+        """Note the end of a trial; an interrupted trial has none."""
         begun = storage.read_json(storage.join(self.folder, key, "trial.json"))
         body = {**begun, "ended": time.time(), "status": status, **result}
         if status != INTERRUPTED:
@@ -58,7 +58,7 @@ class Journal:
 
 
 class Budget(tune.Stopper):  # type: ignore[misc]
-    """Ends the study after some hours, or when a trial has ended as good as was asked for."""
+    """Ends the study after some hours, or when a trial has reached the accuracy asked for."""
 
     def __init__(self, hours: float | None, target: float | None) -> None:
         self.ends = time.time() + hours * 3600 if hours else None
@@ -69,9 +69,10 @@ class Budget(tune.Stopper):  # type: ignore[misc]
         return False
 
     def count(self, accuracy: float) -> None:
-        """Look at what a trial has that has ended and is recorded: the study may end with it.
+        """Check the accuracy of a trial that has ended and is recorded: the study may end with it.
 
-        On its last result alone, Tune would stop the study before it tells that the trial is over.
+        If this were done on its last result, Tune would stop the study before it reports the end of
+        the trial.
         """
         self.reached |= self.target is not None and accuracy >= self.target
 
@@ -92,7 +93,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         self.runs: dict[str, Run] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Keep nothing in the file by which Tune could restore: studies go on from the journal."""
+        """Return nothing for Tune's own file of its state: studies go on from the journal."""
         return {}
 
     def _key(self, trial: Any) -> str:

@@ -1,4 +1,4 @@
-"""What trials are proposed, and which of them are stopped: Optuna's samplers, Ray's schedulers."""
+"""Proposals of trials, and early stopping: Optuna's samplers, Ray's schedulers."""
 
 import json
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ from manifpt.tuning.journal import FINISHED, STOPPED, Journal
 from manifpt.tuning.search_space import Choice
 from manifpt.tuning.trial import ACCURACY, Sweep
 
-# What a population may change in a training that goes on.
+# Options that a population may change in a training that goes on.
 MUTABLE = ("learning_rate", "weight_decay")
-# Proposals that are known already before the choices count as used up.
+# The number of known proposals in a row after which the choices count as used up.
 TRIES = 100
 
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """How to search: the sampler, the budget, and what is to be best."""
+    """The plan of a sweep: the sampler, the budget, and the objectives."""
 
     sampler: str = "optuna"
     trials: int = 20
@@ -82,7 +82,7 @@ def _text(chosen: dict[str, Any]) -> str:
 
 
 def searcher(sweep: Sweep, plan: SweepPlan, journal: Journal, results: Sequence[Any]) -> Any:
-    """Return what proposes trials, the interrupted ones and the defaults first."""
+    """Return the searcher, which proposes the interrupted trials and the defaults first."""
     first = [] if results else [sweep.space.first()]
     if plan.sampler == "grid":
         done = [result["chosen"] for result in results]
@@ -96,7 +96,7 @@ def searcher(sweep: Sweep, plan: SweepPlan, journal: Journal, results: Sequence[
         metric=list(plan.objectives) if len(plan.objectives) > 1 else plan.objectives[0],
         mode=["max"] * len(plan.objectives) if len(plan.objectives) > 1 else "max",
         points_to_evaluate=begun + first,
-        # After a restart, others than those that were proposed before.
+        # After a restart, the seed gives other proposals than before.
         sampler=sampler(seed=plan.seed + len(results)),
         storage=storage_of(sweep, plan, results),
         study_name="sweep",
@@ -104,7 +104,7 @@ def searcher(sweep: Sweep, plan: SweepPlan, journal: Journal, results: Sequence[
 
 
 def scheduler(sweep: Sweep, plan: SweepPlan) -> Any:
-    """Return what stops trials, or exchanges their weights."""
+    """Return the scheduler, which stops trials or exchanges their weights."""
     if plan.sampler == "pbt":
         return PopulationBasedTraining(
             time_attr="training_iteration",

@@ -1,4 +1,4 @@
-"""What a sweep may choose, from a small YAML file; names are those of the jobs' options.
+"""The search space of a sweep, from a small YAML file; names are those of the jobs' options.
 
     fixed:                      # the same in all trials
       backbone: resnet18
@@ -29,7 +29,7 @@ Value = int | float | str | bool | None
 
 
 class TrialSettings(SpaceOptions, ProjectionOptions, TrainingOptions):
-    """All that decides a trial, besides the images."""
+    """All settings that decide a trial, besides the images."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -93,13 +93,13 @@ class Choice(BaseModel):
 
     @property
     def first(self) -> Value:
-        """A value where nothing else says which."""
+        """The default value."""
         return self.values[0] if self.values else self.low
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What is fixed, what is chosen, and the choices of the first trial."""
+    """The fixed options, the choices, and the choices of the first trial."""
 
     fixed: dict[str, Any]
     search: dict[str, Choice]
@@ -109,7 +109,7 @@ class SearchSpace:
     def of(
         cls, fixed: dict[str, Any], search: dict[str, Any], defaults: dict[str, Any]
     ) -> "SearchSpace":
-        """Return what a file's entries say, checked before anything runs."""
+        """Return the search space of a file's entries, checked before anything runs."""
         choices = {}
         for name, given in search.items():
             try:
@@ -131,7 +131,7 @@ class SearchSpace:
         }
 
     def settings(self, chosen: dict[str, Any]) -> TrialSettings:
-        """Return a trial's settings; what is not chosen is fixed or the jobs' default."""
+        """Return a trial's settings; options without a choice are fixed or the jobs' default."""
         return TrialSettings.model_validate(self.fixed | chosen)
 
     @property

@@ -1,7 +1,7 @@
-"""A study: Ray Tune over trials; it goes on where it was and ends within its budget.
+"""A study: Ray Tune over trials, which can be continued and ends within its budget.
 
-A start of the same command tells Optuna how earlier trials ended, takes up first what was
-interrupted, and repeats nothing that has ended.
+A start of the same command gives Optuna the results of earlier trials, continues interrupted trials
+first, and repeats no trial that has ended.
 """
 
 import os
@@ -19,7 +19,7 @@ from manifpt.tuning.proposals import SweepPlan, domain, scheduler, searcher
 from manifpt.tuning.trial import ACCURACY, PROCESS_MEMORY, Sweep, Trial, trial_memory
 
 TUNE = {
-    # A leg that runs when the study ends gets so long to come to its end.
+    # Seconds for a leg that runs when the study ends to come to its end.
     "TUNE_FORCE_TRIAL_CLEANUP_S": "600",
     # No tables beside ours, and no files.
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -34,7 +34,7 @@ NEXT_TO_NOTHING = {"memory": 1}
 def capacity_of_trials(
     num_workers: int | None, most: int | None
 ) -> tuple[int, dict[str, float], int]:
-    """Return the workers of a trial, what it takes of the cluster, and how many run at once.
+    """Return the workers of a trial, its share of the cluster, and the number that run at once.
 
     A trial trains with its workers beside a reader; it has several where four trials still fit. On
     a cluster without the memory of one trial, one runs all the same, and its share has none.
@@ -55,7 +55,7 @@ def capacity_of_trials(
 
 
 def _room_by_memory(memory: float | None, each: float) -> int | None:
-    """Return how many trials a memory holds beside the cache; None if it is not known yet."""
+    """Return the number of trials in a memory beside the cache; None if it is not known yet."""
     if memory is None or not scaling.nodes_up():
         return None
     return max(0, int((memory - PROCESS_MEMORY - pipeline.READER_MEMORY) / each))

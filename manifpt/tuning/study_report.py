@@ -1,4 +1,4 @@
-"""What a study found: the leaderboard, the Pareto front, importances, and a picture."""
+"""The report of a study: the leaderboard, the Pareto front, importances, and a picture."""
 
 import io
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ def leaderboard(results: Sequence[dict[str, Any]], plan: SweepPlan) -> str:
 def importances(
     sweep: Sweep, plan: SweepPlan, results: Sequence[dict[str, Any]]
 ) -> dict[str, float]:
-    """Return how much of the accuracy's variance each choice explains (Optuna's), if it can tell.
+    """Return the share of the accuracy's variance that each choice explains (by Optuna).
 
     Choices that only some trials make are left out.
     """

@@ -1,8 +1,8 @@
 """One trial: artifacts from the cache, then Ray Train, a leg at a time.
 
-A leg ends where the scheduler may stop the trial: at an epoch of its rungs, after a seed, or where
-a population exchanges weights. Nothing runs between legs, so a trial that is stopped leaves no
-worker behind. Each leg is a step of Ray Tune's.
+A leg ends where the scheduler may stop the trial: at an epoch of its rungs, after a seed, or when a
+population exchanges weights. Nothing runs between legs, so a trial that is stopped leaves no worker
+behind. Each leg is a step of Ray Tune's.
 """
 
 import time
@@ -25,7 +25,7 @@ from manifpt.tuning.rate import attribution_rate
 from manifpt.tuning.search_space import SearchSpace, TrialSettings
 
 ACCURACY = "accuracy"
-SECONDS = 24 * 3600.0  # for what a trial waits at most
+SECONDS = 24 * 3600.0  # the longest wait of a trial
 # Memory of a trial's own process and of Ray Train's controller; 388 and 493 MiB were measured.
 PROCESS_MEMORY = 2**30
 
@@ -38,7 +38,7 @@ def trial_memory(num_workers: int) -> float:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What all trials of a sweep have in common.
+    """The settings that all trials of a sweep share.
 
     ``rungs`` are the epochs at which a trial may be stopped; ``rate_of`` are images to measure
     images/s on, or none. In a ``population`` settings change between legs.
@@ -56,7 +56,7 @@ class Sweep:
 
     @property
     def own_memory(self) -> dict[str, float]:
-        """What a trial's own process holds, by Ray's name; nothing where there is no room for it.
+        """The memory of a trial's own process, by Ray's name; empty if there is no room for it.
 
         Ray Train places the workers in a group of their own, which holds their CPUs and GPUs. If
         the process held them, too, each would be taken twice.
@@ -64,7 +64,7 @@ class Sweep:
         return {"memory": float(PROCESS_MEMORY)} if "memory" in self.share else {}
 
     def bundles(self) -> list[dict[str, float]]:
-        """Return what a trial takes: its workers, a reader beside them, and its own process."""
+        """Return the resources of a trial: its workers, a reader, and its own process."""
         gpus, cpus = self.share.get("GPU", 0.0), self.share["CPU"]
         each = {"CPU": min(1.0, cpus / (self.num_workers + 1))}
         worker = each | {"GPU": gpus / self.num_workers}
@@ -74,12 +74,12 @@ class Sweep:
         return [*[worker] * self.num_workers, reader, *own]
 
     def key(self, settings: TrialSettings) -> str:
-        """Return the name of a trial: a hash of all that decides it."""
+        """Return the name of a trial: a hash of all settings that decide it."""
         made_of = [settings.model_dump(), list(self.seeds), self.content]
         return storage.digest(made_of)[:12]
 
     def folder(self, trial: str) -> str:
-        """Return where a trial is."""
+        """Return the folder of a trial."""
         return storage.join(self.output, "trials", trial)
 
     def legs(self, epochs: int) -> list[tuple[int, int]]:
@@ -91,7 +91,7 @@ class Sweep:
 
 @dataclass
 class TrialProgress:
-    """How far a trial is: its best validation accuracies by seed, and rows of its epochs."""
+    """The progress of a trial: its best validation accuracies by seed, and rows of its epochs."""
 
     made: CachedArtifacts
     seconds: float = 0.0
@@ -103,10 +103,10 @@ class TrialProgress:
 
 
 class Trial(tune.Trainable):  # type: ignore[misc]
-    """What Ray Tune runs; ``config`` are the choices of the search space."""
+    """The trainable of Ray Tune; ``config`` are the choices of the search space."""
 
     def setup(self, config: dict[str, Any], sweep: Sweep, cache: Any) -> None:
-        """Take part of the cluster, see what is to do."""
+        """Limit this process to its share of the cluster, and find the work that is left."""
         session.start()
         session.limit(sweep.share)
         self.sweep, self.cache = sweep, cache
@@ -144,7 +144,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         return self._row(progress, manifest["history"], folder, ended=ended)
 
     def _folder(self, seed: int) -> str:
-        """Return where a leg trains; weights of another trial make it another training."""
+        """Return the folder of a leg's training; it differs if weights come from another trial."""
         parts = [f"seed{seed}"]
         if self.start:
             parts.append(storage.digest([self.start, self.settings.model_dump()])[:12])
@@ -158,7 +158,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
             "accuracy": sum(progress.best) / len(progress.best),
             "accuracies": list(progress.best),
             "loss": sum(progress.losses) / len(progress.losses),
-            # What the scheduler counts: epochs, or seeds.
+            # The scheduler counts these: epochs, or seeds.
             "progress": len(progress.best) if several else progress.epoch,
             "epochs": progress.epoch,
             "training_seconds": progress.seconds,

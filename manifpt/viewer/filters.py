@@ -27,13 +27,13 @@ BOUNDS = {
     "p_min": ("unknown_p", True),
     "p_max": ("unknown_p", False),
 }
-# In place of a column of groups: the folder that is in an id.
+# The folder in an id, in place of a column of groups.
 FOLDER_OF_ID = "~folder"
 
 
 @dataclass(frozen=True)
 class Filters:
-    """Which rows the table shows; an empty text chooses nothing. Numbers stay as they were typed.
+    """The filters of the table of rows; an empty text is no filter. Numbers stay as typed.
 
     ``text`` is a part of an id. ``group`` is a site, an account or an album, see ``--group-by``.
     ``cluster`` is the id of an image: it and its copies are shown, exact and near.
@@ -54,7 +54,7 @@ class Filters:
 
     @classmethod
     def parse(cls, given: Mapping[str, str]) -> "Filters":
-        """Return the filters in the query of an address; one line says which is wrong."""
+        """Return the filters in the query of an address; raise a line for a wrong one."""
         names = [field.name for field in fields(cls)]
         found = cls(**{name: given[name] for name in names if given.get(name)})
         if found.order not in ORDERS:
@@ -89,7 +89,7 @@ class Filters:
         return urlencode({n: v for n, v in values.items() if v != default.get(n, "")})
 
     def conditions(self, group_by: str | None) -> dict[str, Any]:
-        """Return an expression for each column that the filters are about; no ``cluster``.
+        """Return an expression for each column of the filters, without ``cluster``.
 
         ``group_by`` is the column of groups, or FOLDER_OF_ID.
         """
@@ -119,8 +119,8 @@ class Filters:
 def in_folder(folder: str) -> Any:
     """Return the expression of ids directly in a folder, as ``--group-by folder`` groups them.
 
-    "0" is the character after "/": so ids of the folder are between two texts, and files whose
-    ids are elsewhere are not read.
+    "0" is the character after "/". Ids of the folder are therefore between two texts, and files
+    with other ids are not read.
     """
     id = pc.field("id")
     if folder == ".":

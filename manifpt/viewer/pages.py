@@ -66,7 +66,7 @@ def _page(template: str, title: str, crawl: CrawlOutput, values: Mapping[str, An
 
 
 def message_page(crawl: CrawlOutput, title: str, message: str) -> bytes:
-    """Return a page that says what is wrong."""
+    """Return a page with an error message."""
     return _page("viewer_message.html", title, crawl, {"message": message})
 
 
@@ -91,7 +91,7 @@ def _name(crawl: CrawlOutput) -> str:
 
 
 def known_count(crawl: CrawlOutput, filters: Filters) -> int | None:
-    """Return the number of matches where the summary tells it; None where rows must be read."""
+    """Return the number of matches if the summary has it; None if rows must be read."""
     chosen = Filters(filters.decision, filters.prediction, order=filters.order)
     if chosen != filters:
         return None
@@ -160,7 +160,7 @@ def row(crawl: CrawlOutput, given: Mapping[str, str], pictures: PictureCache) ->
 
 
 def shown(pictures: PictureCache, uri: str | None, inputs: Sequence[str]) -> dict[str, Any]:
-    """Return the sizes of an image, or why it has no picture, as ``wrong``."""
+    """Return the sizes of an image, or as ``wrong`` the reason why it has no picture."""
     if not uri:
         return {"wrong": "the row has no URI"}
     try:

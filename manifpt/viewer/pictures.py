@@ -1,4 +1,4 @@
-"""Images of rows as PNG files of bounded size: which may be read, and how they are decoded.
+"""Images of rows as PNG files of bounded size: the rule of access, and the decoding.
 
 An address of the viewer names a row, never a file. The row's URI is read only if it is in an input
 of the output, and decoded in the sandbox, one image after another. Images on the web are not
@@ -23,12 +23,12 @@ from manifpt.images.sources import Input
 from manifpt.report.page_pictures import png
 from manifpt.report.thumbnails import container_of, raws_of
 
-# Pixels of a picture's sides; an image has the largest that it is not smaller than.
+# Sides of pictures in pixels; an image gets the largest side that does not exceed its own.
 SIDES = (512, 256, 128, 64, 32, 28)
 RULE, OTHERS = DecodeRule(SIDES[0]), SIDES[1:]
 MOST_BYTES = 64 * 2**20  # of pictures that are held
 MOST_PAGES = 64  # tables whose images are read together
-ERROR_BYTES = 512  # that an image without a picture counts
+ERROR_BYTES = 512  # cost of an image without a picture
 
 
 class Picture(NamedTuple):
@@ -41,7 +41,7 @@ class Picture(NamedTuple):
 
 
 class AllowedPlaces:
-    """Where images may be read from: in local inputs, and in the buckets of inputs.
+    """The places from which images may be read: local inputs, and the buckets of inputs.
 
     ``given`` are URIs, patterns, or NAME=URI, as ``--input`` takes them.
     """
@@ -60,7 +60,7 @@ class AllowedPlaces:
             self.roots.add(os.path.realpath(root_of(uri) if is_pattern(uri) else uri))
 
     def refusal(self, uri: str) -> DecodeError | None:
-        """Return why an image is not read; None if it may be.
+        """Return an error if an image must not be read, else None.
 
         Links are followed before a local path is compared.
         """
@@ -97,7 +97,7 @@ class PictureCache:
         self._lock = Lock()
 
     def expect(self, uris: Iterable[str]) -> None:
-        """Say which images a page shows: those of one archive are then read in one pass."""
+        """Announce the images of a page, so that those of one archive are read in one pass."""
         by_container: dict[str, set[str]] = {}
         for uri in uris:
             container = container_of(uri)

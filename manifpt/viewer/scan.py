@@ -33,11 +33,11 @@ _POSITION = re.compile(r"(\d{1,9})\.(\d{1,12})")
 
 
 class AddressError(ManifptError):
-    """An address of the viewer names nothing that there is."""
+    """An address of the viewer names something that does not exist."""
 
 
 class Position(NamedTuple):
-    """Where a row is: the number of its file, and its number in the file."""
+    """The place of a row: the number of its file, and its number in the file."""
 
     file: int
     row: int
@@ -82,7 +82,7 @@ class Cursor(NamedTuple):
 
 @dataclass(frozen=True)
 class Query:
-    """Which rows, and in which order.
+    """A filter and an order of rows.
 
     ``where`` is an expression over ``columns``; None takes all rows. ``by`` is the column of
     numbers to sort by, where nulls are last; None is the order of the files. Equal rows are in the
@@ -266,7 +266,7 @@ def _least(found: _First, keys: np.ndarray, rows: np.ndarray, most: int) -> _Fir
 
 @contextmanager
 def _explained(uri: str) -> Iterator[None]:
-    """Turn what reading a file raises into one line."""
+    """Turn errors of reading a file into one line."""
     with storage.explained(uri):
         try:
             yield

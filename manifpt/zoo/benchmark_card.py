@@ -1,4 +1,4 @@
-"""The card of a benchmark: what is in it, how it was made, and whether that is still true."""
+"""The card of a benchmark: its content, its recipes, and the check of its files."""
 
 import csv
 import hashlib
@@ -34,7 +34,7 @@ def table_of_recipes(recipes: dict[str, Any]) -> bytes:
 
 
 def _design(facts: dict[str, Any]) -> str:
-    """Say in a few words what is particular to a recipe."""
+    """Describe in a few words how a recipe differs from the defaults."""
     said = facts.get("options", {}) | facts.get("sampling", {}) | facts.get("data", {})
     return ", ".join(f"{name} {value}" for name, value in said.items()) or "-"
 
@@ -59,7 +59,7 @@ def _row(name: str, facts: dict[str, Any]) -> str:
 
 
 def _accuracies(measured: dict[str, Any] | None) -> list[str]:
-    """Return the lines that say how well classifiers tell the classes apart, if that is known."""
+    """Return the lines with the accuracies of classifiers, if they are known."""
     if measured is None:
         return []
     lines = [
@@ -77,7 +77,7 @@ def _accuracies(measured: dict[str, Any] | None) -> list[str]:
 
 
 def write_card(output: str, card: dict[str, Any]) -> None:
-    """Write the card for machines and for people, as it will be read again: keys sorted."""
+    """Write the card as JSON with sorted keys, and as Markdown."""
     card = json.loads(json.dumps(card, sort_keys=True))
     storage.write_bytes(storage.join(output, "README.md"), card_markdown(card).encode())
     storage.write_json(storage.join(output, CARD), card)

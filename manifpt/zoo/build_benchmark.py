@@ -1,8 +1,8 @@
 """GM-<real set>: one real set, generators trained on it, samples of each, and a card.
 
-Every image of every class goes through one encoder (PNG of one mode and size), so that nothing
-but its pixels can tell where it comes from. Splits share no image, exact copies included. A
-generator whose samples lie far from the reals, or cover little of them, is not published.
+Every image of every class goes through one encoder (PNG of one mode and size), so that only its
+pixels can reveal its source. Splits share no image, exact copies included. A generator whose
+samples lie far from the reals, or cover little of them, is not published.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ from manifpt.zoo.recipe import Recipe
 
 REAL_COUNTS = {"manifold": 4000, "train": 300, "validation": 100, "test": 200}
 GENERATED_COUNTS = {"train": 300, "validation": 100, "test": 200}
-# Sampled beyond what is kept, so that copies can be left out.
+# The number of further samples, so that copies can be left out.
 SPARE = 1.1
 # Measured on pixels averaged over 2 x 2 blocks, of as many samples as reals, at most GATE_IMAGES.
 GATE = {"precision": 0.3, "recall": 0.3, "coverage": 0.4}
@@ -74,7 +74,7 @@ def split_reals(
 
 
 def weights_path(recipe: Recipe, reals: Reals, folder: Path) -> Path:
-    """Return where a recipe's weights lie; its name and its sampling do not decide it."""
+    """Return the path of a recipe's weights; it does not depend on its name and its sampling."""
     trained = {k: v for k, v in recipe.asdict().items() if k not in ("name", "sampling")}
     key = hashlib.sha256(json.dumps(trained, sort_keys=True).encode())
     key.update(reals.images.tobytes())
@@ -82,7 +82,7 @@ def weights_path(recipe: Recipe, reals: Reals, folder: Path) -> Path:
 
 
 def train(recipe: Recipe, reals: Reals, folder: Path, threads: int) -> Path:
-    """Train a recipe, unless its weights are in ``folder``; return where they are."""
+    """Train a recipe, unless its weights are in ``folder``; return their path."""
     torch.set_num_threads(threads)
     reals = reals.subset(recipe.data, recipe.seed)
     weights = weights_path(recipe, reals, folder)
@@ -149,7 +149,7 @@ def block_means(images: np.ndarray) -> np.ndarray:
 
 
 def quality_of(samples: np.ndarray, count: int, references: np.ndarray) -> dict[str, float]:
-    """Return what the gate looks at, and density; all zero for samples that are hardly distinct."""
+    """Return the measures of the gate, and density; all zero for hardly distinct samples."""
     share = min(1.0, len(samples) / count)
     if len(samples) < count / 2:
         return {"distinct": share, **dict.fromkeys(GATE, 0.0), "density": 0.0}
@@ -173,7 +173,7 @@ def split_images(images: np.ndarray, counts: dict[str, int]) -> Iterator[tuple[s
 
 @dataclass(frozen=True)
 class BenchmarkPlan:
-    """What a benchmark is made of.
+    """The plan of a benchmark.
 
     ``real_counts`` and ``generated_counts`` are images a split; ``generated`` are ``NAME=URI`` of
     images that others made; ``weights`` is a local folder where trained generators stay.
@@ -217,7 +217,7 @@ def make(
 
 
 def brought(plan: BenchmarkPlan, reals: np.ndarray) -> Iterator[tuple[str, GeneratedSamples]]:
-    """Yield the images that others made, through the same decoder, with what they came as."""
+    """Yield images of other origin, decoded by the same rule, with their formats and sizes."""
     _, size, _, channels = reals.shape
     count = sum(plan.generated_counts.values())
     for given in plan.generated:
@@ -236,7 +236,7 @@ def brought(plan: BenchmarkPlan, reals: np.ndarray) -> Iterator[tuple[str, Gener
 
 
 def _check_and_clear(claim: claims.Claim, files: Sequence[dict[str, Any]]) -> None:
-    """Raise unless the tars are what this run wrote; remove those of a card before."""
+    """Raise unless the tars are those of this run; remove those of an earlier card."""
     damaged = wrong(claim.folder, entries(list(files)))
     if damaged:
         raise DamageError(

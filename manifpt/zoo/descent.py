@@ -1,4 +1,4 @@
-"""What all generators share while they learn: their interface, descent, averaged weights."""
+"""The training code of all generators: their interface, descent, averaged weights."""
 
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -21,7 +21,7 @@ class Generator(Protocol):
 
 
 def latents(module: nn.Module, rng: torch.Generator, *shape: int) -> Tensor:
-    """Return normal numbers where a module is; drawn on the CPU, they are the same on a GPU."""
+    """Return normal numbers on a module's device; drawn on the CPU, they are the same on a GPU."""
     return torch.randn(shape, generator=rng).to(next(module.parameters()).device)
 
 

@@ -3,7 +3,7 @@
 The base is DCGAN (Radford et al., "Unsupervised Representation Learning with DCGAN", ICLR 2016):
 transposed convolutions, batch normalisation and ReLU up, strided convolutions and leaky ReLU down,
 and the non-saturating loss. Every option below varies one choice and leaves the others alone, so
-that what a choice does to a fingerprint can be tested as a cause.
+that its causal effect on a fingerprint can be tested.
 
 Losses:
     nonsaturating: Goodfellow et al., "Generative Adversarial Nets", NeurIPS 2014, section 3.
@@ -99,7 +99,7 @@ class Up(nn.Module):
 
 
 def scales(size: int) -> tuple[int, int]:
-    """Return the smallest map's side, at most 8, and how often it is doubled to reach ``size``."""
+    """Return the smallest map's side, at most 8, and the number of doublings up to ``size``."""
     doublings = 0
     while size % 2 == 0 and size > 8:
         size, doublings = size // 2, doublings + 1

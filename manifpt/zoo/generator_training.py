@@ -1,4 +1,4 @@
-"""Training a recipe on real images, and sampling what was trained."""
+"""Training of a recipe on real images, and sampling of the trained model."""
 
 import time
 from collections.abc import Iterator

@@ -50,7 +50,7 @@ def build(recipe: Recipe, channels: int, size: int) -> nn.Module:
 def read_recipes(given: str) -> list[Recipe]:
     """Return the recipes of a YAML file, or of one that comes with manifpt, by its name.
 
-    The file has ``recipes``, and ``defaults`` for what they do not say.
+    The file has ``recipes``, and ``defaults`` for the options that they leave out.
     """
     shipped = files("manifpt.zoo") / "recipes"
     source = shipped / f"{given}.yaml" if "/" not in given and "." not in given else Path(given)

@@ -24,7 +24,7 @@ DATASETS = ("FashionMNIST", "MNIST", "CIFAR10", "CelebA")
 
 @dataclass(frozen=True)
 class Reals:
-    """Images, N x size x size x C uint8, and their classes where the source knows them."""
+    """Images, N x size x size x C uint8, and their classes if the source has them."""
 
     images: np.ndarray
     labels: np.ndarray | None = None
@@ -34,10 +34,10 @@ class Reals:
         return Reals(self.images[rows], None if self.labels is None else self.labels[rows])
 
     def subset(self, data: dict[str, Any], seed: int) -> "Reals":
-        """Return what a recipe trains on: ``data`` may name ``classes``, a ``domain``, ``images``.
+        """Return a recipe's training images; ``data`` may have ``classes``, ``domain``, ``images``.
 
         ``classes`` are numbers of classes, ``domain`` is the URI of other reals to take in place of
-        these, ``images`` how many are drawn.
+        these, ``images`` the number that is drawn.
         """
         chosen = self
         if "domain" in data:
@@ -83,7 +83,7 @@ def _torchvision_reals(name: str, size: int | None) -> Reals:
     root = Path(torch.hub.get_dir()) / "datasets"
     try:
         dataset = getattr(torchvision.datasets, name)(root, download=True, **split)
-    except Exception as error:  # torchvision raises whatever its mirror's client does
+    except Exception as error:  # torchvision raises the errors of its mirror's client
         reason = str(error).splitlines()[0][:150]
         raise ManifptError(
             f"--real {TORCHVISION}{name}: {reason}; offline, give a local folder, tar or IDX file"
@@ -97,10 +97,10 @@ def _torchvision_reals(name: str, size: int | None) -> Reals:
 def normalised(
     inputs: Sequence[str], size: int | None, channels: int | None
 ) -> tuple[np.ndarray, dict[str, int]]:
-    """Return images by the one decode rule, N x size x size x C uint8, and what they came as.
+    """Return images by the one decode rule, N x size x size x C uint8, and their formats.
 
-    ``channels`` is 1 where every image is grey if it is not given. What they came as is counted by
-    format and size, since a format or size of its own gives a class away.
+    ``channels`` is 1 if every image is grey, unless it is given. The images are counted by format
+    and size, since a format or size of its own reveals a class.
     """
     units = plan(inputs, source="real")
     rule = DecodeRule(size or min(LARGEST, natural_size(units, Selection())))

@@ -1,4 +1,4 @@
-"""A recipe says how to make one generator again; its choices are what benchmarks vary."""
+"""The recipe of one generator; benchmarks vary its choices."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -11,11 +11,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to make one generator again.
+    """All choices that make one generator again.
 
     ``options`` are those of the model's training, ``sampling`` those that only its samples need:
-    recipes that differ in ``name`` and ``sampling`` alone share their weights. ``data`` says on
-    what part of the reals it is trained: see ``manifpt.zoo.reals.Reals.subset``.
+    recipes that differ in ``name`` and ``sampling`` alone share their weights. ``data`` names the
+    part of the reals that it is trained on: see ``manifpt.zoo.reals.Reals.subset``.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Recipe:
 
 
 def option(name: str, value: str, choices: Mapping[str, T]) -> T:
-    """Return the choice of a recipe's option, or raise with the names that there are."""
+    """Return the choice of a recipe's option, or raise with the known names."""
     if value not in choices:
         raise ManifptError(f"recipe: no {name} {value!r}; choose one of {', '.join(choices)}")
     return choices[value]

@@ -1,4 +1,4 @@
-"""Variational autoencoders, and the hybrids that judge their images as a GAN does.
+"""Variational autoencoders, and hybrids with a discriminator or a codebook.
 
 VAE: Kingma & Welling, "Auto-Encoding Variational Bayes", ICLR 2014; ``beta`` weighs the KL term as
 in Higgins et al., "beta-VAE", ICLR 2017. Pixels have a Bernoulli likelihood; a sample is its mean.

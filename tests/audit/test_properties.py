@@ -1,4 +1,4 @@
-"""What the header of a file says, whatever made it."""
+"""Properties in the headers of files from several encoders."""
 
 import io
 

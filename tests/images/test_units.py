@@ -1,4 +1,4 @@
-"""What inputs are recognised as: kinds, ids and order, from local folders and S3."""
+"""Recognition of inputs: kinds, ids and order, from local folders and S3."""
 
 import dataclasses
 import json
@@ -73,7 +73,7 @@ def test_parquet_without_images_or_uris_names_the_options(tmp_path):
 
 
 def shards(folder, numbers):
-    """What img2dataset writes."""
+    """Write the files of img2dataset."""
     folder.mkdir()
     for number in numbers:
         keys = [f"{number:05d}{n:04d}" for n in range(2)]

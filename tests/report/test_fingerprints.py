@@ -1,4 +1,4 @@
-"""What pages compute themselves: samples, fingerprints, curves, intervals, colours."""
+"""Computations of pages: samples, fingerprints, curves, intervals, colours."""
 
 import numpy as np
 import pyarrow as pa

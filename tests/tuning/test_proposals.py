@@ -1,4 +1,4 @@
-"""What is proposed and what may be stopped, without running anything."""
+"""Proposals of trials and early stopping, without running anything."""
 
 import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler

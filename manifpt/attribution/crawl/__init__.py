@@ -1,1 +1,1 @@
-"""A trained attributor over any number of images: verdicts, copies, groups, another try."""
+"""A trained attributor over any number of images: verdicts, copies, groups, retries."""

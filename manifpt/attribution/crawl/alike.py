@@ -27,10 +27,11 @@ def numbers_of(hexadecimal: pa.ChunkedArray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PixelGroups:
-    """The images of a partition by pixel hash: each a run's first, by position.
+    """The images of a partition by pixel hash: the first of each run, by position.
 
-    ``first`` is the row of the first of the same pixels; ``shown`` are the rows of images that are
-    no copies and have a look, and ``alike`` the row of the first of these with the same look.
+    ``first`` is the row of the first image of the same pixels. ``shown`` are the rows of images
+    that are no copies and have a perceptual hash, the look; ``alike`` is the row of the first of
+    these with the same look.
     """
 
     position: np.ndarray
@@ -41,7 +42,7 @@ class PixelGroups:
 
     @classmethod
     def of(cls, table: pa.Table) -> "PixelGroups":
-        """Return what a table of the step ``pixels`` says."""
+        """Return the groups of a table of the step ``pixels``."""
         pixels = np.stack([table[name].to_numpy() for name in ("high", "low")], 1)
         look, first = table["look"].fill_null(0).to_numpy(), first_alike(pixels)
         has = table["look"].is_valid().to_numpy()
@@ -50,7 +51,7 @@ class PixelGroups:
         return cls(table["position"].to_numpy(), look, first, shown, shown[start[place]])
 
     def near(self, answers: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-        """Return for each image the position of the first near one, or NONE, and the bits."""
+        """Return for each image the position of the first near image, or NONE, and the bits."""
         near, bits = np.full(len(self.first), NONE), np.zeros(len(self.first), np.int32)
         rows = np.searchsorted(self.position, answers["position"].to_numpy())
         near[rows], bits[rows] = answers["near"].to_numpy(), answers["bits"].to_numpy()

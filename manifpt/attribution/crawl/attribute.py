@@ -51,7 +51,7 @@ Files = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class _Steps:
-    """The steps of an attribution, with all that they share."""
+    """The steps of an attribution, with the settings that they share."""
 
     output: str
     settings: AttributionSettings
@@ -79,7 +79,7 @@ class _Steps:
 
     @property
     def each(self) -> shuffle.Each:
-        """What runs the tasks that come after the pipeline."""
+        """The runner of the tasks that come after the pipeline."""
         return shuffle.call_here if self.pool.here else shuffle.OnRay(self.pool.num_cpus)
 
     def of_the_whole(self, files: Files, generation: str = "") -> dict[str, Any]:
@@ -115,12 +115,12 @@ def attribute(
 ) -> dict[str, Any]:
     """Attribute every image of ``inputs`` and publish the table; return the summary.
 
-    The inputs are listed once; until the output is finished, every later start is about what was
-    listed then (see ``work``). Once it is, an input that has changed makes other settings.
+    The inputs are listed once. Until the output is finished, every later start uses that list (see
+    ``work``). Afterwards an input that has changed counts as other settings.
 
-    ``model`` is an attributor's folder, or MLflow's name of one (see ``registered``);
-    ``manifolds`` say where its manifolds lie now. ``retry`` tries again only what a finished
-    output has quarantined, for one of these codes, or for any if there is none.
+    ``model`` is an attributor's folder, or MLflow's name of one (see ``registered``); ``manifolds``
+    say where its manifolds lie now. ``retry`` tries again only the quarantined rows of a finished
+    output with one of these codes, or with any code if none is given.
     """
     started = time.monotonic()
     settings = settings.with_columns()
@@ -182,7 +182,7 @@ def _attributed(
     if any("units" in file for file in files):
         remove_unlisted(output, files)
     pipeline.clear_records(output, work=False)  # --retry-quarantined reads the units again
-    shuffle.clear(output)  # until then they tell ``clean`` that something may be left
+    shuffle.clear(output)  # until then they tell ``clean`` that files may be left over
     return summary
 
 
@@ -198,7 +198,7 @@ def check_any(summary: dict[str, Any], output: str) -> None:
 
 
 def _facts(records: Records) -> dict[str, Any]:
-    """Return what the records of chunks count besides rows: leaks, decisions, and verdicts."""
+    """Return the counts in the records of chunks besides rows: leaks, decisions, and verdicts."""
     decisions: Counter[str] = Counter()
     for record in records:
         decisions.update(record["facts"].get("decisions", {}))
@@ -210,7 +210,7 @@ def _facts(records: Records) -> dict[str, Any]:
 
 
 def _added(facts: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-    """Return the facts of both, added up."""
+    """Return the sums of the facts of both."""
     decisions = {name: n + more["decisions"][name] for name, n in facts["decisions"].items()}
     leaks = {name: facts["leaks"][name] + more["leaks"][name] for name in LEAKS}
     both = total_verdicts([facts, more])
@@ -237,7 +237,7 @@ def _finished(output: str, claim: str) -> dict[str, Any]:
 def _try_again(
     claim: claims.Claim, manifest: dict[str, Any], codes: Sequence[str], steps: _Steps
 ) -> dict[str, Any]:
-    """Try the rows quarantined for one of ``codes`` again, and publish what that changes."""
+    """Try the rows quarantined for one of ``codes`` again, and publish the changes."""
     output = claim.folder
     summary = storage.read_json(storage.join(output, SUMMARY))
     clean(output, manifest)

@@ -1,4 +1,4 @@
-"""Which images of a corpus are copies of others: exact ones, and near ones by what they look like.
+"""Exact and near copies among the images of a corpus; near ones are found by perceptual hashes.
 
 The parts of the attributions are there when this can be known, so it is a table of its own,
 ``duplicates/``, of the images that are copies: writing all parts again would cost as much as
@@ -23,8 +23,8 @@ writes, and takes a run of the input or a partition:
     names    of a run         -> by run: ids of those
     a file of the table for each run
 
-What would gather in one partition, such as a million copies of a blank image, is first reduced
-where it is: to one image a run, and one of a look in each partition.
+Copies of one image, such as a million of a blank image, would gather in one partition. They are
+reduced first, where they are: to one image a run, and one image of a look in each partition.
 """
 
 from collections.abc import Callable, Sequence
@@ -237,7 +237,7 @@ class _Corpus:
         }
 
     def _copies(self, run: int, first: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return for all images of a run what they copy, exactly and nearly, and the bits."""
+        """Return for all images of a run their exact and near originals, and the bits."""
         flags, start = self._gather("flags", run), self.starts[run]
         exact, near = np.full(len(first), NONE), np.full(len(first), NONE)
         bits = np.zeros(len(first), np.int32)
@@ -248,7 +248,7 @@ class _Corpus:
         return np.where(again, start + first, exact[first]), near[first], bits[first]
 
     def _names(self, run: int, rows: pa.Table) -> Callable[[np.ndarray], pa.Table]:
-        """Return what finds id and sha256 by position, among a run's rows and those it wanted."""
+        """Return a function from positions to id and sha256, of a run's and its wanted rows."""
         own = pa.array(self.starts[run] + np.arange(rows.num_rows))
         mine = rows.select(["id", "sha256"]).append_column("position", own)
         known = pa.concat_tables([self._gather("names", run, len(self.runs)), mine])

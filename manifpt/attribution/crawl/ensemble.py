@@ -1,10 +1,10 @@
-"""Several views of an image, slightly degraded, asked for one answer: disagreement lowers it.
+"""One answer from several slightly degraded views of an image; disagreement lowers its probability.
 
 The views' probabilities are averaged (a linear opinion pool; Genest & Zidek, Statistical Science
-1986). Two views that are sure of different generators make both about one half, while a product,
-as of the heads of several spaces, would follow whichever view is the surer. The mean of
-calibrated probabilities errs to the side of doubt (Ranjan & Gneiting, JRSS B 2010), which is what
-views are asked for: its largest is never above the mean of their own largest.
+1986). If two views are sure of different generators, each generator gets about one half; a product,
+as of the heads of several spaces, would follow the surer view. The mean of calibrated probabilities
+is underconfident (Ranjan & Gneiting, JRSS B 2010), which is the purpose of views: its largest value
+is never above the mean of their own largest values.
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,15 @@ VIEWS = ("jpeg:75", "jpeg:90", "resize:0.75")
 
 
 def views_of(texts: Sequence[str]) -> tuple[Degradation, ...]:
-    """Return the views that an option names, VIEWS if none, after the image itself."""
+    """Return the image itself and then the views that an option names, VIEWS if it names none."""
     return tuple(dict.fromkeys(map(Degradation.parse, (IDENTITY, *(texts or VIEWS)))))
 
 
 def pooled_views(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return N x classes means of views x N x classes probabilities, and how many views agree.
+    """Return N x classes means of views x N x classes probabilities, and counts of agreement.
 
-    A view agrees if its first answer is that of the mean; none may, where it is all's second.
+    A view agrees if its first answer is that of the mean. It may be that no view does, if the
+    answer of the mean is the second one of all views.
     """
     mean = probabilities.mean(0)
     agreement: np.ndarray = (probabilities.argmax(2) == mean.argmax(1)).sum(0)

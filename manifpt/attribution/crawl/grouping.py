@@ -1,4 +1,4 @@
-"""The table of groups, from the evidence that attribution has written beside its rows.
+"""The table of groups, from the evidence that the attribution writes beside its rows.
 
 A shuffle (see ``engine.shuffle``): a task for each run of evidence files sorts their rows into
 buckets by a hash of the group; then a task for each bucket reads it and judges its groups. No
@@ -49,7 +49,7 @@ def evidence_of(
     probabilities: np.ndarray,
     coordinates: np.ndarray | None,
 ) -> pa.Table:
-    """Return what grouping needs of some images; those whose group is null are left out.
+    """Return the evidence of some images for their groups; images without a group are left out.
 
     A group is the value of the column ``by``, or with FOLDER the image's folder. ``images``
     is their images table, ``rows`` their attributions; ``probabilities`` are N x K, of several
@@ -74,26 +74,26 @@ def evidence_of(
 
 
 def bucket_of(group: str, buckets: int) -> int:
-    """Return the bucket of a group: a hash of its name decides."""
+    """Return the bucket of a group, by a hash of its name."""
     return int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") % buckets
 
 
 @dataclass
 class _Group:
-    """A group's distinct images so far: of each hash all that ``Images`` has besides."""
+    """A group's distinct images so far: by hash, the other fields of ``ImageEvidence``."""
 
     images: int = 0
     found: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def add(self, sha: str, image: tuple[Any, ...]) -> None:
-        """Count an image, and keep it if none of its hash is there."""
+        """Count an image, and keep it if its hash is new."""
         self.images += 1
         self.found.setdefault(sha, image)
         if len(self.found) >= 2 * MOST:
             self.found = {sha: self.found[sha] for sha in sorted(self.found)[:MOST]}
 
     def judged(self, name: str, pooling: Pooling) -> dict[str, Any]:
-        """Return its row of the table."""
+        """Return the group's row of the table."""
         probabilities, decisions, *beside = zip(*self.found.values(), strict=True)
         images = ImageEvidence(
             list(self.found),
@@ -116,7 +116,7 @@ class _Evidence:
     def sort(self, run: int) -> None:
         """Sort the rows of a run into buckets."""
         uris = [storage.join(self.scratch.output, path) for path in self.runs[run]]
-        # Earlier versions had other columns beside those that are needed.
+        # Earlier versions wrote further columns.
         parts = [storage.read_parquet(uri) for uri in uris]
         table = pa.concat_tables(parts, promote_options="default")
         groups = table["group"].combine_chunks().dictionary_encode()
@@ -151,7 +151,7 @@ def write_groups(
     each: Each = shuffle.call_here,
     generation: str = "",
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """Write the table of groups; return its files, and how many groups and images are in it.
+    """Write the table of groups; return its files, and its numbers of groups and images.
 
     ``files`` are the pipeline's parts, in order, of which those of EVIDENCE count; ``generation``
     is in the names.

@@ -1,9 +1,9 @@
-"""Whether an image under attribution was among those that made the attributor, or nearly.
+"""The mark of images that the attributor has seen, or that look like images that it has seen.
 
-An answer about an image that training has seen says nothing about other images. ``in_training`` is
-exact, by the hash of the decoded pixels, as ``in_manifold`` is; near is by the perceptual hash,
-copies included. Null means unknown: the image is flat, or the attributor or a manifold was made
-before there were such hashes, which the summary lists as unavailable.
+An answer about a training image says nothing about other images. ``in_training`` is exact, by the
+hash of the decoded pixels, as ``in_manifold`` is; near is by the perceptual hash, copies included.
+Null means unknown: the image is flat, or the attributor or a manifold was made before there were
+such hashes, which the summary lists as unavailable.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,7 +32,7 @@ class Leaks:
     def of(
         cls, attributor: TrainedAttributor, manifolds: Sequence[StoredManifold], distance: int
     ) -> "Leaks":
-        """Read what an attributor and its manifolds have seen."""
+        """Read the hashes of the images of an attributor and of its manifolds."""
         reals = [manifold.perceptual_hashes() for manifold in manifolds]
         known = [hashes for hashes in reals if hashes is not None]
         every = np.unique(np.concatenate(known)) if known and len(known) == len(reals) else None
@@ -44,7 +44,7 @@ class Leaks:
         return cls(attributor.seen(), index)
 
     def marked(self, table: pa.Table) -> tuple[pa.Table, dict[str, Any]]:
-        """Return attributions with the columns LEAKS, and how many rows each of them marks."""
+        """Return attributions with the columns LEAKS, and the number of rows that each marks."""
         exact = [sha in self.seen for sha in table["pixel_sha256"].to_pylist()]
         table = table.append_column("in_training", pa.array(exact, pa.bool_()))
         for name, index in self.near.items():
@@ -54,7 +54,7 @@ class Leaks:
 
 
 def total_leaks(facts: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Add up what ``Leaks.marked`` counted of each chunk."""
+    """Add up the counts of ``Leaks.marked`` over chunks."""
     counts, unavailable = dict.fromkeys(LEAKS, 0), set[str]()
     for found in (fact["leaks"] for fact in facts if "leaks" in fact):
         counts = {name: count + found[name] for name, count in counts.items()}

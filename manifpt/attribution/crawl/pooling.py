@@ -1,18 +1,18 @@
-"""Many images, one verdict: the evidence of a group's images pooled.
+"""The verdict on a group of images, from the pooled evidence of its images.
 
 A group (a site, an account, an album) is taken to have one source c. Each of its images is of that
-source with probability 1 - eps, else it could be anything, so that
+source with probability 1 - eps, else of any source, so that
 
     p(images | c) / p(images)  =  prod over images of  (1 - eps) p(c | image) / p(c) + eps
 
-with p(c) the share of c in training, which a classifier's probabilities have in them. No image can
-weigh more than log(((1 - eps) / p(c) + eps) / eps), so a few foreign ones don't decide. A group's
-source is as likely to be any class as any other, before its images are seen.
+with p(c) the share of c in training, which is a factor of a classifier's probabilities. No image
+can weigh more than log(((1 - eps) / p(c) + eps) / eps), so a few foreign images don't decide. The
+prior probabilities of a group's source are equal.
 
-Images count as independent, given the source. Near-duplicates are not, and make a verdict surer
-than it should be; exact copies, by the hash of their bytes, count once.
+Images count as independent, given the source. Near-duplicates are not independent, and make a
+verdict surer than it should be; exact copies, by the hash of their bytes, count once.
 
-Whether the source is any of the classes at all is asked before, by ``profiles``.
+``profiles`` tests first whether the source is one of the classes.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ from manifpt.images.sources import REAL
 EPS = 0.1
 CONFIDENCE = 0.95
 RESAMPLES = 400
-# Fewer images than these say nothing of how far others would lie, nor of an unknown source.
+# With fewer images neither an interval nor the p-value of an unknown source is computed.
 FEWEST = 5
 # A group with more distinct images is represented by the first of them, ordered by hash.
 MOST = 10_000
@@ -67,11 +67,11 @@ def bootstrap_interval(evidence: np.ndarray, best: int, seed: int) -> tuple[floa
 
 
 class ImageEvidence(NamedTuple):
-    """What is known of N images.
+    """The evidence of N images.
 
-    The hashes of their bytes, N x K ``probabilities``, each image's own decision, and N x D
-    ``coordinates`` of the image itself (see ``profiles``), None from an attributor that knows no
-    unknown.
+    It has the hashes of their bytes, N x K ``probabilities``, each image's own decision, and N x D
+    ``coordinates`` of the image itself (see ``profiles``), None from an attributor without a score
+    of the unknown.
     """
 
     hashes: Sequence[str]
@@ -82,12 +82,12 @@ class ImageEvidence(NamedTuple):
 
 @dataclass(frozen=True)
 class Pooling:
-    """How groups are judged.
+    """The rule by which groups are judged.
 
-    By the classes, their shares in training, the share of foreign images, and the rule of
-    decisions, whose ``false_rejection`` is that of groups here, and whose ``sure`` is the least
-    that the probability must be, or the low end of its interval. Without ``profiles`` a group is
-    unknown if most of its images are.
+    It has the classes, their shares in training, the share of foreign images, and the rule of
+    decisions. Here ``false_rejection`` is that of groups, and ``sure`` is a lower limit for the
+    probability and for the low end of its interval. Without ``profiles`` a group is unknown if most
+    of its images are.
     """
 
     classes: tuple[str, ...]
@@ -108,8 +108,8 @@ class Pooling:
     def judge(self, group: str, images: ImageEvidence, count: int | None = None) -> dict[str, Any]:
         """Return a group's row of the table ``groups``.
 
-        The order of the images changes nothing. ``count`` is how many there were, if copies have
-        been left out already.
+        The order of the images changes nothing. ``count`` is their number with copies, if copies
+        have been left out already.
         """
         _, order = np.unique(np.array(images.hashes, dtype=object).astype(str), return_index=True)
         order = order[:MOST]
@@ -155,7 +155,7 @@ class Pooling:
 
 
 def priors_of(manifest: dict[str, Any]) -> tuple[float, ...]:
-    """Return the shares of the classes that an attributor's probabilities have in them.
+    """Return the prior probabilities of the classes in an attributor's probabilities.
 
     They are those of its training images; last layers that were fitted by ``extend`` weigh all
     classes alike.

@@ -1,7 +1,7 @@
 """Attributors by MLflow's names (models:/NAME@ALIAS, models:/NAME/3, runs:/ID/attributor).
 
-One that is a folder is used where it lies. One that MLflow holds is brought by the driver, checked
-there, and copied under the job's own output, where every node can read it.
+An attributor in a folder is used where it lies. The driver downloads and checks an attributor from
+MLflow, and copies it under the job's own output, where every node can read it.
 """
 
 import re
@@ -24,7 +24,7 @@ _REGISTERED = re.compile(r"models:/+([^/@]+)(?:@([^/@]+)|/(\d+))")
 
 @dataclass(frozen=True)
 class AttributorSource:
-    """An attributor to use: its folder, its manifolds if not where it says, and its origin.
+    """An attributor to use: its folder, its manifolds if they were moved, and its origin.
 
     ``origin`` is None for a folder, else the model's ``uri``, ``name``, ``version`` and ``run``.
     """
@@ -50,7 +50,7 @@ class AttributorSource:
         return replace(self, attributor=storage.join(there, ATTRIBUTOR), manifolds=tuple(moved))
 
     def facts(self) -> dict[str, Any]:
-        """Return what a job's summary says of the model."""
+        """Return the facts of the model for a job's summary."""
         if self.origin is None:
             return {"model": self.attributor}
         return {"model": self.origin["uri"], "registered": self.origin}
@@ -67,7 +67,7 @@ def _is_registered(model: str) -> bool:
 
 
 def included(folder: str, manifest: dict[str, Any]) -> list[str]:
-    """Return where the manifolds of a self-contained model lie."""
+    """Return the folders of the manifolds of a self-contained model."""
     names = [branch["name"] for branch in manifest["branches"] if branch["manifold"]]
     return [storage.join(folder, name) for name in names]
 
@@ -76,7 +76,7 @@ def included(folder: str, manifest: dict[str, Any]) -> list[str]:
 def opened_model(model: str, manifolds: Sequence[str] = ()) -> Iterator[AttributorSource]:
     """Find the attributor that ``--model`` names; one of MLflow's is a local copy in the block.
 
-    ``manifolds`` say where its manifolds lie now, before what the model says.
+    ``manifolds`` say where its manifolds lie now; they override the places in the model.
     """
     if not _is_registered(model):
         yield AttributorSource(storage.absolute(model), tuple(manifolds))

@@ -1,10 +1,10 @@
-"""Another try of the quarantined rows of a finished output, for causes that pass.
+"""Another try of the quarantined rows of a finished output, for temporary causes.
 
-A file that storage could not deliver may be there now; for one that is corrupt another try finds
-the same, and does no harm. Only the rows that failed are read and decoded again. New parts
-have a name of their own (``-r1``, then ``-r2``), and count once the manifest lists them in place of
-the old; a try that was cut short goes on with the same command. Where a file of quarantined rows
-is replaced, the rows of its other units come again as they were.
+A file that storage could not deliver may be there now; another try of a corrupt file fails again,
+and does no harm. Only the rows that failed are read and decoded again. New parts have a name of
+their own (``-r1``, then ``-r2``), and count once the manifest lists them in place of the old; a try
+that was cut short goes on with the same command. Where a file of quarantined rows is replaced, the
+rows of its other units come again as they were.
 """
 
 import json
@@ -28,10 +28,10 @@ from manifpt.outputs import records as recorded
 
 MARK = "_retry.json"
 _PART = re.compile(r"\d{6}(-\d{6})?(-p)?(-r\d+)?\.parquet")
-# Every input row is in one of these, by its id.
+# Each input row is in one of these tables, by its id.
 ROWS = ("attributions", "quarantine")
 FOLDERS = (*ROWS, "evidence")
-# Made of all rows together, anew with each try.
+# Tables about all rows together, written anew with each try.
 WHOLE = ("duplicates", "groups")
 
 
@@ -51,7 +51,7 @@ class Again(Work):
 
 
 def check_codes(codes: Sequence[str]) -> None:
-    """Raise if one of the codes is none."""
+    """Raise if one of the codes does not exist."""
     wrong = sorted(set(codes) - set(ERRORS))
     if wrong:
         raise ManifptError(f"--retry-quarantined {wrong[0]}: no such code; one of {list(ERRORS)}")
@@ -89,7 +89,7 @@ def _together(units: set[int], files: Sequence[set[int]]) -> set[int]:
 
 
 def _slices(file: File) -> Iterator[tuple[int, int, int]]:
-    """Yield the units of a file, and where their rows begin and how many there are."""
+    """Yield the units of a file, each with its first row and its number of rows."""
     start = 0
     for unit, rows in units_of(file):
         yield unit, start, rows
@@ -107,8 +107,8 @@ def read_again(
 ) -> Iterator[pa.Table]:
     """Yield the images of a unit that are tried again, and then its other quarantined rows.
 
-    Where a container broke off, all that is not in the output yet is new. A row that is not met
-    again stays as it was, but for that of a container that is whole now.
+    Where a container broke off, all images that are not in the output yet are new. A row that is
+    not met again stays as it was, except the row of a container that is whole now.
     """
     given = json.loads(text)
     old = [row for file in given["files"] for row in _rows(output, file, "quarantine")]
@@ -156,7 +156,7 @@ def begin(output: str, manifest: dict[str, Any], codes: Sequence[str]) -> str:
 
 
 def clean(output: str, manifest: dict[str, Any]) -> None:
-    """Remove what a run or a try that has been published left behind, if it was cut short then."""
+    """Remove left-over files of a published run or try that was cut short while it removed them."""
     uri = storage.join(output, MARK)
     retries = manifest.get("retries", 0)
     marked = storage.exists(uri)

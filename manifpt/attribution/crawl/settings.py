@@ -1,4 +1,4 @@
-"""What a user may choose of attributions, besides the images, the attributor and the resources."""
+"""The settings of attributions that a user may choose."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,16 +19,16 @@ from manifpt.images.sources import AS_FOUND, Reading
 
 @dataclass(frozen=True)
 class AttributionSettings:
-    """What decides the tables of ``attribute``.
+    """The settings that decide the tables of ``attribute``.
 
     ``split`` keeps only the images of that split, and those that declare none; ``sources`` is the
     same for sources. ``reading`` says how inputs are read, and which of their columns travel.
-    ``duplicates`` adds the table of the corpus's own copies (see ``duplicates``); what is near has
-    perceptual hashes within ``near_distance`` bits. ``rule`` makes decisions of probabilities.
-    ``views`` are an ensemble's, the image itself first; none is no ensemble: their mean is the
-    answer, and a column counts who agrees. ``group_by`` is a column of the images, or ``folder``:
-    the images of each of its values are judged together, too, where a share of ``foreign`` may be
-    of other sources.
+    ``duplicates`` adds the table of the corpus's own copies (see ``duplicates``); the perceptual
+    hashes of near images differ in at most ``near_distance`` bits. ``rule`` makes decisions of
+    probabilities. ``views`` are those of an ensemble, the image itself first; their mean is the
+    answer, and a column counts the views that agree; without views there is no ensemble.
+    ``group_by`` is a column of the images, or ``folder``: the images of each of its values are
+    judged together, too, and a share ``foreign`` of them may be of other sources.
     """
 
     split: str | None = None
@@ -42,7 +42,7 @@ class AttributionSettings:
     foreign: float = EPS
 
     def with_columns(self) -> "AttributionSettings":
-        """Return them with the column of the groups among those that travel; raise if one can't."""
+        """Return the settings with the groups' column among ``columns``; raise for a bad one."""
         reading = self.reading
         if self.group_by not in {None, grouping.FOLDER, *IMAGES, *reading.columns}:
             reading = replace(reading, columns=(*reading.columns, str(self.group_by)))
@@ -51,11 +51,11 @@ class AttributionSettings:
 
     @property
     def selection(self) -> Selection:
-        """The images that are kept."""
+        """The selection of images by split and source."""
         return Selection((self.split,) if self.split else None, self.sources or None)
 
     def key(self) -> list[Any]:
-        """Return all that decides the tables, as JSON."""
+        """Return all settings that decide the tables, as JSON."""
         return [
             vars(self.selection),
             self.reading.facts(),
@@ -66,7 +66,7 @@ class AttributionSettings:
         ]
 
     def stage(self, model: str, projectors: Sequence[Projector]) -> AttributeStage:
-        """Return what attributes images, in one process."""
+        """Return the stage that attributes images, in one process."""
         return AttributeStage(
             model,
             list(projectors),
@@ -78,5 +78,5 @@ class AttributionSettings:
         )
 
     def pooling(self, attributor: TrainedAttributor) -> Pooling:
-        """Return how the images of a group are judged together."""
+        """Return the rule by which the images of a group are judged together."""
         return Pooling.of(attributor, self.foreign, self.rule)

@@ -1,4 +1,4 @@
-"""Images -> attributions in one process, and all that it must know of the attributor's training."""
+"""Images -> attributions in one process, with the hashes of the attributor's training images."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ ATTRIBUTIONS = {
     "unknown_score": pa.float64(),
     "unknown_p": pa.float64(),
 }
-# How many views gave the answer, where an ensemble of them was asked.
+# The number of views that gave the answer, with an ensemble.
 AGREEMENT = {"agreement": pa.int32()}
 
 
@@ -56,7 +56,7 @@ AGREEMENT = {"agreement": pa.int32()}
 class AttributeStage:
     """Images -> attributions, in one process.
 
-    ``views`` are an ensemble's, the image itself first; none is no ensemble.
+    ``views`` are those of an ensemble, the image itself first; without views there is none.
     """
 
     model: str
@@ -74,12 +74,12 @@ class AttributeStage:
 
     @cached_property
     def leaks(self) -> Leaks:
-        """What the attributor has seen, read at first use."""
+        """The hashes of images that the attributor has seen, read at first use."""
         manifolds = [p.manifold for p in self.projectors if p.manifold]
         return Leaks.of(self.attributor, manifolds, self.near_distance)
 
     def __call__(self, table: pa.Table) -> pipeline.Result:
-        """Attribute the rows of an images table, and mark those that are no news."""
+        """Attribute the rows of an images table, and mark those that were in training."""
         rows, probabilities, coordinates = self._attributed(table)
         attributions, leaks = self.leaks.marked(rows)
         decisions = dict(Counter(attributions["decision"].to_pylist()))
@@ -92,10 +92,10 @@ class AttributeStage:
         return pipeline.Result(tables, facts)
 
     def attributions(self, table: pa.Table) -> pa.Table:
-        """Return the attributions table of an images table; ``source`` is what the input said.
+        """Return the attributions table of an images table; ``source`` is that of the input.
 
-        Of an image in tiles there is one row, too, with the columns TILED. Neighbour and distance
-        are those of the first space with a manifold.
+        An image in tiles has one row, too, with the columns TILED. Neighbour and distance are those
+        of the first space with a manifold.
         """
         return self._attributed(table)[0]
 

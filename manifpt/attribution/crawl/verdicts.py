@@ -1,4 +1,4 @@
-"""What attributions say in a few rows: counts by prediction and decision, and the extremes."""
+"""A summary of attributions: counts by prediction and decision, and the extreme rows."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -14,8 +14,8 @@ DIGITS = 6  # so that rows which differ by rounding alone are in the order of th
 def verdicts(attributions: pa.Table) -> dict[str, Any]:
     """Return the counts of a table, and its surest and its strangest rows.
 
-    The strangest are those least like images of any known source, by ``unknown_p``; an attributor
-    that has no such score has none.
+    The strangest rows are those least like images of any known source, by ``unknown_p``; an
+    attributor without that score has none.
     """
     pairs = Counter(
         zip(
@@ -35,7 +35,7 @@ def verdicts(attributions: pa.Table) -> dict[str, Any]:
 
 
 def total_verdicts(found: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Return the ``verdicts`` of tables together from those of each, of which few are held."""
+    """Return the ``verdicts`` of several tables together, from an iterator over those of each."""
     counts: dict[str, Counter[str]] = {}
     sure: list[dict[str, Any]] = []
     strange: list[dict[str, Any]] = []

@@ -1,8 +1,8 @@
-"""What an attributor learns from validation images once its network is trained.
+"""The calibration of an attributor on validation images, after its network is trained.
 
-The weights of its heads, which calibrate its probabilities (see ``fusion``), and what is unknown
-(see ``open_set``). Validation has chosen the epoch before: what is measured on it is a little
-better than on new images, and so is what is fitted to it.
+It fits the weights of the heads, which calibrate the probabilities (see ``fusion``), and the scores
+of the unknown (see ``open_set``). The epoch was chosen on the same images, so measures on them are
+a little better than on new images.
 """
 
 import sys
@@ -49,7 +49,7 @@ def calibrate_attributor(
     demand: session.Demand,
     more: Sequence[Sequence[ArtifactBranch]] = (),
 ) -> tuple[AttributorParts, dict[str, Any]]:
-    """Fit on validation, in one task; return what makes the attributor, and facts of the fit.
+    """Fit on validation, in one task; return the parts of the attributor, and facts of the fit.
 
     ``build`` returns the trained network, in the task. ``more`` are artifacts of further images, in
     the same spaces.
@@ -114,7 +114,7 @@ def _by_degradation(hits: np.ndarray, degradations: np.ndarray) -> dict[str, flo
 def _described(
     fitted: Fitted | None, labels: np.ndarray, classes: Sequence[str]
 ) -> dict[str, Any] | None:
-    """Return the scores' names, and what share of each class's images the usual rule rejects."""
+    """Return the scores' names, and the share of each class that the usual rule rejects."""
     if fitted is None:
         return None
     names, limit = np.array(classes, dtype=object)[labels], USUAL.false_rejection
@@ -125,7 +125,7 @@ def _described(
 def validation_outputs(
     network: AttributionNetwork, branches: Sequence[ArtifactBranch], classes: list[str], device: str
 ) -> Known:
-    """Return what the network says of validation images, pooled where they have tiles."""
+    """Return the network's outputs for validation images, pooled where they have tiles."""
     found = []
     room = np.full(len(classes), max(1, MOST_ROWS // len(classes)))
     for path in branches[0].files("validation"):
@@ -158,7 +158,7 @@ def _kinds(table: pa.Table, begins: np.ndarray) -> np.ndarray:
 
 
 def _joined(known: Sequence[Known]) -> Known:
-    """Return what is known of several sets of images as one."""
+    """Return the outputs and labels of several sets of images as one."""
     logits = np.concatenate([one.outputs.logits for one in known])
     heads = zip(*(one.outputs.features for one in known), strict=True)
     features = [np.concatenate(head) for head in heads]

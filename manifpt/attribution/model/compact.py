@@ -1,10 +1,10 @@
 """A compact network that sees the finest detail of maps first.
 
-Its first convolutions keep the full resolution, as networks do that look for hidden messages: what
-a generator leaves is a texture of single pixels, which an early stride or pooling averages away
-(Boroumand, Chen & Fridrich, "Deep residual network for steganalysis of digital images", IEEE TIFS
-2019, section II). Strided convolutions follow, which widen as they reduce: on images of 28 pixels
-the network learns in less than half of the steps that one without any reduction takes.
+Its first convolutions keep the full resolution, as networks for steganalysis do: the trace of a
+generator is a texture of single pixels, which an early stride or pooling averages away (Boroumand,
+Chen & Fridrich, "Deep residual network for steganalysis of digital images", IEEE TIFS 2019, section
+II). Strided convolutions follow, which widen as they reduce: on images of 28 pixels the network
+learns in less than half of the steps that one without any reduction takes.
 """
 
 from torch import nn

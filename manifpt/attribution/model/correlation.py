@@ -1,10 +1,11 @@
 """Correlation of vectors with the mean vector of each class.
 
-So a camera is told by the pattern of its sensor, and a generator by its fingerprint (Marra et al.,
-"Do GANs leave artificial fingerprints?", IEEE MIPR 2019). Logits are correlations times the square
-root of the number of values d: of independent values they have about the standard deviation 1,
-whatever d. Late fusion fits their temperature. A class whose images share no pattern, such as
-photographs of many cameras, is told badly: they correlate with no mean, nor with their own.
+This identifies a camera by the pattern of its sensor, and a generator by its fingerprint (Marra et
+al., "Do GANs leave artificial fingerprints?", IEEE MIPR 2019). Logits are correlations times the
+square root of the number of values d: for independent values their standard deviation is about 1,
+for any d. Late fusion fits their temperature. A class whose images share no pattern, such as
+photographs of many cameras, is recognised badly: its images correlate with no mean, not even with
+their own.
 """
 
 from collections.abc import Iterable

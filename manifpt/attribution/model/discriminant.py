@@ -65,7 +65,7 @@ class Discriminant(NamedTuple):
 def discriminant(moments: ClassMoments, shrinkage: float) -> Discriminant:
     """Return the analysis with a share of the covariance replaced.
 
-    There are as many coordinates as classes less one, or numbers if they are fewer.
+    The number of coordinates is that of classes less one, or d if that is smaller.
     """
     means, within = moments
     classes, size = means.shape
@@ -88,8 +88,8 @@ def fit_discriminant(
 ) -> Discriminant:
     """Return the analysis of training rows whose calibrated loss on validation is the least.
 
-    ``counts`` are the training rows of each class; each class has at least one. What is compared
-    is the loss at the best temperature, since all else calibrates probabilities later.
+    ``counts`` are the training rows of each class; each class has at least one. Losses are compared
+    at the best temperature, since probabilities are calibrated later.
     """
     moments = ClassMoments.of(train, counts)
     rows, numbers = validation

@@ -1,9 +1,9 @@
 """New sources for a trained attributor from few images: its trunks stay, its last layers are new.
 
-What a network makes of an image before a last layer are the image's features. Those of the old
-training images and of the new ones give the last layer of each head anew (see ``heads``), and what
-is learned of validation images is learned again of all (see ``attributor_calibration``). Manifolds
-and projections are those of the old attributor.
+The input of a last layer are the image's features. Those of the old training images and of the new
+ones give the last layer of each head anew (see ``heads``), and the calibration is fitted again on
+the validation images of all classes (see ``attributor_calibration``). Manifolds and projections are
+those of the old attributor.
 """
 
 from collections.abc import Iterator, Sequence
@@ -110,7 +110,7 @@ def _refitted(
 
 
 def training_sets(attributor: TrainedAttributor) -> list[list[ArtifactBranch]]:
-    """Return the artifacts of an attributor's training, and those of what it was extended by."""
+    """Return the artifacts of an attributor's training, and those of its extensions."""
     earlier = attributor.manifest.get("extensions", [])
     found = []
     for uris in (attributor.manifest["artifacts"], *(e["artifacts"] for e in earlier)):

@@ -1,4 +1,4 @@
-"""Late fusion: how much the head of each space is worth, from validation images.
+"""Late fusion: the weight of the head of each space, fitted on validation images.
 
 The fused probability is proportional to the product of the heads' probabilities, each to the power
 of its weight (a logarithmic opinion pool; Genest & Zidek, Statistical Science 1986). A weight is

@@ -1,8 +1,8 @@
-"""Fixed high-pass residuals of maps: what is left of an image when its content is predicted away.
+"""Fixed high-pass residuals of maps: an image less a prediction of its content.
 
 Linear predictors of a pixel from its neighbours, first and second order, as in steganalysis
 (Fridrich & Kodovsky, "Rich models for steganalysis of digital images", IEEE TIFS 2012, figure 2).
-Residuals are clipped: edges say what is shown, small values how it was made.
+Residuals are clipped: large values are edges of the content, small ones traces of its origin.
 """
 
 import torch

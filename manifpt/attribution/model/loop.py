@@ -1,4 +1,4 @@
-"""What each training worker runs: epochs over a stream of artifacts, with early stopping.
+"""The training loop of each worker: epochs over a stream of artifacts, with early stopping.
 
 An epoch's randomness comes from (seed, epoch, rank) alone, so an epoch repeated after a crash is
 the epoch that would have been.
@@ -28,7 +28,7 @@ CUTMIX = "cutmix"
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """All that decides a training, besides the data; ``moments`` are mean and std an input.
+    """The settings of a training; ``moments`` are mean and standard deviation of each input.
 
     An epoch is ``passes`` over the ``rows``. ``movable`` says of each input whether its maps are
     images, which may be shifted; other maps are spectra, or counts that no augmentation changes.
@@ -58,7 +58,7 @@ class TrainingSettings:
 
 @dataclass
 class Standing:
-    """How far a training is: epochs done, the best of them, and whether it has stopped."""
+    """The state of a training: epochs done, the best of them, and whether it has stopped."""
 
     epoch: int = 0
     best_epoch: int = -1
@@ -67,7 +67,7 @@ class Standing:
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> "Standing":
-        """Return that of a checkpoint's state."""
+        """Return the standing in a checkpoint's state."""
         best = (state["best"][0], state["best"][1])
         return cls(state["epoch"], state["best_epoch"], best, state["history"])
 
@@ -91,8 +91,9 @@ def augmented(artifacts: list[Tensor], how: str, movable: Sequence[bool]) -> lis
     """Mirror at random the maps among artifacts, and with ``shift`` move those that are movable.
 
     The maps of an image are changed alike in all spaces. A shift is of up to a sixteenth of the
-    side; what it pushes out comes in again at the other. Maps that are not movable are centred
-    spectra: each becomes that of the mirrored image, and a shift leaves magnitudes as they are.
+    side; pixels that leave at one side come in again at the other. Maps that are not movable are
+    centred spectra: each becomes that of the mirrored image, and a shift leaves magnitudes as they
+    are.
     """
     if how not in ("mirror", "shift"):
         return artifacts
@@ -131,7 +132,7 @@ def shifted(maps: Tensor, moves: Tensor) -> Tensor:
 def cut_mixed(
     artifacts: list[Tensor], movable: Sequence[bool], partners: Tensor
 ) -> tuple[list[Tensor], list[float]]:
-    """Paste a rectangle of each map's partner into it; return also how much of each input stays.
+    """Paste a rectangle of each map's partner into it; return also the share of each that stays.
 
     CutMix (Yun et al., "CutMix: regularization strategy to train strong classifiers with
     localizable features", ICCV 2019): the rectangle is one for the batch, of a share of the area
@@ -256,7 +257,7 @@ class Trainer:
             self.best_weights = self._weights()
 
     def save(self, folder: str) -> None:
-        """Write all that the next epoch needs, and the best weights."""
+        """Write the state for the next epoch, and the best weights."""
         state = {
             "network": self._weights(),
             "best_weights": self.best_weights,
@@ -271,7 +272,7 @@ class Trainer:
         torch.save(state, Path(folder) / training.STATE)
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what ``save`` wrote, at this training's own rate and decay."""
+        """Go on from a state of ``save``, at this training's own rate and decay."""
         self.network.load_state_dict(state["network"])
         self.best_weights = state["best_weights"]
         self.optimizer.load_state_dict(state["optimizer"])

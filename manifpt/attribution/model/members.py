@@ -25,7 +25,7 @@ def fuse_attributors(
 ) -> dict[str, Any]:
     """Fuse attributors of the same images and classes; return the manifest.
 
-    Their weights stay; what each head is worth is fitted on the validation images, in one task.
+    Their networks stay; the weight of each head is fitted on the validation images, in one task.
     Members that were trained on the same artifacts share one input.
     """
     output = storage.absolute(output)

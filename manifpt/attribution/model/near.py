@@ -1,11 +1,11 @@
-"""Which images of a table look like images of others, by their perceptual hashes."""
+"""Marks of images that look like images of another table, by their perceptual hashes."""
 
 import numpy as np
 import pyarrow as pa
 
 from manifpt.images.perceptual import HammingIndex
 
-# The column of what looks like an image that training or validation has used.
+# The column of images that look like an image of training or validation.
 NEAR = "near_training"
 
 

@@ -37,11 +37,11 @@ GPU_BATCH = 256
 
 @dataclass(frozen=True)
 class Head:
-    """What looks at an input: the number of the input, a fixed filter, and a trunk.
+    """The design of a head: the number of its input, a fixed filter, and a trunk.
 
-    ``trunk`` is ``compact``, ``yu19``, the name of a torchvision classifier, whose ``stem`` counts,
-    or of vectors ``mlp``, ``lda`` or ``correlation``; ``coordinates`` is the number of those of
-    the last two.
+    ``trunk`` for maps is ``compact``, ``yu19`` or the name of a torchvision classifier, for which
+    ``stem`` is used; for vectors it is ``mlp``, ``lda`` or ``correlation``. The last two have that
+    number of ``coordinates``.
     """
 
     reads: int
@@ -56,7 +56,7 @@ class Head:
         return self.trunk not in CLOSED_FORM
 
     def describe(self, shape: Sequence[int]) -> str:
-        """Say in words what classifies inputs of a shape."""
+        """Describe the classifier of inputs of a shape in words."""
         names = {
             COMPACT: "compact network",
             YU19: "network of Yu et al.",
@@ -70,11 +70,11 @@ class Head:
 
 @dataclass(frozen=True)
 class Design:
-    """What a network is made of: it and its weights are all that inference needs.
+    """The design of a network; with its weights it is all that inference needs.
 
-    ``shapes`` are those of the inputs. ``fusion`` is ``late``, each head has logits of its own and
-    their calibrated log-probabilities are added up; or ``early``, the heads' features meet in one
-    last layer.
+    ``shapes`` are those of the inputs. With ``fusion`` ``late`` each head has logits of its own and
+    their calibrated log-probabilities are added up; with ``early`` the heads' features are joined
+    in one last layer.
     """
 
     shapes: tuple[tuple[int, ...], ...]
@@ -84,7 +84,7 @@ class Design:
 
     @property
     def is_early(self) -> bool:
-        """Tell whether several heads meet in one last layer."""
+        """Tell whether several heads are joined in one last layer."""
         return self.fusion == "early" and len(self.heads) > 1
 
     @property
@@ -141,7 +141,7 @@ class Design:
         return [names[h.reads] + (" high-pass" if h.highpass else "") for h in self.heads]
 
     def describe(self, names: Sequence[str]) -> str:
-        """Say what classifies the inputs of those names, and how it is fused."""
+        """Describe the classifiers of the inputs of those names, and their fusion."""
         parts = [
             f"{names[h.reads]} {' x '.join(map(str, self.shapes[h.reads]))} -> "
             + h.describe(self.shapes[h.reads])

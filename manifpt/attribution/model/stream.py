@@ -1,4 +1,4 @@
-"""Artifacts as trainings read them: datasets of Ray Data, their moments, and plain arrays."""
+"""Artifacts as input of trainings: datasets of Ray Data, their moments, and plain arrays."""
 
 import hashlib
 import json

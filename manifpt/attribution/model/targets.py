@@ -1,4 +1,4 @@
-"""What an attributor's training images were embedded in and projected onto, for other images."""
+"""The spaces and projections of an attributor's training images, to apply to other images."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,15 +22,16 @@ def manifold_places(
 
 
 def _trained_projection(card: dict[str, Any], reals: StoredManifold) -> Projection:
-    """Return the projection of a card; before artifacts were whitened, none was by any metric."""
+    """Return the projection of a card; cards of earlier versions name no metric."""
     trained = Projection(**card)
     return replace(trained.on(reals.manifest), whitened=trained.whitened)
 
 
 def trained_targets(attributor: TrainedAttributor, manifolds: Sequence[str]) -> dict[str, Target]:
-    """Return what embeds and projects as was done for the attributor's training images.
+    """Return the spaces and projections of the attributor's training images.
 
-    ``manifolds`` say where its manifolds lie now; by default, where they were. Others raise.
+    ``manifolds`` say where its manifolds lie now; by default, where they were. Other manifolds
+    raise ManifptError.
     """
     branches = attributor.branches
     where = manifolds or [b["manifold"] for b in branches if b["manifold"]]

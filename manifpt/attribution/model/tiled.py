@@ -1,9 +1,8 @@
-"""Tiles -> images: what a network says of an image is the mean of what it says of its tiles.
+"""Tiles -> images: a network's output for an image is the mean of those for its tiles.
 
 The mean of logits is a logarithmic opinion pool of the tiles (see ``fusion``), each to the power of
-one over their number: more tiles do not make an image surer, since tiles depend on each other. How
-sure it may be is fitted on validation images, pooled in the same way (see
-``attributor_calibration``).
+one over their number: more tiles do not make an image surer, since tiles depend on each other. The
+temperature is fitted on validation images, pooled in the same way (see ``attributor_calibration``).
 """
 
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ import pyarrow as pa
 
 from manifpt.attribution.unknown.known import Outputs
 
-# So many tiles of an image are named as its evidence.
+# The largest number of tiles that are named as the evidence of an image.
 SHOWN = 3
 
 TILED = {
@@ -26,7 +25,7 @@ TILED = {
 
 
 def rows_per_image(begins: np.ndarray, rows: int) -> np.ndarray:
-    """Return how many of N ``rows`` each image has; ``begins`` are the first of each, rising."""
+    """Return the number of N ``rows`` of each image; ``begins`` are the first of each, rising."""
     return np.diff(np.append(begins, rows))
 
 
@@ -41,7 +40,7 @@ def means(values: np.ndarray, begins: np.ndarray) -> np.ndarray:
 
 
 def pooled_tiles(outputs: Outputs, begins: np.ndarray) -> Outputs:
-    """Return what a network says of images, of what it says of their tiles."""
+    """Return a network's outputs for images from those for their tiles."""
     features = [means(head, begins) for head in outputs.features]
     return Outputs(means(outputs.logits, begins), features)
 
@@ -99,6 +98,6 @@ def pooled_columns(
 
 
 def mean_or_none(values: Sequence[float | None], begins: np.ndarray) -> list[float | None]:
-    """Return the mean of each image's values; None where it has none, as without a manifold."""
+    """Return the mean of each image's values; None for an image without, as without a manifold."""
     found = means(np.array(values, dtype=np.float64), begins).tolist()
     return [None if np.isnan(value) else value for value in found]

@@ -41,7 +41,7 @@ UNMOVABLE = ("freq", "nataraj19")
 
 
 class FittedHead(NamedTuple):
-    """The layers of a head in closed form; mean and deviation by which artifacts are normalised."""
+    """The layers of a head in closed form, and the moments that normalise its artifacts."""
 
     discriminant: Discriminant
     mean: list[float]
@@ -49,7 +49,7 @@ class FittedHead(NamedTuple):
 
 
 def _classes(manifest: dict[str, Any], sources: Sequence[str]) -> list[str]:
-    """Return what is to be told apart: ``sources``, or all that have training images."""
+    """Return the classes of a training: ``sources``, or all that have training images."""
     counts = manifest["classes"]
     unknown = [name for name in sources if name not in counts["train"]]
     if unknown:
@@ -83,7 +83,7 @@ def print_epoch(row: dict[str, float], epoch: int) -> None:
 
 @dataclass(frozen=True)
 class AttributorControl(training.TrainingControl):
-    """How the training of an attributor proceeds, besides what each training does.
+    """The control of an attributor's training: its audit, its stop and its start.
 
     ``audit`` says how images are audited first. A training that reaches the epoch ``until`` before
     its end is not published: its ``history`` and ``state`` are returned, and the same call with a
@@ -155,7 +155,7 @@ def train_attributor(
 
 @dataclass
 class _Trained:
-    """The training of those heads of a design that gradients train; there may be none."""
+    """The training by gradients of the heads of a design that need it; there may be none."""
 
     branches: Sequence[ArtifactBranch]
     classes: list[str]
@@ -225,7 +225,7 @@ class _Trained:
 
 
 def _history(state: dict[str, Any]) -> dict[str, Any]:
-    """Return the facts of a training by gradients; none of an empty state."""
+    """Return the facts of a training by gradients; an empty state has none."""
     if not state:
         return {"history": [], "best_epoch": None}
     best = state["history"][state["best_epoch"]]

@@ -1,4 +1,4 @@
-"""A trained attributor as a folder: weights, classes, normalisation, and what it was made from."""
+"""A trained attributor as a folder: weights, classes, normalisation, and its inputs."""
 
 import io
 import json
@@ -39,7 +39,7 @@ WEIGHTS = "weights.pt"
 SEEN = "seen.parquet"
 OPEN_SET = "unknown.npz"
 SEAL = "manifest_sha256"
-UNSEALED = ("kind", "key", "written", "manifpt", SEAL)  # what publishing adds
+UNSEALED = ("kind", "key", "written", "manifpt", SEAL)  # entries that publishing adds
 # Facts of each space's artifacts that are needed to compute the same artifacts of other images.
 KEPT = ("shape", "space", "decode", "manifold", "manifold_sha256", "projection")
 
@@ -69,7 +69,7 @@ class TrainedAttributor:
 
     @property
     def branches(self) -> list[dict[str, Any]]:
-        """What each space's artifacts were, in the order of the network's branches."""
+        """The facts of each space's artifacts, in the order of the network's branches."""
         found: list[dict[str, Any]] = self.manifest["branches"]
         return found
 
@@ -77,7 +77,7 @@ class TrainedAttributor:
         return storage.join(self.uri, name)
 
     def _bytes(self, name: str) -> bytes:
-        """Return a file's content if it is that of the manifest; one that has no hash is taken."""
+        """Return a file's content, checked against its hash in the manifest if it has one."""
         entry = self.manifest.get("files", {}).get(name, {})
         return integrity.checked_bytes(self._uri(name), entry.get("sha256"), REMEDY)
 
@@ -100,7 +100,7 @@ class TrainedAttributor:
 
     @cached_property
     def open_set(self) -> OpenSet | None:
-        """What tells the unknown; None of an attributor that was made without."""
+        """The scores of the unknown; None if the attributor has none."""
         if OPEN_SET not in self.manifest["files"]:
             return None
         return OpenSet.from_bytes(self._bytes(OPEN_SET), self._uri(OPEN_SET))
@@ -126,7 +126,7 @@ class TrainedAttributor:
     def fused(self, logits: np.ndarray, weights: Sequence[float] | None = None) -> np.ndarray:
         """Return N x classes probabilities of N x heads x classes logits, float64.
 
-        Those of the heads' fitted weights, which calibrate them, unless others are given.
+        The heads have their fitted weights, which calibrate them, unless others are given.
         """
         out: np.ndarray = self._fused(logits, weights).exp().numpy()
         return out
@@ -148,7 +148,7 @@ class TrainedAttributor:
         return self.fused(self.outputs(artifacts, begins).logits)
 
     def unknown(self, outputs: Outputs) -> "Unknown | None":
-        """Return how strange N images are; None if the attributor cannot tell."""
+        """Return the scores of the unknown of N images; None if the attributor has none."""
         if self.open_set is None:
             return None
         scores = self.open_set.scores(outputs)
@@ -169,7 +169,7 @@ class TrainedAttributor:
         return table
 
     def seen_looks(self) -> np.ndarray | None:
-        """Return their perceptual hashes, N uint64, None if it was made of artifacts without."""
+        """Return their perceptual hashes, N uint64; None if the artifacts had none."""
         table = self.seen_table()
         if LOOKS not in table.column_names or table[LOOKS].null_count == table.num_rows:
             return None
@@ -201,7 +201,7 @@ def _seal(manifest: dict[str, Any]) -> str:
 class Unknown(NamedTuple):
     """N images: ``unknown_score``, the share of known images as strange, N x single scores.
 
-    ``coordinates``, N x D float32, are what groups of images are told by.
+    ``coordinates``, N x D float32, are those by which groups of images are compared.
     """
 
     score: np.ndarray
@@ -211,9 +211,9 @@ class Unknown(NamedTuple):
 
 
 class AttributorParts(NamedTuple):
-    """What makes an attributor: artifacts, design, class names in order, and trained weights.
+    """The parts of an attributor: artifacts, design, class names in order, and trained weights.
 
-    ``open_set`` is None where the unknown cannot be told.
+    ``open_set`` is None if no scores of the unknown could be fitted.
     """
 
     branches: Sequence[ArtifactBranch]
@@ -251,14 +251,14 @@ def publish_attributor(
         "near_training": near_training(seen),
         "files": write_files(claim, made, seen),
         **({"split_by": manifest["split_by"]} if "split_by" in manifest else {}),
-        # `augment` is what training itself does to maps.
+        # `augment` is the augmentation of maps during training.
         **({"augmentation": augmentation} if augmentation else {}),
     }
     return claim.publish(sealed(body))
 
 
 def seen_hashes(branch: ArtifactBranch, classes: Sequence[str]) -> pa.Table:
-    """Return the hashes of what training and validation have seen of artifacts, a row an image.
+    """Return the hashes of the images of training and validation, a row an image.
 
     ``near_training`` says which validation images look like a training image, of any class; it is
     null of training images, and where there are no perceptual hashes.
@@ -298,7 +298,7 @@ def near_training(seen: pa.Table) -> dict[str, Any] | None:
 
 
 def write_files(claim: claims.Claim, made: AttributorParts, seen: pa.Table) -> dict[str, Any]:
-    """Write the weights, what training and validation have seen, and what tells the unknown."""
+    """Write the weights, the hashes of training and validation, and the scores of the unknown."""
     sink = io.BytesIO()
     torch.save(made.weights, sink)
     found = {WEIGHTS: sink.getvalue(), SEEN: storage.parquet_bytes(seen)}

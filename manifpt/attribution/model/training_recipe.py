@@ -1,4 +1,4 @@
-"""What an attributor's training is made of: its heads, its budget, and how it learns."""
+"""The options of an attributor's training: its heads, its budget, and its optimisation."""
 
 import math
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ RATE, COMPACT_RATE, RATE_BATCH = 7e-4, 2e-3, 64
 
 @dataclass(frozen=True)
 class Length:
-    """How long a training is: ``epochs`` of ``passes`` over its images."""
+    """The length of a training: ``epochs`` of ``passes`` over its images."""
 
     epochs: int
     passes: int = 1
@@ -30,7 +30,7 @@ class Length:
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """How to train; see the job's help for the meaning of each."""
+    """The options of a training; see the job's help for the meaning of each."""
 
     backbone: str = "auto"
     stem: str = "auto"
@@ -49,7 +49,7 @@ class TrainingRecipe:
     mixed_share: float = 0.5
 
     def resolved(self, *, gpu: bool) -> "TrainingRecipe":
-        """Return them with a choice for all that is left open; raise where they contradict."""
+        """Return the options with a choice for those left open; raise where they contradict."""
         if self.steps and self.epochs:
             raise ManifptError("--steps: goes without --epochs; give one of them")
         backbone = self.backbone

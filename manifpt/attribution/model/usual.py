@@ -1,11 +1,11 @@
 """The attributor that is trained where the user names no space: several views of the images.
 
 Its heads look at the pixels, at their high-pass residuals, at local statistics (the space
-``residual``), and, where there are real images enough, at what a denoiser that has learned the
-manifold of the reals takes away. No single one is the best on all images, so what each is worth is
-fitted on validation images.
+``residual``), and, if there are enough real images, at the difference to the output of a denoiser
+that has learned the manifold of the reals. No single head is the best on all images, so their
+weights are fitted on validation images.
 
-Images of the web were compressed, resized or cropped since their generator made them. So half of
+Images of the web were compressed, resized or cropped after they were generated. Therefore half of
 the training and validation images are degraded copies of the others.
 """
 
@@ -48,8 +48,8 @@ def train_usual(
     """Train on images by source; return the manifest.
 
     The manifold is that of a benchmark's own reals, else of the training images of ``real``; it
-    stays in ``output``/manifold. ``recipe`` says all of the artifacts but their spaces and their
-    projection. The other arguments are those of ``train_attributor``.
+    stays in ``output``/manifold. ``recipe`` has all options of the artifacts except their spaces
+    and their projection. The other arguments are those of ``train_attributor``.
     """
     output, audit = storage.absolute(output), control.audit
     claims.check_place(output, "attributor", input_places(inputs, output), control.terms)

@@ -12,7 +12,7 @@ DECISIONS = ("generator", REAL, "unknown", "unsure")
 
 @dataclass(frozen=True)
 class Rule:
-    """When an answer is given.
+    """The thresholds of a decision.
 
     ``sure`` is the least probability of an answer; at one half, none of the others is as likely as
     all of them together. ``false_rejection`` is the share a of images of known classes that may be

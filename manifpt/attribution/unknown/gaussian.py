@@ -21,7 +21,7 @@ class ClassGaussian:
     def fit(cls, features: np.ndarray, labels: np.ndarray, classes: int) -> "ClassGaussian":
         """Fit on N x d features; each of the classes needs at least one row.
 
-        What the covariance is shrunk to is that of independent features, each of its own variance.
+        The covariance is shrunk to that of independent features, each with its own variance.
         """
         values = features.astype(np.float64)
         counts = np.bincount(labels, minlength=classes)
@@ -48,7 +48,7 @@ class ClassGaussian:
 def shrunk_covariance(centred: np.ndarray) -> np.ndarray:
     """Return the d x d covariance of N x d centred rows, shrunk to a multiple of the identity.
 
-    By the share that Ledoit & Wolf estimate to be best ("A well-conditioned estimator for
+    The share is the best one by the estimate of Ledoit & Wolf ("A well-conditioned estimator for
     large-dimensional covariance matrices", JMVA 2004, section 3.2), at least LEAST_SHRINKAGE.
     """
     rows, size = centred.shape

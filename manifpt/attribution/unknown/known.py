@@ -1,4 +1,4 @@
-"""What a network says of images, and of images whose classes are known."""
+"""The outputs of a network for images, and for images whose classes are known."""
 
 from typing import NamedTuple
 
@@ -6,10 +6,10 @@ import numpy as np
 
 
 class Outputs(NamedTuple):
-    """What a network says of N images, float32.
+    """The outputs of a network for N images, float32.
 
-    ``logits`` are N x heads x classes, ``features`` of each head N x its width: what its last layer
-    is given.
+    ``logits`` are N x heads x classes, ``features`` of each head, the input of its last layer, N x
+    its width.
     """
 
     logits: np.ndarray
@@ -17,7 +17,7 @@ class Outputs(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What a network says of N images, and the numbers of their classes.
+    """The outputs of a network for N images, and the numbers of their classes.
 
     ``degradations`` names the kind by which each image is degraded, "" for none, the default.
     """

@@ -1,11 +1,11 @@
 """How strange an image is to an attributor, and how strange the images that it knows are.
 
-Generators that are near to known ones and such as are far from all of them are told by other
-numbers, so an image has three scores:
+Different scores detect generators that are near to known ones and generators that are far from all
+of them, so an image has three:
 
 - ``max_probability``: near relatives of several classes are of none of them for sure.
-- ``distance``, the Mahalanobis distance of the features to the nearest class mean: what is far from
-  all that training has seen may be taken for a class for sure.
+- ``distance``, the Mahalanobis distance of the features to the nearest class mean: an image far
+  from all training images may be taken for a class for sure.
 - ``direction``, the same of features of unit length (Mueller and Hein, "Mahalanobis++", ICML 2025,
   arXiv 2505.18032): much of the distance is the length of the features, which says less of the
   source than their direction does.
@@ -13,15 +13,15 @@ numbers, so an image has three scores:
 Features are the coordinates of the heads that are linear discriminants, where there are such, else
 the inputs of all heads' last layers. They are one vector: values that are usual in each space may
 be strange together. The share of known images at least as strange by a score is a p-value, and the
-three are combined as Fisher does, by the sum of their logarithms (Fisher, Statistical Methods for
-Research Workers, 1932, section 21.1). They depend on each other, so what a sum means is calibrated
-on validation: an image's p-value is the share of known validation images with as large a sum.
+three are combined by Fisher's sum of their logarithms (Fisher, Statistical Methods for Research
+Workers, 1932, section 21.1). They depend on each other, so the sum is calibrated on validation: an
+image's p-value is the share of known validation images with as large a sum.
 
-No validation image is judged by what it was fitted on, as no new image will be: class means and
-covariances are fitted on each half of them, and judge the other. Of new images of the known
-classes about a share of a has p <= a, wherever they are like validation. That is so of all classes
-together: ``rejected_by_class`` says which pay for it. Validation also chose the epoch, so it may be
-a little more.
+No validation image is judged by a fit that includes it, as no new image will be: class means and
+covariances are fitted on each half of the images, and judge the other half. About a share a of new
+images of the known classes has p <= a, if they are like validation images. This holds for all
+classes together; ``rejected_by_class`` has the share of each. The epoch was chosen on validation,
+too, so the share may be a little more.
 """
 
 import io
@@ -43,7 +43,7 @@ SCORES = ("max_probability", "distance", "direction")
 ARRAYS = ("weights", "discriminants", "usual", "known", "labels", "coordinates")
 GAUSSIANS = ("features", "directions")
 LEAST_LENGTH = 1e-12
-# An array of the files that versions before groups were told by coordinates wrote.
+# An array in files of earlier versions, which had no coordinates for groups.
 EARLIER = "strangeness"
 
 
@@ -67,10 +67,10 @@ def directions(features: Sequence[np.ndarray]) -> list[np.ndarray]:
 def coordinates_of(
     outputs: Outputs, weights: np.ndarray, discriminants: np.ndarray, unknown_score: np.ndarray
 ) -> np.ndarray:
-    """Return what groups of images are told by, N x D float32 (see ``profiles``).
+    """Return the coordinates by which groups are compared, N x D float32 (see ``profiles``).
 
-    The C pooled logits, centred, since a constant says nothing; the coordinates of the heads that
-    are discriminants; and N ``unknown_score``, which has a word of all features.
+    They are the C pooled logits, centred, since a constant is no information; the coordinates of
+    the heads that are discriminants; and N ``unknown_score``, which depends on all features.
     """
     pooled = pooled_logits(outputs.logits, weights)
     centred = pooled - pooled.mean(1, keepdims=True)
@@ -106,7 +106,7 @@ class Judge(NamedTuple):
 
 
 def as_strange(usual: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Return how many of M known images are as strange as N images, by each score, N x S.
+    """Return the number of M known images as strange as each of N images, by score, N x S.
 
     ``usual`` are M x S scores of the known, each column sorted.
     """
@@ -117,11 +117,11 @@ def as_strange(usual: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class OpenSet:
-    """What tells the known from the unknown.
+    """The scores that separate the known from the unknown.
 
     ``weights`` are those of the heads, ``discriminants`` the numbers of such heads, ``usual`` the
-    scores of some validation images, M x SCORES, and ``known`` the combined ones of all, sorted. Of
-    KEPT validation images a class, R, there are ``labels`` and ``coordinates``, R x D float32.
+    scores of some validation images, M x SCORES, and ``known`` the combined ones of all, sorted.
+    ``labels`` and ``coordinates``, R x D float32, are those of R validation images, KEPT a class.
     """
 
     weights: np.ndarray
@@ -157,7 +157,7 @@ class OpenSet:
         return found
 
     def coordinates_of(self, outputs: Outputs, unknown_score: np.ndarray) -> np.ndarray:
-        """Return N x D coordinates, float32, which groups of images are told by."""
+        """Return N x D coordinates, float32, by which groups of images are compared."""
         return coordinates_of(outputs, self.weights, self.discriminants, unknown_score)
 
     def to_bytes(self) -> bytes:
@@ -172,7 +172,7 @@ class OpenSet:
 
     @classmethod
     def from_bytes(cls, data: bytes, uri: str = "open set") -> "OpenSet":
-        """Return what ``to_bytes`` wrote.
+        """Read the bytes of ``to_bytes``.
 
         A file of an earlier version raises ManifptError, and anything else DamageError; both name
         ``uri``.
@@ -214,8 +214,8 @@ def fit_open_set(
     """Fit on validation images; None if one of the ``classes`` has fewer than two of them.
 
     ``weights`` are those of the heads, ``discriminants`` the numbers of those that are such.
-    Degraded images are usual like others, but groups are compared with images that are not
-    degraded: the mean of both kinds together is that of no group.
+    Degraded images count as known like others, but groups are compared with images that are not
+    degraded, since no group has a mean like that of both kinds together.
     """
     outputs, labels = known.outputs, known.labels
     if np.bincount(labels, minlength=classes).min() < 2:
@@ -224,7 +224,7 @@ def fit_open_set(
     pooled, features = pooled_logits(outputs.logits, weights), judging(outputs, heads)
     half = _every_other(labels)
     combined = np.empty(len(labels))
-    for fitted in (~half, half):  # those that the last judge are what new images are judged by
+    for fitted in (~half, half):  # new images are judged by the features of the last judge
         judge = Judge.fit([one[fitted] for one in features], labels[fitted], classes)
         scores = judge.scores(pooled[~fitted], [one[~fitted] for one in features])
         usual = np.sort(scores, 0)

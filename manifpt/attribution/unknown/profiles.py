@@ -1,19 +1,19 @@
-"""Are the images of a group as those of a known source are? Their mean says.
+"""A test whether the images of a group are of a known source, by their mean.
 
-One image of an unknown generator is much like one of a known generator (see ``open_set``); many
-are not, for their mean is nowhere near the mean of a class. Images are compared in coordinates
-without bound: pooled logits and the coordinates of linear discriminants, and beside them by how
-strange each image is, all scaled so that the covariance within classes is the identity.
-Probabilities, which are bounded, lose what separates an unseen seed from its twin: all of its
-images have the twin's name, and are surer or less sure of it than the twin's own.
+One image of an unknown generator is much like one of a known generator (see ``open_set``). A group
+of them differs, because its mean is far from the mean of each class. Images are compared in
+coordinates without bound: pooled logits, the coordinates of linear discriminants, and the score of
+the unknown, all scaled so that the covariance within classes is the identity. Probabilities are
+bounded, and hide the difference between a known generator and one that differs in the seed alone:
+the images of the latter are attributed to the former, only more or less surely than its own.
 
-A share of a group's images may be foreign. So the mean is a trimmed one: that share of the images
-is left out, those farthest from the class. How far from a class the mean of a group is usual is
+A share of a group's images may be foreign. Therefore the mean is trimmed: the share of the images
+that is farthest from the class is left out. The usual distance of a group's mean from a class is
 calibrated on validation: groups are drawn from the images of the class and compared with the mean
 of others of its images, and in each a share is replaced by images of other classes. The p-value is
 the share of such groups that are as far; each class and each size has its own. A validation group
-is drawn from few images, and so is what it is compared with; for groups that are larger than half
-of the images this makes p-values larger than they need be.
+and the images that it is compared with are few; for groups that are larger than half of the images
+this makes p-values larger than they need be.
 
 A group is unknown if it is of no class, so its p-value is the largest of all classes' (an
 intersection-union test; Berger, Technometrics 1982), and those with the nearest means are asked.
@@ -47,7 +47,7 @@ class Profiles:
 
     @cached_property
     def scale(self) -> np.ndarray:
-        """What takes coordinates to deviations within classes, D x D."""
+        """The matrix from coordinates to deviations within classes, D x D."""
         found = ClassGaussian.fit(self.coordinates, self.labels, int(self.labels.max()) + 1)
         return found.whitening.T.astype(np.float64)
 
@@ -69,7 +69,7 @@ class Profiles:
     def p_value(self, group: np.ndarray, foreign: float = 0.0) -> float:
         """Return the p-value of n x D coordinates, of which a share ``foreign`` at most is foreign.
 
-        It depends on nothing else: groups are drawn with seeds of their own.
+        It depends on these arguments alone: validation groups are drawn with fixed seeds.
         """
         rows = group[:TESTED].astype(np.float64) @ self.scale
         most = foreign_of(len(rows), foreign)
@@ -110,14 +110,14 @@ class Profiles:
 
 
 def foreign_of(size: int, share: float) -> int:
-    """Return how many images of a group are foreign at most, rounded; one is not, in any case."""
+    """Return the largest number of foreign images in a group, rounded; one image never is."""
     return min(size - 1, int(share * size + 0.5))
 
 
 def trimmed_distance(rows: np.ndarray, mean: np.ndarray, left_out: int) -> float:
     """Return the squared distance from D numbers of the mean of n x D rows.
 
-    So many rows, the farthest, are left out.
+    The ``left_out`` farthest rows are left out.
     """
     apart = rows - mean
     if left_out:

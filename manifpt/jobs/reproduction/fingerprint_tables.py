@@ -1,4 +1,4 @@
-"""Table 5 of the paper, and its theory: what design choices and distributions do to artifacts."""
+"""Table 5 of the paper, and its theory: artifacts against design choices and distributions."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""The rows of the tables: what each method reads, and how it is trained.
+"""The rows of the tables: the input of each method, and its training.
 
 Sources of the published methods stand at the heads of their files in manifpt/baselines.
 """
@@ -22,7 +22,7 @@ COMPACT = ("--backbone", "compact")
 
 
 class ArtifactPlace(NamedTuple):
-    """Where artifacts lie: the kind, and the space."""
+    """The place of artifacts: their kind and their space."""
 
     kind: str
     space: str
@@ -50,7 +50,7 @@ class ComparedMethod:
 
     @property
     def places(self) -> list[ArtifactPlace]:
-        """Where all its heads read, each place once."""
+        """The places that its heads read, each once."""
         own = [self.place] if self.place else []
         return list(dict.fromkeys([*own, *(p for m in self.members for p in m.places)]))
 

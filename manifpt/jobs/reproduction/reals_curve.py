@@ -1,4 +1,4 @@
-"""How accuracy depends on the number of reals in the manifold, in the space residual."""
+"""Accuracy against the number of reals in the manifold, in the space residual."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from manifpt.jobs.reproduction.methods import FEATURES, ArtifactPlace
 from manifpt.jobs.reproduction.section import Section, accuracy_of, markdown_table
 
 SPACE, PROJECTORS = "residual", ("nearest", "mean", "tangent")
-# The smallest manifold, and by how much each next one is larger.
+# The smallest manifold, and the ratio of each next size to the last.
 LEAST, FACTOR = 125, 2
 
 

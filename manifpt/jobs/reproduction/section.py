@@ -43,7 +43,7 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
 
 
 def accuracy_of(metrics: Sequence[dict[str, Any]]) -> str:
-    """Return the accuracy of some seeds: of one its 95 % interval, of several their spread."""
+    """Return the accuracy of some seeds: the 95 % interval of one, the spread of several."""
     if len(metrics) > 1:
         return spread([m["accuracy"] for m in metrics])
     only = metrics[0]

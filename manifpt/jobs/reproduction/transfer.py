@@ -22,8 +22,8 @@ def table_4(
 ) -> Section:
     """Train on each of two benchmarks, test on both; ``shared`` are the sources of both.
 
-    Where a method has a manifold, it is that of the target's reals, or in another column that of
-    the source's.
+    The manifold of a method is that of the target's reals, or in another column that of the
+    source's.
     """
     numbers: dict[str, Any] = {}
     rows = []
