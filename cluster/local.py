@@ -62,7 +62,7 @@ class ClusterShape:
 
 @dataclass
 class LocalCluster:
-    """A cluster that runs: its addresses, the environment of what is to use it, its processes."""
+    """A cluster that runs: its addresses, the environment of its users, its processes."""
 
     shape: ClusterShape
     folder: Path

@@ -133,7 +133,7 @@ def description(module: ModuleType) -> str:
 
 
 def job_section(name: str) -> str:
-    """Return what a job does, its own options, and links to those that it shares."""
+    """Return the description of a job, its own options, and links to those that it shares."""
     module = importlib.import_module(module_of(name))
     shared = [title for kind, title in SHARED.items() if kind in module.Config.__mro__]
     links = ", ".join(f"[{title}](#{anchor(title)})" for title in shared)

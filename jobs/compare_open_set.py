@@ -1,4 +1,4 @@
-"""Compare how well inputs and scores detect generators that were not in training, over splits.
+"""Compare inputs and scores for the detection of generators that were not in training.
 
     python -m jobs.compare_open_set --help
 

@@ -1,4 +1,4 @@
-"""Compare how well spaces, metrics and combinations tell generators apart, in one table.
+"""Compare the accuracies of spaces, metrics and combinations, in one table.
 
     python -m jobs.compare_spaces --help
 

@@ -16,7 +16,7 @@ class ManifptError(Exception):
 
 
 class DamageError(ManifptError):
-    """A file is not what its manifest says."""
+    """A file differs from its manifest."""
 
 
 class MismatchError(ManifptError):

@@ -23,7 +23,7 @@ _BEGIN = re.compile(
     rf"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{{1,30}}){_COLON}{_SLASH}{{2}}"
     rf"|(?P<web>[Hh][Tt][Tt][Pp][Ss]?){_COLON}{_SLASH}"
     r"|(?<![\w:/\\.%])//(?=[^\s/])"
-    r"|(?<=\burl: )/(?=\S)"  # how urllib3 names what it could not get
+    r"|(?<=\burl: )/(?=\S)"  # urllib3's words for a failed URL
 )
 _INSIDE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{1,30}:/{1,2}")
 _HOST = r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:@%\\\[\]'\"<>]*)(?::\d{0,5})?"

@@ -61,7 +61,7 @@ class Projector:
         A table that has embeddings already, as ``artifact``, is not embedded again. Rows may be
         tiles; each is projected by itself.
 
-        No image meets a real of its own pixels, whatever its label says: a real under evaluation
+        No image is compared with a real of its own pixels, for any label: a real under evaluation
         would have the artifact zero, and an exclusion by label would give the label away.
         """
         pipeline.check_columns(table, {"pixel_sha256": IMAGES["pixel_sha256"]}, "project")

@@ -130,7 +130,7 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def remedy(findings: Sequence[dict[str, Any]]) -> str:
-    """Say what to do about the findings that fail."""
+    """Return the remedy for the findings that fail."""
     failed = [finding for finding in findings if finding["verdict"] == "fail"]
     kinds = {finding["kind"] for finding in failed}
     said = []

@@ -67,7 +67,7 @@ def _numbers(values: dict[str, Any]) -> bool:
 
 
 def attributions_text(summary: dict[str, Any]) -> str:
-    """Return the counts, extremes, quarantine and tables of ``attribute``, and what is next."""
+    """Return the counts, extremes, quarantine and tables of ``attribute``, and the next command."""
     from manifpt.attribution.unknown.decision import DECISIONS  # not needed for --help
 
     output, left = summary["output"], summary["quarantined"]

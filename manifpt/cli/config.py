@@ -293,7 +293,7 @@ def _from_file(path: str) -> dict[str, Any]:
 
 
 def _parser(kind: type[JobConfig], description: str) -> _Parser:
-    """Return the parser of a job's flags, in parts; a job's own come before what it shares."""
+    """Return the parser of a job's flags, in parts; a job's own come before the shared ones."""
     command = f"manifpt {kind.__module__.rpartition('.')[2]}"
     places = [n.upper() for n, f in kind.model_fields.items() if f.json_schema_extra == POSITIONAL]
     parser = _Parser(

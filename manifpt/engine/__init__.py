@@ -1,1 +1,1 @@
-"""Ray: the cluster, pipelines over units of work, and the records of what is done."""
+"""Ray: the cluster, pipelines over units of work, and the records of finished chunks."""

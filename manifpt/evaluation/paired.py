@@ -55,7 +55,7 @@ def hits(evaluations: Sequence[str]) -> np.ndarray:
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray, seed: int = 0) -> Difference:
-    """Return how much higher the accuracy of ``ours`` is, with a bootstrap interval.
+    """Return the accuracy of ``ours`` less that of ``theirs``, with a bootstrap interval.
 
     Both are seeds x images, with the same images and the same number of seeds. Images and seeds
     are resampled independently of each other (the pigeonhole bootstrap of Owen, The pigeonhole

@@ -25,10 +25,10 @@ def permutation_p(observed: float, permuted: np.ndarray) -> float:
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """Return Holm's adjusted p-values of some tests by name, in the order given.
 
-    A test whose adjusted p-value is below a level is significant while the chance of any false
-    one among all tests stays below that level, whatever their dependence (Holm, "A simple
-    sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6(2),
-    1979): the i-th smallest of n p-values times n - i + 1, never below a smaller one's, at most 1.
+    A test whose adjusted p-value is below a level is significant while the chance of any false one
+    among all tests stays below that level, for any dependence (Holm, "A simple sequentially
+    rejective multiple test procedure", Scandinavian Journal of Statistics 6(2), 1979): the i-th
+    smallest of n p-values times n - i + 1, never below a smaller one's, at most 1.
 
     >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
     {'a': 0.03, 'b': 0.06, 'c': 0.06}

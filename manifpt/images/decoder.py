@@ -22,8 +22,9 @@ from manifpt.images.decode import DecodeError, DecodeRule, decoded_or_error
 
 WALL = 6  # times the limit of processor time may pass while an image is decoded
 LENGTH = struct.Struct("<Q")  # before the bytes of an image
-# An answer: the lengths of what follows, a line "ok WIDTH HEIGHT PLACES FORMAT" or "CODE MESSAGE",
-# and arrays of bytes: the thumbnail, the pixels. Places are "LEFT,TOP;..." of tiles, "-" of none.
+# An answer: the lengths of the next parts, a line "ok WIDTH HEIGHT PLACES FORMAT" or "CODE
+# MESSAGE", and arrays of bytes: the thumbnail, the pixels. Places are "LEFT,TOP;..." of tiles, "-"
+# of none.
 ANSWER = struct.Struct("<II")
 
 

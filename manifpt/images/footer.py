@@ -76,7 +76,7 @@ def largest_group(parquet: pq.ParquetFile) -> int:
 
 
 def batch_rows(parquet: pq.ParquetFile, columns: Sequence[str]) -> int:
-    """Return the number of rows of some columns that have about BATCH_BYTES together."""
+    """Return the number of rows of some columns that have at most about BATCH_BYTES together."""
     numbers = range(parquet.num_row_groups)
     rows = (sum(map(_value_bytes, _chunks(parquet, n, columns))) for n in numbers)
     return max(1, min(BATCH_ROWS, BATCH_BYTES // max([1, *rows])))

@@ -35,7 +35,7 @@ def braces(text: str) -> Iterator[str]:
     inside = text[start + 1 : end]
     span = _RANGE.fullmatch(inside) if len(parts) == 1 else None
     if len(parts) == 1 and span is None:
-        # A pair that chooses nothing stays; what is inside it and after it is expanded.
+        # A pair that chooses nothing stays; the text inside it and after it is expanded.
         parts = [f"{{{middle}}}" for middle in braces(inside)]
         yield from _joined(text[:start], parts, text[end + 1 :])
         return

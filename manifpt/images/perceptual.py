@@ -19,10 +19,10 @@ SIDE = 32
 # Standard deviation in grey levels. A flatter image has no hash: noise would decide its bits, and
 # all blank images would be copies of each other.
 LEAST_CONTRAST = 4.0
-# The largest number of bits in which the hashes of near duplicates differ. A share of 1e-6 of
-# Fashion-MNIST's pairs of unlike images, and none in 4 million of CIFAR-10's, are that near (at 4
-# bits 2e-5 and 2e-7); each image of a large corpus is compared with all others. Of copies by JPEG
-# 75 or half the size, 66 to 100 % are that near.
+# The largest number of bits in which the hashes of near duplicates differ. Among pairs of unlike
+# images, 1e-6 of Fashion-MNIST's and none in 4 million of CIFAR-10's are that near (at 4 bits 2e-5
+# and 2e-7); each image of a large corpus is compared with all others. Among copies by JPEG 75 or
+# half the size, 66 to 100 % are that near.
 DISTANCE = 2
 MOST_DISTANCE = 8
 CANDIDATES = 2**17  # pairs that are compared at once

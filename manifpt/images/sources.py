@@ -32,7 +32,7 @@ def split_named(name: str) -> str | None:
 
 
 def stem(path: str) -> str:
-    """Return a path without the ending that tells what the file holds."""
+    """Return a path without the ending that names the format of the file."""
     for ending in (*TARS, *PARQUET, *TABLES):
         path = path.removesuffix(ending)
     return path

@@ -1,8 +1,8 @@
 """The members of a tar from any source: nothing in it is trusted or unpacked.
 
 Headers are parsed by ``tarfile.TarInfo.frombuf``, one block each; the rest (long names, pax
-headers, skipping) is done here, because TarFile reads what a header announces into memory, follows
-chains of headers by recursion, and can be led backwards by a negative size.
+headers, skipping) is done here, because TarFile reads as many bytes into memory as a header
+announces, follows chains of headers by recursion, and can be led backwards by a negative size.
 """
 
 import gzip

@@ -92,7 +92,7 @@ class _Cutter:
     def _columns(
         self, uri: str, names: Sequence[str], of_classes: Mapping[str, Sequence[str]]
     ) -> labels.Columns:
-        """Return how the rows of a file name their sources; count what was recognised."""
+        """Return the columns of sources of a file's rows; count the recognised layouts."""
         found = self.asked.columns(uri, names, of_classes, self.given.source)
         if found.why:
             self.counts.layouts[found.why] = None
@@ -149,8 +149,8 @@ def _text_columns(uri: str, reading: Reading) -> Sequence[str]:
 def _parquet_kind(uri: str, reading: Reading) -> tuple[str, parquet.Parquet | None]:
     """Return the kind of a Parquet file: ``parquet`` of images, ``table`` of URIs, ``metadata``.
 
-    It comes with the open file, unless that can't be read. Metadata describes the images in a tar
-    or folder of the same name, as img2dataset writes it.
+    It comes with the columns of the file, unless that can't be read. Metadata describes the images
+    in a tar or folder of the same name, as img2dataset writes it.
     """
     try:
         with parquet.opened(uri) as file:

@@ -1,4 +1,4 @@
-"""Compare how well inputs and scores detect generators that were not in training, over splits.
+"""Compare inputs and scores for the detection of generators that were not in training.
 
     manifpt compare_open_set --output open-set --sl-network mobilenet_v2 --sl-weights FILE
 
@@ -24,7 +24,7 @@ from manifpt.cli.config import parse
 from manifpt.jobs.chain import DENOISER, IMAGE, Chain, ChainConfig, claimed
 
 KNOWN, UNKNOWN, SEEDS, MOST_OF_FAMILY = 16, 8, 2, 3
-# The family that is left out whole in each split.
+# The families that are left out whole, by split.
 FAMILIES = (("score",), ("flow", "hybrid"), ("VAE",))
 KINDS = ("seed", "recipe", "family")
 METRICS = ("auroc", "fpr_at_95_tpr", "oscr")

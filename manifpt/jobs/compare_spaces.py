@@ -1,4 +1,4 @@
-r"""Compare how well spaces, metrics and combinations tell generators apart, in one table.
+r"""Compare the accuracies of spaces, metrics and combinations, in one table.
 
     manifpt compare_spaces --output comparison --seeds 0 1 2 --sl-weights mobilenet_v2.pth \
         --sl-network mobilenet_v2

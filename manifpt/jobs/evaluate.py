@@ -3,11 +3,11 @@
     manifpt evaluate --input ARTIFACTS --model MODEL --output EVALUATION
     manifpt evaluate --input a=DIR b=DIR real=DIR --model MODEL --output EVALUATION
 
-Of artifacts and benchmarks, the split `test` is evaluated. Of other inputs, all images are
-evaluated, except those whose pixels were in the manifold, in training or in validation. Images that
-look like an image of training or validation are left out, too; a second accuracy includes them, and
---keep-near counts them everywhere. Images of sources that the attributor does not know measure how
-well it recognises unknown sources.
+If the input is artifacts or a benchmark, its split `test` is evaluated. Of other inputs all images
+are evaluated, except those whose pixels were in the manifold, in training or in validation. Images
+that look like an image of training or validation are left out, too; a second accuracy includes
+them, and --keep-near counts them everywhere. Images of sources that the attributor does not know
+measure how well it recognises unknown sources.
 
     manifpt evaluate --robustness --input IMAGES --model MODEL --output CURVES
 

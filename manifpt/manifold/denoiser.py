@@ -73,7 +73,7 @@ class Denoiser(nn.Module):
     def forward(self, maps: Tensor, level: Tensor) -> Tensor:
         """Return x - D(x), as ``maps``; ``level`` is B."""
         plane = level[:, None, None, None].expand(-1, 1, *maps.shape[2:])
-        # In units of the level, noise has the deviation 1 whatever the level is.
+        # In units of the level, noise has the deviation 1 at any level.
         found: Tensor = self.layers(torch.cat([maps, plane], 1)) * level[:, None, None, None]
         return found
 

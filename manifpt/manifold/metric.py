@@ -66,10 +66,10 @@ class Whitening:
 
     @classmethod
     def fit(cls, sample: np.ndarray) -> "Whitening":
-        """Estimate it from n x d float32 vectors: k is at most 256, d and n / 8.
+        """Estimate the covariance from n x d float32 vectors: k is at most 256, d and n / 8.
 
-        Variances are at least 10^-8 of the largest, and at least what rounding the vectors to
-        float32 causes. Where all are zero they are 1, so that the metric is the Euclidean.
+        Variances are at least 10^-8 of the largest, and at least those from rounding vectors to
+        float32. If all are zero they become 1, so that the metric is the Euclidean one.
         """
         count, dimension = sample.shape
         size = min(DIRECTIONS, dimension, count // REALS_A_DIRECTION)

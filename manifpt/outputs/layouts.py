@@ -1,7 +1,7 @@
 """The files that an output of each kind may hold; a job removes only these files.
 
-Any other file in an output belongs to the user, whoever put it there and however the job ends. The
-patterns match whole paths inside the output's folder.
+Any other file in an output belongs to the user, and stays however the job ends. The patterns match
+whole paths inside the output's folder.
 """
 
 import json

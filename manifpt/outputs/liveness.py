@@ -15,9 +15,9 @@ from manifpt.errors import ManifptError
 BEAT_SECONDS = 10.0
 # Seconds without a sign of life after which a run counts as dead.
 SILENCE_SECONDS = 60.0
-# How long a process of this host may take to die: Ray's processes outlive a killed driver.
+# Seconds that a process of this host may take to die: Ray's processes outlive a killed driver.
 DYING_SECONDS = 15.0
-# How long the end of a run waits for a sign of life that is being written.
+# Seconds that the end of a run waits for a sign of life that is being written.
 JOIN_SECONDS = 30.0
 
 

@@ -28,7 +28,7 @@ Trace = dict[str, Any]
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure, its words for those who do not see it, and its height in pixels."""
+    """A figure, its description for screen readers, and its height in pixels."""
 
     traces: Sequence[Trace]
     layout: dict[str, Any]

@@ -127,7 +127,7 @@ def crawl_figures(summary: Mapping[str, Any]) -> list[Figure]:
 
 
 def largest_groups(crawl: _Crawl) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """Return the groups with most images, and how many groups have each decision."""
+    """Return the groups with most images, and the number of groups by decision."""
     rows: list[dict[str, Any]] = []
     decisions: Counter[str] = Counter()
     for table in crawl.folder(GROUPS):

@@ -126,7 +126,7 @@ def distance_chart(distances: np.ndarray, names: Sequence[str]) -> Chart:
 
 
 def dendrogram_chart(tree: Mapping[str, Any]) -> Chart:
-    """Draw what SciPy's ``dendrogram`` returned, leaves at the left from top to bottom."""
+    """Draw a tree of SciPy's ``dendrogram``, leaves at the left from top to bottom."""
     traces = [
         {
             "type": "scatter",

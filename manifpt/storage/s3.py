@@ -1,4 +1,4 @@
-"""S3 through s3fs, boto3 and pyarrow, and for how long a request is tried again.
+"""S3 through s3fs, boto3 and pyarrow, with a limit on the time of retries.
 
 If a server refuses connections, fails (5xx) or has too many requests (429), a request is tried
 again for SECONDS, or for MANIFPT_S3_SECONDS if that is set. If the server never answers, it takes
@@ -36,7 +36,7 @@ LINE_SECONDS = 15
 # A failure so long after the one before counts as the start of another outage.
 CALM_SECONDS = 60
 SILENT = "it does not answer"
-# How often s3fs asks again if the content of an answer breaks off.
+# The number of retries of s3fs if the content of an answer breaks off.
 CONTENT_TRIES = 4
 # S3's codes for a conditional write whose condition does not hold.
 _UNMET = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"}
@@ -56,7 +56,7 @@ _lock = threading.Lock()
 
 
 def asked_seconds() -> float:
-    """Return for how many seconds requests are tried again: MANIFPT_S3_SECONDS, or else SECONDS."""
+    """Return the seconds of retries of a request: MANIFPT_S3_SECONDS, or else SECONDS."""
     given = os.environ.get("MANIFPT_S3_SECONDS", "")
     try:
         return float(given or SECONDS)
@@ -65,7 +65,7 @@ def asked_seconds() -> float:
 
 
 def read_seconds() -> float:
-    """Return for how many seconds one try waits for an answer."""
+    """Return the seconds that one try waits for an answer."""
     return min(READ_SECONDS, max(1.0, asked_seconds()))
 
 

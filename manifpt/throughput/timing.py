@@ -39,7 +39,7 @@ def in_a_process(
     *args: Any,
     watch: Callable[[int], AbstractContextManager[Any]] = lambda _: nullcontext(),
 ) -> T:
-    """Return what a function returns in a new process; ``watch`` gets its id, while it runs."""
+    """Call a function in a new process; return its result. ``watch`` gets the id of the process."""
     spawn = multiprocessing.get_context("spawn")
     here, there = spawn.Pipe()
     process = spawn.Process(target=_answer, args=(there, function, args))

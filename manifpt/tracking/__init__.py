@@ -1,4 +1,4 @@
-"""MLflow: every job is one run, which ends FINISHED, FAILED or KILLED whatever happens.
+"""MLflow: every job is one run, which always ends FINISHED, FAILED or KILLED.
 
 The server is MLFLOW_TRACKING_URI, or else a local SQLite store (mlflow.db). A job first writes its
 records to a folder of this machine (see ``Spool``), and a thread of the job sends them from there

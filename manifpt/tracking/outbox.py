@@ -12,7 +12,7 @@ from manifpt.tracking.spool import Record, Spool
 # Pauses between two tries grow from the shortest to the longest. At the end of the job they are at
 # most URGENT_PAUSE.
 SHORTEST_PAUSE, LONGEST_PAUSE, URGENT_PAUSE = 1.0, 30.0, 2.0
-# How long a model may take to reach a server that answers; it may be large.
+# Seconds that a model, which may be large, may take to reach a server that answers.
 MODEL_SECONDS = 600.0
 
 

@@ -30,7 +30,7 @@ def _now() -> int:
 
 
 class Run:
-    """A run in MLflow; methods that log return at once, whatever MLflow does."""
+    """A run in MLflow; methods that log return at once, even if MLflow fails."""
 
     def __init__(self, outbox: Outbox, token: str) -> None:
         self._outbox, self._token = outbox, token

@@ -15,7 +15,7 @@ from manifpt.errors import ManifptError, public
 
 # The experiment of all runs, unless MLFLOW_EXPERIMENT_ID or MLFLOW_EXPERIMENT_NAME is set.
 EXPERIMENT = "manifpt"
-# How long one job waits for another to make the tables of a new SQLite store.
+# Seconds that one job waits for another to make the tables of a new SQLite store.
 FIRST_USE_SECONDS = 60
 # Values that the user has set take precedence. The job itself waits for none of these requests.
 DEFAULTS = {

@@ -18,7 +18,7 @@ MOST_METRICS = 1000
 
 
 class State(NamedTuple):
-    """How many bytes of a spool's records are sent, and MLflow's ids of its runs by token."""
+    """The bytes of a spool's records that are sent, and MLflow's ids of its runs by token."""
 
     offset: int = 0
     runs: dict[str, str] = {}  # noqa: RUF012 - never changed in place
@@ -61,11 +61,11 @@ class Spool:
         return str(path)
 
     def state(self) -> State:
-        """Return how many of the records are sent."""
+        """Return the state of sending."""
         return State(*json.loads((self.folder / "state.json").read_bytes()))
 
     def save(self, state: State) -> None:
-        """Store how many of the records are sent."""
+        """Store the state of sending."""
         partial = self.folder / "state.partial"
         partial.write_text(json.dumps(state))
         partial.replace(self.folder / "state.json")
@@ -103,7 +103,7 @@ class Spool:
         return found
 
     def left(self) -> int:
-        """Return how many records are not sent yet."""
+        """Return the number of records that are not sent yet."""
         return sum(1 for _ in self.records(self.state().offset))
 
     def unended(self) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from manifpt.tracking.spool import Spool
 
-# For how long after the job's end it keeps asking a server that does not answer.
+# Hours after the job's end during which it keeps asking a server that does not answer.
 HOURS = 12.0
 # The command that starts it; users may call it, too, for a folder that was left behind.
 COMMAND = (sys.executable, "-m", "manifpt.tracking")
@@ -19,7 +19,7 @@ PAUSE_SECONDS = 10.0
 
 
 def hours() -> float:
-    """Return how long it keeps asking after the job: MANIFPT_MLFLOW_HOURS, or else HOURS."""
+    """Return the hours that it keeps asking after the job: MANIFPT_MLFLOW_HOURS, or else HOURS."""
     with suppress(ValueError):
         return float(os.environ.get("MANIFPT_MLFLOW_HOURS", HOURS))
     return HOURS

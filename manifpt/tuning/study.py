@@ -21,10 +21,10 @@ from manifpt.tuning.trial import ACCURACY, PROCESS_MEMORY, Sweep, Trial, trial_m
 TUNE = {
     # Seconds for a leg that runs when the study ends to come to its end.
     "TUNE_FORCE_TRIAL_CLEANUP_S": "600",
-    # No tables beside ours, and no files.
+    # Tune prints no tables of its own, and writes no files.
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    # A stop is ours to handle.
+    # manifpt handles interrupts itself.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
 # A trial whose share has no memory still needs a resource to be placed by.

@@ -1,8 +1,8 @@
 """Exact and near copies among the images of a corpus; near ones are found by perceptual hashes.
 
-The parts of the attributions are there when this can be known, so it is a table of its own,
-``duplicates/``, of the images that are copies: writing all parts again would cost as much as
-writing them. Nothing is dropped. "First" is by the order of the input, which never changes.
+Copies can be found only after all parts of the attributions are written. They are therefore listed
+in a table of their own, ``duplicates/``: writing all parts again would double the cost. Nothing is
+dropped. "First" is by the order of the input, which never changes.
 
     duplicate_of       the first image of the same bytes or pixels, if it is another
     near_duplicate_of  the first image whose perceptual hash is within ``near_distance`` bits, among

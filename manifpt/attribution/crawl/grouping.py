@@ -2,7 +2,7 @@
 
 A shuffle (see ``engine.shuffle``): a task for each run of evidence files sorts their rows into
 buckets by a hash of the group; then a task for each bucket reads it and judges its groups. No
-process holds more than a run or the distinct images of a bucket, whatever the corpus.
+process holds more than a run or the distinct images of a bucket, for any corpus.
 """
 
 import hashlib

@@ -24,7 +24,7 @@ class StandardisedRows(nn.Sequential):
     """Linear layers of vectors, B x d, that are first brought to mean 0 and variance 1 each."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return what the layers return."""
+        """Return the outputs of the layers."""
         rows = layer_norm(input, input.shape[1:], eps=LEAST)
         out: Tensor = super().forward(rows)  # type: ignore[no-untyped-call]
         return out

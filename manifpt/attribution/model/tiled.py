@@ -46,7 +46,7 @@ def pooled_tiles(outputs: Outputs, begins: np.ndarray) -> Outputs:
 
 
 def tile_support(log_probability: np.ndarray, classes: int) -> np.ndarray:
-    """Return how far each tile supports a class, 0 to 1, from its log-probability of that class.
+    """Return the support of each tile for a class, 0 to 1, from its log-probability of the class.
 
     Up to a constant, an image's log-probability of a class is the mean of its tiles' (see above),
     so that equal differences of a log-probability weigh equally. 1 is certainty; 0 is a guess among

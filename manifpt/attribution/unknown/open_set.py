@@ -1,4 +1,4 @@
-"""How strange an image is to an attributor, and how strange the images that it knows are.
+"""Scores of how unlike the known images an image is, and their p-values.
 
 Different scores detect generators that are near to known ones and generators that are far from all
 of them, so an image has three:
