@@ -10,7 +10,7 @@ from conftest import draw
 from PIL import Image
 
 from manifpt import storage
-from manifpt.artifacts.verification import WHITENED_TOLERANCE, Checked
+from manifpt.artifacts.brute_force import WHITENED_TOLERANCE, Checked
 from manifpt.jobs import build_manifold, compute_artifacts, verify
 from manifpt.manifold import Metric
 from manifpt.manifold.metric import Whitening

@@ -1,14 +1,13 @@
 """The check of artifacts: random rows are computed again by brute force.
 
-Nothing of the engine is used: images are read again from their source, distances to all reals are
-float64 sums of squares, projections are solved by least squares. The reals that were found nearest
-are read again from their own source and embedded, too. The differences go into a certificate.
+Images are read again from their source, and embedded; ``brute_force`` computes their artifacts
+without the engine. The reals that were found nearest are read again from their own source and
+embedded, too. The differences go into a certificate.
 """
 
 import time
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,13 @@ import pyarrow as pa
 from manifpt import __version__, outputs, storage
 from manifpt.artifacts.artifact_stage import EVALUATED
 from manifpt.artifacts.branches import read_artifacts
+from manifpt.artifacts.brute_force import (
+    WHITENED_TOLERANCE,
+    Checked,
+    differences,
+    expected_artifact,
+    own_hash,
+)
 from manifpt.errors import DamageError, ManifptError
 from manifpt.images import DecodeRule, Selection, plan, read_unit
 from manifpt.images.degraded_copies import Augmentation, original_id
@@ -24,155 +30,13 @@ from manifpt.images.ids import image_id, tile_id
 from manifpt.images.read import pixels_of
 from manifpt.images.sources import labels_of
 from manifpt.images.stacks import sizes_beside
-from manifpt.manifold import Metric, StoredManifold
+from manifpt.manifold import StoredManifold
 from manifpt.manifold.embed import points_of
-from manifpt.manifold.geometry import Geometry
-from manifpt.manifold.metric import EUCLIDEAN
-from manifpt.manifold.riemannian import centres_of_mass
 from manifpt.spaces import Space
 from manifpt.storage import tensors
 
 BLOCK_BYTES = 256 * 2**20
-TOLERANCE = {"float": 1e-4, "halffloat": 2e-3}
-DISTANCE_TOLERANCE = 1e-9
-# The tolerance of whitened distances, relative to the distance and to the norms of points: these
-# are float32.
-WHITENED_TOLERANCE = 1e-6
-SPARE = 4
 CERTIFICATE = "certificate.json"
-
-
-@dataclass
-class Checked:
-    """Rows of artifacts with their expected values: queries N x d, and the k nearest of each.
-
-    ``rounding`` is the largest error of distances, relative to the points' norms: that of whitened
-    points, or of a network's vectors. Until rows are settled, more neighbours are kept where the
-    error may change the order.
-    """
-
-    rows: list[dict[str, Any]]
-    queries: np.ndarray
-    neighbours: int
-    metric: Metric
-    rounding: float
-    distance: np.ndarray = field(init=False)
-    id: np.ndarray = field(init=False)
-    vector: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.kept = self.neighbours + (SPARE if self.rounding else 0)
-        shape = (len(self.rows), self.kept)
-        self.distance = np.full(shape, np.inf)
-        self.id = np.full(shape, "", dtype=object)
-        self.vector = np.zeros((*shape, self.queries.shape[1]), np.float32)
-
-    def meet(self, ids: np.ndarray, hashes: np.ndarray, vectors: np.ndarray) -> None:
-        """Compare all rows with some reals and keep the nearest, by (distance, id)."""
-        reals = _points(vectors.astype(np.float64), self.metric)
-        for n, row in enumerate(self.rows):
-            query = self._point(n)
-            distance = np.sqrt(np.square(query - reals).sum(1))
-            distance[hashes == _own_hash(row)] = np.inf
-            near = np.argpartition(distance, min(self.kept, len(distance)) - 1)
-            far = distance[near[min(self.kept, len(distance)) - 1]]
-            some = np.flatnonzero(distance <= far)
-            all_distances = np.concatenate([self.distance[n], distance[some]])
-            all_ids = np.concatenate([self.id[n], ids[some]])
-            first = np.lexsort((all_ids.astype(str), all_distances))[: self.kept]
-            vectors_of = np.concatenate([self.vector[n], vectors[some]])
-            self.distance[n], self.id[n] = all_distances[first], all_ids[first]
-            self.vector[n] = vectors_of[first]
-
-    def _point(self, n: int) -> np.ndarray:
-        return _points(self.queries[n : n + 1].astype(np.float64), self.metric)
-
-    def tolerance(self, n: int) -> float:
-        """Return the largest error that the distance of a row may have."""
-        nearest = float(self.distance[n, 0])
-        if not self.rounding:
-            return DISTANCE_TOLERANCE * max(1.0, nearest)
-        return self.rounding * (nearest + float(np.linalg.norm(self._point(n))))
-
-    def settle(self) -> None:
-        """Keep k neighbours of each row; the one that it names is first if rounding decides."""
-        for n, row in enumerate(self.rows if self.rounding else ()):
-            near = self.distance[n] <= self.distance[n, 0] + self.tolerance(n)
-            named = near & (self.id[n] == row["neighbor_id"])
-            order = np.argsort(~named, kind="stable")
-            for array in (self.distance, self.id, self.vector):
-                array[n] = array[n][order]
-        self.distance, self.id, self.vector = (
-            array[:, : self.neighbours] for array in (self.distance, self.id, self.vector)
-        )
-
-
-def _own_hash(row: dict[str, Any]) -> str:
-    """Return the hash of the pixels of a row of artifacts, which may be a tile."""
-    return str(row.get("tile_sha256", row["pixel_sha256"]))
-
-
-def _points(vectors: np.ndarray, metric: Metric) -> np.ndarray:
-    if metric.name == "euclidean":
-        return vectors
-    if metric.whitening is not None:
-        c = metric.whitening
-        centred, sigma = vectors - c.mean, c.rest**0.5
-        along = centred @ c.directions.T
-        points: np.ndarray = (
-            centred / sigma + (along / c.variances**0.5 - along / sigma) @ c.directions
-        )
-        return points
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    out: np.ndarray = vectors / np.where(norms > 0, norms, 1)
-    return out
-
-
-def _artifact(
-    query: np.ndarray, reals: np.ndarray, card: dict[str, Any], manifold: StoredManifold
-) -> tuple[np.ndarray, float]:
-    """Return the expected artifact of a query, and the largest number in its computation.
-
-    A denoiser is applied to this image alone, in float64.
-    """
-    if card["kind"] == "denoiser" and manifold.denoiser is not None:
-        alone = deepcopy(manifold.denoiser).double()
-        found = alone.artifacts(query.reshape(1, *manifold.manifest["shape"]))
-        return found.ravel(), float(np.abs(query).max())
-    metric = manifold.metric if card.get("whitened") else EUCLIDEAN
-    point = _points(query[None], metric)[0]
-    if card["kind"] == "riemannian":
-        star = _projection(query, reals, card, manifold.geometry)
-        star = _points(star[None], metric)[0]
-    else:
-        star = _projection(point, _points(reals.astype(np.float64), metric), card, None)
-    return point - star, float(np.abs(point).max())
-
-
-def _projection(
-    query: np.ndarray, reals: np.ndarray, card: dict[str, Any], geometry: Geometry | None
-) -> np.ndarray:
-    """Return x* of one query, by least squares on a system with the ridge appended.
-
-    Only a Riemannian centre of mass is computed by the engine's code, for this query alone.
-    """
-    if card["kind"] == "riemannian" and geometry is not None:
-        centre: np.ndarray = centres_of_mass(geometry, reals[None])[0].astype(np.float64)
-        return centre
-    reals = reals.astype(np.float64)
-    if card["kind"] == "none":
-        return np.zeros_like(query)
-    if card["kind"] != "tangent":
-        mean: np.ndarray = reals.mean(0)
-        return mean
-    mean = reals.mean(0)
-    spread = (reals - mean).T
-    ridge = np.sqrt(np.square(spread).sum() / len(reals) * card["ridge"])
-    system = np.vstack([spread, ridge * np.eye(len(reals))])
-    goal = np.concatenate([query - mean, np.zeros(len(reals))])
-    weights = np.linalg.lstsq(system, goal, rcond=None)[0]
-    star: np.ndarray = mean + spread @ weights
-    return star
 
 
 def _chosen(folder: str, manifest: dict[str, Any], rows: int, seed: int) -> list[dict[str, Any]]:
@@ -234,27 +98,6 @@ def _embedded(
                 yield from zip(some["id"].to_pylist(), hashes, vectors, strict=True)
 
 
-def _differences(
-    row: dict[str, Any],
-    distance: float,
-    tolerance: float,
-    name: str,
-    artifact: np.ndarray,
-    rounding: float,
-) -> Iterator[str]:
-    """Yield the differences of a row from its expected values.
-
-    ``rounding`` is the largest error of the numbers of its vector.
-    """
-    if row["neighbor_id"] != name:
-        yield f"neighbor_id is {row['neighbor_id']}, should be {name}"
-    if abs(row["distance"] - distance) > tolerance:
-        yield f"distance is {row['distance']}, should be {distance}"
-    error = float(np.abs(row["artifact"].astype(np.float64) - artifact).max())
-    if error > TOLERANCE[row["kind"]] * max(1.0, float(np.abs(artifact).max())) + rounding:
-        yield f"artifact is off by {error}"
-
-
 def _check_rows(
     artifacts: dict[str, Any], manifold: StoredManifold, rows: list[dict[str, Any]]
 ) -> tuple[list[dict[str, Any]], Checked]:
@@ -272,7 +115,7 @@ def _check_rows(
     kept = []
     for row in rows:
         sha, _ = found.get(row["point"], (None, None))
-        if sha != _own_hash(row):
+        if sha != own_hash(row):
             what = "its image is gone" if sha is None else "its pixels are others"
             wrong.append({"id": row["id"], "what": what})
         else:
@@ -285,10 +128,10 @@ def _check_rows(
     checked.settle()
     for n, row in enumerate(kept):
         query, reals = queries[n].astype(np.float64), checked.vector[n]
-        artifact, most = _artifact(query, reals, card, manifold)
+        artifact, most = expected_artifact(query, reals, card, manifold)
         distance, tolerance = checked.distance[n, 0], checked.tolerance(n)
         off = (rounding if card.get("whitened") else space.tolerance) * most
-        found_wrong = _differences(row, distance, tolerance, checked.id[n, 0], artifact, off)
+        found_wrong = differences(row, distance, tolerance, checked.id[n, 0], artifact, off)
         wrong += [{"id": row["id"], "what": what} for what in found_wrong]
     return wrong, checked
 
