@@ -19,7 +19,7 @@ from faulty_s3 import FaultyS3
 from test_pipeline import Copy, hashes, read
 
 from manifpt import storage
-from manifpt.engine import attempts, pipeline, progress, rollup, session
+from manifpt.engine import attempts, chunk_work, pipeline, progress, rollup, session
 from manifpt.engine.session import Pool
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, plan, read_unit
@@ -108,7 +108,7 @@ class DiesOnce:
     def __init__(self, mark: Path) -> None:
         self.mark = mark
 
-    def __call__(self, table: pa.Table) -> pipeline.Result:
+    def __call__(self, table: pa.Table) -> chunk_work.Result:
         die_once(self.mark)
         return Copy()(table)
 
@@ -124,7 +124,7 @@ def die_once(mark: Path) -> None:
 class Full:
     """Finds its disk full."""
 
-    def __call__(self, table: pa.Table) -> pipeline.Result:
+    def __call__(self, table: pa.Table) -> chunk_work.Result:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
         return Copy()(table)
 
@@ -132,7 +132,7 @@ class Full:
 class Poisoned:
     """Dies of one chunk each time."""
 
-    def __call__(self, table: pa.Table) -> pipeline.Result:
+    def __call__(self, table: pa.Table) -> chunk_work.Result:
         if "2/4" in table["id"].to_pylist():
             os.kill(os.getpid(), signal.SIGKILL)
         return Copy()(table)
@@ -160,10 +160,10 @@ def test_kills_and_a_full_disk_change_no_byte(ray_session, tmp_path, capsys):
     assert (tmp_path / "reader").exists()
     assert (tmp_path / "actor").exists()
     assert pipeline.totals(found)["rows_in"] == 48
-    place = pipeline.Place(str(tmp_path / "calm"), 0.0)
+    place = chunk_work.Place(str(tmp_path / "calm"), 0.0)
     for unit in range(4):
-        for row in pipeline.chunks(read, str(unit), unit, set()):
-            pipeline.work(Copy(), row, place)
+        for row in chunk_work.chunks(read, str(unit), unit, set()):
+            chunk_work.work(Copy(), row, place)
     folders = ("attributions", "quarantine")
     # As a job does: the actor may have been killed while it wrote a file.
     layouts.clear_halves(str(tmp_path / "disturbed"), "attributions")

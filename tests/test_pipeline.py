@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from manifpt import storage
-from manifpt.engine import pipeline, progress
+from manifpt.engine import chunk_work, progress
 from manifpt.engine.unique import check_ids
 from manifpt.engine.work import SHARD_UNITS, Work
 from manifpt.errors import DamageError, ManifptError
@@ -42,7 +42,7 @@ class Copy:
     """A stage that returns its rows."""
 
     def __call__(self, table):
-        return pipeline.Result({"attributions": table})
+        return chunk_work.Result({"attributions": table})
 
 
 def hashes(output: Path, *folders: str) -> dict[str, str]:
@@ -55,9 +55,9 @@ def hashes(output: Path, *folders: str) -> dict[str, str]:
 
 def worked(output: Path, units: list[int], until: int = CHUNKS) -> records.Records:
     """Work as the pipeline does, in this process, on the first chunks of units."""
-    place = pipeline.Place(str(output), time.time())
-    rows = [row for u in units for row in list(pipeline.chunks(read, str(u), u, set()))[:until]]
-    return records.Records(pipeline.work(Copy(), row, place) for row in rows)
+    place = chunk_work.Place(str(output), time.time())
+    rows = [row for u in units for row in list(chunk_work.chunks(read, str(u), u, set()))[:until]]
+    return records.Records(chunk_work.work(Copy(), row, place) for row in rows)
 
 
 def wait_for(path: Path) -> None:
@@ -115,15 +115,15 @@ def test_records_come_in_order_and_tell_which_units_are_done(tmp_path):
 
 
 def test_a_unit_without_rows_has_a_record(tmp_path):
-    (row,) = pipeline.chunks(lambda spec: iter(()), "0", 0, set())
-    record = pipeline.work(Copy(), row, pipeline.Place(str(tmp_path), 0.0))
+    (row,) = chunk_work.chunks(lambda spec: iter(()), "0", 0, set())
+    record = chunk_work.work(Copy(), row, chunk_work.Place(str(tmp_path), 0.0))
     assert (record["last"], record["rows_in"], record["parts"]) == (True, 0, [])
 
 
 def test_chunks_that_are_done_are_left_out():
-    made = [(r["chunk"], r["last"]) for r in pipeline.chunks(read, "0", 0, {0, 2})]
+    made = [(r["chunk"], r["last"]) for r in chunk_work.chunks(read, "0", 0, {0, 2})]
     assert made == [(1, False)]
-    assert [r["last"] for r in pipeline.chunks(read, "0", 0, {1})] == [False, True]
+    assert [r["last"] for r in chunk_work.chunks(read, "0", 0, {1})] == [False, True]
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -8,7 +8,7 @@ import pytest
 
 from manifpt import outputs, storage
 from manifpt.attribution.crawl import retry
-from manifpt.engine import pipeline, rollup, shuffle
+from manifpt.engine import chunk_work, rollup, shuffle
 from manifpt.engine.work import Work
 from manifpt.errors import DamageError
 from manifpt.outputs import claims, manifests, records
@@ -33,13 +33,13 @@ def read(spec):
 
 
 def worked(output, generation="", units=range(UNITS)):
-    place = pipeline.Place(str(output), time.time(), generation)
-    rows = [row for u in units for row in pipeline.chunks(read, str(u), u, set())]
+    place = chunk_work.Place(str(output), time.time(), generation)
+    rows = [row for u in units for row in chunk_work.chunks(read, str(u), u, set())]
 
     def stage(table):
-        return pipeline.Result({"attributions": table})
+        return chunk_work.Result({"attributions": table})
 
-    return records.Records(pipeline.work(stage, row, place) for row in rows)
+    return records.Records(chunk_work.work(stage, row, place) for row in rows)
 
 
 def ids(output, files, folder):

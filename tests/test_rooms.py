@@ -12,7 +12,7 @@ jobs tuning
 """.split()
 # Imports that are left to be turned round.
 BACKWARDS = {
-    ("engine.pipeline", "images.read"),
+    ("engine.chunk_work", "images.read"),
     ("tracking.recorder", "registry.register"),
 }
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from manifpt.artifacts.projection import Projected, Projector, project_images
-from manifpt.engine import pipeline
+from manifpt.engine import chunk_work
 from manifpt.errors import ManifptError
 from manifpt.images.degraded_copies import COLUMN, Augmentation
 from manifpt.images.splits import Splits, splits_of
@@ -51,7 +51,7 @@ class ArtifactStage:
     augmentation: Augmentation | None = None
     split_by: str | None = None
 
-    def __call__(self, table: pa.Table) -> pipeline.Result:
+    def __call__(self, table: pa.Table) -> chunk_work.Result:
         """Project, and note the moments of the training artifacts for their normalisation."""
         split, *counted = splits_of(table, self.undeclared, self.split_by)
         if self.augmentation is not None:
@@ -70,7 +70,7 @@ class ArtifactStage:
             by_split = {name: channel_moments(artifacts[mask]) for name, mask in masks.items()}
             moments[folder] = by_split
         facts = {"moments": moments, **_counted(projections[0].rows, masks), "split_by": counted}
-        return pipeline.Result(tables, facts)
+        return chunk_work.Result(tables, facts)
 
     def _rows(self, projected: Projected, split: list[str]) -> pa.Table:
         """Return the artifacts table of projected images; ``split`` is that of each row."""

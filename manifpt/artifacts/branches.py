@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from manifpt import outputs, storage
 from manifpt.artifacts.artifact_stage import ARTIFACTS, EVALUATED
 from manifpt.artifacts.compute import COMBINATION, ArtifactRecipe, compute_artifacts
-from manifpt.engine import pipeline, session
+from manifpt.engine import chunk_work, session
 from manifpt.errors import ManifptError
 from manifpt.images.sources import AS_FOUND
 from manifpt.outputs import claims
@@ -106,7 +106,7 @@ def read_artifacts(uri: str, columns: list[str] | None = None) -> pa.Table:
         table = table.append_column(LOOKS, pa.nulls(table.num_rows, ARTIFACTS[LOOKS]))
     asked = set(columns or ARTIFACTS) - {LOOKS}
     expected = {n: kind for n, kind in ARTIFACTS.items() if n in asked | {*table.column_names}}
-    pipeline.check_columns(table, expected, "artifacts")
+    chunk_work.check_columns(table, expected, "artifacts")
     return table
 
 

@@ -21,7 +21,7 @@ from manifpt.artifacts.artifact_stage import (
     total_moments,
 )
 from manifpt.artifacts.projection import Target, projectors_of, run_projection, targets_of
-from manifpt.engine import pipeline, session
+from manifpt.engine import chunk_work, pipeline, session
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Selection, Unit, plan
 from manifpt.images.degraded_copies import Augmentation
@@ -89,7 +89,7 @@ class ArtifactRecipe:
             raise ManifptError(
                 f"--split-by {self.split_by}: --split {self.undeclared} puts all on one side"
             )
-        columns = [*ARTIFACTS, *AUGMENTED, *pipeline.QUARANTINE]
+        columns = [*ARTIFACTS, *AUGMENTED, *chunk_work.QUARANTINE]
         reading = reading_with_split(self.split_by, columns, self.labels)
         units = plan(inputs, self.selection, labelled=True, reading=reading, quiet=quiet)
         check_column(units, self.split_by)

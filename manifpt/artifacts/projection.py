@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from manifpt.engine import pipeline, prometheus, session
+from manifpt.engine import chunk_work, pipeline, prometheus, session
 from manifpt.engine.work import Work
 from manifpt.errors import ManifptError
 from manifpt.images import IMAGES, DecodeRule, Selection, Unit
@@ -64,7 +64,7 @@ class Projector:
         No image is compared with a real of its own pixels, for any label: a real under evaluation
         would have the artifact zero, and an exclusion by label would give the label away.
         """
-        pipeline.check_columns(table, {"pixel_sha256": IMAGES["pixel_sha256"]}, "project")
+        chunk_work.check_columns(table, {"pixel_sha256": IMAGES["pixel_sha256"]}, "project")
         rows = table.num_rows
         if "artifact" in table.column_names:
             embedded = tensors.from_column(table["artifact"]).reshape(rows, *self.space.shape)
@@ -290,7 +290,7 @@ def run_projection(
     title: str,
     units: Sequence[Unit] | Work,
     read: Callable[..., Iterator[pa.Table]],
-    build: Callable[[], pipeline.Stage],
+    build: Callable[[], chunk_work.Stage],
     placed: PlacedProjectors,
     output: str,
     chunk: int | None = None,

@@ -19,7 +19,7 @@ from manifpt.audit import property_report
 from manifpt.audit.properties import PROPERTIES, grey_levels, properties
 from manifpt.audit.sample import nullable
 from manifpt.audit.verdict import USUAL, Thresholds
-from manifpt.engine import pipeline, session
+from manifpt.engine import chunk_work, pipeline, session
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Selection, plan
 from manifpt.images.perceptual import DISTANCE, perceptual_hashes
@@ -98,7 +98,7 @@ class PropertiesStage:
 
     split_by: str | None
 
-    def __call__(self, table: pa.Table) -> pipeline.Result:
+    def __call__(self, table: pa.Table) -> chunk_work.Result:
         """Return the table of ``properties/``, and the number of images of each class."""
         split, *_ = splits_of(table, CONTENT, self.split_by)
         values = [None] * len(table) if self.split_by is None else values_of(table, self.split_by)
@@ -108,7 +108,7 @@ class PropertiesStage:
         if self.split_by is not None:
             rows = rows.append_column(VALUE, pa.array(values, pa.string()))
         counts = Counter(str(source) for source in rows["source"].to_pylist())
-        return pipeline.Result({FOLDER: rows}, {"classes": dict(counts)})
+        return chunk_work.Result({FOLDER: rows}, {"classes": dict(counts)})
 
 
 class RowSample:
@@ -175,7 +175,7 @@ def audit(
     than two sources.
     """
     output = storage.absolute(output)
-    taken = [*PROPERTIES, *pipeline.QUARANTINE, VALUE]
+    taken = [*PROPERTIES, *chunk_work.QUARANTINE, VALUE]
     reading = reading_with_split(settings.split_by, taken, labels)
     units = plan(inputs, labelled=True, reading=reading)
     check_column(units, settings.split_by)

@@ -18,7 +18,7 @@ import pyarrow as pa
 from PIL import Image
 
 from manifpt import storage
-from manifpt.engine import pipeline, session
+from manifpt.engine import chunk_work, pipeline, session
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Reading, Selection, Unit, plan
 from manifpt.images.ids import Keys, escaped
@@ -75,7 +75,7 @@ class EncodingStage:
 
     encoder: ImageEncoder
 
-    def __call__(self, table: pa.Table) -> pipeline.Result:
+    def __call__(self, table: pa.Table) -> chunk_work.Result:
         """Return the tars of a table's rows, and the number of images of each source in them."""
         names = [*DECLARED, *metadata_of(table)]
         rows = table.select(names).to_pylist()
@@ -88,7 +88,7 @@ class EncodingStage:
             for source, members in by_source.items()
         }
         counts = {source: len(members) for source, members in by_source.items()}
-        return pipeline.Result({}, {"classes": counts}, tars)
+        return chunk_work.Result({}, {"classes": counts}, tars)
 
     def _tar(self, source: str, members: Sequence[tuple[dict[str, Any], bytes]]) -> bytes:
         keys, sink = Keys(""), io.BytesIO()

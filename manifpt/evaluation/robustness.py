@@ -21,7 +21,7 @@ from manifpt.attribution.crawl.registered import model_places, opened_model
 from manifpt.attribution.model.near import NEAR
 from manifpt.attribution.model.targets import manifold_places, trained_targets
 from manifpt.attribution.model.trained import TrainedAttributor
-from manifpt.engine import pipeline, session
+from manifpt.engine import chunk_work, pipeline, session
 from manifpt.errors import ManifptError
 from manifpt.evaluation.closed_set import METRICS, closed_set_metrics, confusion_matrix
 from manifpt.evaluation.unseen import Unseen
@@ -53,7 +53,7 @@ class RobustnessStage(Unseen):
     projectors: list[Projector]
     levels: tuple[Degradation, ...]
 
-    def __call__(self, table: pa.Table) -> pipeline.Result:
+    def __call__(self, table: pa.Table) -> chunk_work.Result:
         """Score rows at each level; the record counts the rows left out by reason."""
         classes = self.attributor.classes
         seen, other = self.unusable(table, np.zeros(table.num_rows, bool))
@@ -69,7 +69,7 @@ class RobustnessStage(Unseen):
         facts = {"seen": int(seen.sum() + in_manifold.sum()), "other_source": int(other.sum())}
         facts["near_training"] = int(near.sum())
         if kept.num_rows == 0:
-            return pipeline.Result({}, facts)
+            return chunk_work.Result({}, facts)
         truth = np.array([classes.index(source) for source in kept["source"].to_pylist()])
         levels, scores = {}, []
         for level in self.levels:
@@ -89,7 +89,7 @@ class RobustnessStage(Unseen):
             }
             both = {name: kept[name] for name in ("id", "source", "sha256")} | columns
             scores.append(pa.table(both))
-        return pipeline.Result({"scores": pa.concat_tables(scores)}, {**facts, "levels": levels})
+        return chunk_work.Result({"scores": pa.concat_tables(scores)}, {**facts, "levels": levels})
 
 
 def evaluate_robustness(

@@ -10,7 +10,7 @@ from manifpt.artifacts.branches import artifact_column
 from manifpt.attribution.model.near import NEAR
 from manifpt.attribution.model.tiled import mean_or_none
 from manifpt.attribution.unknown.decision import USUAL, Rule, decide
-from manifpt.engine import pipeline
+from manifpt.engine import chunk_work
 from manifpt.evaluation.closed_set import confusion_matrix
 from manifpt.evaluation.score_report import NEAR_SCORES, SCORES, UNKNOWN
 from manifpt.evaluation.unseen import Unseen
@@ -24,7 +24,7 @@ class ScoreStage(Unseen):
 
     rule: Rule = USUAL
 
-    def __call__(self, table: pa.Table) -> pipeline.Result:
+    def __call__(self, table: pa.Table) -> chunk_work.Result:
         """Score rows; the record counts the rows left out by reason."""
         classes = self.attributor.classes
         seen, other = self.unusable(table, np.array(table["in_manifold"]))
@@ -51,7 +51,7 @@ class ScoreStage(Unseen):
                 )
                 facts[name] = confusion_matrix(truth, predicted, len(classes)).tolist()
         both = {folder: pa.concat_tables(parts) for folder, parts in tables.items()}
-        return pipeline.Result(both, facts)
+        return chunk_work.Result(both, facts)
 
     def _folder(self, name: str) -> str:
         """Return the folder of scores of rows that are ``news``, or ``near`` training."""

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifpt import storage
-from manifpt.engine import pipeline, prometheus, session
+from manifpt.engine import chunk_work, pipeline, prometheus, session
 from manifpt.engine.tasks import results, task
 from manifpt.images import IMAGES, DecodeRule, Unit
 from manifpt.images.ids import tile_id
@@ -53,9 +53,9 @@ class EmbedStage:
     output: str
     training: TrainingReals | None = None
 
-    def __call__(self, table: pa.Table) -> pipeline.Result:
+    def __call__(self, table: pa.Table) -> chunk_work.Result:
         """Write one file a space; the record names them."""
-        pipeline.check_columns(table, {"id": IMAGES["id"], "pixel_sha256": pa.string()}, "embed")
+        chunk_work.check_columns(table, {"id": IMAGES["id"], "pixel_sha256": pa.string()}, "embed")
         if self.training is not None:
             splits = splits_of(table, CONTENT, self.training.split_by).names
             kept = [
@@ -67,7 +67,7 @@ class EmbedStage:
             space.name: self._write(space, points_of(table, rule))
             for space, rule in zip(self.spaces, self.rules, strict=True)
         }
-        return pipeline.Result({}, {"embedded": paths})
+        return chunk_work.Result({}, {"embedded": paths})
 
     def _write(self, space: Space, table: pa.Table) -> str:
         """Write one row group a shard; return the path."""

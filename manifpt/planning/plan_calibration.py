@@ -12,7 +12,7 @@ from manifpt.artifacts.projection import decoding_of, rows_of_chunk
 from manifpt.attribution.crawl.registered import AttributorSource, opened_model
 from manifpt.attribution.model.targets import trained_targets
 from manifpt.attribution.model.trained import TrainedAttributor
-from manifpt.engine import pipeline, session
+from manifpt.engine import chunk_work, pipeline, session
 from manifpt.errors import ManifptError
 from manifpt.manifold.placement import plan_for
 from manifpt.manifold.stored import StoredManifold
@@ -170,8 +170,8 @@ def _one_row(spec: str) -> Iterator[pa.Table]:
 
 
 class _Nothing:
-    def __call__(self, table: pa.Table) -> pipeline.Result:
-        return pipeline.Result({"rows": table})
+    def __call__(self, table: pa.Table) -> chunk_work.Result:
+        return chunk_work.Result({"rows": table})
 
 
 def _driver(output: str) -> tuple[float, int, int]:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import torch
 
 from manifpt import storage
-from manifpt.engine import pipeline, session
+from manifpt.engine import chunk_work, pipeline, session
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, plan, read_unit
 from manifpt.images.places import input_places
@@ -56,7 +56,7 @@ class PretrainingRecipe:
 class SplitStage:
     """Images -> pixels to train on and pixels held out; copies of an image stay together."""
 
-    def __call__(self, table: pa.Table) -> pipeline.Result:
+    def __call__(self, table: pa.Table) -> chunk_work.Result:
         """Return the tables of both; the hash of an image decides between them."""
         held_out = pa.array(
             [int(h[:15], 16) % HELD_OUT == 0 for h in table["pixel_sha256"].to_pylist()]
@@ -64,7 +64,7 @@ class SplitStage:
         pixels = tensors.to_column(pixels_of(table))
         rows = table.select(["id"]).append_column("pixels", pixels)
         split = {"train": rows.filter(pc.invert(held_out)), "validation": rows.filter(held_out)}
-        return pipeline.Result({f"{IMAGES}/{n}": t for n, t in split.items() if t.num_rows})
+        return chunk_work.Result({f"{IMAGES}/{n}": t for n, t in split.items() if t.num_rows})
 
 
 def _read(text: str, rule: DecodeRule) -> Iterator[pa.Table]:

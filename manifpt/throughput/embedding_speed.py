@@ -25,7 +25,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import models
 
-from manifpt.engine import pipeline, session
+from manifpt.engine import chunk_work, pipeline, session
 from manifpt.images import DecodeRule, plan
 from manifpt.images.read import read_unit_text, unit_to_json
 from manifpt.manifold.embed import EmbedStage
@@ -175,9 +175,9 @@ class _Watched:
 
     stage: EmbedStage
 
-    def __call__(self, table: pa.Table) -> pipeline.Result:
+    def __call__(self, table: pa.Table) -> chunk_work.Result:
         result = self.stage(table)
-        return pipeline.Result(result.tables, result.facts | {"peak_mb": own_mb()})
+        return chunk_work.Result(result.tables, result.facts | {"peak_mb": own_mb()})
 
 
 def by_manifpt(

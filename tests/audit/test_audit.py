@@ -25,7 +25,7 @@ from manifpt.audit.audit import (
 from manifpt.audit.normalize import EncodingStage, ImageEncoder, file_name, folder_name
 from manifpt.audit.property_report import CLASSIFIER, LIMITS, SPLITS, markdown
 from manifpt.audit.verdict import Thresholds, judged, overall
-from manifpt.engine import pipeline
+from manifpt.engine import chunk_work, pipeline
 from manifpt.images import DecodeRule, Reading, plan, read_unit
 from manifpt.images.read import unit_to_json
 from manifpt.jobs import audit, normalize
@@ -58,9 +58,9 @@ def biased(tmp_path_factory):
 
 def worked(stage, tables, output):
     """Do what the pipeline does with the chunks of some units; return the records."""
-    place = pipeline.Place(str(output), time.time())
+    place = chunk_work.Place(str(output), time.time())
     return [
-        pipeline.work(
+        chunk_work.work(
             stage,
             {"unit": 0, "chunk": n, "last": True, "table": storage.encode_table(table)},
             place,

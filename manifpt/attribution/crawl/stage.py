@@ -16,7 +16,7 @@ from manifpt.attribution.crawl.verdicts import verdicts
 from manifpt.attribution.model.tiled import TILED, pooled_columns, pooled_tiles
 from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.attribution.unknown.decision import USUAL, Rule, decide
-from manifpt.engine import pipeline
+from manifpt.engine import chunk_work
 from manifpt.errors import ManifptError
 from manifpt.images.degrade import Degradation
 from manifpt.images.degraded_copies import view
@@ -78,7 +78,7 @@ class AttributeStage:
         manifolds = [p.manifold for p in self.projectors if p.manifold]
         return Leaks.of(self.attributor, manifolds, self.near_distance)
 
-    def __call__(self, table: pa.Table) -> pipeline.Result:
+    def __call__(self, table: pa.Table) -> chunk_work.Result:
         """Attribute the rows of an images table, and mark those that were in training."""
         rows, probabilities, coordinates = self._attributed(table)
         attributions, leaks = self.leaks.marked(rows)
@@ -89,7 +89,7 @@ class AttributeStage:
             by = self.group_by
             evidence = grouping.evidence_of(table, by, rows, probabilities, coordinates)
             tables[grouping.EVIDENCE] = evidence
-        return pipeline.Result(tables, facts)
+        return chunk_work.Result(tables, facts)
 
     def attributions(self, table: pa.Table) -> pa.Table:
         """Return the attributions table of an images table; ``source`` is that of the input.
@@ -157,7 +157,7 @@ class AttributeStage:
 
 def check_metadata_names(columns: Sequence[str]) -> None:
     """Raise if metadata columns have names that the tables of the output have themselves."""
-    own = {*ATTRIBUTIONS, *AGREEMENT, *TILED, *LEAKS, *pipeline.QUARANTINE}
+    own = {*ATTRIBUTIONS, *AGREEMENT, *TILED, *LEAKS, *chunk_work.QUARANTINE}
     taken = [c for c in columns if c in own or is_own(c)]
     if taken:
         raise ManifptError(f"--columns {' '.join(taken)}: taken by the output; leave it out")
