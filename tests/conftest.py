@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
-from manifpt.engine import session
+from manifpt.engine import pools, session
 from manifpt.throughput.seaweed import s3_server
 
 # Machines are busy: how long an example takes says nothing.
@@ -39,20 +39,20 @@ def ray_session(s3):
         "local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
     )
     # Each actor takes seconds to start: one is enough where their number is not what is tested.
-    session.limit({"CPU": 2})
+    pools.limit({"CPU": 2})
     yield
-    session.limit(None)
+    pools.limit(None)
     ray.shutdown()
 
 
 @contextmanager
 def all_cpus():
     """Lift the limit of `ray_session`: pools have three actors then, and two trials run at once."""
-    session.limit(None)
+    pools.limit(None)
     try:
         yield
     finally:
-        session.limit({"CPU": 2})
+        pools.limit({"CPU": 2})
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import manifpt
 from manifpt import ManifptError
 from manifpt.artifacts.compute import ArtifactRecipe, compute_artifacts
 from manifpt.attribution.crawl.attribute import attribute
-from manifpt.engine import session
+from manifpt.engine import pools
 from manifpt.manifold.projector import projection_of
 from manifpt.spaces import SpaceSettings, make_space
 
@@ -112,7 +112,7 @@ def test_a_saved_manifold_opens_in_the_jobs(fitted, corpus, tmp_path, projector)
     assert saved.sha256 == fitted.sha256 == fitted.save(f"{tmp_path}/m").sha256
     images, how = f"{corpus}/labelled/stripes", projection_of(projector, None, 0.1)
     recipe = ArtifactRecipe(manifolds=[saved.uri], projection=how)
-    compute_artifacts([images], f"{tmp_path}/a", recipe, demand=session.HERE)
+    compute_artifacts([images], f"{tmp_path}/a", recipe, demand=pools.HERE)
     rows = table_of(f"{tmp_path}/a", "train", "validation", "test").sort_values("id")
     found = saved.artifacts(images, projector)
     np.testing.assert_array_equal(found.reshape(60, -1), np.stack(rows["artifact"].tolist()))
@@ -129,7 +129,7 @@ def test_predictions_are_the_rows_of_attribute(fitted, tmp_path):
     model = handmade_attributor(tmp_path / "model", manifold.uri)
     folder = write_folder(tmp_path / "images", "stripes", NUMBERS)
     (folder / "1004x.png").write_bytes(b"no image")
-    attribute([str(folder)], model, f"{tmp_path}/v", demand=session.HERE)
+    attribute([str(folder)], model, f"{tmp_path}/v", demand=pools.HERE)
     job = table_of(f"{tmp_path}/v", "attributions").set_index("id")
     attributor = manifpt.Attributor.load(model)
     found = attributor.predict(folder)
@@ -162,7 +162,7 @@ def test_a_trained_attributor_tells_sources_apart_without_ray(corpus, tmp_path, 
     import ray
 
     monkeypatch.setattr(ray, "init", lambda *_a, **_k: pytest.fail("Ray is not needed"))
-    monkeypatch.setattr(session, "capacity", lambda: pytest.fail("no cluster is needed"))
+    monkeypatch.setattr(pools, "capacity", lambda: pytest.fail("no cluster is needed"))
     network = {"sl_network": "mobilenet_v2", "sl_weights": mobilenet(), "network_size": 32}
     manifold = manifpt.Manifold.fit(f"{corpus}/manifold", "sl", uri=f"{tmp_path}/m", **network)
     images = {kind: f"{corpus}/labelled/{kind}" for kind in ("real", "stripes", "blocks")}

@@ -20,7 +20,7 @@ from test_pipeline import Copy, hashes, read
 
 from manifpt import storage
 from manifpt.engine import attempts, chunk_work, pipeline, progress, rollup, session
-from manifpt.engine.session import Pool
+from manifpt.engine.pools import Pool
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, plan, read_unit
 from manifpt.jobs import attribute

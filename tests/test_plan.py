@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from manifpt.engine import scaling, session
+from manifpt.engine import pools, scaling, session
 from manifpt.errors import ManifptError
 from manifpt.images import Selection
 from manifpt.jobs import (
@@ -130,13 +130,13 @@ def test_a_gpu_has_the_hours_of_networks_and_search():
 @pytest.mark.parametrize("gpus", [0, 1, 3])
 @pytest.mark.parametrize("cpus", [1, 2, 5, 64])
 def test_pools_are_those_of_jobs(monkeypatch, cpus, gpus):
-    monkeypatch.setattr(session, "capacity", lambda: {"CPU": float(cpus), "GPU": float(gpus)})
+    monkeypatch.setattr(pools, "capacity", lambda: {"CPU": float(cpus), "GPU": float(gpus)})
     cluster = Cluster(1, cpus, cpus, gpus, GIB)
     for uses_gpu in (False, True):
-        real = session.pool(session.ANY, uses_gpu=uses_gpu)
+        real = pools.pool(pools.ANY, uses_gpu=uses_gpu)
         assert cluster.pool(None, uses_gpu=uses_gpu) == real
         if real.size > 1:
-            real = session.pool(session.Demand(real.size - 1), uses_gpu=uses_gpu)
+            real = pools.pool(pools.Demand(real.size - 1), uses_gpu=uses_gpu)
             assert cluster.pool(real.size, uses_gpu=uses_gpu) == real
 
 
@@ -144,7 +144,7 @@ def test_pools_are_those_of_jobs(monkeypatch, cpus, gpus):
     ("part", "kind"), [(0.4, "scan"), (1.5, "sharded"), (2.9, "sharded"), (3.1, "replicated")]
 )
 def test_placements_are_those_of_jobs(monkeypatch, part, kind):
-    monkeypatch.setattr(session, "capacity", lambda: {"CPU": 4.0})
+    monkeypatch.setattr(pools, "capacity", lambda: {"CPU": 4.0})
     monkeypatch.setattr(session, "nodes", lambda: 1)
     monkeypatch.setattr(scaling, "node_cpus", lambda: 4)
     search = {"plans": {"exact-plain": vars(SearchPlan())}, "chosen": "exact-plain"}
@@ -154,7 +154,7 @@ def test_placements_are_those_of_jobs(monkeypatch, part, kind):
     cluster = Cluster(1, 4, 4, 0, int(memory / SHARE) + 1)
     pool = cluster.pool(None, uses_gpu=False)
     assert pool.size == 3
-    real, _ = place(manifold, session.SearchDemand(memory=memory), pool)
+    real, _ = place(manifold, pools.SearchDemand(memory=memory), pool)
     made = model.plan_attribute(changed("sizes", real=manifold.real_bytes), 100, 1000, cluster)
     assert made.placement == real.kind == kind
     assert ("holders of shards" in made.limits) == (kind == "sharded")

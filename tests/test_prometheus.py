@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import test_pipeline
 
-from manifpt.engine import pipeline, prometheus, session
+from manifpt.engine import pipeline, pools, prometheus
 from manifpt.outputs import claims
 
 DASHBOARD = Path(__file__).parents[1] / "cluster" / "grafana" / "manifpt.json"
@@ -90,7 +90,7 @@ def test_prometheus_finds_what_a_pipeline_did(scraped, tmp_path):
     read, copy = test_pipeline.read, test_pipeline.Copy
     output, title = str(tmp_path / "out"), "counted"
     with claims.claim(output, "attributions", "0" * 64):
-        pool = session.pool(session.Demand(1, 0), uses_gpu=False)
+        pool = pools.pool(pools.Demand(1, 0), uses_gpu=False)
         records = pipeline.run(title, ["0", "1"], read, copy, output, pool)
     assert sum(record["rows_in"] for record in records) == 24
     expected = {

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from manifpt.engine import scaling, session
+from manifpt.engine import pools, scaling
 from manifpt.errors import ManifptError
 
 CPU = {"CPU": 1.0}
@@ -19,10 +19,10 @@ def head_alone(monkeypatch):
 
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"memory": 2.0**33})
     monkeypatch.setattr(scaling, "nodes_up", list)
-    session.limit(None)
+    pools.limit(None)
     yield
-    session.limit({"CPU": 2})
-    session.allow(None)
+    pools.limit({"CPU": 2})
+    pools.allow(None)
 
 
 @pytest.mark.parametrize(
@@ -44,17 +44,17 @@ def test_bundles_fit_on_nodes_each_on_one(bundles, nodes, expected):
 @pytest.mark.usefixtures("ray_session", "head_alone")
 def test_a_pool_is_as_large_as_the_cluster_may_grow(monkeypatch):
     with pytest.raises(ManifptError, match=r"too small.*--max-cpus and --max-gpus"):
-        session.pool(session.ANY, uses_gpu=True)
+        pools.pool(pools.ANY, uses_gpu=True)
     monkeypatch.setenv("MANIFPT_MAX_CPUS", "8")
-    assert session.pool(session.ANY, uses_gpu=True).size == 7
-    session.allow({"CPU": 64.0, "GPU": 4.0})  # options come before the environment
-    pool = session.pool(session.ANY, uses_gpu=True)
+    assert pools.pool(pools.ANY, uses_gpu=True).size == 7
+    pools.allow({"CPU": 64.0, "GPU": 4.0})  # options come before the environment
+    pool = pools.pool(pools.ANY, uses_gpu=True)
     assert (pool.size, pool.process) == (4, {"CPU": 1.0, "GPU": 1.0})
     with pytest.raises(ManifptError, match=r"too small.*--num-actors 4, or say"):
-        session.pool(session.Demand(5, 1.0), uses_gpu=True)
+        pools.pool(pools.Demand(5, 1.0), uses_gpu=True)
     monkeypatch.setenv("MANIFPT_MAX_CPUS", "many")
     with pytest.raises(ManifptError, match="MANIFPT_MAX_CPUS=many"):
-        session.limits()
+        pools.limits()
 
 
 @pytest.mark.usefixtures("ray_session")

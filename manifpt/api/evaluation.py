@@ -6,7 +6,7 @@ from typing import Any
 
 from manifpt.api.attributor import Attributor
 from manifpt.api.given import Images, inputs_of
-from manifpt.engine import session
+from manifpt.engine import pools
 from manifpt.evaluation import evaluate as evaluation
 
 
@@ -33,5 +33,5 @@ def evaluate(
             f"{folder}/evaluation",
             evaluation.EvaluationSettings(keep_near=keep_near),
             manifolds=attributor.manifolds,
-            demand=session.HERE,
+            demand=pools.HERE,
         )

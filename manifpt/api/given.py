@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from PIL import Image, ImageOps
 
 from manifpt import storage
-from manifpt.engine import session
+from manifpt.engine import pools, session
 from manifpt.errors import ManifptError
 from manifpt.images.decode import DecodeRule, to_rgb
 from manifpt.images.patterns import is_pattern
@@ -128,14 +128,14 @@ def inputs_of(images: Any, folder: str) -> list[str]:
     return found
 
 
-def demand_of(inputs: Sequence[str], folder: str) -> session.Demand:
+def demand_of(inputs: Sequence[str], folder: str) -> pools.Demand:
     """Return the resources for the result of ``inputs_of``: this process alone if it is small."""
     if sum(unit.bytes for unit in units(inputs, quiet=True)) <= HERE_BYTES:
-        return session.HERE
+        return pools.HERE
     return on_ray(inputs, folder)
 
 
-def on_ray(inputs: Sequence[str], folder: str) -> session.Demand:
+def on_ray(inputs: Sequence[str], folder: str) -> pools.Demand:
     """Start Ray if none runs; raise if its nodes can't read images that were in memory."""
     session.start()
     if session.nodes() > 1 and any(folder in text for text in inputs):
@@ -143,7 +143,7 @@ def on_ray(inputs: Sequence[str], folder: str) -> session.Demand:
             "images: are in this machine's memory, and Ray has several nodes; write them where all "
             "nodes can read, and give the URI"
         )
-    return session.ANY
+    return pools.ANY
 
 
 def is_dataset(images: Any) -> bool:
@@ -157,7 +157,7 @@ def mapped(dataset: "ray.data.Dataset", function: type, *arguments: Any) -> "ray
     import ray.data
 
     session.start()
-    pool = session.pool(session.ANY, uses_gpu=True)
+    pool = pools.pool(pools.ANY, uses_gpu=True)
     return dataset.map_batches(
         function,
         fn_constructor_args=arguments,

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from manifpt import outputs, storage
 from manifpt.artifacts.artifact_stage import ARTIFACTS, EVALUATED
 from manifpt.artifacts.compute import COMBINATION, ArtifactRecipe, compute_artifacts
-from manifpt.engine import chunk_work, session
+from manifpt.engine import chunk_work, pools
 from manifpt.errors import ManifptError
 from manifpt.images.sources import AS_FOUND
 from manifpt.outputs import claims
@@ -57,7 +57,7 @@ def artifacts_of(
     output: str,
     recipe: ArtifactRecipe,
     *,
-    demand: session.Demand = session.ANY,
+    demand: pools.Demand = pools.ANY,
     terms: claims.Terms = claims.AS_IS,
 ) -> list[ArtifactBranch]:
     """Return ``inputs`` opened as artifacts, or compute their artifacts in ``output``.

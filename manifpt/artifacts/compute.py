@@ -21,7 +21,7 @@ from manifpt.artifacts.artifact_stage import (
     total_moments,
 )
 from manifpt.artifacts.projection import Target, projectors_of, run_projection, targets_of
-from manifpt.engine import chunk_work, pipeline, session
+from manifpt.engine import chunk_work, pipeline, pools
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Selection, Unit, plan
 from manifpt.images.degraded_copies import Augmentation
@@ -143,7 +143,7 @@ def compute_artifacts(
     recipe: ArtifactRecipe = ArtifactRecipe(),
     *,
     targets: dict[str, Target] | None = None,
-    demand: session.Demand = session.ANY,
+    demand: pools.Demand = pools.ANY,
     terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:
     """Compute the artifacts of all images and publish them, one folder a split.
@@ -169,7 +169,7 @@ def compute_artifacts(
     facts = dict(zip(names, [target.facts() for target in targets.values()], strict=True))
     key = recipe.key(units, targets)
     learned = any(target.space.name in LEARNED for target in targets.values())
-    pool = session.pool(demand, uses_gpu=learned)
+    pool = pools.pool(demand, uses_gpu=learned)
     kind = "artifacts" if len(targets) == 1 else COMBINATION
     read = [*input_places(inputs, output), *(("--manifold", uri) for uri in recipe.manifolds)]
     with claims.claim(output, kind, key, apart=read, terms=terms) as claim:

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from manifpt import outputs, storage
 from manifpt.artifacts.artifact_stage import as_float16
 from manifpt.artifacts.compute import COMBINATION
-from manifpt.engine import pipeline, session, shuffle
+from manifpt.engine import pipeline, pools, shuffle
 from manifpt.engine.progress import Progress
 from manifpt.errors import ManifptError
 from manifpt.manifold import StoredManifold
@@ -174,7 +174,7 @@ def export(
     *,
     float16: bool = False,
     pair_bytes: int = PAIR_BYTES,
-    demand: session.Demand = session.ANY,
+    demand: pools.Demand = pools.ANY,
     terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:
     """Write all vectors of a manifold or of artifacts as pairs of files; return the manifest.
@@ -192,7 +192,7 @@ def export(
     uri, output = storage.absolute(uri), storage.absolute(output)
     source = vector_source(uri, pair_bytes)
     key = storage.digest([source.content, float16, pair_bytes])
-    pool = session.pool(demand, uses_gpu=False)
+    pool = pools.pool(demand, uses_gpu=False)
     with claims.claim(output, KIND, key, apart=[("INPUT", uri)], terms=terms) as claim:
         if claim.finished:
             return claim.finished

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from manifpt.engine import chunk_work, pipeline, prometheus, session
+from manifpt.engine import chunk_work, pipeline, pools, prometheus
 from manifpt.engine.work import Work
 from manifpt.errors import ManifptError
 from manifpt.images import IMAGES, DecodeRule, Selection, Unit
@@ -264,11 +264,11 @@ class PlacedProjectors(NamedTuple):
     """The projectors of a run, and the pool of processes that their manifolds leave to it."""
 
     projectors: list[Projector]
-    pool: session.Pool
+    pool: pools.Pool
 
 
 def projectors_of(
-    targets: dict[str, Target], search: session.SearchDemand, pool: session.Pool
+    targets: dict[str, Target], search: pools.SearchDemand, pool: pools.Pool
 ) -> PlacedProjectors:
     """Place the manifolds of all targets; return their projectors, and the pool that is left."""
     if pool.here:

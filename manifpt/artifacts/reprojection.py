@@ -21,7 +21,7 @@ from manifpt.artifacts.branches import (
 )
 from manifpt.artifacts.compute import publish_artifacts
 from manifpt.artifacts.projection import Target, projectors_of
-from manifpt.engine import pipeline, session
+from manifpt.engine import pipeline, pools
 from manifpt.errors import ManifptError
 from manifpt.manifold import StoredManifold
 from manifpt.manifold.projector import NEAREST, Projection
@@ -72,7 +72,7 @@ def project_embeddings(
     *,
     projection: Projection = NEAREST,
     float16: bool = False,
-    demand: session.Demand = session.ANY,
+    demand: pools.Demand = pools.ANY,
     terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:
     """Compute and publish the artifacts of embedded images; see ``compute_artifacts``."""
@@ -88,7 +88,7 @@ def project_embeddings(
         raise ManifptError(f"--manifold {manifold}: is of another space than the embeddings")
     made_of = [facts["manifold_sha256"], facts["projection"], float16]
     key = storage.digest([given["key"], *made_of])
-    pool = session.pool(demand, uses_gpu=False)
+    pool = pools.pool(demand, uses_gpu=False)
     read = [("--input", embeddings.uri), ("--manifold", reals.uri)]
     with claims.claim(output, "artifacts", key, apart=read, terms=terms) as claim:
         if claim.finished:

@@ -19,7 +19,7 @@ from manifpt.audit import property_report
 from manifpt.audit.properties import PROPERTIES, grey_levels, properties
 from manifpt.audit.sample import nullable
 from manifpt.audit.verdict import USUAL, Thresholds
-from manifpt.engine import chunk_work, pipeline, session
+from manifpt.engine import chunk_work, pipeline, pools, session
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Selection, plan
 from manifpt.images.perceptual import DISTANCE, perceptual_hashes
@@ -166,7 +166,7 @@ def audit(
     settings: AuditSettings = AuditSettings(),
     *,
     labels: Reading = AS_FOUND,
-    demand: session.Demand = session.ANY,
+    demand: pools.Demand = pools.ANY,
     terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:
     """Audit the images of two or more sources and publish the report; return the manifest.
@@ -182,7 +182,7 @@ def audit(
     size = min(SIDE, natural_size(units, Selection()))
     rule = DecodeRule(size, tiles=usual_tiles(units, Selection(), size))
     key = storage.digest([content_key(units), asdict(settings), rule.card()])
-    pool = session.pool(demand, uses_gpu=False)
+    pool = pools.pool(demand, uses_gpu=False)
     with claims.claim(output, KIND, key, apart=input_places(inputs, output), terms=terms) as claim:
         if claim.finished:
             return claim.finished
@@ -218,7 +218,7 @@ def _examined(
     files: Sequence[dict[str, Any]],
     classes: dict[str, int],
     settings: AuditSettings,
-    pool: session.Pool,
+    pool: pools.Pool,
 ) -> dict[str, Any]:
     """Compute the report in a task of the cluster: the driver's machine may be small."""
     import ray

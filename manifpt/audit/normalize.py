@@ -18,7 +18,7 @@ import pyarrow as pa
 from PIL import Image
 
 from manifpt import storage
-from manifpt.engine import chunk_work, pipeline, session
+from manifpt.engine import chunk_work, pipeline, pools
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Reading, Selection, Unit, plan
 from manifpt.images.ids import Keys, escaped
@@ -131,7 +131,7 @@ def normalize(
     jpeg: int | None = None,
     columns: Sequence[str] = (),
     labels: Reading = AS_FOUND,
-    demand: session.Demand = session.ANY,
+    demand: pools.Demand = pools.ANY,
     terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:
     """Store all images of ``inputs`` alike, with their sources and splits; return the manifest.
@@ -156,7 +156,7 @@ def normalize(
     rule, encoder = DecodeRule(size), ImageEncoder(jpeg)
     how = {"decode": rule.card(), "encoder": encoder.card()}
     key = storage.digest([content_key(units), how])
-    pool = session.pool(demand, uses_gpu=False)
+    pool = pools.pool(demand, uses_gpu=False)
     with claims.claim(output, KIND, key, apart=input_places(inputs, output), terms=terms) as claim:
         if claim.finished:
             return claim.finished

@@ -17,7 +17,7 @@ from manifpt.audit import property_report
 from manifpt.audit.audit import KIND, REPORT, TEXT
 from manifpt.audit.sample import READ, merged, sampled_properties
 from manifpt.audit.verdict import ORDER, Thresholds
-from manifpt.engine import session
+from manifpt.engine import pools, session
 from manifpt.engine.tasks import results, task
 from manifpt.errors import FailedAuditError
 from manifpt.images import Selection, Unit, plan
@@ -59,7 +59,7 @@ def audit_before(
     *,
     sources: Sequence[str] = (),
     labels: Reading = AS_FOUND,
-    demand: session.Demand = session.ANY,
+    demand: pools.Demand = pools.ANY,
     terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any] | None:
     """Audit a training's images; return the verdict for the attributor's manifest, and print it.
@@ -99,10 +99,10 @@ def audit_before(
 
 
 def _read(
-    units: Sequence[Unit], selection: Selection, images: int, demand: session.Demand
+    units: Sequence[Unit], selection: Selection, images: int, demand: pools.Demand
 ) -> pd.DataFrame:
     """Read the sample, a task for the units of each source."""
-    pool = session.pool(session.Demand(1, 0, here=demand.here), uses_gpu=False)
+    pool = pools.pool(pools.Demand(1, 0, here=demand.here), uses_gpu=False)
     pool.wait()
     by_source: dict[str | None, list[str]] = {}
     for unit in units:

@@ -24,7 +24,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Va
 
 from manifpt.cli.options import InputOptions, ProjectionOptions
 from manifpt.cli.shipped import shipped
-from manifpt.engine.session import Demand, SearchDemand
+from manifpt.engine.pools import Demand, SearchDemand
 from manifpt.errors import ManifptError
 
 if TYPE_CHECKING:

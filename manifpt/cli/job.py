@@ -56,21 +56,21 @@ def execute(
     config = parse(kind, doc, argv)
     _stoppable()
     from manifpt import tracking
-    from manifpt.engine import session
+    from manifpt.engine import pools, session
     from manifpt.engine.bill import Bill
 
     bill = Bill(config.prices, config.max_cost, getattr(config, "output", None))
     if isinstance(config, DryRunOptions) and config.dry_run:
         from manifpt.planning.dry import dry_run
 
-        session.allow(config.limits)
+        pools.allow(config.limits)
         _start_ray()
         return dry_run(name, config)
     params = config.model_dump(mode="json", exclude_none=True)
     # Raised outside the block of the run, which ends like one that was stopped.
     with bill.running(), tracking.run(name, params) as run:
         if on_ray:
-            session.allow(config.limits)
+            pools.allow(config.limits)
             _start_ray()
             run.tags(session.identity())
         summary = job(config, run)

@@ -23,8 +23,9 @@ import threadpoolctl
 from manifpt import errors, storage
 from manifpt.engine import attempts, prometheus, scaling
 from manifpt.engine.chunk_work import Place, Read, Stage, chunk_row, chunks, work
+from manifpt.engine.pools import Pool
 from manifpt.engine.progress import Progress
-from manifpt.engine.session import Pool, lost
+from manifpt.engine.session import lost
 from manifpt.engine.work import Work
 from manifpt.errors import ManifptError
 from manifpt.outputs import claims

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from manifpt.engine.session import Pool
+from manifpt.engine.pools import Pool
 
 
 def task(pool: Pool, function: Callable[..., Any], *args: Any, **options: Any) -> Any:

@@ -26,7 +26,7 @@ from manifpt.attribution.crawl.registered import model_places, opened_model
 from manifpt.attribution.model.targets import manifold_places, trained_targets
 from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.attribution.unknown.decision import USUAL, Rule
-from manifpt.engine import pipeline, session
+from manifpt.engine import pipeline, pools
 from manifpt.engine.tasks import result
 from manifpt.errors import ManifptError
 from manifpt.evaluation.closed_set import accuracy, closed_set_metrics
@@ -103,7 +103,7 @@ def _projected(
     inputs: Sequence[str],
     output: str,
     targets: dict[str, Target],
-    demand: session.Demand,
+    demand: pools.Demand,
     terms: claims.Terms,
 ) -> str:
     """Make the artifacts of images as in training; return their folder."""
@@ -119,7 +119,7 @@ def evaluate(
     settings: EvaluationSettings = EvaluationSettings(),
     *,
     manifolds: Sequence[str] = (),
-    demand: session.Demand = session.ANY,
+    demand: pools.Demand = pools.ANY,
     terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:
     """Evaluate on the test split of artifacts, or on images; return the metrics.
@@ -150,7 +150,7 @@ def evaluate(
         branches = open_artifacts(inputs)
         _check(attributor, branches, other_manifold=settings.other_manifold)
         key = settings.key(attributor, branches)
-        pool = session.pool(demand, uses_gpu=True)
+        pool = pools.pool(demand, uses_gpu=True)
         source = model_source.kept(output)
     keep = ("artifacts", "model")
     with claims.claim(output, "evaluation", key, apart=read, terms=terms, keep=keep) as claim:
@@ -179,7 +179,7 @@ def _scored(
     attributor: str,
     settings: EvaluationSettings,
     output: str,
-    pool: session.Pool,
+    pool: pools.Pool,
 ) -> Records:
     """Score the rows of the test split; return the pipeline's records."""
     files = branches[0].files("test")
@@ -218,7 +218,7 @@ def _closed_set(
 
 
 def _confidence(
-    parts: Sequence[dict[str, Any]], model: str, rule: Rule, output: str, pool: session.Pool
+    parts: Sequence[dict[str, Any]], model: str, rule: Rule, output: str, pool: pools.Pool
 ) -> dict[str, Any]:
     """Return the metrics of calibration and of the unknown, from the tables of scores."""
     attributor = TrainedAttributor.open(model)

@@ -21,7 +21,7 @@ from manifpt.attribution.crawl.registered import model_places, opened_model
 from manifpt.attribution.model.near import NEAR
 from manifpt.attribution.model.targets import manifold_places, trained_targets
 from manifpt.attribution.model.trained import TrainedAttributor
-from manifpt.engine import chunk_work, pipeline, session
+from manifpt.engine import chunk_work, pipeline, pools
 from manifpt.errors import ManifptError
 from manifpt.evaluation.closed_set import METRICS, closed_set_metrics, confusion_matrix
 from manifpt.evaluation.unseen import Unseen
@@ -100,7 +100,7 @@ def evaluate_robustness(
     levels: Sequence[str] = (),
     manifolds: Sequence[str] = (),
     keep_near: bool = False,
-    demand: session.Demand = session.ANY,
+    demand: pools.Demand = pools.ANY,
     terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:
     """Evaluate on images at each level of degradation; write and return the curves.
@@ -123,14 +123,14 @@ def evaluate_robustness(
         read += manifold_places(attributor, found.manifolds)
         looks = {"keep_near": keep_near, "distance": DISTANCE}
         key = storage.digest([content_key(units), names, attributor.manifest["key"], looks])
-        pool = session.pool(demand, uses_gpu=True)
+        pool = pools.pool(demand, uses_gpu=True)
         source = found.kept(output)
     keep = ("model",)
     with claims.claim(output, "robustness", key, apart=read, terms=terms, keep=keep) as claim:
         if claim.finished:
             return storage.read_json(storage.join(output, RESULT))
         targets = trained_targets(attributor, source.manifolds)
-        placed = projectors_of(targets, session.ANY_SEARCH, pool)
+        placed = projectors_of(targets, pools.ANY_SEARCH, pool)
         projectors = placed.projectors
         build = partial(RobustnessStage, source.attributor, keep_near, projectors, tuple(parsed))
         read_images = partial(read_unit_text, selection=selection)

@@ -104,12 +104,12 @@ class Config(ChainConfig):
 
 def rows_of(config: Config) -> list["ComparedMethod"]:
     """Return the rows asked for."""
-    from manifpt.engine import session
+    from manifpt.engine import pools
     from manifpt.jobs.reproduction.methods import chosen, methods
 
     backbone = config.paper_backbone
     if backbone == "auto":
-        backbone = "resnet50" if session.capacity().get("GPU", 0.0) >= 1 else "resnet18"
+        backbone = "resnet50" if pools.capacity().get("GPU", 0.0) >= 1 else "resnet18"
     paper = ("--backbone", backbone, "--stem", config.paper_stem)
     try:
         return chosen(methods(paper, config.learned), config.methods)

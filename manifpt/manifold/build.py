@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from manifpt import storage
-from manifpt.engine import pipeline, session
+from manifpt.engine import pipeline, pools
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Unit, plan
 from manifpt.images.places import input_places
@@ -81,7 +81,7 @@ class ManifoldSettings:
 
 
 def _spaces(
-    names: Sequence[str], units: Sequence[Unit], settings: ManifoldSettings, pool: session.Pool
+    names: Sequence[str], units: Sequence[Unit], settings: ManifoldSettings, pool: pools.Pool
 ) -> list[Space]:
     """Return spaces by name, each for images of the size that suits it."""
     if "image" in names:
@@ -124,7 +124,7 @@ def build_manifold(
     settings: ManifoldSettings = ManifoldSettings(),
     training: TrainingReals | None = None,
     labels: Reading = AS_FOUND,
-    demand: session.Demand = session.ANY,
+    demand: pools.Demand = pools.ANY,
     terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:
     """Embed the real images of ``inputs`` and publish the manifold; return its manifest.
@@ -143,7 +143,7 @@ def build_manifold(
     named = {"labelled": True} if training else {"source": REAL}
     units = plan(inputs, MANIFOLD_REALS, reading=reading, quiet=demand.here, **named)  # type: ignore[arg-type]
     names = space.split("+") if isinstance(space, str) else [space.name]
-    pool = session.pool(demand, uses_gpu=settings.denoiser > 0 or bool(set(names) & set(LEARNED)))
+    pool = pools.pool(demand, uses_gpu=settings.denoiser > 0 or bool(set(names) & set(LEARNED)))
     spaces = _spaces(names, units, settings, pool) if isinstance(space, str) else [space]
     rules = _rules(spaces, units, settings)
     made_of = [reading_rule(rules).card(), settings.shards, *settings.learned()]
@@ -187,7 +187,7 @@ def _publish(
     settings: ManifoldSettings,
     records: Sequence[dict[str, Any]],
     facts: dict[str, Any],
-    pool: session.Pool,
+    pool: pools.Pool,
 ) -> dict[str, Any]:
     """Publish the manifold of each space and, if there are several, the folder that holds them."""
     quarantine = [p for p in pipeline.parts(records) if p["folder"] == "quarantine"]
@@ -210,7 +210,7 @@ def _draft(
     records: Sequence[dict[str, Any]],
     scratch: str,
     output: str,
-    pool: session.Pool,
+    pool: pools.Pool,
 ) -> dict[str, Any]:
     """Write a manifold's shards and the files for search; return most of its manifest."""
     entries = write_shards(output, scratch, records, settings.shards, pool, space.name)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from manifpt import storage
-from manifpt.engine import session
+from manifpt.engine import pools
 from manifpt.errors import ManifptError
 from manifpt.manifold.build import PIXELS, ManifoldSettings, content_sha256
 from manifpt.manifold.embed import write_rows
@@ -32,7 +32,7 @@ def derive_manifold(
     *,
     settings: ManifoldSettings = ManifoldSettings(),
     reals: int | None = None,
-    demand: session.Demand = session.ANY,
+    demand: pools.Demand = pools.ANY,
     terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:
     """Publish a manifold of the reals of ``source``, or of ``reals`` of them; return its manifest.
@@ -49,7 +49,7 @@ def derive_manifold(
     if settings.denoiser and manifold.space.name != PIXELS:
         raise ManifptError(f"--denoiser: is of pixels, not of {manifold.space.name}; leave it out")
     key = storage.digest([manifold.sha256, reals, *settings.learned()])
-    pool = session.pool(demand, uses_gpu=settings.denoiser > 0)
+    pool = pools.pool(demand, uses_gpu=settings.denoiser > 0)
     read = [("--input", manifold.uri)]
     with claims.claim(output, "manifold", key, apart=read, terms=terms) as claim:
         if claim.finished:

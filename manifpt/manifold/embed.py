@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifpt import storage
-from manifpt.engine import chunk_work, pipeline, prometheus, session
+from manifpt.engine import chunk_work, pipeline, pools, prometheus
 from manifpt.engine.tasks import results, task
 from manifpt.images import IMAGES, DecodeRule, Unit
 from manifpt.images.ids import tile_id
@@ -117,7 +117,7 @@ def embed_units(
     rules: Sequence[DecodeRule],
     shards: int,
     output: str,
-    pool: session.Pool,
+    pool: pools.Pool,
     training: TrainingReals | None = None,
 ) -> Records:
     """Embed all images of ``units`` into chunks under ``output``; return the pipeline's records.
@@ -205,7 +205,7 @@ def write_shards(
     scratch: str,
     records: Sequence[dict[str, Any]],
     shards: int,
-    pool: session.Pool,
+    pool: pools.Pool,
     name: str,
     prefix: str = "shard",
     known: Sequence[str] = (),

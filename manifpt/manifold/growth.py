@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from manifpt import outputs, storage
-from manifpt.engine import pipeline, session
+from manifpt.engine import pipeline, pools
 from manifpt.errors import ManifptError
 from manifpt.images import plan
 from manifpt.images.places import input_places
@@ -49,7 +49,7 @@ def append_to_manifold(
     output: str,
     *,
     labels: Reading = AS_FOUND,
-    demand: session.Demand = session.ANY,
+    demand: pools.Demand = pools.ANY,
 ) -> dict[str, Any]:
     """Add the reals of ``inputs`` as new shards; return the manifest.
 
@@ -67,7 +67,7 @@ def append_to_manifold(
             f"--append: {output} has the index {manifold.manifest['search']['index']['plan']}, "
             "which would miss the new reals; build the manifold again"
         )
-    pool = session.pool(demand, uses_gpu=manifold.space.name in LEARNED)
+    pool = pools.pool(demand, uses_gpu=manifold.space.name in LEARNED)
     scratch = storage.join(manifold.uri, f"_append-{key[:12]}")
     apart = input_places(inputs, manifold.uri)
     claims.check_apart(manifold.uri, apart)
@@ -89,7 +89,7 @@ def _appended(
     records: Sequence[dict[str, Any]],
     scratch: str,
     done: dict[str, Any],
-    pool: session.Pool,
+    pool: pools.Pool,
     manifest: dict[str, Any],
 ) -> dict[str, Any] | None:
     """Return a manifest with the embedded reals as new shards; None if they are in it already."""
@@ -163,7 +163,7 @@ def _name(shards: Sequence[dict[str, Any]], group: Sequence[int]) -> str:
 
 
 def compact_manifold(
-    output: str, shards: int, *, demand: session.Demand = session.ANY
+    output: str, shards: int, *, demand: pools.Demand = pools.ANY
 ) -> dict[str, Any]:
     """Merge small shards until there are about ``shards``; return the manifest.
 
@@ -171,7 +171,7 @@ def compact_manifold(
     for processes that read them now.
     """
     manifold = StoredManifold.open(output)
-    pool = session.pool(demand, uses_gpu=False)
+    pool = pools.pool(demand, uses_gpu=False)
 
     def change(manifest: dict[str, Any]) -> dict[str, Any] | None:
         import ray

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from manifpt.engine import scaling, session
+from manifpt.engine import pools, scaling, session
 from manifpt.engine.pipeline import use_threads
 from manifpt.errors import ManifptError
 from manifpt.manifold.index import FLAT, has_gpu
@@ -184,7 +184,7 @@ class Placement:
 
         each = {name: value / self.holders for name, value in self.reserved.items()}
         scaling.wait_for([each] * self.holders)
-        threads = max(1, round(session.capacity().get("CPU", 1) / self.holders))
+        threads = max(1, round(pools.capacity().get("CPU", 1) / self.holders))
         actor = ray.remote(
             num_cpus=each["CPU"],
             num_gpus=each.get("GPU", 0),
@@ -204,7 +204,7 @@ class Placement:
         return holders
 
 
-def plan_for(manifold: StoredManifold, demand: session.SearchDemand) -> SearchPlan:
+def plan_for(manifold: StoredManifold, demand: pools.SearchDemand) -> SearchPlan:
     """Return the plan that was measured to be the cheapest of the kind asked for."""
     measured = manifold.manifest["search"]
     plans = {kind: SearchPlan(**plan) for kind, plan in measured["plans"].items()}
@@ -231,8 +231,8 @@ def block_bytes(memory: int, processes: int) -> int:
 
 
 def place(
-    manifold: StoredManifold, demand: session.SearchDemand, pool: session.Pool
-) -> tuple[Placement, session.Pool]:
+    manifold: StoredManifold, demand: pools.SearchDemand, pool: pools.Pool
+) -> tuple[Placement, pools.Pool]:
     """Choose the placement for a pool of processes that project; return both.
 
     Holders of shards take half of the CPUs, and half of each GPU that the pool would have had.
@@ -253,7 +253,7 @@ def place(
     if kind == "scan":
         block = block_bytes(memory, pool.size)
         return replace(chosen, plan=replace(plan, method="product"), block_bytes=block), pool
-    cpus = session.capacity().get("CPU", 1.0)
+    cpus = pools.capacity().get("CPU", 1.0)
     holders = min(count, max(session.nodes(), int(cpus / 2)))
     # At most half of a node, since a holder cannot be larger than a node.
     reserved = {"CPU": min(cpus / 2, holders * scaling.node_cpus() / 2)}
@@ -270,8 +270,8 @@ def place(
 
 
 def place_all(
-    manifolds: Sequence[StoredManifold], demand: session.SearchDemand, pool: session.Pool
-) -> tuple[list[Placement], session.Pool]:
+    manifolds: Sequence[StoredManifold], demand: pools.SearchDemand, pool: pools.Pool
+) -> tuple[list[Placement], pools.Pool]:
     """Choose the placements of manifolds that are searched in one pass; see ``place``.
 
     Several share the memory, and none is distributed over actors.
@@ -299,13 +299,13 @@ def alone(manifold: StoredManifold) -> Searcher:
 
     A manifold that takes more than its share of the machine's memory is read in blocks.
     """
-    plan = plan_for(manifold, session.ANY_SEARCH)
+    plan = plan_for(manifold, pools.ANY_SEARCH)
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if manifold.size > SHARE * memory:
         return Scan(manifold.uri, replace(plan, method="product"), ALONE_BLOCK_BYTES)
     return Replicated(manifold.uri, plan)
 
 
-def _memory(demand: session.SearchDemand, enough: int) -> int:
+def _memory(demand: pools.SearchDemand, enough: int) -> int:
     """Return the bytes that manifolds may take in the whole job."""
-    return demand.memory or int(SHARE * session.capacity().get("memory", 2 * enough))
+    return demand.memory or int(SHARE * pools.capacity().get("memory", 2 * enough))

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from manifpt import storage
-from manifpt.engine import session
+from manifpt.engine import pools
 from manifpt.engine.tasks import result, results, task
 from manifpt.images.ids import image_id
 from manifpt.manifold.basis import Basis
@@ -275,7 +275,7 @@ def _of_others(found: Neighbours, ids: np.ndarray) -> np.ndarray:
 
 
 def write_all_keys(
-    draft: dict[str, Any], output: str, pool: session.Pool, numbers: Sequence[int]
+    draft: dict[str, Any], output: str, pool: pools.Pool, numbers: Sequence[int]
 ) -> None:
     """Write the keys of some shards in tasks, and their entries into the draft of a manifest."""
     if draft["search"]["basis"] is None:
@@ -286,7 +286,7 @@ def write_all_keys(
         draft["shards"][number]["keys"] = keys
 
 
-def measure_held_out(draft: dict[str, Any], output: str, pool: session.Pool) -> None:
+def measure_held_out(draft: dict[str, Any], output: str, pool: pools.Pool) -> None:
     """Measure distances of held-out reals to the manifold; write quantiles into the draft."""
     manifold = StoredManifold(output, draft)
     numbers = range(len(draft["shards"]))
@@ -300,7 +300,7 @@ def measure_held_out(draft: dict[str, Any], output: str, pool: session.Pool) -> 
 def prepare(
     draft: dict[str, Any],
     output: str,
-    pool: session.Pool,
+    pool: pools.Pool,
     factory: str | None,
     *,
     geometry: bool,

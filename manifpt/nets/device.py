@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import threadpoolctl
 import torch
 
+from manifpt.engine.pools import Pool
 from manifpt.engine.scaling import threads_here
-from manifpt.engine.session import Pool
 from manifpt.errors import ManifptError
 
 # On a CPU, more images at once are no faster, and batches that are no multiple of 16 get kernels

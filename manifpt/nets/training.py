@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from manifpt import storage
-from manifpt.engine import scaling, session
+from manifpt.engine import pools, scaling
 from manifpt.errors import ManifptError
 from manifpt.outputs import claims
 
@@ -27,7 +27,7 @@ TRAINING = "_training"
 STATE = "state.pt"
 # The least number of images of a batch for each worker.
 LEAST_SHARE = 8
-# Bytes that a worker holds where trainings run side by side, see ``session.limit``.
+# Bytes that a worker holds where trainings run side by side, see ``pools.limit``.
 WORKER_MEMORY = 2**30
 
 EpochLog = Callable[[dict[str, float], int], None]
@@ -47,7 +47,7 @@ class TrainingControl:
     epoch, once: a drill for tests and operators.
     """
 
-    demand: session.Demand = session.ANY
+    demand: pools.Demand = pools.ANY
     terms: claims.Terms = claims.AS_IS
     num_workers: int | None = None
     report: EpochLog = silent
@@ -63,7 +63,7 @@ def workers(num_workers: int | None, num_gpus: float | None, batch_size: int) ->
 
     It is the number that fits, but each worker has some images of a batch.
     """
-    has = session.capacity()
+    has = pools.capacity()
     cpus, gpus = has.get("CPU", 1.0), has.get("GPU", 0.0)
     use_gpu = gpus >= 1 if num_gpus is None else num_gpus > 0
     each_gpu = (num_gpus or 1.0) if use_gpu else 0.0
@@ -75,10 +75,10 @@ def workers(num_workers: int | None, num_gpus: float | None, batch_size: int) ->
         raise ManifptError(
             f"the cluster is too small: {count} workers of {each_cpu:g} CPU and {each_gpu:g} GPU "
             f"beside a reader do not fit on its {cpus:g} CPU and {gpus:g} GPU; "
-            f"ask for fewer --num-workers{session.GROWS}"
+            f"ask for fewer --num-workers{pools.GROWS}"
         )
     holds = {"CPU": each_cpu} | ({"GPU": each_gpu} if use_gpu else {})
-    if session.shares_memory():
+    if pools.shares_memory():
         holds["memory"] = float(WORKER_MEMORY)
     return count, holds, use_gpu
 
@@ -195,7 +195,7 @@ def fit(
             **config,
             "epochs_uri": epochs_uri,
             "die_at": control.die_at,
-            "threads": max(1, int(session.capacity().get("CPU", 1) / count)),
+            "threads": max(1, int(pools.capacity().get("CPU", 1) / count)),
         },
         datasets=datasets,
         # Splitting takes a process of its own, which a single worker does not need.

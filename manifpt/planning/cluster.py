@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from manifpt.engine.session import Pool
+from manifpt.engine.pools import Pool
 from manifpt.errors import ManifptError
 
 GIGABYTE = 1e9
@@ -23,7 +23,7 @@ class Cluster:
     bandwidth: float | None = None
 
     def pool(self, actors: int | None, *, uses_gpu: bool) -> Pool:
-        """Return the pool of ``session.pool`` on such a cluster."""
+        """Return the pool of ``pools.pool`` on such a cluster."""
         cpus, gpus = self.nodes * self.cpus, self.nodes * self.gpus
         each = 1.0 if cpus >= 2 else 0.5
         room = int((cpus - each) / each)

@@ -8,7 +8,7 @@ from manifpt import outputs, storage
 from manifpt.attribution.crawl.registered import opened_model
 from manifpt.attribution.model.targets import trained_targets
 from manifpt.attribution.model.trained import TrainedAttributor
-from manifpt.engine import scaling, session
+from manifpt.engine import pools, scaling
 from manifpt.engine.bill import hourly
 from manifpt.errors import ManifptError
 from manifpt.images import Selection, parquet
@@ -57,10 +57,10 @@ def dry_run(job: str, config: Any) -> dict[str, Any]:
     found = _outputs(made) if len(made) == len(inputs) else _images(inputs, selection, how)
     reals = _manifolds(config)
     gpu = job not in {"build_manifold", "compute_artifacts"} or _learned(config, reals)
-    pool = session.pool(config.demand, uses_gpu=gpu)
+    pool = pools.pool(config.demand, uses_gpu=gpu)
     where = []
     if reals and job != "build_manifold":
-        search = getattr(config, "search_demand", session.ANY_SEARCH)
+        search = getattr(config, "search_demand", pools.ANY_SEARCH)
         placements, pool = place_all(reals, search, pool)
         where = [f"{m.space.name}: {p}" for m, p in zip(reals, placements, strict=True)]
     return {
@@ -81,7 +81,7 @@ def _cost(
     """Return the cost of nodes at the given prices, and of the job if there are measurements."""
     if config.measurements and job not in PLANNED:
         raise ManifptError(f"--measurements: {' and '.join(PLANNED)} can be planned; leave it out")
-    most = session.capacity()
+    most = pools.capacity()
     found: dict[str, Any] = {"max_cost": config.max_cost}
     if config.prices:
         hour = hourly([most], config.prices)

@@ -27,7 +27,7 @@ from manifpt import outputs, storage
 from manifpt.artifacts.projection import Projector, decoding_of
 from manifpt.attribution.crawl.duplicates import find_duplicates
 from manifpt.attribution.crawl.settings import AttributionSettings
-from manifpt.engine.session import ANY_SEARCH
+from manifpt.engine.pools import ANY_SEARCH
 from manifpt.engine.unique import check_ids
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule
@@ -229,7 +229,7 @@ import sys, ray.data, torch
 from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.attribution.model.targets import trained_targets
 from manifpt.manifold.placement import plan_for
-from manifpt.engine.session import ANY_SEARCH
+from manifpt.engine.pools import ANY_SEARCH
 attributor = TrainedAttributor.open(sys.argv[1])
 attributor.network()
 for target in trained_targets(attributor, sys.argv[2:]).values():

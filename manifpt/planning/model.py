@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from manifpt.engine.session import Pool
+from manifpt.engine.pools import Pool
 from manifpt.errors import ManifptError
 from manifpt.manifold.placement import SHARE, block_bytes, placement_kind
 from manifpt.manifold.prepare import HELD_OUT

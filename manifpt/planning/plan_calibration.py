@@ -12,7 +12,7 @@ from manifpt.artifacts.projection import decoding_of, rows_of_chunk
 from manifpt.attribution.crawl.registered import AttributorSource, opened_model
 from manifpt.attribution.model.targets import trained_targets
 from manifpt.attribution.model.trained import TrainedAttributor
-from manifpt.engine import chunk_work, pipeline, session
+from manifpt.engine import chunk_work, pipeline, pools, session
 from manifpt.errors import ManifptError
 from manifpt.manifold.placement import plan_for
 from manifpt.manifold.stored import StoredManifold
@@ -78,7 +78,7 @@ def measure_machine(
             cores=cores,
             memory=memory,
             uses_gpu=gpus > 0 and device_and_precision()[0] == "cuda",
-            exact=all(plan_for(one, session.ANY_SEARCH).exact for one in reals),
+            exact=all(plan_for(one, pools.ANY_SEARCH).exact for one in reals),
             sizes=Sizes(
                 image=stored,
                 attribution=attributed.bytes / count,
@@ -179,8 +179,8 @@ def _driver(output: str) -> tuple[float, int, int]:
     import ray
 
     session.start()
-    has = session.capacity()
-    pool = session.pool(session.Demand(1, 0), uses_gpu=False)
+    has = pools.capacity()
+    pool = pools.pool(pools.Demand(1, 0), uses_gpu=False)
     began = time.process_time()
     pipeline.run("driver", ["a"], _one_row, _Nothing, output, pool)
     used = time.process_time() - began

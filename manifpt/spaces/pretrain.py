@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import torch
 
 from manifpt import storage
-from manifpt.engine import chunk_work, pipeline, session
+from manifpt.engine import chunk_work, pipeline, pools
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, plan, read_unit
 from manifpt.images.places import input_places
@@ -186,7 +186,7 @@ def pretrain_encoder(
     key = storage.digest([content_key(units), rule.card(), vars(options)])
     placed = control.workers(options.batch_size)
     _check_share(options.batch_size, placed[0])
-    pool = session.pool(replace(control.demand, num_gpus=None), uses_gpu=False)
+    pool = pools.pool(replace(control.demand, num_gpus=None), uses_gpu=False)
     read = input_places(inputs, output)
     with claims.claim(output, "encoder", key, apart=read, terms=control.terms) as claim:
         if claim.finished:

@@ -25,7 +25,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import models
 
-from manifpt.engine import chunk_work, pipeline, session
+from manifpt.engine import chunk_work, pipeline, pools, session
 from manifpt.images import DecodeRule, plan
 from manifpt.images.read import read_unit_text, unit_to_json
 from manifpt.manifold.embed import EmbedStage
@@ -180,9 +180,7 @@ class _Watched:
         return chunk_work.Result(result.tables, result.facts | {"peak_mb": own_mb()})
 
 
-def by_manifpt(
-    work: EmbeddingWorkload, name: str, run: int, pool: session.Pool
-) -> tuple[int, float]:
+def by_manifpt(work: EmbeddingWorkload, name: str, run: int, pool: pools.Pool) -> tuple[int, float]:
     """Embed a folder as build_manifold does; return vectors and an actor's peak memory, MB."""
     space = replace(work.space(), precision=precision_of("auto", pool))  # type: ignore[type-var]
     rule = DecodeRule(work.size)
@@ -198,7 +196,7 @@ def by_manifpt(
 def measure(work: EmbeddingWorkload, repeats: int, threads: int) -> Iterator[dict[str, Any]]:
     """Yield a row an engine: medians over ``repeats`` alternating runs."""
     session.start()
-    pool = session.pool(session.ANY, uses_gpu=True)
+    pool = pools.pool(pools.ANY, uses_gpu=True)
     run_by: dict[str, Callable[[str, int], tuple[int, float]]] = {
         "manifpt": lambda name, run: by_manifpt(work, name, run, pool),
         "DataLoader": lambda name, run: in_a_process(

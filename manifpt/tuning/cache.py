@@ -16,7 +16,7 @@ from manifpt import outputs, storage
 from manifpt.artifacts.branches import open_artifacts
 from manifpt.artifacts.compute import ArtifactRecipe, compute_artifacts
 from manifpt.artifacts.reprojection import project_embeddings
-from manifpt.engine import session
+from manifpt.engine import pools, session
 from manifpt.images import Selection, plan
 from manifpt.images.sources import MANIFOLD_REALS, content_key
 from manifpt.manifold.build import ManifoldSettings, build_manifold
@@ -88,7 +88,7 @@ def embedding_options(space: str, settings: TrialSettings) -> dict[str, Any]:
 class Cache:
     """Makes embeddings, manifolds and artifacts under ``folder``, unless they are there.
 
-    ``share`` is its part of the cluster while trials train, see ``session.limit``.
+    ``share`` is its part of the cluster while trials train, see ``pools.limit``.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Cache:
     ) -> None:
         if share is not None:  # in an actor of its own
             session.start()
-            session.limit(share)
+            pools.limit(share)
         self.folder, self.images = folder, images
 
     def artifacts(self, settings: TrialSettings) -> CachedArtifacts:

@@ -8,7 +8,7 @@ from manifpt.artifacts.projection import decoding_of
 from manifpt.attribution.crawl.stage import AttributeStage
 from manifpt.attribution.model.targets import trained_targets
 from manifpt.attribution.model.trained import TrainedAttributor
-from manifpt.engine import pipeline, scaling, session
+from manifpt.engine import pipeline, pools, scaling
 from manifpt.errors import ManifptError
 from manifpt.images import Selection, plan, read_unit
 
@@ -21,7 +21,7 @@ def attribution_rate(model: str, inputs: Sequence[str]) -> float:
 
     All steps but reading and decoding, which do not depend on the model, in this process.
     """
-    cpus = max(1, int(session.capacity().get("CPU", 1.0)))
+    cpus = max(1, int(pools.capacity().get("CPU", 1.0)))
     pipeline.use_threads(scaling.threads_here(cpus))
     targets = trained_targets(TrainedAttributor.open(model), ()).values()
     projectors = [target.projector_alone() for target in targets]

@@ -10,7 +10,7 @@ import time
 from ray import tune
 
 from manifpt import storage
-from manifpt.engine import pipeline, scaling, session
+from manifpt.engine import pipeline, pools, scaling, session
 from manifpt.errors import ManifptError
 from manifpt.tracking import Run
 from manifpt.tuning.cache import Cache, SweepImages
@@ -39,7 +39,7 @@ def capacity_of_trials(
     A trial trains with its workers beside a reader; it has several where four trials still fit. On
     a cluster without the memory of one trial, one runs all the same, and its share has none.
     """
-    has = session.capacity()
+    has = pools.capacity()
     cpus, gpus = has.get("CPU", 1.0), has.get("GPU", 0.0)
     count = num_workers or (1 if gpus >= 1 else max(1, min(4, int(cpus / 4) - 1)))
     share = {"CPU": min(cpus, count + 1.0)} | ({"GPU": float(count)} if gpus >= 1 else {})
@@ -47,7 +47,7 @@ def capacity_of_trials(
     if fit < 1 or count + 1 > max(cpus, 2):
         raise ManifptError(
             f"--num-workers {count}: a trial needs {count + 1} CPUs, a reader's with them, and the "
-            f"cluster has {cpus:g} CPU and {gpus:g} GPU; ask for fewer{session.GROWS}"
+            f"cluster has {cpus:g} CPU and {gpus:g} GPU; ask for fewer{pools.GROWS}"
         )
     room = _room_by_memory(has.get("memory"), trial_memory(count))
     share |= {"memory": trial_memory(count)} if room is None or room > 0 else {}

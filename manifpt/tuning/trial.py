@@ -16,7 +16,7 @@ from ray import tune
 
 from manifpt import storage
 from manifpt.attribution.model.train import AttributorControl, train_attributor
-from manifpt.engine import pipeline, session
+from manifpt.engine import pipeline, pools, session
 from manifpt.errors import ManifptError
 from manifpt.nets import training
 from manifpt.nets.training import STATE, silent, state_of
@@ -108,7 +108,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
     def setup(self, config: dict[str, Any], sweep: Sweep, cache: Any) -> None:
         """Limit this process to its share of the cluster, and find the work that is left."""
         session.start()
-        session.limit(sweep.share)
+        pools.limit(sweep.share)
         self.sweep, self.cache = sweep, cache
         self.settings = sweep.space.settings(config)
         self.name = self.trial_id if sweep.population else sweep.key(self.settings)

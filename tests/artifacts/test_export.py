@@ -15,7 +15,7 @@ from manifpt import ManifptError
 from manifpt.artifacts import export as exporting
 from manifpt.artifacts.compute import ArtifactRecipe, compute_artifacts
 from manifpt.artifacts.export import export
-from manifpt.engine import session
+from manifpt.engine import pools
 from manifpt.jobs import export as job
 from manifpt.manifold.projector import projection_of
 from manifpt.storage import files
@@ -35,12 +35,12 @@ def embeddings(corpus, manifold, tmp_path_factory) -> str:
     """Embeddings of 180 images in files of at most 20 rows."""
     uri = f"{tmp_path_factory.mktemp('embeddings')}/a"
     recipe = ArtifactRecipe([manifold], projection=projection_of("none", None, 0.1), chunk=20)
-    compute_artifacts(labelled(corpus), uri, recipe, demand=session.HERE)
+    compute_artifacts(labelled(corpus), uri, recipe, demand=pools.HERE)
     return uri
 
 
 def here(uri: str, output: str, **options) -> dict:
-    return export(uri, str(output), demand=session.HERE, **options)
+    return export(uri, str(output), demand=pools.HERE, **options)
 
 
 def read(folder: Path) -> tuple[list[np.ndarray], list[pd.DataFrame]]:
@@ -182,7 +182,7 @@ def test_s3_holds_the_same_files_as_a_local_folder(s3, manifold, embeddings, tmp
 def test_inputs_that_are_no_vectors_are_refused_with_one_line(corpus, manifold, tmp_path):
     made_of = [f"real={corpus}/labelled/real"]
     recipe = ArtifactRecipe([manifold], plain=["image"])
-    two = compute_artifacts(made_of, f"{tmp_path}/two", recipe, demand=session.HERE)
+    two = compute_artifacts(made_of, f"{tmp_path}/two", recipe, demand=pools.HERE)
     assert set(two["members"]) == {"rgb", "image"}
     here(f"{tmp_path}/two/rgb", tmp_path / "x")
     cases = {

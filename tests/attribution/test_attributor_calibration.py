@@ -19,7 +19,7 @@ from manifpt.attribution.model.stream import dataset, moments
 from manifpt.attribution.model.trained import TrainedAttributor, publish_attributor
 from manifpt.attribution.unknown.decision import Rule, decide
 from manifpt.attribution.unknown.profiles import Profiles
-from manifpt.engine import session
+from manifpt.engine import pools
 from manifpt.jobs import attribute, compute_artifacts, evaluate, train_attribution
 from manifpt.outputs import claims
 from manifpt.storage import tensors
@@ -39,7 +39,7 @@ def out(built, tmp_path_factory) -> Path:
     design = Design.of(((3, 16, 16),), 2, "resnet18", "half")
     torch.manual_seed(0)
     build = partial(network_of, design, AttributionNetwork(design).state_dict())
-    made, facts = calibrate_attributor(build, branches, CLASSES, session.ANY)
+    made, facts = calibrate_attributor(build, branches, CLASSES, pools.ANY)
     with claims.claim(f"{out}/t", "attributor", "0" * 64) as claim:
         publish_attributor(claim, made, facts)
     return out

@@ -14,7 +14,7 @@ import manifpt
 from manifpt.artifacts.compute import ArtifactRecipe, compute_artifacts
 from manifpt.attribution.crawl import registered
 from manifpt.attribution.model.trained import TrainedAttributor
-from manifpt.engine import session
+from manifpt.engine import pools
 from manifpt.jobs import register
 
 CODE = """
@@ -74,7 +74,7 @@ def champion(corpus, tmp_path_factory) -> pd.DataFrame:
     folder = tmp_path_factory.mktemp("champion")
     manifpt.Manifold.fit(f"{corpus}/manifold", uri=f"{folder}/m")
     recipe = ArtifactRecipe([f"{folder}/m"])
-    compute_artifacts(labelled(corpus), f"{folder}/a", recipe, demand=session.HERE)
+    compute_artifacts(labelled(corpus), f"{folder}/a", recipe, demand=pools.HERE)
     model = handmade.untrained(f"{folder}/a", f"{folder}/t")
     expected = manifpt.Attributor.load(model).predict(pictures())
     assert register.main(["--model", model, "--name", "python", "--alias", "first"]) == 0

@@ -21,7 +21,7 @@ from manifpt.audit.training_audit import (
     verdict_of,
     worst,
 )
-from manifpt.engine.session import HERE
+from manifpt.engine.pools import HERE
 from manifpt.errors import FailedAuditError
 from manifpt.images import Selection, plan
 from manifpt.images.read import unit_to_json

@@ -22,14 +22,14 @@ from manifpt.spaces import SpaceSettings, learned, make_space
 LOGICAL = """
 import sys
 import numpy as np, ray
-from manifpt.engine import session
+from manifpt.engine import pools, session
 from manifpt.nets.device import may_use_gpu
 from manifpt.manifold import StoredManifold
 from manifpt.manifold.placement import place
 ray.init("local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
 manifold = StoredManifold.open(sys.argv[1])
-pool = session.pool(session.Demand(2, 1.0), uses_gpu=False)
-placement, smaller = place(manifold, session.SearchDemand(placement="sharded"), pool)
+pool = pools.pool(pools.Demand(2, 1.0), uses_gpu=False)
+placement, smaller = place(manifold, pools.SearchDemand(placement="sharded"), pool)
 searcher = placement.searcher()
 whole = manifold.read(placement.plan)
 found = searcher.nearest(whole.vectors[:9], 1, np.full(9, "", dtype=object))
@@ -51,11 +51,11 @@ EMBED = """
 import os, sys
 import ray
 os.environ["MANIFPT_LOGICAL_GPUS"] = "1"
-from manifpt.engine import session
+from manifpt.engine import pools, session
 from manifpt.manifold.build import ManifoldSettings, build_manifold
 from manifpt.spaces import SpaceSettings
 ray.init("local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
-pool = session.pool(session.ANY, uses_gpu=True)
+pool = pools.pool(pools.ANY, uses_gpu=True)
 network = SpaceSettings(
     sl_network="mobilenet_v2", sl_weights=sys.argv[2], network_size=32, precision="auto"
 )

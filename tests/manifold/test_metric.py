@@ -14,7 +14,7 @@ from manifpt import storage
 from manifpt.artifacts.projection import Target
 from manifpt.attribution.model.targets import trained_targets
 from manifpt.attribution.model.trained import TrainedAttributor
-from manifpt.engine import session
+from manifpt.engine import pools
 from manifpt.errors import DamageError
 from manifpt.jobs import build_manifold
 from manifpt.manifold import Metric, Shard, StoredManifold, metric, nearest
@@ -218,11 +218,11 @@ def test_every_placement_and_plan_of_a_built_manifold_finds_the_same(whole_clust
     distances = mahalanobis(x, whole.vectors, inverse)
     order = np.argsort(distances, axis=1)[:, :2]
     nobody = np.full(30, "", dtype=object)
-    pool = session.pool(session.ANY, uses_gpu=False)
+    pool = pools.pool(pools.ANY, uses_gpu=False)
     bits = set()
     for search in manifold.manifest["search"]["plans"]:
         for kind in ("replicated", "sharded", "scan"):
-            placement, _ = place(manifold, session.SearchDemand(search, kind, 2**18), pool)
+            placement, _ = place(manifold, pools.SearchDemand(search, kind, 2**18), pool)
             found = placement.searcher().nearest(x, 2, nobody)
             assert found.id.tolist() == whole.ids[order].tolist()
             expected = np.take_along_axis(distances, order, 1)

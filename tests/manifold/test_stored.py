@@ -11,7 +11,7 @@ import pytest
 from conftest import draw, folder_of
 
 from manifpt import storage
-from manifpt.engine import session
+from manifpt.engine import pools
 from manifpt.errors import DamageError, ManifptError
 from manifpt.jobs import build_manifold
 from manifpt.manifold import StoredManifold, nearest
@@ -57,8 +57,8 @@ def test_every_placement_finds_the_same(whole_cluster, built, queries, capsys):
     distance, ids = brute(manifold, x, 3)
     for search in ("exact-plain", "exact-pruned"):
         for kind in ("replicated", "sharded", "scan"):
-            demand = session.SearchDemand(search, kind, 2**20)
-            pool = session.pool(session.ANY, uses_gpu=False)
+            demand = pools.SearchDemand(search, kind, 2**20)
+            pool = pools.pool(pools.ANY, uses_gpu=False)
             placement, _ = place(manifold, demand, pool)
             found = placement.searcher().nearest(x, 3, nobody)
             assert found.id.tolist() == ids.tolist(), placement
@@ -69,10 +69,8 @@ def test_every_placement_finds_the_same(whole_cluster, built, queries, capsys):
     ("memory", "kind"), [(2**30, "replicated"), (2**20, "sharded"), (2**18, "scan")]
 )
 def test_the_placement_follows_from_the_memory(whole_cluster, built, memory, kind):
-    pool = session.pool(session.ANY, uses_gpu=False)
-    placement, smaller = place(
-        StoredManifold.open(built), session.SearchDemand(memory=memory), pool
-    )
+    pool = pools.pool(pools.ANY, uses_gpu=False)
+    placement, smaller = place(StoredManifold.open(built), pools.SearchDemand(memory=memory), pool)
     assert placement.kind == kind
     assert kind in str(placement)
     assert smaller.size * smaller.num_cpus + placement.reserved.get("CPU", 0) < 4
@@ -83,8 +81,8 @@ def test_a_holder_that_dies_comes_back_with_its_shards(whole_cluster, built, que
 
     x, nobody, _ = queries
     manifold = StoredManifold.open(built)
-    pool = session.pool(session.ANY, uses_gpu=False)
-    placement, _ = place(manifold, session.SearchDemand(placement="sharded"), pool)
+    pool = pools.pool(pools.ANY, uses_gpu=False)
+    placement, _ = place(manifold, pools.SearchDemand(placement="sharded"), pool)
     searcher = placement.searcher()
     assert isinstance(searcher, Sharded)
     before = searcher.nearest(x, 2, nobody)
@@ -115,13 +113,13 @@ def test_the_plan_and_the_held_out_distances_are_recorded(built, capsys):
 def test_approximate_search_is_only_what_it_says(built, queries):
     x, nobody, _ = queries
     manifold = StoredManifold.open(built)
-    pool = session.pool(session.ANY, uses_gpu=False)
-    placement, _ = place(manifold, session.SearchDemand("approximate"), pool)
+    pool = pools.pool(pools.ANY, uses_gpu=False)
+    placement, _ = place(manifold, pools.SearchDemand("approximate"), pool)
     found = placement.searcher().nearest(x, 1, nobody)
     distance, _ = brute(manifold, x, 1)
     assert (found.distance >= distance * (1 - 1e-12)).all()  # distances are true ones
     with pytest.raises(ManifptError, match="lies whole"):
-        place(manifold, session.SearchDemand("approximate", "scan"), pool)
+        place(manifold, pools.SearchDemand("approximate", "scan"), pool)
 
 
 def test_appending_equals_building_at_once(ray_session, tmp_path):
@@ -160,7 +158,7 @@ def test_concurrent_appends_lose_nothing(where, s3, whole_cluster, tmp_path):
 
     def append(part):
         try:
-            append_to_manifold([part], out, demand=session.Demand(1))
+            append_to_manifold([part], out, demand=pools.Demand(1))
         except Exception as error:
             errors.append(error)
 

@@ -15,7 +15,7 @@ from conftest import all_cpus
 from mlflow import MlflowClient
 
 from manifpt import storage
-from manifpt.engine import session
+from manifpt.engine import pools
 from manifpt.engine.pipeline import READER_MEMORY
 from manifpt.tuning import sweep
 from manifpt.tuning.study import capacity_of_trials
@@ -231,7 +231,7 @@ def test_accuracy_and_speed_make_a_front(ray_session, corpus, tmp_path, capsys):
     ],
 )
 def test_concurrency_comes_from_the_cluster(monkeypatch, has, asked, expected):
-    monkeypatch.setattr(session, "capacity", lambda: has)
+    monkeypatch.setattr(pools, "capacity", lambda: has)
     count, share, fit = capacity_of_trials(asked, None)
     assert share.pop("memory") == trial_memory(count)
     assert (count, share, fit) == expected
@@ -241,7 +241,7 @@ def test_concurrency_comes_from_the_cluster(monkeypatch, has, asked, expected):
 def test_trials_run_at_once_as_far_as_memory_reaches(monkeypatch, trials, expected):
     cache = PROCESS_MEMORY + READER_MEMORY
     has = {"CPU": 16, "memory": cache + trials * trial_memory(3)}
-    monkeypatch.setattr(session, "capacity", lambda: has)
+    monkeypatch.setattr(pools, "capacity", lambda: has)
     count, share, fit = capacity_of_trials(None, None)
     assert (count, fit) == (3, expected)
     # Where not even one fits by memory, one runs all the same, and holds none.

@@ -31,7 +31,7 @@ from manifpt.attribution.crawl.verdicts import total_verdicts
 from manifpt.attribution.model.targets import manifold_places, trained_targets
 from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.attribution.unknown.decision import DECISIONS
-from manifpt.engine import pipeline, session, shuffle
+from manifpt.engine import pipeline, pools, shuffle
 from manifpt.engine.rollup import rolled
 from manifpt.engine.unique import check_ids
 from manifpt.engine.work import Work
@@ -57,8 +57,8 @@ class _Steps:
     settings: AttributionSettings
     attributor: TrainedAttributor
     source: AttributorSource
-    search: session.SearchDemand
-    pool: session.Pool
+    search: pools.SearchDemand
+    pool: pools.Pool
 
     @cached_property
     def targets(self) -> dict[str, Target]:
@@ -109,7 +109,7 @@ def attribute(
     settings: AttributionSettings = AttributionSettings(),
     *,
     manifolds: Sequence[str] = (),
-    demand: session.Demand = session.ANY,
+    demand: pools.Demand = pools.ANY,
     terms: claims.Terms = claims.AS_IS,
     retry: Sequence[str] | None = None,
 ) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def attribute(
         read += manifold_places(attributor, source.manifolds)
         made_of = [*settings.key(), attributor.manifest["key"]]
         key = storage.digest([inventory.given, *made_of])
-        pool = session.pool(demand, uses_gpu=True)
+        pool = pools.pool(demand, uses_gpu=True)
         before = None if retry is None else _finished(output, key)
         with claims.claim(
             output,

@@ -24,7 +24,7 @@ from manifpt.attribution.model.trained import AttributorParts
 from manifpt.attribution.unknown.decision import USUAL
 from manifpt.attribution.unknown.known import Known, Outputs
 from manifpt.attribution.unknown.open_set import SCORES, Fitted, fit_open_set, rejected_by_class
-from manifpt.engine import session
+from manifpt.engine import pools
 from manifpt.engine.tasks import result
 from manifpt.images.degrade import IDENTITY, Degradation
 from manifpt.images.degraded_copies import COLUMN
@@ -46,7 +46,7 @@ def calibrate_attributor(
     build: Build,
     branches: Sequence[ArtifactBranch],
     classes: list[str],
-    demand: session.Demand,
+    demand: pools.Demand,
     more: Sequence[Sequence[ArtifactBranch]] = (),
 ) -> tuple[AttributorParts, dict[str, Any]]:
     """Fit on validation, in one task; return the parts of the attributor, and facts of the fit.
@@ -54,7 +54,7 @@ def calibrate_attributor(
     ``build`` returns the trained network, in the task. ``more`` are artifacts of further images, in
     the same spaces.
     """
-    pool = session.pool(session.Demand(1, demand.num_gpus, here=demand.here), uses_gpu=True)
+    pool = pools.pool(pools.Demand(1, demand.num_gpus, here=demand.here), uses_gpu=True)
     pool.wait()
     # A trial of Ray Tune holds a placement group, in which a task of its own would find no room.
     holds = {"scheduling_strategy": "DEFAULT", "num_gpus": pool.num_gpus}

@@ -40,7 +40,7 @@ from manifpt.attribution.model.trained import (
     seen_hashes,
     write_files,
 )
-from manifpt.engine import session
+from manifpt.engine import pools
 from manifpt.errors import ManifptError
 from manifpt.images import Selection, plan
 from manifpt.images.degraded_copies import Augmentation
@@ -147,7 +147,7 @@ def extend_attributor(
     *,
     head: str = "lda",
     recipe: ArtifactRecipe = ArtifactRecipe(),
-    demand: session.Demand = session.ANY,
+    demand: pools.Demand = pools.ANY,
     terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:
     """Publish an attributor that tells further sources apart, too; return its manifest.

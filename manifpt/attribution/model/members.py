@@ -11,7 +11,7 @@ from manifpt.attribution.model.attributor_calibration import calibrate_attributo
 from manifpt.attribution.model.network import AttributionNetwork, Design
 from manifpt.attribution.model.trained import TrainedAttributor, publish_attributor
 from manifpt.audit.training_audit import worst
-from manifpt.engine import session
+from manifpt.engine import pools
 from manifpt.errors import ManifptError
 from manifpt.outputs import claims
 
@@ -20,7 +20,7 @@ def fuse_attributors(
     members: Sequence[str],
     output: str,
     *,
-    demand: session.Demand = session.ANY,
+    demand: pools.Demand = pools.ANY,
     terms: claims.Terms = claims.AS_IS,
 ) -> dict[str, Any]:
     """Fuse attributors of the same images and classes; return the manifest.

@@ -28,7 +28,7 @@ from manifpt.attribution.model.stream import (
 from manifpt.attribution.model.trained import publish_attributor
 from manifpt.attribution.model.training_recipe import TrainingRecipe
 from manifpt.audit import training_audit
-from manifpt.engine import session
+from manifpt.engine import pools
 from manifpt.engine.tasks import results, task
 from manifpt.errors import ManifptError
 from manifpt.images.places import input_places
@@ -235,10 +235,10 @@ def _history(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def fit_discriminants(
-    branches: Sequence[ArtifactBranch], classes: list[str], design: Design, demand: session.Demand
+    branches: Sequence[ArtifactBranch], classes: list[str], design: Design, demand: pools.Demand
 ) -> dict[int, FittedHead]:
     """Return a design's heads in closed form by number, fitted in one task a head."""
-    pool = session.pool(session.Demand(1, 0, here=demand.here), uses_gpu=False)
+    pool = pools.pool(pools.Demand(1, 0, here=demand.here), uses_gpu=False)
     pool.wait()
     numbers = [n for n, head in enumerate(design.heads) if not head.is_trained]
     anywhere = {"scheduling_strategy": "DEFAULT"}
