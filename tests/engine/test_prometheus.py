@@ -12,7 +12,7 @@ import test_pipeline
 from manifpt.engine import pipeline, pools, prometheus
 from manifpt.outputs import claims
 
-DASHBOARD = Path(__file__).parents[1] / "cluster" / "grafana" / "manifpt.json"
+DASHBOARD = Path(__file__).parents[2] / "cluster" / "grafana" / "manifpt.json"
 # The first report of a process comes after up to 10 s, and its nodes' agents start late.
 REPORT_SECONDS = 60
 SAMPLES = 12  # four stages, two of the histogram, and six

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from manifpt import tracking
 from manifpt.tracking import server
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 WAITING = """
 import sys, time
 from manifpt import tracking

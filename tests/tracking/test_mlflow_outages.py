@@ -18,7 +18,7 @@ from manifpt.throughput.seaweed import free_ports
 from manifpt.tracking import runs, server, watch
 from manifpt.tracking.spool import Spool, State
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STEPS = 300
 # Waits for a line of the test's before it records, and for one before it ends.
 JOB = f"""

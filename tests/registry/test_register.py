@@ -34,7 +34,7 @@ from manifpt.registry.model_card import Facts, description, public
 from manifpt.registry.requirements import pinned
 from manifpt.throughput.seaweed import free_ports
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 NETWORK = ["--backbone", "resnet18", "--stem", "half", "--epochs", "2", "--batch-size", "16",
            "--num-workers", "1"]  # fmt: skip
@@ -297,7 +297,7 @@ def test_a_manifold_larger_than_memory_is_read_in_blocks(trained, monkeypatch):
 def test_an_image_that_ends_its_decoder_costs_its_row_in_any_thread(trained, monkeypatch):
     from manifpt.registry import pyfunc as model
 
-    poisoned = Path(__file__).parent / "poisoned_decoder.py"
+    poisoned = Path(__file__).parents[1] / "poisoned_decoder.py"
     monkeypatch.setattr(sandbox, "COMMAND", (sys.executable, "-P", str(poisoned)))
     sandbox._close_idle()
     served = model.AttributorModel()

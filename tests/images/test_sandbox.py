@@ -16,7 +16,7 @@ from manifpt.images import DecodeRule, plan, read_unit, sandbox
 from manifpt.images.decode import ERRORS, Decoded, DecodeError, decode, decoded_or_error
 
 RULE = DecodeRule(16, max_seconds=0.2)
-POISONED = (sys.executable, "-P", str(Path(__file__).parent / "poisoned_decoder.py"))
+POISONED = (sys.executable, "-P", str(Path(__file__).parents[1] / "poisoned_decoder.py"))
 
 
 def png(number: int, ending: str = "", size: int = 16) -> bytes:

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from manifpt.cli import job
 from manifpt.storage import failures
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 WAITING = """
 import sys, time
 from manifpt.cli import job

@@ -15,7 +15,7 @@ from manifpt import __version__
 from manifpt.__main__ import STAGES, main, module_of
 from manifpt.cli.shipped import shipped
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 JOBS = [job for jobs in STAGES.values() for job in jobs]
 
 
