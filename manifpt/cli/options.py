@@ -299,11 +299,12 @@ class TrainingOptions(BaseModel):
         description="resolution that the stem of a ResNet keeps: full, half, or a quarter "
         "(standard); auto is full up to 48 pixels, half up to 112, else standard",
     )
-    vectors: Literal["lda", "mlp", "correlation"] = Field(
+    vectors: Literal["lda", "mlp", "correlation", "knn"] = Field(
         "lda",
         description="classifier for vectors: linear discriminant analysis, whose shrinkage is "
-        "chosen by validation, a residual MLP, or correlation with the mean of each class, for "
-        "the space marra19",
+        "chosen by validation, a residual MLP, correlation with the mean of each class, for "
+        "the space marra19, or votes of the nearest training vectors (knn), whose number is "
+        "chosen by validation",
     )
     highpass: Literal["no", "also", "only"] = Field(
         "no",

@@ -16,6 +16,7 @@ from manifpt.attribution.model.attributor_calibration import calibrate_attributo
 from manifpt.attribution.model.correlation import CORRELATION, fit_correlation
 from manifpt.attribution.model.discriminant import Discriminant, Rows, fit_discriminant
 from manifpt.attribution.model.loop import CUTMIX, Standing, TrainingSettings, train_loop
+from manifpt.attribution.model.neighbours import NEIGHBOURS, StoredVectors, fit_neighbours
 from manifpt.attribution.model.network import LEAST_STD, AttributionNetwork, Design
 from manifpt.attribution.model.stream import (
     SHUFFLE_BYTES,
@@ -43,7 +44,7 @@ UNMOVABLE = ("freq", "nataraj19")
 class FittedHead(NamedTuple):
     """The layers of a head in closed form; mean and deviation by which artifacts are normalised."""
 
-    discriminant: Discriminant
+    layers: Discriminant | StoredVectors
     mean: list[float]
     std: list[float]
 
@@ -251,7 +252,7 @@ def fit_discriminants(
 
 
 def _fitted(branch: ArtifactBranch, trunk: str, classes: list[str], threads: int) -> FittedHead:
-    """Fit one head, in a task: a discriminant to standardised artifacts, or class means."""
+    """Fit one head, in a task: class means, or another to standardised artifacts."""
     if trunk == CORRELATION:
         size = int(np.prod(branch.manifest["shape"]))
         with threads_of(threads):
@@ -269,9 +270,13 @@ def _fitted(branch: ArtifactBranch, trunk: str, classes: list[str], threads: int
     counts = [rows[name] for name in classes]
     with threads_of(threads):
         validation = first_rows(standardised("validation"), len(classes))
-        return FittedHead(
-            fit_discriminant(standardised("train"), counts, validation), mean.tolist(), std.tolist()
-        )
+        fitted: Discriminant | StoredVectors
+        if trunk == NEIGHBOURS:
+            stored = first_rows(standardised("train"), len(classes))
+            fitted = fit_neighbours(stored, validation, len(classes))
+        else:
+            fitted = fit_discriminant(standardised("train"), counts, validation)
+    return FittedHead(fitted, mean.tolist(), std.tolist())
 
 
 def joined_heads(
@@ -288,13 +293,8 @@ def joined_heads(
         prefix = f"branches.{place}."
         mine = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
         network.branches[number].load_state_dict(mine)
-    for number, (discriminant, mean, std) in fitted.items():
+    for number, (layers, mean, std) in fitted.items():
         branch = network.branches[number]
         branch.normalise_by(mean, std)  # type: ignore[operator]
-        layers = {
-            "0.weight": discriminant.coordinates,
-            "1.weight": discriminant.weight,
-            "1.bias": discriminant.bias,
-        }
-        branch.get_submodule("trunk").load_state_dict(layers)
+        branch.get_submodule("trunk").load_state_dict(layers.state())
     return network.eval()

@@ -63,7 +63,7 @@ class ComparedMethod:
 def vector(
     title: str, group: str, kind: str, space: str, classifier: str = "lda"
 ) -> ComparedMethod:
-    """Return a classifier of vectors in closed form; linear discriminant analysis by default."""
+    """Return a classifier of vectors without gradients; linear discriminants by default."""
     flags = ("--vectors", classifier)
     return ComparedMethod(title, group, ArtifactPlace(kind, space), flags, closed=True)
 
@@ -96,7 +96,7 @@ def methods(paper: Sequence[str], learned: Sequence[str] = ()) -> list[ComparedM
         vector("McCloskey18", PUBLISHED, PLAIN, "mccloskey18"),
         network("Nataraj19", PUBLISHED, PLAIN, "nataraj19"),
         vector("Durall20", PUBLISHED, PLAIN, "durall20"),
-        vector("Dzanic20", PUBLISHED, PLAIN, "dzanic20"),
+        vector("Dzanic20", PUBLISHED, PLAIN, "dzanic20", "knn"),
         network("Wang20", PUBLISHED, DEGRADED, "image", (*COMPACT, "--augment", "none")),
         network("Marra18", PUBLISHED, PLAIN, "image", (*COMPACT, "--augment", "none")),
         vector("Marra19", PUBLISHED, PLAIN, "marra19", "correlation"),
@@ -107,7 +107,9 @@ def methods(paper: Sequence[str], learned: Sequence[str] = ()) -> list[ComparedM
         network("low bits", LATER, PLAIN, "lowbits"),
         vector("self-description", LATER, PLAIN, "selfdescription"),
         statistics,
+        vector("residual statistics, neighbours", LATER, PLAIN, "residual", "knn"),
         *(vector(f"{name}, linear", LATER, FEATURES, name) for name in learned),
+        *(vector(f"{name}, neighbours", LATER, FEATURES, name, "knn") for name in learned),
         network("ManiFPT rgb", PAPER, NEAREST, "rgb", paper),
         network("ManiFPT freq", PAPER, NEAREST, "freq", paper),
         *(
