@@ -329,12 +329,13 @@ class TrainingOptions(BaseModel):
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="share of each label that is spread over all classes"
     )
-    augment: Literal["cutmix", "none", "mirror", "shift"] = Field(
+    augment: Literal["cutmix", "none", "mirror", "shift", "patches"] = Field(
         "cutmix",
         description="augmentation of maps: cutmix pastes a rectangle of another image, in "
         "--mixed-share of the batches, and mixes the labels; mirror mirrors at random; shift also "
         "moves maps of pixels; mirror and shift change the phase of a generator's "
-        "upsampling",
+        "upsampling; patches trains on four random patches of each image, whose features a "
+        "contrastive loss draws together by class (DNA-Det, Yang et al., AAAI 2022)",
     )
     mixed_share: float = Field(
         0.5,

@@ -29,6 +29,7 @@ from manifpt.attribution.model.stream import (
 from manifpt.attribution.model.trained import publish_attributor
 from manifpt.attribution.model.training_recipe import TrainingRecipe
 from manifpt.audit import training_audit
+from manifpt.baselines.dnadet import PATCHES
 from manifpt.engine import session
 from manifpt.engine.tasks import results, task
 from manifpt.errors import ManifptError
@@ -208,6 +209,11 @@ class _Trained:
                 "cutmix or none"
             )
         maps = [len(shape) == 3 for shape in self.design.shapes]
+        if self.options.augment == PATCHES and not all((*movable, *maps)):
+            raise ManifptError(
+                "--augment patches: takes patches of maps of pixels alone; choose such a space or "
+                "another --augment"
+            )
         if self.options.augment == CUTMIX and self.design.is_early and not all((*movable, *maps)):
             raise ManifptError(
                 "--augment cutmix: one label for spaces of which some cannot be mixed; choose "

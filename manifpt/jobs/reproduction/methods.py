@@ -101,6 +101,7 @@ def methods(paper: Sequence[str], learned: Sequence[str] = ()) -> list[ComparedM
         network("Marra18", PUBLISHED, PLAIN, "image", (*COMPACT, "--augment", "none")),
         vector("Marra19", PUBLISHED, PLAIN, "marra19", "correlation"),
         network("Yu19", PUBLISHED, PLAIN, "image", ("--backbone", "yu19")),
+        network("DNA-Det", PUBLISHED, PLAIN, "image", (*COMPACT, "--augment", "patches")),
         image,
         highpass,
         network("NPR", LATER, PLAIN, "npr"),
