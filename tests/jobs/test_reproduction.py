@@ -87,6 +87,7 @@ def test_all_sections_of_some_rows(ray_session, tmp_path):
     methods_found = found["table2"]["methods"]
     chance = 1 / 13
     assert all(m["accuracy"][0] > 2 * chance and m["fdr"][0] > 1 for m in methods_found.values())
+    assert found["table2"]["file_properties"]["p_value"] > 0.05
     best = methods_found["residual statistics"]
     assert best["accuracy"][0] > methods_found["Durall20"]["accuracy"][0]
     assert all(0 < v <= 1 for v in found["reals"]["tangent"].values())

@@ -1,6 +1,10 @@
 """The rows of the tables: what each method reads, and how it is trained.
 
-Sources of the published methods stand at the heads of their files in manifpt/baselines.
+Sources of the published methods stand at the heads of their files in manifpt/baselines. Two have no
+file. Wang20 (Wang et al., "CNN-generated images are surprisingly easy to spot... for now", CVPR
+2020) is a network on images that are degraded and mirrored at random; its ResNet-50 has learned
+ImageNet, and here it is the network of all rows, untrained. Marra18 (Marra et al., "Detection of
+GAN-generated fake images over social networks", IEEE MIPR 2018) is a network on images as they are.
 """
 
 import re
@@ -97,7 +101,7 @@ def methods(paper: Sequence[str], learned: Sequence[str] = ()) -> list[ComparedM
         network("Nataraj19", PUBLISHED, PLAIN, "nataraj19"),
         vector("Durall20", PUBLISHED, PLAIN, "durall20"),
         vector("Dzanic20", PUBLISHED, PLAIN, "dzanic20", "knn"),
-        network("Wang20", PUBLISHED, DEGRADED, "image", (*COMPACT, "--augment", "none")),
+        network("Wang20", PUBLISHED, DEGRADED, "image", (*COMPACT, "--augment", "mirror")),
         network("Marra18", PUBLISHED, PLAIN, "image", (*COMPACT, "--augment", "none")),
         vector("Marra19", PUBLISHED, PLAIN, "marra19", "correlation"),
         network("Yu19", PUBLISHED, PLAIN, "image", ("--backbone", "yu19")),
