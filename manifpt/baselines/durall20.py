@@ -5,15 +5,15 @@ failing to reproduce spectral distributions", CVPR 2020: upsampling in generator
 spectrum, and its average over all directions shows this.
 
 The authors' code (github.com/cc-hpc-itwm/DeepFakeDetection) is followed in this: luma, logarithms
-of magnitudes before the average, rings of one frequency from the lowest to the corners, 80 bins by
-cubic interpolation, and all bins relative to the first.
+of magnitudes before the average, rings of one frequency from the lowest to the corners, and 80 bins
+by cubic interpolation.
 
-Deviations: bins are relative by a difference of logarithms, which is the ratio of powers that the
-paper names; the code divides logarithms, which has no limit where the first is near 0. The power of
-rounding to 8 bits is added before the logarithm, since small drawn images have frequencies without
-power. Rings are centred at frequency 0, where the code's centre is half a frequency away. The code
-has 80, 300 or 722 bins by data set; here 80 serve all sizes. The code fits a support vector machine
-or a logistic regression; here the classifier is chosen as for any vector.
+Deviations: bins are not divided by the first, as the code does for CelebA and not for Faces-HQ:
+logarithms of small images come near 0, where the ratio has no limit. The power of rounding to 8
+bits is added before the logarithm, since small drawn images have frequencies without power. Rings
+are centred at frequency 0, where the code's centre is half a frequency away. The code has 80, 300
+or 722 bins by data set; here 80 serve all sizes. The code fits a support vector machine or a
+logistic regression; here the classifier is chosen as for any vector.
 """
 
 from functools import lru_cache
@@ -23,7 +23,7 @@ import numpy as np
 from manifpt.baselines.spectrum import ROUNDING, luma, power_spectrum, ring_means
 
 BINS = 80
-SETTINGS = {"bins": BINS, "relative_to": "first bin"}
+SETTINGS = {"bins": BINS, "mean_of": "logarithms"}
 
 
 @lru_cache
@@ -39,11 +39,10 @@ def _interpolation(rings: int) -> np.ndarray:
 def azimuthal_spectrum(images: np.ndarray) -> np.ndarray:
     """Return the mean log-power of N x H x W x 3 uint8 in 80 bins of frequency, N x 80 float32.
 
-    Bins lie evenly between 1 / side and 0.7 cycles a pixel, and are differences to the first.
+    Bins lie evenly between 1 / side and 0.7 cycles a pixel. Values are of pixels from 0 to 255.
     """
     logs = ring_means(np.log(power_spectrum(luma(images)) + ROUNDING), images.shape[2])
     weights = _interpolation(logs.shape[1])
     # A product an image, so that no other image changes its last bits.
-    bins = (logs[:, None, 1:] @ weights)[:, 0]
-    found: np.ndarray = (bins - bins[:, :1]).astype(np.float32)
+    found: np.ndarray = (logs[:, None, 1:] @ weights)[:, 0].astype(np.float32)
     return found
