@@ -81,7 +81,7 @@ def audit_before(
     with claims.claim(folder, KIND, key, apart=read, terms=terms) as claim:
         manifest = claim.finished
         if manifest is None:
-            rows = _read(units, selection, settings.images, demand)
+            rows = read_sample(units, selection, settings.images, demand)
             if rows["source"].nunique() < 2:
                 claim.abandon()
                 storage.remove_empty(output)
@@ -98,11 +98,14 @@ def audit_before(
     return found
 
 
-def _read(
-    units: Sequence[Unit], selection: Selection, images: int, demand: pools.Demand
+def read_sample(
+    units: Sequence[Unit], selection: Selection, images: int, demand: session.Demand
 ) -> pd.DataFrame:
-    """Read the sample, a task for the units of each source."""
-    pool = pools.pool(pools.Demand(1, 0, here=demand.here), uses_gpu=False)
+    """Return the properties of at most ``images`` images of each source, a row an image.
+
+    A task reads the units of each source.
+    """
+    pool = session.pool(session.Demand(1, 0, here=demand.here), uses_gpu=False)
     pool.wait()
     by_source: dict[str | None, list[str]] = {}
     for unit in units:

@@ -4,8 +4,13 @@ Wang, Cheng, Han and Gui, "Attribution as retrieval: model-agnostic AI-generated
 (LIDA), arXiv 2603.10583, CVPR 2026: the lowest bit planes hide the content, and keep the noise of a
 generator.
 
-Deviations: the paper trains an encoder on such maps without labels and retrieves the nearest
-images; here any network for maps learns from labels. No patches are chosen: images are small.
+Deviations from the authors' code (github.com/hongsong-wang/LIDA): bits are divided by 7 to lie in
+[0, 1], where the code stretches them to 0 to 252 and normalises as for ImageNet; a network
+normalises each channel by its training images, so that no constant factor matters. Maps keep their
+size, where the code resizes them to 256 pixels, which takes means of bits. The code retrieves the
+images whose features, of a ResNet-50 without its pooling that was trained without labels, are
+nearest by cosine; here any network for maps learns from labels. The code's patch of 32 pixels with
+the largest gradients is not chosen: images of 28 pixels are smaller.
 """
 
 import numpy as np

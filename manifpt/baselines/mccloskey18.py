@@ -5,10 +5,12 @@ and "Detecting GAN-generated imagery using saturation cues", IEEE ICIP 2019: the
 inside generators leaves few saturated and under-exposed pixels, and their last layer mixes colours
 otherwise than a camera does.
 
+We found no code of the authors, and their thresholds and numbers of bins in no public summary.
+
 Deviations: both cues are one vector, to which our classifiers are fitted; the papers have a
-support vector machine for the one, and for the other a network of another author. Thresholds and
-the number of bins are ours. Histogram values are square roots of shares, which vary alike whatever
-the share. One is added to each channel, so that black has the chromaticity of grey.
+linear support vector machine for the one, and for the other a network of another author.
+Thresholds and the number of bins are ours. Histogram values are square roots of shares, which vary
+alike whatever the share. One is added to each channel, so that black has the chromaticity of grey.
 """
 
 import numpy as np

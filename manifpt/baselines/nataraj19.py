@@ -4,9 +4,12 @@ Nataraj, Mohammed, Manjunath, Chandrasekaran, Flenner, Bappy and Roy-Chowdhury, 
 generated fake images using co-occurrence matrices", IS&T Electronic Imaging 2019: one matrix a
 channel, of pixels side by side.
 
+We found no code of the authors.
+
 Deviations: the paper has 256 levels; here values are divided by 4 and there are 64, since networks
-on CPUs take 16 times as long for maps of 256 x 256. Maps are square roots of shares instead of
-counts, so that the size of the image does not matter. Networks are ours to choose.
+on CPUs take 16 times as long for maps of 256 x 256, and an image of 28 pixels has 756 pairs. Maps
+are square roots of shares instead of counts, so that the size of the image does not matter. The
+paper has a network of six convolutions and two dense layers; here it is chosen as for any maps.
 """
 
 import numpy as np

@@ -4,8 +4,13 @@ Tan, Liu, Zhao, Wei, Gu, Liu and Wei, "Rethinking the up-sampling operations in 
 network for generalizable deepfake detection", CVPR 2024: an image less its copy that was reduced
 to half and enlarged again, both by the nearest pixel.
 
-Deviations: pixels are in [0, 1] and not normalised by the means of ImageNet. Networks are ours to
-choose. Images of odd size have cells of one pixel at their ends, where the difference is 0.
+Deviations from the authors' code (github.com/chuangchuangtan/NPR-DeepfakeDetection): pixels are in
+[0, 1], where the code divides by deviations of ImageNet's channels and multiplies by 2 / 3; a
+network normalises each channel by its training images, so that no constant factor matters. Images
+keep their size, where the code resizes to 256 and crops to 224 pixels: resizing would spoil the
+cells. The code's network is the first two stages of a ResNet-50, untrained; here it is chosen as
+for any maps. Images of odd size, at which the code stops, have cells of one pixel at their ends,
+where the difference is 0.
 """
 
 from typing import Any

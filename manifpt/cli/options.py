@@ -299,11 +299,12 @@ class TrainingOptions(BaseModel):
         description="resolution that the stem of a ResNet keeps: full, half, or a quarter "
         "(standard); auto is full up to 48 pixels, half up to 112, else standard",
     )
-    vectors: Literal["lda", "mlp", "correlation"] = Field(
+    vectors: Literal["lda", "mlp", "correlation", "knn"] = Field(
         "lda",
         description="classifier for vectors: linear discriminant analysis, whose shrinkage is "
-        "chosen by validation, a residual MLP, or correlation with the mean of each class, for "
-        "the space marra19",
+        "chosen by validation, a residual MLP, correlation with the mean of each class, for "
+        "the space marra19, or votes of the nearest training vectors (knn), whose number is "
+        "chosen by validation",
     )
     highpass: Literal["no", "also", "only"] = Field(
         "no",
@@ -328,12 +329,13 @@ class TrainingOptions(BaseModel):
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="share of each label that is spread over all classes"
     )
-    augment: Literal["cutmix", "none", "mirror", "shift"] = Field(
+    augment: Literal["cutmix", "none", "mirror", "shift", "patches"] = Field(
         "cutmix",
         description="augmentation of maps: cutmix pastes a rectangle of another image, in "
         "--mixed-share of the batches, and mixes the labels; mirror mirrors at random; shift also "
         "moves maps of pixels; mirror and shift change the phase of a generator's "
-        "upsampling",
+        "upsampling; patches trains on four random patches of each image, whose features a "
+        "contrastive loss draws together by class (DNA-Det, Yang et al., AAAI 2022)",
     )
     mixed_share: float = Field(
         0.5,

@@ -44,7 +44,7 @@ class ChainConfig(ProjectionConfig):
     )
     backbone: str = Field("compact", description="see train_attribution")
     stem: str = Field("auto", description="see train_attribution")
-    vectors: Literal["lda", "mlp", "correlation"] = Field(
+    vectors: Literal["lda", "mlp", "correlation", "knn"] = Field(
         "lda", description="see train_attribution"
     )
     steps: int = Field(4000, ge=1, description="steps of each training by gradients")

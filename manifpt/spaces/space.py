@@ -139,7 +139,12 @@ def space_from_card(card: dict[str, Any], weights: str = "") -> Space:
         kept |= {key: tuple(card[key]) for key in ("mean", "std")}
         return Learned(**kept, weights=weights)
     settings = {key: card[key] for key in ("eps", "log") if key in card}
-    return make_space(card["name"], card["size"], SpaceSettings(**settings))
+    found = make_space(card["name"], card["size"], SpaceSettings(**settings))
+    if card["name"] in BASELINES and found.card() != card:
+        raise ManifptError(
+            f"space {card['name']}: made by another version, whose vectors differ; make it anew"
+        )
+    return found
 
 
 def largest_size(name: str, options: SpaceSettings) -> int:

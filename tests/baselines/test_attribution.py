@@ -18,7 +18,12 @@ def drawn(source: str, count: int, seed: int) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("space", "vectors", "least"),
-    [("marra19", "correlation", 0.9), ("marra19", "lda", 0.9), ("selfdescription", "lda", 0.4)],
+    [
+        ("marra19", "correlation", 0.9),
+        ("marra19", "lda", 0.9),
+        ("selfdescription", "lda", 0.4),
+        ("marra19", "knn", 0.7),
+    ],
 )
 def test_an_attributor_is_fitted_and_says_what_is_unknown(
     space, vectors, least, tmp_path, monkeypatch

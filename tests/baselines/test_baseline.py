@@ -15,12 +15,12 @@ from manifpt.spaces import SPACES, make_space, space_from_card
 SHAPES = {
     "mccloskey18": lambda side: (178,),
     "nataraj19": lambda side: (3, 64, 64),
-    "durall20": lambda side: (64,),
-    "dzanic20": lambda side: (9,),
+    "durall20": lambda side: (80,),
+    "dzanic20": lambda side: (3,),
     "marra19": lambda side: (3 * side**2,),
     "lowbits": lambda side: (3, side, side),
     "npr": lambda side: (3, side, side),
-    "selfdescription": lambda side: (114,),
+    "selfdescription": lambda side: (48,),
 }
 
 
@@ -143,7 +143,14 @@ def test_it_tells_its_trace_and_not_shuffled_labels(name):
 def test_images_that_are_too_small_are_refused_in_one_line(name, size):
     with pytest.raises(ManifptError, match=rf"--image-size {size}: {name} needs .* larger size$"):
         make_space(name, size)
-    assert make_space(name, size + 1).embed(np.zeros((1, size + 1, size + 1, 3), np.uint8)).any()
+    assert make_space(name, size + 1).embed(rounded(pictures(1, size + 1))).any()
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_card_of_other_settings_is_refused(name):
+    card = make_space(name, 32).card()
+    with pytest.raises(ManifptError, match=f"space {name}: made by another version"):
+        space_from_card(card | {"bins": 7})
 
 
 @pytest.mark.parametrize("module", [m.name for m in pkgutil.iter_modules(baselines.__path__)])

@@ -16,9 +16,20 @@ from manifpt.baselines import (
     npr,
     selfdescription,
 )
-from manifpt.baselines.spectrum import ring_power
+from manifpt.baselines.spectrum import ROUNDING, luma, power_spectrum, ring_means
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 20, 23, 3), dtype=np.uint8)
+
+
+def ring_power(planes: np.ndarray) -> np.ndarray:
+    return ring_means(power_spectrum(planes), planes.shape[2])
+
+
+def test_grey_is_that_of_pillow_within_its_rounding():
+    from PIL import Image
+
+    for image, grey in zip(IMAGES, luma(IMAGES), strict=True):
+        assert np.abs(np.asarray(Image.fromarray(image).convert("L")) - grey).max() <= 1
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (33, 33), (16, 25)])
@@ -44,7 +55,22 @@ def test_a_wave_is_at_its_frequency_at_any_size():
         wave = 100 * np.cos(2 * np.pi * np.arange(side) / 4)
         images = np.broadcast_to((128 + wave)[None, None, :, None], (1, side, side, 3))
         (found,) = durall20.azimuthal_spectrum(np.rint(images).astype(np.uint8))
-        assert found.argmax() == pytest.approx(63 * 0.25 / np.sqrt(0.5), abs=1)
+        last = np.rint(side * np.sqrt(0.5))
+        assert found.argmax() == pytest.approx(79 * (side / 4 - 1) / (last - 1), abs=2)
+
+
+def test_bins_are_means_of_logarithms_from_the_lowest_frequency_to_the_corners():
+    from scipy.interpolate import interp1d
+
+    images = np.random.default_rng(4).integers(0, 256, (2, 28, 28, 3), dtype=np.uint8)
+    grey = np.rint(images @ np.array([0.299, 0.587, 0.114]))
+    power = np.abs(np.fft.fft2(grey - grey.mean((1, 2), keepdims=True))) ** 2 / 28**2
+    along = np.fft.fftfreq(28) * 28
+    rings = np.rint(np.hypot(along[:, None], along)).astype(int)
+    for image, found in zip(power, durall20.azimuthal_spectrum(images), strict=True):
+        logs = [np.log(image[rings == k] + ROUNDING).mean() for k in range(1, 21)]
+        bins = interp1d(np.arange(1, 21), logs, "cubic")(np.linspace(1, 20, 80))
+        np.testing.assert_allclose(found, bins, atol=1e-4)
 
 
 def test_a_power_law_has_its_exponent():
@@ -55,9 +81,11 @@ def test_a_power_law_has_its_exponent():
     planes = np.fft.ifft2(noise * frequency**exponent, axes=(1, 2)).real
     planes *= 30 / planes.std()
     images = np.clip(128 + planes, 0, 255).round().astype(np.uint8)
-    found = dzanic20.spectral_decay(np.repeat(images[..., None], 3, -1)).reshape(60, 3, 3)
-    assert found[:, 0, 1].mean() == pytest.approx(exponent, abs=0.25)
-    assert np.array_equal(found[:, 0], found[:, 2])
+    found = dzanic20.spectral_decay(np.repeat(images[..., None], 3, -1))
+    assert found[:, 0].mean() == pytest.approx(exponent, abs=0.25)
+    first, last = np.ceil(0.75 * side * np.sqrt(0.5)), np.rint(side * np.sqrt(0.5))
+    levels = (found[:, 2] - found[:, 1]).mean()
+    assert levels == pytest.approx(exponent * np.log(last / first), abs=0.1)
 
 
 def test_residuals_are_those_of_a_local_wiener_filter():
@@ -74,10 +102,11 @@ def test_residuals_are_those_of_a_local_wiener_filter():
         np.testing.assert_allclose(found, values - denoised, atol=1e-8)
 
 
-def test_residuals_have_mean_0_and_variance_1():
-    rows = marra19.noise_residual(IMAGES)
-    np.testing.assert_allclose(rows.mean(1), 0, atol=1e-5)
-    np.testing.assert_allclose(rows.std(1), 1, rtol=1e-5)
+def test_residuals_keep_their_strength_channel_by_channel():
+    rows = marra19.noise_residual(IMAGES).reshape(len(IMAGES), 3, 20, 23)
+    for channel in range(3):
+        expected = marra19.wiener_residual(IMAGES[..., channel])
+        np.testing.assert_allclose(rows[:, channel], expected, rtol=1e-5)
 
 
 def test_cooccurrences_count_pairs_and_forget_the_size():
@@ -124,19 +153,37 @@ def test_shares_of_extreme_values_and_of_chromaticity():
     assert mccloskey18.chromaticity_shares(IMAGES).sum(1) == pytest.approx(np.ones(5))
 
 
-def test_predictors_are_the_least_squares_solution():
-    residuals = np.random.default_rng(3).normal(0, 9, (2, 30, 34))
-    residuals[1] += np.roll(residuals[1], 1, 1)
-    for radius in (1, 2):
-        found = selfdescription.predictors(residuals, radius)
-        for image, coefficients in zip(residuals, found, strict=True):
-            padded = np.pad(image, radius, mode="reflect")
-            shifts = [
-                np.roll(padded, (a, b), (0, 1)) + np.roll(padded, (-a, -b), (0, 1))
-                for a, b in selfdescription.neighbours(radius)
-            ]
-            inner = (slice(radius, -radius),) * 2
-            terms = np.stack([s[inner].ravel() / 2 for s in shifts], 1)
-            expected, squares, *_ = np.linalg.lstsq(terms, image.ravel(), rcond=None)
-            np.testing.assert_allclose(coefficients[:-1], expected, atol=5e-3)
-            assert coefficients[-1] == pytest.approx(np.log(squares[0] / image.size), abs=0.01)
+def test_scales_are_those_of_torchs_bilinear_resizing():
+    import torch
+    from torch.nn.functional import interpolate
+
+    planes = np.random.default_rng(5).normal(0, 9, (2, 27, 34))
+    for scale in (1, 2, 4):
+        expected = interpolate(
+            torch.from_numpy(planes)[None], scale_factor=1 / scale, mode="bilinear"
+        )[0]
+        found = selfdescription.reduced(planes, scale)
+        assert found.shape == (2, 27 // scale, 34 // scale)
+        np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+def test_a_predictor_is_the_least_squares_solution_of_sum_1():
+    rng = np.random.default_rng(3)
+    large = rng.normal(0, 9, (2, 30, 34))
+    large[1] += np.roll(large[1], 1, 1)
+    scales = [large, selfdescription.reduced(large, 2)]
+    for number, found in enumerate(selfdescription.predictor(scales)):
+        terms, wanted = [], []
+        for planes in scales:
+            padded = np.pad(planes[number], 3, mode="reflect")
+            height, width = planes[number].shape
+            for row in range(height):
+                for column in range(width):
+                    square = padded[row : row + 7, column : column + 7].ravel()
+                    terms.append(np.delete(square, 24))
+                    wanted.append(square[24])
+        left, right = np.array(terms), np.array(wanted)
+        assert found.sum() == pytest.approx(1)
+        # Written without the condition: the last coefficient is 1 less the sum of the others.
+        others, *_ = np.linalg.lstsq(left[:, :-1] - left[:, -1:], right - left[:, -1], rcond=None)
+        np.testing.assert_allclose(found[:-1], others, atol=0.02)

@@ -56,6 +56,10 @@ class Discriminant(NamedTuple):
     weight: Tensor
     bias: Tensor
 
+    def state(self) -> dict[str, Tensor]:
+        """Return the weights of a head's layers."""
+        return {"0.weight": self.coordinates, "1.weight": self.weight, "1.bias": self.bias}
+
     def logits(self, rows: np.ndarray) -> Tensor:
         """Return N x C logits of N x d rows."""
         found: Tensor = torch.from_numpy(rows).double() @ self.coordinates.T

@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy, nll_loss
 from manifpt import storage
 from manifpt.artifacts.branches import artifact_column
 from manifpt.attribution.model.network import AttributionNetwork, Design
+from manifpt.baselines.dnadet import COUNT, PATCHES, random_patches, supervised_contrast
 from manifpt.engine.scaling import threads_here
 from manifpt.nets import training
 from manifpt.nets.backbone import for_training
@@ -192,8 +193,30 @@ class Trainer:
             artifacts.append(values.to(self.device, memory_format=layout, non_blocking=True))
         return artifacts, torch.from_numpy(batch["label"]).to(self.device, non_blocking=True)
 
+    def _patch_loss(self, artifacts: list[Tensor], labels: Tensor) -> Tensor:
+        """Return the sum over heads of two losses of patches: cross entropy and contrast."""
+        settings, given = self.settings, list[Tensor]()
+        hooks = [
+            layer.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+            for layer in self.network.last_layers()
+        ]
+        labels = labels.repeat(COUNT)
+        patches = random_patches(artifacts, settings.movable)
+        with torch.autocast(self.device, self.precision, enabled=self.precision is not None):
+            logits: Tensor = self.parallel(patches)
+        for hook in hooks:
+            hook.remove()
+        each = [
+            cross_entropy(column, labels, label_smoothing=settings.label_smoothing)
+            + supervised_contrast(features, labels)
+            for column, features in zip(logits.float().unbind(1), given, strict=True)
+        ]
+        return torch.stack(each).sum()
+
     def _loss(self, artifacts: list[Tensor], labels: Tensor) -> Tensor:
         """Return the sum of the heads' cross entropies: with late fusion, each learns by itself."""
+        if self.settings.augment == PATCHES:
+            return self._patch_loss(artifacts, labels)
         settings, others, shares = self.settings, labels, [1.0] * len(artifacts)
         if settings.augment == CUTMIX and float(torch.rand(())) < settings.mixed_share:
             partners = torch.randperm(len(labels))

@@ -3,8 +3,8 @@
 An input is the artifacts of images in one space. A head looks at it as it is or through a fixed
 filter. Maps, C x H x W, go to a torchvision classifier with a stem that suits their size, or to a
 compact network at full resolution; vectors, d, to a linear discriminant, to correlations with the
-mean of each class, or to a residual MLP (Gorishniy et al., "Revisiting deep learning models for
-tabular data", NeurIPS 2021, section 3.2).
+mean of each class, to votes of the nearest training vectors, or to a residual MLP (Gorishniy et
+al., "Revisiting deep learning models for tabular data", NeurIPS 2021, section 3.2).
 """
 
 from collections.abc import Callable, Sequence
@@ -20,6 +20,7 @@ from manifpt.attribution.model.compact import COMPACT, compact_network
 from manifpt.attribution.model.correlation import CORRELATION, StandardisedRows
 from manifpt.attribution.model.fusion import fused_log_probabilities
 from manifpt.attribution.model.highpass import HighPass
+from manifpt.attribution.model.neighbours import NEIGHBOURS, neighbour_layers
 from manifpt.attribution.unknown.known import Outputs
 from manifpt.baselines.yu19 import YU19, yu19_network
 from manifpt.nets.backbone import build_backbone, choose_stem, last_layer, without_head
@@ -27,7 +28,7 @@ from manifpt.nets.device import CPU_BATCH, in_batches
 
 FUSIONS = ("late", "early")
 MLP, LDA = "mlp", "lda"
-CLOSED_FORM = (LDA, CORRELATION)
+CLOSED_FORM = (LDA, CORRELATION, NEIGHBOURS)
 MLP_WIDTH, MLP_BLOCKS, MLP_DROPOUT = 512, 2, 0.3
 EARLY_DROPOUT = 0.2
 # A feature that hardly varies among training artifacts must not be blown up at another image.
@@ -39,9 +40,9 @@ GPU_BATCH = 256
 class Head:
     """The design of a head: the number of its input, a fixed filter, and a trunk.
 
-    ``trunk`` for maps is ``compact``, ``yu19`` or the name of a torchvision classifier, for which
-    ``stem`` is used; for vectors it is ``mlp``, ``lda`` or ``correlation``. The last two have that
-    number of ``coordinates``.
+    ``trunk`` is ``compact``, ``yu19``, the name of a torchvision classifier, whose ``stem`` counts,
+    or of vectors ``mlp``, ``lda``, ``correlation`` or ``knn``; ``coordinates`` is the number of
+    those of the last three.
     """
 
     reads: int
@@ -52,7 +53,7 @@ class Head:
 
     @property
     def is_trained(self) -> bool:
-        """Tell whether gradients train it; discriminants and correlations have a closed form."""
+        """Tell whether gradients train it; the others are fitted in one step."""
         return self.trunk not in CLOSED_FORM
 
     def describe(self, shape: Sequence[int]) -> str:
@@ -63,6 +64,7 @@ class Head:
             MLP: "residual MLP",
             LDA: "linear discriminant",
             CORRELATION: "correlation with class means",
+            NEIGHBOURS: "votes of the nearest vectors",
         }
         resnet = f"{self.trunk}, stem {choose_stem(self.stem, shape[-1])}"
         return ("high-pass, " if self.highpass else "") + names.get(self.trunk, resnet)
@@ -124,8 +126,12 @@ class Design:
             if len(shape) == 3:
                 heads.append(Head(n, backbone, stem))
             else:
-                coordinates = {LDA: min(shape[0], classes - 1), CORRELATION: classes}
-                heads.append(Head(n, vectors, coordinates=coordinates.get(vectors, 0)))
+                counts = {
+                    LDA: min(shape[0], classes - 1),
+                    CORRELATION: classes,
+                    NEIGHBOURS: classes,
+                }
+                heads.append(Head(n, vectors, coordinates=counts.get(vectors, 0)))
         return cls(tuple(shapes), classes, tuple(heads), fusion)
 
     def part(self, heads: Sequence[int]) -> tuple["Design", list[int]]:
@@ -207,6 +213,8 @@ class BranchNetwork(nn.Module):
         elif head.trunk == CORRELATION:
             layers = linear_discriminant(channels, head.coordinates, classes or 1)
             self.trunk = StandardisedRows(*layers)
+        elif head.trunk == NEIGHBOURS:
+            self.trunk = neighbour_layers(channels, head.coordinates, classes or 1)
         elif head.trunk == MLP:
             self.trunk = residual_mlp(channels, classes or 1)
         elif head.trunk == COMPACT:

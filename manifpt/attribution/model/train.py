@@ -16,6 +16,7 @@ from manifpt.attribution.model.attributor_calibration import calibrate_attributo
 from manifpt.attribution.model.correlation import CORRELATION, fit_correlation
 from manifpt.attribution.model.discriminant import Discriminant, Rows, fit_discriminant
 from manifpt.attribution.model.loop import CUTMIX, Standing, TrainingSettings, train_loop
+from manifpt.attribution.model.neighbours import NEIGHBOURS, StoredVectors, fit_neighbours
 from manifpt.attribution.model.network import LEAST_STD, AttributionNetwork, Design
 from manifpt.attribution.model.stream import (
     SHUFFLE_BYTES,
@@ -28,7 +29,8 @@ from manifpt.attribution.model.stream import (
 from manifpt.attribution.model.trained import publish_attributor
 from manifpt.attribution.model.training_recipe import TrainingRecipe
 from manifpt.audit import training_audit
-from manifpt.engine import pools
+from manifpt.baselines.dnadet import PATCHES
+from manifpt.engine import session
 from manifpt.engine.tasks import results, task
 from manifpt.errors import ManifptError
 from manifpt.images.places import input_places
@@ -43,7 +45,7 @@ UNMOVABLE = ("freq", "nataraj19")
 class FittedHead(NamedTuple):
     """The layers of a head in closed form, and the moments that normalise its artifacts."""
 
-    discriminant: Discriminant
+    layers: Discriminant | StoredVectors
     mean: list[float]
     std: list[float]
 
@@ -207,6 +209,11 @@ class _Trained:
                 "cutmix or none"
             )
         maps = [len(shape) == 3 for shape in self.design.shapes]
+        if self.options.augment == PATCHES and not all((*movable, *maps)):
+            raise ManifptError(
+                "--augment patches: takes patches of maps of pixels alone; choose such a space or "
+                "another --augment"
+            )
         if self.options.augment == CUTMIX and self.design.is_early and not all((*movable, *maps)):
             raise ManifptError(
                 "--augment cutmix: one label for spaces of which some cannot be mixed; choose "
@@ -251,7 +258,7 @@ def fit_discriminants(
 
 
 def _fitted(branch: ArtifactBranch, trunk: str, classes: list[str], threads: int) -> FittedHead:
-    """Fit one head, in a task: a discriminant to standardised artifacts, or class means."""
+    """Fit one head, in a task: class means, or another to standardised artifacts."""
     if trunk == CORRELATION:
         size = int(np.prod(branch.manifest["shape"]))
         with threads_of(threads):
@@ -269,9 +276,13 @@ def _fitted(branch: ArtifactBranch, trunk: str, classes: list[str], threads: int
     counts = [rows[name] for name in classes]
     with threads_of(threads):
         validation = first_rows(standardised("validation"), len(classes))
-        return FittedHead(
-            fit_discriminant(standardised("train"), counts, validation), mean.tolist(), std.tolist()
-        )
+        fitted: Discriminant | StoredVectors
+        if trunk == NEIGHBOURS:
+            stored = first_rows(standardised("train"), len(classes))
+            fitted = fit_neighbours(stored, validation, len(classes))
+        else:
+            fitted = fit_discriminant(standardised("train"), counts, validation)
+    return FittedHead(fitted, mean.tolist(), std.tolist())
 
 
 def joined_heads(
@@ -288,13 +299,8 @@ def joined_heads(
         prefix = f"branches.{place}."
         mine = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
         network.branches[number].load_state_dict(mine)
-    for number, (discriminant, mean, std) in fitted.items():
+    for number, (layers, mean, std) in fitted.items():
         branch = network.branches[number]
         branch.normalise_by(mean, std)  # type: ignore[operator]
-        layers = {
-            "0.weight": discriminant.coordinates,
-            "1.weight": discriminant.weight,
-            "1.bias": discriminant.bias,
-        }
-        branch.get_submodule("trunk").load_state_dict(layers)
+        branch.get_submodule("trunk").load_state_dict(layers.state())
     return network.eval()

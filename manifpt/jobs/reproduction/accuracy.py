@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from manifpt.jobs.reproduction.benchmark_study import Study
-from manifpt.jobs.reproduction.methods import PAIRS, PUBLISHED, ComparedMethod
+from manifpt.jobs.reproduction.file_properties import TITLE, file_properties, told
+from manifpt.jobs.reproduction.methods import LATER, PAIRS, PUBLISHED, ComparedMethod
 from manifpt.jobs.reproduction.section import Section, accuracy_of, markdown_table, spread
 
 if TYPE_CHECKING:
@@ -12,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def table_2(study: Study, methods: Sequence[ComparedMethod]) -> Section:
-    """Train and evaluate all methods, once for each seed; measure FDR and paired differences."""
+    """Train and evaluate all methods, once for each seed; measure FDR and paired differences.
+
+    The last row is of file properties.
+    """
     metrics: dict[str, list[dict[str, Any]]] = {}
     ratios: dict[str, list[float]] = {}
     for method in methods:
@@ -24,6 +28,8 @@ def table_2(study: Study, methods: Sequence[ComparedMethod]) -> Section:
         [method.group, *_row(method, metrics[method.title], ratios[method.title])]
         for method in methods
     ]
+    files = file_properties(study)
+    rows.append([LATER, TITLE, "0", accuracy_of([files]), ""])
     head = ("", "classifier works on", "networks", "accuracy", "FDR")
     chance = next(iter(metrics.values()))[0]["chance"]
     images = next(iter(metrics.values()))[0]["images"]
@@ -33,7 +39,7 @@ def table_2(study: Study, methods: Sequence[ComparedMethod]) -> Section:
         "With several seeds: mean (least-greatest); a classifier in closed form, or one seed, has "
         "the 95 % interval of a bootstrap over images. FDR is the Frechet distance between "
         "classes over that within them, of the features before the last layer.\n\n"
-        + markdown_table(head, rows)
+        f"{markdown_table(head, rows)}\n\n{told(files)}"
     )
     gains = paired_differences(study, methods)
     if gains:
@@ -47,8 +53,12 @@ def table_2(study: Study, methods: Sequence[ComparedMethod]) -> Section:
         }
         for method in methods
     }
-    paired = {name: gain._asdict() for name, gain in gains.items()}
-    return Section("table2", "Accuracy and FDR", text, {"methods": numbers, "paired": paired})
+    found = {
+        "methods": numbers,
+        "paired": {name: gain._asdict() for name, gain in gains.items()},
+        "file_properties": files,
+    }
+    return Section("table2", "Accuracy and FDR", text, found)
 
 
 def separability(study: Study, method: ComparedMethod, seed: int) -> float:

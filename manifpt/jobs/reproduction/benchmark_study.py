@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 BASELINES = ("mccloskey18", "nataraj19", "durall20", "dzanic20", "marra19")
 LATER = ("image", "residual", "npr", "lowbits", "selfdescription")
 PROJECTED = ("rgb", "freq", "residual")
-# The augmentation of Wang20: blur and JPEG.
-BLUR_AND_JPEG = ("--augment", "blur", "jpeg")
+# The augmentation of Wang20, with the ranges of the authors' code (github.com/PeterWang512/
+# CNNDetection). There an image has each by a chance of one half; here half of the images are copies
+# that have one of them, since copies are made before the training.
+BLUR_AND_JPEG = ("--augment", "blur:0-3", "jpeg:30-100")
 
 
 class Study(Chain):

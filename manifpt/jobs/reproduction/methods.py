@@ -1,6 +1,10 @@
 """The rows of the tables: the input of each method, and its training.
 
-Sources of the published methods stand at the heads of their files in manifpt/baselines.
+Sources of the published methods stand at the heads of their files in manifpt/baselines. Two have no
+file. Wang20 (Wang et al., "CNN-generated images are surprisingly easy to spot... for now", CVPR
+2020) is a network on images that are degraded and mirrored at random; its ResNet-50 has learned
+ImageNet, and here it is the network of all rows, untrained. Marra18 (Marra et al., "Detection of
+GAN-generated fake images over social networks", IEEE MIPR 2018) is a network on images as they are.
 """
 
 import re
@@ -63,7 +67,7 @@ class ComparedMethod:
 def vector(
     title: str, group: str, kind: str, space: str, classifier: str = "lda"
 ) -> ComparedMethod:
-    """Return a classifier of vectors in closed form; linear discriminant analysis by default."""
+    """Return a classifier of vectors without gradients; linear discriminants by default."""
     flags = ("--vectors", classifier)
     return ComparedMethod(title, group, ArtifactPlace(kind, space), flags, closed=True)
 
@@ -96,18 +100,21 @@ def methods(paper: Sequence[str], learned: Sequence[str] = ()) -> list[ComparedM
         vector("McCloskey18", PUBLISHED, PLAIN, "mccloskey18"),
         network("Nataraj19", PUBLISHED, PLAIN, "nataraj19"),
         vector("Durall20", PUBLISHED, PLAIN, "durall20"),
-        vector("Dzanic20", PUBLISHED, PLAIN, "dzanic20"),
-        network("Wang20", PUBLISHED, DEGRADED, "image", (*COMPACT, "--augment", "none")),
+        vector("Dzanic20", PUBLISHED, PLAIN, "dzanic20", "knn"),
+        network("Wang20", PUBLISHED, DEGRADED, "image", (*COMPACT, "--augment", "mirror")),
         network("Marra18", PUBLISHED, PLAIN, "image", (*COMPACT, "--augment", "none")),
         vector("Marra19", PUBLISHED, PLAIN, "marra19", "correlation"),
         network("Yu19", PUBLISHED, PLAIN, "image", ("--backbone", "yu19")),
+        network("DNA-Det", PUBLISHED, PLAIN, "image", (*COMPACT, "--augment", "patches")),
         image,
         highpass,
         network("NPR", LATER, PLAIN, "npr"),
         network("low bits", LATER, PLAIN, "lowbits"),
         vector("self-description", LATER, PLAIN, "selfdescription"),
         statistics,
+        vector("residual statistics, neighbours", LATER, PLAIN, "residual", "knn"),
         *(vector(f"{name}, linear", LATER, FEATURES, name) for name in learned),
+        *(vector(f"{name}, neighbours", LATER, FEATURES, name, "knn") for name in learned),
         network("ManiFPT rgb", PAPER, NEAREST, "rgb", paper),
         network("ManiFPT freq", PAPER, NEAREST, "freq", paper),
         *(
