@@ -99,13 +99,13 @@ def audit_before(
 
 
 def read_sample(
-    units: Sequence[Unit], selection: Selection, images: int, demand: session.Demand
+    units: Sequence[Unit], selection: Selection, images: int, demand: pools.Demand
 ) -> pd.DataFrame:
     """Return the properties of at most ``images`` images of each source, a row an image.
 
     A task reads the units of each source.
     """
-    pool = session.pool(session.Demand(1, 0, here=demand.here), uses_gpu=False)
+    pool = pools.pool(pools.Demand(1, 0, here=demand.here), uses_gpu=False)
     pool.wait()
     by_source: dict[str | None, list[str]] = {}
     for unit in units:

@@ -30,7 +30,7 @@ from manifpt.attribution.model.trained import publish_attributor
 from manifpt.attribution.model.training_recipe import TrainingRecipe
 from manifpt.audit import training_audit
 from manifpt.baselines.dnadet import PATCHES
-from manifpt.engine import session
+from manifpt.engine import pools
 from manifpt.engine.tasks import results, task
 from manifpt.errors import ManifptError
 from manifpt.images.places import input_places
