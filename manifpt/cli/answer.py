@@ -6,6 +6,7 @@ from typing import Any
 MOST = 8  # numbers of a group that are shown
 # The next command after a job; names in braces are values of its summary.
 NEXT = {
+    "normalize": "audit --input {output}/images",
     "pretrain_embedding": "build_manifold --space ssl --ssl-weights {output} "
     "--input real=DIR --output M",
     "build_manifold": "compute_artifacts --manifold {output} --input NAME=DIR real=DIR --output A",

@@ -1,6 +1,7 @@
 """A job's options: one frozen model a job, read from flags, a YAML file, or both."""
 
 import argparse
+import difflib
 import re
 import sys
 import types
@@ -231,7 +232,15 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of exiting, so that a caller sees one kind of error."""
-        raise ManifptError(f"{message}; see --help")
+        word = message.partition("unrecognized arguments: ")[2].partition(" ")[0]
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        close = difflib.get_close_matches(word, flags, 1)
+        remedy = ""
+        if close:
+            remedy = f"did you mean {close[0]}? "
+        elif word and not word.startswith("-") and "--input" in flags:
+            remedy = "inputs follow --input; "
+        raise ManifptError(f"{message}; {remedy}see --help")
 
 
 def _flag(name: str) -> str:

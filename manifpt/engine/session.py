@@ -30,6 +30,8 @@ def start() -> None:
     """Connect to the cluster that RAY_ADDRESS names, or that runs here; else start one."""
     # Imported here as everywhere in the library: `--help` must not wait for Ray.
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    # A job prints the first error of its tasks; Ray would print those of the others after it.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     patience = NO_PROGRESS_SECONDS
     if pools.limits():  # a node that was lost may be long in coming back
         patience += int(scaling.wait_seconds())

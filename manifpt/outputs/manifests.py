@@ -87,5 +87,7 @@ def require(folder: str, kind: str, option: str) -> dict[str, Any]:
             f"{option} {folder}: no finished {kind} there; run manifpt {made_by} first"
         )
     if manifest.get("kind") != kind:
-        raise ManifptError(f"{option} {folder}: holds {manifest.get('kind')}, not {kind}")
+        holds = str(manifest.get("kind"))
+        remedy = f"give {folder}/images" if holds == "normalized" else f"give a folder of {kind}"
+        raise ManifptError(f"{option} {folder}: holds {holds}, not {kind}; {remedy}")
     return manifest

@@ -63,6 +63,15 @@ def test_the_version_and_a_name_that_is_none(capsys):
     assert capsys.readouterr().err == "manifpt: there is no job atribute; did you mean attribute?\n"
 
 
+@pytest.mark.parametrize(
+    ("argument", "remedy"),
+    [("photos", "inputs follow --input; see"), ("--outputt=x", "did you mean --output? see")],
+)
+def test_an_argument_that_no_job_takes_has_a_remedy(capsys, argument, remedy):
+    assert main(["audit" if argument == "photos" else "normalize", argument]) == 2
+    assert capsys.readouterr().err.endswith(f"{argument}; {remedy} --help\n")
+
+
 def test_what_is_shipped_is_found_where_there_is_no_checkout(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert shipped("tuning/quick.yaml") == "tuning/quick.yaml"
