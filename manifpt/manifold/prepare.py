@@ -319,6 +319,7 @@ def prepare(
             flush=True,
         )
     elif denoiser:
+        print(f"denoiser: {denoiser} steps, which can take minutes", file=sys.stderr, flush=True)
         draft["denoiser"] = result(pool, write_denoiser, vectors, output, denoiser)
     if draft["metric"] == "whitened":
         draft["whitening"] = result(pool, write_whitening, vectors, output)
