@@ -50,6 +50,8 @@ def s3_server(folder: Path, key: str, secret: str) -> Iterator[str]:
         binary() or "weed", "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
         f"-s3.port={port}", f"-master.port={master}", f"-volume.port={volume}",
         f"-filer.port={filer}", "-admin.ui=false", "-webdav=false", f"-bucket={BUCKET}",
+        # Two servers that start at once would meet at the usual ports of these.
+        "-s3.port.iceberg=0", "-s3.port.lance=0",
     ]  # fmt: skip
     server = None
     try:

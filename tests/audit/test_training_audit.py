@@ -193,6 +193,7 @@ def test_of_several_attributors_the_worst_verdict_is_kept():
     assert worst([{}]) == {}
 
 
+@pytest.mark.slow
 def test_the_job_stops_and_trains_where_told_to_which_it_says(
     ray_session, biased, alike, tmp_path, capsys
 ):
