@@ -20,10 +20,9 @@ $(VENV)/.dev: $(VENV)/.runtime
 quickstart: $(VENV)/.runtime
 	$(BIN)/python -m jobs.quickstart --output quickstart
 
-# Two processes, each with a Ray session of its own. Tests that share what they have made run in the
-# same one, see tests/conftest.py.
+# Two processes, each with a Ray session of its own; a file's tests share what they have made.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow and not gpu'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not gpu'
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow

@@ -23,14 +23,6 @@ os.environ["RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S"] = "120"
 os.environ.update(session.INHERITED | session.ALONE)  # pytest's own, as Ray's processes have it
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the tests of a file, and all files with the `chain`, run in one process of `-n 2`."""
-    chained = {item.path for item in items if "chain" in getattr(item, "fixturenames", ())}
-    for item in items:
-        group = "chain" if item.path in chained else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _mlflow(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("mlflow")

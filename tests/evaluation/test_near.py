@@ -53,6 +53,7 @@ def rows_of(out, name, folder):
     return [row for path in paths for row in storage.read_parquet(str(path)).to_pylist()]
 
 
+@pytest.mark.slow
 def test_what_looks_like_training_is_counted_and_left_out_unless_it_is_kept(made, capsys):
     out, near = made
     usual = run(out, "e")

@@ -6,7 +6,7 @@ import pytest
 
 from manifpt.audit.properties import CARRIED
 from manifpt.audit.training_audit import read_sample
-from manifpt.engine import session
+from manifpt.engine import pools
 from manifpt.images import Selection, plan
 from manifpt.jobs.reproduction.file_properties import held_out, told
 
@@ -55,7 +55,7 @@ def test_the_shipped_benchmark_is_at_chance():
     for split in ("train", "test"):
         selection = Selection((split,), ("real", "gan", "ddpm"))
         units = plan(["benchmarks/gm-fashionmnist"], selection, labelled=True, quiet=True)
-        found.append(read_sample(units, selection, 100, session.HERE))
+        found.append(read_sample(units, selection, 100, pools.HERE))
     metrics = held_out(*found)
     assert metrics["images"] == 300
     assert metrics["p_value"] > 0.05
