@@ -7,15 +7,15 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 ANSWER = "<?xml version='1.0'?><Error><Code>{}</Code><Message>{}</Message></Error>"
-# Of one connection; not for the server behind.
+# Headers of one connection, which are not passed on to the server behind.
 HOP = {"connection", "keep-alive", "transfer-encoding"}
 
 
 class FaultyS3:
     """Passes requests on; a share of them, by a seeded draw, gets 503 or waits ``slow`` seconds.
 
-    ``expired`` turns every answer to 403 ExpiredToken; ``expire_after`` does after so many writes.
-    ``refused`` are the status and the code that answer for objects whose URL ends so.
+    ``expired`` turns every answer to 403 ExpiredToken; ``expire_after`` does so after this number
+    of writes. ``refused`` are the status and the code that answer for objects whose URL ends so.
     """
 
     def __init__(self, port: int, share: float = 0.0, slow: float = 0.0, seed: int = 0) -> None:

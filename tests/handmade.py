@@ -73,7 +73,7 @@ def untrained(artifacts: str, output: str) -> str:
 
 
 def tars(folder: Path, count: int, images: int, size: int = 16, broken_every: int = 97) -> Path:
-    """Write tars of PNG files, every so many of which are no image."""
+    """Write tars of PNG files; one in ``broken_every`` is no image."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         with tarfile.open(folder / f"{number:04d}.tar", "w") as tar:

@@ -3,7 +3,7 @@
     manifpt evaluate --input ARTIFACTS --model MODEL --output EVALUATION
     manifpt evaluate --input a=DIR b=DIR real=DIR --model MODEL --output EVALUATION
 
-If the input is artifacts or a benchmark, its split `test` is evaluated. Of other inputs all images
+If the input is artifacts or a benchmark, its split `test` is evaluated. All images of other inputs
 are evaluated, except those whose pixels were in the manifold, in training or in validation. Images
 that look like an image of training or validation are left out, too; a second accuracy includes
 them, and --keep-near counts them everywhere. Images of sources that the attributor does not know

@@ -74,18 +74,18 @@ class Claim:
         """Raise if another run has taken the folder over."""
         check(self.folder, self.token)
 
-    def blame_the_other_run(self, error: Exception) -> None:
-        """Raise TakenError in place of ``error`` if this run has lost its claim.
+    def check_after_error(self) -> None:
+        """Raise TakenError if another run has taken the folder over, which may explain the error.
 
         The other run may have removed a file that this one was about to read.
         """
-        if self.heart is None or isinstance(error, TakenError):
+        if self.heart is None:
             return
         try:
             self.check()
-        except TakenError as taken:
-            raise taken from None
-        except ManifptError:  # the storage fails, which ``error`` says already
+        except TakenError:
+            raise
+        except ManifptError:  # the storage fails; the first error stays
             return
 
     def begin(self) -> None:
@@ -224,8 +224,10 @@ def claim(
         raise ManifptError(f"--output {folder}: other runs keep claiming it; try again later")
     try:
         yield held
-    except Exception as error:
-        held.blame_the_other_run(error)
+    except TakenError:
+        raise
+    except Exception:
+        held.check_after_error()
         raise
     finally:
         held.end()

@@ -107,7 +107,7 @@ def test_the_interval_is_about_as_wide_as_new_groups_differ():
     )
     assert 0 <= low < high <= 1
     assert bootstrap_interval(np.zeros((FEWEST - 1, 3)), 0, 0) is None
-    # Of a population's groups, its own probability lies in about as many intervals as it should.
+    # About the nominal share of the intervals of a population's groups holds its own probability.
     evidence = log_evidence(images(4000, strength=0.1, seed=5), np.array(POOLING.priors))
     true = evidence.mean(0) * 30
     true = np.exp(true - true.max())

@@ -39,7 +39,7 @@ def test_images_are_the_means_of_their_tiles(counts, seed):
         expected = np.stack([given_values[part].mean(0) for part in parts])
         np.testing.assert_allclose(found, expected, atol=1e-6)
         assert found.dtype == given_values.dtype
-    # The pool is the product of the tiles' probabilities to the power of one in so many.
+    # The pool is the geometric mean of the tiles' probabilities.
     each = np.exp(tiles.logits) / np.exp(tiles.logits).sum(2, keepdims=True)
     weights = torch.tensor([0.7, 0.4])
     fused = fused_log_probabilities(torch.from_numpy(images.logits), weights).exp().numpy()

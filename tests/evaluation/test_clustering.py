@@ -35,7 +35,7 @@ def test_a_choice_that_decides_the_fingerprint_is_found():
     assert found.nmi == pytest.approx(1)
     assert found.ami == pytest.approx(1)
     assert (found.k, found.rows, found.recipes, found.arrangements) == (2, 160, 8, 70)
-    # Of the 70 arrangements, 2 agree as well: the one that was given, and its mirror.
+    # Two of the 70 arrangements agree as well: the given one, and its mirror.
     assert found.p == pytest.approx(2 / 70, abs=0.006)
 
 
@@ -105,7 +105,7 @@ def test_a_choice_that_acts_is_told_from_one_that_does_not():
     assert loss.p < 0.001
     assert upsampling.ratio == pytest.approx(1, abs=0.15)
     assert upsampling.p > 0.05
-    # Of 3 values 3 pairs, times the other choice's 3 values, times 2 seeds.
+    # Three pairs of 3 values, times 3 values of the other choice, times 2 seeds.
     assert (loss.pairs, upsampling.pairs, loss.seed_pairs) == (18, 18, 9)
 
 

@@ -42,7 +42,7 @@ def test_mmd_is_the_mean_over_pairs_of_different_rows():
 
 
 def test_mmd_of_gaussians_is_that_of_their_densities():
-    """Of N(0, 1) and N(s, 1) it is 2 h / sqrt(h^2 + 2) (1 - exp(-s^2 / (2 (h^2 + 2))))."""
+    """For N(0, 1) and N(s, 1) it is 2 h / sqrt(h^2 + 2) (1 - exp(-s^2 / (2 (h^2 + 2))))."""
     rng = np.random.default_rng(0)
     pairs = [(rng.normal(size=(100, 1)), 1 + rng.normal(size=(100, 1))) for _ in range(200)]
     found = [squared_mmd(a, b, bandwidth=1.0) for a, b in pairs]

@@ -27,7 +27,7 @@ def test_generators_farther_off_are_farther_by_all_measures():
     )
     for measure in ("squared_mmd", "sliced_wasserstein"):
         assert table.correlations[measure].rho == pytest.approx(1)
-        # Of the 720 orders of 6 generators, 2 are as extreme.
+        # Two of the 720 orders of 6 generators are as extreme.
         assert table.correlations[measure].p == pytest.approx(2 / 720, abs=0.002)
     for measure in ("precision", "density", "coverage"):
         assert table.correlations[measure].rho < -0.8

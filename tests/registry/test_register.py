@@ -198,7 +198,7 @@ found = model.predict(pd.DataFrame({{"image": images}}))
 import manifpt
 by_module = packages_distributions()
 names = {{name.split(".")[0] for name in sys.modules}}
-# Of a namespace such as google, one distribution is enough.
+# One distribution of a namespace such as google is enough.
 loaded = [{{d.lower().replace("_", "-") for d in by_module.get(name, [])}} for name in names]
 reached, left = set(), [p.split("==")[0] for p in {pinned()!r}]
 while left:
