@@ -15,6 +15,7 @@ from manifpt.errors import ManifptError
 from manifpt.images.degraded_copies import COLUMN, Augmentation
 from manifpt.images.splits import Splits, splits_of
 from manifpt.images.stacks import TILE, image_of_each_tile, image_starts, is_stacked
+from manifpt.outputs.formats import ChunkRecord
 from manifpt.storage import tensors
 
 EVALUATED = ("train", "validation", "test")
@@ -132,7 +133,7 @@ def total_moments(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def evaluated_classes(
-    records: Sequence[dict[str, Any]], fact: str = "classes"
+    records: Sequence[ChunkRecord], fact: str = "classes"
 ) -> dict[str, dict[str, int]]:
     """Return the number of images, or ``tiles``, of each source in records, by split."""
     counts: dict[str, Counter[str]] = {split: Counter() for split in EVALUATED}
@@ -142,7 +143,7 @@ def evaluated_classes(
     return {split: dict(sorted(by_class.items())) for split, by_class in counts.items()}
 
 
-def counted_splits(records: Sequence[dict[str, Any]]) -> dict[str, int]:
+def counted_splits(records: Sequence[ChunkRecord]) -> dict[str, int]:
     """Return the number of images split ``by_value`` of a column, and of those without a value."""
     counts = [record["facts"].get("split_by", (0, 0)) for record in records]
     return {name: sum(count[n] for count in counts) for n, name in enumerate(Splits._fields[1:])}

@@ -32,6 +32,7 @@ from manifpt.images.splits import CONTENT, check_column, no_values, reading_with
 from manifpt.images.stacks import reading_rule
 from manifpt.manifold.projector import NEAREST, Projection
 from manifpt.outputs import claims
+from manifpt.outputs.formats import ChunkRecord, PartEntry
 from manifpt.outputs.records import Records
 from manifpt.spaces.space import LEARNED
 
@@ -214,7 +215,7 @@ def _counts(records: Records, recipe: ArtifactRecipe, rule: DecodeRule) -> dict[
 def publish_artifacts(
     claim: claims.Claim,
     facts: dict[str, dict[str, Any]],
-    records: Sequence[dict[str, Any]],
+    records: Sequence[ChunkRecord],
     common: dict[str, Any],
 ) -> dict[str, Any]:
     """Publish each space's artifacts and, if there are several, the folder that holds them."""
@@ -235,8 +236,8 @@ def publish_artifacts(
     return manifest
 
 
-def _inside(folder: str, file: dict[str, Any]) -> dict[str, Any]:
+def _inside(folder: str, file: PartEntry) -> PartEntry:
     """Return a file's entry with its paths relative to a folder."""
-    return file | {
-        name: posixpath.relpath(file[name], folder or ".") for name in ("path", "folder")
-    }
+    start = folder or "."
+    path, inner = (posixpath.relpath(file[name], start) for name in ("path", "folder"))  # type: ignore[literal-required]
+    return {**file, "path": path, "folder": inner}

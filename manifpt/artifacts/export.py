@@ -9,6 +9,7 @@ A unit of work is a shard of a manifold, or some consecutive files of artifacts.
 written after its files; a unit with a record and whole files is not written again.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,7 @@ from manifpt.manifold import StoredManifold
 from manifpt.manifold.embed import write_array
 from manifpt.manifold.stored import MANIFOLDS
 from manifpt.outputs import claims, records
+from manifpt.outputs.formats import ChunkRecord, PartEntry
 from manifpt.outputs.integrity import checked_bytes
 from manifpt.outputs.verified import entries, wrong
 from manifpt.storage import tensors
@@ -138,33 +140,45 @@ class PairWriter:
     digits: int
     float16: bool
 
-    def write(self, unit: int, first: int, spec: Any) -> dict[str, Any]:
+    def write(self, unit: int, first: int, spec: Any) -> ChunkRecord:
         """Write a unit's pairs, the first of which has number ``first``; return its record."""
         uri = records.uri_of(self.output, unit, 0)
         if storage.exists(uri):
-            record: dict[str, Any] = storage.read_json(uri)
-            if not wrong(self.output, entries(record["parts"])):
-                return record
+            stored: ChunkRecord = storage.read_json(uri)
+            if not wrong(self.output, entries(stored["parts"])):
+                return stored
         claims.check(self.output, self.token)
-        parts: list[dict[str, Any]] = []
+        started, parts = time.time(), list[PartEntry]()
         for number, (rows, vectors) in enumerate(self.read(spec), start=first):
             parts += self._pair(number, rows, vectors)
         count = sum(part["rows"] for part in parts) // 2
-        record = {"unit": unit, "chunk": 0, "last": True, "rows_in": count, "parts": parts}
+        record: ChunkRecord = {
+            "unit": unit,
+            "chunk": 0,
+            "last": True,
+            "rows_in": count,
+            "ok": count,
+            "by_error": {},
+            "started": started,
+            "seconds": time.time() - started,
+            "written": time.time(),
+            "parts": parts,
+            "facts": {},
+        }
         claims.check(self.output, self.token)
         storage.write_json(uri, record)
         return record
 
-    def _pair(self, number: int, rows: pa.Table, vectors: np.ndarray) -> list[dict[str, Any]]:
+    def _pair(self, number: int, rows: pa.Table, vectors: np.ndarray) -> list[PartEntry]:
         name = f"{number:0{self.digits}}"
         stored = as_float16(vectors) if self.float16 else vectors.astype(np.float32, copy=False)
         array = write_array(self.output, f"{ARRAYS}/{ARRAYS}_{name}.npy", stored)
         path = f"{METADATA}/{METADATA}_{name}.parquet"
         data = storage.parquet_bytes(metadata_table(rows))
-        table = {"path": path, **storage.write_bytes(storage.join(self.output, path), data)}
+        table = storage.write_bytes(storage.join(self.output, path), data)
         return [
-            {"folder": folder, "rows": len(stored), **entry}
-            for folder, entry in ((ARRAYS, array), (METADATA, table))
+            {"folder": ARRAYS, "rows": len(stored), **array},
+            {"folder": METADATA, "rows": len(stored), "path": path, **table},
         ]
 
 

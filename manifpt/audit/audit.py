@@ -31,6 +31,7 @@ from manifpt.images.sandbox import decode_all
 from manifpt.images.sources import AS_FOUND, Reading, content_key, describe
 from manifpt.images.splits import CONTENT, check_column, reading_with_split, splits_of, values_of
 from manifpt.outputs import claims
+from manifpt.outputs.formats import PartEntry
 
 KIND = "audit"
 FOLDER = "properties"
@@ -203,11 +204,11 @@ def audit(
         found = _examined(output, files, dict(classes), settings, pool)
         texts = {REPORT: storage.json_bytes(found), TEXT: property_report.markdown(found).encode()}
         claim.check()
-        files += [
+        written = [
             {"path": name, **storage.write_bytes(storage.join(output, name), data)}
             for name, data in texts.items()
         ]
-        given = {"inputs": describe(inputs, units), "files": files}
+        given = {"inputs": describe(inputs, units), "files": [*files, *written]}
         manifest = claim.publish({**counts, **found, **given})
         pipeline.clear_records(output)
         return manifest
@@ -215,7 +216,7 @@ def audit(
 
 def _examined(
     output: str,
-    files: Sequence[dict[str, Any]],
+    files: Sequence[PartEntry],
     classes: dict[str, int],
     settings: AuditSettings,
     pool: pools.Pool,

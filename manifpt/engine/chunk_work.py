@@ -16,6 +16,7 @@ from manifpt.engine import prometheus
 from manifpt.images.read import metadata_of
 from manifpt.outputs import claims
 from manifpt.outputs import records as recorded
+from manifpt.outputs.formats import ChunkRecord, ChunkRow, PartEntry
 
 QUARANTINE = {
     "id": pa.string(),
@@ -56,7 +57,7 @@ def check_columns(table: pa.Table, schema: dict[str, pa.DataType], stage: str) -
             raise TypeError(f"{stage}: column {name!r} is {actual}, not {kind}")
 
 
-def chunks(read: Read, spec: str, unit: int, done: set[int]) -> Iterator[dict[str, Any]]:
+def chunks(read: Read, spec: str, unit: int, done: set[int]) -> Iterator[ChunkRow]:
     """Yield the chunks of one unit that have no record yet, each as one row of bytes.
 
     An empty unit has one chunk without rows, so that it has a record, too.
@@ -73,7 +74,7 @@ def chunks(read: Read, spec: str, unit: int, done: set[int]) -> Iterator[dict[st
         yield chunk_row(unit, 0, pa.table({}), last=True)
 
 
-def chunk_row(unit: int, chunk: int, table: pa.Table, *, last: bool) -> dict[str, Any]:
+def chunk_row(unit: int, chunk: int, table: pa.Table, *, last: bool) -> ChunkRow:
     """Return a chunk as one row of bytes."""
     return {"unit": unit, "chunk": chunk, "last": last, "table": storage.encode_table(table)}
 
@@ -89,7 +90,7 @@ class Place:
     title: str = ""
 
 
-def work(stage: Stage, row: dict[str, Any], place: Place) -> dict[str, Any]:
+def work(stage: Stage, row: ChunkRow, place: Place) -> ChunkRecord:
     """Run a stage over one chunk, write its parts and then its record; return the record."""
     started = time.monotonic()
     table = storage.decode_table(row["table"])
@@ -106,33 +107,37 @@ def work(stage: Stage, row: dict[str, Any], place: Place) -> dict[str, Any]:
         table = table.filter(pc.invert(bad)).drop_columns(["error", "message"])
     with prometheus.timed("work"):
         result = stage(table) if table.num_rows else Result({})
-    record = {
-        "unit": unit,
-        "chunk": chunk,
-        "last": bool(row["last"]),
-        "rows_in": rows_in,
-        "ok": table.num_rows,
-        "by_error": by_error,
-        "started": place.started,
-        "facts": result.facts,
-    }
     result.tables = tables | result.tables
     with prometheus.timed("write"):
-        return _write(result, record, place, started)
+        parts = _written(result, unit, chunk, place)
+        record: ChunkRecord = {
+            "unit": unit,
+            "chunk": chunk,
+            "last": bool(row["last"]),
+            "rows_in": rows_in,
+            "ok": table.num_rows,
+            "by_error": by_error,
+            "started": place.started,
+            "seconds": time.monotonic() - started,
+            "written": time.time(),
+            "parts": parts,
+            "facts": result.facts,
+        }
+        claims.check(place.output, place.token)
+        storage.write_json(recorded.uri_of(place.output, unit, chunk, place.generation), record)
+    return record
 
 
-def _write(result: Result, record: dict[str, Any], place: Place, started: float) -> dict[str, Any]:
-    """Write the parts of a chunk and then its record, and return that."""
-    unit, chunk, parts = record["unit"], record["chunk"], []
+def _written(result: Result, unit: int, chunk: int, place: Place) -> list[PartEntry]:
+    """Write the parts of a chunk; return their entries."""
     claims.check(place.output, place.token)
+    parts: list[PartEntry] = []
     for folder, ending, data, rows in _files(result.tables, result.tars):
         path = f"{folder}/{unit:06d}-{chunk:06d}{place.generation}.{ending}"
         written = storage.write_bytes(storage.join(place.output, path), data)
-        parts.append({"path": path, "folder": folder, "rows": rows, **written})
-    record |= {"seconds": time.monotonic() - started, "written": time.time(), "parts": parts}
-    claims.check(place.output, place.token)
-    storage.write_json(recorded.uri_of(place.output, unit, chunk, place.generation), record)
-    return record
+        part: PartEntry = {"path": path, "folder": folder, "rows": rows, **written}
+        parts.append(part)
+    return parts
 
 
 def _files(

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,7 @@ from manifpt.engine.work import Work
 from manifpt.errors import ManifptError
 from manifpt.outputs import claims
 from manifpt.outputs import records as recorded
+from manifpt.outputs.formats import ChunkRecord, ChunkRow, FailedChunk, SentChunk
 from manifpt.outputs.records import Records
 from manifpt.outputs.records import parts as parts
 from manifpt.outputs.records import totals as totals
@@ -66,12 +67,12 @@ class _Worker:
             self.limited.add(threading.get_ident())
             use_threads(self.threads)
         prometheus.emit("manifpt_seconds_total", time.perf_counter() - self.ended, "wait")
-        rows = [{name: batch[name][i] for name in batch} for i in range(len(batch["unit"]))]
+        rows = (_row_of(batch, place) for place in range(len(batch["unit"])))
         records = {"record": [json.dumps(self.work(row)) for row in rows]}
         self.ended = time.perf_counter()
         return records
 
-    def work(self, row: dict[str, Any]) -> dict[str, Any]:
+    def work(self, row: SentChunk) -> ChunkRecord | FailedChunk:
         """Work on one chunk; return its record, or the error that ends the job, see ``_failed``."""
         if row["failed"]:
             return {"failed": row["failed"]}
@@ -98,7 +99,7 @@ def _raised(text: str) -> ManifptError:
     return kind(message)
 
 
-def _rows_of(row: dict[str, Any]) -> str:
+def _rows_of(row: ChunkRow) -> str:
     table = storage.decode_table(row["table"])
     ids = table["id"].to_pylist() if "id" in table.column_names else []
     rows = f", rows {ids[0]} to {ids[-1]}" if ids else ""
@@ -128,10 +129,15 @@ class _Reader:
                 yield _batch(chunk_row(unit, 0, pa.table({}), last=False), _failed(error))
 
 
-def _batch(row: dict[str, Any], failed: str) -> dict[str, list[Any]]:
+def _batch(row: ChunkRow, failed: str) -> dict[str, list[Any]]:
     """Return a chunk for an actor, with the time at which it was read."""
     columns = row | {"failed": failed, "read": time.time()}
     return {name: [value] for name, value in columns.items()}
+
+
+def _row_of(batch: dict[str, Any], place: int) -> SentChunk:
+    """Return one chunk of a batch, as Ray Data gives it to an actor."""
+    return cast("SentChunk", {name: values[place] for name, values in batch.items()})
 
 
 def run(
@@ -196,7 +202,7 @@ def _execute(
     pool: Pool,
     *,
     whole: bool,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[ChunkRecord]:
     """Yield the records of chunks as they are done.
 
     If the ``whole`` pool does not fit on the nodes that are up, it begins with one actor.
@@ -225,18 +231,18 @@ def _execute(
 
 def _execute_here(
     units: np.ndarray, reader: _Reader, build: Callable[[], Stage]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[ChunkRecord]:
     """Yield the records of chunks as this process makes them."""
     worker = _Worker(build, reader.place, 0)
     for batch in reader({"unit": units}):
-        yield _checked(worker.work({name: values[0] for name, values in batch.items()}))
+        yield _checked(worker.work(_row_of(batch, 0)))
 
 
-def _checked(record: dict[str, Any]) -> dict[str, Any]:
+def _checked(found: ChunkRecord | FailedChunk) -> ChunkRecord:
     """Return a record; raise the error that ended its chunk."""
-    if "failed" in record:
-        raise _raised(record["failed"])
-    return record
+    if "failed" in found:
+        raise _raised(found["failed"])
+    return found
 
 
 def clear_records(output: str, *, work: bool = True) -> None:

@@ -8,6 +8,7 @@ from manifpt import outputs, storage
 from manifpt.engine import prometheus, work
 from manifpt.errors import ManifptError
 from manifpt.outputs import layouts, liveness, records
+from manifpt.outputs.formats import ChunkRecord
 
 
 class Progress:
@@ -22,7 +23,7 @@ class Progress:
         self.rows, self.finished, self.before = 0, finished, finished
         prometheus.emit("manifpt_units_left", units - finished)
 
-    def add(self, record: dict[str, Any]) -> None:
+    def add(self, record: ChunkRecord) -> None:
         """Count a record, and print a line if it is time."""
         self.rows += record["rows_in"]
         self.finished += record["last"]

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
+from manifpt.outputs.formats import ChunkRecord, ChunkRow
+
 BOUNDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0]  # s
 
 
@@ -94,7 +96,7 @@ def timed(stage: str) -> Iterator[None]:
         _inner.seconds = outer + took
 
 
-def observed_chunks(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def observed_chunks(rows: Iterator[ChunkRow]) -> Iterator[ChunkRow]:
     """Yield a reader's chunks; emit the seconds and the bytes of each."""
     while True:
         with timed("read"):
@@ -105,7 +107,7 @@ def observed_chunks(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def done(record: dict[str, Any]) -> None:
+def done(record: ChunkRecord) -> None:
     """Emit the counts in the record of a chunk."""
     emit("manifpt_rows_total", record["rows_in"])
     for code, count in record["by_error"].items():

@@ -19,28 +19,28 @@ from manifpt import storage
 from manifpt.engine.shuffle import Each, Scratch
 from manifpt.errors import DamageError
 from manifpt.outputs import records as recorded
+from manifpt.outputs.formats import PartEntry, RolledEntry
 from manifpt.outputs.verified import wrong
 
 PART_ROWS, PART_BYTES = 100_000, 128 * 2**20
 FEW = 256  # fewer chunks stay as they are
-File = dict[str, Any]
 
 
-def unit_of(file: File) -> int:
+def unit_of(file: PartEntry) -> int:
     """Return the first unit whose rows a file has, from its name."""
     return int(storage.base_name(file["path"]).split("-", 1)[0])
 
 
-def units_of(file: File) -> list[tuple[int, int]]:
+def units_of(file: PartEntry) -> list[tuple[int, int]]:
     """Return the units of a file's rows, in order, and the number of rows of each."""
-    given = file.get("units") or [(unit_of(file), file["rows"])]
+    given: Any = file.get("units") or [(unit_of(file), file["rows"])]
     return [(unit, rows) for unit, rows in given]
 
 
-def in_input_order(files: Iterable[File]) -> list[File]:
+def in_input_order(files: Iterable[PartEntry]) -> list[PartEntry]:
     """Return files of an output in the order of its input."""
 
-    def key(file: File) -> tuple[int, str, str]:
+    def key(file: PartEntry) -> tuple[int, str, str]:
         return unit_of(file), storage.base_name(file["path"]), file["folder"]
 
     return sorted(files, key=key)
@@ -48,7 +48,7 @@ def in_input_order(files: Iterable[File]) -> list[File]:
 
 def rolled(
     output: str, records: recorded.Records, folders: Sequence[str], each: Each, generation: str = ""
-) -> list[File]:
+) -> list[PartEntry]:
     """Return the files of an output in order, with larger ones in place of the records' parts.
 
     If there are few chunks, these are the parts. A file of quarantined rows has all of a unit's.
@@ -61,9 +61,9 @@ def rolled(
     return in_input_order(each(rolls.roll, ((n, run) for n, run in enumerate(runs))))
 
 
-def _runs(records: recorded.Records, folder: str) -> Iterator[list[File]]:
+def _runs(records: recorded.Records, folder: str) -> Iterator[list[PartEntry]]:
     """Yield the parts of a folder in runs that become one file each."""
-    run: list[File] = []
+    run: list[PartEntry] = []
     rows = size = 0
     for record in records:
         for part in record["parts"]:
@@ -86,13 +86,13 @@ class _Rolls:
     scratch: Scratch
     generation: str
 
-    def roll(self, number: int, parts: Sequence[File]) -> File:
+    def roll(self, number: int, parts: Sequence[PartEntry]) -> PartEntry:
         """Write one file of some parts; return its entry."""
         if len(parts) == 1:
-            return dict(parts[0])
+            return parts[0]
         note = self.scratch.uri("rolled", number, "json")
         if storage.exists(note):
-            made = storage.read_json(note)
+            made: PartEntry = storage.read_json(note)
             if not wrong(self.scratch.output, [(made["path"], made["sha256"])]):
                 return made
         tables = [self._read(part) for part in parts]
@@ -104,12 +104,17 @@ class _Rolls:
         units: dict[int, int] = {}
         for part in parts:
             units[unit_of(part)] = units.get(unit_of(part), 0) + part["rows"]
-        entry = {"path": path, "folder": parts[0]["folder"], "rows": table.num_rows, **written}
-        entry["units"] = [[unit, rows] for unit, rows in units.items()]
+        entry: RolledEntry = {
+            "path": path,
+            "folder": parts[0]["folder"],
+            "rows": table.num_rows,
+            "units": [[unit, rows] for unit, rows in units.items()],
+            **written,
+        }
         storage.write_json(note, entry)
         return entry
 
-    def _read(self, part: File) -> pa.Table:
+    def _read(self, part: PartEntry) -> pa.Table:
         uri = storage.join(self.scratch.output, part["path"])
         data = storage.read_bytes(uri)
         if hashlib.sha256(data).hexdigest() != part["sha256"]:

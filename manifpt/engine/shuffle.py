@@ -20,6 +20,7 @@ import pyarrow as pa
 from manifpt import storage
 from manifpt.engine import session
 from manifpt.errors import ManifptError
+from manifpt.outputs.formats import PartEntry
 
 FOLDER = "_buckets"
 PATTERN = r"([0-9a-f]{12}/)?([a-z]+-)?\d{6}\.(arrow|parquet|json)"
@@ -80,9 +81,9 @@ def _called(function: Callable[..., T], *call: Any) -> T:
     return function(*call)
 
 
-def runs(files: Sequence[dict[str, Any]], rows: int) -> Iterator[list[dict[str, Any]]]:
+def runs(files: Sequence[PartEntry], rows: int) -> Iterator[list[PartEntry]]:
     """Yield the files of a manifest in runs of at least ``rows`` rows; the last may have fewer."""
-    run: list[dict[str, Any]] = []
+    run: list[PartEntry] = []
     count = 0
     for file in files:
         run.append(file)

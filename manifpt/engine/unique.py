@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +11,7 @@ from manifpt import storage
 from manifpt.engine import shuffle
 from manifpt.engine.shuffle import Each, Scratch
 from manifpt.errors import ManifptError
+from manifpt.outputs.formats import PartEntry
 
 RUN_ROWS = 2**20
 # Two of 1e9 ids share a 64-bit hash with a probability of 3 %: far fewer than these do by chance.
@@ -19,7 +19,7 @@ MOST = 1000
 SHOWN = 3
 
 
-def check_ids(output: str, files: Sequence[dict[str, Any]], each: Each = shuffle.call_here) -> None:
+def check_ids(output: str, files: Sequence[PartEntry], each: Each = shuffle.call_here) -> None:
     """Raise if two rows of an output's parts have the same id, which ``images.ids`` rules out.
 
     Ids go by their 64-bit hash to partitions, of which a task sorts one. Only where hashes meet are

@@ -35,6 +35,7 @@ from manifpt.evaluation.score_stage import ScoreStage
 from manifpt.images.perceptual import DISTANCE
 from manifpt.images.places import input_places
 from manifpt.outputs import claims
+from manifpt.outputs.formats import ChunkRecord, PartEntry
 from manifpt.outputs.records import Records
 
 METRICS = "metrics.json"
@@ -194,7 +195,7 @@ def _scored(
 
 
 def _closed_set(
-    records: Iterable[dict[str, Any]], classes: Sequence[str], settings: EvaluationSettings
+    records: Iterable[ChunkRecord], classes: Sequence[str], settings: EvaluationSettings
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """Return the closed set's metrics of scored rows, and the counts of images left out by reason.
 
@@ -218,7 +219,7 @@ def _closed_set(
 
 
 def _confidence(
-    parts: Sequence[dict[str, Any]], model: str, rule: Rule, output: str, pool: pools.Pool
+    parts: Sequence[PartEntry], model: str, rule: Rule, output: str, pool: pools.Pool
 ) -> dict[str, Any]:
     """Return the metrics of calibration and of the unknown, from the tables of scores."""
     attributor = TrainedAttributor.open(model)

@@ -26,6 +26,7 @@ from manifpt.manifold.shard import ROWS
 from manifpt.manifold.stored import MANIFOLDS
 from manifpt.nets.device import precision_of
 from manifpt.outputs import claims
+from manifpt.outputs.formats import ChunkRecord, RowCounts
 from manifpt.spaces import Space, SpaceSettings, make_space
 from manifpt.spaces.learned import compiled, keep_weights, weights_entry
 from manifpt.spaces.space import LEARNED, largest_size
@@ -45,7 +46,7 @@ def content_sha256(draft: dict[str, Any]) -> str:
     return storage.digest([*settings, f"{total:064x}"])
 
 
-def no_reals(counts: dict[str, Any]) -> ManifptError:
+def no_reals(counts: RowCounts) -> ManifptError:
     """Return the error for inputs without a usable image."""
     reason = counts["by_error"] or "no image of source real and split manifold"
     return ManifptError(
@@ -185,7 +186,7 @@ def _publish(
     claim: claims.Claim,
     members: Sequence[_Member],
     settings: ManifoldSettings,
-    records: Sequence[dict[str, Any]],
+    records: Sequence[ChunkRecord],
     facts: dict[str, Any],
     pool: pools.Pool,
 ) -> dict[str, Any]:
@@ -207,7 +208,7 @@ def _draft(
     space: Space,
     rule: DecodeRule,
     settings: ManifoldSettings,
-    records: Sequence[dict[str, Any]],
+    records: Sequence[ChunkRecord],
     scratch: str,
     output: str,
     pool: pools.Pool,

@@ -26,6 +26,7 @@ from manifpt.images.sources import MANIFOLD_REALS, REAL
 from manifpt.images.splits import CONTENT, splits_of
 from manifpt.images.stacks import own_hashes, reading_rule, sizes_beside
 from manifpt.manifold.shard import ROWS
+from manifpt.outputs.formats import ChunkRecord, FileEntry
 from manifpt.outputs.records import Records
 from manifpt.spaces import Space
 from manifpt.storage import tensors
@@ -141,7 +142,7 @@ def _row_group(uri: str, number: int) -> pa.Table:
         return pq.ParquetFile(file).read_row_group(number)
 
 
-def write_array(output: str, path: str, array: np.ndarray) -> dict[str, Any]:
+def write_array(output: str, path: str, array: np.ndarray) -> FileEntry:
     """Write an array as .npy; return its entry of a manifest."""
     sink = io.BytesIO()
     np.save(sink, array, allow_pickle=False)
@@ -203,7 +204,7 @@ def pixel_hashes(uri: str) -> list[str]:
 def write_shards(
     output: str,
     scratch: str,
-    records: Sequence[dict[str, Any]],
+    records: Sequence[ChunkRecord],
     shards: int,
     pool: pools.Pool,
     name: str,

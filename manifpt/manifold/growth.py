@@ -20,6 +20,7 @@ from manifpt.manifold.search import SearchPlan
 from manifpt.manifold.shard import ROWS
 from manifpt.manifold.stored import StoredManifold
 from manifpt.outputs import claims
+from manifpt.outputs.formats import ChunkRecord
 from manifpt.spaces.space import LEARNED
 
 ATTEMPTS = 20
@@ -86,7 +87,7 @@ def append_to_manifold(
 
 def _appended(
     manifold: StoredManifold,
-    records: Sequence[dict[str, Any]],
+    records: Sequence[ChunkRecord],
     scratch: str,
     done: dict[str, Any],
     pool: pools.Pool,
@@ -114,7 +115,7 @@ def _appended(
 
 
 def _moved(
-    records: Sequence[dict[str, Any]], scratch: str, output: str, key: str
+    records: Sequence[ChunkRecord], scratch: str, output: str, key: str
 ) -> list[dict[str, Any]]:
     """Copy the quarantine of an append to the manifold's; return its parts."""
     moved = []

@@ -27,12 +27,14 @@ from manifpt.manifold.denoiser import FEWEST, Denoiser
 from manifpt.manifold.embed import write_array
 from manifpt.manifold.geometry import Geometry
 from manifpt.manifold.index import approximate
+from manifpt.manifold.manifold_format import IndexEntry
 from manifpt.manifold.metric import Whitening
 from manifpt.manifold.product import MULTIPLIERS
 from manifpt.manifold.search import Neighbours, SearchPlan, nearest, search
 from manifpt.manifold.shard import Shard
 from manifpt.manifold.stored import StoredManifold
 from manifpt.nets.device import device_and_precision, threads_of
+from manifpt.outputs.formats import FileEntry
 
 SAMPLE_BYTES = 256 * 2**20
 SAMPLE_REALS = 4096
@@ -68,7 +70,7 @@ def shard_sample(manifold: StoredManifold, most: int) -> Shard:
     return manifold.read(SearchPlan(), range(max(1, int((sizes <= most).sum()))))
 
 
-def write_whitening(manifold: StoredManifold, output: str) -> dict[str, Any]:
+def write_whitening(manifold: StoredManifold, output: str) -> FileEntry:
     """Fit a covariance to a sample of vectors and write it; return its entry.
 
     If the sample has all reals, the result depends neither on their shards nor on their order. One
@@ -81,7 +83,7 @@ def write_whitening(manifold: StoredManifold, output: str) -> dict[str, Any]:
     return write_array(output, "whitening.npy", whitening.lines())
 
 
-def write_geometry(manifold: StoredManifold, output: str) -> dict[str, Any]:
+def write_geometry(manifold: StoredManifold, output: str) -> FileEntry:
     """Learn the geometry of a sample of vectors and write it; return its entry.
 
     One thread is used, so that the same reals give the same geometry.
@@ -95,7 +97,7 @@ def write_geometry(manifold: StoredManifold, output: str) -> dict[str, Any]:
     return {"path": path, **storage.write_bytes(storage.join(output, path), sink.getvalue())}
 
 
-def write_denoiser(manifold: StoredManifold, output: str, steps: int) -> dict[str, Any]:
+def write_denoiser(manifold: StoredManifold, output: str, steps: int) -> FileEntry:
     """Train a denoiser on a sample of the reals and write it; return its entry.
 
     It uses all cores of the node, because nothing else can run meanwhile.
@@ -110,7 +112,7 @@ def write_denoiser(manifold: StoredManifold, output: str, steps: int) -> dict[st
     return {"path": path, **storage.write_bytes(storage.join(output, path), sink.getvalue())}
 
 
-def write_basis(manifold: StoredManifold, output: str) -> dict[str, Any] | None:
+def write_basis(manifold: StoredManifold, output: str) -> FileEntry | None:
     """Fit the basis to a sample and write it; return its entry."""
     shard = shard_sample(manifold, SAMPLE_BYTES)
     rows = np.random.default_rng(0).permutation(len(shard.ids))[:SAMPLE_REALS]
@@ -120,7 +122,7 @@ def write_basis(manifold: StoredManifold, output: str) -> dict[str, Any] | None:
     return write_array(output, "basis.npy", np.vstack([basis.directions, basis.centre]))
 
 
-def write_keys(manifold: StoredManifold, output: str, number: int) -> dict[str, Any]:
+def write_keys(manifold: StoredManifold, output: str, number: int) -> FileEntry:
     """Write the keys of one shard; return their entry."""
     if manifold.basis is None:
         raise ValueError("a manifold without a basis has no keys")
@@ -225,7 +227,7 @@ def calibrate_search(manifold: StoredManifold, threads: int) -> dict[str, Any]:
         return choose(shard)
 
 
-def write_index(manifold: StoredManifold, output: str, factory: str) -> dict[str, Any]:
+def write_index(manifold: StoredManifold, output: str, factory: str) -> IndexEntry:
     """Build an approximate index, measure its recall on held-out reals, write it."""
     shard = manifold.read(SearchPlan())
     index = approximate(np.ascontiguousarray(shard.points - shard.centre), factory)

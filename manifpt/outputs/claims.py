@@ -17,6 +17,7 @@ from typing import Any
 from manifpt import __version__, storage
 from manifpt.errors import DamageError, ManifptError
 from manifpt.outputs import layouts, liveness, manifests, records
+from manifpt.outputs.formats import Document
 from manifpt.outputs.layouts import ALIVE, MANIFEST, PLAN
 from manifpt.outputs.verified import entries, wrong
 
@@ -46,7 +47,7 @@ class Claim:
     folder: str
     kind: str
     key: str
-    finished: Facts | None = None
+    finished: Any = None
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
     heart: liveness.Heart | None = None
 
@@ -93,7 +94,7 @@ class Claim:
         _held[self.folder] = self.token
         self.heart = liveness.Heart(storage.join(self.folder, ALIVE), self.token)
 
-    def publish(self, body: Facts, folder: str = "", kind: str = "") -> Facts:
+    def publish(self, body: Document, folder: str = "", kind: str = "") -> Document:
         """Write the manifest, which makes the files of a folder an output, and return it.
 
         Each file that ``body`` lists is read once more, and must have the hash listed for it.
@@ -110,7 +111,7 @@ class Claim:
         check(self.folder, self.token)
         written = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         made_by = {"kind": kind or self.kind, "key": self.key, "manifpt": __version__}
-        manifest = made_by | {"written": written} | manifests.sharded(place, body)
+        manifest: Any = made_by | {"written": written} | manifests.sharded(place, body)
         storage.write_json(storage.join(place, MANIFEST), manifest)
         check(self.folder, self.token)  # a run that takes over looks for a manifest after that
         manifests.clear_lists(place, manifest)

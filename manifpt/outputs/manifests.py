@@ -8,11 +8,13 @@ as ``file_lists``; ``read`` and ``require`` return the entries in ``files``.
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from manifpt import storage
 from manifpt.errors import DamageError, ManifptError
 from manifpt.outputs import layouts
+from manifpt.outputs.formats import PartEntry
 from manifpt.outputs.layouts import MANIFEST as MANIFEST
 
 MOST_FILES = 10_000
@@ -20,17 +22,20 @@ FILE_LISTS = "_files"
 _LIST = re.compile(r"[0-9a-f]{16}\.jsonl")
 
 
-def read(folder: str) -> dict[str, Any] | None:
-    """Return the manifest of a finished output; None without one, or for a stranger's file."""
+def read(folder: str) -> Any:
+    """Return the manifest of a finished output; None without one, or for a stranger's file.
+
+    The caller declares its type, which depends on the kind of the output.
+    """
     found = layouts.read(folder, MANIFEST)
     if found is None or "file_lists" not in found:
         return found
     return found | {"files": files_of(folder, found)}
 
 
-def files_of(folder: str, manifest: dict[str, Any]) -> list[dict[str, Any]]:
+def files_of(folder: str, manifest: Mapping[str, Any]) -> list[PartEntry]:
     """Return the entries of the files of an output, from its manifest or its lists."""
-    files: list[dict[str, Any]] = list(manifest["files"])
+    files: list[PartEntry] = list(manifest["files"])
     if files:
         return files
     for part in manifest.get("file_lists", ()):
@@ -42,14 +47,14 @@ def files_of(folder: str, manifest: dict[str, Any]) -> list[dict[str, Any]]:
     return files
 
 
-def sharded(folder: str, body: dict[str, Any]) -> dict[str, Any]:
+def sharded(folder: str, body: Mapping[str, Any]) -> dict[str, Any]:
     """Return a manifest whose list of files is in separate files, if it is long.
 
     They are named by their content: those of an older manifest stay until it is replaced.
     """
     files = body.get("files")
     if not isinstance(files, list) or len(files) <= MOST_FILES:
-        return body
+        return dict(body)
     lists = []
     for start in range(0, len(files), MOST_FILES):
         some = files[start : start + MOST_FILES]
@@ -57,10 +62,10 @@ def sharded(folder: str, body: dict[str, Any]) -> dict[str, Any]:
         path = f"{FILE_LISTS}/{hashlib.sha256(data).hexdigest()[:16]}.jsonl"
         written = storage.write_bytes(storage.join(folder, path), data)
         lists.append({"path": path, "rows": len(some), **written})
-    return body | {"files": [], "file_lists": lists}
+    return {**body, "files": [], "file_lists": lists}
 
 
-def clear_lists(folder: str, manifest: dict[str, Any]) -> None:
+def clear_lists(folder: str, manifest: Mapping[str, Any]) -> None:
     """Remove lists of files that an older manifest named."""
     place = storage.join(folder, FILE_LISTS)
     if storage.exists(place):
@@ -71,8 +76,11 @@ def clear_lists(folder: str, manifest: dict[str, Any]) -> None:
         storage.remove_listed(place, [uri for uri in there if uri not in kept])
 
 
-def require(folder: str, kind: str, option: str) -> dict[str, Any]:
-    """Return the manifest of a finished output of a kind; raise if there is none."""
+def require(folder: str, kind: str, option: str) -> Any:
+    """Return the manifest of a finished output of a kind; raise if there is none.
+
+    The caller declares its type.
+    """
     manifest = read(folder)
     if manifest is None:
         job = {

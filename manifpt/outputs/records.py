@@ -8,9 +8,10 @@ of files.
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, overload
+from typing import overload
 
 from manifpt import storage
+from manifpt.outputs.formats import ChunkRecord, PartEntry, RowCounts
 
 FOLDER = "_records"
 GATHERED = 4096
@@ -22,37 +23,37 @@ def uri_of(output: str, unit: int, chunk: int, generation: str = "") -> str:
     return storage.join(output, FOLDER + generation, f"{unit:06d}-{chunk:06d}.json")
 
 
-class Records(Sequence[dict[str, Any]]):
+class Records(Sequence[ChunkRecord]):
     """The records of chunks in order; held as text, which takes a tenth of the objects' memory."""
 
-    def __init__(self, records: Iterable[dict[str, Any]] = ()) -> None:
+    def __init__(self, records: Iterable[ChunkRecord] = ()) -> None:
         self._texts: dict[tuple[int, int], bytes] = {}
         self._order: list[tuple[int, int]] | None = None
         for record in records:
             self.add(record)
 
-    def add(self, record: dict[str, Any]) -> None:
+    def add(self, record: ChunkRecord) -> None:
         """Add the record of a chunk, or replace it."""
         self._texts[record["unit"], record["chunk"]] = json.dumps(record).encode()
         self._order = None
 
     @overload
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    def __getitem__(self, index: int) -> ChunkRecord: ...
     @overload
-    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
-    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+    def __getitem__(self, index: slice) -> list[ChunkRecord]: ...
+    def __getitem__(self, index: int | slice) -> ChunkRecord | list[ChunkRecord]:
         if self._order is None:
             self._order = sorted(self._texts)
         if isinstance(index, slice):
             return [json.loads(self._texts[key]) for key in self._order[index]]
-        found: dict[str, Any] = json.loads(self._texts[self._order[index]])
+        found: ChunkRecord = json.loads(self._texts[self._order[index]])
         return found
 
     def __len__(self) -> int:
         return len(self._texts)
 
 
-def stored(output: str, generation: str = "") -> Iterator[dict[str, Any]]:
+def stored(output: str, generation: str = "") -> Iterator[ChunkRecord]:
     """Yield the records that an output has, of all starts; some twice, if a start was cut short."""
     folder = storage.join(output, FOLDER + generation)
     if not storage.exists(folder):
@@ -64,7 +65,7 @@ def stored(output: str, generation: str = "") -> Iterator[dict[str, Any]]:
         yield from _parsed(data)
 
 
-def _parsed(data: bytes) -> Iterator[dict[str, Any]]:
+def _parsed(data: bytes) -> Iterator[ChunkRecord]:
     """Yield the records in a file: one, or one a line."""
     lines = [data] if data.startswith(b"{\n") else data.splitlines()
     yield from map(json.loads, lines)
@@ -75,14 +76,14 @@ class Gatherer:
 
     def __init__(self, output: str, generation: str = "") -> None:
         self.output, self.generation = output, generation
-        self.waiting: list[dict[str, Any]] = []
+        self.waiting: list[ChunkRecord] = []
         self.files = len(_gathered(self._folder))
 
     @property
     def _folder(self) -> str:
         return storage.join(self.output, FOLDER + self.generation)
 
-    def add(self, record: dict[str, Any]) -> None:
+    def add(self, record: ChunkRecord) -> None:
         """Add a record whose file is there."""
         self.waiting.append(record)
         if len(self.waiting) >= GATHERED:
@@ -101,7 +102,7 @@ def _gathered(folder: str) -> list[str]:
     return [uri for uri, _ in there if uri.endswith(".jsonl")]
 
 
-def by_unit(found: Iterable[dict[str, Any]]) -> tuple[set[int], dict[int, set[int]]]:
+def by_unit(found: Iterable[ChunkRecord]) -> tuple[set[int], dict[int, set[int]]]:
     """Return the units whose chunks all have records, and the recorded chunks of the others."""
     done: dict[int, set[int]] = {}
     last: dict[int, int] = {}
@@ -113,7 +114,7 @@ def by_unit(found: Iterable[dict[str, Any]]) -> tuple[set[int], dict[int, set[in
     return closed, {unit: chunks for unit, chunks in done.items() if unit not in closed}
 
 
-def totals(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def totals(records: Iterable[ChunkRecord]) -> RowCounts:
     """Add up rows: ``rows_in`` = ``ok`` + ``quarantined``, and the quarantined by error."""
     rows_in = ok = 0
     by_error: dict[str, int] = {}
@@ -122,7 +123,7 @@ def totals(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
         for code, count in record["by_error"].items():
             by_error[code] = by_error.get(code, 0) + count
     quarantined = sum(by_error.values())
-    counts = {
+    counts: RowCounts = {
         "rows_in": rows_in,
         "ok": ok,
         "quarantined": quarantined,
@@ -133,7 +134,7 @@ def totals(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return counts
 
 
-def parts(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def parts(records: Iterable[ChunkRecord]) -> list[PartEntry]:
     """Return the parts of all records, in order."""
     return [part for record in records for part in record["parts"]]
 

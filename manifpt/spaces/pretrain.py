@@ -24,6 +24,7 @@ from manifpt.images.sources import MANIFOLD_REALS, content_key, describe
 from manifpt.nets import training
 from manifpt.nets.backbone import build_backbone, check_backbone, choose_stem
 from manifpt.outputs import claims
+from manifpt.outputs.formats import ChunkRecord, PartEntry, RowCounts
 from manifpt.spaces.barlow import MEAN, NOW, STD, PretrainingSettings, pretrain_loop
 from manifpt.spaces.views import Views
 from manifpt.storage import tensors
@@ -136,7 +137,7 @@ def _check_share(batch_size: int, workers: int) -> None:
         )
 
 
-def _check_reals(batch_size: int, rows: dict[str, int], counts: dict[str, Any]) -> None:
+def _check_reals(batch_size: int, rows: dict[str, int], counts: RowCounts) -> None:
     """Raise if there is not one whole batch of reals, or none of them is held out."""
     if counts["ok"] == 0:
         raise ManifptError(
@@ -244,7 +245,7 @@ def _publish(
     return claim.publish(body)
 
 
-def _parts(records: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def _parts(records: Sequence[ChunkRecord]) -> dict[str, list[PartEntry]]:
     """Return the parts to train on and those held out."""
     found = pipeline.parts(records)
     return {

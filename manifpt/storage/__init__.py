@@ -4,6 +4,7 @@ from manifpt.storage.conditional import LOCK, LOCK_MARK, age, create, read_versi
 from manifpt.storage.failures import blames_file, explained, no_such_range
 from manifpt.storage.files import (
     PARTIAL,
+    Written,
     absolute,
     all_files,
     arrow_filesystem,
@@ -42,6 +43,7 @@ __all__ = [
     "LOCK",
     "LOCK_MARK",
     "PARTIAL",
+    "Written",
     "absolute",
     "age",
     "all_files",

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import islice
-from typing import IO, Any
+from typing import IO, Any, TypedDict
 
 import fsspec
 import pyarrow as pa
@@ -162,8 +162,15 @@ def keep_names(folder: str) -> None:
         os.close(descriptor)
 
 
-def write_bytes(uri: str, data: bytes) -> dict[str, Any]:
-    """Write a file whole and return its ``bytes`` and ``sha256``."""
+class Written(TypedDict):
+    """The size and the hash of a file that was written."""
+
+    bytes: int
+    sha256: str
+
+
+def write_bytes(uri: str, data: bytes) -> Written:
+    """Write a file whole and return its size and its hash."""
     with writing(uri) as file:
         file.write(data)
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -199,8 +206,8 @@ def reading(uri: str) -> Iterator[IO[bytes]]:
         yield file
 
 
-def read_json(uri: str) -> dict[str, Any]:
-    """Return a JSON file's object."""
+def read_json(uri: str) -> Any:
+    """Return a JSON file's object, a dictionary; the caller names its type."""
     try:
         value = json.loads(read_bytes(uri))
     except ValueError:

@@ -18,6 +18,7 @@ from manifpt.attribution.crawl.duplicates import find_duplicates
 from manifpt.attribution.crawl.grouping import write_groups
 from manifpt.attribution.crawl.pooling import Pooling
 from manifpt.engine.unique import check_ids
+from manifpt.outputs.formats import PartEntry
 from manifpt.storage import tensors
 from manifpt.throughput.timing import Watch, in_a_process
 
@@ -70,42 +71,43 @@ def evidence(start: int, rows: int) -> pa.Table:
     )
 
 
-def prepare(folder: str, rows: int) -> list[dict[str, Any]]:
+def prepare(folder: str, rows: int) -> list[PartEntry]:
     """Write parts with that number of rows; return their entries, as a manifest has them."""
-    files: list[dict[str, Any]] = []
+    files: list[PartEntry] = []
     for name, table in (("attributions", synthetic_attributions), ("evidence", evidence)):
         Path(folder, name).mkdir(parents=True)
         for start in range(0, rows, PART_ROWS):
             count = min(PART_ROWS, rows - start)
             path = f"{name}/{start // PART_ROWS:06d}-000000.parquet"
             pq.write_table(table(start, count), f"{folder}/{path}", compression="zstd")
-            files.append({"path": path, "folder": name, "rows": count})
+            entry = PartEntry(path=path, folder=name, rows=count, bytes=0, sha256="")
+            files.append(entry)
     return files
 
 
-def _ids(folder: str, files: list[dict[str, Any]]) -> int:
+def _ids(folder: str, files: list[PartEntry]) -> int:
     rows = [file for file in files if file["folder"] == "attributions"]
     check_ids(folder, rows)
     return sum(file["rows"] for file in rows)
 
 
-def _duplicates(folder: str, files: list[dict[str, Any]]) -> int:
+def _duplicates(folder: str, files: list[PartEntry]) -> int:
     return sum(entry["rows"] for entry in find_duplicates(folder, files, DISTANCE))
 
 
-def _groups(folder: str, files: list[dict[str, Any]]) -> int:
+def _groups(folder: str, files: list[PartEntry]) -> int:
     pooling = Pooling(CLASSES, (1 / len(CLASSES),) * len(CLASSES))
     return write_groups(folder, files, pooling)[1]["groups"]
 
 
-STEPS: dict[str, Callable[[str, list[dict[str, Any]]], int]] = {
+STEPS: dict[str, Callable[[str, list[PartEntry]], int]] = {
     "ids": _ids,
     "duplicates": _duplicates,
     "groups": _groups,
 }
 
 
-def _timed(step: str, folder: str, files: list[dict[str, Any]]) -> tuple[float, float, int]:
+def _timed(step: str, folder: str, files: list[PartEntry]) -> tuple[float, float, int]:
     """Return the seconds of a step, those of the processor among them, and the rows it found."""
     wall, processor = time.monotonic(), time.process_time()
     found = STEPS[step](folder, files)

@@ -41,12 +41,13 @@ from manifpt.images.inventory import Inventory
 from manifpt.images.places import input_places
 from manifpt.images.read import read_unit_text, unit_to_json
 from manifpt.outputs import claims
+from manifpt.outputs.formats import PartEntry
 from manifpt.outputs.records import Records
 from manifpt.outputs.work_rate import rows_over_time
 
 KIND = "attributions"
 SUMMARY = "summary.json"
-Files = list[dict[str, Any]]
+Files = list[PartEntry]
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,11 @@ class _Steps:
         output, settings, each = self.output, self.settings, self.each
         check_ids(output, [file for file in files if file["folder"] in ROWS], each)
         if settings.duplicates:
-            new_files = find_duplicates(output, files, settings.near_distance, each, generation)
-            files += new_files
+            copies = find_duplicates(output, files, settings.near_distance, each, generation)
+            files += copies
             counts["duplicates"] = {
-                n: sum(file[n] for file in new_files) for n in ("exact", "near")
+                "exact": sum(file["exact"] for file in copies),
+                "near": sum(file["near"] for file in copies),
             }
         if settings.group_by is not None:
             pooling = settings.pooling(self.attributor)
@@ -161,12 +163,13 @@ def _attributed(
     output, settings, source = claim.folder, steps.settings, steps.source
     records = steps.of_images(work)
     files = rolled(output, records, FOLDERS, steps.each)
-    counts = pipeline.totals(records) | _facts(records) | steps.of_the_whole(files)
+    rows = pipeline.totals(records)
+    counts = {**rows, **_facts(records), **steps.of_the_whole(files)}
     seconds = time.monotonic() - started
     summary = {
         **counts,
         "seconds": seconds,
-        "images_per_second": counts["rows_in"] / seconds,
+        "images_per_second": rows["rows_in"] / seconds,
         **source.facts(),
         "manifolds": [t.manifold.uri for t in steps.targets.values() if t.manifold],
         "inputs": {name: fact for name, fact in work.facts.items() if name != "skipped"},

@@ -29,7 +29,6 @@ reduced first, where they are: to one image a run, and one image of a look in ea
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +39,7 @@ from manifpt.attribution.crawl.alike import NONE, PixelGroups, earliest, first_a
 from manifpt.engine import shuffle
 from manifpt.engine.shuffle import Each, Scratch, mixed
 from manifpt.images.perceptual import covers, earlier
+from manifpt.outputs.formats import DuplicatesEntry, PartEntry
 
 FOLDER = "duplicates"
 RUN_ROWS = 2**20
@@ -64,11 +64,11 @@ DUPLICATES = {
 
 def find_duplicates(
     output: str,
-    files: Sequence[dict[str, Any]],
+    files: Sequence[PartEntry],
     distance: int,
     each: Each = shuffle.call_here,
     generation: str = "",
-) -> list[dict[str, Any]]:
+) -> list[DuplicatesEntry]:
     """Write the table of the duplicates among the attributions; return its entries in a manifest.
 
     ``files`` are the pipeline's parts, in order; ``generation`` is in the names. There is one file
@@ -98,7 +98,7 @@ class _Corpus:
     masks: Sequence[int]
     distance: int
 
-    def written(self, each: Each, generation: str) -> list[dict[str, Any]]:
+    def written(self, each: Each, generation: str) -> list[DuplicatesEntry]:
         """Take all steps; return the entries of the table's files."""
         bands = len(self.masks) * self.partitions
         steps: list[tuple[str, Callable[[int], None], int]] = [
@@ -211,7 +211,7 @@ class _Corpus:
         made = made.append_column("position", wanted["position"])
         self.scratch.write("names", run, made, wanted["asker"].to_numpy(), len(self.runs))
 
-    def table(self, run: int, generation: str) -> dict[str, Any]:
+    def table(self, run: int, generation: str) -> DuplicatesEntry:
         """Write the copies in a run as a file of the table; return its entry."""
         rows = self._read(run, ["id", "sha256", "pixel_sha256"])
         exact, near, bits = self._copies(run, first_alike(numbers_of(rows["pixel_sha256"])))
@@ -231,9 +231,13 @@ class _Corpus:
         path = f"{FOLDER}/{run:06d}{generation}.parquet"
         uri = storage.join(self.scratch.output, path)
         written = storage.write_bytes(uri, storage.parquet_bytes(made))
-        return {"path": path, "folder": FOLDER, "rows": made.num_rows, **written} | {
+        return {
+            "path": path,
+            "folder": FOLDER,
+            "rows": made.num_rows,
             "exact": int((exact < NONE).sum()),
             "near": int((near < NONE).sum()),
+            **written,
         }
 
     def _copies(self, run: int, first: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -18,6 +18,7 @@ from manifpt import storage
 from manifpt.attribution.crawl.pooling import MOST, ImageEvidence, Pooling
 from manifpt.engine import shuffle
 from manifpt.engine.shuffle import Each, Scratch
+from manifpt.outputs.formats import PartEntry
 from manifpt.storage import tensors
 
 # Files of EVIDENCE are an output of the pipeline; GROUPS is the table.
@@ -124,7 +125,7 @@ class _Evidence:
         places = np.array(buckets, np.int64)[groups.indices.to_numpy()]
         self.scratch.write("evidence", run, table, places, self.buckets)
 
-    def judge(self, bucket: int, path: str) -> dict[str, Any]:
+    def judge(self, bucket: int, path: str) -> PartEntry:
         """Write the table of the groups of one bucket, by name; return its entry."""
         groups: defaultdict[str, _Group] = defaultdict(_Group)
         for run in range(len(self.runs)):
@@ -146,11 +147,11 @@ class _Evidence:
 
 def write_groups(
     output: str,
-    files: Sequence[dict[str, Any]],
+    files: Sequence[PartEntry],
     pooling: Pooling,
     each: Each = shuffle.call_here,
     generation: str = "",
-) -> tuple[list[dict[str, Any]], dict[str, int]]:
+) -> tuple[list[PartEntry], dict[str, int]]:
     """Write the table of groups; return its files, and its numbers of groups and images.
 
     ``files`` are the pipeline's parts, in order, of which those of EVIDENCE count; ``generation``

@@ -12,19 +12,20 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 
 from manifpt import outputs, storage
 from manifpt.engine import shuffle
-from manifpt.engine.rollup import File, in_input_order, units_of
+from manifpt.engine.rollup import in_input_order, units_of
 from manifpt.engine.work import Work
 from manifpt.errors import ManifptError
 from manifpt.images.decode import ERRORS, DecodeRule
 from manifpt.images.read import blank, images_table, read_unit, unit_from_json
 from manifpt.images.sources import Selection
 from manifpt.outputs import records as recorded
+from manifpt.outputs.formats import PartEntry
 
 MARK = "_retry.json"
 _PART = re.compile(r"\d{6}(-\d{6})?(-p)?(-r\d+)?\.parquet")
@@ -35,6 +36,15 @@ FOLDERS = (*ROWS, "evidence")
 WHOLE = ("duplicates", "groups")
 
 
+class FileRows(TypedDict):
+    """The rows of one unit in a file of an output: the first one and their number."""
+
+    path: str
+    folder: str
+    start: int
+    rows: int
+
+
 @dataclass(frozen=True)
 class Again(Work):
     """The stored units, and the files of those that are tried again, by unit.
@@ -42,7 +52,7 @@ class Again(Work):
     ``errors`` are all quarantined rows of these units by code.
     """
 
-    files: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    files: dict[int, list[FileRows]] = field(default_factory=dict)
     errors: Counter[str] = field(default_factory=Counter)
 
     def spec(self, unit: int) -> str:
@@ -57,7 +67,7 @@ def check_codes(codes: Sequence[str]) -> None:
         raise ManifptError(f"--retry-quarantined {wrong[0]}: no such code; one of {list(ERRORS)}")
 
 
-def again(output: str, files: Sequence[dict[str, Any]], codes: Sequence[str]) -> Again:
+def again(output: str, files: Sequence[PartEntry], codes: Sequence[str]) -> Again:
     """Return the units of a finished output with rows quarantined for one of ``codes``, or any."""
     stored = Work.find(output)
     if stored is None:
@@ -72,12 +82,12 @@ def again(output: str, files: Sequence[dict[str, Any]], codes: Sequence[str]) ->
             errors.setdefault(unit, Counter()).update(found.slice(start, rows).to_pylist())
     units = {u for u, found in errors.items() if not codes or set(codes) & set(found)}
     units = _together(units, [{unit for unit, _ in units_of(file)} for file in quarantined])
-    by_unit: dict[int, list[File]] = {}
+    by_unit: dict[int, list[FileRows]] = {}
     for file in files:
         for unit, start, rows in _slices(file):
             if unit in units:
-                part = {"path": file["path"], "folder": file["folder"]}
-                by_unit.setdefault(unit, []).append(part | {"start": start, "rows": rows})
+                part = FileRows(path=file["path"], folder=file["folder"], start=start, rows=rows)
+                by_unit.setdefault(unit, []).append(part)
     total = sum((errors[unit] for unit in units), Counter[str]())
     return Again(**vars(stored), files=by_unit, errors=total)
 
@@ -88,7 +98,7 @@ def _together(units: set[int], files: Sequence[set[int]]) -> set[int]:
     return more if more == units else _together(more, files)
 
 
-def _slices(file: File) -> Iterator[tuple[int, int, int]]:
+def _slices(file: PartEntry) -> Iterator[tuple[int, int, int]]:
     """Yield the units of a file, each with its first row and its number of rows."""
     start = 0
     for unit, rows in units_of(file):
@@ -136,7 +146,7 @@ def read_again(
 
 
 def _rows(
-    output: str, file: dict[str, Any], folder: str, columns: list[str] | None = None
+    output: str, file: FileRows, folder: str, columns: list[str] | None = None
 ) -> list[dict[str, Any]]:
     if file["folder"] != folder:
         return []
@@ -171,7 +181,7 @@ def clean(output: str, manifest: dict[str, Any]) -> None:
     shuffle.clear(output)
 
 
-def remove_unlisted(output: str, files: Sequence[File]) -> None:
+def remove_unlisted(output: str, files: Sequence[PartEntry]) -> None:
     """Remove parts that a published manifest does not list."""
     listed = {storage.join(output, file["path"]) for file in files}
     for folder in (storage.join(output, name) for name in (*FOLDERS, *WHOLE)):
@@ -181,8 +191,8 @@ def remove_unlisted(output: str, files: Sequence[File]) -> None:
 
 
 def merged_output(
-    manifest: dict[str, Any], tried: Again, found: recorded.Records, made: Sequence[File]
-) -> tuple[list[File], dict[str, Any]]:
+    manifest: dict[str, Any], tried: Again, found: recorded.Records, made: Sequence[PartEntry]
+) -> tuple[list[PartEntry], dict[str, Any]]:
     """Return the files and the counts of an output with the rows of another try in their place.
 
     ``made`` are the files of the try, ``found`` its records.

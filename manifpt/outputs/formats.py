@@ -1,0 +1,118 @@
+"""The JSON objects that outputs of all kinds have: entries of files, records of chunks, counts.
+
+They are typed dictionaries and not classes: an output of another version may have keys that this
+one does not know, and they must survive when a manifest is read, changed and written. The type says
+which keys there are, and mypy checks each use. A room declares the manifest of its own outputs in
+the same way, beside the code that writes it.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NotRequired, TypedDict, TypeVar, final
+
+from manifpt.storage import Written
+
+
+class FileEntry(Written):
+    """A file of an output: its path inside the output's folder, its size and its hash."""
+
+    path: str
+
+
+class PartEntry(FileEntry):
+    """A file of rows, or a tar: the folder of the table that it belongs to, and its rows."""
+
+    folder: str
+    rows: int
+
+
+class RolledEntry(PartEntry):
+    """A file in place of several parts: the units of its rows, in order, and the rows of each."""
+
+    units: list[list[int]]
+
+
+class DuplicatesEntry(PartEntry):
+    """A file of the table of duplicates: the numbers of ``exact`` and of ``near`` copies."""
+
+    exact: int
+    near: int
+
+
+class RowCounts(TypedDict):
+    """Rows of an input: ``rows_in`` = ``ok`` + ``quarantined``, and the latter by error code."""
+
+    rows_in: int
+    ok: int
+    quarantined: int
+    by_error: dict[str, int]
+
+
+@final
+class ChunkRecord(TypedDict):
+    """The record of a finished chunk: its place, its rows, its parts, and facts of its stage.
+
+    ``last`` says whether it is the last chunk of its unit. ``started`` and ``written`` are seconds
+    since 1970: the start of the run, and the end of the chunk, whose work took ``seconds``.
+    """
+
+    unit: int
+    chunk: int
+    last: bool
+    rows_in: int
+    ok: int
+    by_error: dict[str, int]
+    started: float
+    seconds: float
+    written: float
+    parts: list[PartEntry]
+    facts: dict[str, Any]
+
+
+class ChunkRow(TypedDict):
+    """A chunk on its way from a reader to an actor: its place, and its table as bytes."""
+
+    unit: int
+    chunk: int
+    last: bool
+    table: bytes
+
+
+class SentChunk(ChunkRow):
+    """A chunk as an actor gets it: ``failed`` is the error that ended its reading, or empty.
+
+    It was ``read`` at that time, in seconds since 1970.
+    """
+
+    failed: str
+    read: float
+
+
+@final
+class FailedChunk(TypedDict):
+    """The answer of an actor in place of a record: the error that ends the job, as text."""
+
+    failed: str
+
+
+class FileList(FileEntry):
+    """A separate file that lists files of an output, one a line; ``rows`` are its lines."""
+
+    rows: int
+
+
+class Manifest(TypedDict):
+    """The keys of all manifests; ``claims`` adds those that no job sets.
+
+    ``key`` is a hash of everything that determines the content. If ``file_lists`` is there,
+    ``files`` is empty in storage, and filled when the manifest is read.
+    """
+
+    kind: NotRequired[str]
+    key: NotRequired[str]
+    manifpt: NotRequired[str]
+    written: NotRequired[str]
+    file_lists: NotRequired[list[FileList]]
+
+
+# A typed dictionary of any kind.
+Document = TypeVar("Document", bound=Mapping[str, Any])
