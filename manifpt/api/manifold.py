@@ -97,10 +97,11 @@ class Manifold(stored.StoredManifold):
             denoiser=denoiser,
             spaces=space_options(options),
         )
-        manifest = build_manifold(inputs, output, space=space, settings=settings, demand=demand)
+        build_manifold(inputs, output, space=space, settings=settings, demand=demand)
         if uri is not None:
             scratch.cleanup()
-        return cls(storage.absolute(output), manifest, None if uri else scratch)
+        made = stored.StoredManifold.open(output)
+        return cls(made.uri, made.manifest, None if uri else scratch)
 
     @classmethod
     def load(cls, uri: str) -> "Manifold":

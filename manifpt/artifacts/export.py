@@ -58,7 +58,7 @@ class VectorSource(NamedTuple):
 
 def vector_source(uri: str, pair_bytes: int = PAIR_BYTES) -> VectorSource:
     """Open a manifold, or artifacts of one space; anything else is an error."""
-    manifest = outputs.read(uri) or {}
+    manifest: Any = outputs.read(uri) or {}
     kind = manifest.get("kind")
     if kind in (MANIFOLDS, COMBINATION):
         inside = storage.join(uri, manifest["members"][0])

@@ -23,7 +23,7 @@ from manifpt.errors import FailedAuditError
 from manifpt.images import Selection, Unit, plan
 from manifpt.images.places import input_places
 from manifpt.images.read import unit_to_json
-from manifpt.images.sources import AS_FOUND, Reading, content_key, describe
+from manifpt.images.sources import AS_FOUND, InputsCard, Reading, content_key, describe
 from manifpt.outputs import claims
 
 FOLDER = "audit"
@@ -121,7 +121,7 @@ def read_sample(
         return merged(results(pool, asked), images)
 
 
-def _publish(claim: claims.Claim, rows: pd.DataFrame, given: dict[str, Any]) -> dict[str, Any]:
+def _publish(claim: claims.Claim, rows: pd.DataFrame, given: InputsCard) -> dict[str, Any]:
     """Judge the sample, write the report, and return the manifest."""
     counts = rows["source"].value_counts()
     about = property_report.properties_by_class(rows)

@@ -22,6 +22,7 @@ from manifpt.baselines import (
     selfdescription,
 )
 from manifpt.errors import ManifptError
+from manifpt.outputs.formats import SpaceCard
 
 # Pixels of the images of one step, about: its arrays stay in a core's cache.
 STEP_PIXELS = 2**16
@@ -85,6 +86,7 @@ class Baseline:
             out[start : start + step] = METHODS[self.name].function(images[start : start + step])
         return out
 
-    def card(self) -> dict[str, Any]:
+    def card(self) -> SpaceCard:
         """Return the name and settings of the space."""
-        return {"name": self.name, "size": self.size, **METHODS[self.name].settings}
+        own: Any = METHODS[self.name].settings
+        return {"name": self.name, "size": self.size, **own}

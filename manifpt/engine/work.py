@@ -10,7 +10,7 @@ nothing, and files that are removed become rows of ``quarantine``.
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -33,11 +33,11 @@ class Work:
     units: int
     first: tuple[int, ...]
     sha256: tuple[str, ...]
-    facts: dict[str, Any]
+    facts: Mapping[str, Any]
 
     @classmethod
     def store(
-        cls, output: str, specs: Iterable[str], facts: Callable[[], dict[str, Any]] = dict
+        cls, output: str, specs: Iterable[str], facts: Callable[[], Mapping[str, Any]] = dict
     ) -> "Work":
         """Write units one by one as they come; ``facts`` returns facts of all at their end."""
         first: list[int] = []

@@ -4,8 +4,8 @@ import contextlib
 import io
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import PIL
@@ -91,8 +91,15 @@ class Decoded(NamedTuple):
     places: tuple[Place, ...] = ()
 
 
-# Fields of the rule that bound the cost of an image.
-COSTS = frozenset({"max_seconds", "max_memory"})
+class DecodeCard(TypedDict):
+    """A rule of decoding in a manifest, with the version of the decoder."""
+
+    size: int
+    filter: str
+    max_bytes: int
+    max_pixels: int
+    decoder: str
+    tiles: NotRequired[int]
 
 
 @dataclass(frozen=True)
@@ -122,22 +129,33 @@ class DecodeRule:
     max_memory: int = 3 * 2**30
     tiles: int = 0
 
-    def card(self) -> dict[str, Any]:
+    def card(self) -> DecodeCard:
         """Return the settings that decide the pixels and the decoder's version, for manifests.
 
-        ``COSTS`` are left out: they are limits of a machine, and do not change the pixels. A rule
-        without tiles does not mention them, like rules of earlier versions.
+        Limits of time and memory are left out: they are of a machine, and do not change the
+        pixels. A rule without tiles does not mention them, like rules of earlier versions.
         """
-        found = {name: value for name, value in asdict(self).items() if name not in COSTS}
-        if not self.tiles:
-            del found["tiles"]
-        return found | {"decoder": f"Pillow {PIL.__version__}"}
+        found: DecodeCard = {
+            "size": self.size,
+            "filter": self.filter,
+            "max_bytes": self.max_bytes,
+            "max_pixels": self.max_pixels,
+            "decoder": f"Pillow {PIL.__version__}",
+        }
+        if self.tiles:
+            found["tiles"] = self.tiles
+        return found
 
     @classmethod
-    def from_card(cls, card: dict[str, Any]) -> "DecodeRule":
+    def from_card(cls, card: DecodeCard) -> "DecodeRule":
         """Return the rule that a manifest carries."""
-        names = [name for name in cls.__dataclass_fields__ if name not in COSTS | {"tiles"}]
-        return cls(**{name: card[name] for name in names}, tiles=card.get("tiles", 0))
+        return cls(
+            size=card["size"],
+            filter=card["filter"],
+            max_bytes=card["max_bytes"],
+            max_pixels=card["max_pixels"],
+            tiles=card.get("tiles", 0),
+        )
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -2,10 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from manifpt.errors import public
-from manifpt.images.sources import AS_FOUND, ContentKey, Input, Reading, Selection, Unit
+from manifpt.images.sources import AS_FOUND, ContentKey, Input, InputsCard, Reading, Selection, Unit
 from manifpt.images.units import units
 
 
@@ -47,7 +46,7 @@ class Inventory:
             pass
         return self._key.hexdigest()
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> InputsCard:
         """Describe the inputs, as ``sources.describe`` does, with the counts of skipped items."""
         return {
             "given": self.given,

@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict
 
 from manifpt import storage
 from manifpt.errors import public
@@ -156,6 +156,25 @@ class Unit:
         return facts
 
 
+class InputsCard(TypedDict):
+    """The inputs of a job in its manifest.
+
+    ``given`` are the options as typed, without credentials; ``units`` and ``bytes`` are numbers,
+    ``kinds`` counts the units by kind, ``content_key`` is the hash of ``content_key``. ``labels``
+    are the columns of sources and splits, if the user named them; ``skipped`` counts items that
+    were left out, by reason.
+    """
+
+    given: list[str]
+    units: int
+    bytes: int
+    kinds: dict[str, int]
+    sources: list[str]
+    content_key: str
+    labels: NotRequired[dict[str, str | None]]
+    skipped: NotRequired[dict[str, int]]
+
+
 class ContentKey:
     """A hash of the content of units, one after the other, to recognise an input."""
 
@@ -186,29 +205,30 @@ def content_key(units: Iterable[Unit]) -> str:
 
 def describe(
     inputs: Sequence[str], units: Sequence[Unit], labels: Reading = AS_FOUND
-) -> dict[str, Any]:
+) -> InputsCard:
     """Describe the inputs for manifests: name and place, kinds, sizes, sources and hash.
 
     ``labels``, the columns of sources and splits that the user named, are added to read them again.
     """
     kinds = [unit.kind for unit in units]
     given = [Input.parse(text) for text in inputs]
-    return {
+    found: InputsCard = {
         "given": [public(f"{i.source}={i.uri}" if i.source else i.uri) for i in given],
         "units": len(units),
         "bytes": sum(unit.bytes for unit in units),
         "kinds": {kind: kinds.count(kind) for kind in sorted(set(kinds))},
         "sources": sorted({unit.source for unit in units if unit.source is not None}),
         "content_key": content_key(units),
-        **_named_columns(labels),
     }
+    if labels.source_column or labels.split_column:
+        columns = {"source_column": labels.source_column, "split_column": labels.split_column}
+        found["labels"] = columns
+    return found
 
 
-def _named_columns(labels: Reading) -> dict[str, Any]:
-    columns = {"source_column": labels.source_column, "split_column": labels.split_column}
-    return {"labels": columns} if any(columns.values()) else {}
-
-
-def labels_of(described: dict[str, Any]) -> Reading:
+def labels_of(described: InputsCard) -> Reading:
     """Return the columns that the user named for inputs which ``describe`` described."""
-    return Reading(**described.get("labels", {}))
+    labels = described.get("labels", {})
+    return Reading(
+        source_column=labels.get("source_column"), split_column=labels.get("split_column")
+    )

@@ -8,6 +8,7 @@ from manifpt import storage
 from manifpt.engine import pipeline, pools
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Unit, plan
+from manifpt.images.decode import DecodeCard
 from manifpt.images.places import input_places
 from manifpt.images.probe import natural_size, usual_tiles
 from manifpt.images.sources import (
@@ -21,6 +22,12 @@ from manifpt.images.sources import (
 from manifpt.images.splits import reading_with_split
 from manifpt.images.stacks import reading_rule
 from manifpt.manifold.embed import TrainingReals, clear_embedded, embed_units, write_shards
+from manifpt.manifold.manifold_format import (
+    InputFacts,
+    ManifoldManifest,
+    ManifoldsManifest,
+    ShardEntry,
+)
 from manifpt.manifold.prepare import prepare
 from manifpt.manifold.shard import ROWS
 from manifpt.manifold.stored import MANIFOLDS
@@ -35,7 +42,7 @@ from manifpt.tracking import versions
 PIXELS = "rgb"  # the space whose vectors a denoiser takes
 
 
-def content_sha256(draft: dict[str, Any]) -> str:
+def content_sha256(draft: ManifoldManifest) -> str:
     """Return the hash of a manifold's space, decode rule, metric and reals.
 
     A covariance is part of the metric: reals that were appended later are not in it.
@@ -127,7 +134,7 @@ def build_manifold(
     labels: Reading = AS_FOUND,
     demand: pools.Demand = pools.ANY,
     terms: claims.Terms = claims.AS_IS,
-) -> dict[str, Any]:
+) -> ManifoldManifest | ManifoldsManifest:
     """Embed the real images of ``inputs`` and publish the manifold; return its manifest.
 
     If an input is a benchmark, its reals of the split ``manifold`` are taken; other inputs are
@@ -167,7 +174,7 @@ def build_manifold(
             claim.abandon()
             raise no_reals(counts)
         members = list(map(_Member, folders, kept, rules))
-        facts = {**counts, "inputs": describe(inputs, units, labels)}
+        facts: InputFacts = {**counts, "inputs": describe(inputs, units, labels)}
         manifest = _publish(claim, members, settings, records, facts, pool)
         clear_embedded(output)
         pipeline.clear_records(output)
@@ -187,61 +194,55 @@ def _publish(
     members: Sequence[_Member],
     settings: ManifoldSettings,
     records: Sequence[ChunkRecord],
-    facts: dict[str, Any],
+    facts: InputFacts,
     pool: pools.Pool,
-) -> dict[str, Any]:
+) -> ManifoldManifest | ManifoldsManifest:
     """Publish the manifold of each space and, if there are several, the folder that holds them."""
     quarantine = [p for p in pipeline.parts(records) if p["folder"] == "quarantine"]
     single, output = len(members) == 1, claim.folder
-    manifests = {}
+    manifests: dict[str, ManifoldManifest] = {}
     for folder, space, rule in members:
         place = storage.join(output, folder) if folder else output
-        draft = _draft(space, rule, settings, records, output, place, pool)
-        draft |= {**facts, "quarantine": quarantine if single else []}
+        entries = write_shards(place, output, records, settings.shards, pool, space.name)
+        draft = drafted(entries, space, rule.card(), settings.metric, facts)
+        draft["quarantine"] = quarantine if single else []
+        # A denoiser works on pixels; other spaces get none.
+        steps = settings.denoiser if space.name == PIXELS else 0
+        prepare(draft, place, pool, settings.factory, geometry=settings.geometry, denoiser=steps)
+        draft["content_sha256"] = content_sha256(draft)
         manifests[space.name] = manifest = claim.publish(draft, folder, "manifold")
     if single:
         return manifest
-    return _publish_members(claim, manifests, {**facts, "quarantine": quarantine})
+    hashes = {name: member["content_sha256"] for name, member in manifests.items()}
+    body: ManifoldsManifest = {
+        **facts,
+        "quarantine": quarantine,
+        "members": list(manifests),
+        "content_sha256": storage.digest(hashes),
+        "reals": sum(m["reals"] for m in manifests.values()) // len(members),
+        "duplicates": sum(m["duplicates"] for m in manifests.values()) // len(members),
+    }
+    return claim.publish(body)
 
 
-def _draft(
-    space: Space,
-    rule: DecodeRule,
-    settings: ManifoldSettings,
-    records: Sequence[ChunkRecord],
-    scratch: str,
-    output: str,
-    pool: pools.Pool,
-) -> dict[str, Any]:
-    """Write a manifold's shards and the files for search; return most of its manifest."""
-    entries = write_shards(output, scratch, records, settings.shards, pool, space.name)
-    draft = {
+def drafted(
+    entries: Sequence[ShardEntry], space: Space, decode: DecodeCard, metric: str, facts: InputFacts
+) -> ManifoldManifest:
+    """Return the manifest of a manifold whose shards are written; ``prepare`` completes it."""
+    return {
+        **facts,
         "space": space.card(),
         "weights": weights_entry(space),
         "shape": list(space.shape),
-        "decode": rule.card(),
-        "metric": settings.metric,
+        "decode": decode,
+        "metric": metric,
         "reals": sum(entry["reals"] for entry in entries),
         "duplicates": sum(entry["duplicates"] for entry in entries),
         "appended": [],
         "shards": [entry for entry in entries if entry["reals"]],
+        "search": {"basis": None, "index": None, "plans": {}, "chosen": "", "measured": []},
+        "held_out": {"reals": 0, "distances": []},
+        "quarantine": [],
+        "content_sha256": "",
         "versions": versions(),
     }
-    # A denoiser works on pixels; other spaces get none.
-    denoiser = settings.denoiser if space.name == PIXELS else 0
-    prepare(draft, output, pool, settings.factory, geometry=settings.geometry, denoiser=denoiser)
-    draft["content_sha256"] = content_sha256(draft)
-    return draft
-
-
-def _publish_members(
-    claim: claims.Claim, members: dict[str, dict[str, Any]], body: dict[str, Any]
-) -> dict[str, Any]:
-    """Publish the folder that holds one manifold a space."""
-    hashes = {name: manifest["content_sha256"] for name, manifest in members.items()}
-    counts = {
-        name: sum(m[name] for m in members.values()) // len(members)
-        for name in ("reals", "duplicates")
-    }
-    body |= {"members": list(members), "content_sha256": storage.digest(hashes), **counts}
-    return claim.publish(body)

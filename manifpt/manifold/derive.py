@@ -4,26 +4,20 @@ A sample has the reals of the smallest pixel hashes: it is random, depends on ne
 order, and contains each smaller sample.
 """
 
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 
 from manifpt import storage
 from manifpt.engine import pools
 from manifpt.errors import ManifptError
-from manifpt.manifold.build import PIXELS, ManifoldSettings, content_sha256
+from manifpt.manifold.build import PIXELS, ManifoldSettings, content_sha256, drafted
 from manifpt.manifold.embed import write_rows
+from manifpt.manifold.manifold_format import InputFacts, ManifoldManifest, ShardEntry
 from manifpt.manifold.prepare import prepare
 from manifpt.manifold.search import SearchPlan
 from manifpt.manifold.stored import StoredManifold
 from manifpt.outputs import claims
-from manifpt.spaces.learned import keep_weights, weights_entry
-from manifpt.tracking import versions
-
-# Facts about all reals of the source, for any sample of them.
-KEPT = ("space", "shape", "decode", "duplicates", "appended", "inputs", "quarantine")
-COUNTS = ("rows_in", "ok", "quarantined", "by_error")
+from manifpt.spaces.learned import keep_weights
 
 
 def derive_manifold(
@@ -34,7 +28,7 @@ def derive_manifold(
     reals: int | None = None,
     demand: pools.Demand = pools.ANY,
     terms: claims.Terms = claims.AS_IS,
-) -> dict[str, Any]:
+) -> ManifoldManifest:
     """Publish a manifold of the reals of ``source``, or of ``reals`` of them; return its manifest.
 
     It has as many shards as its source, and the models of ``settings`` that are learned from
@@ -60,16 +54,18 @@ def derive_manifold(
         pool.wait(len(numbers))
         last = ray.get(take.remote(manifold, reals)) if reals else None
         entries = ray.get([write.remote(manifold, output, number, last) for number in numbers])
-        draft = {
-            **{name: manifold.manifest[name] for name in (*KEPT, *COUNTS)},
-            "weights": weights_entry(space),
-            "metric": settings.metric,
-            "derived_from": {"uri": manifold.uri, "sha256": manifold.sha256},
-            "reals": sum(entry["reals"] for entry in entries),
-            "shards": [entry for entry in entries if entry["reals"]],
-            "versions": versions(),
-            "quarantine": [],
+        old = manifold.manifest
+        facts: InputFacts = {
+            "inputs": old["inputs"],
+            "rows_in": old["rows_in"],
+            "ok": old["ok"],
+            "quarantined": old["quarantined"],
+            "by_error": old["by_error"],
         }
+        draft = drafted(entries, space, old["decode"], settings.metric, facts)
+        draft |= {"space": old["space"], "shape": old["shape"]}
+        draft |= {"duplicates": old["duplicates"], "appended": old["appended"]}
+        draft["derived_from"] = {"uri": manifold.uri, "sha256": manifold.sha256}
         prepare(
             draft,
             output,
@@ -90,7 +86,7 @@ def _last(manifold: StoredManifold, reals: int) -> str:
     return str(np.partition(hashes, reals - 1)[reals - 1])
 
 
-def _write(manifold: StoredManifold, output: str, number: int, last: str | None) -> dict[str, Any]:
+def _write(manifold: StoredManifold, output: str, number: int, last: str | None) -> ShardEntry:
     """Write a shard again with its reals up to a pixel hash; return its entry."""
     entry = manifold.manifest["shards"][number]
     rows = storage.read_parquet(storage.join(manifold.uri, entry["rows"]["path"]))
@@ -99,5 +95,5 @@ def _write(manifold: StoredManifold, output: str, number: int, last: str | None)
         kept = np.array(rows["pixel_sha256"].to_pylist(), dtype=str) <= last
         rows, vectors = rows.filter(pa.array(kept)), vectors[kept]
     if not len(vectors):
-        return {"reals": 0}
+        return {"reals": 0, "duplicates": 0}
     return {"duplicates": 0, **write_rows(output, f"shard-{number:05d}", rows, vectors)}

@@ -10,7 +10,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,7 @@ from manifpt.images.read import as_space_sees, pixels_of, read_unit_text, unit_t
 from manifpt.images.sources import MANIFOLD_REALS, REAL
 from manifpt.images.splits import CONTENT, splits_of
 from manifpt.images.stacks import own_hashes, reading_rule, sizes_beside
+from manifpt.manifold.manifold_format import ShardEntry
 from manifpt.manifold.shard import ROWS
 from manifpt.outputs.formats import ChunkRecord, FileEntry
 from manifpt.outputs.records import Records
@@ -149,7 +150,7 @@ def write_array(output: str, path: str, array: np.ndarray) -> FileEntry:
     return {"path": path, **storage.write_bytes(storage.join(output, path), sink.getvalue())}
 
 
-def write_rows(output: str, folder: str, rows: pa.Table, vectors: np.ndarray) -> dict[str, Any]:
+def write_rows(output: str, folder: str, rows: pa.Table, vectors: np.ndarray) -> ShardEntry:
     """Write a shard's rows and vectors; return its entry of a manifest."""
     path = f"{folder}/rows.parquet"
     data = storage.parquet_bytes(rows.select([name for name in ROWS if name in rows.column_names]))
@@ -176,7 +177,7 @@ def content_of(ids: Sequence[str], vectors: np.ndarray) -> str:
 
 def write_shard(
     output: str, scratch: str, paths: Sequence[str], number: int, folder: str, known: Sequence[str]
-) -> dict[str, Any]:
+) -> ShardEntry:
     """Gather a shard's rows from the embedded chunks, drop copies, write it; return its entry.
 
     ``known`` are URIs of tables of the reals of earlier shards.
@@ -188,11 +189,11 @@ def write_shard(
     there = {h for uri in known for h in pixel_hashes(uri)}
     new = [row for row in np.sort(first) if hashes[row] not in there]
     kept = table.take(pa.array(new, pa.int64()))
-    duplicates = {"duplicates": table.num_rows - kept.num_rows}
+    duplicates = table.num_rows - kept.num_rows
     if not new:
-        return {"reals": 0, **duplicates}
+        return {"reals": 0, "duplicates": duplicates}
     vectors = tensors.from_column(kept["vector"])
-    return duplicates | write_rows(output, folder, kept, vectors)
+    return {"duplicates": duplicates, **write_rows(output, folder, kept, vectors)}
 
 
 def pixel_hashes(uri: str) -> list[str]:
@@ -210,7 +211,7 @@ def write_shards(
     name: str,
     prefix: str = "shard",
     known: Sequence[str] = (),
-) -> list[dict[str, Any]]:
+) -> list[ShardEntry]:
     """Write all shards of the space ``name`` in parallel tasks; return their entries.
 
     Some may hold no real.

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import pyarrow as pa
 
@@ -15,20 +14,21 @@ from manifpt.images.places import input_places
 from manifpt.images.sources import AS_FOUND, MANIFOLD_REALS, Reading, content_key, describe
 from manifpt.manifold.build import content_sha256, no_reals
 from manifpt.manifold.embed import embed_units, remove_shard, write_array, write_rows, write_shards
+from manifpt.manifold.manifold_format import AppendedReals, ManifoldManifest, ShardEntry
 from manifpt.manifold.prepare import measure_held_out, write_all_keys
 from manifpt.manifold.search import SearchPlan
 from manifpt.manifold.shard import ROWS
 from manifpt.manifold.stored import StoredManifold
 from manifpt.outputs import claims
-from manifpt.outputs.formats import ChunkRecord
+from manifpt.outputs.formats import ChunkRecord, PartEntry
 from manifpt.spaces.space import LEARNED
 
 ATTEMPTS = 20
 
 
 def _update(
-    manifold: StoredManifold, change: Callable[[dict[str, Any]], dict[str, Any] | None]
-) -> dict[str, Any]:
+    manifold: StoredManifold, change: Callable[[ManifoldManifest], ManifoldManifest | None]
+) -> ManifoldManifest:
     """Publish the manifest changed by ``change``; try again if another job did so meanwhile.
 
     ``change`` gets the present manifest and returns the new one, or None if nothing changes.
@@ -38,7 +38,8 @@ def _update(
         data, token = storage.read_versioned(uri)
         changed = change(json.loads(data))
         if changed is None:
-            return dict(json.loads(data))
+            found: ManifoldManifest = json.loads(data)
+            return found
         changed["content_sha256"] = content_sha256(changed)
         if storage.replace(uri, storage.json_bytes(changed), token):
             return changed
@@ -51,7 +52,7 @@ def append_to_manifold(
     *,
     labels: Reading = AS_FOUND,
     demand: pools.Demand = pools.ANY,
-) -> dict[str, Any]:
+) -> ManifoldManifest:
     """Add the reals of ``inputs`` as new shards; return the manifest.
 
     The old shards are neither read again nor changed, except for the distances of held-out reals; a
@@ -79,7 +80,7 @@ def append_to_manifold(
         if counts["ok"] == 0:
             claim.abandon()
             raise no_reals(counts)
-        done = {"key": key, "inputs": describe(inputs, units, labels), **counts}
+        done: AppendedReals = {"key": key, "inputs": describe(inputs, units, labels), **counts}
         manifest = _update(manifold, partial(_appended, manifold, records, scratch, done, pool))
         claim.abandon()
         return manifest
@@ -89,10 +90,10 @@ def _appended(
     manifold: StoredManifold,
     records: Sequence[ChunkRecord],
     scratch: str,
-    done: dict[str, Any],
+    done: AppendedReals,
     pool: pools.Pool,
-    manifest: dict[str, Any],
-) -> dict[str, Any] | None:
+    manifest: ManifoldManifest,
+) -> ManifoldManifest | None:
     """Return a manifest with the embedded reals as new shards; None if they are in it already."""
     key = done["key"]
     if key in [earlier["key"] for earlier in manifest["appended"]]:
@@ -102,7 +103,7 @@ def _appended(
     prefix = f"shard-{key[:12]}"
     new = write_shards(manifold.uri, scratch, records, shards, pool, name, prefix, known)
     nonempty = [entry for entry in new if entry["reals"]]
-    draft = {**manifest, "shards": [*manifest["shards"], *nonempty]}
+    draft: ManifoldManifest = {**manifest, "shards": [*manifest["shards"], *nonempty]}
     draft["reals"] += sum(entry["reals"] for entry in nonempty)
     duplicates = sum(entry["duplicates"] for entry in new)
     draft["appended"] = [*manifest["appended"], {**done, "duplicates": duplicates}]
@@ -114,17 +115,14 @@ def _appended(
     return draft
 
 
-def _moved(
-    records: Sequence[ChunkRecord], scratch: str, output: str, key: str
-) -> list[dict[str, Any]]:
+def _moved(records: Sequence[ChunkRecord], scratch: str, output: str, key: str) -> list[PartEntry]:
     """Copy the quarantine of an append to the manifold's; return its parts."""
-    moved = []
+    moved: list[PartEntry] = []
     for part in pipeline.parts(records):
         path = f"quarantine/{key[:8]}-{storage.base_name(part['path'])}"
         data = storage.read_bytes(storage.join(scratch, part["path"]))
-        moved.append(
-            {**part, "path": path, **storage.write_bytes(storage.join(output, path), data)}
-        )
+        written = storage.write_bytes(storage.join(output, path), data)
+        moved.append({**part, "path": path, **written})
     return moved
 
 
@@ -143,7 +141,9 @@ def merge_groups(sizes: Sequence[int], target: int) -> list[list[int]]:
     return [group for group in out if len(group) > 1]
 
 
-def merge_shards(manifold: StoredManifold, output: str, numbers: Sequence[int], folder: str) -> Any:
+def merge_shards(
+    manifold: StoredManifold, output: str, numbers: Sequence[int], folder: str
+) -> ShardEntry:
     """Write some shards as one; return its entry."""
     entries = [manifold.manifest["shards"][number] for number in numbers]
     tables = [storage.read_parquet(storage.join(output, e["rows"]["path"])) for e in entries]
@@ -158,14 +158,14 @@ def merge_shards(manifold: StoredManifold, output: str, numbers: Sequence[int], 
     return merged
 
 
-def _name(shards: Sequence[dict[str, Any]], group: Sequence[int]) -> str:
+def _name(shards: Sequence[ShardEntry], group: Sequence[int]) -> str:
     """Return a name of the reals in some shards: other reals are never written under it."""
     return storage.digest([shards[number]["content"] for number in group])[:12]
 
 
 def compact_manifold(
     output: str, shards: int, *, demand: pools.Demand = pools.ANY
-) -> dict[str, Any]:
+) -> ManifoldManifest:
     """Merge small shards until there are about ``shards``; return the manifest.
 
     The manifold's hash stays. The files of the merged shards stay, too, until the next compaction,
@@ -174,7 +174,7 @@ def compact_manifold(
     manifold = StoredManifold.open(output)
     pool = pools.pool(demand, uses_gpu=False)
 
-    def change(manifest: dict[str, Any]) -> dict[str, Any] | None:
+    def change(manifest: ManifoldManifest) -> ManifoldManifest | None:
         import ray
 
         now = StoredManifold(manifold.uri, manifest)

@@ -27,7 +27,7 @@ from manifpt.manifold.denoiser import FEWEST, Denoiser
 from manifpt.manifold.embed import write_array
 from manifpt.manifold.geometry import Geometry
 from manifpt.manifold.index import approximate
-from manifpt.manifold.manifold_format import IndexEntry
+from manifpt.manifold.manifold_format import ChosenPlans, IndexEntry, ManifoldManifest, TimingCard
 from manifpt.manifold.metric import Whitening
 from manifpt.manifold.product import MULTIPLIERS
 from manifpt.manifold.search import Neighbours, SearchPlan, nearest, search
@@ -173,7 +173,7 @@ class Timing:
         """The total, but more for FAISS's index, because it is a second copy of the vectors."""
         return self.total * (INDEX_COST if self.plan.method == "index" else 1)
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> TimingCard:
         """Return the timing as JSON values."""
         return {"plan": asdict(self.plan), "seconds": self.seconds}
 
@@ -193,7 +193,7 @@ def measure(shard: Shard, plans: Sequence[SearchPlan]) -> list[Timing]:
     return timings
 
 
-def choose(shard: Shard) -> dict[str, Any]:
+def choose(shard: Shard) -> ChosenPlans:
     """Time the exact plans on a shard; return them by kind, and the name of the cheapest."""
     plain = measure(
         shard, [*(SearchPlan(multiply=name) for name in MULTIPLIERS), SearchPlan("index")]
@@ -217,7 +217,7 @@ def choose(shard: Shard) -> dict[str, Any]:
     }
 
 
-def calibrate_search(manifold: StoredManifold, threads: int) -> dict[str, Any]:
+def calibrate_search(manifold: StoredManifold, threads: int) -> ChosenPlans:
     """Measure all exact plans on a sample of the manifold; return an entry of the manifest."""
     with threads_of(threads):
         shard = shard_sample(manifold, SAMPLE_BYTES)
@@ -277,7 +277,7 @@ def _of_others(found: Neighbours, ids: np.ndarray) -> np.ndarray:
 
 
 def write_all_keys(
-    draft: dict[str, Any], output: str, pool: pools.Pool, numbers: Sequence[int]
+    draft: ManifoldManifest, output: str, pool: pools.Pool, numbers: Sequence[int]
 ) -> None:
     """Write the keys of some shards in tasks, and their entries into the draft of a manifest."""
     if draft["search"]["basis"] is None:
@@ -288,7 +288,7 @@ def write_all_keys(
         draft["shards"][number]["keys"] = keys
 
 
-def measure_held_out(draft: dict[str, Any], output: str, pool: pools.Pool) -> None:
+def measure_held_out(draft: ManifoldManifest, output: str, pool: pools.Pool) -> None:
     """Measure distances of held-out reals to the manifold; write quantiles into the draft."""
     manifold = StoredManifold(output, draft)
     numbers = range(len(draft["shards"]))
@@ -300,7 +300,7 @@ def measure_held_out(draft: dict[str, Any], output: str, pool: pools.Pool) -> No
 
 
 def prepare(
-    draft: dict[str, Any],
+    draft: ManifoldManifest,
     output: str,
     pool: pools.Pool,
     factory: str | None,
@@ -309,8 +309,7 @@ def prepare(
     denoiser: int = 0,
 ) -> None:
     """Complete the manifest of a manifold whose shards are written, in tasks."""
-    search_part: dict[str, Any] = {"basis": None, "index": None}
-    draft["search"] = search_part
+    search_part = draft["search"]
     vectors = StoredManifold(output, {**draft, "metric": "euclidean"})
     if geometry:
         draft["geometry"] = result(pool, write_geometry, vectors, output)
@@ -330,8 +329,9 @@ def prepare(
     manifold = StoredManifold(output, draft)
     search_part |= result(pool, calibrate_search, manifold, pool.threads)
     if factory is not None:
-        search_part["index"] = result(pool, write_index, manifold, output, factory)
-        search_part["plans"][APPROXIMATE] = search_part["index"]["plan"]
+        index: IndexEntry = result(pool, write_index, manifold, output, factory)
+        search_part["index"] = index
+        search_part["plans"][APPROXIMATE] = index["plan"]
     measure_held_out(draft, output, pool)
 
 

@@ -24,6 +24,7 @@ import numpy as np
 
 from manifpt.errors import ManifptError
 from manifpt.manifold.geometry import Geometry
+from manifpt.manifold.manifold_format import ManifoldManifest
 from manifpt.manifold.metric import EUCLIDEAN, Metric
 from manifpt.manifold.riemannian import centres_of_mass
 
@@ -60,7 +61,7 @@ class Projection:
         pixels = {"none", "denoiser"}  # their results are of the embedding by any metric
         return replace(self, whitened=metric == "whitened" and self.kind not in pixels)
 
-    def on(self, manifest: dict[str, Any]) -> "Projection":
+    def on(self, manifest: ManifoldManifest) -> "Projection":
         """Return this projection on a manifold, by its manifest."""
         if self.kind == "denoiser":
             if "denoiser" not in manifest:

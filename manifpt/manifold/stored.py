@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import IO, Any, Self
+from typing import IO, Any, Literal, Self
 
 import faiss
 import numpy as np
@@ -18,10 +18,12 @@ from manifpt.images import DecodeRule
 from manifpt.manifold.basis import Basis
 from manifpt.manifold.denoiser import Denoiser
 from manifpt.manifold.geometry import Geometry
+from manifpt.manifold.manifold_format import ManifoldManifest, ShardEntry
 from manifpt.manifold.metric import Metric, Whitening
 from manifpt.manifold.search import SearchPlan
 from manifpt.manifold.shard import Shard
 from manifpt.nets.device import device_and_precision
+from manifpt.outputs.formats import FileEntry
 from manifpt.spaces import Space, space_from_card
 
 READ_BYTES = 8 * 2**20
@@ -34,7 +36,7 @@ class StoredManifold:
     """A finished manifold; its shards are read when they are asked for."""
 
     uri: str
-    manifest: dict[str, Any]
+    manifest: ManifoldManifest
 
     @classmethod
     def open(cls, uri: str) -> Self:
@@ -129,8 +131,9 @@ class StoredManifold:
         if plan.method == "bounds" and self.basis is not None:
             keys = self._array(entries, "keys", len(self.basis.directions) + 1)
         shard = Shard(vectors, ids, hashes, self.metric, self.basis, keys)
-        if not plan.exact:
-            data = np.frombuffer(self._checked(self.manifest["search"]["index"]), np.uint8)
+        index = self.manifest["search"]["index"]
+        if not plan.exact and index is not None:
+            data = np.frombuffer(self._checked(index), np.uint8)
             shard.indexes[plan.factory] = faiss.deserialize_index(data), np.zeros_like
         return shard
 
@@ -156,7 +159,7 @@ class StoredManifold:
         for start, vectors in self._pieces(entry["vectors"], step):
             yield table.slice(start, step), vectors
 
-    def _rows(self, entries: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    def _rows(self, entries: Sequence[ShardEntry]) -> tuple[np.ndarray, np.ndarray]:
         """Return the ids and the pixel hashes of some shards."""
         tables = [self._table(entry) for entry in entries]
         columns = ("id", "pixel_sha256")
@@ -176,7 +179,9 @@ class StoredManifold:
             found.append(table["perceptual_hash"].drop_null().to_numpy())
         return np.concatenate(found)
 
-    def _array(self, entries: Sequence[dict[str, Any]], name: str, width: int) -> np.ndarray:
+    def _array(
+        self, entries: Sequence[ShardEntry], name: Literal["vectors", "keys"], width: int
+    ) -> np.ndarray:
         """Return the array of that name of some shards as one."""
         out = np.empty((sum(entry["reals"] for entry in entries), width), np.float32)
         start = 0
@@ -187,7 +192,7 @@ class StoredManifold:
         return out
 
     def _pieces(
-        self, entry: dict[str, Any], step: int, into: np.ndarray | None = None
+        self, entry: FileEntry, step: int, into: np.ndarray | None = None
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Yield ``step`` rows of an .npy file at a time; raise at the last if it is damaged."""
         uri = storage.join(self.uri, entry["path"])
@@ -205,10 +210,10 @@ class StoredManifold:
                     raise _damaged(uri)
                 yield start, piece
 
-    def _table(self, entry: dict[str, Any]) -> pa.Table:
+    def _table(self, entry: ShardEntry) -> pa.Table:
         return storage.parquet_table(entry["rows"]["path"], self._checked(entry["rows"]))
 
-    def _checked(self, entry: dict[str, Any]) -> bytes:
+    def _checked(self, entry: FileEntry) -> bytes:
         uri = storage.join(self.uri, entry["path"])
         data = storage.read_bytes(uri)
         if hashlib.sha256(data).hexdigest() != entry["sha256"]:

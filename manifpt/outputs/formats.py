@@ -94,6 +94,20 @@ class FailedChunk(TypedDict):
     failed: str
 
 
+class SpaceCard(TypedDict):
+    """The name of a space and the size of its images; each space adds its own settings."""
+
+    name: str
+    size: int
+
+
+class WeightsEntry(TypedDict):
+    """The file of a network's weights inside an output, and its hash."""
+
+    path: str
+    sha256: str
+
+
 class FileList(FileEntry):
     """A separate file that lists files of an output, one a line; ``rows`` are its lines."""
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from manifpt import storage
 from manifpt.artifacts.projection import decoding_of, rows_of_chunk
 from manifpt.attribution.crawl.registered import AttributorSource, opened_model
 from manifpt.attribution.model.targets import trained_targets
@@ -35,7 +34,7 @@ from manifpt.planning.measure import (
 )
 from manifpt.planning.measured import Fixed, ImageSeconds, Measurements, RealSeconds, Serial, Sizes
 from manifpt.planning.model import plan_attribute, plan_build_manifold
-from manifpt.spaces.space import LEARNED
+from manifpt.spaces.learned import Learned
 from manifpt.throughput.timing import in_a_process
 from manifpt.tracking.provenance import environment
 
@@ -151,17 +150,16 @@ def fitted(
 
 def space_flags(manifold: StoredManifold) -> list[str]:
     """Return the options of ``build_manifold`` that give a manifold of the same space."""
-    card, rule = manifold.manifest["space"], manifold.rule
-    name = card["name"]
+    space, rule = manifold.space, manifold.rule
+    name = space.name
     flags = ["--space", name, "--image-size", str(rule.size), "--filter", rule.filter]
     flags += ["--metric", manifold.manifest["metric"]]
-    if name not in LEARNED:
+    if not isinstance(space, Learned):
         return [*flags, "--tiles", str(rule.tiles)]
-    weights = storage.join(manifold.uri, manifold.manifest["weights"]["path"])
-    flags += [f"--{name}-network", card["backbone"], f"--{name}-weights", weights]
-    flags += ["--network-size", str(card["network_size"]), "--precision", card["precision"]]
-    flags += ["--layer", card["layer"]] if card["layer"] else []
-    return [*flags, "--pooled" if card["pooled"] else "--no-pooled"]
+    flags += [f"--{name}-network", space.backbone, f"--{name}-weights", space.weights]
+    flags += ["--network-size", str(space.network_size), "--precision", space.precision]
+    flags += ["--layer", space.layer] if space.layer else []
+    return [*flags, "--pooled" if space.pooled else "--no-pooled"]
 
 
 def _one_row(spec: str) -> Iterator[pa.Table]:

@@ -82,7 +82,7 @@ def log_model(
             artifacts=_files(scratch, attributor, facts),
             signature=_signature(),
             input_example=pd.DataFrame({"image": [_example(attributor)]}),
-            pip_requirements=pinned([t.space.card().get("backbone", "") for t in targets.values()]),
+            pip_requirements=pinned([getattr(t.space, "backbone", "") for t in targets.values()]),
         )
     return Logged(info.model_id, facts)
 

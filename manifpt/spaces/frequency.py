@@ -2,9 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+
+from manifpt.outputs.formats import SpaceCard
 
 
 def rounding_noise(size: int) -> float:
@@ -14,6 +15,13 @@ def rounding_noise(size: int) -> float:
     size x size pixels.
     """
     return size / (255 * math.sqrt(12))
+
+
+class FrequencyCard(SpaceCard):
+    """The settings of the space ``freq``."""
+
+    eps: float
+    log: bool
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,6 @@ class Frequency:
         values = np.log(magnitude + self.eps) if self.log else magnitude
         return np.ascontiguousarray(values, dtype=np.float32)
 
-    def card(self) -> dict[str, Any]:
+    def card(self) -> FrequencyCard:
         """Return the name and settings of the space."""
         return {"name": self.name, "size": self.size, "eps": self.eps, "log": self.log}

@@ -9,7 +9,7 @@ takes another size, they are resized by an antialiased bicubic filter, on its de
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from manifpt.errors import ManifptError
 from manifpt.nets import encoders
 from manifpt.nets.backbone import build_backbone, folded, without_head
 from manifpt.nets.device import CPU_BATCH, CPU_STEP, device_and_precision, in_batches
+from manifpt.outputs.formats import SpaceCard, WeightsEntry
 from manifpt.spaces.weights import load_into, read_weights
 
 NETWORK_SIZE = 224
@@ -30,6 +31,23 @@ GPU_BATCH = 1024
 # relative to the largest number. bfloat16 has 8 bits: it moved features of MobileNetV2 by a tenth
 # of the distance to the nearest real, float16 by a hundredth.
 TOLERANCE = {"float32": 1e-4, "float16": 5e-2, "bfloat16": 4e-1}
+
+
+class LearnedCard(SpaceCard):
+    """The settings of a learned space, with the hash of its weights."""
+
+    backbone: str
+    weights_sha256: str
+    stem: str
+    network_size: int
+    layer: str | None
+    pooled: bool
+    precision: str
+    mean: list[float]
+    std: list[float]
+    resize: str
+    layer_summary: NotRequired[str]
+    crop: NotRequired[float]
 
 
 @dataclass(frozen=True)
@@ -73,13 +91,28 @@ class Learned:
         """Map N x size x size x 3 uint8 images to N x shape float32."""
         return loaded_encoder(self)(images)
 
-    def card(self) -> dict[str, Any]:
+    def card(self) -> LearnedCard:
         """Return the network of the space, its weights' hash, and its preprocessing."""
-        names = "name size backbone weights_sha256 stem network_size layer pooled precision".split()
-        card = {name: getattr(self, name) for name in names}
-        card |= {"mean": list(self.mean), "std": list(self.std), "resize": self.resize}
-        newer = {"layer_summary": (self.layer_summary, "mean"), "crop": (self.crop, 1.0)}
-        return card | {name: value for name, (value, usual) in newer.items() if value != usual}
+        card: LearnedCard = {
+            "name": self.name,
+            "size": self.size,
+            "backbone": self.backbone,
+            "weights_sha256": self.weights_sha256,
+            "stem": self.stem,
+            "network_size": self.network_size,
+            "layer": self.layer,
+            "pooled": self.pooled,
+            "precision": self.precision,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "resize": self.resize,
+        }
+        # Cards of earlier versions lack these.
+        if self.layer_summary != "mean":
+            card["layer_summary"] = self.layer_summary
+        if self.crop != 1.0:
+            card["crop"] = self.crop
+        return card
 
 
 class Encoder:
@@ -234,7 +267,7 @@ def keep_weights(space: Any, folder: str) -> Any:
     return replace(space, weights=kept)
 
 
-def weights_entry(space: Any) -> dict[str, Any] | None:
+def weights_entry(space: Any) -> WeightsEntry | None:
     """Return a manifest's entry of the weights that ``keep_weights`` copied."""
     if not isinstance(space, Learned):
         return None

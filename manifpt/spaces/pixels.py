@@ -1,9 +1,10 @@
 """RGB: the pixels themselves, in [0, 1] (ManiFPT, section 4; no normalisation)."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+
+from manifpt.outputs.formats import SpaceCard
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,6 @@ class Pixels:
             255
         )
 
-    def card(self) -> dict[str, Any]:
+    def card(self) -> SpaceCard:
         """Return the name and settings of the space."""
         return {"name": self.name, "size": self.size}

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from manifpt.errors import ManifptError
+from manifpt.outputs.formats import SpaceCard
 from manifpt.spaces.residual_statistics import (
     CYCLES,
     LAGS,
@@ -160,6 +161,20 @@ def dimension() -> int:
     return found
 
 
+class ResidualCard(SpaceCard):
+    """The settings of the space ``residual``: the constants of this module."""
+
+    filters: dict[str, list[list[float]]]
+    light: dict[str, list[Any]]
+    colour: dict[str, list[Any]]
+    truncation: int
+    lags: int
+    cycles: int
+    low_bits: int
+    extremes: int
+    scales: list[float]
+
+
 @dataclass(frozen=True)
 class Residual:
     """Statistics of residuals, spectrum and values, d float32; of images of any size from 8 pixels.
@@ -192,7 +207,7 @@ class Residual:
             out[start : start + step] = statistics(images[start : start + step])
         return out
 
-    def card(self) -> dict[str, Any]:
+    def card(self) -> ResidualCard:
         """Return the name and settings of the space."""
         return {
             "name": self.name,

@@ -7,6 +7,7 @@ import numpy as np
 
 from manifpt.baselines import BASELINES, Baseline
 from manifpt.errors import ManifptError
+from manifpt.outputs.formats import SpaceCard
 from manifpt.spaces.frequency import Frequency, rounding_noise
 from manifpt.spaces.pixels import Pixels
 from manifpt.spaces.residual import Residual
@@ -42,7 +43,7 @@ class Space(Protocol):
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Map N x size x size x 3 uint8 images to N x shape float32, each image by itself."""
 
-    def card(self) -> dict[str, Any]:
+    def card(self) -> SpaceCard:
         """Return all settings that decide the vectors, as JSON values."""
 
 
@@ -130,15 +131,15 @@ def _learned(name: str, size: int, options: SpaceSettings) -> "Learned":
     )
 
 
-def space_from_card(card: dict[str, Any], weights: str = "") -> Space:
+def space_from_card(card: SpaceCard, weights: str = "") -> Space:
     """Return the space of a card; ``weights`` is the place of a learned space's weights."""
     if card["name"] in LEARNED:
         from manifpt.spaces.learned import Learned
 
-        kept = {k: v for k, v in card.items() if k in Learned.__dataclass_fields__}
-        kept |= {key: tuple(card[key]) for key in ("mean", "std")}
+        kept: Any = {k: v for k, v in card.items() if k in Learned.__dataclass_fields__}
+        kept |= {key: tuple(kept[key]) for key in ("mean", "std")}
         return Learned(**kept, weights=weights)
-    settings = {key: card[key] for key in ("eps", "log") if key in card}
+    settings: Any = {key: value for key, value in card.items() if key in ("eps", "log")}
     found = make_space(card["name"], card["size"], SpaceSettings(**settings))
     if card["name"] in BASELINES and found.card() != card:
         raise ManifptError(

@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -103,7 +103,7 @@ class Run:
         else:
             self._put("file", path=path)
 
-    def inputs(self, described: dict[str, Any], context: str) -> None:
+    def inputs(self, described: Mapping[str, Any], context: str) -> None:
         """Log the input datasets that a manifest describes, each with its URI."""
         digest = described["content_key"][:8]
         inputs = []
