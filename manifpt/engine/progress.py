@@ -2,13 +2,41 @@
 
 import sys
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
 from manifpt import outputs, storage
 from manifpt.engine import prometheus, work
 from manifpt.errors import ManifptError
 from manifpt.outputs import layouts, liveness, records
-from manifpt.outputs.formats import ChunkRecord
+from manifpt.outputs.formats import ChunkRecord, RowCounts
+
+
+class JobStatus(TypedDict):
+    """The progress of a job; a number is None if it is not known, or not counted by this kind."""
+
+    output: str
+    kind: str
+    state: Literal["running", "interrupted", "finished"]
+    units: int | None
+    units_done: int | None
+    rows_in: int | None
+    ok: int | None
+    quarantined: int | None
+    by_error: dict[str, int] | None
+    rows_per_second: float | None
+    seconds_left: float | None
+    last_record_seconds_ago: NotRequired[float | None]
+    written: NotRequired[str]
+
+
+class _Times(NamedTuple):
+    """Rows and units of a start, and the seconds since 1970 of its last record and its begin."""
+
+    rows: int
+    units: int
+    last: float
+    started: float
 
 
 class Progress:
@@ -47,7 +75,7 @@ def time_left(seconds: float, done: int, left: int) -> float | None:
     return seconds / done * left if done else None
 
 
-def status(output: str, now: float | None = None) -> dict[str, Any]:
+def status(output: str, now: float | None = None) -> JobStatus:
     """Return the progress of an output's job, from its stored units and records alone.
 
     ``state`` is running, interrupted or finished; ``rows_per_second`` and ``seconds_left`` are of
@@ -68,7 +96,7 @@ def status(output: str, now: float | None = None) -> dict[str, Any]:
     except ManifptError:  # taken away between the two questions
         beat = {}
     try:
-        counts, times = _counted(output, beat.get("started", 0.0))
+        counts, done, times = _counted(output, beat.get("started", 0.0))
     except ManifptError:
         manifest = outputs.read(output)
         if manifest is None:
@@ -76,39 +104,42 @@ def status(output: str, now: float | None = None) -> dict[str, Any]:
         return _finished(output, manifest, listed)  # in between, the records have gone
     silence = now - beat.get("beat", 0.0)
     units = listed.units if listed else None
-    seconds = times["last"] - times["started"] if times["rows"] else 0.0
+    seconds = times.last - times.started if times.rows else 0.0
     left = None
     if units is not None and seconds > 0:
-        left = time_left(seconds, times["units"], units - counts["units_done"])
+        left = time_left(seconds, times.units, units - done)
     return {
         "output": output,
         "kind": plan["kind"],
         "state": "running" if silence < liveness.SILENCE_SECONDS else "interrupted",
         "units": units,
+        "units_done": done,
         **counts,
-        "rows_per_second": times["rows"] / seconds if seconds > 0 else None,
+        "rows_per_second": times.rows / seconds if seconds > 0 else None,
         "seconds_left": left,
-        "last_record_seconds_ago": now - times["last"] if times["last"] else None,
+        "last_record_seconds_ago": now - times.last if times.last else None,
     }
 
 
-def _finished(output: str, manifest: dict[str, Any], listed: work.Work | None) -> dict[str, Any]:
+def _finished(output: str, manifest: Mapping[str, Any], listed: work.Work | None) -> JobStatus:
     units = listed.units if listed else None
-    counts = ("rows_in", "ok", "quarantined", "by_error")
     return {
         "output": output,
         "kind": manifest["kind"],
         "state": "finished",
         "units": units,
         "units_done": units,
-        **{name: manifest.get(name) for name in counts},
+        "rows_in": manifest.get("rows_in"),
+        "ok": manifest.get("ok"),
+        "quarantined": manifest.get("quarantined"),
+        "by_error": manifest.get("by_error"),
         "rows_per_second": manifest.get("images_per_second"),
         "seconds_left": 0.0,
         "written": manifest["written"],
     }
 
 
-def _counted(output: str, started: float) -> tuple[dict[str, Any], dict[str, Any]]:
+def _counted(output: str, started: float) -> tuple[RowCounts, int, _Times]:
     """Return the counts of all records; and rows, units and times of those since ``started``.
 
     Without a sign of life, the last start is taken to begin where the records say it did.
@@ -122,11 +153,10 @@ def _counted(output: str, started: float) -> tuple[dict[str, Any], dict[str, Any
         if record["started"] >= begun:
             rows += record["rows_in"]
             units += record["last"]
-    counts = {"units_done": len(closed), **records.totals(found)}
-    return counts, {"rows": rows, "units": units, "last": last, "started": begun}
+    return records.totals(found), len(closed), _Times(rows, units, last, begun)
 
 
-def status_text(found: dict[str, Any]) -> str:
+def status_text(found: JobStatus) -> str:
     """Return a status as lines for people."""
 
     def shown(value: float | None, form: str = ".0f") -> str:

@@ -7,7 +7,7 @@ as seen if the original does, and is never compared with it in a manifold.
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -71,6 +71,15 @@ def original_id(name: str) -> str:
     return name.rpartition("~")[0]
 
 
+class AugmentationCard(TypedDict):
+    """An augmentation in a manifest, its ranges as text."""
+
+    ranges: list[str]
+    copies: int
+    validation: bool
+    seed: int
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """Degraded copies: ``copies`` of each training image of any class, one of a validation image.
@@ -85,10 +94,14 @@ class Augmentation:
     validation: bool = True
     seed: int = 0
 
-    def card(self) -> dict[str, Any]:
+    def card(self) -> AugmentationCard:
         """Return all settings that decide the copies, as JSON values."""
-        ranges = [str(one) for one in self.ranges]
-        return vars(self) | {"ranges": ranges}
+        return {
+            "ranges": [str(one) for one in self.ranges],
+            "copies": self.copies,
+            "validation": self.validation,
+            "seed": self.seed,
+        }
 
     @classmethod
     def from_card(cls, card: Mapping[str, Any]) -> "Augmentation":

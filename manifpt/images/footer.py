@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +14,16 @@ BATCH_ROWS, BATCH_BYTES = 64, 32 * 2**20
 MOST_FEATURES = 2**22  # bytes of Hugging Face's description of columns
 
 
-def footer_facts(parquet: pq.ParquetFile, size: int) -> dict[str, Any]:
+class FooterFacts(TypedDict):
+    """The columns of a Parquet file, those of bytes, the names of classes, and the rows."""
+
+    names: list[str]
+    binary: list[str]
+    labels: dict[str, list[str]]
+    rows: int
+
+
+def footer_facts(parquet: pq.ParquetFile, size: int) -> FooterFacts:
     """Return a file's columns, those of bytes and of class labels, and its number of rows.
 
     Raises ValueError if a file of ``size`` bytes announces more columns or rows than plausible.

@@ -30,7 +30,7 @@ class Record(NamedTuple):
     within a JSON object are text; ``nested`` names these fields.
     """
 
-    fields: list[str] | dict[str, Any]
+    fields: list[str] | dict[str, object]
     end: int
     fault: str = ""
     nested: Sequence[str] = ()

@@ -1,9 +1,9 @@
 """Units of work -> undecoded images, each with its id: from files, tars, Parquet and tables."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 from manifpt import storage
 from manifpt.images import labels, parquet, reader, uri_tables
@@ -42,14 +42,17 @@ class Raw(NamedTuple):
     columns: dict[str, str | None] | None = None
 
 
-def _declared(facts: dict[str, Any], reading: Reading) -> dict[str, Any]:
+class _Declared(TypedDict):
+    source: str | None
+    split: str | None
+    columns: dict[str, str | None]
+
+
+def _declared(facts: Mapping[str, object], reading: Reading) -> _Declared:
     """Return the source, the split and the metadata that a row or a sample declares."""
     source, split = labels.declared(facts, reading)
-    return {
-        "source": source,
-        "split": split,
-        "columns": {name: text_of(facts.get(name)) for name in reading.columns},
-    }
+    columns = {name: text_of(facts.get(name)) for name in reading.columns}
+    return {"source": source, "split": split, "columns": columns}
 
 
 def _broken(unit: Unit, error: BrokenError) -> Raw:
@@ -137,7 +140,7 @@ class _Samples:
     def add(self, member: TarMember) -> Iterator[Raw]:
         """Add the next member; yield the images of samples that are complete."""
         if member.error and member.error != "too_many_bytes":
-            yield self._raw(member.name, member, {"columns": dict.fromkeys(self._columns)})
+            yield self._raw(member.name, member, _declared({}, self.unit.reading))
             return
         base = member.name.rpartition("/")[2]
         short, _, extension = base.partition(".")
@@ -165,12 +168,12 @@ class _Samples:
     def _columns(self) -> tuple[str, ...]:
         return self.unit.reading.columns
 
-    def _raw(self, name: str, member: TarMember, declared: dict[str, Any]) -> Raw:
+    def _raw(self, name: str, member: TarMember, declared: _Declared) -> Raw:
         uri = member_uri(self.unit.uris[0], member.name)
         row = Raw(self.keys.id(name), uri, member.data, **declared)
         return row._replace(error=member.error, message=member.message)
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self) -> dict[str, object]:
         data = self.held["json"].data if "json" in self.held else None
         if data is None or len(data) > MOST_JSON:
             return {}

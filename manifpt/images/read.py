@@ -45,13 +45,13 @@ def chunk_rows(size: int) -> int:
 
 def row_of(
     raw: Raw, found: Decoded | DecodeError, rule: DecodeRule, other_sizes: Sequence[int] = ()
-) -> tuple[dict[str, Any], list[np.ndarray]]:
+) -> tuple[dict[str, object], list[np.ndarray]]:
     """Return an image's row of the images table, and its pixels in each size.
 
     ``found`` is the result of decoding. Pixels are ``blank`` where the row has an error. ``looks``
     is in the row in place of the perceptual hash, see ``images_table``.
     """
-    row: dict[str, Any] = dict.fromkeys(IMAGES)
+    row: dict[str, object] = dict.fromkeys(IMAGES)
     row |= {"id": raw.id, "uri": raw.uri, "source": raw.source, "split": raw.split}
     row |= raw.columns or {}
     if raw.data is None:
@@ -176,7 +176,7 @@ def read_raw(
     """Yield the images table of undecoded images in chunks, as ``read_unit`` does of a unit."""
     limit = chunk or chunk_rows(max(rule.size, *other_sizes, 1))
     text = held = 0
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     pixels: list[list[np.ndarray]] = []
     items = ((raw, raw.data or b"") for raw in raws)
     for raw, found in decode_all(items, rule, other_sizes):

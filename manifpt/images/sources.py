@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -97,12 +97,12 @@ class Reading:
     split_column: str | None = None
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "Reading":
+    def from_json(cls, value: Mapping[str, Any]) -> "Reading":
         """Read an object of JSON that ``asdict`` wrote."""
         lists = {name: tuple(value.get(name, ())) for name in ("columns", "allow_buckets")}
-        return cls(**value | lists)
+        return cls(**{**value, **lists})
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """Return the fields for keys; newer fields are left out if unset, so old keys hold."""
         newer = {"allow_buckets", "allow_local", "source_column", "split_column"}
         return {name: v for name, v in asdict(self).items() if v or name not in newer}
@@ -132,18 +132,16 @@ class Unit:
     reading: Reading = AS_FOUND
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "Unit":
+    def from_json(cls, value: Mapping[str, Any]) -> "Unit":
         """Read an object of JSON that ``asdict`` wrote, also one of an earlier version."""
         rows = value.get("rows")
-        return cls(
-            **value
-            | {
-                "uris": tuple(value["uris"]),
-                "ids": tuple(value["ids"]),
-                "rows": tuple(rows) if rows else None,
-                "reading": Reading.from_json(value.get("reading", {})),
-            }
-        )
+        typed = {
+            "uris": tuple(value["uris"]),
+            "ids": tuple(value["ids"]),
+            "rows": tuple(rows) if rows else None,
+            "reading": Reading.from_json(value.get("reading", {})),
+        }
+        return cls(**{**value, **typed})
 
     @property
     def content(self) -> list[Any]:

@@ -6,8 +6,8 @@ a reader starts.
 
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from manifpt import storage
 from manifpt.errors import ManifptError
@@ -49,7 +49,7 @@ class TableRow(NamedTuple):
     """A row of a table; ``fault`` describes its error, if it has one."""
 
     number: int
-    fields: dict[str, Any]
+    fields: Mapping[str, object]
     fault: str = ""
 
 
@@ -196,7 +196,7 @@ def table_rows(unit: Unit) -> Iterator[TableRow]:
         raise BrokenError(f"the table ends before row {number}; it was changed")
 
 
-def _text_rows(unit: Unit, count: int) -> Iterator[tuple[dict[str, Any], str]]:
+def _text_rows(unit: Unit, count: int) -> Iterator[tuple[Mapping[str, object], str]]:
     uri = unit.uris[0]
     with reader.opened(uri, "text") as file:
         header = _header(uri, file, unit.reading)
@@ -205,7 +205,7 @@ def _text_rows(unit: Unit, count: int) -> Iterator[tuple[dict[str, Any], str]]:
         offset = max(unit.offset, header.end)
         for record in _records(uri, file, offset, header.shape, count):
             if isinstance(record.fields, dict):
-                fields: dict[str, Any] = record.fields
+                fields: dict[str, object] = record.fields
                 strings = (uri_column(list(fields), unit.reading), *labels.strict(unit.reading))
                 for name in record.nested:
                     if name in strings:
@@ -216,7 +216,7 @@ def _text_rows(unit: Unit, count: int) -> Iterator[tuple[dict[str, Any], str]]:
                 yield dict(zip(header.names, cells, strict=False)), record.fault
 
 
-def _parquet_rows(unit: Unit) -> Iterator[tuple[dict[str, Any], str]]:
+def _parquet_rows(unit: Unit) -> Iterator[tuple[Mapping[str, object], str]]:
     reading = unit.reading
     assert unit.rows is not None
     start, stop = unit.rows

@@ -12,17 +12,25 @@ import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NotRequired
 
 from manifpt import __version__, storage
 from manifpt.errors import DamageError, ManifptError
 from manifpt.outputs import layouts, liveness, manifests, records
-from manifpt.outputs.formats import Document
+from manifpt.outputs.formats import Document, Manifest
 from manifpt.outputs.layouts import ALIVE, MANIFEST, PLAN
 from manifpt.outputs.verified import entries, wrong
 
 ATTEMPTS = 20
-Facts = dict[str, Any]
+
+
+class Plan(liveness.RunMark):
+    """What ``_plan.json`` holds: the output, and the run that works on it, if one does."""
+
+    kind: str
+    key: str
+    token: NotRequired[str]
+    clearing: NotRequired[str]
 
 
 class TakenError(ManifptError):
@@ -62,8 +70,11 @@ class Claim:
         ``clearing`` are the kinds, joined by ``+``, of old outputs whose files must be removed
         before work begins.
         """
-        plan = {"kind": self.kind, "key": self.key, "token": self.token, **liveness.this_process()}
-        data = storage.json_bytes(plan | ({"clearing": clearing} if clearing else {}))
+        mark = liveness.this_process()
+        plan = Plan(kind=self.kind, key=self.key, token=self.token, **mark)
+        if clearing:
+            plan["clearing"] = clearing
+        data = storage.json_bytes(plan)
         if version is not None:
             done = storage.replace(self.uri, data, version)
         else:
@@ -151,8 +162,9 @@ class Claim:
                 layouts.clear_halves(self.folder, self.kind)
                 layouts.forget(self.folder)
             else:
-                free = {"kind": self.kind, "key": self.key}
-                free |= {"clearing": clearing} if clearing else {}
+                free = Plan(kind=self.kind, key=self.key)
+                if clearing:
+                    free["clearing"] = clearing
                 storage.replace(self.uri, storage.json_bytes(free), version)
 
     def _rest(self) -> None:
@@ -178,7 +190,7 @@ def works_under(folder: str) -> bool:
 
 def check(folder: str, token: str) -> None:
     """Raise TakenError if a folder's plan has another token; any process of the run may ask."""
-    found = layouts.read(folder, PLAN) if token else None
+    found: Plan | None = layouts.read(folder, PLAN) if token else None
     if token and (found is None or found.get("token") != token):
         other = f" ({liveness.run_text(found)})" if found and "token" in found else ""
         raise TakenError(f"--output {folder}: another run{other} has taken it over; this one stops")
@@ -208,7 +220,7 @@ def claim(
     check_apart(folder, apart)
     held = Claim(folder, kind, key)
 
-    def finished(manifest: Facts | None) -> bool:
+    def finished(manifest: Manifest | None) -> bool:
         if manifest is None or manifest["kind"] != kind:
             return False
         return bool(manifest["key"] == (published() if published else key))
@@ -235,7 +247,7 @@ def claim(
 
 
 def _take(
-    held: Claim, manifest: Facts | None, terms: Terms, keep: Collection[str], *, again: bool
+    held: Claim, manifest: Manifest | None, terms: Terms, keep: Collection[str], *, again: bool
 ) -> bool:
     """Try to make the plan of a folder this run's; False means that the caller must try again."""
     plan, version = _plan(held.folder)
@@ -248,7 +260,7 @@ def _take(
     if plan is not None and not terms.take_over and not _free(held.folder, plan):
         return False
     kinds = {str(other["kind"])} if other else set()
-    kinds |= set(str((plan or {}).get("clearing") or "").split("+")) & layouts.KINDS
+    kinds |= set((plan.get("clearing", "") if plan else "").split("+")) & layouts.KINDS
     clearing = "+".join(sorted(kinds)) or None
     if not held.write(version, clearing):
         return False
@@ -268,14 +280,14 @@ def _take(
         raise
 
 
-def _other(folder: str, found: Facts) -> ManifptError:
+def _other(folder: str, found: Manifest | Plan) -> ManifptError:
     remedy = "choose another --output or add --overwrite"
     return ManifptError(
         f"--output {folder}: holds {found['kind']} made with other settings; {remedy}"
     )
 
 
-def _plan(folder: str) -> tuple[Facts | None, str | None]:
+def _plan(folder: str) -> tuple[Plan | None, str | None]:
     """Return a folder's plan and its version; raise if no job wrote that file."""
     uri = storage.join(folder, PLAN)
     if not storage.exists(uri):
@@ -292,7 +304,7 @@ def _plan(folder: str) -> tuple[Facts | None, str | None]:
     return found, version
 
 
-def _free(folder: str, plan: Facts) -> bool:
+def _free(folder: str, plan: Plan) -> bool:
     """Tell whether a plan may be taken over now; raise if its run is alive."""
     token = plan.get("token")
     if token is None:

@@ -6,7 +6,7 @@ whole paths inside the output's folder.
 
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from manifpt import storage
@@ -111,8 +111,11 @@ def ours(value: object) -> bool:
     )
 
 
-def read(folder: str, name: str) -> dict[str, Any] | None:
-    """Return the plan or manifest of a folder; None if there is none, or no job wrote it."""
+def read(folder: str, name: str) -> Any:
+    """Return the plan or manifest of a folder; None if there is none, or no job wrote it.
+
+    The caller declares its type.
+    """
     uri = storage.join(folder, name)
     if not storage.exists(uri):
         return None
@@ -124,7 +127,7 @@ def read(folder: str, name: str) -> dict[str, Any] | None:
         return None  # it was removed between these two calls
 
 
-def parsed(data: bytes) -> dict[str, Any] | None:
+def parsed(data: bytes) -> Any:
     """Return the plan or manifest in a file's bytes; None if no job wrote it."""
     try:
         found = json.loads(data)
@@ -179,7 +182,7 @@ def _is_left(uri: str) -> bool:
     return isinstance(found, dict) and set(found) in ({"token", "started", "beat"}, {"spent"})
 
 
-def _card(folder: str) -> dict[str, Any] | None:
+def _card(folder: str) -> Any:
     """Return the card of a benchmark's folder; None for another folder."""
     uri = storage.join(folder, "card.json")
     try:
@@ -189,7 +192,7 @@ def _card(folder: str) -> dict[str, Any] | None:
     return card if isinstance(card, dict) and {"files", "gate", "manifpt"} <= set(card) else None
 
 
-def _unlisted(folder: str, card: dict[str, Any]) -> str | None:
+def _unlisted(folder: str, card: Mapping[str, Any]) -> str | None:
     """Return a file in a benchmark's folder that looks like one of its tars, but is not listed."""
     tars, listed = re.compile(_FILES["benchmark"][0]), {file["path"] for file in card["files"]}
     inside = (uri[len(folder) :].strip("/") for uri, _ in storage.all_files(folder))

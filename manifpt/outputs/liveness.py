@@ -7,7 +7,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from manifpt import storage
 from manifpt.errors import ManifptError
@@ -21,11 +21,22 @@ DYING_SECONDS = 15.0
 JOIN_SECONDS = 30.0
 
 
-def this_process() -> dict[str, Any]:
+class RunMark(TypedDict, total=False):
+    """A run in a plan: its host and process, when it began, and ``_start``, if that is known."""
+
+    host: str
+    pid: int
+    begun: float
+    start: str
+
+
+def this_process() -> RunMark:
     """Describe this process: host, id, the present time, and the start of host and process."""
-    found = {"host": socket.gethostname(), "pid": os.getpid(), "begun": time.time()}
+    found = RunMark(host=socket.gethostname(), pid=os.getpid(), begun=time.time())
     start = _start(os.getpid())
-    return found | ({"start": start} if start else {})
+    if start:
+        found["start"] = start
+    return found
 
 
 def _start(pid: int) -> str | None:
@@ -42,24 +53,24 @@ def _start(pid: int) -> str | None:
     return None if fields[0] in "ZX" else f"{boot}:{space}:{fields[19]}"
 
 
-def is_dead(run: dict[str, Any]) -> bool:
+def is_dead(run: RunMark) -> bool:
     """Tell whether a run was a process of this host that has ended."""
     return _is_here(run) and _start(int(run["pid"])) != run["start"]
 
 
-def _is_here(run: dict[str, Any]) -> bool:
+def _is_here(run: RunMark) -> bool:
     mine, other = _start(os.getpid()), str(run.get("start", ""))
     same = mine is not None and mine.rpartition(":")[0] == other.rpartition(":")[0]
     return same and run.get("host") == socket.gethostname()
 
 
-def run_text(run: dict[str, Any]) -> str:
+def run_text(run: RunMark) -> str:
     """Return a text that says which run this is, for a message."""
     age = max(0.0, time.time() - run["begun"])
     return f"process {run['pid']} on {run['host']}, begun {age:.0f} s ago"
 
 
-def silent(run: dict[str, Any], uri: str) -> bool:
+def silent(run: RunMark, uri: str) -> bool:
     """Tell whether a run is dead; this waits for a sign of life of a run on another host.
 
     ``uri`` is the file of its signs of life. The run counts as dead after ``SILENCE_SECONDS``
@@ -82,7 +93,7 @@ def silent(run: dict[str, Any], uri: str) -> bool:
     return True
 
 
-def _dies(run: dict[str, Any]) -> bool:
+def _dies(run: RunMark) -> bool:
     """Tell whether a process of this host is dead; wait a little, since it may be dying now."""
     until = time.monotonic() + DYING_SECONDS
     while not is_dead(run):

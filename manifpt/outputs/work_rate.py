@@ -5,7 +5,7 @@ the work on it took. The rows of a chunk are spread evenly over these seconds.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -14,7 +14,15 @@ LEAST_SECONDS = 1.0  # of a bin, except for a shorter run
 TIMES = ("started", "seconds", "written", "rows_in")
 
 
-def rows_over_time(records: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+class WorkRate(TypedDict):
+    """The rows finished in each bin of a job's working time; see ``rows_over_time``."""
+
+    seconds_per_bin: float
+    rows: list[int]
+    starts: list[float]
+
+
+def rows_over_time(records: Iterable[Mapping[str, Any]]) -> WorkRate | None:
     """Return the rows finished in each of at most MOST_BINS equal parts of a job's working time.
 
     ``rows`` are whole numbers that add up to those of all records, ``seconds_per_bin`` is the
