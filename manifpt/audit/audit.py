@@ -6,7 +6,7 @@ therefore in a sample together or not at all.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from manifpt import storage
 from manifpt.audit import property_report
+from manifpt.audit.audit_format import AuditManifest, AuditReport
 from manifpt.audit.properties import PROPERTIES, grey_levels, properties
 from manifpt.audit.sample import nullable
 from manifpt.audit.verdict import USUAL, Thresholds
@@ -31,7 +32,7 @@ from manifpt.images.sandbox import decode_all
 from manifpt.images.sources import AS_FOUND, Reading, content_key, describe
 from manifpt.images.splits import CONTENT, check_column, reading_with_split, splits_of, values_of
 from manifpt.outputs import claims
-from manifpt.outputs.formats import PartEntry
+from manifpt.outputs.formats import FileEntry, PartEntry
 
 KIND = "audit"
 FOLDER = "properties"
@@ -78,7 +79,7 @@ def read_properties(text: str, rule: DecodeRule) -> Iterator[pa.Table]:
         yield properties_table(rows, unit.reading.columns)
 
 
-def is_native(row: dict[str, Any], rule: DecodeRule) -> bool:
+def is_native(row: Mapping[str, Any], rule: DecodeRule) -> bool:
     """Tell whether an image's pixels by this rule are pixels that were stored."""
     sides = row["width"], row["height"]
     return min(sides) >= rule.size if rule.tiles else sides == (rule.size, rule.size)
@@ -140,7 +141,7 @@ def sampled(
 
 def examine(
     output: str, paths: Sequence[str], classes: dict[str, int], settings: AuditSettings
-) -> dict[str, Any]:
+) -> AuditReport:
     """Return the report on the rows of properties at ``paths``; see ``report.summary``."""
     tables = (
         storage.read_parquet(storage.join(output, path)).to_pandas(types_mapper=nullable)
@@ -169,7 +170,7 @@ def audit(
     labels: Reading = AS_FOUND,
     demand: pools.Demand = pools.ANY,
     terms: claims.Terms = claims.AS_IS,
-) -> dict[str, Any]:
+) -> AuditManifest:
     """Audit the images of two or more sources and publish the report; return the manifest.
 
     ``labels`` says which columns name sources and splits. It raises ManifptError if there are fewer
@@ -204,12 +205,17 @@ def audit(
         found = _examined(output, files, dict(classes), settings, pool)
         texts = {REPORT: storage.json_bytes(found), TEXT: property_report.markdown(found).encode()}
         claim.check()
-        written = [
+        written: list[FileEntry] = [
             {"path": name, **storage.write_bytes(storage.join(output, name), data)}
             for name, data in texts.items()
         ]
-        given = {"inputs": describe(inputs, units), "files": [*files, *written]}
-        manifest = claim.publish({**counts, **found, **given})
+        body: AuditManifest = {
+            **counts,
+            **found,
+            "inputs": describe(inputs, units),
+            "files": [*files, *written],
+        }
+        manifest = claim.publish(body)
         pipeline.clear_records(output)
         return manifest
 
@@ -220,12 +226,11 @@ def _examined(
     classes: dict[str, int],
     settings: AuditSettings,
     pool: pools.Pool,
-) -> dict[str, Any]:
+) -> AuditReport:
     """Compute the report in a task of the cluster: the driver's machine may be small."""
     import ray
 
     paths = [file["path"] for file in files if file["folder"] == FOLDER]
     task = ray.remote(num_cpus=pool.num_cpus)(examine)
     with session.lost():
-        found: dict[str, Any] = ray.get(task.remote(output, paths, classes, settings))
-    return found
+        return ray.get(task.remote(output, paths, classes, settings))

@@ -1,6 +1,6 @@
 """Copies among images: of the same pixels, or alike to the eye, within and across classes."""
 
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -49,16 +49,24 @@ def _near(table: pd.DataFrame, distance: int) -> dict[str, np.ndarray]:
     return masks
 
 
-def straddling(values: pd.Series, split: pd.Series) -> dict[str, Any]:
+class Straddling(NamedTuple):
+    """Values in several splits, ``of`` all of them, and images without one.
+
+    ``share`` is that of the images with such values.
+    """
+
+    share: float
+    values: int
+    of: int
+    without_value: int
+
+
+def straddling(values: pd.Series, split: pd.Series) -> Straddling:
     """Return the number of values, such as prompts, in several splits, and their images' share.
 
     Images without a value count as images, but have no other side.
     """
     across = split.groupby(values).nunique() > 1
     images = values.isin(across.index[across])
-    return {
-        "values": int(across.sum()),
-        "of": len(across),
-        "share": float(images.mean()) if len(images) else 0.0,
-        "without_value": int(values.isna().sum()),
-    }
+    share = float(images.mean()) if len(images) else 0.0
+    return Straddling(share, int(across.sum()), len(across), int(values.isna().sum()))

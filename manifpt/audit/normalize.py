@@ -8,10 +8,10 @@ import io
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -21,12 +21,14 @@ from manifpt import storage
 from manifpt.engine import chunk_work, pipeline, pools
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Reading, Selection, Unit, plan
+from manifpt.images.decode import DecodeCard
 from manifpt.images.ids import Keys, escaped
 from manifpt.images.places import input_places
 from manifpt.images.probe import natural_size
 from manifpt.images.read import is_own, metadata_of, pixels_of, read_unit_text, unit_to_json
-from manifpt.images.sources import AS_FOUND, content_key, describe
+from manifpt.images.sources import AS_FOUND, InputsCard, content_key, describe
 from manifpt.outputs import claims
+from manifpt.outputs.formats import Manifest, PartEntry, RowCounts
 
 KIND = "normalized"
 FOLDER = "images"
@@ -34,6 +36,25 @@ UNLABELLED = "unlabelled"  # the folder of images without a source
 SUBSAMPLING = "4:2:0"
 # Fields of the JSON beside an image, besides the columns of the input.
 DECLARED = ("source", "split", "id", "uri")
+
+
+class EncodingCard(TypedDict):
+    """The encoding of all images in a manifest; PNG has neither quality nor subsampling."""
+
+    format: str
+    mode: str
+    quality: NotRequired[int]
+    subsampling: NotRequired[str]
+
+
+class NormalizedManifest(Manifest, RowCounts):
+    """The manifest of images that were stored alike; ``classes`` counts them by source."""
+
+    classes: dict[str, int]
+    decode: DecodeCard
+    encoder: EncodingCard
+    inputs: InputsCard
+    files: list[PartEntry]
 
 
 @dataclass(frozen=True)
@@ -47,7 +68,7 @@ class ImageEncoder:
         """The ending of the files' names."""
         return "png" if self.jpeg is None else "jpg"
 
-    def card(self) -> dict[str, Any]:
+    def card(self) -> EncodingCard:
         """Return the encoding of images, for manifests."""
         if self.jpeg is None:
             return {"format": "PNG", "mode": "RGB"}
@@ -79,7 +100,7 @@ class EncodingStage:
         """Return the tars of a table's rows, and the number of images of each source in them."""
         names = [*DECLARED, *metadata_of(table)]
         rows = table.select(names).to_pylist()
-        by_source: dict[str, list[tuple[dict[str, Any], bytes]]] = {}
+        by_source: dict[str, list[tuple[dict[str, object], bytes]]] = {}
         for row, pixels in zip(rows, pixels_of(table), strict=True):
             source = row["source"] or UNLABELLED
             by_source.setdefault(source, []).append((row, self.encoder(pixels)))
@@ -90,7 +111,7 @@ class EncodingStage:
         counts = {source: len(members) for source, members in by_source.items()}
         return chunk_work.Result({}, {"classes": counts}, tars)
 
-    def _tar(self, source: str, members: Sequence[tuple[dict[str, Any], bytes]]) -> bytes:
+    def _tar(self, source: str, members: Sequence[tuple[Mapping[str, Any], bytes]]) -> bytes:
         keys, sink = Keys(""), io.BytesIO()
         with tarfile.open(fileobj=sink, mode="w", format=tarfile.PAX_FORMAT) as tar:
             for row, data in members:
@@ -133,7 +154,7 @@ def normalize(
     labels: Reading = AS_FOUND,
     demand: pools.Demand = pools.ANY,
     terms: claims.Terms = claims.AS_IS,
-) -> dict[str, Any]:
+) -> NormalizedManifest:
     """Store all images of ``inputs`` alike, with their sources and splits; return the manifest.
 
     Args:
@@ -173,9 +194,15 @@ def normalize(
                 f"--input: none of {counts['rows_in']} images could be used "
                 f"({counts['by_error']}); check the input"
             )
-        facts = {**counts, "classes": dict(sorted(classes.items())), **how}
-        given = {"inputs": describe(inputs, units), "files": pipeline.parts(records)}
-        manifest = claim.publish({**facts, **given})
+        body: NormalizedManifest = {
+            **counts,
+            "classes": dict(sorted(classes.items())),
+            "decode": rule.card(),
+            "encoder": encoder.card(),
+            "inputs": describe(inputs, units),
+            "files": pipeline.parts(records),
+        }
+        manifest = claim.publish(body)
         pipeline.clear_records(output)
         return manifest
 

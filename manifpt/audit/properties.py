@@ -71,12 +71,12 @@ def jpeg_quality(luminance: list[int]) -> int:
     return int(np.abs(_table_sums() - sum(luminance)).argmin()) + 1
 
 
-def properties(data: bytes) -> dict[str, Any]:
+def properties(data: bytes) -> dict[str, object]:
     """Return the properties in the header of an image file: CARRIED, and ``bytes``.
 
     A property that the format does not have, or that could not be read, is null.
     """
-    found: dict[str, Any] = dict.fromkeys(PROPERTIES)
+    found: dict[str, object] = dict.fromkeys(PROPERTIES)
     found |= {"bytes": len(data), "c2pa": b"jumb" in data and b"c2pa" in data}
     found |= {"exif": False, "xmp": False}
     try:
@@ -90,9 +90,9 @@ def properties(data: bytes) -> dict[str, Any]:
     return found
 
 
-def _of_header(image: Image.Image, data: bytes) -> dict[str, Any]:
+def _of_header(image: Image.Image, data: bytes) -> dict[str, object]:
     info, jpeg = image.info, image.format in {"JPEG", "MPO"}
-    found: dict[str, Any] = {
+    found: dict[str, object] = {
         "format": image.format,
         "width": image.width,
         "height": image.height,
@@ -115,7 +115,7 @@ def _of_header(image: Image.Image, data: bytes) -> dict[str, Any]:
     return found
 
 
-def _of_jpeg(image: Any, data: bytes) -> dict[str, Any]:
+def _of_jpeg(image: Any, data: bytes) -> dict[str, object]:
     tables: dict[int, list[int]] = image.quantization
     grey = image.layers == 1
     names, huffman = _markers(data)

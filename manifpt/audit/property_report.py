@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from manifpt.audit.audit_format import AuditReport
 from manifpt.audit.copies import shares, straddling
 from manifpt.audit.properties import CARRIED, CONTENT, PROPERTIES
 from manifpt.audit.statistics import codes, information, tree_accuracy
-from manifpt.audit.verdict import Finding, Kind, Thresholds, judged, overall
+from manifpt.audit.verdict import Finding, FindingCard, Kind, Thresholds, judged, overall
 
 SHOWN = 5  # values of a property that are shown of each class
 CLASSIFIER = "classifier of all file properties"
@@ -72,8 +73,8 @@ def of_copies(
         kind: Kind = "copies" if name.startswith("exact, across") else "near"
         found.append(judged(name, kind, share, thresholds))
     if split_by is not None:
-        facts = straddling(table["value"], table["split"])
-        share = facts.pop("share")
+        share, *counts = straddling(table["value"], table["split"])
+        facts = dict(zip(("values", "of", "without_value"), counts, strict=True))
         found.append(judged(SPLITS, "copies", share, thresholds, column=split_by, **facts))
     return found
 
@@ -112,7 +113,7 @@ def _text(value: Any) -> str:
     return str(int(value)) if isinstance(value, (float, np.floating)) else str(value)
 
 
-def markdown(report: dict[str, Any]) -> str:
+def markdown(report: AuditReport) -> str:
     """Return the report as text; ``report`` is that of ``summary``."""
     compared = report["compared"]
     copies = f"copies among {compared}" if compared else "copies were not looked for"
@@ -129,7 +130,7 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def remedy(findings: Sequence[dict[str, Any]]) -> str:
+def remedy(findings: Sequence[FindingCard]) -> str:
     """Return the remedy for the findings that fail."""
     failed = [finding for finding in findings if finding["verdict"] == "fail"]
     kinds = {finding["kind"] for finding in failed}
@@ -147,7 +148,7 @@ def remedy(findings: Sequence[dict[str, Any]]) -> str:
     return " ".join(said)
 
 
-def _findings(findings: Sequence[dict[str, Any]]) -> str:
+def _findings(findings: Sequence[FindingCard]) -> str:
     lines = ["| property | share | shuffled labels | verdict |", "|---|---|---|---|"]
     for finding in findings:
         facts = finding["facts"]
@@ -167,7 +168,7 @@ def _findings(findings: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _classes(report: dict[str, Any]) -> str:
+def _classes(report: AuditReport) -> str:
     """Return a table of the properties in which classes differ, by their commonest values."""
     classes = report["classes"]
     varied = [n for n in CARRIED if len({str(sorted(c[n])) for c in classes.values()}) > 1]
@@ -187,11 +188,8 @@ def _cell(value: tuple[str, float]) -> str:
     return safe if share == 1 else f"{safe} ({share:.0%})"
 
 
-def summary(findings: Sequence[Finding], **facts: Any) -> dict[str, Any]:
+def summary(findings: Sequence[Finding], **facts: Any) -> AuditReport:
     """Return the whole report as an object of JSON."""
-    return {
-        "verdict": overall(findings),
-        **facts,
-        "findings": [finding.as_json() for finding in findings],
-        "limits": LIMITS,
-    }
+    cards = [finding.as_json() for finding in findings]
+    report: Any = {"verdict": overall(findings), "findings": cards, "limits": LIMITS, **facts}
+    return report

@@ -15,8 +15,9 @@ import pandas as pd
 from manifpt import outputs, storage
 from manifpt.audit import property_report
 from manifpt.audit.audit import KIND, REPORT, TEXT
+from manifpt.audit.audit_format import AuditManifest, AuditVerdict
 from manifpt.audit.sample import READ, merged, sampled_properties
-from manifpt.audit.verdict import ORDER, Thresholds
+from manifpt.audit.verdict import ORDER, FindingCard, Thresholds
 from manifpt.engine import pools, session
 from manifpt.engine.tasks import results, task
 from manifpt.errors import FailedAuditError
@@ -25,6 +26,7 @@ from manifpt.images.places import input_places
 from manifpt.images.read import unit_to_json
 from manifpt.images.sources import AS_FOUND, InputsCard, Reading, content_key, describe
 from manifpt.outputs import claims
+from manifpt.outputs.formats import FileEntry
 
 FOLDER = "audit"
 IMAGES = 300
@@ -46,7 +48,7 @@ class Settings:
 
     images: int = IMAGES
     accept: bool = False
-    known: Mapping[str, Any] | None = None
+    known: AuditVerdict | None = None
 
 
 USUAL = Settings()
@@ -61,7 +63,7 @@ def audit_before(
     labels: Reading = AS_FOUND,
     demand: pools.Demand = pools.ANY,
     terms: claims.Terms = claims.AS_IS,
-) -> dict[str, Any] | None:
+) -> AuditVerdict | None:
     """Audit a training's images; return the verdict for the attributor's manifest, and print it.
 
     ``output`` is that of the training. None is returned where nothing is audited: by ``settings``,
@@ -69,7 +71,7 @@ def audit_before(
     Raises FailedAuditError if the verdict is fail, unless ``settings`` accept that.
     """
     if settings.known is not None or not settings.images:
-        return dict(settings.known) if settings.known is not None else None
+        return settings.known
     selection = Selection(LEARNED_FROM, tuple(sources) or None)
     units = plan(inputs, selection, labelled=True, reading=labels, quiet=True)
     folder = storage.join(output, FOLDER)
@@ -121,7 +123,7 @@ def read_sample(
         return merged(results(pool, asked), images)
 
 
-def _publish(claim: claims.Claim, rows: pd.DataFrame, given: InputsCard) -> dict[str, Any]:
+def _publish(claim: claims.Claim, rows: pd.DataFrame, given: InputsCard) -> AuditManifest:
     """Judge the sample, write the report, and return the manifest."""
     counts = rows["source"].value_counts()
     about = property_report.properties_by_class(rows)
@@ -135,14 +137,15 @@ def _publish(claim: claims.Claim, rows: pd.DataFrame, given: InputsCard) -> dict
     )
     texts = {REPORT: storage.json_bytes(found), TEXT: property_report.markdown(found).encode()}
     claim.check()
-    files = [
+    files: list[FileEntry] = [
         {"path": name, **storage.write_bytes(storage.join(claim.folder, name), data)}
         for name, data in texts.items()
     ]
-    return claim.publish({**found, "inputs": given, "files": files})
+    body: AuditManifest = {**found, "inputs": given, "files": files}
+    return claim.publish(body)
 
 
-def verdict_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def verdict_of(manifest: AuditManifest) -> AuditVerdict:
     """Return the verdict in an audit's manifest, for an attributor's manifest.
 
     ``says`` is the verdict as a sentence. ``findings`` are the properties that do not pass, the
@@ -150,17 +153,22 @@ def verdict_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """
     findings = [one for one in manifest["findings"] if one["verdict"] != "pass"]
     findings.sort(key=lambda one: (-ORDER.index(one["verdict"]), -round(one["share"], 2)))
-    kept = {
+    kept: AuditVerdict = {
         "verdict": manifest["verdict"],
         "images": manifest["sampled"],
         "says": _sentence(findings, manifest),
-        "findings": [{n: one[n] for n in ("name", "share", "verdict")} for one in findings],
+        "findings": [
+            {"name": one["name"], "share": one["share"], "verdict": one["verdict"]}
+            for one in findings
+        ],
     }
-    return kept | ({"note": TRAINED} if manifest["verdict"] == "fail" else {})
+    if manifest["verdict"] == "fail":
+        kept["note"] = TRAINED
+    return kept
 
 
-def _sentence(findings: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]) -> str:
-    classes: dict[str, Any] = manifest["classes"]
+def _sentence(findings: Sequence[FindingCard], manifest: AuditManifest) -> str:
+    classes = manifest["classes"]
     of = f"in a sample of {manifest['sampled']} images of {len(classes)} classes"
     if not findings:
         return f"no file property reveals the class, {of}"
@@ -179,7 +187,7 @@ def _value(facts: Mapping[str, Any]) -> str:
     return value[:30] if share == 1 else f"{value[:30]} in {share:.0%}"
 
 
-def worst(manifests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def worst(manifests: Sequence[Mapping[str, Any]]) -> dict[str, AuditVerdict]:
     """Return the worst verdict in manifests of attributors, as a fact; empty if they have none."""
     found = [manifest["audit"] for manifest in manifests if manifest.get("audit")]
     if not found:

@@ -1,8 +1,8 @@
 """Numbers of an audit -> pass, warn or fail, by thresholds."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal, TypedDict
 
 Verdict = Literal["pass", "warn", "fail"]
 Kind = Literal["file", "content", "copies", "near"]
@@ -46,14 +46,32 @@ class Finding:
     kind: Kind
     share: float
     verdict: Verdict
-    facts: dict[str, Any]
+    facts: dict[str, float | str]
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> "FindingCard":
         """Return the finding as an object of JSON."""
-        return asdict(self)
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "share": self.share,
+            "verdict": self.verdict,
+            "facts": self.facts,
+        }
 
 
-def judged(name: str, kind: Kind, share: float, thresholds: Thresholds, **facts: Any) -> Finding:
+class FindingCard(TypedDict):
+    """A finding in a report."""
+
+    name: str
+    kind: Kind
+    share: float
+    verdict: Verdict
+    facts: dict[str, float | str]
+
+
+def judged(
+    name: str, kind: Kind, share: float, thresholds: Thresholds, **facts: float | str
+) -> Finding:
     """Return a finding with its verdict; a share that reaches a threshold is judged by it."""
     warn, fail = thresholds.of(kind)
     verdict: Verdict = "fail" if share >= fail else "warn" if share >= warn else "pass"

@@ -14,7 +14,7 @@ import contextlib
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -117,7 +117,8 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         finding["name"]: {"share": finding["share"], "verdict": finding["verdict"]}
         for finding in manifest["findings"]
     }
-    return {"output": config.output, **{n: manifest[n] for n in names}, "findings": found}
+    facts: Mapping[str, Any] = manifest
+    return {"output": config.output, **{n: facts[n] for n in names}, "findings": found}
 
 
 def main(argv: list[str] | None = None) -> int:

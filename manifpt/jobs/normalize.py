@@ -9,6 +9,7 @@ files stay the same; every job reads DATA/images. PNG keeps the pixels; --jpeg c
 equally, which also hides weaker traces of earlier JPEG compression.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field
@@ -61,7 +62,8 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     tracked.inputs(manifest["inputs"], "normalize")
     tracked.document("manifest.json", manifest)
     names = ("rows_in", "ok", "quarantined", "by_error", "classes", "decode", "encoder")
-    return {"output": config.output, **{name: manifest[name] for name in names}}
+    facts: Mapping[str, Any] = manifest
+    return {"output": config.output, **{name: facts[name] for name in names}}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
@@ -68,9 +68,35 @@ def measured_of(folder: str) -> Measurements:
     return measure_machine([f"{folder}/crawl"], f"{folder}/model")
 
 
+class PlannedRun(TypedDict):
+    """A run beside its plan: seconds as planned and as measured, and when its parts came."""
+
+    job: str
+    images: int
+    workers: int
+    planned: float
+    measured: float
+    parts: dict[str, float]
+    first_part: float | None
+    last_part: float | None
+    load: float
+    at: str
+
+
+class PlanError(NamedTuple):
+    """The medians of a plan and of its runs, and the error of the plan relative to the run."""
+
+    job: str
+    images: int
+    workers: int
+    planned: float
+    measured: float
+    error: float
+
+
 def measure(
     folder: str, sizes: Sequence[int], workers: Sequence[int], repeats: int
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[PlannedRun]:
     """Yield a row a run: seconds as planned and as measured.
 
     Each repetition takes new measurements, so that plans and runs are of the same minutes.
@@ -102,7 +128,7 @@ def measure(
 
 def _row(
     made: model.JobPlan, job: str, output: str, flags: list[str], here: dict[str, str]
-) -> dict[str, Any]:
+) -> PlannedRun:
     load = os.getloadavg()[0]
     ran = command(job, output, *flags, "--num-actors", str(made.workers), environment=here)
     seconds = ran.ended - ran.began
@@ -122,34 +148,29 @@ def _row(
     }
 
 
-def compared(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def compared(rows: Sequence[PlannedRun]) -> list[PlanError]:
     """Return a row a job, size and number of workers: medians over repetitions, and the error."""
     found = []
     for key in dict.fromkeys((row["job"], row["images"], row["workers"]) for row in rows):
         same = [row for row in rows if (row["job"], row["images"], row["workers"]) == key]
-        planned, measured = (
-            float(np.median([row[name] for row in same])) for name in ("planned", "measured")
-        )
+        planned = float(np.median([row["planned"] for row in same]))
+        measured = float(np.median([row["measured"] for row in same]))
         job, images, workers = key
-        error = planned / measured - 1
-        found.append(
-            {"job": job, "images": images, "workers": workers}
-            | {"planned": planned, "measured": measured, "error": error}
-        )
+        found.append(PlanError(job, images, workers, planned, measured, planned / measured - 1))
     return found
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
+def table(rows: Sequence[PlanError]) -> str:
     """Return the rows of ``compared`` as text, with the number of errors within WITHIN."""
     lines = [
         f"{'job':<16}{'images':>8}{'workers':>9}{'planned s':>11}{'measured s':>12}{'error':>8}"
     ]
     lines += [
-        f"{r['job']:<16}{r['images']:>8}{r['workers']:>9}{r['planned']:>11.1f}"
-        f"{r['measured']:>12.1f}{r['error']:>8.0%}"
+        f"{r.job:<16}{r.images:>8}{r.workers:>9}{r.planned:>11.1f}"
+        f"{r.measured:>12.1f}{r.error:>8.0%}"
         for r in rows
     ]
-    errors = [abs(row["error"]) for row in rows]
+    errors = [abs(row.error) for row in rows]
     good = sum(error <= WITHIN for error in errors)
     lines.append(f"{good} of {len(rows)} within {WITHIN:.0%}, the largest {max(errors):.0%}")
     return "\n".join(lines)

@@ -44,6 +44,7 @@ from manifpt.manifold.shard import ROWS, Shard
 from manifpt.manifold.stored import StoredManifold
 from manifpt.nets.device import device_and_precision, threads_of
 from manifpt.outputs.verified import entries, wrong
+from manifpt.planning.measured import RealSeconds
 from manifpt.storage import tensors
 
 LIMIT_SECONDS = 900
@@ -270,7 +271,7 @@ def command(job: str, output: str, *flags: str, environment: dict[str, str]) -> 
     return CommandRun(began, times, sum(file.st_size for file in files), ended)
 
 
-def serial(output: str) -> dict[str, Any]:
+def serial(output: str) -> dict[str, float]:
     """Return the times of serial work on a whole output of ``attribute``."""
     manifest = outputs.require(output, "attributions", "--measure")
     parts = [file for file in manifest["files"] if file["folder"] == "attributions"]
@@ -287,12 +288,12 @@ def serial(output: str) -> dict[str, Any]:
     }
 
 
-def reals_of(manifold: StoredManifold) -> dict[str, Any]:
+def reals_of(manifold: StoredManifold) -> RealSeconds:
     """Return the times of a real when a manifold is built."""
     shard: Shard = manifold.read(SearchPlan(), range(1))
     count = len(shard.ids)
     names = list(map(str, shard.ids))
-    columns: dict[str, Any] = {name: names for name in ROWS if name != "perceptual_hash"}
+    columns = {name: names for name in ROWS if name != "perceptual_hash"}
     rows = pa.table(columns)
     with tempfile.TemporaryDirectory() as folder, threads_of(1):
 
@@ -308,9 +309,9 @@ def reals_of(manifold: StoredManifold) -> dict[str, Any]:
     seconds = [s + PAUSE for row in timed for s in row["seconds"].values()]
     reals = manifold.manifest["reals"]
     sample = max(1, SAMPLE_BYTES // (manifold.dimension * 4))
-    return {
-        "gather": gathered / count,
-        "calibrate": (REPEATS + 1) * sum(seconds) / min(sample, reals),
-        "sample": sample,
-        "held_out": held / count,
-    }
+    return RealSeconds(
+        gather=gathered / count,
+        calibrate=(REPEATS + 1) * sum(seconds) / min(sample, reals),
+        sample=sample,
+        held_out=held / count,
+    )

@@ -4,8 +4,6 @@ All times are seconds; those of images and reals are for one, on one core (or on
 that run there).
 """
 
-from typing import Any
-
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, ValidationError
 
 from manifpt import storage
@@ -95,7 +93,7 @@ class RealSeconds(_Part):
 class Measurements(_Part):
     """All measurements, and the machine: its cores, and the bytes that Ray has for jobs."""
 
-    machine: dict[str, Any]
+    machine: dict[str, object]
     cores: int = Field(ge=1)
     memory: int = Field(ge=1)
     uses_gpu: bool

@@ -32,7 +32,7 @@ from manifpt.planning.measure import (
     reals_of,
     serial,
 )
-from manifpt.planning.measured import Fixed, ImageSeconds, Measurements, RealSeconds, Serial, Sizes
+from manifpt.planning.measured import Fixed, ImageSeconds, Measurements, Serial, Sizes
 from manifpt.planning.model import plan_attribute, plan_build_manifold
 from manifpt.spaces.learned import Learned
 from manifpt.throughput.timing import in_a_process
@@ -89,7 +89,7 @@ def measure_machine(
             images=ImageSeconds(fetch=sample.fetch, reals=most, **read, **work),
             fixed=_fixed(actor),
             serial=Serial(chunk=chunk_driver, **serial(f"{folder}/attributions")),
-            reals=RealSeconds(**reals_of(manifold)),
+            reals=reals_of(manifold),
         )
         here = Cluster(1, cores, cores, gpus, memory)
         return fitted(draft, here, attributed, built, count, count / parts)

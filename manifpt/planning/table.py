@@ -1,7 +1,6 @@
 """A plan as text and as JSON values."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from manifpt.planning.cluster import Cluster, Prices
 from manifpt.planning.model import JobPlan
@@ -24,9 +23,8 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.4g} days"
 
 
-def plan_row(plan: JobPlan, cluster: Cluster, prices: Prices) -> dict[str, Any]:
+def plan_row(plan: JobPlan, cluster: Cluster, prices: Prices) -> dict[str, object]:
     """Return a plan's figures as JSON values."""
-    stored = sum(stage.written for stage in plan.stages if stage.where == "actor")
     return {
         "job": plan.job,
         "workers": plan.workers,
@@ -42,9 +40,15 @@ def plan_row(plan: JobPlan, cluster: Cluster, prices: Prices) -> dict[str, Any]:
         "bytes_written": sum(stage.written for stage in plan.stages),
         "requests_that_write": plan.writes,
         "requests_that_read": plan.reads,
-        "cost": prices.of(cluster, plan.seconds, stored, plan.writes, plan.reads),
+        "cost": _cost(plan, cluster, prices),
         "stages": [vars(stage) for stage in plan.stages],
     }
+
+
+def _cost(plan: JobPlan, cluster: Cluster, prices: Prices) -> dict[str, float]:
+    """Return the cost of a plan by part, empty without prices."""
+    stored = sum(stage.written for stage in plan.stages if stage.where == "actor")
+    return prices.of(cluster, plan.seconds, stored, plan.writes, plan.reads)
 
 
 def plan_text(plans: Sequence[JobPlan], cluster: Cluster, prices: Prices) -> str:
@@ -65,14 +69,13 @@ def plan_text(plans: Sequence[JobPlan], cluster: Cluster, prices: Prices) -> str
     ]
     lines.append(f"{'workers':<9}{'wall time':>11}  {'placement':<14}{'bottleneck':<20}parts")
     for plan in plans:
-        found = plan_row(plan, cluster, prices)
         parts = ", ".join(f"{name} {duration(s)}" for name, s in plan.parts.items())
         lines.append(
             f"{plan.workers:<9}{duration(plan.seconds):>11}  {plan.placement:<14.13}"
             f"{plan.bottleneck:<20}{parts}"
         )
-        if found["cost"]:
-            costs = ", ".join(f"{name} {value:,.2f}" for name, value in found["cost"].items())
-            lines.append(f"{'':<9}cost: {sum(found['cost'].values()):,.2f} ({costs})")
+        if cost := _cost(plan, cluster, prices):
+            costs = ", ".join(f"{name} {value:,.2f}" for name, value in cost.items())
+            lines.append(f"{'':<9}cost: {sum(cost.values()):,.2f} ({costs})")
     lines.append(f"requests: {first.writes:,.0f} that write, {first.reads:,.0f} that read")
     return "\n".join(lines)

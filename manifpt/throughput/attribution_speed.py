@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import faiss
 import numpy as np
@@ -196,6 +196,17 @@ def upload(work: AttributionWorkload, images: int, bucket: str) -> None:
         storage.copy(path, uri)
 
 
+class EngineSpeed(TypedDict):
+    """Medians of an engine; ``first_result_seconds`` is None where no result was seen early."""
+
+    engine: str
+    images: int
+    seconds: float
+    start_up_seconds: float
+    first_result_seconds: float | None
+    images_per_second: float
+
+
 @dataclass
 class EngineRuns:
     """The runs of one engine by number of images: seconds, start-up, and time to a result."""
@@ -205,7 +216,7 @@ class EngineRuns:
     first: list[float]
     predictions: dict[int, list[str]]
 
-    def row(self, engine: str, few: int, many: int) -> dict[str, Any]:
+    def row(self, engine: str, few: int, many: int) -> EngineSpeed:
         """Return the medians."""
         pairs = list(zip(self.seconds[few], self.seconds[many], strict=True))
         rate = steady_rate(few, many, pairs)
@@ -220,9 +231,23 @@ class EngineRuns:
         }
 
 
+class AttributionSpeed(EngineSpeed):
+    """An engine beside the loop: its rate over the loop's, and predictions that differ."""
+
+    ratio: float
+    other_predictions: int
+
+
+class PeakMemory(TypedDict):
+    """The peak memory of a job's processes by role, MB, for a number of images."""
+
+    images: int
+    peak_mb: dict[str, float]
+
+
 def measure(
     work: AttributionWorkload, few: int, many: int, repeats: int, threads: int
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[AttributionSpeed]:
     """Yield a row an engine: medians over ``repeats`` alternating runs."""
     found: dict[str, EngineRuns] = {}
     with ExitStack() as stack:
@@ -250,12 +275,14 @@ def measure(
     by_engine = {row["engine"]: row for row in rows}
     for row in rows:
         theirs = by_engine[LOOP]
-        row["ratio"] = row["images_per_second"] / theirs["images_per_second"]
         pairs = zip(
             found[row["engine"]].predictions[many], found[LOOP].predictions[many], strict=True
         )
-        row["other_predictions"] = sum(a != b for a, b in pairs)
-        yield row
+        yield {
+            **row,
+            "ratio": row["images_per_second"] / theirs["images_per_second"],
+            "other_predictions": sum(a != b for a, b in pairs),
+        }
 
 
 def _note(measured: EngineRuns, images: int, ran: EngineRun, started: float) -> None:
@@ -268,7 +295,7 @@ def _note(measured: EngineRuns, images: int, ran: EngineRun, started: float) -> 
         measured.first.append(ran.ready - started + ran.first)
 
 
-def memory(work: AttributionWorkload, sizes: Sequence[int]) -> Iterator[dict[str, Any]]:
+def memory(work: AttributionWorkload, sizes: Sequence[int]) -> Iterator[PeakMemory]:
     """Yield the peak memory of the job's processes, MB a role, a row a number of images."""
     for images in sizes:
         watches: list[Watch] = []
@@ -282,7 +309,7 @@ def memory(work: AttributionWorkload, sizes: Sequence[int]) -> Iterator[dict[str
         yield {"images": ran.images, "peak_mb": dict(sorted(watches[0].peaks.items()))}
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
+def table(rows: Sequence[AttributionSpeed]) -> str:
     """Return the rows of ``measure`` as text."""
     head = f"{'engine':<12}{'images':>8}{'seconds':>9}{'start-up s':>12}{'first s':>9}"
     lines = [f"{head}{'images/s':>10}{'ratio':>7}{'other predictions':>19}"]
@@ -297,7 +324,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def memory_table(rows: Sequence[dict[str, Any]]) -> str:
+def memory_table(rows: Sequence[PeakMemory]) -> str:
     """Return the rows of ``memory`` as text."""
     roles = sorted({role for row in rows for role in row["peak_mb"]})
     lines = [f"{'peak MB at':<12}" + "".join(f"{role:>9}" for role in roles)]

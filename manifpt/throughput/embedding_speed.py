@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -193,7 +193,20 @@ def by_manifpt(work: EmbeddingWorkload, name: str, run: int, pool: pools.Pool) -
     return int(pipeline.totals(records)["ok"]), peak
 
 
-def measure(work: EmbeddingWorkload, repeats: int, threads: int) -> Iterator[dict[str, Any]]:
+class EmbeddingSpeed(TypedDict):
+    """The rate of one engine; ``ratio`` is to DataLoader, peaks are of few and of all images."""
+
+    engine: str
+    images: int
+    seconds: float
+    start_up_seconds: float
+    images_per_second: float
+    ratio: float
+    peak_mb_few: float
+    peak_mb_many: float
+
+
+def measure(work: EmbeddingWorkload, repeats: int, threads: int) -> Iterator[EmbeddingSpeed]:
     """Yield a row an engine: medians over ``repeats`` alternating runs."""
     session.start()
     pool = pools.pool(pools.ANY, uses_gpu=True)
@@ -232,7 +245,7 @@ def measure(work: EmbeddingWorkload, repeats: int, threads: int) -> Iterator[dic
         }
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
+def table(rows: Sequence[EmbeddingSpeed]) -> str:
     """Return rows as text."""
     head = f"{'engine':<12}{'images':>8}{'seconds':>9}{'start-up s':>12}{'images/s':>10}"
     lines = [

@@ -9,8 +9,8 @@ import multiprocessing
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypedDict
 
 import faiss
 import numpy as np
@@ -207,6 +207,25 @@ def mismatches(
     return {name: int((d > best[: len(d)]).sum()) for name, d in near.items()}
 
 
+class SearchSpeed(TypedDict):
+    """The speed of one engine on a shape; ``mismatches`` are ids that differ from the reference."""
+
+    engine: str
+    space: str
+    size: int
+    reals: int
+    queries: int
+    dim: int
+    query_kind: str
+    seconds_median: float
+    seconds_flat_median: float
+    speedup_over_flat: float
+    gflops: float
+    peak_gflops: float
+    mismatches: int
+    peak_rss_mb: float
+
+
 def measured_rows(shape: Shape, inputs: Sequence[str], repeats: int, threads: int) -> Iterator[Any]:
     """Measure one shape; yield one row an engine and kind of query."""
     threadpoolctl.threadpool_limits(threads)
@@ -227,7 +246,10 @@ def measured_rows(shape: Shape, inputs: Sequence[str], repeats: int, threads: in
         for name, median in medians.items():
             yield {
                 "engine": name,
-                **asdict(shape),
+                "space": shape.space,
+                "size": shape.size,
+                "reals": shape.reals,
+                "queries": shape.queries,
                 "dim": vectors.shape[1],
                 "query_kind": kind,
                 "seconds_median": median,
@@ -246,7 +268,7 @@ def _measure(pipe: Any, *args: Any) -> None:
 
 def measure_shapes(
     shapes: Sequence[Shape], inputs: Sequence[str], repeats: int, threads: int
-) -> Iterator[list[dict[str, Any]]]:
+) -> Iterator[list[SearchSpeed]]:
     """Yield the rows of each shape, measured in a process of its own."""
     spawn = multiprocessing.get_context("spawn")
     for shape in shapes:
@@ -265,7 +287,7 @@ def measure_shapes(
         yield rows
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
+def table(rows: Sequence[SearchSpeed]) -> str:
     """Return rows as text."""
     lines = [
         f"{'space':<5}{'dim':>6}{'reals':>8} {'queries':<10}{'engine':<48}{'seconds':>8}"

@@ -6,9 +6,9 @@ peak of memory is that of the largest task.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -114,7 +114,18 @@ def _timed(step: str, folder: str, files: list[PartEntry]) -> tuple[float, float
     return time.monotonic() - wall, time.process_time() - processor, found
 
 
-def measure(folder: str, rows: int) -> Iterator[dict[str, Any]]:
+class TailCost(TypedDict):
+    """The time and the memory of one step after attribution, over a number of ``rows``."""
+
+    step: str
+    rows: int
+    seconds: float
+    processor_seconds: float
+    peak_mb: float
+    found: int
+
+
+def measure(folder: str, rows: int) -> Iterator[TailCost]:
     """Yield a row for each step over that number of rows, each in a process of its own."""
     files = in_a_process("the making of rows", prepare, folder, rows)
     for step in STEPS:
@@ -135,7 +146,7 @@ def measure(folder: str, rows: int) -> Iterator[dict[str, Any]]:
         }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: Sequence[TailCost]) -> str:
     """Return the rows of ``measure`` as text."""
     head = f"{'step':<12}{'rows':>12}{'seconds':>9}{'processor s':>13}{'peak MB':>9}{'found':>10}"
     lines = [

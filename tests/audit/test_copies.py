@@ -62,4 +62,4 @@ def test_a_prompt_on_both_sides_is_found():
         {"value": ["x", "x", "y", "y", None], "split": ["train", "test", "test", "test", "train"]}
     )
     found = straddling(rows["value"], rows["split"])
-    assert found == {"values": 1, "of": 2, "share": 0.4, "without_value": 1}
+    assert found == (0.4, 1, 2, 1)
