@@ -1,7 +1,7 @@
 """Dry runs: the work of a job on this cluster, without doing it or writing anything."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from manifpt import outputs, storage
@@ -43,7 +43,7 @@ PLANNED: dict[str, Callable[..., model.JobPlan]] = {
 }
 
 
-def dry_run(job: str, config: Any) -> dict[str, Any]:
+def dry_run(job: str, config: Any) -> dict[str, object]:
     """Return the inputs of a job, its stages, processes and cost, and the places of manifolds.
 
     ``images`` is None if they can be counted only by reading, as for tars.
@@ -77,12 +77,12 @@ def dry_run(job: str, config: Any) -> dict[str, Any]:
 
 def _cost(
     job: str, config: Any, images: int | None, reals: Sequence[StoredManifold]
-) -> dict[str, Any]:
+) -> dict[str, float | None]:
     """Return the cost of nodes at the given prices, and of the job if there are measurements."""
     if config.measurements and job not in PLANNED:
         raise ManifptError(f"--measurements: {' and '.join(PLANNED)} can be planned; leave it out")
     most = pools.capacity()
-    found: dict[str, Any] = {"max_cost": config.max_cost}
+    found: dict[str, float | None] = {"max_cost": config.max_cost}
     if config.prices:
         hour = hourly([most], config.prices)
         found |= {"nodes_an_hour": hourly(scaling.nodes_up(), config.prices), "most_an_hour": hour}
@@ -109,13 +109,13 @@ def _cluster(measured: Measurements, most: dict[str, float]) -> Cluster:
     return Cluster(nodes, cpus, cpus, gpus, memory)
 
 
-def _made(text: str) -> dict[str, Any] | None:
+def _made(text: str) -> Any:
     """Return the manifest of an input that is an output of a job."""
     uri = text if storage.is_remote(text) else text.rpartition("=")[2]
     return outputs.read(storage.absolute(uri))
 
 
-def _outputs(made: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _outputs(made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"kinds": [one["kind"] for one in made], "images": sum(one.get("ok", 0) for one in made)}
 
 

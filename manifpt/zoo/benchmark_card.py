@@ -4,12 +4,12 @@ import csv
 import hashlib
 import io
 import json
-from typing import Any
 
 import numpy as np
 
 from manifpt import storage
 from manifpt.images.sources import CARD
+from manifpt.zoo.card_format import BenchmarkCard, CardAccuracies, GeneratorCard
 from manifpt.zoo.image_tars import encode_png
 
 
@@ -20,7 +20,7 @@ def grid(rows: dict[str, np.ndarray], scale: int = 2) -> bytes:
     return encode_png(picture)
 
 
-def table_of_recipes(recipes: dict[str, Any]) -> bytes:
+def table_of_recipes(recipes: dict[str, GeneratorCard]) -> bytes:
     """Return the design choices of all generators as CSV, one line each: labels for experiments."""
     rows = [
         {"name": name, "seed": facts.get("seed"), **facts.get("choices", {})}
@@ -33,13 +33,13 @@ def table_of_recipes(recipes: dict[str, Any]) -> bytes:
     return table.getvalue().encode()
 
 
-def _design(facts: dict[str, Any]) -> str:
+def _design(facts: GeneratorCard) -> str:
     """Describe in a few words how a recipe differs from the defaults."""
     said = facts.get("options", {}) | facts.get("sampling", {}) | facts.get("data", {})
     return ", ".join(f"{name} {value}" for name, value in said.items()) or "-"
 
 
-def _row(name: str, facts: dict[str, Any]) -> str:
+def _row(name: str, facts: GeneratorCard) -> str:
     q = facts["quality"]
     quality = [f"{q[k]:.2f}" for k in ("precision", "recall", "density", "coverage")]
     if "choices" not in facts:
@@ -58,7 +58,7 @@ def _row(name: str, facts: dict[str, Any]) -> str:
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
-def _accuracies(measured: dict[str, Any] | None) -> list[str]:
+def _accuracies(measured: CardAccuracies | None) -> list[str]:
     """Return the lines with the accuracies of classifiers, if they are known."""
     if measured is None:
         return []
@@ -76,7 +76,7 @@ def _accuracies(measured: dict[str, Any] | None) -> list[str]:
     return [*lines, ""]
 
 
-def write_card(output: str, card: dict[str, Any]) -> None:
+def write_card(output: str, card: BenchmarkCard) -> None:
     """Write the card as JSON with sorted keys, and as Markdown."""
     card = json.loads(json.dumps(card, sort_keys=True))
     storage.write_bytes(storage.join(output, "README.md"), card_markdown(card).encode())
@@ -91,12 +91,11 @@ def add_accuracies(folder: str, uri: str) -> None:
         name: [{key: seed[key] for key in kept} for seed in seeds]
         for name, seeds in measured["metrics"].items()
     }
-    write_card(
-        folder, card | {"accuracies": {"settings": measured["settings"], "metrics": metrics}}
-    )
+    card["accuracies"] = {"settings": measured["settings"], "metrics": metrics}
+    write_card(folder, card)
 
 
-def card_markdown(card: dict[str, Any]) -> str:
+def card_markdown(card: BenchmarkCard) -> str:
     """Render a card for people."""
     splits = dict.fromkeys(file["split"] for file in card["files"])
     counts = {(f["source"], f["split"]): f["images"] for f in card["files"]}

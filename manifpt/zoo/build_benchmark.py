@@ -27,6 +27,7 @@ from manifpt.images.sources import CARD
 from manifpt.outputs import claims
 from manifpt.outputs.verified import entries, wrong
 from manifpt.zoo.benchmark_card import grid, table_of_recipes, write_card
+from manifpt.zoo.card_format import BenchmarkCard, GeneratorCard, TarEntry
 from manifpt.zoo.generator_training import device, fit_generator, sample
 from manifpt.zoo.image_tars import ENCODER, write_tar
 from manifpt.zoo.models import build, choices
@@ -104,7 +105,7 @@ class GeneratedSamples:
     """The samples of a generator, N x H x W x C uint8, its facts and its training curve."""
 
     samples: np.ndarray
-    facts: dict[str, Any]
+    facts: GeneratorCard
     curve: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -118,10 +119,11 @@ def draw(recipe: Recipe, weights: Path, reals: Reals, count: int, threads: int) 
     samples = sample(model.eval(), int(count * SPARE), recipe.seed)
     seconds = time.monotonic() - started
     facts = json.loads(weights.with_suffix(".json").read_text())
+    recipe_card: Any = recipe.asdict()
     return GeneratedSamples(
         distinct(samples, set(pixel_digests(reals.images)))[:count],
         {
-            **recipe.asdict(),
+            **recipe_card,
             "choices": choices(recipe),
             "parameters": sum(p.numel() for p in model.parameters()),
             "training_seconds": round(facts["seconds"], 1),
@@ -235,7 +237,7 @@ def brought(plan: BenchmarkPlan, reals: np.ndarray) -> Iterator[tuple[str, Gener
         yield name, GeneratedSamples(kept, {"brought_from": uri, "came_as": came_as})
 
 
-def _check_and_clear(claim: claims.Claim, files: Sequence[dict[str, Any]]) -> None:
+def _check_and_clear(claim: claims.Claim, files: Sequence[TarEntry]) -> None:
     """Raise unless the tars are those of this run; remove those of an earlier card."""
     damaged = wrong(claim.folder, entries(list(files)))
     if damaged:
@@ -254,10 +256,10 @@ def _check_and_clear(claim: claims.Claim, files: Sequence[dict[str, Any]]) -> No
 class _Gated:
     """The generators of a benchmark, and the files and previews of those that pass the gate."""
 
-    published: dict[str, Any] = field(default_factory=dict)
-    refused: dict[str, Any] = field(default_factory=dict)
+    published: dict[str, GeneratorCard] = field(default_factory=dict)
+    refused: dict[str, GeneratorCard] = field(default_factory=dict)
     previews: dict[str, np.ndarray] = field(default_factory=dict)
-    files: list[dict[str, Any]] = field(default_factory=list)
+    files: list[TarEntry] = field(default_factory=list)
 
 
 def _gated(
@@ -292,7 +294,7 @@ def build_benchmark(
     num_gpus: float = 0.0,
     terms: claims.Terms = claims.AS_IS,
     report: Report = lambda *_: None,
-) -> dict[str, Any]:
+) -> BenchmarkCard:
     """Make all generators' samples, write those that pass the gate and the card; return it.
 
     A recipe whose weights are in ``plan.weights`` is not trained again, so that an interrupted
@@ -315,7 +317,7 @@ def build_benchmark(
         every = chain(make(plan, reals, num_cpus, num_gpus), brought(plan, images.images))
         found = _gated(plan, every, references, output, report)
         files += found.files
-        card = {
+        card: BenchmarkCard = {
             "name": plan.name,
             "licence": plan.licence,
             "seed": plan.seed,

@@ -3,12 +3,12 @@
 import gzip
 import io
 import tarfile
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from manifpt import storage
+from manifpt.zoo.card_format import TarEntry
 
 ENCODER = "PNG, optimised, by Pillow; mode L if grey, else RGB"
 
@@ -37,7 +37,7 @@ def tar_of(images: np.ndarray) -> bytes:
     return sink.getvalue()
 
 
-def write_tar(output: str, source: str, split: str, images: np.ndarray) -> dict[str, Any]:
+def write_tar(output: str, source: str, split: str, images: np.ndarray) -> TarEntry:
     """Write one split of one source under ``output``; return its entry for the card."""
     path = f"{source}/{split}.tar.gz"
     written = storage.write_bytes(storage.join(output, path), tar_of(images))
