@@ -10,6 +10,7 @@ reals. If the input is a benchmark, the split `manifold` of its reals is used. A
 same command continues after the last complete epoch.
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field
@@ -83,7 +84,8 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     tracked.document("manifest.json", manifest)
     names = ("rows_in", "ok", "quarantined", "by_error", "network_size", "dimension")
     last = manifest["history"][-1]
-    return {"output": config.output, **{name: manifest[name] for name in names}, **last}
+    facts: Mapping[str, Any] = manifest
+    return {"output": config.output, **{name: facts[name] for name in names}, **last}
 
 
 def main(argv: list[str] | None = None) -> int:

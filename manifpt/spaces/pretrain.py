@@ -17,17 +17,18 @@ from manifpt import storage
 from manifpt.engine import chunk_work, pipeline, pools
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, plan, read_unit
+from manifpt.images.decode import DecodeCard
 from manifpt.images.places import input_places
 from manifpt.images.probe import natural_size
 from manifpt.images.read import chunk_rows, pixels_of, unit_from_json, unit_to_json
-from manifpt.images.sources import MANIFOLD_REALS, content_key, describe
+from manifpt.images.sources import MANIFOLD_REALS, InputsCard, content_key, describe
 from manifpt.nets import training
 from manifpt.nets.backbone import build_backbone, check_backbone, choose_stem
 from manifpt.outputs import claims
-from manifpt.outputs.formats import ChunkRecord, PartEntry, RowCounts
+from manifpt.outputs.formats import ChunkRecord, Manifest, PartEntry, RowCounts
 from manifpt.spaces.barlow import MEAN, NOW, STD, PretrainingSettings, pretrain_loop
 from manifpt.spaces.views import Views
-from manifpt.storage import tensors
+from manifpt.storage import Written, tensors
 
 if TYPE_CHECKING:
     import ray.data
@@ -162,6 +163,40 @@ def print_epoch(row: dict[str, float], epoch: int) -> None:
     print(f"epoch {epoch + 1}: {losses}", file=sys.stderr, flush=True)
 
 
+class EncoderFacts(RowCounts):
+    """The recipe of a training, its inputs, and the numbers of images to train on and held out."""
+
+    backbone: str
+    stem: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    projector_width: int
+    seed: int
+    decode: DecodeCard
+    inputs: InputsCard
+    rows: dict[str, int]
+    quarantine: list[PartEntry]
+
+
+class EncoderManifest(Manifest, EncoderFacts):
+    """The manifest of an encoder.
+
+    ``files`` are keyed by their path. ``network_size`` is the side of the images that it takes,
+    ``mean`` and ``std`` are those of its input, ``history`` has a row an epoch.
+    """
+
+    method: str
+    network_size: int
+    mean: list[float]
+    std: list[float]
+    dimension: int
+    history: list[dict[str, float]]
+    precision: str
+    files: dict[str, Written]
+
+
 def pretrain_encoder(
     inputs: Sequence[str],
     output: str,
@@ -170,7 +205,7 @@ def pretrain_encoder(
     image_size: int | None = None,
     filter_name: str = "bicubic",
     control: training.TrainingControl = training.TrainingControl(report=print_epoch),
-) -> dict[str, Any]:
+) -> EncoderManifest:
     """Train on the real images of ``inputs``; return the manifest of the encoder in ``output``.
 
     If an input is a benchmark, its reals of the split ``manifold`` are taken; other inputs are
@@ -206,8 +241,15 @@ def pretrain_encoder(
         uris = {n: [storage.join(output, p["path"]) for p in parts[n]] for n in rows}
         state = _fit(settings, uris, rows, output, key, placed, pool.num_cpus, control)
         quarantine = [p for p in pipeline.parts(records) if p["folder"] == "quarantine"]
-        facts = {
-            **vars(options),
+        facts: EncoderFacts = {
+            "backbone": options.backbone,
+            "stem": options.stem,
+            "epochs": options.epochs,
+            "batch_size": options.batch_size,
+            "learning_rate": options.learning_rate,
+            "weight_decay": options.weight_decay,
+            "projector_width": options.projector_width,
+            "seed": options.seed,
             "decode": rule.card(),
             "inputs": describe(inputs, units),
             **counts,
@@ -225,13 +267,13 @@ def _publish(
     claim: claims.Claim,
     settings: PretrainingSettings,
     state: dict[str, Any],
-    facts: dict[str, Any],
-) -> dict[str, Any]:
+    facts: EncoderFacts,
+) -> EncoderManifest:
     """Write the weights of a training's last state; publish the encoder, return its manifest."""
     weights = io.BytesIO()
     torch.save(state["trunk"], weights)
     uri = storage.join(claim.folder, WEIGHTS)
-    body = {
+    body: EncoderManifest = {
         "method": "barlow-twins",
         **facts,
         "network_size": settings.size,
