@@ -175,14 +175,13 @@ def normalize(
     units = plan(inputs, labelled=True, reading=replace(labels, columns=tuple(columns)))
     size = image_size or smallest_size(units)
     rule, encoder = DecodeRule(size), ImageEncoder(jpeg)
-    how = {"decode": rule.card(), "encoder": encoder.card()}
-    key = storage.digest([content_key(units), how])
+    decode, encoded = rule.card(), encoder.card()
+    key = storage.digest([content_key(units), {"decode": decode, "encoder": encoded}])
     pool = pools.pool(demand, uses_gpu=False)
     with claims.claim(output, KIND, key, apart=input_places(inputs, output), terms=terms) as claim:
         if claim.finished:
             return claim.finished
-        read = partial(read_unit_text, rule=rule)
-        build = partial(EncodingStage, encoder)
+        read, build = partial(read_unit_text, rule=rule), partial(EncodingStage, encoder)
         specs = map(unit_to_json, units)
         records = pipeline.run("normalize", specs, read, build, output, pool)
         counts, classes = pipeline.totals(records), Counter[str]()
@@ -197,8 +196,8 @@ def normalize(
         body: NormalizedManifest = {
             **counts,
             "classes": dict(sorted(classes.items())),
-            "decode": rule.card(),
-            "encoder": encoder.card(),
+            "decode": decode,
+            "encoder": encoded,
             "inputs": describe(inputs, units),
             "files": pipeline.parts(records),
         }

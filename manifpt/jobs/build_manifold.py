@@ -75,10 +75,41 @@ def source_manifold(config: Config) -> str | None:
     return names[0]
 
 
-def run(config: Config, tracked: Run) -> dict[str, Any]:
-    """Build the manifold, or change or explain it, and return its counts."""
+def built(config: Config) -> Any:
+    """Build a manifold of images, or of the embedded reals of another; return its manifest."""
     from manifpt.manifold.build import ManifoldSettings, build_manifold
     from manifpt.manifold.derive import derive_manifold
+
+    settings = ManifoldSettings(
+        config.shards,
+        config.image_size,
+        config.filter,
+        config.metric,
+        config.index,
+        config.geometry,
+        config.tiles,
+        config.denoiser_steps if config.denoiser else 0,
+        config.spaces,
+    )
+    source = source_manifold(config)
+    output, demand, terms = config.output, config.demand, config.terms
+    if source:
+        return derive_manifold(
+            source, output, settings=settings, reals=config.reals, demand=demand, terms=terms
+        )
+    return build_manifold(
+        config.input,
+        output,
+        space=config.space,
+        settings=settings,
+        labels=config.labels,
+        demand=demand,
+        terms=terms,
+    )
+
+
+def run(config: Config, tracked: Run) -> dict[str, Any]:
+    """Build the manifold, or change or explain it, and return its counts."""
     from manifpt.manifold.growth import append_to_manifold, compact_manifold
     from manifpt.manifold.prepare import search_text
     from manifpt.manifold.stored import StoredManifold
@@ -96,33 +127,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
             config.input, config.output, labels=config.labels, demand=config.demand
         )
     else:
-        settings = ManifoldSettings(
-            config.shards,
-            config.image_size,
-            config.filter,
-            config.metric,
-            config.index,
-            config.geometry,
-            config.tiles,
-            config.denoiser_steps if config.denoiser else 0,
-            config.spaces,
-        )
-        source = source_manifold(config)
-        output, demand, terms = config.output, config.demand, config.terms
-        if source:
-            manifest = derive_manifold(
-                source, output, settings=settings, reals=config.reals, demand=demand, terms=terms
-            )
-        else:
-            manifest = build_manifold(
-                config.input,
-                output,
-                space=config.space,
-                settings=settings,
-                labels=config.labels,
-                demand=demand,
-                terms=terms,
-            )
+        manifest = built(config)
     last = manifest["appended"][-1] if config.append else manifest
     tracked.inputs(last["inputs"], "manifold")
     tracked.document("manifest.json", manifest)

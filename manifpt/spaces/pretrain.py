@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -53,6 +53,23 @@ class PretrainingRecipe:
     weight_decay: float = 1e-4
     projector_width: int = 2048
     seed: int = 0
+
+    def card(self) -> "RecipeCard":
+        """Return the recipe for a manifest."""
+        return RecipeCard(**vars(self))
+
+
+class RecipeCard(TypedDict):
+    """A ``PretrainingRecipe`` in a manifest."""
+
+    backbone: str
+    stem: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    projector_width: int
+    seed: int
 
 
 class SplitStage:
@@ -163,17 +180,9 @@ def print_epoch(row: dict[str, float], epoch: int) -> None:
     print(f"epoch {epoch + 1}: {losses}", file=sys.stderr, flush=True)
 
 
-class EncoderFacts(RowCounts):
+class EncoderFacts(RecipeCard, RowCounts):
     """The recipe of a training, its inputs, and the numbers of images to train on and held out."""
 
-    backbone: str
-    stem: str
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    projector_width: int
-    seed: int
     decode: DecodeCard
     inputs: InputsCard
     rows: dict[str, int]
@@ -242,14 +251,7 @@ def pretrain_encoder(
         state = _fit(settings, uris, rows, output, key, placed, pool.num_cpus, control)
         quarantine = [p for p in pipeline.parts(records) if p["folder"] == "quarantine"]
         facts: EncoderFacts = {
-            "backbone": options.backbone,
-            "stem": options.stem,
-            "epochs": options.epochs,
-            "batch_size": options.batch_size,
-            "learning_rate": options.learning_rate,
-            "weight_decay": options.weight_decay,
-            "projector_width": options.projector_width,
-            "seed": options.seed,
+            **options.card(),
             "decode": rule.card(),
             "inputs": describe(inputs, units),
             **counts,
