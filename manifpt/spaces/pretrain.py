@@ -4,7 +4,7 @@ import hashlib
 import io
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -56,7 +56,8 @@ class PretrainingRecipe:
 
     def card(self) -> "RecipeCard":
         """Return the recipe for a manifest."""
-        return RecipeCard(**vars(self))
+        card: Any = asdict(self)
+        return card
 
 
 class RecipeCard(TypedDict):
