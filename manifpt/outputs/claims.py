@@ -12,25 +12,16 @@ import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, NotRequired
+from typing import Any
 
 from manifpt import __version__, storage
 from manifpt.errors import DamageError, ManifptError
 from manifpt.outputs import layouts, liveness, manifests, records
-from manifpt.outputs.formats import Document, Manifest
+from manifpt.outputs.formats import Document, Manifest, Plan
 from manifpt.outputs.layouts import ALIVE, MANIFEST, PLAN
 from manifpt.outputs.verified import entries, wrong
 
 ATTEMPTS = 20
-
-
-class Plan(liveness.RunMark):
-    """What ``_plan.json`` holds: the output, and the run that works on it, if one does."""
-
-    kind: str
-    key: str
-    token: NotRequired[str]
-    clearing: NotRequired[str]
 
 
 class TakenError(ManifptError):

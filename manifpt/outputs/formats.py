@@ -114,6 +114,30 @@ class FileList(FileEntry):
     rows: int
 
 
+class RunMark(TypedDict, total=False):
+    """A process of a run: its host and id, when it began, and the start of host and process.
+
+    ``begun`` is in seconds since 1970; ``start`` is missing where the system does not tell it.
+    """
+
+    host: str
+    pid: int
+    begun: float
+    start: str
+
+
+class Plan(RunMark):
+    """The content of ``_plan.json``: the output, and the run that works on it, if one does.
+
+    ``clearing`` are kinds of old outputs whose files must be removed first, joined by ``+``.
+    """
+
+    kind: str
+    key: str
+    token: NotRequired[str]
+    clearing: NotRequired[str]
+
+
 class Manifest(TypedDict):
     """The keys of all manifests; ``claims`` adds those that no job sets.
 

@@ -7,10 +7,10 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TypedDict
 
 from manifpt import storage
 from manifpt.errors import ManifptError
+from manifpt.outputs.formats import RunMark
 
 BEAT_SECONDS = 10.0
 # Seconds without a sign of life after which a run counts as dead.
@@ -19,15 +19,6 @@ SILENCE_SECONDS = 60.0
 DYING_SECONDS = 15.0
 # Seconds that the end of a run waits for a sign of life that is being written.
 JOIN_SECONDS = 30.0
-
-
-class RunMark(TypedDict, total=False):
-    """A run in a plan: its host and process, when it began, and ``_start``, if that is known."""
-
-    host: str
-    pid: int
-    begun: float
-    start: str
 
 
 def this_process() -> RunMark:
