@@ -174,8 +174,7 @@ class Cache:
         if not there:
             made.steps.append(f"embed {space}: images")
             recipe = self._recipe(manifolds=[reals], projection=NONE)
-            manifest = compute_artifacts(self.images.labelled, embeddings, recipe)
-            made.embedded += manifest["ok"]
+            made.embedded += compute_artifacts(self.images.labelled, embeddings, recipe)["ok"]
         return reals, embeddings, made_of
 
     def _manifold(
