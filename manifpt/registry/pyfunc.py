@@ -115,7 +115,7 @@ class AttributorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defi
             made = self.stage.attributions(images_table(rows, pixels, self.sizes))
             found = iter(made.select(list(FOUND)).to_pylist())
         return [
-            {**dict.fromkeys(FOUND), "status": "quarantined", "error": row["error"]}
+            {**dict.fromkeys(FOUND), "status": "quarantined", "error": str(row["error"])}
             if row["error"]
             else {**next(found), "status": "ok", "error": None}
             for row, _ in decoded
