@@ -14,7 +14,6 @@ from manifpt.artifacts.branches import open_artifacts
 from manifpt.artifacts.projection import Target
 from manifpt.attribution.model.network import AttributionNetwork, Design
 from manifpt.attribution.model.trained import (
-    KEPT,
     SEEN,
     WEIGHTS,
     AttributorParts,
@@ -48,7 +47,7 @@ def attributor(
     sink = io.BytesIO()
     torch.save(network.state_dict(), sink)
     seen = pa.table({"pixel_sha256": pa.array([], pa.string())})
-    branch = {"name": target.space.name} | {name: facts[name] for name in KEPT}
+    branch = {"name": target.space.name, **facts}
     body = {"design": design.card(), "classes": CLASSES, "branches": [branch], "files": {}}
     body["weights"] = network.weights.tolist()
     with claims.claim(folder, "attributor", storage.digest("handmade")) as claim:

@@ -2,18 +2,25 @@
 
 import posixpath
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 
+from manifpt.artifacts.artifacts_format import (
+    ArtifactChunkFacts,
+    ChannelMoments,
+    ChannelSums,
+    SplitByCounts,
+    SplitCounts,
+)
 from manifpt.artifacts.projection import Projected, Projector, project_images
 from manifpt.engine import chunk_work
 from manifpt.errors import ManifptError
 from manifpt.images.degraded_copies import COLUMN, Augmentation
-from manifpt.images.splits import Splits, splits_of
+from manifpt.images.splits import splits_of
 from manifpt.images.stacks import TILE, image_of_each_tile, image_starts, is_stacked
 from manifpt.outputs.formats import ChunkRecord
 from manifpt.storage import tensors
@@ -70,7 +77,8 @@ class ArtifactStage:
                 tables[posixpath.join(folder, name)] = rows.filter(pa.array(mask))
             by_split = {name: channel_moments(artifacts[mask]) for name, mask in masks.items()}
             moments[folder] = by_split
-        facts = {"moments": moments, **_counted(projections[0].rows, masks), "split_by": counted}
+        facts: ArtifactChunkFacts = {"moments": moments, "split_by": counted}
+        facts |= _counted(projections[0].rows, masks)
         return chunk_work.Result(tables, facts)
 
     def _rows(self, projected: Projected, split: list[str]) -> pa.Table:
@@ -85,18 +93,18 @@ class ArtifactStage:
         return rows.select([*ARTIFACTS, *also]).append_column("artifact", tensors.to_column(stored))
 
 
-def _counted(rows: pa.Table, masks: dict[str, np.ndarray]) -> dict[str, Any]:
+def _counted(rows: pa.Table, masks: dict[str, np.ndarray]) -> ArtifactChunkFacts:
     """Return the number of images of each source by split, and the number of tiles, if any."""
     sources, begins = rows["source"].to_pylist(), np.zeros(rows.num_rows, bool)
     begins[image_starts(rows)] = True
 
-    def counts(selected: np.ndarray) -> dict[str, dict[str, int]]:
+    def counts(selected: np.ndarray) -> SplitCounts:
         return {
             name: dict(Counter(str(sources[row]) for row in np.flatnonzero(mask & selected)))
             for name, mask in masks.items()
         }
 
-    facts = {"classes": counts(begins)}
+    facts: ArtifactChunkFacts = {"classes": counts(begins)}
     if "tile" in rows.column_names:
         facts["tiles"] = counts(np.ones_like(begins))
     return facts
@@ -110,7 +118,12 @@ def as_float16(artifacts: np.ndarray) -> np.ndarray:
     return artifacts.astype(np.float16)
 
 
-def channel_moments(artifacts: np.ndarray) -> dict[str, Any]:
+def chunk_facts(records: Sequence[ChunkRecord]) -> Iterator[ArtifactChunkFacts]:
+    """Yield the facts of each chunk of artifacts."""
+    return (record["facts"] for record in records)
+
+
+def channel_moments(artifacts: np.ndarray) -> ChannelSums:
     """Return count, sum and sum of squares of each channel of N x C x H x W, in float64."""
     values = artifacts.astype(np.float64)
     axes = (0, *range(2, values.ndim))
@@ -122,7 +135,7 @@ def channel_moments(artifacts: np.ndarray) -> dict[str, Any]:
     }
 
 
-def total_moments(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def total_moments(parts: Sequence[ChannelSums]) -> ChannelMoments:
     """Return mean and standard deviation of each channel from sums of ``channel_moments``."""
     if not parts:
         return {}
@@ -133,17 +146,20 @@ def total_moments(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def evaluated_classes(
-    records: Sequence[ChunkRecord], fact: str = "classes"
-) -> dict[str, dict[str, int]]:
+    records: Sequence[ChunkRecord], fact: Literal["classes", "tiles"] = "classes"
+) -> SplitCounts:
     """Return the number of images, or ``tiles``, of each source in records, by split."""
     counts: dict[str, Counter[str]] = {split: Counter() for split in EVALUATED}
-    for record in records:
-        for split, by_class in record["facts"].get(fact, {}).items():
+    for facts in chunk_facts(records):
+        for split, by_class in facts.get(fact, {}).items():
             counts[split].update(by_class)
     return {split: dict(sorted(by_class.items())) for split, by_class in counts.items()}
 
 
-def counted_splits(records: Sequence[ChunkRecord]) -> dict[str, int]:
+def counted_splits(records: Sequence[ChunkRecord]) -> SplitByCounts:
     """Return the number of images split ``by_value`` of a column, and of those without a value."""
-    counts = [record["facts"].get("split_by", (0, 0)) for record in records]
-    return {name: sum(count[n] for count in counts) for n, name in enumerate(Splits._fields[1:])}
+    counts = [facts.get("split_by", [0, 0]) for facts in chunk_facts(records)]
+    return {
+        "by_value": sum(by_value for by_value, _ in counts),
+        "without_value": sum(without for _, without in counts),
+    }

@@ -1,13 +1,14 @@
 """Readers of artifacts: those of one space, or of several spaces row for row."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifpt import outputs, storage
 from manifpt.artifacts.artifact_stage import ARTIFACTS, EVALUATED
+from manifpt.artifacts.artifacts_format import ArtifactsManifest, SplitCounts
 from manifpt.artifacts.compute import COMBINATION, ArtifactRecipe, compute_artifacts
 from manifpt.engine import chunk_work, pools
 from manifpt.errors import ManifptError
@@ -23,7 +24,7 @@ class ArtifactBranch(NamedTuple):
 
     name: str
     uri: str
-    manifest: dict[str, Any]
+    manifest: ArtifactsManifest
 
     def files(self, split: str) -> list[str]:
         """Return the paths of the Parquet files of a split."""
@@ -41,7 +42,7 @@ def open_artifacts(uris: Sequence[str]) -> list[ArtifactBranch]:
         members = manifest.get("members") if manifest.get("kind") == COMBINATION else None
         for name in members or [""]:
             folder = storage.join(uri, name) if name else uri
-            one = outputs.require(folder, "artifacts", "--input")
+            one: ArtifactsManifest = outputs.require(folder, "artifacts", "--input")
             found.append(ArtifactBranch(name or one["space"]["name"], folder, one))
     if len({branch.name for branch in found}) < len(found):
         found = [b._replace(name=f"{n}-{b.name}") for n, b in enumerate(found, start=1)]
@@ -110,10 +111,9 @@ def read_artifacts(uri: str, columns: list[str] | None = None) -> pa.Table:
     return table
 
 
-def row_counts(manifest: dict[str, Any]) -> dict[str, dict[str, int]]:
+def row_counts(manifest: ArtifactsManifest) -> SplitCounts:
     """Return the number of rows of artifacts by split and source: tiles, where images have some."""
-    counts: dict[str, dict[str, int]] = manifest.get("tiles", manifest["classes"])
-    return counts
+    return manifest.get("tiles", manifest["classes"])
 
 
 def of_classes(table: pa.Table, classes: Sequence[str]) -> pa.Table:

@@ -4,7 +4,7 @@ Nothing of the engine is used: distances to all reals are float64 sums of square
 are solved by least squares.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +24,23 @@ WHITENED_TOLERANCE = 1e-6
 SPARE = 4
 
 
+@dataclass(frozen=True)
+class ArtifactRow:
+    """A row of artifacts: an image, or one of its tiles, with its nearest real.
+
+    ``point`` is the id of its vector, ``sha256`` the hash of the pixels of that, and ``kind`` the
+    type of the numbers of ``artifact`` in storage.
+    """
+
+    id: str
+    point: str
+    sha256: str
+    neighbor_id: str
+    distance: float
+    artifact: np.ndarray
+    kind: str
+
+
 @dataclass
 class Checked:
     """Rows of artifacts with their expected values: queries N x d, and the k nearest of each.
@@ -33,7 +50,7 @@ class Checked:
     error may change the order.
     """
 
-    rows: list[dict[str, Any]]
+    rows: list[ArtifactRow]
     queries: np.ndarray
     neighbours: int
     metric: Metric
@@ -55,7 +72,7 @@ class Checked:
         for n, row in enumerate(self.rows):
             query = self._point(n)
             distance = np.sqrt(np.square(query - reals).sum(1))
-            distance[hashes == own_hash(row)] = np.inf
+            distance[hashes == row.sha256] = np.inf
             near = np.argpartition(distance, min(self.kept, len(distance)) - 1)
             far = distance[near[min(self.kept, len(distance)) - 1]]
             some = np.flatnonzero(distance <= far)
@@ -80,18 +97,13 @@ class Checked:
         """Keep k neighbours of each row; the one that it names is first if rounding decides."""
         for n, row in enumerate(self.rows if self.rounding else ()):
             near = self.distance[n] <= self.distance[n, 0] + self.tolerance(n)
-            named = near & (self.id[n] == row["neighbor_id"])
+            named = near & (self.id[n] == row.neighbor_id)
             order = np.argsort(~named, kind="stable")
             for array in (self.distance, self.id, self.vector):
                 array[n] = array[n][order]
         self.distance, self.id, self.vector = (
             array[:, : self.neighbours] for array in (self.distance, self.id, self.vector)
         )
-
-
-def own_hash(row: dict[str, Any]) -> str:
-    """Return the hash of the pixels of a row of artifacts, which may be a tile."""
-    return str(row.get("tile_sha256", row["pixel_sha256"]))
 
 
 def _points(vectors: np.ndarray, metric: Metric) -> np.ndarray:
@@ -111,7 +123,7 @@ def _points(vectors: np.ndarray, metric: Metric) -> np.ndarray:
 
 
 def expected_artifact(
-    query: np.ndarray, reals: np.ndarray, card: dict[str, Any], manifold: StoredManifold
+    query: np.ndarray, reals: np.ndarray, card: Mapping[str, Any], manifold: StoredManifold
 ) -> tuple[np.ndarray, float]:
     """Return the expected artifact of a query, and the largest number in its computation.
 
@@ -132,7 +144,7 @@ def expected_artifact(
 
 
 def _projection(
-    query: np.ndarray, reals: np.ndarray, card: dict[str, Any], geometry: Geometry | None
+    query: np.ndarray, reals: np.ndarray, card: Mapping[str, Any], geometry: Geometry | None
 ) -> np.ndarray:
     """Return x* of one query, by least squares on a system with the ridge appended.
 
@@ -158,7 +170,7 @@ def _projection(
 
 
 def differences(
-    row: dict[str, Any],
+    row: ArtifactRow,
     distance: float,
     tolerance: float,
     name: str,
@@ -169,10 +181,10 @@ def differences(
 
     ``rounding`` is the largest error of the numbers of its vector.
     """
-    if row["neighbor_id"] != name:
-        yield f"neighbor_id is {row['neighbor_id']}, should be {name}"
-    if abs(row["distance"] - distance) > tolerance:
-        yield f"distance is {row['distance']}, should be {distance}"
-    error = float(np.abs(row["artifact"].astype(np.float64) - artifact).max())
-    if error > TOLERANCE[row["kind"]] * max(1.0, float(np.abs(artifact).max())) + rounding:
+    if row.neighbor_id != name:
+        yield f"neighbor_id is {row.neighbor_id}, should be {name}"
+    if abs(row.distance - distance) > tolerance:
+        yield f"distance is {row.distance}, should be {distance}"
+    error = float(np.abs(row.artifact.astype(np.float64) - artifact).max())
+    if error > TOLERANCE[row.kind] * max(1.0, float(np.abs(artifact).max())) + rounding:
         yield f"artifact is off by {error}"

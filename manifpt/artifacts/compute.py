@@ -16,9 +16,18 @@ from manifpt.artifacts.artifact_stage import (
     AUGMENTED,
     EVALUATED,
     ArtifactStage,
+    chunk_facts,
     counted_splits,
     evaluated_classes,
     total_moments,
+)
+from manifpt.artifacts.artifacts_format import (
+    ArtifactCounts,
+    ArtifactFacts,
+    ArtifactsManifest,
+    AugmentCard,
+    CombinationManifest,
+    ImageCounts,
 )
 from manifpt.artifacts.projection import Target, projectors_of, run_projection, targets_of
 from manifpt.engine import chunk_work, pipeline, pools
@@ -38,8 +47,6 @@ from manifpt.spaces.space import LEARNED
 
 # The kind of a folder that holds the artifacts of several spaces.
 COMBINATION = "combination"
-# The facts of a target that decide its artifacts.
-DECIDING = ("space", "decode", "manifold_sha256", "projection")
 
 
 @dataclass(frozen=True)
@@ -108,17 +115,20 @@ class ArtifactRecipe:
             tiles=self.tiles,
         )
 
-    def augment_card(self, rule: DecodeRule) -> dict[str, Any]:
-        """Return the card of the degraded copies of images decoded by ``rule``; empty for none."""
+    def augment_card(self, rule: DecodeRule) -> AugmentCard | None:
+        """Return the card of the degraded copies of images decoded by ``rule``; None for none."""
         if self.augmentation is None:
-            return {}
-        card = {**self.augmentation.card(), "size": rule.size}
+            return None
+        card: Any = {**self.augmentation.card(), "size": rule.size}
         return card | ({"tiles": rule.tiles} if rule.tiles else {})
 
     def key(self, units: Sequence[Unit], targets: Mapping[str, Target]) -> str:
         """Return the hash of all settings that decide the artifacts."""
         facts = [target.facts() for target in targets.values()]
-        made_of = [[fact[name] for name in DECIDING] for fact in facts]
+        made_of = [
+            [fact["space"], fact["decode"], fact["manifold_sha256"], fact["projection"]]
+            for fact in facts
+        ]
         made_by: list[Any] = [content_key(units), self.selection.sources, made_of]
         made_by += [self.undeclared, self.float16]
         augment = self.augment_card(_rule_of(targets))
@@ -146,7 +156,7 @@ def compute_artifacts(
     targets: dict[str, Target] | None = None,
     demand: pools.Demand = pools.ANY,
     terms: claims.Terms = claims.AS_IS,
-) -> dict[str, Any]:
+) -> ArtifactsManifest | CombinationManifest:
     """Compute the artifacts of all images and publish them, one folder a split.
 
     Each of several spaces has a complete folder of its own; their rows are in the same order, and
@@ -185,11 +195,11 @@ def compute_artifacts(
         records = run_projection("artifacts", units, read_images, build, placed, output, chunk)
         with claim.abandoned_if_refused():
             counts = _counts(records, recipe, _rule_of(targets))
-        common = counts | {"inputs": describe(inputs, units, recipe.labels)}
+        common: ArtifactCounts = {**counts, "inputs": describe(inputs, units, recipe.labels)}
         return publish_artifacts(claim, facts, records, common)
 
 
-def _counts(records: Records, recipe: ArtifactRecipe, rule: DecodeRule) -> dict[str, Any]:
+def _counts(records: Records, recipe: ArtifactRecipe, rule: DecodeRule) -> ImageCounts:
     """Return the counts in the records of a pipeline; raise if no image could be used."""
     counts = pipeline.totals(records)
     if counts["ok"] == 0:
@@ -201,7 +211,7 @@ def _counts(records: Records, recipe: ArtifactRecipe, rule: DecodeRule) -> dict[
     if recipe.split_by and by_value["without_value"] and not by_value["by_value"]:
         raise no_values(recipe.split_by)
     classes = evaluated_classes(records)
-    found: dict[str, Any] = {**counts, "classes": classes}
+    found: ImageCounts = {**counts, "classes": classes}
     if rule.tiles:
         found["tiles"] = evaluated_classes(records, "tiles")
     if augment := recipe.augment_card(rule):
@@ -214,24 +224,25 @@ def _counts(records: Records, recipe: ArtifactRecipe, rule: DecodeRule) -> dict[
 
 def publish_artifacts(
     claim: claims.Claim,
-    facts: dict[str, dict[str, Any]],
+    facts: dict[str, ArtifactFacts],
     records: Sequence[ChunkRecord],
-    common: dict[str, Any],
-) -> dict[str, Any]:
+    common: ArtifactCounts,
+) -> ArtifactsManifest | CombinationManifest:
     """Publish each space's artifacts and, if there are several, the folder that holds them."""
     files = pipeline.parts(records)
-    recorded = [record["facts"]["moments"] for record in records if record["facts"]]
+    recorded = [one["moments"] for one in chunk_facts(records) if one]
+    manifest: ArtifactsManifest | CombinationManifest
     for folder, fact in facts.items():
         mine = [moments[folder] for moments in recorded]
         moments = {s: total_moments([m[s] for m in mine if s in m]) for s in EVALUATED}
         start = storage.join(folder, "")
         inside = [_inside(folder, file) for file in files if file["path"].startswith(start)]
-        body = {**fact, **common, "files": inside, "moments": moments}
+        body: ArtifactsManifest = {**fact, **common, "files": inside, "moments": moments}
         manifest = claim.publish(body, folder, "artifacts")
     if len(facts) > 1:
         quarantined = [file for file in files if file["folder"] == "quarantine"]
-        body = {**common, "members": list(facts), "files": quarantined}
-        manifest = claim.publish(body)
+        whole: CombinationManifest = {**common, "members": list(facts), "files": quarantined}
+        manifest = claim.publish(whole)
     pipeline.clear_records(claim.folder)
     return manifest
 

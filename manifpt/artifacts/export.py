@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from manifpt import outputs, storage
 from manifpt.artifacts.artifact_stage import as_float16
+from manifpt.artifacts.artifacts_format import ExportManifest
 from manifpt.artifacts.compute import COMBINATION
 from manifpt.engine import pipeline, pools, shuffle
 from manifpt.engine.progress import Progress
@@ -29,7 +30,7 @@ from manifpt.manifold import StoredManifold
 from manifpt.manifold.embed import write_array
 from manifpt.manifold.stored import MANIFOLDS
 from manifpt.outputs import claims, records
-from manifpt.outputs.formats import ChunkRecord, PartEntry
+from manifpt.outputs.formats import ChunkRecord, FileEntry, PartEntry
 from manifpt.outputs.integrity import checked_bytes
 from manifpt.outputs.verified import entries, wrong
 from manifpt.storage import tensors
@@ -43,13 +44,14 @@ Pieces = Iterator[tuple[pa.Table, np.ndarray]]
 
 
 class VectorSource(NamedTuple):
-    """A finished output with vectors of ``dimension`` numbers.
+    """A finished output of a ``kind``, with vectors of ``dimension`` numbers; a space's card.
 
     ``units`` has a JSON value for each unit of work, and its number of pairs of files; ``read``
     yields rows and vectors, n x d, of each of these pairs.
     """
 
-    manifest: dict[str, Any]
+    kind: str
+    space: Any
     dimension: int
     units: list[tuple[Any, int]]
     read: Callable[[Any], Pieces]
@@ -74,21 +76,23 @@ def vector_source(uri: str, pair_bytes: int = PAIR_BYTES) -> VectorSource:
         shards = manifest["shards"]
         units: list[tuple[Any, int]] = [(n, -(-s["reals"] // rows)) for n, s in enumerate(shards)]
         read: Callable[[Any], Pieces] = partial(_shard_pieces, StoredManifold(uri, manifest), rows)
-        return VectorSource(manifest, dimension, units, read, sorted(entries(shards)))
-    files = [file for file in manifest["files"] if file["folder"] != "quarantine"]
+        content = sorted(entries(shards))
+        return VectorSource(kind, manifest["space"], dimension, units, read, content)
+    files: list[PartEntry] = [file for file in manifest["files"] if file["folder"] != "quarantine"]
     units = [(group, 1) for group in file_groups(files, rows)]
     read = partial(_artifact_pieces, uri)
-    return VectorSource(manifest, dimension, units, read, sorted(entries(files)))
+    content = sorted(entries(files))
+    return VectorSource(kind, manifest["space"], dimension, units, read, content)
 
 
-def file_groups(files: Sequence[dict[str, Any]], rows: int) -> Iterator[list[dict[str, Any]]]:
+def file_groups(files: Sequence[PartEntry], rows: int) -> Iterator[list[PartEntry]]:
     """Yield consecutive files in groups of at most ``rows`` rows; a larger file is alone.
 
     >>> files = [{"rows": 3}, {"rows": 2}, {"rows": 4}, {"rows": 9}]
     >>> [[file["rows"] for file in group] for group in file_groups(files, 5)]
     [[3, 2], [4], [9]]
     """
-    group: list[dict[str, Any]] = []
+    group: list[PartEntry] = []
     count = 0
     for file in files:
         if group and count + file["rows"] > rows:
@@ -104,7 +108,7 @@ def _shard_pieces(manifold: StoredManifold, rows: int, number: int) -> Pieces:
     return manifold.shard_pieces(number, rows)
 
 
-def _artifact_pieces(uri: str, files: Sequence[dict[str, Any]]) -> Pieces:
+def _artifact_pieces(uri: str, files: Sequence[FileEntry]) -> Pieces:
     """Yield the rows and flat vectors of some files of artifacts, as one piece."""
     tables = []
     for file in files:
@@ -190,7 +194,7 @@ def export(
     pair_bytes: int = PAIR_BYTES,
     demand: pools.Demand = pools.ANY,
     terms: claims.Terms = claims.AS_IS,
-) -> dict[str, Any]:
+) -> ExportManifest:
     """Write all vectors of a manifold or of artifacts as pairs of files; return the manifest.
 
     Args:
@@ -221,9 +225,15 @@ def export(
         for record in each(writer.write, calls):
             progress.add(record)
             made.append(record)
-        facts = {"input": uri, "of": source.manifest["kind"], "space": source.manifest["space"]}
-        facts |= {"rows": sum(record["rows_in"] for record in made)}
-        facts |= {"dimension": source.dimension, "dtype": "float16" if float16 else "float32"}
-        manifest = claim.publish({**facts, "files": pipeline.parts(made)})
+        body: ExportManifest = {
+            "input": uri,
+            "of": source.kind,
+            "space": source.space,
+            "rows": sum(record["rows_in"] for record in made),
+            "dimension": source.dimension,
+            "dtype": "float16" if float16 else "float32",
+            "files": pipeline.parts(made),
+        }
+        manifest = claim.publish(body)
         records.clear(output)
         return manifest

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from manifpt.artifacts.artifacts_format import ArtifactFacts
 from manifpt.engine import chunk_work, pipeline, pools, prometheus
 from manifpt.engine.work import Work
 from manifpt.errors import ManifptError
@@ -55,7 +56,7 @@ class Projector:
         """The preferred number of images of a call; None leaves it to the reader."""
         return self.searcher.rows if self.searcher else None
 
-    def __call__(self, table: pa.Table) -> tuple[np.ndarray, dict[str, Any]]:
+    def __call__(self, table: pa.Table) -> tuple[np.ndarray, dict[str, list[Any]]]:
         """Return the artifacts of an images table, N x shape float32, and the columns beside.
 
         A table that has embeddings already, as ``artifact``, is not embedded again. Rows may be
@@ -108,7 +109,7 @@ class Projected(NamedTuple):
 
     rows: pa.Table
     artifacts: np.ndarray
-    columns: dict[str, Any]
+    columns: dict[str, list[Any]]
 
 
 def project_images(projectors: Sequence[Projector], table: pa.Table) -> list[Projected]:
@@ -177,16 +178,16 @@ class Target:
             return manifold.denoiser.shape(self.space.shape)
         return self.space.shape
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> ArtifactFacts:
         """Return the settings that decide the artifacts of an image, for manifests."""
         manifold = self.manifold
         return {
             "space": self.space.card(),
             "shape": list(self.shape),
             "decode": self.rule.card(),
-            "manifold": manifold and manifold.uri,
-            "manifold_sha256": manifold and manifold.sha256,
-            "projection": self.projection and self.projection.card(),
+            "manifold": manifold.uri if manifold else None,
+            "manifold_sha256": manifold.sha256 if manifold else None,
+            "projection": self.projection.card() if self.projection else None,
         }
 
     def projector(self, searcher: Searcher | None) -> Projector:

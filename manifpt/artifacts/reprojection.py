@@ -13,6 +13,11 @@ import pyarrow as pa
 
 from manifpt import outputs, storage
 from manifpt.artifacts.artifact_stage import ArtifactStage, evaluated_classes
+from manifpt.artifacts.artifacts_format import (
+    ArtifactCounts,
+    ArtifactsManifest,
+    CombinationManifest,
+)
 from manifpt.artifacts.branches import (
     ArtifactBranch,
     check_unchanged,
@@ -74,7 +79,7 @@ def project_embeddings(
     float16: bool = False,
     demand: pools.Demand = pools.ANY,
     terms: claims.Terms = claims.AS_IS,
-) -> dict[str, Any]:
+) -> ArtifactsManifest | CombinationManifest:
     """Compute and publish the artifacts of embedded images; see ``compute_artifacts``."""
     output, reals = storage.absolute(output), StoredManifold.open(manifold)
     target = Target(reals.space, reals.rule, reals, projection.on(reals.manifest))
@@ -84,7 +89,7 @@ def project_embeddings(
             f"--input {embeddings.uri}: artifacts, not embeddings; "
             "give images, or make them with --projector none"
         )
-    if any(given[name] != facts[name] for name in ("space", "decode")):
+    if given["space"] != facts["space"] or given["decode"] != facts["decode"]:
         raise ManifptError(f"--manifold {manifold}: is of another space than the embeddings")
     made_of = [facts["manifold_sha256"], facts["projection"], float16]
     key = storage.digest([given["key"], *made_of])
@@ -106,7 +111,7 @@ def project_embeddings(
         if classes != given["classes"]:
             raise AssertionError(f"rows are missing: {classes}, not {given['classes']}")
         kept = "rows_in ok quarantined by_error inputs augment copies split_by tiles".split()
-        common = {name: given[name] for name in kept if name in given}
-        common |= {"embeddings": embeddings.uri, "classes": classes}
+        same: Any = {name: value for name, value in given.items() if name in kept}
+        common: ArtifactCounts = same | {"embeddings": embeddings.uri, "classes": classes}
         check_unchanged([embeddings])
         return publish_artifacts(claim, {"": facts}, records, common)

@@ -15,13 +15,19 @@ import pyarrow as pa
 
 from manifpt import __version__, outputs, storage
 from manifpt.artifacts.artifact_stage import EVALUATED
+from manifpt.artifacts.artifacts_format import (
+    ArtifactsManifest,
+    AugmentCard,
+    Certificate,
+    Mismatch,
+)
 from manifpt.artifacts.branches import read_artifacts
 from manifpt.artifacts.brute_force import (
     WHITENED_TOLERANCE,
+    ArtifactRow,
     Checked,
     differences,
     expected_artifact,
-    own_hash,
 )
 from manifpt.errors import DamageError, ManifptError
 from manifpt.images import DecodeRule, Selection, plan, read_unit
@@ -39,13 +45,15 @@ BLOCK_BYTES = 256 * 2**20
 CERTIFICATE = "certificate.json"
 
 
-def _chosen(folder: str, manifest: dict[str, Any], rows: int, seed: int) -> list[dict[str, Any]]:
-    """Return random rows of an artifacts folder, each with its artifact."""
+def _chosen(
+    folder: str, manifest: ArtifactsManifest, rows: int, seed: int, *, tiled: bool
+) -> list[ArtifactRow]:
+    """Return random rows of an artifacts folder; ``tiled`` tells whether its reals have tiles."""
     counts = [file["rows"] for file in manifest["files"] if file["folder"] in EVALUATED]
     files = [file for file in manifest["files"] if file["folder"] in EVALUATED]
     chosen = np.random.default_rng(seed).permutation(sum(counts))[:rows]
     edges = np.cumsum([0, *counts])
-    out = []
+    out: list[ArtifactRow] = []
     for n, file in enumerate(files):
         mine = np.sort(chosen[(chosen >= edges[n]) & (chosen < edges[n + 1])]) - edges[n]
         if not len(mine):
@@ -56,11 +64,21 @@ def _chosen(folder: str, manifest: dict[str, Any], rows: int, seed: int) -> list
         table = read_artifacts(uri).take(mine)
         kind = str(table["artifact"].type.value_type)
         artifacts = tensors.from_column(table["artifact"])
-        for row, artifact in zip(
-            table.drop_columns(["artifact"]).to_pylist(), artifacts, strict=True
-        ):
-            out.append({**row, "artifact": artifact, "kind": kind})
+        rest = table.drop_columns(["artifact"]).to_pylist()
+        out += [_row(*one, kind, tiled=tiled) for one in zip(rest, artifacts, strict=True)]
     return out
+
+
+def _row(row: Any, artifact: np.ndarray, kind: str, *, tiled: bool) -> ArtifactRow:
+    return ArtifactRow(
+        row["id"],
+        tile_id(row["id"], row.get("tile", 0) if tiled else 0),
+        row.get("tile_sha256", row["pixel_sha256"]),
+        row["neighbor_id"],
+        row["distance"],
+        artifact,
+        kind,
+    )
 
 
 def _embedded(
@@ -69,7 +87,7 @@ def _embedded(
     selection: Selection,
     rule: DecodeRule,
     space: Space,
-    augment: dict[str, Any] | None = None,
+    augment: AugmentCard | None = None,
     **planned: Any,
 ) -> Iterator[tuple[str, str, np.ndarray]]:
     """Yield id, pixel hash and vector of the images of those ids, read from their source.
@@ -99,28 +117,33 @@ def _embedded(
 
 
 def _check_rows(
-    artifacts: dict[str, Any], manifold: StoredManifold, rows: list[dict[str, Any]]
-) -> tuple[list[dict[str, Any]], Checked]:
+    artifacts: ArtifactsManifest, manifold: StoredManifold, rows: Sequence[ArtifactRow]
+) -> tuple[list[Mismatch], Checked]:
     """Compute rows again from their images; return the differences, and the rows' neighbours."""
     card = artifacts["projection"]
-    tiled, inputs = bool(manifold.rule.tiles), artifacts["inputs"]["given"]
-    rows = [row | {"point": tile_id(row["id"], row.get("tile", 0) if tiled else 0)} for row in rows]
-    wanted = {row["point"] for row in rows}
-    selection, space = Selection(EVALUATED, None), manifold.space
-    augment = artifacts.get("augment")
-    planned: dict[str, Any] = {"labelled": True, "reading": labels_of(artifacts["inputs"])}
-    read = _embedded(inputs, wanted, selection, manifold.rule, space, augment, **planned)
+    assert card is not None  # there is a manifold
+    inputs, space = artifacts["inputs"], manifold.space
+    read = _embedded(
+        inputs["given"],
+        {row.point for row in rows},
+        Selection(EVALUATED, None),
+        manifold.rule,
+        space,
+        artifacts.get("augment"),
+        labelled=True,
+        reading=labels_of(inputs),
+    )
     found = {name: (sha, vector) for name, sha, vector in read}
-    wrong = []
+    wrong: list[Mismatch] = []
     kept = []
     for row in rows:
-        sha, _ = found.get(row["point"], (None, None))
-        if sha != own_hash(row):
+        sha, _ = found.get(row.point, (None, None))
+        if sha != row.sha256:
             what = "its image is gone" if sha is None else "its pixels are others"
-            wrong.append({"id": row["id"], "what": what})
+            wrong.append({"id": row.id, "what": what})
         else:
             kept.append(row)
-    queries = np.stack([found[row["point"]][1] for row in kept]) if kept else np.empty((0, 1))
+    queries = np.stack([found[row.point][1] for row in kept]) if kept else np.empty((0, 1))
     rounding = max(space.tolerance, WHITENED_TOLERANCE if manifold.metric.whitening else 0.0)
     checked = Checked(kept, queries, card["neighbours"], manifold.metric, rounding)
     for block in manifold.blocks(BLOCK_BYTES):
@@ -132,11 +155,11 @@ def _check_rows(
         distance, tolerance = checked.distance[n, 0], checked.tolerance(n)
         off = (rounding if card.get("whitened") else space.tolerance) * most
         found_wrong = differences(row, distance, tolerance, checked.id[n, 0], artifact, off)
-        wrong += [{"id": row["id"], "what": what} for what in found_wrong]
+        wrong += [{"id": row.id, "what": what} for what in found_wrong]
     return wrong, checked
 
 
-def _check_reals(manifold: StoredManifold, checked: Checked) -> list[dict[str, Any]]:
+def _check_reals(manifold: StoredManifold, checked: Checked) -> list[Mismatch]:
     """Embed the neighbours again from their own images; return those whose vector differs."""
     wanted = {str(name) for name in checked.id.ravel()}
     stored = {
@@ -159,7 +182,7 @@ def _check_reals(manifold: StoredManifold, checked: Checked) -> list[dict[str, A
         )
         for name, _, vector in read:
             again.setdefault(name, vector)
-    wrong = []
+    wrong: list[Mismatch] = []
     for name, vector in stored.items():
         if name not in again:
             wrong.append({"id": name, "what": "the real's image is gone"})
@@ -168,31 +191,30 @@ def _check_reals(manifold: StoredManifold, checked: Checked) -> list[dict[str, A
     return wrong
 
 
-def verify(manifold_uri: str, artifacts_uri: str, rows: int, seed: int = 0) -> dict[str, Any]:
+def verify(manifold_uri: str, artifacts_uri: str, rows: int, seed: int = 0) -> Certificate:
     """Check random rows of artifacts; write the certificate beside them and return it."""
     started = time.monotonic()
     artifacts_uri = storage.absolute(artifacts_uri)
-    artifacts = outputs.require(artifacts_uri, "artifacts", "artifacts")
+    artifacts: ArtifactsManifest = outputs.require(artifacts_uri, "artifacts", "artifacts")
     manifold = StoredManifold.open(manifold_uri)
     if artifacts["manifold_sha256"] is None:
         raise ManifptError(f"{artifacts_uri}: images themselves; there is no manifold to verify")
-    wrong: list[dict[str, Any]] = []
+    wrong: list[Mismatch] = []
     if artifacts["manifold_sha256"] != manifold.sha256:
         wrong.append({"id": None, "what": "the artifacts were made with another manifold"})
     worst, checked_rows, checked_reals = 0.0, 0, 0
     try:
-        chosen = _chosen(artifacts_uri, artifacts, rows, seed)
+        chosen = _chosen(artifacts_uri, artifacts, rows, seed, tiled=manifold.rule.tiles > 0)
         found, checked = _check_rows(artifacts, manifold, chosen)
         wrong += found + _check_reals(manifold, checked)
         checked_rows, checked_reals = len(chosen), len({*checked.id.ravel()})
         errors = [
-            abs(r["distance"] - d)
-            for r, d in zip(checked.rows, checked.distance[:, 0], strict=True)
+            abs(r.distance - d) for r, d in zip(checked.rows, checked.distance[:, 0], strict=True)
         ]
         worst = float(max(errors, default=0.0))
     except DamageError as error:
         wrong.append({"id": None, "what": str(error)})
-    certificate = {
+    certificate: Certificate = {
         "rows_checked": checked_rows,
         "reals_checked": checked_reals,
         "mismatches": len(wrong),

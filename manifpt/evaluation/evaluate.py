@@ -90,8 +90,12 @@ def _check(
         hashes = [branch.manifest["manifold_sha256"] for branch in branches]
         attributor.check_manifolds(hashes, "--input")
     for branch, expected in zip(branches, attributor.branches, strict=True):
-        for name, word in (("space", "space"), ("projection", "projector")):
-            if branch.manifest[name] != expected[name]:
+        made = branch.manifest
+        for word, same in (
+            ("space", made["space"] == expected["space"]),
+            ("projector", made["projection"] == expected["projection"]),
+        ):
+            if not same:
                 raise ManifptError(
                     f"--input: artifacts of another {word} than the attributor's; "
                     "give images, which are projected as in training, or train on such artifacts"

@@ -17,6 +17,7 @@ their content.
 For robust training, each training image of every class gets --copies degraded copies.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -134,7 +135,8 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     tracked.inputs(manifest["inputs"], "artifacts")
     tracked.document("manifest.json", manifest)
     names = "rows_in ok quarantined by_error classes tiles copies split_by".split()
-    return {"output": config.output, **{n: manifest[n] for n in names if n in manifest}}
+    found: Mapping[str, Any] = manifest
+    return {"output": config.output, **{n: found[n] for n in names if n in found}}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -42,8 +42,14 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     )
     tracked.document("manifest.json", manifest)
     files = sum(file["folder"] == ARRAYS for file in manifest["files"])
-    counts = {name: manifest[name] for name in ("of", "rows", "dimension", "dtype")}
-    return {"output": config.output, **counts, "files": files}
+    return {
+        "output": config.output,
+        "of": manifest["of"],
+        "rows": manifest["rows"],
+        "dimension": manifest["dimension"],
+        "dtype": manifest["dtype"],
+        "files": files,
+    }
 
 
 def main(argv: list[str] | None = None) -> int:

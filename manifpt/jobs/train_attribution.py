@@ -22,6 +22,7 @@ puts an evaluation on its card.
 """
 
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -39,6 +40,8 @@ from manifpt.errors import ManifptError
 from manifpt.tracking import Run
 
 if TYPE_CHECKING:
+    from manifpt.attribution.model.attributor_format import AttributorManifest
+    from manifpt.attribution.model.train import StoppedTraining
     from manifpt.audit.training_audit import Settings
     from manifpt.images.degraded_copies import Augmentation
 
@@ -116,7 +119,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     if config.register_as is not None:
         tracked.require()
     if config.extend is not None:
-        manifest = extended(config, config.extend)
+        manifest: Mapping[str, Any] = extended(config, config.extend)
     elif config.fuse:
         from manifpt.attribution.model.members import fuse_attributors
 
@@ -140,7 +143,7 @@ def check_options(config: Config) -> None:
         raise ManifptError("--split-by: --fuse takes trained attributors, which have their splits")
 
 
-def extended(config: Config, model: str) -> dict[str, Any]:
+def extended(config: Config, model: str) -> "AttributorManifest":
     """Add the sources of --add to an attributor; return the new one's manifest."""
     from manifpt.artifacts.compute import ArtifactRecipe
     from manifpt.attribution.model.extend import extend_attributor
@@ -159,7 +162,7 @@ def extended(config: Config, model: str) -> dict[str, Any]:
     )
 
 
-def trained(config: Config, tracked: Run) -> dict[str, Any]:
+def trained(config: Config, tracked: Run) -> "AttributorManifest | StoppedTraining":
     """Train the usual attributor, or that of the spaces asked for; return its manifest."""
     from manifpt.artifacts.compute import ArtifactRecipe
     from manifpt.attribution.model.train import AttributorControl, print_epoch, train_attributor
@@ -229,7 +232,7 @@ def check_free(config: Config) -> None:
         )
 
 
-def _logged(config: Config, manifest: dict[str, Any], tracked: Run) -> dict[str, Any]:
+def _logged(config: Config, manifest: Mapping[str, Any], tracked: Run) -> dict[str, Any]:
     """Log a finished attributor, register it if asked to; return its summary."""
     from manifpt.registry.register import log_model, register
 

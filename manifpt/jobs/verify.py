@@ -35,7 +35,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         raise MismatchError(
             f"{found['mismatches']} mismatches; the first: {first['id']}: {first['what']}"
         )
-    return found
+    return {**found}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,7 +5,7 @@ are resized and normalised as the library prescribes.
 """
 
 import importlib
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -34,8 +34,21 @@ def _library(backbone: str) -> tuple[Any, str]:
         ) from None
 
 
-def preprocessing(backbone: str, option: str) -> dict[str, Any]:
-    """Return side, filter, cropped share, mean and deviation of a network's input."""
+class Preprocessing(TypedDict):
+    """The input of a network: its side, the filter of resizing, mean and deviation of channels.
+
+    ``crop`` is the share of the side that is kept.
+    """
+
+    network_size: int
+    resize: str
+    crop: NotRequired[float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def preprocessing(backbone: str, option: str) -> Preprocessing:
+    """Return the preprocessing that a network's library prescribes."""
     module, name = _library(backbone)
     known = module.is_model(name) if module.__name__ == "timm" else name in module.list_models()
     if not known:

@@ -5,11 +5,11 @@ import math
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 
@@ -32,6 +32,17 @@ WORKER_MEMORY = 2**30
 
 EpochLog = Callable[[dict[str, float], int], None]
 Placed = tuple[int, dict[str, float], bool]
+
+
+class LoopConfig(TypedDict):
+    """The entries that ``fit`` adds to the configuration of a loop, see ``TrainingControl``.
+
+    ``epochs_uri`` is the folder of the rows of epochs, ``threads`` are the cores of a worker.
+    """
+
+    epochs_uri: str
+    die_at: int | None
+    threads: int
 
 
 def silent(_row: dict[str, float], _epoch: int) -> None:
@@ -100,22 +111,21 @@ def add_up(values: list[float], device: str) -> list[float]:
     return added
 
 
-def checkpoint_state(folder: str) -> dict[str, Any]:
-    """Return a checkpoint's state."""
+def checkpoint_state(folder: str) -> Any:
+    """Return a checkpoint's state; the caller declares its type, which depends on the loop."""
     return state_of((Path(folder) / STATE).read_bytes())
 
 
-def state_of(data: bytes) -> dict[str, Any]:
+def state_of(data: bytes) -> Any:
     """Return the state in a file."""
-    state: dict[str, Any] = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
-    return state
+    return torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
 
 
 def end_epoch(
     row: dict[str, float],
     epoch: int,
     save: Callable[[str], None],
-    config: dict[str, Any],
+    config: LoopConfig,
     *,
     resumed: bool,
 ) -> None:
@@ -166,19 +176,19 @@ def reported(epochs_uri: str, report: EpochLog) -> Iterator[None]:
 
 
 def fit(
-    loop: Callable[[dict[str, Any]], None],
-    config: dict[str, Any],
+    loop: Callable[[Any], None],
+    config: Mapping[str, object],
     datasets: dict[str, "ray.data.Dataset"],
     output: str,
     key: str,
     placed: Placed,
     control: TrainingControl,
-) -> dict[str, Any]:
+) -> Any:
     """Run ``loop`` on Ray Train's workers to the end; return the last checkpoint's state.
 
     The workers share the dataset ``train``, and each reads the whole of the others. ``loop`` gets
-    ``config`` with the entries for ``end_epoch`` and with ``threads``, the cores of a worker. If it
-    is started again with the same ``output`` and ``key``, it goes on after the last checkpoint.
+    ``config`` with the entries of ``LoopConfig``. If it is started again with the same ``output``
+    and ``key``, it goes on after the last checkpoint. The caller declares the type of the state.
 
     It waits until all workers and a reader fit. The number of workers decides how batches are
     distributed, so the training would differ if it changed with the nodes.

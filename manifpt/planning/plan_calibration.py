@@ -73,7 +73,7 @@ def measure_machine(
         manifold = StoredManifold.open(f"{folder}/manifold")
         parts = len(attributed.parts)
         draft = Measurements(
-            machine=environment(cores),
+            machine={**environment(cores)},
             cores=cores,
             memory=memory,
             uses_gpu=gpus > 0 and device_and_precision()[0] == "cuda",

@@ -1,13 +1,14 @@
 """A model card in Markdown: the data of an attributor, its metrics, and its limits."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from manifpt import storage
+from manifpt.attribution.model.attributor_format import AttributorManifest
 from manifpt.attribution.unknown.decision import USUAL
 from manifpt.errors import ManifptError, public
 from manifpt.evaluation.closed_set import closed_set_metrics
@@ -25,9 +26,9 @@ class Facts:
     model holds its manifolds.
     """
 
-    manifest: dict[str, Any]
+    manifest: AttributorManifest
     manifolds: Sequence[StoredManifold]
-    metrics: dict[str, Any] | None
+    metrics: Mapping[str, Any] | None
     included: bool
     commit: str
 
@@ -72,7 +73,7 @@ def description(facts: Facts) -> str:
     return "\n\n".join(parts)[:5000]
 
 
-def _purpose(manifest: dict[str, Any]) -> str:
+def _purpose(manifest: AttributorManifest) -> str:
     return (
         f"Says which of {', '.join(manifest['classes'])} an image comes from, how surely, and "
         "which real image is nearest, by the image's deviation from the manifold of reals."
@@ -97,7 +98,7 @@ def _data(facts: Facts) -> str:
     return "\n".join([*lines, "", "Test images are those of the evaluation below."])
 
 
-def audited(manifest: dict[str, Any]) -> str:
+def audited(manifest: AttributorManifest) -> str:
     """Return a line on whether the files of the training images reveal their classes."""
     found = manifest.get("audit")
     if not found:
@@ -137,7 +138,7 @@ def _metrics(facts: Facts) -> str:
     return "\n".join([*lines, "", *_confidence(metrics)])
 
 
-def _confidence(metrics: dict[str, Any]) -> list[str]:
+def _confidence(metrics: Mapping[str, Any]) -> list[str]:
     """Return the metrics of probabilities and of unknown generators."""
     lines = []
     if "calibration" in metrics:
@@ -176,7 +177,7 @@ def _confidence(metrics: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _unknown(manifest: dict[str, Any]) -> str:
+def _unknown(manifest: AttributorManifest) -> str:
     """Describe the answer for an image of a generator that is not listed."""
     if not manifest.get("open_set"):
         return "Closed set: an image of any other generator gets one of these names, too."
@@ -188,10 +189,9 @@ def _unknown(manifest: dict[str, Any]) -> str:
     )
 
 
-def _seen(decode: dict[str, Any]) -> str:
+def _seen(size: int, tiles: int) -> str:
     """Describe the part of an image that the network sees."""
-    size = decode["size"]
-    if tiles := decode.get("tiles"):
+    if tiles:
         return (
             f"Of an image larger than {size} x {size} pixels, at most {tiles} tiles of that size "
             "are seen, and the rest is not; a smaller image is resized to one."
@@ -203,12 +203,13 @@ def _seen(decode: dict[str, Any]) -> str:
 
 
 def _limits(facts: Facts) -> str:
+    decode = facts.manifest["branches"][0]["decode"]
     unseen = "" if facts.metrics else " It was not tested on unseen images at all."
     return "\n".join(
         [
             f"- {_unknown(facts.manifest)} `decision` is `unsure` below a probability of "
             f"{USUAL.sure:g}; that does not find unknown generators.",
-            f"- {_seen(facts.manifest['branches'][0]['decode'])}",
+            f"- {_seen(decode['size'], decode.get('tiles', 0))}",
             "- Not tested: reals of another subject or camera than the inputs, other versions or "
             "settings of the generators, images that were compressed again, cropped, resized, "
             f"edited or made to deceive.{unseen}",
@@ -237,7 +238,7 @@ def _manifolds(facts: Facts) -> str:
     )
 
 
-def _spaces(manifest: dict[str, Any]) -> str:
+def _spaces(manifest: AttributorManifest) -> str:
     cards = {branch["name"]: branch["space"] for branch in manifest["branches"]}
     return json.dumps(cards, indent=1, sort_keys=True)
 

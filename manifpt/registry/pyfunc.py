@@ -56,6 +56,8 @@ FOUND = (
 )  # fmt: skip
 COLUMNS = ("status", *FOUND, "error")
 SMALLEST = 32  # pixels of the first image
+# The values of an image by column.
+Row = dict[str, str | float | None]
 NUMBERS = frozenset({"probability", "unknown_score", "unknown_p", "distance", "percentile"})
 
 
@@ -88,14 +90,14 @@ class AttributorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defi
         self.stage.rule = Rule(**(params or {}))
         images = list(model_input["image"])
         step = max(1, chunk_rows(max(self.rule.size, *self.sizes, 1)) // max(1, self.rule.tiles))
-        rows: list[dict[str, Any]] = []
+        rows: list[Row] = []
         for start in range(0, len(images), step):
             rows += self._attributed(images[start : start + step])
         return pd.DataFrame(
             {name: pd.Series([row[name] for row in rows], dtype=object) for name in COLUMNS}
         )
 
-    def _attributed(self, images: list[bytes | str | None]) -> list[dict[str, Any]]:
+    def _attributed(self, images: list[bytes | str | None]) -> list[Row]:
         """Return the rows of the images that are decoded at once.
 
         They are decoded in a separate process: an image that ends it costs its row.
@@ -107,13 +109,13 @@ class AttributorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defi
             for raw, found in decode_all(given, self.rule, self.sizes)
         ]
         good = [one for one in decoded if one[0]["error"] is None]
-        found: Iterator[dict[str, Any]] = iter(())
+        found: Iterator[Row] = iter(())
         if good:
             rows, pixels = map(list, zip(*good, strict=True))
             made = self.stage.attributions(images_table(rows, pixels, self.sizes))
             found = iter(made.select(list(FOUND)).to_pylist())
         return [
-            {**dict.fromkeys(FOUND), "status": "quarantined", "error": row["error"]}
+            {**dict.fromkeys(FOUND), "status": "quarantined", "error": str(row["error"])}
             if row["error"]
             else {**next(found), "status": "ok", "error": None}
             for row, _ in decoded
@@ -142,16 +144,17 @@ def _bytes(data: bytes | str | None) -> bytes:
 
 def _checked(attributor: TrainedAttributor, folder: str | None) -> list[str]:
     """Return the places of the manifolds, in the model's ``folder`` or at the attributor's URIs."""
-    branches = [branch for branch in attributor.branches if branch["manifold"]]
-    where = [branch["manifold"] for branch in branches]
+    branches = attributor.branches
+    where = [branch["manifold"] for branch in branches if branch["manifold"]]
+    needed = [branch["manifold_sha256"] for branch in branches if branch["manifold_sha256"]]
     if folder is not None:
         where = included(folder, attributor.manifest)
-    for uri, branch in zip(where, branches, strict=True):
+    for uri, sha256 in zip(where, needed, strict=True):
         found = (outputs.read(uri) or {}).get("content_sha256")
-        if found != branch["manifold_sha256"]:
+        if found != sha256:
             state = f"is now {found[:12]}" if found else "is gone"
             raise ManifptError(
-                f"manifold {uri}: {state}, and the model needs {branch['manifold_sha256'][:12]}; "
+                f"manifold {uri}: {state}, and the model needs {sha256[:12]}; "
                 "put that one there, or register the model again with --moved or "
                 "--manifold include"
             )

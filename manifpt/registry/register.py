@@ -4,7 +4,7 @@ import io
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from PIL import Image
 import manifpt
 from manifpt import outputs, storage
 from manifpt.attribution.crawl.registered import ATTRIBUTOR, MANIFOLDS
+from manifpt.attribution.model.attributor_format import AttributorManifest, BranchCard
 from manifpt.attribution.model.targets import trained_targets
 from manifpt.attribution.model.trained import TrainedAttributor, sealed
 from manifpt.attribution.unknown.decision import USUAL
@@ -96,7 +97,7 @@ def _code(scratch: str) -> str:
     return str(copied)
 
 
-def register(logged: Logged, name: str, alias: str) -> dict[str, Any]:
+def register(logged: Logged, name: str, alias: str) -> dict[str, str]:
     """Make a logged model the next version of a registered one; return its new names."""
     facts = logged.facts
     tags = {
@@ -140,7 +141,7 @@ def _included(manifold: str, manifolds: Sequence[StoredManifold]) -> bool:
     return chosen
 
 
-def _metrics(evaluation: str, attributor: TrainedAttributor) -> dict[str, Any]:
+def _metrics(evaluation: str, attributor: TrainedAttributor) -> Mapping[str, Any]:
     """Return the metrics of an evaluation; raise if it is of another attributor."""
     manifest = outputs.require(evaluation, "evaluation", "--evaluation")
     same_place = manifest["model"] == attributor.uri
@@ -164,9 +165,10 @@ def _files(scratch: str, attributor: TrainedAttributor, facts: Facts) -> dict[st
         source = storage.join(attributor.uri, name)
         storage.copy(source, storage.join(folder, name), entry["sha256"])
     left = iter(facts.manifolds)
-    branches = [b | {"manifold": next(left).uri if b["manifold"] else None}
-                for b in attributor.branches]  # fmt: skip
-    manifest = attributor.manifest | {"branches": branches}
+    branches: list[BranchCard] = [
+        {**b, "manifold": next(left).uri if b["manifold"] else None} for b in attributor.branches
+    ]
+    manifest: AttributorManifest = {**attributor.manifest, "branches": branches}
     storage.write_json(storage.join(folder, outputs.MANIFEST), sealed(manifest))
     text = storage.join(scratch, MODEL_CARD)
     storage.write_bytes(text, card(facts).encode())

@@ -9,7 +9,7 @@ they, and batch normalisation, subtract and divide by are those of each worker's
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -43,6 +43,25 @@ class PretrainingSettings:
     weight_decay: float
     projector_width: int
     seed: int
+
+
+class PretrainingState(TypedDict):
+    """The state after an epoch, as torch writes it: weights by name, and a row an epoch."""
+
+    trunk: dict[str, Tensor]
+    head: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+    history: list[dict[str, float]]
+    precision: str
+
+
+class PretrainLoopConfig(training.LoopConfig):
+    """The configuration of ``pretrain_loop``; two numbers of images are those of its batches."""
+
+    settings: PretrainingSettings
+    shuffle_rows: int
+    validation_batch: int
 
 
 class BarlowTwins(nn.Module):
@@ -132,7 +151,7 @@ class Pretrainer:
 
     def save(self, folder: str) -> None:
         """Write the state for the next epoch."""
-        state = {
+        state: PretrainingState = {
             "trunk": self.network.trunk.state_dict(),
             "head": self.network.head.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -144,7 +163,7 @@ class Pretrainer:
 
     def restore(self, folder: str) -> None:
         """Go on from a state of ``save``."""
-        state = training.checkpoint_state(folder)
+        state: PretrainingState = training.checkpoint_state(folder)
         self.network.trunk.load_state_dict(state["trunk"])
         self.network.head.load_state_dict(state["head"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -152,11 +171,11 @@ class Pretrainer:
         self.history = state["history"]
 
 
-def pretrain_loop(config: dict[str, Any]) -> None:
+def pretrain_loop(config: PretrainLoopConfig) -> None:
     """Train all epochs; report each with a checkpoint. Ray Train calls this."""
     import ray.train
 
-    settings: PretrainingSettings = config["settings"]
+    settings = config["settings"]
     context = ray.train.get_context()
     rank = context.get_world_rank()
     threads = threads_here(config["threads"])

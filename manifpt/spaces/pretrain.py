@@ -54,13 +54,13 @@ class PretrainingRecipe:
     projector_width: int = 2048
     seed: int = 0
 
-    def card(self) -> "RecipeCard":
+    def card(self) -> "PretrainingCard":
         """Return the recipe for a manifest."""
         card: Any = asdict(self)
         return card
 
 
-class RecipeCard(TypedDict):
+class PretrainingCard(TypedDict):
     """A ``PretrainingRecipe`` in a manifest."""
 
     backbone: str
@@ -181,7 +181,7 @@ def print_epoch(row: dict[str, float], epoch: int) -> None:
     print(f"epoch {epoch + 1}: {losses}", file=sys.stderr, flush=True)
 
 
-class EncoderFacts(RecipeCard, RowCounts):
+class EncoderFacts(PretrainingCard, RowCounts):
     """The recipe of a training, its inputs, and the numbers of images to train on and held out."""
 
     decode: DecodeCard

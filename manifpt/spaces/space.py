@@ -1,5 +1,6 @@
 """Spaces by name, and again from the card that a manifest carries."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -101,7 +102,7 @@ def _learned(name: str, size: int, options: SpaceSettings) -> "Learned":
         raise ManifptError(
             f"--layer-summary {options.layer_summary}: pools a map; leave out --no-pooled"
         )
-    own: dict[str, Any] = {}
+    own: Mapping[str, Any] = {}
     if encoders.library_of(backbone) is None:
         check_backbone(backbone, f"--{name}-network")
     else:

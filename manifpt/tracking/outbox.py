@@ -7,7 +7,8 @@ from contextlib import suppress
 
 from manifpt.errors import public
 from manifpt.tracking import recorder, server
-from manifpt.tracking.spool import Record, Spool
+from manifpt.tracking.spool import Spool
+from manifpt.tracking.spool_format import Record
 
 # Pauses between two tries grow from the shortest to the longest. At the end of the job they are at
 # most URGENT_PAUSE.

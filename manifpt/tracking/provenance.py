@@ -7,11 +7,26 @@ import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from manifpt import __version__
 
 PACKAGES = ("manifpt", "ray", "torch", "torchvision", "faiss-cpu", "faiss-gpu", "numpy", "pillow")
+
+
+class MachineFacts(TypedDict):
+    """A machine, and the versions of libraries; ``gpu`` is None without one."""
+
+    cpu: str
+    cores: int | None
+    threads: int
+    python: str
+    numpy: str
+    torch: str
+    faiss: str
+    gpu: str | None
+    manifpt: str
+    date: str
 
 
 def git_commit() -> str:
@@ -37,7 +52,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def environment(threads: int) -> dict[str, Any]:
+def environment(threads: int) -> MachineFacts:
     """Return the facts of the machine that results of timing depend on."""
     import faiss
     import numpy as np

@@ -4,7 +4,8 @@ from typing import Any
 
 from manifpt.errors import ManifptError
 from manifpt.tracking import server
-from manifpt.tracking.spool import MOST_METRICS, Record, Spool, State
+from manifpt.tracking.spool import MOST_METRICS, Spool, State
+from manifpt.tracking.spool_format import InputsRecord, OpenRecord, Record
 
 
 def advance(spool: Spool, uri: str, most: int = MOST_METRICS) -> bool:
@@ -23,7 +24,7 @@ def advance(spool: Spool, uri: str, most: int = MOST_METRICS) -> bool:
         except Exception as error:
             if not server.refuses(error):
                 raise
-            if len(record.get("metrics", ())) < 2:
+            if record["op"] != "metrics" or len(record["metrics"]) < 2:
                 spool.save(State(end, state.runs))
                 raise
         else:
@@ -62,11 +63,11 @@ def write(uri: str, record: Record, runs: dict[str, str]) -> dict[str, str]:
     return {}
 
 
-def _opened(client: Any, experiment: str, record: Record, runs: dict[str, str]) -> str:
+def _opened(client: Any, experiment: str, record: OpenRecord, runs: dict[str, str]) -> str:
     found = _only(client, experiment, record["run"])
     if found is not None:
         return found
-    parent = runs.get(record["parent"])
+    parent = runs.get(record["parent"] or "")
     tags = record["tags"] | {"manifpt.token": record["run"]}
     tags |= {"mlflow.parentRunId": parent} if parent else {}
     return str(client.create_run(experiment, record["at"], tags, record["name"]).info.run_id)
@@ -86,7 +87,7 @@ def _only(client: Any, experiment: str, token: str, keep: str | None = None) -> 
     return kept
 
 
-def _metrics(client: Any, run_id: str, rows: list[list[Any]]) -> None:
+def _metrics(client: Any, run_id: str, rows: list[tuple[str, float, int, int]]) -> None:
     from mlflow.entities import Metric
 
     client.log_batch(run_id, metrics=[Metric(*row) for row in rows])
@@ -98,7 +99,7 @@ def _params(client: Any, run_id: str, params: dict[str, str]) -> None:
     client.log_batch(run_id, params=[Param(*item) for item in params.items()])
 
 
-def _inputs(client: Any, run_id: str, record: Record) -> None:
+def _inputs(client: Any, run_id: str, record: InputsRecord) -> None:
     import warnings
 
     from mlflow.data.dataset_source_registry import resolve_dataset_source

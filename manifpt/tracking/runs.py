@@ -13,6 +13,7 @@ from manifpt.redaction import public, public_values
 from manifpt.tracking import server, watch
 from manifpt.tracking.outbox import Outbox
 from manifpt.tracking.provenance import git_commit, versions
+from manifpt.tracking.spool_format import InputDataset, OpenRecord
 
 # Seconds that a job waits for MLflow's first answer, for progress at its end, and for progress if
 # it is stopped.
@@ -51,22 +52,25 @@ class Run:
             raise server.unreachable(self.uri, self._outbox.failure or TimeoutError("no answer"))
         return self.id
 
-    def metrics(self, values: dict[str, Any], step: int = 0) -> None:
+    def metrics(self, values: Mapping[str, object], step: int = 0) -> None:
         """Log the numbers among ``values``; any thread may call this."""
         now = _now()
         for name, value in values.items():
             if isinstance(value, int | float) and not isinstance(value, bool):
-                self._put("metrics", metrics=[[name, float(value), now, step]])
+                row = (name, float(value), now, step)
+                self._outbox.put({"op": "metrics", "run": self._token, "metrics": [row]})
 
-    def params(self, values: dict[str, Any]) -> None:
+    def params(self, values: Mapping[str, object]) -> None:
         """Log the parameters of the run."""
-        self._put("params", params={k: str(public_values(v))[:500] for k, v in values.items()})
+        shown = {k: str(public_values(v))[:500] for k, v in values.items()}
+        self._outbox.put({"op": "params", "run": self._token, "params": shown})
 
     def tags(self, values: dict[str, str]) -> None:
         """Tag the run with facts that are known only after its start, such as Ray's job id."""
-        self._put("tags", tags={f"manifpt.{k}": public(v) for k, v in values.items()})
+        tags = {f"manifpt.{k}": public(v) for k, v in values.items()}
+        self._outbox.put({"op": "tags", "run": self._token, "tags": tags})
 
-    def child(self, name: str, params: dict[str, Any]) -> "Run":
+    def child(self, name: str, params: Mapping[str, object]) -> "Run":
         """Open a child run, which lasts until ``end`` is called on it."""
         made = Run(self._outbox, uuid.uuid4().hex)
         made._open(name, {"mlflow.source.name": name}, self._token)
@@ -76,12 +80,12 @@ class Run:
     def other(self, run_id: str) -> "Run":
         """Return an existing run by MLflow's id, such as the run of an earlier start of the job."""
         found = Run(self._outbox, run_id)
-        found._put("known")
+        found._outbox.put({"op": "known", "run": run_id})
         return found
 
     def end(self, status: str) -> None:
         """End a run that ``child`` opened: FINISHED, KILLED or FAILED."""
-        self._put("end", status=status, at=_now())
+        self._outbox.put({"op": "end", "run": self._token, "status": status, "at": _now()})
 
     def close(self, status: str) -> None:
         """End this run, and end its child runs that are still open as KILLED."""
@@ -92,7 +96,8 @@ class Run:
 
     def document(self, name: str, value: Any) -> None:
         """Log a JSON document."""
-        self._put("document", name=name, value=public_values(value))
+        shown = public_values(value)
+        self._outbox.put({"op": "document", "run": self._token, "name": name, "value": shown})
 
     def bytes(self, name: str, data: bytes) -> None:
         """Log a file with this name and content."""
@@ -101,31 +106,36 @@ class Run:
         except OSError as error:
             self._outbox.lose(error)
         else:
-            self._put("file", path=path)
+            self._outbox.put({"op": "file", "run": self._token, "path": path})
 
     def inputs(self, described: Mapping[str, Any], context: str) -> None:
         """Log the input datasets that a manifest describes, each with its URI."""
         digest = described["content_key"][:8]
-        inputs = []
+        inputs: list[InputDataset] = []
         for given in described["given"]:
             uri = given.split("=", 1)[-1]
             uri = uri if "://" in uri else str(Path(uri).resolve())
             inputs.append({"uri": uri, "name": given[:490], "digest": digest})
-        self._put("inputs", inputs=inputs, context=context)
+        self._outbox.put({"op": "inputs", "run": self._token, "inputs": inputs, "context": context})
 
     def model(self, uri: str) -> None:
         """Log the attributor in a folder as an MLflow model."""
-        self._put("model", uri=uri)
+        self._outbox.put({"op": "model", "run": self._token, "uri": uri})
 
     def _open(self, name: str, tags: dict[str, str], parent: str | None = None) -> None:
-        self._put("open", name=name, tags=tags, parent=parent, at=_now())
-
-    def _put(self, op: str, **fields: Any) -> None:
-        self._outbox.put({"op": op, "run": self._token, **fields})
+        record: OpenRecord = {
+            "op": "open",
+            "run": self._token,
+            "name": name,
+            "tags": tags,
+            "parent": parent,
+            "at": _now(),
+        }
+        self._outbox.put(record)
 
 
 @contextmanager
-def run(job: str, params: dict[str, Any]) -> Iterator[Run]:
+def run(job: str, params: Mapping[str, object]) -> Iterator[Run]:
     """Open the run of a job; it ends as FINISHED, as KILLED on an interrupt, or as FAILED.
 
     Runs that are opened inside the block are its children in MLflow.

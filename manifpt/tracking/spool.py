@@ -10,9 +10,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-Record = dict[str, Any]
+from manifpt.tracking.spool_format import Record
+
 # The most metrics that the server accepts in one request.
 MOST_METRICS = 1000
 
@@ -25,10 +26,7 @@ class State(NamedTuple):
 
 
 class Spool:
-    """Records in their order. The job appends them; the job or the process beside it sends them.
-
-    A record is a dict with ``op``, the operation, and ``run``, the token of its run.
-    """
+    """Records in their order. The job appends them; the job or the process beside it sends them."""
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
@@ -88,19 +86,22 @@ class Spool:
 
         Metrics of one run that follow each other are joined to one record.
         """
-        found: tuple[Record, int] | None = None
+        first: Record | None = None
+        last = state.offset
         for record, end in self.records(state.offset):
-            if found is None:
-                found = record, end
+            if first is None:
+                first = record
             elif (
-                record["op"] == found[0]["op"] == "metrics"
-                and record["run"] == found[0]["run"]
-                and len(found[0]["metrics"]) + len(record["metrics"]) <= most
+                first["op"] == "metrics"
+                and record["op"] == "metrics"
+                and record["run"] == first["run"]
+                and len(first["metrics"]) + len(record["metrics"]) <= most
             ):
-                found = found[0] | {"metrics": found[0]["metrics"] + record["metrics"]}, end
+                first = {**first, "metrics": first["metrics"] + record["metrics"]}
             else:
                 break
-        return found
+            last = end
+        return None if first is None else (first, last)
 
     def left(self) -> int:
         """Return the number of records that are not sent yet."""

@@ -15,6 +15,7 @@ import torch
 from ray import tune
 
 from manifpt import storage
+from manifpt.attribution.model.loop import TrainingState
 from manifpt.attribution.model.train import AttributorControl, train_attributor
 from manifpt.engine import pipeline, pools, session
 from manifpt.errors import ManifptError
@@ -99,7 +100,7 @@ class TrialProgress:
     best: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     reported: int = 0
-    state: dict[str, Any] | None = None
+    state: TrainingState | None = None
 
 
 class Trial(tune.Trainable):  # type: ignore[misc]
@@ -137,7 +138,9 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         del progress.best[number:], progress.losses[number:]
         progress.best.append(manifest["validation_accuracy"])
         progress.losses.append(manifest["validation_loss"])
-        progress.state = manifest.get("state")
+        progress.state = None
+        if "state" in manifest:
+            progress.state = manifest["state"]
         progress.epoch = len(manifest["history"])
         progress.seconds += time.monotonic() - started
         ended = progress.state is None and number + 1 == max(1, len(self.sweep.seeds))

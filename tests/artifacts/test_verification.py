@@ -10,7 +10,7 @@ from conftest import draw
 from PIL import Image
 
 from manifpt import storage
-from manifpt.artifacts.brute_force import WHITENED_TOLERANCE, Checked
+from manifpt.artifacts.brute_force import WHITENED_TOLERANCE, ArtifactRow, Checked
 from manifpt.jobs import build_manifold, compute_artifacts, verify
 from manifpt.manifold import Metric
 from manifpt.manifold.metric import Whitening
@@ -53,7 +53,7 @@ def make(out: Path, name: str) -> None:
 def test_a_named_neighbour_may_be_farther_by_rounding_alone(farther, first):
     whitening = Whitening(np.zeros(2), np.eye(2), np.array([0.25, 4.0]), 1.0)
     checked = Checked(
-        [{"neighbor_id": "b", "pixel_sha256": ""}],
+        [ArtifactRow("", "", "", "b", 1.0, np.zeros(2), "float")],
         np.zeros((1, 2), np.float32),
         1,
         Metric("whitened", whitening),

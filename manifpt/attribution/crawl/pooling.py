@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from manifpt.attribution.model.attributor_format import AttributorManifest
 from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.attribution.unknown.decision import USUAL, Rule
 from manifpt.attribution.unknown.profiles import Profiles
@@ -154,7 +155,7 @@ class Pooling:
         return REAL if self.classes[best] == REAL else "generator"
 
 
-def priors_of(manifest: dict[str, Any]) -> tuple[float, ...]:
+def priors_of(manifest: AttributorManifest) -> tuple[float, ...]:
     """Return the prior probabilities of the classes in an attributor's probabilities.
 
     They are those of its training images; last layers that were fitted by ``extend`` weigh all

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from manifpt import outputs, storage
+from manifpt.attribution.model.attributor_format import AttributorManifest
 from manifpt.errors import ManifptError
 
 ATTRIBUTOR, MANIFOLDS = "attributor", "manifolds"
@@ -66,7 +67,7 @@ def _is_registered(model: str) -> bool:
     return model.startswith(("models:/", "runs:/"))
 
 
-def included(folder: str, manifest: dict[str, Any]) -> list[str]:
+def included(folder: str, manifest: AttributorManifest) -> list[str]:
     """Return the folders of the manifolds of a self-contained model."""
     names = [branch["name"] for branch in manifest["branches"] if branch["manifold"]]
     return [storage.join(folder, name) for name in names]

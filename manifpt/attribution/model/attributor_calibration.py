@@ -7,7 +7,6 @@ a little better than on new images.
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from manifpt import storage
 from manifpt.artifacts.branches import ArtifactBranch, artifact_column, of_classes, read_branches
+from manifpt.attribution.model.attributor_format import FitFacts, OpenSetCard
 from manifpt.attribution.model.fusion import fit_weights
 from manifpt.attribution.model.network import AttributionNetwork, Design, outputs
 from manifpt.attribution.model.stream import MOST_ROWS, first_of
@@ -48,7 +48,7 @@ def calibrate_attributor(
     classes: list[str],
     demand: pools.Demand,
     more: Sequence[Sequence[ArtifactBranch]] = (),
-) -> tuple[AttributorParts, dict[str, Any]]:
+) -> tuple[AttributorParts, FitFacts]:
     """Fit on validation, in one task; return the parts of the attributor, and facts of the fit.
 
     ``build`` returns the trained network, in the task. ``more`` are artifacts of further images, in
@@ -71,14 +71,14 @@ def calibrate_attributor(
 
 def _calibrated(
     build: Build, sets: Sequence[Sequence[ArtifactBranch]], classes: list[str], threads: int
-) -> tuple[AttributorParts, dict[str, Any]]:
+) -> tuple[AttributorParts, FitFacts]:
     with threads_of(threads):
         return _fitted(build, sets, classes)
 
 
 def _fitted(
     build: Build, sets: Sequence[Sequence[ArtifactBranch]], classes: list[str]
-) -> tuple[AttributorParts, dict[str, Any]]:
+) -> tuple[AttributorParts, FitFacts]:
     device = device_and_precision()[0]
     network = build().to(device)
     known = _joined([validation_outputs(network, of, classes, device) for of in sets])
@@ -90,7 +90,7 @@ def _fitted(
     weights, after = network.weights.double().numpy(), _loss(network, heads, right)
     fitted = fit_open_set(known, len(classes), weights, network.design.discriminants)
     hits = (network.fuse(heads).argmax(1) == right).numpy()
-    facts = {
+    facts: FitFacts = {
         "validation_accuracy": float(hits.mean()),
         "validation_accuracy_by_degradation": _by_degradation(hits, known.degradations),
         "validation_loss": after,
@@ -113,7 +113,7 @@ def _by_degradation(hits: np.ndarray, degradations: np.ndarray) -> dict[str, flo
 
 def _described(
     fitted: Fitted | None, labels: np.ndarray, classes: Sequence[str]
-) -> dict[str, Any] | None:
+) -> OpenSetCard | None:
     """Return the scores' names, and the share of each class that the usual rule rejects."""
     if fitted is None:
         return None

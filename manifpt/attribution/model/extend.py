@@ -9,7 +9,7 @@ those of the old attributor.
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ import torch
 
 from manifpt import outputs, storage
 from manifpt.artifacts.artifact_stage import EVALUATED
+from manifpt.artifacts.artifacts_format import ArtifactsManifest
 from manifpt.artifacts.branches import (
     ArtifactBranch,
     artifact_column,
@@ -27,6 +28,7 @@ from manifpt.artifacts.branches import (
 )
 from manifpt.artifacts.compute import ArtifactRecipe, compute_artifacts
 from manifpt.attribution.model.attributor_calibration import calibrate_attributor
+from manifpt.attribution.model.attributor_format import AttributorManifest, Extension, FitFacts
 from manifpt.attribution.model.heads import FITS, Layer
 from manifpt.attribution.model.network import AttributionNetwork
 from manifpt.attribution.model.network import outputs as network_outputs
@@ -53,7 +55,9 @@ from manifpt.storage import tensors
 # More training images of a class than this change a last layer little. The limit bounds memory.
 MOST_IMAGES = 2000
 # Entries of the old manifest that belong to its own output and training.
-RENEWED = ("kind", "key", "written", "manifpt", "files", "history", "best_epoch")
+DROPPED: tuple[
+    Literal["kind", "key", "written", "manifpt", "file_lists", "history", "best_epoch"], ...
+] = ("kind", "key", "written", "manifpt", "history", "best_epoch")
 
 
 def extended(network: AttributionNetwork, layers: Sequence[Layer]) -> AttributionNetwork:
@@ -124,7 +128,7 @@ def training_sets(attributor: TrainedAttributor) -> list[list[ArtifactBranch]]:
     return found
 
 
-def new_classes(attributor: TrainedAttributor, manifest: dict[str, Any]) -> list[str]:
+def new_classes(attributor: TrainedAttributor, manifest: ArtifactsManifest) -> list[str]:
     """Return the classes that artifacts add; raise where they can't be trained on."""
     counts = manifest["classes"]
     names = sorted({*counts["train"], *counts["validation"], *counts["test"]})
@@ -149,7 +153,7 @@ def extend_attributor(
     recipe: ArtifactRecipe = ArtifactRecipe(),
     demand: pools.Demand = pools.ANY,
     terms: claims.Terms = claims.AS_IS,
-) -> dict[str, Any]:
+) -> AttributorManifest:
     """Publish an attributor that tells further sources apart, too; return its manifest.
 
     ``additions`` are ``NAME=URI`` of images. Their artifacts, made as those of the attributor's
@@ -184,7 +188,7 @@ def extend_attributor(
         build = partial(_refitted, old, [*sets, new], classes, head)
         made, facts = calibrate_attributor(build, sets[0], classes, demand, [*sets[1:], new])
         check_unchanged([branch for branches in (*sets, new) for branch in branches])
-        return _publish(claim, old, new, made, {"head": head, **facts})
+        return _publish(claim, old, new, made, facts, head)
 
 
 def _publish(
@@ -192,11 +196,12 @@ def _publish(
     old: TrainedAttributor,
     new: Sequence[ArtifactBranch],
     made: AttributorParts,
-    facts: dict[str, Any],
-) -> dict[str, Any]:
+    facts: FitFacts,
+    head: str,
+) -> AttributorManifest:
     """Write the extended attributor's files and its manifest; return it."""
     counts = new[0].manifest["classes"]
-    extension = {
+    extension: Extension = {
         "model": old.uri,
         "key": old.manifest["key"],
         "inputs": new[0].manifest["inputs"],
@@ -209,9 +214,10 @@ def _publish(
     seen = pa.concat_tables(
         [old.seen_table(), seen_hashes(new[0], made.classes)], promote_options="default"
     )
-    body = {
-        **{name: value for name, value in old.manifest.items() if name not in RENEWED},
+    body: AttributorManifest = {
+        **old.manifest,
         **facts,
+        "head": head,
         "design": made.design.card(),
         "network": made.design.describe([branch["name"] for branch in old.branches]),
         "classes": made.classes,
@@ -221,4 +227,6 @@ def _publish(
         "near_training": near_training(seen),
         "files": write_files(claim, made, seen),
     }
+    for name in DROPPED:
+        body.pop(name, None)
     return claim.publish(sealed(body))

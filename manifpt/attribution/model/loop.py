@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -57,6 +57,32 @@ class TrainingSettings:
         return self.epochs * self.passes * max(1, self.rows // self.batch_size)
 
 
+class TrainingState(TypedDict):
+    """The state after an epoch, as torch writes it: weights by name, and the standing's fields."""
+
+    network: dict[str, Tensor]
+    best_weights: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+    epoch: int
+    best_epoch: int
+    best: list[float]
+    history: list[dict[str, float]]
+    precision: str
+
+
+class TrainLoopConfig(training.LoopConfig):
+    """The configuration of ``train_loop``; ``start`` is the file of a state to go on from.
+
+    ``shuffle_rows`` are those of the buffer that shuffles, and ``until`` is the number of epochs.
+    """
+
+    settings: TrainingSettings
+    shuffle_rows: int
+    until: int
+    start: str | None
+
+
 @dataclass
 class Standing:
     """The state of a training: epochs done, the best of them, and whether it has stopped."""
@@ -67,7 +93,7 @@ class Standing:
     history: list[dict[str, float]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, state: dict[str, Any]) -> "Standing":
+    def of(cls, state: TrainingState) -> "Standing":
         """Return the standing in a checkpoint's state."""
         best = (state["best"][0], state["best"][1])
         return cls(state["epoch"], state["best_epoch"], best, state["history"])
@@ -281,7 +307,7 @@ class Trainer:
 
     def save(self, folder: str) -> None:
         """Write the state for the next epoch, and the best weights."""
-        state = {
+        state: TrainingState = {
             "network": self._weights(),
             "best_weights": self.best_weights,
             "optimizer": self.optimizer.state_dict(),
@@ -294,7 +320,7 @@ class Trainer:
         }
         torch.save(state, Path(folder) / training.STATE)
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: TrainingState) -> None:
         """Go on from a state of ``save``, at this training's own rate and decay."""
         self.network.load_state_dict(state["network"])
         self.best_weights = state["best_weights"]
@@ -308,11 +334,11 @@ class Trainer:
         self.standing = Standing.of(state)
 
 
-def train_loop(config: dict[str, Any]) -> None:
+def train_loop(config: TrainLoopConfig) -> None:
     """Train until stopped; report each epoch with a checkpoint. Ray Train calls this."""
     import ray.train
 
-    settings: TrainingSettings = config["settings"]
+    settings = config["settings"]
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
     trainer = Trainer(settings, rank, workers, threads_here(config["threads"]))

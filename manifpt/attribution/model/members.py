@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from manifpt import storage
 from manifpt.artifacts.branches import open_artifacts
 from manifpt.attribution.model.attributor_calibration import calibrate_attributor
+from manifpt.attribution.model.attributor_format import AttributorManifest, TrainingFacts
 from manifpt.attribution.model.network import AttributionNetwork, Design
 from manifpt.attribution.model.trained import TrainedAttributor, publish_attributor
 from manifpt.audit.training_audit import worst
@@ -22,7 +22,7 @@ def fuse_attributors(
     *,
     demand: pools.Demand = pools.ANY,
     terms: claims.Terms = claims.AS_IS,
-) -> dict[str, Any]:
+) -> AttributorManifest:
     """Fuse attributors of the same images and classes; return the manifest.
 
     Their networks stay; the weight of each head is fitted on the validation images, in one task.
@@ -42,9 +42,14 @@ def fuse_attributors(
             return claim.finished
         build = partial(joined_network, opened, design)
         made, found = calibrate_attributor(build, branches, opened[0].classes, demand)
-        facts = {"members": [member.uri for member in opened], "seed": opened[0].manifest["seed"]}
-        facts |= worst([member.manifest for member in opened])
-        return publish_attributor(claim, made, facts | found)
+        facts: TrainingFacts = {
+            "members": [member.uri for member in opened],
+            "seed": opened[0].manifest["seed"],
+        }
+        audited = worst([member.manifest for member in opened])
+        if audited:
+            facts["audit"] = audited["audit"]
+        return publish_attributor(claim, made, {**facts, **found})
 
 
 def check_members(members: Sequence[TrainedAttributor]) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from manifpt.attribution.model.attributor_format import DesignCard
 from manifpt.attribution.model.compact import COMPACT, compact_network
 from manifpt.attribution.model.correlation import CORRELATION, StandardisedRows
 from manifpt.attribution.model.fusion import fused_log_probabilities
@@ -94,19 +95,21 @@ class Design:
         """The numbers of the heads in closed form, with last layers of their own."""
         return [] if self.is_early else [n for n, h in enumerate(self.heads) if not h.is_trained]
 
-    def card(self) -> dict[str, Any]:
+    def card(self) -> DesignCard:
         """Return it as JSON values."""
-        return asdict(self)
+        card: Any = asdict(self)
+        return card
 
     @classmethod
-    def from_card(cls, card: dict[str, Any]) -> "Design":
+    def from_card(cls, card: DesignCard) -> "Design":
         """Return the design that a manifest carries.
 
         Earlier versions had one head an input, and one backbone for all maps.
         """
         shapes = tuple(map(tuple, card["shapes"]))
         if "heads" not in card:
-            return cls.of(shapes, **{name: card[name] for name in card if name != "shapes"})
+            rest: Any = {name: value for name, value in card.items() if name != "shapes"}
+            return cls.of(shapes, **rest)
         heads = tuple(Head(**head) for head in card["heads"])
         return cls(shapes, card["classes"], heads, card["fusion"])
 

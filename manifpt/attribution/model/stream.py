@@ -4,13 +4,14 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from manifpt import storage
 from manifpt.artifacts.artifact_stage import channel_moments, total_moments
+from manifpt.artifacts.artifacts_format import ChannelMoments
 from manifpt.artifacts.branches import (
     ArtifactBranch,
     artifact_column,
@@ -37,7 +38,7 @@ class _ReadPart:
 
     classes: list[str]
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, np.ndarray]:
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         table = pa.concat_tables([read_branches(list(uris), READ) for uris in batch["uris"]])
         table = of_classes(table, self.classes)
         labels = [self.classes.index(source) for source in table["source"].to_pylist()]
@@ -85,7 +86,7 @@ class _Moments:
 
 def moments(
     branches: Sequence[ArtifactBranch], classes: list[str], train: "ray.data.Dataset"
-) -> list[dict[str, Any]]:
+) -> list[ChannelMoments]:
     """Return the moments of each space's training artifacts: those of ``classes`` alone."""
     if len(classes) == len(branches[0].manifest["classes"]["train"]):
         return [branch.manifest["moments"]["train"] for branch in branches]

@@ -1,6 +1,6 @@
 """The spaces and projections of an attributor's training images, to apply to other images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ def manifold_places(
     return [("the manifold", target.manifold.uri) for target in targets if target.manifold]
 
 
-def _trained_projection(card: dict[str, Any], reals: StoredManifold) -> Projection:
+def _trained_projection(card: Mapping[str, Any], reals: StoredManifold) -> Projection:
     """Return the projection of a card; cards of earlier versions name no metric."""
     trained = Projection(**card)
     return replace(trained.on(reals.manifest), whitened=trained.whitened)
@@ -44,7 +44,7 @@ def trained_targets(attributor: TrainedAttributor, manifolds: Sequence[str]) -> 
     hashes = [reals.sha256 if reals else None for reals in found]
     attributor.check_manifolds(hashes, "--manifold")
     projections = [
-        _trained_projection(branch["projection"], reals) if reals else None
+        _trained_projection(branch["projection"], reals) if reals and branch["projection"] else None
         for branch, reals in zip(branches, found, strict=True)
     ]
     if [p and p.card() for p in projections] != [branch["projection"] for branch in branches]:

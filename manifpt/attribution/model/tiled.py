@@ -5,7 +5,7 @@ one over their number: more tiles do not make an image surer, since tiles depend
 temperature is fitted on validation images, pooled in the same way (see ``attributor_calibration``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,7 +68,7 @@ def rows_by_probability(probability: np.ndarray, begins: np.ndarray) -> list[np.
 
 def pooled_columns(
     rows: pa.Table,
-    beside: dict[str, Sequence[Any]],
+    beside: Mapping[str, Sequence[Any]],
     begins: np.ndarray,
     probabilities: np.ndarray,
     predicted: np.ndarray,

@@ -4,18 +4,30 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, final
 
 import numpy as np
 from torch import Tensor
 
 from manifpt import storage
+from manifpt.artifacts.artifacts_format import ArtifactsManifest, ChannelMoments
 from manifpt.artifacts.branches import ArtifactBranch, are_artifacts, artifacts_of, row_counts
 from manifpt.artifacts.compute import ArtifactRecipe
 from manifpt.attribution.model.attributor_calibration import calibrate_attributor, network_of
+from manifpt.attribution.model.attributor_format import (
+    AttributorManifest,
+    TrainingFacts,
+    Validated,
+)
 from manifpt.attribution.model.correlation import CORRELATION, fit_correlation
 from manifpt.attribution.model.discriminant import Discriminant, Rows, fit_discriminant
-from manifpt.attribution.model.loop import CUTMIX, Standing, TrainingSettings, train_loop
+from manifpt.attribution.model.loop import (
+    CUTMIX,
+    Standing,
+    TrainingSettings,
+    TrainingState,
+    train_loop,
+)
 from manifpt.attribution.model.neighbours import NEIGHBOURS, StoredVectors, fit_neighbours
 from manifpt.attribution.model.network import LEAST_STD, AttributionNetwork, Design
 from manifpt.attribution.model.stream import (
@@ -29,17 +41,26 @@ from manifpt.attribution.model.stream import (
 from manifpt.attribution.model.trained import publish_attributor
 from manifpt.attribution.model.training_recipe import TrainingRecipe
 from manifpt.audit import training_audit
+from manifpt.audit.audit_format import AuditVerdict
 from manifpt.baselines.dnadet import PATCHES
 from manifpt.engine import pools
 from manifpt.engine.tasks import results, task
 from manifpt.errors import ManifptError
 from manifpt.images.places import input_places
+from manifpt.images.sources import Reading
 from manifpt.nets import training
 from manifpt.nets.device import threads_of
 from manifpt.outputs import claims
 
 # Spaces whose maps are no images: spectra, and co-occurrences.
 UNMOVABLE = ("freq", "nataraj19")
+
+
+@final
+class StoppedTraining(TrainingFacts, Validated):
+    """The facts of a training that stopped before its end, after its best epoch, and its state."""
+
+    state: TrainingState
 
 
 class FittedHead(NamedTuple):
@@ -50,7 +71,7 @@ class FittedHead(NamedTuple):
     std: list[float]
 
 
-def _classes(manifest: dict[str, Any], sources: Sequence[str]) -> list[str]:
+def _classes(manifest: ArtifactsManifest, sources: Sequence[str]) -> list[str]:
     """Return the classes of a training: ``sources``, or all that have training images."""
     counts = manifest["classes"]
     unknown = [name for name in sources if name not in counts["train"]]
@@ -101,6 +122,20 @@ class AttributorControl(training.TrainingControl):
         """Return the workers of the training; this process for heads fitted in closed form."""
         return (1, {"CPU": 1.0}, False) if self.demand.here else super().workers(batch_size)
 
+    def audited(
+        self, inputs: Sequence[str], output: str, sources: Sequence[str], labels: Reading
+    ) -> AuditVerdict | None:
+        """Audit the images of a training first; return the verdict, see ``audit_before``."""
+        return training_audit.audit_before(
+            inputs,
+            output,
+            self.audit,
+            sources=sources,
+            labels=labels,
+            demand=self.demand,
+            terms=self.terms,
+        )
+
 
 def train_attributor(
     inputs: Sequence[str],
@@ -110,7 +145,7 @@ def train_attributor(
     recipe: ArtifactRecipe = ArtifactRecipe(),
     sources: Sequence[str] = (),
     control: AttributorControl = AttributorControl(),
-) -> dict[str, Any]:
+) -> AttributorManifest | StoppedTraining:
     """Train on the artifacts of the splits train and validation; return the manifest.
 
     ``inputs`` are artifacts, in one space or several, or images, whose artifacts ``recipe`` makes;
@@ -127,8 +162,7 @@ def train_attributor(
     claims.check_place(output, "attributor", read, terms)
     verdict = None
     if not are_artifacts(inputs) and (recipe.manifolds or recipe.plain):
-        how: dict[str, Any] = {"labels": recipe.labels, "demand": demand, "terms": terms}
-        verdict = training_audit.audit_before(inputs, output, control.audit, sources=sources, **how)
+        verdict = control.audited(inputs, output, sources, recipe.labels)
     place = storage.join(output, "artifacts")
     branches = artifacts_of(inputs, place, recipe, demand=demand, terms=terms)
     classes = _classes(branches[0].manifest, sources)
@@ -144,13 +178,14 @@ def train_attributor(
         print(f"train: {design.describe(names)}", file=sys.stderr, flush=True)
         trained = _Trained(branches, classes, design, options)
         state = trained.fit(workers, output, key, control)
-        facts = vars(options) | _history(state) | ({"audit": verdict} if verdict else {})
+        facts = _facts(options, state, verdict)
         if state and not trained.stopped(state):
-            return facts | {"state": state}
+            return _stopped(facts, state)
         fitted = fit_discriminants(branches, classes, design, demand)
-        build = partial(joined_heads, design, trained.heads, state.get("best_weights", {}), fitted)
+        weights = state["best_weights"] if state else {}
+        build = partial(joined_heads, design, trained.heads, weights, fitted)
         parts, fit_facts = calibrate_attributor(build, branches, classes, demand)
-        manifest = publish_attributor(claim, parts, facts | fit_facts)
+        manifest = publish_attributor(claim, parts, {**facts, **fit_facts})
         training.clear(output)
         return manifest
 
@@ -171,10 +206,10 @@ class _Trained:
 
     def fit(
         self, workers: training.Placed, output: str, key: str, control: AttributorControl
-    ) -> dict[str, Any]:
-        """Train by Ray Train; return the last checkpoint's state, empty without a head."""
+    ) -> TrainingState | None:
+        """Train by Ray Train; return the last checkpoint's state, None without a head."""
         if not self.heads:
-            return {}
+            return None
         datasets = {
             split: dataset(self.read, split, self.classes) for split in ("train", "validation")
         }
@@ -189,11 +224,11 @@ class _Trained:
         # Every worker reads all of validation and takes its own rows: none is dropped.
         return training.fit(train_loop, config, datasets, output, key, workers, control)
 
-    def stopped(self, state: dict[str, Any]) -> bool:
+    def stopped(self, state: TrainingState) -> bool:
         """Tell whether a state is the last of its training."""
         return Standing.of(state).stopped(self.settings)
 
-    def _settings(self, moments: Sequence[dict[str, Any]]) -> TrainingSettings:
+    def _settings(self, moments: Sequence[ChannelMoments]) -> TrainingSettings:
         names = (
             "batch_size learning_rate weight_decay patience seed augment mixed_share "
             "label_smoothing"
@@ -231,14 +266,28 @@ class _Trained:
         )
 
 
-def _history(state: dict[str, Any]) -> dict[str, Any]:
-    """Return the facts of a training by gradients; an empty state has none."""
-    if not state:
-        return {"history": [], "best_epoch": None}
+def _facts(
+    options: TrainingRecipe, state: TrainingState | None, verdict: AuditVerdict | None
+) -> TrainingFacts:
+    """Return the facts of a training by gradients, if there was one, and of the audit."""
+    recipe: Any = vars(options)
+    facts: TrainingFacts = {**recipe, "history": [], "best_epoch": None}
+    if state:
+        facts["history"], facts["best_epoch"] = state["history"], state["best_epoch"]
+        facts["precision"] = state["precision"]
+    if verdict:
+        facts["audit"] = verdict
+    return facts
+
+
+def _stopped(facts: TrainingFacts, state: TrainingState) -> StoppedTraining:
     best = state["history"][state["best_epoch"]]
-    names = ("validation_accuracy", "validation_loss")
-    history = {name: state[name] for name in ("history", "precision", "best_epoch")}
-    return history | {name: best[name] for name in names}
+    return {
+        **facts,
+        "validation_accuracy": best["validation_accuracy"],
+        "validation_loss": best["validation_loss"],
+        "state": state,
+    }
 
 
 def fit_discriminants(

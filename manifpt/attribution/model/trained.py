@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,12 @@ from manifpt.artifacts.branches import (
     of_classes,
     read_artifacts,
 )
+from manifpt.attribution.model.attributor_format import (
+    AttributorFacts,
+    AttributorManifest,
+    BranchCard,
+    NearValidation,
+)
 from manifpt.attribution.model.fusion import fused_log_probabilities
 from manifpt.attribution.model.near import NEAR, near
 from manifpt.attribution.model.network import AttributionNetwork, Design
@@ -34,14 +40,13 @@ from manifpt.images.perceptual import DISTANCE, HammingIndex
 from manifpt.images.stacks import image_starts
 from manifpt.nets.backbone import folded
 from manifpt.outputs import claims, integrity
+from manifpt.storage import Written
 
 WEIGHTS = "weights.pt"
 SEEN = "seen.parquet"
 OPEN_SET = "unknown.npz"
-SEAL = "manifest_sha256"
+SEAL: Final = "manifest_sha256"
 UNSEALED = ("kind", "key", "written", "manifpt", SEAL)  # entries that publishing adds
-# Facts of each space's artifacts that are needed to compute the same artifacts of other images.
-KEPT = ("shape", "space", "decode", "manifold", "manifold_sha256", "projection")
 
 
 @dataclass(frozen=True)
@@ -49,13 +54,13 @@ class TrainedAttributor:
     """The network of a finished training with its manifest."""
 
     uri: str
-    manifest: dict[str, Any]
+    manifest: AttributorManifest
     device: str = "cpu"
 
     @classmethod
     def open(cls, uri: str, device: str = "cpu") -> Self:
         """Open a finished attributor; its files are read, and checked, at first use."""
-        manifest = outputs.require(uri, "attributor", "--model")
+        manifest: AttributorManifest = outputs.require(uri, "attributor", "--model")
         whole = all(name in manifest for name in ("classes", "branches", "design", "files"))
         if not whole or manifest.get(SEAL, _seal(manifest)) != _seal(manifest):
             raise DamageError(f"--model {uri}: its manifest is damaged or was changed; {REMEDY}")
@@ -64,22 +69,22 @@ class TrainedAttributor:
     @property
     def classes(self) -> list[str]:
         """Sources that it tells apart, in the order of the logits."""
-        names: list[str] = self.manifest["classes"]
-        return names
+        return self.manifest["classes"]
 
     @property
-    def branches(self) -> list[dict[str, Any]]:
+    def branches(self) -> list[BranchCard]:
         """The facts of each space's artifacts, in the order of the network's branches."""
-        found: list[dict[str, Any]] = self.manifest["branches"]
-        return found
+        return self.manifest["branches"]
 
     def _uri(self, name: str) -> str:
         return storage.join(self.uri, name)
 
     def _bytes(self, name: str) -> bytes:
         """Return a file's content, checked against its hash in the manifest if it has one."""
-        entry = self.manifest.get("files", {}).get(name, {})
-        return integrity.checked_bytes(self._uri(name), entry.get("sha256"), REMEDY)
+        entry = self.manifest.get("files", {}).get(name)
+        return integrity.checked_bytes(
+            self._uri(name), entry.get("sha256") if entry else None, REMEDY
+        )
 
     def network(self) -> AttributionNetwork:
         """Read the network with its weights as they were trained."""
@@ -188,12 +193,12 @@ class TrainedAttributor:
                 )
 
 
-def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
+def sealed(manifest: AttributorManifest) -> AttributorManifest:
     """Return an attributor's manifest with a hash of itself, by which damage shows."""
-    return manifest | {SEAL: _seal(manifest)}
+    return {**manifest, SEAL: _seal(manifest)}
 
 
-def _seal(manifest: dict[str, Any]) -> str:
+def _seal(manifest: AttributorManifest) -> str:
     kept = {name: value for name, value in manifest.items() if name not in UNSEALED}
     return storage.digest(json.loads(json.dumps(kept)))  # as it will be read
 
@@ -224,22 +229,20 @@ class AttributorParts(NamedTuple):
 
 
 def publish_attributor(
-    claim: claims.Claim, made: AttributorParts, facts: dict[str, Any]
-) -> dict[str, Any]:
+    claim: claims.Claim, made: AttributorParts, facts: AttributorFacts
+) -> AttributorManifest:
     """Write an attributor's files and its manifest, with ``facts`` of its training; return it."""
     branches = made.branches
     check_unchanged(branches)
-    kept = [{"name": b.name} | {name: b.manifest[name] for name in KEPT} for b in branches]
     manifest = branches[0].manifest
     classes = manifest["classes"]
-    augmentation = manifest.get("augment")
     seen = seen_hashes(branches[0], made.classes)
-    body = {
+    body: AttributorManifest = {
         **facts,
         "design": made.design.card(),
         "network": made.design.describe([branch.name for branch in branches]),
         "classes": made.classes,
-        "branches": kept,
+        "branches": [branch_card(branch) for branch in branches],
         "weights": made.weights["weights"].tolist(),
         "heads": made.design.head_names([branch.name for branch in branches]),
         "artifacts": [branch.uri for branch in branches],
@@ -250,11 +253,26 @@ def publish_attributor(
         },
         "near_training": near_training(seen),
         "files": write_files(claim, made, seen),
-        **({"split_by": manifest["split_by"]} if "split_by" in manifest else {}),
-        # `augment` is the augmentation of maps during training.
-        **({"augmentation": augmentation} if augmentation else {}),
     }
+    if "split_by" in manifest:
+        body["split_by"] = manifest["split_by"]
+    if "augment" in manifest:
+        body["augmentation"] = manifest["augment"]
     return claim.publish(sealed(body))
+
+
+def branch_card(branch: ArtifactBranch) -> BranchCard:
+    """Return the facts of artifacts that are needed to compute the same of other images."""
+    manifest = branch.manifest
+    return {
+        "name": branch.name,
+        "shape": manifest["shape"],
+        "space": manifest["space"],
+        "decode": manifest["decode"],
+        "manifold": manifest["manifold"],
+        "manifold_sha256": manifest["manifold_sha256"],
+        "projection": manifest["projection"],
+    }
 
 
 def seen_hashes(branch: ArtifactBranch, classes: Sequence[str]) -> pa.Table:
@@ -278,7 +296,7 @@ def seen_hashes(branch: ArtifactBranch, classes: Sequence[str]) -> pa.Table:
     return pa.concat_tables(found)
 
 
-def near_training(seen: pa.Table) -> dict[str, Any] | None:
+def near_training(seen: pa.Table) -> NearValidation | None:
     """Count the validation images near training, and say so where there are some.
 
     None without hashes.
@@ -297,7 +315,7 @@ def near_training(seen: pa.Table) -> dict[str, Any] | None:
     return {"validation": count, "compared": known, "distance": DISTANCE}
 
 
-def write_files(claim: claims.Claim, made: AttributorParts, seen: pa.Table) -> dict[str, Any]:
+def write_files(claim: claims.Claim, made: AttributorParts, seen: pa.Table) -> dict[str, Written]:
     """Write the weights, the hashes of training and validation, and the scores of the unknown."""
     sink = io.BytesIO()
     torch.save(made.weights, sink)

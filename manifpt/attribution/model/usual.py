@@ -12,13 +12,16 @@ the training and validation images are degraded copies of the others.
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from manifpt import storage
 from manifpt.artifacts.compute import ArtifactRecipe
-from manifpt.attribution.model.train import AttributorControl, train_attributor
+from manifpt.attribution.model.attributor_format import AttributorManifest
+from manifpt.attribution.model.train import (
+    AttributorControl,
+    StoppedTraining,
+    train_attributor,
+)
 from manifpt.attribution.model.training_recipe import TrainingRecipe
-from manifpt.audit import training_audit
 from manifpt.errors import ManifptError
 from manifpt.images import plan
 from manifpt.images.degrade import KINDS, StrengthRange
@@ -44,7 +47,7 @@ def train_usual(
     sources: Sequence[str] = (),
     denoiser_steps: int = STEPS,
     control: AttributorControl = AttributorControl(),
-) -> dict[str, Any]:
+) -> AttributorManifest | StoppedTraining:
     """Train on images by source; return the manifest.
 
     The manifold is that of a benchmark's own reals, else of the training images of ``real``; it
@@ -53,9 +56,7 @@ def train_usual(
     """
     output, audit = storage.absolute(output), control.audit
     claims.check_place(output, "attributor", input_places(inputs, output), control.terms)
-    how: dict[str, Any] = {"labels": recipe.labels}
-    how |= {"demand": control.demand, "terms": control.terms}
-    verdict = training_audit.audit_before(inputs, output, audit, sources=sources, **how)
+    verdict = control.audited(inputs, output, sources, recipe.labels)
     # Where nothing could be audited, the training does not look once more.
     audit = replace(audit, known=verdict) if verdict else replace(audit, images=0)
     place, manifolds = storage.join(output, "manifold"), []
@@ -64,7 +65,15 @@ def train_usual(
             image_size=recipe.image_size, tiles=recipe.tiles, denoiser=denoiser_steps
         )
         reals = TrainingReals(recipe.split_by)
-        made = build_manifold(inputs, place, settings=settings, training=reals, **how)
+        made = build_manifold(
+            inputs,
+            place,
+            settings=settings,
+            training=reals,
+            labels=recipe.labels,
+            demand=control.demand,
+            terms=control.terms,
+        )
         manifolds = [place] if "denoiser" in made else []
     else:
         text = "no path names images as real; the attributor has no denoiser (name one real=...)"
