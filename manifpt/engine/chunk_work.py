@@ -36,7 +36,7 @@ class Result:
     """
 
     tables: dict[str, pa.Table]
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: Any = field(default_factory=dict)
     tars: dict[str, tuple[bytes, int]] = field(default_factory=dict)
 
 

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from manifpt.attribution.crawl.crawl_format import GroupRow
 from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.attribution.unknown.decision import USUAL, Rule
 from manifpt.attribution.unknown.profiles import Profiles
@@ -105,7 +106,7 @@ class Pooling:
             profiles = Profiles(open_set.coordinates, open_set.labels)
         return cls(tuple(attributor.classes), priors, eps, rule, profiles)
 
-    def judge(self, group: str, images: ImageEvidence, count: int | None = None) -> dict[str, Any]:
+    def judge(self, group: str, images: ImageEvidence, count: int | None = None) -> GroupRow:
         """Return a group's row of the table ``groups``.
 
         The order of the images changes nothing. ``count`` is their number with copies, if copies
