@@ -14,21 +14,22 @@ LEAST_SECONDS = 1.0  # of a bin, except for a shorter run
 TIMES = ("started", "seconds", "written", "rows_in")
 
 
-class WorkRate(TypedDict):
-    """The rows finished in each bin of a job's working time; see ``rows_over_time``."""
+class RowsOverTime(TypedDict):
+    """The ``rows`` finished in each bin of a job's working time; they add up to all of its rows.
+
+    A job that was stopped and continued has several ``starts``, in seconds from its beginning; the
+    time between the last chunk of a start and the next start is left out.
+    """
 
     seconds_per_bin: float
     rows: list[int]
     starts: list[float]
 
 
-def rows_over_time(records: Iterable[Mapping[str, Any]]) -> WorkRate | None:
+def rows_over_time(records: Iterable[Mapping[str, Any]]) -> RowsOverTime | None:
     """Return the rows finished in each of at most MOST_BINS equal parts of a job's working time.
 
-    ``rows`` are whole numbers that add up to those of all records, ``seconds_per_bin`` is the
-    length of a bin. A job that was stopped and continued has several ``starts``, in seconds from
-    its beginning; the time between the last chunk of a start and the next start is left out. None
-    if there are no rows, or if a record was written by a version that noted no times.
+    None if there are no rows, or if a record was written by a version that noted no times.
 
     >>> one = {"started": 100.0, "seconds": 2.0, "written": 104.0, "rows_in": 6}
     >>> two = {"started": 900.0, "seconds": 1.0, "written": 901.0, "rows_in": 5}

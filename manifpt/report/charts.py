@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from manifpt.outputs.work_rate import RowsOverTime
+
 # Ten hues that most eyes tell apart on white and on black (after Tol and Okabe & Ito).
 PALETTE = (
     "#3b82c4", "#e4743f", "#2f9e6e", "#b565c4", "#c9a227",
@@ -31,15 +33,14 @@ class Chart:
     """A figure, its description for screen readers, and its height in pixels."""
 
     traces: Sequence[Trace]
-    layout: dict[str, Any]
+    layout: Mapping[str, object]
     alt: str
     height: int = 340
 
     @property
-    def data(self) -> dict[str, Any]:
+    def data(self) -> object:
         """The JSON for Plotly; texts from outside hold no tags."""
-        found: dict[str, Any] = escaped_texts({"data": list(self.traces), "layout": self.layout})
-        return found
+        return escaped_texts({"data": list(self.traces), "layout": self.layout})
 
 
 def escaped_texts(value: Any, key: str = "") -> Any:
@@ -60,7 +61,7 @@ def colour_of(number: int) -> str:
     return PALETTE[number % len(PALETTE)]
 
 
-def axis(title: str, **options: Any) -> dict[str, Any]:
+def axis(title: str, **options: object) -> dict[str, object]:
     """Return an axis with a title."""
     return {"title": {"text": title}, "automargin": True} | options
 
@@ -162,9 +163,9 @@ def histogram(counts: Mapping[str, Sequence[int]], edges: Sequence[float], title
     return Chart(traces, layout, f"Histogram of {title}: {sums}.", 280)
 
 
-def throughput_chart(found: Mapping[str, Any]) -> Chart:
+def throughput_chart(found: RowsOverTime) -> Chart:
     """Draw rows per second over the time that a job worked; see ``work_rate.rows_over_time``."""
-    width, rows = float(found["seconds_per_bin"]), list(found["rows"])
+    width, rows = found["seconds_per_bin"], found["rows"]
     total = width * len(rows)
     unit, length = next((u, n) for u, n in TIME_UNITS if total >= 3 * n or n == 1.0)
     rates = [round(count / width, 3) for count in rows]

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -77,11 +77,19 @@ def wilson(count: int, total: int, z: float = 1.959964) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def count_rows(counts: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
+class CountRow(NamedTuple):
+    """A row of a table of counts: a name, its images, and these by decision."""
+
+    name: str
+    images: int
+    decisions: dict[str, int]
+
+
+def count_rows(counts: Mapping[str, Mapping[str, int]]) -> list[CountRow]:
     """Return rows of a table of names by decision, those with most images first."""
     totals = {name: sum(by.values()) for name, by in counts.items()}
     order = sorted(totals, key=lambda name: (-totals[name], name))[:MOST_LISTED]
     return [
-        {"name": name, "images": totals[name]} | {d: counts[name].get(d, 0) for d in DECISIONS}
+        CountRow(name, totals[name], {d: counts[name].get(d, 0) for d in DECISIONS})
         for name in order
     ]

@@ -1,9 +1,10 @@
 """A finished crawl as a page: counts, scores, groups, quarantine, and sampled rows."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,14 @@ import pyarrow.compute as pc
 
 from manifpt import outputs, storage
 from manifpt.attribution.crawl.attribute import KIND, SUMMARY
+from manifpt.attribution.crawl.crawl_format import (
+    AttributionRow,
+    AttributionsManifest,
+    AttributionSummary,
+    GroupRow,
+    Leak,
+    QuarantineRow,
+)
 from manifpt.attribution.crawl.grouping import EVIDENCE, GROUPS
 from manifpt.attribution.unknown.decision import DECISIONS
 from manifpt.errors import ManifptError, public
@@ -20,12 +29,13 @@ from manifpt.report import charts
 from manifpt.report.crawl_counts import MOST_LISTED, SCORES, Totals, count_rows, domain_of, wilson
 from manifpt.report.crawl_times import Months
 from manifpt.report.evaluation_page import MOST_POINTS, PageOptions
-from manifpt.report.examples import pictures_of_reals
+from manifpt.report.examples import ShownExample, View, pictures_of_reals
 from manifpt.report.explanation import Explainer
 from manifpt.report.image_map import map_of
 from manifpt.report.page import Figure, Page, number, rendered
 from manifpt.report.page_pictures import Pictures
 from manifpt.report.page_provenance import (
+    FoundAttributor,
     attributor_of,
     audit_of,
     model_parts,
@@ -39,11 +49,54 @@ from manifpt.report.triplets import triplets
 from manifpt.storage import tensors
 
 TEMPLATE = "crawl.html"
-LEAKS = {
+LEAKS: dict[Leak, str] = {
     "in_training": "have the pixels of a training image",
     "near_training": "look like a training image",
     "near_manifold": "look like a real of a manifold",
 }
+
+
+class SampledRow(AttributionRow):
+    """A row of the table: the reason why it is shown, its domain, and its text in a date column."""
+
+    why: str
+    domain: str
+    date: object
+
+
+class PicturedRow(SampledRow):
+    """A row with the pictures of its image and of its nearest real."""
+
+    image: str | None
+    real: str | None
+
+
+class CrawlExample(ShownExample):
+    """A row with its artifacts; its ``source`` is the predicted one, its outcome the decision."""
+
+    probability: float
+
+
+class _MapRow(TypedDict):
+    """An image of the map, from its evidence for a group."""
+
+    id: str
+    group: str
+    decision: str
+    prediction: str
+    probability: float
+    coordinates: list[float]
+    hover: str
+
+
+@dataclass(frozen=True)
+class CodeRows:
+    """A code of the quarantine: the number of its rows, its meaning, and some rows."""
+
+    code: str
+    count: int
+    meaning: str
+    rows: list[QuarantineRow]
 
 
 class _Crawl:
@@ -51,13 +104,13 @@ class _Crawl:
 
     def __init__(self, uri: str, options: PageOptions) -> None:
         self.uri, self.options = storage.absolute(uri), options
-        self.manifest = outputs.require(uri, KIND, "RUN")
-        self.summary = storage.read_json(storage.join(self.uri, SUMMARY))
+        self.manifest: AttributionsManifest = outputs.require(uri, KIND, "RUN")
+        self.summary: AttributionSummary = storage.read_json(storage.join(self.uri, SUMMARY))
         self.notes: list[str] = []
 
     @cached_property
-    def model(self) -> tuple[str, dict[str, Any]] | None:
-        """The attributor's folder and manifest; None if it is gone."""
+    def model(self) -> FoundAttributor | None:
+        """The attributor; None if it is gone."""
         return attributor_of(self.uri, self.summary, self.options.model)
 
     @cached_property
@@ -68,7 +121,7 @@ class _Crawl:
             return None
         manifolds = self.options.manifolds or self.summary.get("manifolds", ())
         try:
-            return Explainer.open(self.model[0], manifolds)
+            return Explainer.open(self.model.uri, manifolds)
         except (ManifptError, OSError) as error:
             self.notes.append(f"Without artifacts: {error}")
             return None
@@ -79,13 +132,14 @@ class _Crawl:
         return Months()
 
     @cached_property
-    def read(self) -> tuple[Totals, list[dict[str, Any]]]:
+    def read(self) -> tuple[Totals, list[SampledRow]]:
         """Totals of the rows, and a sample of them with the surest and the strangest."""
         totals = Totals()
         predictions = self.summary["predictions"]
         strata = Strata(max(1, self.options.rows // max(sum(map(len, predictions.values())), 1)))
-        shown = {row["id"]: why for why in ("strangest", "surest") for row in self.summary[why]}
-        extremes: dict[str, dict[str, Any]] = {}
+        shown = {row["id"]: "strangest" for row in self.summary["strangest"]}
+        shown |= {row["id"]: "surest" for row in self.summary["surest"]}
+        extremes: dict[str, SampledRow] = {}
         files = evenly_spread(files_of_folder(self.manifest, "attributions"))
         for table in tables_of_files(self.uri, files):
             totals.add(table)
@@ -94,7 +148,7 @@ class _Crawl:
             strata.add(table, [f"{row['prediction']}\0{row['decision']}" for row in names])
             kept = table.filter(pc.is_in(table["id"], pa.array(list(shown), pa.string())))
             extremes |= {row["id"]: row for row in kept.to_pylist()}
-        rows = {row["id"]: row for row in strata.all} | extremes
+        rows: dict[str, SampledRow] = {row["id"]: row for row in strata.all} | extremes
         for row in rows.values():
             row["why"] = shown.get(row["id"], "sample")
             row["domain"] = domain_of(row["uri"] or "")
@@ -108,7 +162,7 @@ class _Crawl:
         )
 
 
-def crawl_figures(summary: Mapping[str, Any]) -> list[Figure]:
+def crawl_figures(summary: AttributionSummary) -> list[Figure]:
     """Return the counts and shares of decisions."""
     total = max(summary["ok"], 1)
     found = [
@@ -126,9 +180,9 @@ def crawl_figures(summary: Mapping[str, Any]) -> list[Figure]:
     return found
 
 
-def largest_groups(crawl: _Crawl) -> tuple[list[dict[str, Any]], dict[str, int]]:
+def largest_groups(crawl: _Crawl) -> tuple[list[GroupRow], dict[str, int]]:
     """Return the groups with most images, and the number of groups by decision."""
-    rows: list[dict[str, Any]] = []
+    rows: list[GroupRow] = []
     decisions: Counter[str] = Counter()
     for table in crawl.folder(GROUPS):
         decisions.update(table["decision"].to_pylist())
@@ -137,14 +191,14 @@ def largest_groups(crawl: _Crawl) -> tuple[list[dict[str, Any]], dict[str, int]]
     return rows, dict(decisions)
 
 
-def quarantine_rows(crawl: _Crawl, most: int = 5) -> list[dict[str, Any]]:
+def quarantine_rows(crawl: _Crawl, most: int = 5) -> list[CodeRows]:
     """Return the codes of the quarantine with their counts, meanings, and some rows."""
     strata = Strata(most)
     for table in crawl.folder("quarantine", ["id", "uri", "error", "message"]):
         strata.add(table, table["error"].to_pylist())
     counts, rows = crawl.summary["by_error"], strata.rows
     return [
-        {"code": code, "count": count, "meaning": ERRORS.get(code, ""), "rows": rows.get(code, [])}
+        CodeRows(code, count, ERRORS.get(code, ""), rows.get(code, []))
         for code, count in sorted(counts.items(), key=lambda item: -item[1])
     ]
 
@@ -153,7 +207,7 @@ def map_of_crawl(crawl: _Crawl) -> charts.Chart | None:
     """Return the map of images whose evidence was kept, which --group-by does."""
     if crawl.model is None:
         return None
-    classes = crawl.model[1]["classes"]
+    classes = crawl.model.manifest["classes"]
     strata = Strata(MOST_POINTS // len(classes))
     for table in crawl.folder(EVIDENCE):
         if "coordinates" not in table.column_names:
@@ -169,15 +223,15 @@ def map_of_crawl(crawl: _Crawl) -> charts.Chart | None:
             "coordinates": list(tensors.from_column(table["coordinates"])),
         }
         strata.add(pa.table(columns), answers)
-    rows = strata.all
+    rows: list[_MapRow] = strata.all
     if len(rows) < 3:
         return None
     for row in rows:
-        row["hover"] = charts.hover(row | {"id": row["group"]})
+        row["hover"] = charts.hover({**row, "id": row["group"]})
     return charts.map_chart(map_of([row["coordinates"] for row in rows]), rows, "prediction")
 
 
-def examples_of(crawl: _Crawl, pictures: Pictures) -> tuple[list[Any], list[dict[str, Any]]]:
+def examples_of(crawl: _Crawl, pictures: Pictures) -> tuple[list[View], list[CrawlExample]]:
     """Return the views of spaces, and some rows of each answer with their artifacts."""
     explainer = crawl.explainer
     if explainer is None:
@@ -196,23 +250,29 @@ def examples_of(crawl: _Crawl, pictures: Pictures) -> tuple[list[Any], list[dict
         return [], []
     uris = table["uri"].to_pylist()
     views, shown = triplets(explainer, table, [chosen[u]["prediction"] for u in uris], pictures)
-    found = []
+    found: list[CrawlExample] = []
     for uri, one in zip(uris, shown, strict=True):
-        found.append(
-            chosen[uri]
-            | one
-            | {"outcome": chosen[uri]["decision"], "source": chosen[uri]["prediction"]}
-        )
-    found.sort(key=lambda row: (row["prediction"], row["decision"], row["id"]))
+        row = chosen[uri]
+        entry: CrawlExample = {
+            **one,
+            "id": row["id"],
+            "outcome": row["decision"],
+            "source": row["prediction"],
+            "probability": row["probability"],
+        }
+        found.append(entry)
+    found.sort(key=lambda one: (one["source"], one["outcome"], one["id"]))
     return views, found
 
 
-def add_pictures(crawl: _Crawl, rows: Sequence[dict[str, Any]], pictures: Pictures) -> None:
-    """Add to rows the pictures of their images and of their nearest reals."""
+def with_pictures(
+    crawl: _Crawl, rows: Sequence[SampledRow], pictures: Pictures
+) -> list[PicturedRow]:
+    """Return rows with the pictures of their images and of their nearest reals."""
     if crawl.model is None:
         rule, manifolds = DecodeRule(64), []
     else:
-        branches = crawl.model[1]["branches"]
+        branches = crawl.model.manifest["branches"]
         rule = DecodeRule.from_card(branches[0]["decode"])
         places = list(crawl.options.manifolds or crawl.summary.get("manifolds", ()))
         hashes = [b["manifold_sha256"] for b in branches if b["manifold"]]
@@ -222,20 +282,21 @@ def add_pictures(crawl: _Crawl, rows: Sequence[dict[str, Any]], pictures: Pictur
     for place, content in manifolds:
         reals |= pictures_of_reals(place, [row["neighbor_id"] for row in rows], content)
     seen: dict[str, str | None] = {}
+    made: list[PicturedRow] = []
     for row in rows:
-        row["image"] = pictures.uri(images.get(row["uri"]))
-        neighbour = row["neighbor_id"]
+        image, neighbour = pictures.uri(images.get(row["uri"])), row["neighbor_id"] or ""
         if neighbour not in seen:
             seen[neighbour] = pictures.uri(reals.get(neighbour))
-        row["real"] = seen[neighbour]
+        made.append({**row, "image": image, "real": seen[neighbour]})
+    return made
 
 
-def charts_of(crawl: _Crawl) -> dict[str, Any]:
+def charts_of(crawl: _Crawl) -> dict[str, charts.Chart]:
     """Return the charts for which the crawl has numbers, by their names in the template."""
     totals, predictions = crawl.read[0], crawl.summary["predictions"]
     drawn = {"sources": charts.stacked_bars(predictions, "nearest source")}
     if len(totals.domains) > 1:
-        shown = [row["name"] for row in count_rows(totals.domains)[:25]]
+        shown = [row.name for row in count_rows(totals.domains)[:25]]
         by_domain = {name: totals.domains[name] for name in shown}
         drawn["domains"] = charts.stacked_bars(by_domain, "domain")
     drawn |= dict(totals.histograms())
@@ -244,8 +305,9 @@ def charts_of(crawl: _Crawl) -> dict[str, Any]:
     points = map_of_crawl(crawl)
     if points is not None:
         drawn["map"] = points
-    if crawl.manifest.get("rows_over_time"):  # outputs of earlier versions have none
-        drawn["throughput"] = charts.throughput_chart(crawl.manifest["rows_over_time"])
+    rates = crawl.manifest.get("rows_over_time")  # outputs of earlier versions have none
+    if rates:
+        drawn["throughput"] = charts.throughput_chart(rates)
     return drawn
 
 
@@ -253,9 +315,9 @@ def crawl_page(uri: str, options: PageOptions) -> bytes:
     """Return the page of a finished crawl as HTML."""
     crawl, pictures = _Crawl(uri, options), Pictures()
     summary = crawl.summary
-    totals, rows = crawl.read
+    totals, sampled = crawl.read
     views, examples = examples_of(crawl, pictures)
-    add_pictures(crawl, rows, pictures)
+    rows = with_pictures(crawl, sampled, pictures)
     sources = count_rows(summary["predictions"])
     domains = count_rows(totals.domains)
     months = crawl.months
@@ -289,7 +351,7 @@ def crawl_page(uri: str, options: PageOptions) -> bytes:
         "domains": domains,
         "domain_count": len(totals.domains),
         "months": months,
-        "month_rows": sorted(count_rows(months.counts), key=lambda row: str(row["name"])),
+        "month_rows": sorted(count_rows(months.counts), key=lambda row: row.name),
         "decisions": DECISIONS,
         "groups": groups,
         "group_decisions": group_decisions,
@@ -297,7 +359,7 @@ def crawl_page(uri: str, options: PageOptions) -> bytes:
         "rows": rows,
         "views": views,
         "examples": examples,
-        "legend": legend_of(len(crawl.model[1]["classes"]) if crawl.model else 0),
+        "legend": legend_of(len(crawl.model.manifest["classes"]) if crawl.model else 0),
         "leaks": {name: (summary["leaks"][name], text) for name, text in LEAKS.items()},
         "scores": list(SCORES),
         "place": public(crawl.uri),

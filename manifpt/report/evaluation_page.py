@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,11 +17,12 @@ from manifpt.evaluation.robustness import RESULT as ROBUSTNESS_FILE
 from manifpt.evaluation.score_report import SCORES, UNKNOWN
 from manifpt.images.degrade import KINDS, Degradation
 from manifpt.report import charts
-from manifpt.report.examples import Examples, fingerprint_rows
+from manifpt.report.examples import Examples, SampledScore, fingerprint_rows
 from manifpt.report.image_map import map_of
 from manifpt.report.page import Figure, Page, interval_text, number, rendered
 from manifpt.report.page_pictures import Pictures
 from manifpt.report.page_provenance import (
+    FoundAttributor,
     Part,
     attributor_of,
     audit_of,
@@ -55,11 +56,47 @@ class PageOptions:
     rows: int = 200
 
 
-def outcome(row: Mapping[str, Any]) -> str:
+def outcome(row: SampledScore) -> str:
     """Return the outcome of a test image: one of OUTCOMES."""
     if row["decision"] in ("unknown", "unsure"):
-        return str(row["decision"])
+        return row["decision"]
     return "right" if row["prediction"] == row["source"] else "wrong"
+
+
+class _MapScore(SampledScore):
+    """A point of the map."""
+
+    outcome: str
+    hover: str
+
+
+class ClassRow(NamedTuple):
+    """A row of the table of classes.
+
+    ``rejected`` is the share of images that are called unknown, if the attributor can call them so.
+    """
+
+    name: str
+    images: int
+    recall: float
+    precision: float
+    rejected: float | None
+    taken_for: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of the confusion matrix; ``share`` is that of its row."""
+
+    count: int
+    share: float
+
+
+class ConfusionRow(NamedTuple):
+    """A row of the confusion matrix: a source, and the counts of the answers on its images."""
+
+    name: str
+    cells: list[Cell]
 
 
 class _Evaluation:
@@ -71,14 +108,14 @@ class _Evaluation:
         self.metrics = storage.read_json(storage.join(self.uri, METRICS))
 
     @cached_property
-    def model(self) -> tuple[str, dict[str, Any]] | None:
-        """The attributor's folder and manifest; None if it is gone."""
+    def model(self) -> FoundAttributor | None:
+        """The attributor; None if it is gone."""
         return attributor_of(self.uri, self.manifest, self.options.model)
 
     @property
     def model_uri(self) -> str:
         """The present or former place of the attributor."""
-        return self.model[0] if self.model else str(self.manifest["model"])
+        return self.model.uri if self.model else str(self.manifest["model"])
 
     def scores(self, folder: str) -> Iterator[pa.Table]:
         """Yield the scores of images of known sources, or of others."""
@@ -87,7 +124,7 @@ class _Evaluation:
         )
 
     @cached_property
-    def sampled(self) -> list[dict[str, Any]]:
+    def sampled(self) -> list[SampledScore]:
         """Examples: some rows of each source and outcome."""
         strata = Strata(self.options.samples)
         for folder in (SCORES, UNKNOWN):
@@ -98,7 +135,7 @@ class _Evaluation:
         return strata.all
 
     @cached_property
-    def points(self) -> list[dict[str, Any]]:
+    def points(self) -> list[_MapScore]:
         """Rows of the map: at most the same number of each source, known or not."""
         sources = len(self.metrics["classes"]) + len(self.open_set.get("sources", {}))
         strata = Strata(max(10, MOST_POINTS // sources))
@@ -143,7 +180,7 @@ def evaluation_figures(metrics: Mapping[str, Any]) -> list[Figure]:
     return found
 
 
-def class_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+def class_rows(metrics: Mapping[str, Any]) -> list[ClassRow]:
     """Return the rows of the table of classes."""
     rejected = metrics.get("false_rejection_by_class", {})
     confusion, classes = metrics["confusion"], metrics["classes"]
@@ -152,30 +189,30 @@ def class_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         others = [(count, classes[n]) for n, count in enumerate(confusion[place]) if n != place]
         count, other = max(others, default=(0, ""))
         taken_for = f"{other} ({count:,})" if count else ""
-        rows.append(
-            {"name": name, **metrics["per_class"][name], "rejected": rejected.get(name)}
-            | {"taken_for": taken_for}
-        )
+        one = metrics["per_class"][name]
+        shares = (one["recall"], one["precision"], rejected.get(name))
+        rows.append(ClassRow(name, one["images"], *shares, taken_for))
     return rows
 
 
-def confusion_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+def confusion_rows(metrics: Mapping[str, Any]) -> list[ConfusionRow]:
     """Return the confusion matrix with the share of its row for each cell."""
     rows = []
     for name, counts in zip(metrics["classes"], metrics["confusion"], strict=True):
         total = max(sum(counts), 1)
-        cells = [{"count": count, "share": count / total} for count in counts]
-        rows.append({"name": name, "cells": cells})
+        rows.append(ConfusionRow(name, [Cell(count, count / total) for count in counts]))
     return rows
 
 
 def robustness_of(result: Mapping[str, Any]) -> dict[str, charts.Chart]:
     """Return the charts of a robustness result, by kind of degradation."""
     clean, *levels = result["levels"]
-    curves: dict[str, list[dict[str, Any]]] = {}
+    curves: dict[str, list[Mapping[str, Any]]] = {}
     for row in levels:
         how = Degradation.parse(row["degradation"])
-        start = [{**clean, "strength": "as it is", "at": KINDS[how.kind].unchanged}]
+        start: list[Mapping[str, Any]] = [
+            {**clean, "strength": "as it is", "at": KINDS[how.kind].unchanged}
+        ]
         level = row | {"strength": f"{how.strength:g}", "at": how.strength}
         curves.setdefault(how.kind, start).append(level)
     ordered = {kind: sorted(rows, key=lambda row: row["at"]) for kind, rows in curves.items()}
@@ -198,9 +235,10 @@ def open_set_points(evaluation: _Evaluation) -> dict[str, list[float]]:
     return charts.curve_points(known, unknown, right)
 
 
-def _charts(evaluation: _Evaluation, robustness: Mapping[str, Any] | None) -> dict[str, Any]:
-    metrics, found = evaluation.metrics, {}
-    found["calibration"] = charts.reliability_chart(metrics["calibration"])
+def _charts(
+    evaluation: _Evaluation, robustness: Mapping[str, Any] | None
+) -> dict[str, charts.Chart]:
+    found = {"calibration": charts.reliability_chart(evaluation.metrics["calibration"])}
     if evaluation.open_set:
         found["open set"] = charts.open_set_chart(open_set_points(evaluation))
     points = evaluation.points
@@ -235,7 +273,7 @@ def evaluation_page(uri: str, options: PageOptions) -> bytes:
     parts = [output_part("Evaluation", evaluation.uri, manifest), *beside]
     if evaluation.model:
         parts += model_parts(*evaluation.model)
-    model = evaluation.model[0] if evaluation.model else None
+    model = evaluation.model.uri if evaluation.model else None
     examples = Examples(manifest["artifacts"], options.manifolds, evaluation.sampled, model)
     parts += [
         output_part(f"Artifacts in the space {branch.name}", branch.uri, branch.manifest)

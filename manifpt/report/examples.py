@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ from manifpt.images import DecodeRule
 from manifpt.images.stacks import reading_rule
 from manifpt.images.tiles import Place
 from manifpt.report import charts
+from manifpt.report.explanation_format import TileEvidence
 from manifpt.report.fingerprints import (
     Fingerprints,
     dendrogram_chart,
@@ -29,6 +30,7 @@ from manifpt.report.page_provenance import readable
 from manifpt.report.thumbnails import decoded_images, thumbnails, uris_of_reals
 from manifpt.report.tile_overlay import (
     EXAMPLE_SIDE,
+    Overlay,
     TiledImage,
     WholePicture,
     overlay,
@@ -70,13 +72,62 @@ class View:
     pictured: bool
 
 
+class SpacePictures(TypedDict):
+    """An example in one space: the pictures of x* and of the artifact, and the nearest real."""
+
+    name: str
+    star: str | None
+    artifact: str | None
+    neighbor_id: str | None
+    distance: float | None
+    percentile: float | None
+
+
+class Triplet(TypedDict):
+    """The pictures of an example: x, its views in each space, and its tiles, if it has several."""
+
+    image: str | None
+    views: list[SpacePictures]
+    tiles: Overlay | None
+
+
+class ShownExample(Triplet):
+    """An example of a page; ``outcome`` and ``source`` are what it can be filtered by."""
+
+    id: str
+    outcome: str
+    source: str
+
+
+class SampledScore(TypedDict):
+    """A row of an evaluation's scores, with the columns that a page reads."""
+
+    id: str
+    source: str
+    sha256: str
+    prediction: str
+    probability: float
+    decision: str
+    unknown_score: NotRequired[float]
+    unknown_p: NotRequired[float]
+    distance: NotRequired[float | None]
+    neighbor_id: NotRequired[str | None]
+    coordinates: NotRequired[list[float]]
+
+
+class ScoredExample(SampledScore, Triplet):
+    """An example of an evaluation."""
+
+    outcome: str
+
+
 @dataclass
 class Examples:
     """The sampled rows of an evaluation with their artifacts in each space, and fingerprints."""
 
     uris: Sequence[str]
     manifolds: Sequence[str]
-    rows: Sequence[dict[str, Any]]
+    rows: Sequence[SampledScore]
     model: str | None = None  # the attributor, which gives the evidence of tiles
 
     def __post_init__(self) -> None:
@@ -130,7 +181,7 @@ class Examples:
         return seen, prints, uris
 
     @cached_property
-    def _evidence(self) -> dict[str, list[dict[str, Any]]]:
+    def _evidence(self) -> dict[str, list[TileEvidence]]:
         """The evidence of tiles for the predicted source by id, for examples with several tiles."""
         by_branch = [self._read[0][branch.name] for branch in self.branches]
         several = [
@@ -229,18 +280,18 @@ class Examples:
         return found
 
     def by_source(
-        self, pictures: Pictures, outcome: Callable[[Mapping[str, Any]], str]
-    ) -> dict[str, list[dict[str, Any]]]:
+        self, pictures: Pictures, outcome: Callable[[SampledScore], str]
+    ) -> dict[str, list[ScoredExample]]:
         """Return the examples of each source as values for the page."""
-        found: dict[str, list[dict[str, Any]]] = {}
+        found: dict[str, list[ScoredExample]] = {}
         for row in self.rows:
             shown = self._shown(row, pictures)
             if shown:
-                entry = {**row, "outcome": outcome(row), **shown}
+                entry: ScoredExample = {**row, "outcome": outcome(row), **shown}
                 found.setdefault(str(row["source"]), []).append(entry)
         return found
 
-    def _shown(self, row: dict[str, Any], pictures: Pictures) -> dict[str, Any] | None:
+    def _shown(self, row: SampledScore, pictures: Pictures) -> Triplet | None:
         if not any(row["id"] in self._seen.get(b.name, ()) for b in self.branches):
             return None
         evidence, uri = self._evidence.get(row["id"], []), self._read[2].get(row["id"])
@@ -248,7 +299,7 @@ class Examples:
         pixels = None if image is None else image.tiles[evidence[0]["tile"] if evidence else 0]
         whole, size = self._wholes.get(uri or ""), self._rule.size
         tiles = overlay(evidence, size, whole, row["prediction"], pictures, EXAMPLE_SIDE)
-        views = []
+        views: list[SpacePictures] = []
         for view in self.views:
             seen = self._seen[view.name].get(row["id"])
             if seen is None:
@@ -266,7 +317,7 @@ class Examples:
                     "percentile": seen.percentile,
                 }
             )
-        return {"image": pictures.uri(pixels), "views": views, "uri": uri, "tiles": tiles}
+        return {"image": pictures.uri(pixels), "views": views, "tiles": tiles}
 
 
 def standardised(artifact: np.ndarray, std: np.ndarray) -> np.ndarray:
@@ -302,11 +353,20 @@ def pictures_of_reals(
     return {id: found[uri] for id, uri in uris.items() if uri in found}
 
 
+class SourcePrint(NamedTuple):
+    """A row of fingerprints: a source, its images, and pictures of its mean and its spectrum."""
+
+    source: str
+    images: int
+    mean: str | None
+    spectrum: str | None
+
+
 @dataclass(frozen=True)
 class Prints:
     """The fingerprints of a space as a page shows them."""
 
-    rows: list[dict[str, Any]]
+    rows: list[SourcePrint]
     limit: float
     unit: str
     charts: dict[str, charts.Chart]
@@ -325,14 +385,9 @@ def fingerprint_rows(found: Mapping[str, Fingerprints], pictures: Pictures) -> d
         rows = []
         for source, mean in means.items():
             spectrum = np.log10(np.abs(np.fft.fftshift(np.fft.fft2(mean))) ** 2 + 1e-9)
-            rows.append(
-                {
-                    "source": source,
-                    "images": one.counts[source],
-                    "mean": pictures.uri(signed(mean, limit)),
-                    "spectrum": pictures.uri(unsigned(spectrum)) if pictured else None,
-                }
-            )
+            drawn_mean = pictures.uri(signed(mean, limit))
+            drawn_spectrum = pictures.uri(unsigned(spectrum)) if pictured else None
+            rows.append(SourcePrint(source, one.counts[source], drawn_mean, drawn_spectrum))
         drawn = {}
         if one.spectra:
             drawn["spectra"] = spectra_chart(one.spectra)

@@ -6,7 +6,6 @@ The same stages attribute an image here as in ``attribute``; no cluster is neede
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +17,7 @@ from manifpt.artifacts.projection import (
     decoding_of,
     project_images,
 )
+from manifpt.attribution.crawl.crawl_format import AttributionRow
 from manifpt.attribution.crawl.stage import AttributeStage
 from manifpt.attribution.model.targets import trained_targets
 from manifpt.attribution.model.tiled import pooled_tiles
@@ -34,6 +34,16 @@ from manifpt.images.raw import Raw
 from manifpt.images.read import as_space_sees, images_table, pixels_of, row_of
 from manifpt.images.sandbox import decode_all
 from manifpt.images.stacks import image_starts, own_hashes
+from manifpt.report.explanation_format import (
+    DegradedVerdict,
+    Explanation,
+    HeadVote,
+    NearestReal,
+    ScoreShare,
+    ShownVerdict,
+    Strangeness,
+    TileEvidence,
+)
 from manifpt.report.thumbnails import raws_of
 from manifpt.report.tile_overlay import tile_evidence
 
@@ -42,8 +52,6 @@ DEGRADATIONS = (
     "jpeg:95", "jpeg:75", "jpeg:50", "blur:0.5", "blur:1", "blur:2", "resize:0.75", "resize:0.5",
     "crop:0.9", "crop:0.7", "noise:0.02", "noise:0.05", "noise:0.1",
 )  # fmt: skip
-SHOWN = ("prediction", "probability", "decision", "unknown_p")
-Evidence = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -78,9 +86,9 @@ class Explainer:
             pixels.append(images)
         return (images_table(rows, pixels, sizes) if rows else None), wrong
 
-    def verdicts(self, table: pa.Table) -> list[dict[str, Any]]:
+    def verdicts(self, table: pa.Table) -> list[AttributionRow]:
         """Return the rows of attributions of an images table."""
-        rows: list[dict[str, Any]] = self.stage(table).tables["attributions"].to_pylist()
+        rows: list[AttributionRow] = self.stage(table).tables["attributions"].to_pylist()
         return rows
 
     def projected(self, table: pa.Table) -> list[Projected]:
@@ -95,7 +103,7 @@ class Explainer:
         """Return the network's outputs for rows, which are tiles where images have some."""
         return self.attributor.outputs([one.artifacts for one in made])
 
-    def tiles(self, made: Sequence[Projected], sources: Sequence[str]) -> list[Evidence]:
+    def tiles(self, made: Sequence[Projected], sources: Sequence[str]) -> list[list[TileEvidence]]:
         """Return for each image the evidence of its tiles for a source, the strongest first.
 
         It is empty for an attributor without tiles.
@@ -129,28 +137,32 @@ def opened_image(image: str, explainer: Explainer) -> pa.Table:
     return table
 
 
-def votes(explainer: Explainer, outputs: Outputs) -> list[dict[str, Any]]:
+def votes(explainer: Explainer, outputs: Outputs) -> list[HeadVote]:
     """Return the probabilities of each head for one image, and its weight."""
     manifest, classes = explainer.attributor.manifest, explainer.attributor.classes
     heads: list[str] = manifest.get("heads") or [branch["name"] for branch in manifest["branches"]]
-    found: list[dict[str, Any]] = []
+    found: list[HeadVote] = []
     for name, weight in zip(heads, manifest["weights"], strict=True):
         alone = np.zeros(len(manifest["weights"]))
         alone[len(found)] = weight
         share = explainer.attributor.fused(outputs.logits[:1], alone.tolist())[0]
         ranked = np.argsort(-share, kind="stable")[:3]
-        answers = [{"source": classes[n], "probability": float(share[n])} for n in ranked]
-        found.append({"head": name, "weight": float(weight), "answers": answers})
+        vote: HeadVote = {
+            "head": name,
+            "weight": float(weight),
+            "answers": [{"source": classes[n], "probability": float(share[n])} for n in ranked],
+        }
+        found.append(vote)
     return found
 
 
-def strangeness(explainer: Explainer, outputs: Outputs) -> dict[str, Any] | None:
+def strangeness(explainer: Explainer, outputs: Outputs) -> Strangeness | None:
     """Return the scores of the unknown of one image; None if the attributor has none."""
     unknown, open_set = explainer.attributor.unknown(outputs), explainer.attributor.open_set
     if unknown is None or open_set is None:
         return None
     shares = (as_strange(open_set.usual, unknown.scores) + 1) / (len(open_set.usual) + 1)
-    scores = [
+    scores: list[ScoreShare] = [
         {"score": name, "value": float(value), "p": float(p)}
         for name, value, p in zip(open_set.score_names, unknown.scores[0], shares[0], strict=True)
     ]
@@ -158,7 +170,7 @@ def strangeness(explainer: Explainer, outputs: Outputs) -> dict[str, Any] | None
     return {"p": float(unknown.p_value[0]), "limit": limit, "scores": scores}
 
 
-def nearest_reals(projector: Projector, table: pa.Table) -> list[dict[str, Any]]:
+def nearest_reals(projector: Projector, table: pa.Table) -> list[NearestReal]:
     """Return the nearest reals of one image in a space, the first tile's where it has tiles."""
     if projector.manifold is None or projector.searcher is None:
         return []
@@ -177,21 +189,29 @@ def nearest_reals(projector: Projector, table: pa.Table) -> list[dict[str, Any]]
 
 def degraded_verdicts(
     explainer: Explainer, table: pa.Table, levels: Sequence[str]
-) -> list[dict[str, Any]]:
+) -> list[DegradedVerdict]:
     """Return the verdict on one image at each degradation, the image itself first."""
     hows = list(dict.fromkeys(map(Degradation.parse, (IDENTITY, *levels))))
     filter_name = explainer.projectors[0].rule.filter
     copies = pa.concat_tables([view(table, how, filter_name) for how in hows])
     rows = explainer.verdicts(copies)
-    clean = rows[0]
-    found = []
-    for how, row in zip(hows, rows, strict=True):
-        same = all(row[name] == clean[name] for name in ("prediction", "decision"))
-        found.append({"degradation": str(how), "same": same} | {n: row[n] for n in SHOWN})
-    return found
+    answers = [(row["prediction"], row["decision"]) for row in rows]
+    return [
+        {"degradation": str(how), "same": answer == answers[0], **_shown(row)}
+        for how, answer, row in zip(hows, answers, rows, strict=True)
+    ]
 
 
-def changes(levels: Sequence[dict[str, Any]]) -> list[str]:
+def _shown(row: AttributionRow) -> ShownVerdict:
+    return {
+        "prediction": row["prediction"],
+        "probability": row["probability"],
+        "decision": row["decision"],
+        "unknown_p": row["unknown_p"],
+    }
+
+
+def changes(levels: Sequence[DegradedVerdict]) -> list[str]:
     """Return for each kind of degradation the first of its levels that changes the verdict."""
     first: dict[str, str] = {}
     for level in levels:
@@ -203,7 +223,7 @@ def changes(levels: Sequence[dict[str, Any]]) -> list[str]:
 
 def explanation(
     explainer: Explainer, table: pa.Table, levels: Sequence[str] = DEGRADATIONS
-) -> dict[str, Any]:
+) -> Explanation:
     """Return the explanation of an image, the only one of an images table, as JSON values."""
     verdict = explainer.verdicts(table)[0]
     made = explainer.projected(table)
@@ -218,13 +238,17 @@ def explanation(
     return {
         "image": verdict["id"],
         "model": explainer.attributor.uri,
-        **{name: verdict[name] for name in SHOWN},
+        **_shown(verdict),
         "top_k": verdict["top_k"],
         "votes": votes(explainer, outputs),
         "unknown": strangeness(explainer, outputs),
         "nearest_reals": reals,
         "tile_evidence": explainer.tiles(made, [verdict["prediction"]])[0],
-        "leaks": {n: verdict[n] for n in ("in_training", "near_training", "in_manifold")},
+        "leaks": {
+            "in_training": verdict["in_training"],
+            "near_training": verdict["near_training"],
+            "in_manifold": verdict["in_manifold"],
+        },
         "degraded": degraded,
         "changed_by": changes(degraded),
     }

@@ -1,7 +1,6 @@
 """An explanation as text for a terminal, and as a page."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pyarrow as pa
 
@@ -10,8 +9,9 @@ from manifpt.errors import public
 from manifpt.images.degrade import Degradation
 from manifpt.images.degraded_copies import view
 from manifpt.images.read import as_space_sees, pixels_of
-from manifpt.report.examples import pictures_of_reals
+from manifpt.report.examples import ShownExample, pictures_of_reals
 from manifpt.report.explanation import Explainer
+from manifpt.report.explanation_format import DegradedVerdict, Explanation, NearestReal
 from manifpt.report.page import Figure, Page, number, rendered
 from manifpt.report.page_pictures import Pictures
 from manifpt.report.page_provenance import model_parts, page_part
@@ -19,6 +19,18 @@ from manifpt.report.tile_overlay import LARGE_SIDE, legend_of
 from manifpt.report.triplets import triplets
 
 TEMPLATE = "explanation.html"
+
+
+class PicturedVerdict(DegradedVerdict):
+    """The verdict on a degraded copy, with its picture."""
+
+    image: str | None
+
+
+class PicturedReal(NearestReal):
+    """A nearest real with its picture."""
+
+    image: str | None
 
 
 def table_of(rows: Sequence[Sequence[object]]) -> str:
@@ -32,7 +44,7 @@ def table_of(rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(lines)
 
 
-def explanation_text(found: Mapping[str, Any]) -> str:
+def explanation_text(found: Explanation) -> str:
     """Return an explanation for a terminal."""
     verdict = f"{found['prediction']} with probability {found['probability']:.3f}"
     parts = [f"{found['image']}\ndecision: {found['decision']}; most like {verdict}"]
@@ -58,11 +70,10 @@ def explanation_text(found: Mapping[str, Any]) -> str:
             rows.append((f"{one['x']}, {one['y']}", one["probability"], one["support"]))
         parts.append("what its tiles say, the strongest first\n" + table_of(rows))
     rows = [("degradation", "prediction", "probability", "decision", "")]
-    for one in found["degraded"]:
-        mark = "" if one["same"] else "changed"
-        rows.append(
-            (one["degradation"], one["prediction"], one["probability"], one["decision"], mark)
-        )
+    for level in found["degraded"]:
+        mark = "" if level["same"] else "changed"
+        answer = (level["prediction"], level["probability"], level["decision"])
+        rows.append((level["degradation"], *answer, mark))
     changed = ", ".join(found["changed_by"]) or "none of these"
     parts.append(f"the verdict is changed by: {changed}\n{table_of(rows)}")
     leaks = [name.replace("_", " ") for name, value in found["leaks"].items() if value]
@@ -72,31 +83,31 @@ def explanation_text(found: Mapping[str, Any]) -> str:
 
 
 def _degraded_pictures(
-    explainer: Explainer, table: pa.Table, found: Mapping[str, Any], pictures: Pictures
-) -> list[dict[str, Any]]:
+    explainer: Explainer, table: pa.Table, found: Explanation, pictures: Pictures
+) -> list[PicturedVerdict]:
     rule = explainer.projectors[0].rule
-    rows = []
+    rows: list[PicturedVerdict] = []
     for one in found["degraded"]:
         copy = view(table, Degradation.parse(one["degradation"]), rule.filter)
-        rows.append(one | {"image": pictures.uri(pixels_of(as_space_sees(copy, rule))[0])})
+        rows.append({**one, "image": pictures.uri(pixels_of(as_space_sees(copy, rule))[0])})
     return rows
 
 
 def _reals(
-    explainer: Explainer, found: Mapping[str, Any], pictures: Pictures
-) -> dict[str, list[dict[str, Any]]]:
-    made = {}
+    explainer: Explainer, found: Explanation, pictures: Pictures
+) -> dict[str, list[PicturedReal]]:
+    made: dict[str, list[PicturedReal]] = {}
     names = [branch["name"] for branch in explainer.attributor.branches]
     for name, projector in zip(names, explainer.projectors, strict=True):
         if projector.manifold is None:
             continue
         rows, manifold = found["nearest_reals"][name], projector.manifold
         seen = pictures_of_reals(manifold.uri, [row["id"] for row in rows], manifold.sha256)
-        made[name] = [row | {"image": pictures.uri(seen.get(row["id"]))} for row in rows]
+        made[name] = [{**row, "image": pictures.uri(seen.get(row["id"]))} for row in rows]
     return made
 
 
-def explanation_page(explainer: Explainer, table: pa.Table, found: Mapping[str, Any]) -> bytes:
+def explanation_page(explainer: Explainer, table: pa.Table, found: Explanation) -> bytes:
     """Return an explanation as HTML."""
     pictures = Pictures()
     views, rows = triplets(explainer, table, [found["prediction"]], pictures, LARGE_SIDE)
@@ -123,12 +134,18 @@ def explanation_page(explainer: Explainer, table: pa.Table, found: Mapping[str, 
         [*model_parts(explainer.attributor.uri, explainer.attributor.manifest), page_part()],
         audited=False,
     )
+    example: ShownExample = {
+        **rows[0],
+        "tiles": None,
+        "outcome": found["decision"],
+        "id": found["image"],
+        "source": "",
+    }
     values = {
         "found": found,
         "views": views,
         "tiles": rows[0]["tiles"],
-        "example": rows[0]
-        | {"tiles": None, "outcome": found["decision"], "id": found["image"], "source": ""},
+        "example": example,
         "legend": legend_of(len(explainer.attributor.classes)),
         "reals": _reals(explainer, found, pictures),
         "degraded": _degraded_pictures(explainer, table, found, pictures),

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from manifpt.errors import ManifptError
 from manifpt.report.charts import Chart
 from manifpt.report.page_pictures import colour_bar, png
-from manifpt.report.page_provenance import Part
+from manifpt.report.page_provenance import Part, ShownAudit
 
 MOST_PAGE_BYTES = 10 * 10**6
 
@@ -44,7 +44,7 @@ class Page:
     parts: Sequence[Part]
     notes: list[str] = field(default_factory=list)
     charts: dict[str, Chart] = field(default_factory=dict)
-    audit: dict[str, Any] | None = None
+    audit: ShownAudit | None = None
     audited: bool = True  # whether its images could be
 
 

@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from manifpt import outputs, storage
 from manifpt.attribution.crawl.registered import ATTRIBUTOR, KEPT
@@ -19,6 +19,42 @@ class Part(NamedTuple):
 
     title: str
     facts: Facts
+
+
+class FoundAttributor(NamedTuple):
+    """The attributor that an output was made with: its folder and its manifest."""
+
+    uri: str
+    manifest: dict[str, Any]
+
+
+class Designs(NamedTuple):
+    """Rows of a benchmark's recipes, one a generator, and the columns in which they differ."""
+
+    rows: list[dict[str, str]]
+    columns: list[str]
+
+
+class ShownFinding(TypedDict):
+    """A property of files, the share of sources that it tells apart, and the verdict on it."""
+
+    name: str
+    share: float
+    verdict: str
+
+
+class ShownAudit(TypedDict, total=False):
+    """The verdict of an audit and its findings.
+
+    An audit that the user names has a ``place``. The one before a training has its verdict as a
+    sentence, ``says``, and a ``note`` if the training was made in spite of it.
+    """
+
+    verdict: str
+    findings: list[ShownFinding]
+    place: str
+    says: str
+    note: str
 
 
 def shown_inputs(described: Mapping[str, Any]) -> Facts:
@@ -86,7 +122,7 @@ def page_part() -> Part:
     return Part("This page", facts)
 
 
-def designs_of(described: Mapping[str, Any], sources: Collection[str]) -> dict[str, Any]:
+def designs_of(described: Mapping[str, Any], sources: Collection[str]) -> Designs:
     """Return the choices in which a benchmark's generators differ; empty without a benchmark.
 
     ``described`` are the inputs of artifacts.
@@ -101,24 +137,20 @@ def designs_of(described: Mapping[str, Any], sources: Collection[str]) -> dict[s
         rows += [row for row in csv.DictReader(io.StringIO(data)) if row.get("name") in sources]
     names = [name for name in (rows[0] if rows else ()) if name not in ("name", "seed", None)]
     varied = [name for name in names if len({row.get(name) for row in rows}) > 1]
-    return {"rows": rows, "columns": varied}
+    return Designs(rows, varied)
 
 
-def audit_of(
-    uri: str | None, model: tuple[str, dict[str, Any]] | None = None
-) -> dict[str, Any] | None:
+def audit_of(uri: str | None, model: FoundAttributor | None = None) -> ShownAudit | None:
     """Return the verdict of an audit and its findings.
 
-    If no audit is named, it is the one before the training of ``model``, an attributor's folder and
-    manifest; None if there was none.
+    If no audit is named, it is the one before the training of ``model``; None if there was none.
     """
     if uri is None:
-        found = model[1].get("audit") if model else None
-        return dict(found) if found else None
+        return (model.manifest.get("audit") if model else None) or None
     manifest = outputs.read(storage.absolute(uri))
     if manifest is None or manifest["kind"] != "audit":
         raise ManifptError(f"--audit {uri}: no finished audit there; run manifpt audit first")
-    findings = [
+    findings: list[ShownFinding] = [
         {"name": one["name"], "share": one["share"], "verdict": one["verdict"]}
         for one in manifest["findings"]
     ]
@@ -127,8 +159,11 @@ def audit_of(
     return {"verdict": manifest["verdict"], "findings": findings, "place": public(uri)}
 
 
-def readable(uri: str, kind: str) -> dict[str, Any] | None:
-    """Return the manifest of an output of a kind; None if it is gone, or cannot be read."""
+def readable(uri: str, kind: str) -> Any:
+    """Return the manifest of an output of a kind; None if it is gone, or cannot be read.
+
+    The caller declares its type.
+    """
     try:
         manifest = outputs.read(storage.absolute(uri))
     except (ManifptError, OSError):
@@ -138,8 +173,8 @@ def readable(uri: str, kind: str) -> dict[str, Any] | None:
 
 def attributor_of(
     output: str, facts: Mapping[str, Any], given: str | None
-) -> tuple[str, dict[str, Any]] | None:
-    """Return the folder and the manifest of the attributor that an output was made with.
+) -> FoundAttributor | None:
+    """Find the attributor that an output was made with.
 
     ``facts`` are those of the output; an attributor from MLflow's registry was copied into the
     output. ``given`` is its present place. The result is None if it is gone.
@@ -149,4 +184,4 @@ def attributor_of(
         copied = storage.join(output, KEPT, storage.digest(facts["registered"])[:12])
         uri = storage.join(copied, ATTRIBUTOR)
     manifest = readable(uri, "attributor")
-    return None if manifest is None else (storage.absolute(uri), manifest)
+    return None if manifest is None else FoundAttributor(storage.absolute(uri), manifest)

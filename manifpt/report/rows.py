@@ -1,7 +1,7 @@
 """Rows of finished outputs, file by file; samples of them in bounded memory."""
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,17 +11,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifpt import storage
+from manifpt.outputs.formats import PartEntry
 
 # The most rows of a table that a page is made from; exact totals come from the manifest.
 MOST_ROWS = 2_000_000
 
 
-def files_of_folder(manifest: dict[str, Any], folder: str) -> list[dict[str, Any]]:
+def files_of_folder(manifest: Mapping[str, Any], folder: str) -> list[PartEntry]:
     """Return the entries of a manifest's files in a folder."""
     return [file for file in manifest["files"] if file["folder"] == folder]
 
 
-def evenly_spread(files: Sequence[dict[str, Any]], most: int = MOST_ROWS) -> list[dict[str, Any]]:
+def evenly_spread(files: Sequence[PartEntry], most: int = MOST_ROWS) -> list[PartEntry]:
     """Return files of at most about ``most`` rows, evenly from first to last; all if they fit."""
     total = sum(file["rows"] for file in files)
     if total <= most:
@@ -32,7 +33,7 @@ def evenly_spread(files: Sequence[dict[str, Any]], most: int = MOST_ROWS) -> lis
 
 
 def tables_of_files(
-    output: str, files: Sequence[dict[str, Any]], columns: Sequence[str] | None = None
+    output: str, files: Sequence[PartEntry], columns: Sequence[str] | None = None
 ) -> Iterator[pa.Table]:
     """Yield the table of each file, with those of ``columns`` that it has."""
     names: list[str] | None = None
@@ -50,11 +51,11 @@ class Strata:
     """Up to ``most`` rows of each stratum: those whose ids have the least hashes.
 
     The sample does not depend on the order of rows or on how they were cut into files. If several
-    rows of a stratum have one id, the first is taken.
+    rows of a stratum have one id, the first is taken. The caller declares the type of the rows.
     """
 
     most: int
-    _kept: dict[str, list[tuple[int, str, dict[str, Any]]]] = field(default_factory=dict)
+    _kept: dict[str, list[tuple[int, str, Any]]] = field(default_factory=dict)
 
     def add(self, table: pa.Table, strata: Sequence[str]) -> None:
         """Add the rows of a table, which has a column ``id``."""
@@ -79,7 +80,7 @@ class Strata:
                     heapq.heapreplace(held, entry)
 
     @property
-    def rows(self) -> dict[str, list[dict[str, Any]]]:
+    def rows(self) -> dict[str, list[Any]]:
         """The rows of each stratum, those with the least hashes first."""
         return {
             name: [row for _, _, row in sorted(held, key=lambda entry: (-entry[0], entry[1]))]
@@ -87,6 +88,6 @@ class Strata:
         }
 
     @property
-    def all(self) -> list[dict[str, Any]]:
+    def all(self) -> list[Any]:
         """The rows of all strata."""
         return [row for rows in self.rows.values() for row in rows]

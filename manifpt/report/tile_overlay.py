@@ -7,7 +7,7 @@ few decoded pixels are needed and places need no orientation of the file.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ from manifpt.attribution.model.tiled import tile_support
 from manifpt.images.decode import Decoded, DecodeRule
 from manifpt.images.stacks import PLACES, is_stacked, tiles_of, tiles_per_row
 from manifpt.images.tiles import MOST, Place
+from manifpt.report.explanation_format import TileEvidence
 from manifpt.report.page_pictures import Pictures
 from manifpt.report.thumbnails import decoded_images
 
@@ -58,9 +59,30 @@ class WholePicture(NamedTuple):
     height: int
 
 
+class OutlinedTile(TypedDict):
+    """The outline of a tile, in per cent of the picture, its strength, and its text."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+    support: float
+    says: str
+
+
+class Overlay(TypedDict):
+    """A picture of a whole image, the outlines of its tiles, and their evidence."""
+
+    image: str
+    boxes: list[OutlinedTile]
+    alt: str
+    evidence: list[TileEvidence]
+    size: int
+
+
 def tile_evidence(
     log_probability: np.ndarray, places: Sequence[Place], classes: int
-) -> list[dict[str, Any]]:
+) -> list[TileEvidence]:
     """Return the place of each tile and its support for a class, the strongest first.
 
     ``log_probability`` is that of the class, by each tile alone. ``tile`` is a tile's number.
@@ -156,13 +178,13 @@ def legend_of(classes: int) -> list[dict[str, float]]:
 
 
 def overlay(
-    evidence: Sequence[Mapping[str, Any]],
+    evidence: Sequence[TileEvidence],
     size: int,
     whole: WholePicture | None,
     source: str,
     pictures: Pictures,
     side: int,
-) -> dict[str, Any] | None:
+) -> Overlay | None:
     """Return the outlines of an image's tiles; None for an image of one tile, or no picture.
 
     ``evidence`` is that of ``tile_evidence`` for the predicted ``source``; outlines are in per cent
@@ -174,7 +196,7 @@ def overlay(
     if uri is None:
         return None
     pictures.left -= OUTLINE_BYTES * len(evidence)
-    boxes = [
+    boxes: list[OutlinedTile] = [
         {
             "left": 100 * (one["x"] - whole.left) / whole.width,
             "top": 100 * (one["y"] - whole.top) / whole.height,

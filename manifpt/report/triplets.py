@@ -1,7 +1,6 @@
 """Images -> x, x* and artifact in each space of an attributor, as a page shows them."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,10 +8,24 @@ import pyarrow as pa
 from manifpt.artifacts.projection import Projected, Projector, decoding_of
 from manifpt.images.read import as_space_sees, pixels_of
 from manifpt.images.stacks import image_starts
-from manifpt.report.examples import View, pictures_of_reals, projected_pixels, standardised
-from manifpt.report.explanation import Evidence, Explainer
+from manifpt.report.examples import (
+    SpacePictures,
+    Triplet,
+    View,
+    pictures_of_reals,
+    projected_pixels,
+    standardised,
+)
+from manifpt.report.explanation import Explainer
+from manifpt.report.explanation_format import TileEvidence
 from manifpt.report.page_pictures import Pictures, flattened, is_picture, signed
-from manifpt.report.tile_overlay import EXAMPLE_SIDE, overlay, tiled_images, whole_pictures
+from manifpt.report.tile_overlay import (
+    EXAMPLE_SIDE,
+    Overlay,
+    overlay,
+    tiled_images,
+    whole_pictures,
+)
 
 # With fewer images a standard deviation is not reliable, and vectors are drawn as they are.
 LEAST_SPREAD = 8
@@ -32,7 +45,7 @@ def triplets(
     sources: Sequence[str],
     pictures: Pictures,
     side: int = EXAMPLE_SIDE,
-) -> tuple[list[View], list[dict[str, Any]]]:
+) -> tuple[list[View], list[Triplet]]:
     """Return the view of each space, and the pictures of each image of an images table.
 
     ``sources`` are the predicted ones. For an image in tiles, the tile with most support for its
@@ -45,7 +58,7 @@ def triplets(
     names = [branch["name"] for branch in explainer.attributor.branches]
     views: list[View] = []
     overlays = _overlays(explainer, table, evidence, sources, pictures, side)
-    rows: list[dict[str, Any]] = [{"image": None, "views": [], "tiles": o} for o in overlays]
+    rows: list[Triplet] = [{"image": None, "views": [], "tiles": o} for o in overlays]
     for name, projector, one in zip(names, explainer.projectors, made, strict=True):
         pixels = _pixels(projector, table, shown_rows)
         for row, image in zip(rows, pixels, strict=True):
@@ -62,11 +75,11 @@ def triplets(
 def _overlays(
     explainer: Explainer,
     table: pa.Table,
-    evidence: Sequence[Evidence],
+    evidence: Sequence[list[TileEvidence]],
     sources: Sequence[str],
     pictures: Pictures,
     side: int,
-) -> list[dict[str, Any] | None]:
+) -> list[Overlay | None]:
     """Return for each image the outlines of its tiles; None for an image of one tile."""
     images = tiled_images(table)
     rule, _ = decoding_of(explainer.projectors)
@@ -90,7 +103,7 @@ def _in_space(
     shown_rows: np.ndarray,
     pixels: Sequence[np.ndarray],
     pictures: Pictures,
-) -> tuple[View, list[dict[str, Any]]]:
+) -> tuple[View, list[SpacePictures]]:
     assert projector.manifold is not None
     artifacts = one.artifacts[shown_rows]
     shapes, pictured = displayable(artifacts), is_picture(artifacts.shape[1:])
@@ -103,7 +116,7 @@ def _in_space(
     if any(star is None for star in stars):
         manifold = projector.manifold
         reals = pictures_of_reals(manifold.uri, beside["neighbor_id"], manifold.sha256)
-    found = []
+    found: list[SpacePictures] = []
     for n, star in enumerate(stars):
         neighbour = beside["neighbor_id"][n]
         found.append(

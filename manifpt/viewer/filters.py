@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
 from urllib.parse import urlencode
 
 import pyarrow.compute as pc
@@ -88,14 +87,14 @@ class Filters:
         default = asdict(Filters())
         return urlencode({n: v for n, v in values.items() if v != default.get(n, "")})
 
-    def conditions(self, group_by: str | None) -> dict[str, Any]:
+    def conditions(self, group_by: str | None) -> dict[str, pc.Expression]:
         """Return an expression for each column of the filters, without ``cluster``.
 
         ``group_by`` is the column of groups, or FOLDER_OF_ID.
         """
-        found: dict[str, Any] = {}
+        found: dict[str, pc.Expression] = {}
 
-        def add(column: str, condition: Any) -> None:
+        def add(column: str, condition: pc.Expression) -> None:
             found[column] = found[column] & condition if column in found else condition
 
         for name in ("decision", "prediction"):
@@ -116,7 +115,7 @@ class Filters:
         return found
 
 
-def in_folder(folder: str) -> Any:
+def in_folder(folder: str) -> pc.Expression:
     """Return the expression of ids directly in a folder, as ``--group-by folder`` groups them.
 
     "0" is the character after "/". Ids of the folder are therefore between two texts, and files

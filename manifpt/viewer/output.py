@@ -12,6 +12,13 @@ import pyarrow.compute as pc
 
 from manifpt import outputs, storage
 from manifpt.attribution.crawl.attribute import KIND, SUMMARY
+from manifpt.attribution.crawl.crawl_format import (
+    AttributionRow,
+    AttributionsManifest,
+    AttributionSummary,
+    CopyRow,
+    GroupRow,
+)
 from manifpt.attribution.crawl.duplicates import FOLDER as DUPLICATES
 from manifpt.attribution.crawl.grouping import FOLDER, GROUPS
 from manifpt.errors import public
@@ -45,8 +52,8 @@ class CrawlOutput:
     """An output of ``attribute``; ``model`` and ``manifolds`` say where these lie now."""
 
     uri: str
-    manifest: dict[str, Any]
-    summary: dict[str, Any]
+    manifest: AttributionsManifest
+    summary: AttributionSummary
     model: str | None = None
     manifolds: tuple[str, ...] = ()
 
@@ -86,16 +93,17 @@ class CrawlOutput:
     @property
     def group_by(self) -> str | None:
         """The column of groups, or FOLDER_OF_ID; None if rows do not tell their group."""
-        by: str | None = self.summary.get("group_by")
+        by = self.summary.get("group_by")
         if by in self.attributions.schema.names:
             return by
         return FOLDER_OF_ID if by == FOLDER else None
 
-    def group_of(self, row: dict[str, Any]) -> str | None:
+    def group_of(self, row: AttributionRow) -> str | None:
         """Return the group of a row of attributions."""
         if self.group_by == FOLDER_OF_ID:
-            return str(row["id"]).rpartition("/")[0] or "."
-        return row.get(self.group_by) if self.group_by else None
+            return row["id"].rpartition("/")[0] or "."
+        group: Any = row.get(self.group_by) if self.group_by else None
+        return group
 
     def query(self, filters: Filters) -> Query:
         """Return the query of the rows that filters choose, in their order."""
@@ -107,23 +115,23 @@ class CrawlOutput:
         where = reduce(and_, found.values()) if found else None
         return Query(where, tuple(found), column, descending)
 
-    def find(self, id: str) -> dict[str, Any]:
+    def find(self, id: str) -> AttributionRow:
         """Return the row of the image with an id."""
-        row = first_with(self.attributions, "id", id)
+        row: AttributionRow | None = first_with(self.attributions, "id", id)
         if row is None:
             raise AddressError(
                 f"id={id[:200]}: no attributed image has it; search for a part of it"
             )
         return row
 
-    def copy_of(self, id: str) -> dict[str, Any] | None:
+    def copy_of(self, id: str) -> CopyRow | None:
         """Return the row of an image in the table of copies; None if it is first of its kind."""
         return first_with(self.duplicates, "id", id)
 
     def cluster(self, id: str) -> CopyCluster:
         """Return the images that are copies of the same first image as the image with an id."""
-        row = self.copy_of(id) or {}
-        first = row.get("near_duplicate_of") or row.get("duplicate_of") or id
+        row = self.copy_of(id)
+        first = id if row is None else row["near_duplicate_of"] or row["duplicate_of"] or id
         names = ("duplicate_of", "near_duplicate_of")
         if not self.duplicates.paths:
             return CopyCluster(first, [first], cut=False)
@@ -132,14 +140,14 @@ class CrawlOutput:
         copies = self.duplicates.rows(page.positions, ["id"])
         return CopyCluster(first, [first, *(copy["id"] for copy in copies)], page.after is not None)
 
-    def group(self, name: str) -> dict[str, Any] | None:
+    def group(self, name: str) -> GroupRow | None:
         """Return the row of a group; None if there is none of this name."""
         return first_with(self.groups, "group", name)
 
-    def explain_command(self, row: dict[str, Any]) -> str:
+    def explain_command(self, row: AttributionRow) -> str:
         """Return the command that explains the verdict on an image."""
-        model = self.model or str(self.summary["model"])
-        words = ["manifpt", "explain", str(row["uri"]), "--model", model]
+        model = self.model or self.summary["model"]
+        words = ["manifpt", "explain", row["uri"], "--model", model]
         if self.manifolds:
             words += ["--manifold", *self.manifolds]
         return public(shlex.join([*words, "--output", "why.html"]))
@@ -151,7 +159,7 @@ class CrawlOutput:
         places = self.manifolds or tuple(self.summary.get("manifolds", ()))
         if model is None or not places:
             return None
-        content = next(b["manifold_sha256"] for b in model[1]["branches"] if b["manifold"])
+        content = next(b["manifold_sha256"] for b in model.manifest["branches"] if b["manifold"])
         manifest = readable(places[0], "manifold")
         if manifest is None or manifest["content_sha256"] != content:
             return None
@@ -175,8 +183,11 @@ class CrawlOutput:
         return None if row is None else Real(str(row["uri"]), described.get("given", ()))
 
 
-def first_with(files: RowFiles, column: str, value: str) -> dict[str, Any] | None:
-    """Return the first row whose column has a value; None if there is none."""
+def first_with(files: RowFiles, column: str, value: str) -> Any:
+    """Return the first row whose column has a value; None if there is none.
+
+    The caller declares its type.
+    """
     if not files.paths:
         return None
     page = files.page(Query(pc.field(column) == value, (column,)), most=1)

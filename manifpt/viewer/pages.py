@@ -6,7 +6,7 @@ style: others do not run, and nothing is loaded from elsewhere.
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import pyarrow.compute as pc
@@ -14,6 +14,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from manifpt import storage
+from manifpt.attribution.crawl.crawl_format import AttributionRow
 from manifpt.attribution.crawl.duplicates import DUPLICATES
 from manifpt.attribution.unknown.decision import DECISIONS
 from manifpt.errors import public
@@ -36,6 +37,15 @@ FACTS = (
     *("unknown_p", "neighbor_id", "distance", "percentile", "agreement", "tiles"),
 )
 HIDDEN = {"at", "top_k", "deciding_tiles", "status", *LEAKS, "in_manifold"}
+
+
+class ShownImage(NamedTuple):
+    """The sizes and the format of an image, or as ``wrong`` the reason why it has no picture."""
+
+    wrong: str
+    width: int = 0
+    height: int = 0
+    format: str = ""
 
 
 @cache
@@ -109,7 +119,9 @@ def rows(crawl: CrawlOutput, given: Mapping[str, str], pictures: PictureCache) -
     after = Cursor.parse(given["after"]) if given.get("after") else None
     query = crawl.query(filters)
     found = crawl.attributions.page(query, after, PAGE_ROWS)
-    table = crawl.attributions.rows(found.positions, [*SHOWN, str(crawl.group_by)])
+    table: list[AttributionRow] = crawl.attributions.rows(
+        found.positions, [*SHOWN, str(crawl.group_by)]
+    )
     pictures.expect(row["uri"] for row in table if row["uri"])
     count = known_count(crawl, filters)
     count = found.total if count is None else count
@@ -121,7 +133,7 @@ def rows(crawl: CrawlOutput, given: Mapping[str, str], pictures: PictureCache) -
         "decisions": DECISIONS,
         "sources": sorted(crawl.summary["predictions"]),
         "rows": [
-            row | {"group": crawl.group_of(row), "web": is_web(row["uri"] or "")} for row in table
+            {**row, "group": crawl.group_of(row), "web": is_web(row["uri"] or "")} for row in table
         ],
         "grouped": crawl.group_by is not None,
         "copies": bool(crawl.duplicates.paths),
@@ -135,18 +147,20 @@ def rows(crawl: CrawlOutput, given: Mapping[str, str], pictures: PictureCache) -
 
 def row(crawl: CrawlOutput, given: Mapping[str, str], pictures: PictureCache) -> bytes:
     """Return the page of a row, which ``at`` or ``id`` names."""
+    found: AttributionRow
     if given.get("id"):
         found = crawl.find(given["id"])
     else:
         found = crawl.attributions.rows([Position.parse(given.get("at", ""))])[0]
+    cells: Mapping[str, object] = found
     group = crawl.group_of(found)
     copy = crawl.copy_of(found["id"]) or dict.fromkeys(DUPLICATES)
     real = crawl.real(found["neighbor_id"])
     inputs = crawl.summary.get("inputs", {}).get("given", ())
-    rest = [name for name in found if name not in FACTS and name not in HIDDEN]
+    rest = [name for name in cells if name not in FACTS and name not in HIDDEN]
     values = {
         "row": found,
-        "facts": [(n.replace("_", " "), found[n]) for n in (*FACTS, *rest) if n in found],
+        "facts": [(n.replace("_", " "), cells[n]) for n in (*FACTS, *rest) if n in cells],
         "image": shown(pictures, found["uri"], inputs),
         "real": shown(pictures, real.uri, real.inputs) if real else None,
         "leaks": [text for name, text in LEAKS.items() if found.get(name)],
@@ -159,15 +173,15 @@ def row(crawl: CrawlOutput, given: Mapping[str, str], pictures: PictureCache) ->
     return _page("viewer_row.html", "Image", crawl, values)
 
 
-def shown(pictures: PictureCache, uri: str | None, inputs: Sequence[str]) -> dict[str, Any]:
-    """Return the sizes of an image, or as ``wrong`` the reason why it has no picture."""
+def shown(pictures: PictureCache, uri: str | None, inputs: Sequence[str]) -> ShownImage:
+    """Return the sizes of an image, or the reason why it has no picture."""
     if not uri:
-        return {"wrong": "the row has no URI"}
+        return ShownImage("the row has no URI")
     try:
         found = pictures.picture(uri, inputs)
     except DecodeError as error:
-        return {"wrong": f"{error.code}: {public(str(error))}"}
-    return {"wrong": "", "width": found.width, "height": found.height, "format": found.format}
+        return ShownImage(f"{error.code}: {public(str(error))}")
+    return ShownImage("", found.width, found.height, found.format)
 
 
 def groups(crawl: CrawlOutput, given: Mapping[str, str]) -> bytes:

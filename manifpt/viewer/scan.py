@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from manifpt import storage
@@ -89,7 +90,7 @@ class Query:
     order of the files.
     """
 
-    where: Any = None
+    where: pc.Expression | None = None
     columns: tuple[str, ...] = ()
     by: str | None = None
     descending: bool = False
@@ -143,7 +144,7 @@ class RowFiles:
             return self._fragments[0].physical_schema
 
     @cached_property
-    def _fragments(self) -> list[Any]:
+    def _fragments(self) -> list[ds.Fragment]:
         """The files as pyarrow reads them; each keeps its footer once that was read."""
         system, root = storage.arrow_filesystem(self.output)
         format = ds.ParquetFileFormat()
@@ -184,10 +185,11 @@ class RowFiles:
 
     def rows(
         self, positions: Sequence[Position], columns: Sequence[str] | None = None
-    ) -> list[dict[str, Any]]:
+    ) -> list[Any]:
         """Return rows by position, in their order, with those of ``columns`` that there are.
 
-        Each has its position as ``at``. Raises AddressError where there is no such row.
+        Each has its position as ``at``; the caller declares the type of the others. Raises
+        AddressError where there is no such row.
         """
         names = [n for n in self.schema.names if columns is None or n in columns]
         by_file: dict[int, list[int]] = {}
@@ -196,13 +198,13 @@ class RowFiles:
                 raise AddressError(f"at={file}.{row}: there is no such row; go to the first page")
             by_file.setdefault(file, []).append(row)
 
-        def taken(file: int, _: object) -> list[dict[str, Any]]:
+        def taken(file: int, _: object) -> list[Any]:
             with _explained(storage.join(self.output, self.paths[file])):
                 options = {"schema": self.schema, "columns": names, "batch_size": BATCH_ROWS}
                 scanner = self._fragments[file].scanner(**options, **_FRUGAL)
                 return list(scanner.take(pa.array(sorted(by_file[file]))).to_pylist())
 
-        found: dict[Position, dict[str, Any]] = {}
+        found: dict[Position, Any] = {}
         with _READING:
             parts = list(map_in_order(taken, by_file, THREADS))
         for file, rows in zip(by_file, parts, strict=True):

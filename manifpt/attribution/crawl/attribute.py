@@ -12,6 +12,12 @@ import pyarrow as pa
 from manifpt import outputs, storage
 from manifpt.artifacts.projection import Target, projectors_of, run_projection
 from manifpt.attribution.crawl import grouping
+from manifpt.attribution.crawl.crawl_format import (
+    AttributionFacts,
+    AttributionsManifest,
+    AttributionSummary,
+    WholeCounts,
+)
 from manifpt.attribution.crawl.duplicates import find_duplicates
 from manifpt.attribution.crawl.leaks import LEAKS, total_leaks
 from manifpt.attribution.crawl.registered import AttributorSource, model_places, opened_model
@@ -83,9 +89,9 @@ class _Steps:
         """The runner of the tasks that come after the pipeline."""
         return shuffle.call_here if self.pool.here else shuffle.OnRay(self.pool.num_cpus)
 
-    def of_the_whole(self, files: Files, generation: str = "") -> dict[str, Any]:
+    def of_the_whole(self, files: Files, generation: str = "") -> WholeCounts:
         """Check the ids of all images; add the tables about all to the files, and count rows."""
-        counts: dict[str, Any] = {}
+        counts: WholeCounts = {}
         output, settings, each = self.output, self.settings, self.each
         check_ids(output, [file for file in files if file["folder"] in ROWS], each)
         if settings.duplicates:
@@ -114,7 +120,7 @@ def attribute(
     demand: pools.Demand = pools.ANY,
     terms: claims.Terms = claims.AS_IS,
     retry: Sequence[str] | None = None,
-) -> dict[str, Any]:
+) -> AttributionSummary:
     """Attribute every image of ``inputs`` and publish the table; return the summary.
 
     The inputs are listed once. Until the output is finished, every later start uses that list (see
@@ -158,30 +164,39 @@ def attribute(
 
 def _attributed(
     claim: claims.Claim, work: Work, made_of: list[Any], steps: _Steps, started: float
-) -> dict[str, Any]:
+) -> AttributionSummary:
     """Attribute all units and publish the table; return the summary."""
     output, settings, source = claim.folder, steps.settings, steps.source
     records = steps.of_images(work)
     files = rolled(output, records, FOLDERS, steps.each)
     rows = pipeline.totals(records)
-    counts = {**rows, **_facts(records), **steps.of_the_whole(files)}
+    facts, whole = _facts(records), steps.of_the_whole(files)
     seconds = time.monotonic() - started
-    summary = {
-        **counts,
+    summary: AttributionSummary = {
+        **rows,
+        **facts,
+        **whole,
         "seconds": seconds,
         "images_per_second": rows["rows_in"] / seconds,
         **source.facts(),
         "manifolds": [t.manifold.uri for t in steps.targets.values() if t.manifold],
         "inputs": {name: fact for name, fact in work.facts.items() if name != "skipped"},
         "skipped": work.facts.get("skipped", {}),
-        **({"ensemble": list(map(str, settings.views))} if settings.views else {}),
-        **({"group_by": settings.group_by} if settings.group_by else {}),
     }
+    if settings.views:
+        summary["ensemble"] = list(map(str, settings.views))
+    if settings.group_by:
+        summary["group_by"] = settings.group_by
     claim.check()
     storage.write_json(storage.join(output, SUMMARY), summary)
-    published = storage.digest([work.facts["content_key"], *made_of])
-    body = {"key": published, **summary, "claim": claim.key, "files": files}
-    claim.publish(body | {"rows_over_time": rows_over_time(records)})
+    body: AttributionsManifest = {
+        "key": storage.digest([work.facts["content_key"], *made_of]),
+        **summary,
+        "claim": claim.key,
+        "files": files,
+        "rows_over_time": rows_over_time(records),
+    }
+    claim.publish(body)
     if any("units" in file for file in files):
         remove_unlisted(output, files)
     pipeline.clear_records(output, work=False)  # --retry-quarantined reads the units again
@@ -189,7 +204,7 @@ def _attributed(
     return summary
 
 
-def check_any(summary: dict[str, Any], output: str) -> None:
+def check_any(summary: AttributionSummary, output: str) -> None:
     """Raise if none of the rows of a published output was attributed."""
     if summary["ok"] == 0:
         left = [f"{n} {code}" for code, n in summary["by_error"].items()]
@@ -200,24 +215,26 @@ def check_any(summary: dict[str, Any], output: str) -> None:
         )
 
 
-def _facts(records: Records) -> dict[str, Any]:
+def _facts(records: Records) -> AttributionFacts:
     """Return the counts in the records of chunks besides rows: leaks, decisions, and verdicts."""
     decisions: Counter[str] = Counter()
     for record in records:
         decisions.update(record["facts"].get("decisions", {}))
+    leaks = (record["facts"]["leaks"] for record in records if "leaks" in record["facts"])
     return {
-        "leaks": total_leaks(record["facts"] for record in records),
+        "leaks": total_leaks(leaks),
         "decisions": {name: decisions[name] for name in DECISIONS},
         **total_verdicts(record["facts"] for record in records),
     }
 
 
-def _added(facts: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+def _added(facts: AttributionFacts, more: AttributionFacts) -> AttributionFacts:
     """Return the sums of the facts of both."""
     decisions = {name: n + more["decisions"][name] for name, n in facts["decisions"].items()}
-    leaks = {name: facts["leaks"][name] + more["leaks"][name] for name in LEAKS}
-    both = total_verdicts([facts, more])
-    return {"leaks": facts["leaks"] | leaks, "decisions": decisions, **both}
+    leaks = facts["leaks"].copy()
+    for name in LEAKS:
+        leaks[name] += more["leaks"][name]
+    return {"leaks": leaks, "decisions": decisions, **total_verdicts([facts, more])}
 
 
 def _listed(inventory: Inventory, claim: claims.Claim) -> Work:
@@ -226,9 +243,9 @@ def _listed(inventory: Inventory, claim: claims.Claim) -> Work:
         return Work.store(claim.folder, map(unit_to_json, inventory), inventory.describe)
 
 
-def _finished(output: str, claim: str) -> dict[str, Any]:
+def _finished(output: str, claim: str) -> AttributionsManifest:
     """Return the manifest of a finished output of the same options."""
-    manifest = outputs.require(output, KIND, "--output")
+    manifest: AttributionsManifest = outputs.require(output, KIND, "--output")
     if manifest.get("claim") != claim:
         raise ManifptError(
             f"--output {output}: holds attributions made with other settings; --retry-quarantined "
@@ -238,11 +255,11 @@ def _finished(output: str, claim: str) -> dict[str, Any]:
 
 
 def _try_again(
-    claim: claims.Claim, manifest: dict[str, Any], codes: Sequence[str], steps: _Steps
-) -> dict[str, Any]:
+    claim: claims.Claim, manifest: AttributionsManifest, codes: Sequence[str], steps: _Steps
+) -> AttributionSummary:
     """Try the rows quarantined for one of ``codes`` again, and publish the changes."""
     output = claim.folder
-    summary = storage.read_json(storage.join(output, SUMMARY))
+    summary: AttributionSummary = storage.read_json(storage.join(output, SUMMARY))
     clean(output, manifest)
     parts = [file for file in manifest["files"] if file["folder"] in FOLDERS]
     tried = again(output, parts, codes)
@@ -251,14 +268,19 @@ def _try_again(
         read = partial(read_again, output=output, codes=codes)
         records = steps.of_images(tried, read, only=tried.files, generation=generation)
         rolled_files = rolled(output, records, FOLDERS, steps.each, generation)
-        files, counts = merged_output(manifest | {"files": parts}, tried, records, rolled_files)
+        files, counts = merged_output({**manifest, "files": parts}, tried, records, rolled_files)
         whole = steps.of_the_whole(files, generation)
         # A try that was cut short may have changed the summary, but not the manifest.
-        summary |= counts | _added(manifest, _facts(records)) | whole
+        summary = {**summary, **counts, **_added(manifest, _facts(records)), **whole}
         claim.check()
         storage.write_json(storage.join(output, SUMMARY), summary)
-        body = {"key": manifest["key"], "claim": manifest["claim"], "files": files}
-        body["retries"] = manifest.get("retries", 0) + 1
-        body["rows_over_time"] = manifest.get("rows_over_time")
-        clean(output, claim.publish(summary | body))
+        body: AttributionsManifest = {
+            **summary,
+            "key": manifest["key"],
+            "claim": manifest["claim"],
+            "files": files,
+            "retries": manifest.get("retries", 0) + 1,
+            "rows_over_time": manifest.get("rows_over_time"),
+        }
+        clean(output, claim.publish(body))
     return summary

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from manifpt import storage
+from manifpt.attribution.crawl.crawl_format import GroupCounts, GroupRow
 from manifpt.attribution.crawl.pooling import MOST, ImageEvidence, Pooling
 from manifpt.engine import shuffle
 from manifpt.engine.shuffle import Each, Scratch
@@ -93,7 +94,7 @@ class _Group:
         if len(self.found) >= 2 * MOST:
             self.found = {sha: self.found[sha] for sha in sorted(self.found)[:MOST]}
 
-    def judged(self, name: str, pooling: Pooling) -> dict[str, Any]:
+    def judged(self, name: str, pooling: Pooling) -> GroupRow:
         """Return the group's row of the table."""
         probabilities, decisions, *beside = zip(*self.found.values(), strict=True)
         images = ImageEvidence(
@@ -151,7 +152,7 @@ def write_groups(
     pooling: Pooling,
     each: Each = shuffle.call_here,
     generation: str = "",
-) -> tuple[list[PartEntry], dict[str, int]]:
+) -> tuple[list[PartEntry], GroupCounts]:
     """Write the table of groups; return its files, and its numbers of groups and images.
 
     ``files`` are the pipeline's parts, in order, of which those of EVIDENCE count; ``generation``

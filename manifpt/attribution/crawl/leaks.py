@@ -8,17 +8,17 @@ such hashes, which the summary lists as unavailable.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from manifpt.attribution.crawl.crawl_format import Leak, LeakCounts
 from manifpt.attribution.model.near import near
 from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.images.perceptual import HammingIndex
 from manifpt.manifold.stored import StoredManifold
 
-LEAKS = ("in_training", "near_training", "near_manifold")
+LEAKS: tuple[Leak, ...] = ("in_training", "near_training", "near_manifold")
 
 
 @dataclass(frozen=True)
@@ -43,20 +43,28 @@ class Leaks:
         }
         return cls(attributor.seen(), index)
 
-    def marked(self, table: pa.Table) -> tuple[pa.Table, dict[str, Any]]:
+    def marked(self, table: pa.Table) -> tuple[pa.Table, LeakCounts]:
         """Return attributions with the columns LEAKS, and the number of rows that each marks."""
         exact = [sha in self.seen for sha in table["pixel_sha256"].to_pylist()]
         table = table.append_column("in_training", pa.array(exact, pa.bool_()))
         for name, index in self.near.items():
             table = table.append_column(name, near(table["perceptual_hash"], index))
-        counts = {name: sum(map(bool, table[name].to_pylist())) for name in LEAKS}
-        return table, counts | {"unavailable": [n for n, index in self.near.items() if not index]}
+        counts = _none([name for name, index in self.near.items() if not index])
+        for name in LEAKS:
+            counts[name] = sum(map(bool, table[name].to_pylist()))
+        return table, counts
 
 
-def total_leaks(facts: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def _none(unavailable: list[str]) -> LeakCounts:
+    """Return counts of zero."""
+    return {"in_training": 0, "near_training": 0, "near_manifold": 0, "unavailable": unavailable}
+
+
+def total_leaks(found: Iterable[LeakCounts]) -> LeakCounts:
     """Add up the counts of ``Leaks.marked`` over chunks."""
-    counts, unavailable = dict.fromkeys(LEAKS, 0), set[str]()
-    for found in (fact["leaks"] for fact in facts if "leaks" in fact):
-        counts = {name: count + found[name] for name, count in counts.items()}
-        unavailable.update(found["unavailable"])
-    return counts | {"unavailable": sorted(unavailable)}
+    total = _none([])
+    for counts in found:
+        for name in LEAKS:
+            total[name] += counts[name]
+        total["unavailable"] = sorted({*total["unavailable"], *counts["unavailable"]})
+    return total

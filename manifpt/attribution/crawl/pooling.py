@@ -18,10 +18,11 @@ verdict surer than it should be; exact copies, by the hash of their bytes, count
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from manifpt.attribution.crawl.crawl_format import GroupRow
 from manifpt.attribution.model.attributor_format import AttributorManifest
 from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.attribution.unknown.decision import USUAL, Rule
@@ -106,7 +107,7 @@ class Pooling:
             profiles = Profiles(open_set.coordinates, open_set.labels)
         return cls(tuple(attributor.classes), priors, eps, rule, profiles)
 
-    def judge(self, group: str, images: ImageEvidence, count: int | None = None) -> dict[str, Any]:
+    def judge(self, group: str, images: ImageEvidence, count: int | None = None) -> GroupRow:
         """Return a group's row of the table ``groups``.
 
         The order of the images changes nothing. ``count`` is their number with copies, if copies

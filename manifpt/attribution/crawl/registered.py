@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from manifpt import outputs, storage
+from manifpt.attribution.crawl.crawl_format import ModelFacts, ModelOrigin
 from manifpt.attribution.model.attributor_format import AttributorManifest
 from manifpt.errors import ManifptError
 
@@ -27,12 +27,12 @@ _REGISTERED = re.compile(r"models:/+([^/@]+)(?:@([^/@]+)|/(\d+))")
 class AttributorSource:
     """An attributor to use: its folder, its manifolds if they were moved, and its origin.
 
-    ``origin`` is None for a folder, else the model's ``uri``, ``name``, ``version`` and ``run``.
+    ``origin`` is None for a folder.
     """
 
     attributor: str
     manifolds: tuple[str, ...] = ()
-    origin: dict[str, Any] | None = None
+    origin: ModelOrigin | None = None
 
     def kept(self, output: str) -> "AttributorSource":
         """Return the same model under ``output``, copied there unless it is; a folder stays."""
@@ -50,7 +50,7 @@ class AttributorSource:
         moved = [there + m.removeprefix(here) if m.startswith(here) else m for m in self.manifolds]
         return replace(self, attributor=storage.join(there, ATTRIBUTOR), manifolds=tuple(moved))
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> ModelFacts:
         """Return the facts of the model for a job's summary."""
         if self.origin is None:
             return {"model": self.attributor}
@@ -91,7 +91,7 @@ def opened_model(model: str, manifolds: Sequence[str] = ()) -> Iterator[Attribut
         yield AttributorSource(attributor, tuple(manifolds or inside), origin)
 
 
-def _download(uri: str, scratch: str) -> tuple[str, dict[str, Any]]:
+def _download(uri: str, scratch: str) -> tuple[str, ModelOrigin]:
     """Download a model; return the folder of its artifacts, and which model it is."""
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -113,7 +113,7 @@ def _download(uri: str, scratch: str) -> tuple[str, dict[str, Any]]:
     return folder, origin
 
 
-def _origin(uri: str) -> dict[str, Any]:
+def _origin(uri: str) -> ModelOrigin:
     """Return the model that a URI means now: an alias may mean another one later."""
     from mlflow import MlflowClient
     from mlflow.models import get_model_info

@@ -17,6 +17,7 @@ from typing import Any, TypedDict
 import pyarrow as pa
 
 from manifpt import outputs, storage
+from manifpt.attribution.crawl.crawl_format import AttributionsManifest
 from manifpt.engine import shuffle
 from manifpt.engine.rollup import in_input_order, units_of
 from manifpt.engine.work import Work
@@ -25,7 +26,7 @@ from manifpt.images.decode import ERRORS, DecodeRule
 from manifpt.images.read import blank, images_table, read_unit, unit_from_json
 from manifpt.images.sources import Selection
 from manifpt.outputs import records as recorded
-from manifpt.outputs.formats import PartEntry
+from manifpt.outputs.formats import PartEntry, RowCounts
 
 MARK = "_retry.json"
 _PART = re.compile(r"\d{6}(-\d{6})?(-p)?(-r\d+)?\.parquet")
@@ -151,11 +152,10 @@ def _rows(
     if file["folder"] != folder:
         return []
     table = storage.read_parquet(storage.join(output, file["path"]), columns)
-    found: list[dict[str, Any]] = table.slice(file["start"], file["rows"]).to_pylist()
-    return found
+    return list(table.slice(file["start"], file["rows"]).to_pylist())
 
 
-def begin(output: str, manifest: dict[str, Any], codes: Sequence[str]) -> str:
+def begin(output: str, manifest: AttributionsManifest, codes: Sequence[str]) -> str:
     """Begin another try, or go on with one of the same codes; return its generation."""
     number = manifest.get("retries", 0) + 1
     uri, mark = storage.join(output, MARK), {"retry": number, "codes": sorted(set(codes))}
@@ -165,7 +165,7 @@ def begin(output: str, manifest: dict[str, Any], codes: Sequence[str]) -> str:
     return f"-r{number}"
 
 
-def clean(output: str, manifest: dict[str, Any]) -> None:
+def clean(output: str, manifest: AttributionsManifest) -> None:
     """Remove left-over files of a published run or try that was cut short while it removed them."""
     uri = storage.join(output, MARK)
     retries = manifest.get("retries", 0)
@@ -191,8 +191,11 @@ def remove_unlisted(output: str, files: Sequence[PartEntry]) -> None:
 
 
 def merged_output(
-    manifest: dict[str, Any], tried: Again, found: recorded.Records, made: Sequence[PartEntry]
-) -> tuple[list[PartEntry], dict[str, Any]]:
+    manifest: AttributionsManifest,
+    tried: Again,
+    found: recorded.Records,
+    made: Sequence[PartEntry],
+) -> tuple[list[PartEntry], RowCounts]:
     """Return the files and the counts of an output with the rows of another try in their place.
 
     ``made`` are the files of the try, ``found`` its records.
@@ -207,7 +210,7 @@ def merged_output(
     errors = Counter(manifest["by_error"])
     errors.subtract(tried.errors)
     errors.update(new["by_error"])
-    counts = {
+    counts: RowCounts = {
         "rows_in": manifest["rows_in"] - tried.errors.total() + new["rows_in"],
         "ok": manifest["ok"] + new["ok"],
         "quarantined": errors.total(),

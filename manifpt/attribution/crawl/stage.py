@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from manifpt.artifacts.projection import Projector, project_images
 from manifpt.attribution.crawl import grouping
+from manifpt.attribution.crawl.crawl_format import AttributionFacts
 from manifpt.attribution.crawl.ensemble import pooled_views
 from manifpt.attribution.crawl.leaks import LEAKS, Leaks
 from manifpt.attribution.crawl.verdicts import verdicts
@@ -83,7 +84,11 @@ class AttributeStage:
         rows, probabilities, coordinates = self._attributed(table)
         attributions, leaks = self.leaks.marked(rows)
         decisions = dict(Counter(attributions["decision"].to_pylist()))
-        facts = {"leaks": leaks, "decisions": decisions, **verdicts(attributions)}
+        facts: AttributionFacts = {
+            "leaks": leaks,
+            "decisions": decisions,
+            **verdicts(attributions),
+        }
         tables = {"attributions": attributions}
         if self.group_by is not None:
             by = self.group_by
