@@ -84,7 +84,7 @@ def project_embeddings(
     output, reals = storage.absolute(output), StoredManifold.open(manifold)
     target = Target(reals.space, reals.rule, reals, projection.on(reals.manifest))
     facts, given = target.facts(), embeddings.manifest
-    if (given["projection"] or {}).get("kind") != "none":
+    if given["projection"] is None or given["projection"]["kind"] != "none":
         raise ManifptError(
             f"--input {embeddings.uri}: artifacts, not embeddings; "
             "give images, or make them with --projector none"

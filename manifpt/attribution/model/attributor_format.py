@@ -100,7 +100,7 @@ class TrainingHistory(TypedDict, total=False):
     precision: str
 
 
-class RecipeCard(TypedDict, total=False):
+class TrainingCard(TypedDict, total=False):
     """The fields of a ``TrainingRecipe``; those of fused attributors have only their seed."""
 
     backbone: str
@@ -120,7 +120,7 @@ class RecipeCard(TypedDict, total=False):
     mixed_share: float
 
 
-class TrainingFacts(RecipeCard, TrainingHistory, total=False):
+class TrainingFacts(TrainingCard, TrainingHistory, total=False):
     """The facts of a training, of a fusion, or of an extension.
 
     ``audit`` is the verdict on the training images, ``members`` are the folders of fused
