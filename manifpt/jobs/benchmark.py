@@ -11,7 +11,8 @@ manifpt benchmark tail --json tail.json
 import os
 import sys
 import tempfile
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from pydantic import Field
 
@@ -39,11 +40,11 @@ class Config(JobConfig):
     image_size: int = Field(64, ge=32, description="for embed: side of images in pixels")
 
 
-def search_rows(config: Config, threads: int) -> list[dict[str, Any]]:
+def search_rows(config: Config, threads: int) -> Sequence[Mapping[str, object]]:
     """Measure the search; print and return the rows."""
     from manifpt.throughput import search_speed
 
-    rows: list[dict[str, Any]] = []
+    rows: list[Mapping[str, object]] = []
     shapes = search_speed.QUICK if config.quick else search_speed.FULL
     for part in search_speed.measure_shapes(shapes, config.input, config.repeats, threads):
         print(search_speed.table(part), flush=True)
@@ -51,7 +52,7 @@ def search_rows(config: Config, threads: int) -> list[dict[str, Any]]:
     return rows
 
 
-def embed_rows(config: Config, threads: int) -> list[dict[str, Any]]:
+def embed_rows(config: Config, threads: int) -> Sequence[Mapping[str, object]]:
     """Measure embedding; print and return the rows."""
     from manifpt.throughput import embedding_speed
 
@@ -66,7 +67,7 @@ def embed_rows(config: Config, threads: int) -> list[dict[str, Any]]:
     return rows
 
 
-def attribute_rows(config: Config, threads: int) -> list[dict[str, Any]]:
+def attribute_rows(config: Config, threads: int) -> Sequence[Mapping[str, object]]:
     """Measure attribution, its rates and then its memory; print and return the rows."""
     from manifpt.throughput import attribution_speed
 
@@ -78,10 +79,10 @@ def attribute_rows(config: Config, threads: int) -> list[dict[str, Any]]:
         print(attribution_speed.table(rows), flush=True)
         memory = list(attribution_speed.memory(work, (few, more)))
     print(attribution_speed.memory_table(memory), flush=True)
-    return rows + memory
+    return [*rows, *memory]
 
 
-def plan_rows(config: Config, _threads: int) -> list[dict[str, Any]]:
+def plan_rows(config: Config, _threads: int) -> Sequence[Mapping[str, object]]:
     """Run jobs of several sizes beside their plans; print and return the rows."""
     from manifpt.planning import comparison as plan
 
@@ -96,11 +97,11 @@ def plan_rows(config: Config, _threads: int) -> list[dict[str, Any]]:
     return rows
 
 
-def tail_rows(config: Config, threads: int) -> list[dict[str, Any]]:
+def tail_rows(config: Config, threads: int) -> Sequence[Mapping[str, object]]:
     """Measure the steps after attribution for numbers of rows; print and return the rows."""
     from manifpt.throughput import tail
 
-    rows: list[dict[str, Any]] = []
+    rows: list[Mapping[str, object]] = []
     for images in (100_000, 1_000_000) if config.quick else (1_000_000, 10_000_000):
         with tempfile.TemporaryDirectory() as folder:
             part = list(tail.measure(folder, images))
@@ -109,7 +110,7 @@ def tail_rows(config: Config, threads: int) -> list[dict[str, Any]]:
     return rows
 
 
-def run(config: Config, tracked: Run) -> dict[str, Any]:
+def run(config: Config, tracked: Run) -> Mapping[str, object]:
     """Measure, print the table, and return it."""
     from manifpt.tracking.provenance import environment
 

@@ -8,6 +8,7 @@ found, and the measurements that decided it. If --input is a manifold, its embed
 again: for another --metric, or with --reals for a smaller manifold.
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field
@@ -75,7 +76,7 @@ def source_manifold(config: Config) -> str | None:
     return names[0]
 
 
-def run(config: Config, tracked: Run) -> dict[str, Any]:
+def run(config: Config, tracked: Run) -> Mapping[str, object]:
     """Build the manifold, or change or explain it, and return its counts."""
     from manifpt.manifold.build import ManifoldSettings, build_manifold
     from manifpt.manifold.derive import derive_manifold
@@ -88,6 +89,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     if config.explain:
         print(search_text(StoredManifold.open(config.output)))
         return {"output": config.output}
+    manifest: Any  # of one manifold, or of several
     if config.compact:
         manifest = compact_manifold(config.output, config.shards, demand=config.demand)
     elif config.append:
@@ -107,22 +109,27 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
             config.spaces,
         )
         source = source_manifold(config)
-        common: dict[str, Any] = {
-            "settings": settings,
-            "demand": config.demand,
-            "terms": config.terms,
-        }
+        output, demand, terms = config.output, config.demand, config.terms
         if source:
-            manifest = derive_manifold(source, config.output, reals=config.reals, **common)
+            manifest = derive_manifold(
+                source, output, settings=settings, reals=config.reals, demand=demand, terms=terms
+            )
         else:
-            embedding: dict[str, Any] = {"space": config.space, "labels": config.labels}
-            manifest = build_manifold(config.input, config.output, **embedding, **common)
+            manifest = build_manifold(
+                config.input,
+                output,
+                space=config.space,
+                settings=settings,
+                labels=config.labels,
+                demand=demand,
+                terms=terms,
+            )
     last = manifest["appended"][-1] if config.append else manifest
     tracked.inputs(last["inputs"], "manifold")
     tracked.document("manifest.json", manifest)
     counts = {n: last[n] for n in ("rows_in", "ok", "quarantined", "by_error", "duplicates")}
-    names = ("reals", "content_sha256")
-    return {"output": config.output, **counts, **{name: manifest[name] for name in names}}
+    whole = {n: manifest[n] for n in ("reals", "content_sha256")}
+    return {"output": config.output, **counts, **whole}
 
 
 def main(argv: list[str] | None = None) -> int:

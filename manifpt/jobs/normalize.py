@@ -9,7 +9,7 @@ files stay the same; every job reads DATA/images. PNG keeps the pixels; --jpeg c
 equally, which also hides weaker traces of earlier JPEG compression.
 """
 
-from typing import Any
+from collections.abc import Mapping
 
 from pydantic import Field
 
@@ -44,7 +44,7 @@ class Config(LabelOptions, JobConfig):
     )
 
 
-def run(config: Config, tracked: Run) -> dict[str, Any]:
+def run(config: Config, tracked: Run) -> Mapping[str, object]:
     """Normalise and return the counts."""
     from manifpt.audit.normalize import normalize
 
@@ -60,8 +60,11 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     )
     tracked.inputs(manifest["inputs"], "normalize")
     tracked.document("manifest.json", manifest)
-    names = ("rows_in", "ok", "quarantined", "by_error", "classes", "decode", "encoder")
-    return {"output": config.output, **{name: manifest[name] for name in names}}
+    counts = {
+        name: manifest[name]
+        for name in ("rows_in", "ok", "quarantined", "by_error", "classes", "decode", "encoder")
+    }
+    return {"output": config.output, **counts}
 
 
 def main(argv: list[str] | None = None) -> int:

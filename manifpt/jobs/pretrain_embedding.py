@@ -10,7 +10,8 @@ reals. If the input is a benchmark, the split `manifold` of its reals is used. A
 same command continues after the last complete epoch.
 """
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import Field
 
@@ -60,7 +61,7 @@ class Config(JobConfig):
     )
 
 
-def run(config: Config, tracked: Run) -> dict[str, Any]:
+def run(config: Config, tracked: Run) -> Mapping[str, object]:
     """Train and return the counts and the last losses."""
     from manifpt.nets.training import TrainingControl
     from manifpt.spaces.pretrain import PretrainingRecipe, pretrain_encoder, print_epoch
@@ -81,9 +82,11 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     )
     tracked.inputs(manifest["inputs"], "pretraining")
     tracked.document("manifest.json", manifest)
-    names = ("rows_in", "ok", "quarantined", "by_error", "network_size", "dimension")
-    last = manifest["history"][-1]
-    return {"output": config.output, **{name: manifest[name] for name in names}, **last}
+    counts = {
+        name: manifest[name]
+        for name in ("rows_in", "ok", "quarantined", "by_error", "network_size", "dimension")
+    }
+    return {"output": config.output, **counts, **manifest["history"][-1]}
 
 
 def main(argv: list[str] | None = None) -> int:

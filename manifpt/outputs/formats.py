@@ -52,7 +52,8 @@ class ChunkRecord(TypedDict):
     """The record of a finished chunk: its place, its rows, its parts, and facts of its stage.
 
     ``last`` says whether it is the last chunk of its unit. ``started`` and ``written`` are seconds
-    since 1970: the start of the run, and the end of the chunk, whose work took ``seconds``.
+    since 1970: the start of the run, and the end of the chunk, whose work took ``seconds``. The
+    type of ``facts`` is the stage's.
     """
 
     unit: int
@@ -65,7 +66,7 @@ class ChunkRecord(TypedDict):
     seconds: float
     written: float
     parts: list[PartEntry]
-    facts: dict[str, Any]
+    facts: Any
 
 
 class ChunkRow(TypedDict):

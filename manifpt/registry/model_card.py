@@ -1,7 +1,7 @@
 """A model card in Markdown: the data of an attributor, its metrics, and its limits."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,7 +115,9 @@ def _metrics(facts: Facts) -> str:
             "chose the epoch or the weights. No evaluation on unseen images was given: register "
             "again with --evaluation."
         )
-    again = closed_set_metrics(np.array(metrics["confusion"]), metrics["classes"])
+    again: Mapping[str, Any] = closed_set_metrics(
+        np.array(metrics["confusion"]), metrics["classes"]
+    )
     lines = [
         f"On {again['images']} unseen images; 95 % intervals by bootstrap over images.",
         "",

@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -51,14 +51,14 @@ class Run:
             raise server.unreachable(self.uri, self._outbox.failure or TimeoutError("no answer"))
         return self.id
 
-    def metrics(self, values: dict[str, Any], step: int = 0) -> None:
+    def metrics(self, values: Mapping[str, object], step: int = 0) -> None:
         """Log the numbers among ``values``; any thread may call this."""
         now = _now()
         for name, value in values.items():
             if isinstance(value, int | float) and not isinstance(value, bool):
                 self._put("metrics", metrics=[[name, float(value), now, step]])
 
-    def params(self, values: dict[str, Any]) -> None:
+    def params(self, values: Mapping[str, object]) -> None:
         """Log the parameters of the run."""
         self._put("params", params={k: str(public_values(v))[:500] for k, v in values.items()})
 
@@ -66,7 +66,7 @@ class Run:
         """Tag the run with facts that are known only after its start, such as Ray's job id."""
         self._put("tags", tags={f"manifpt.{k}": public(v) for k, v in values.items()})
 
-    def child(self, name: str, params: dict[str, Any]) -> "Run":
+    def child(self, name: str, params: Mapping[str, object]) -> "Run":
         """Open a child run, which lasts until ``end`` is called on it."""
         made = Run(self._outbox, uuid.uuid4().hex)
         made._open(name, {"mlflow.source.name": name}, self._token)
@@ -103,7 +103,7 @@ class Run:
         else:
             self._put("file", path=path)
 
-    def inputs(self, described: dict[str, Any], context: str) -> None:
+    def inputs(self, described: Mapping[str, Any], context: str) -> None:
         """Log the input datasets that a manifest describes, each with its URI."""
         digest = described["content_key"][:8]
         inputs = []
@@ -125,7 +125,7 @@ class Run:
 
 
 @contextmanager
-def run(job: str, params: dict[str, Any]) -> Iterator[Run]:
+def run(job: str, params: Mapping[str, object]) -> Iterator[Run]:
     """Open the run of a job; it ends as FINISHED, as KILLED on an interrupt, or as FAILED.
 
     Runs that are opened inside the block are its children in MLflow.
