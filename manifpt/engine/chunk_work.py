@@ -4,7 +4,7 @@ Nothing here needs Ray; ``pipeline`` calls it in readers and actors.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -36,7 +36,7 @@ class Result:
     """
 
     tables: dict[str, pa.Table]
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Any = field(default_factory=dict)
     tars: dict[str, tuple[bytes, int]] = field(default_factory=dict)
 
 
