@@ -2,17 +2,17 @@
 
 import tempfile
 from collections.abc import Mapping
-from typing import Any
 
 from manifpt.api.attributor import Attributor
 from manifpt.api.given import Images, inputs_of
 from manifpt.engine import pools
 from manifpt.evaluation import evaluate as evaluation
+from manifpt.evaluation.evaluation_format import EvaluationMetrics
 
 
 def evaluate(
     attributor: Attributor, images: Mapping[str, Images] | str, *, keep_near: bool = False
-) -> dict[str, Any]:
+) -> EvaluationMetrics:
     """Return the metrics of an attributor on images by source, those of the job ``evaluate``.
 
     Images that the attributor or its manifolds have seen are left out and counted, and so are

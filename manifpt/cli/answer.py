@@ -1,6 +1,6 @@
 """The last lines of a job, for people: a short table, the output's place, the next command."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 MOST = 8  # numbers of a group that are shown
@@ -38,12 +38,12 @@ def value_text(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
-def summed(counts: dict[str, Any]) -> str:
+def summed(counts: Mapping[str, object]) -> str:
     """Return counts by name in one line."""
     return ", ".join(f"{name} {value_text(count)}" for name, count in counts.items())
 
 
-def answer(job: str, summary: dict[str, Any]) -> str:
+def answer(job: str, summary: Mapping[str, Any]) -> str:
     """Return the last lines of a job, from its summary; a dry run has no next command."""
     if summary.get("dry_run"):
         return plain(summary)
@@ -51,7 +51,7 @@ def answer(job: str, summary: dict[str, Any]) -> str:
     return f"{lines}\nnext: manifpt {NEXT[job].format(**summary)}" if job in NEXT else lines
 
 
-def plain(summary: dict[str, Any]) -> str:
+def plain(summary: Mapping[str, object]) -> str:
     """Return the single values of a summary, a line each, and its short groups of numbers."""
     rows = {}
     for name, value in summary.items():
@@ -63,11 +63,11 @@ def plain(summary: dict[str, Any]) -> str:
     return "\n".join(f"{name:<{width}}  {text}" for name, text in rows.items())
 
 
-def _numbers(values: dict[str, Any]) -> bool:
+def _numbers(values: Mapping[str, object]) -> bool:
     return all(isinstance(value, int | float) for value in values.values())
 
 
-def attributions_text(summary: dict[str, Any]) -> str:
+def attributions_text(summary: Mapping[str, Any]) -> str:
     """Return the counts, extremes, quarantine and tables of ``attribute``, and the next command."""
     from manifpt.attribution.unknown.decision import DECISIONS  # not needed for --help
 

@@ -288,7 +288,7 @@ def _shown(default: Any) -> str:
     return str(default)
 
 
-def _from_file(path: str) -> dict[str, Any]:
+def _from_file(path: str) -> dict[str, object]:
     try:
         loaded = yaml.safe_load(Path(shipped(path)).read_text())
     except OSError as error:

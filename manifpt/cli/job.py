@@ -4,7 +4,7 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -13,7 +13,7 @@ from manifpt.cli.config import Config, parse
 from manifpt.cli.options import DryRunOptions
 from manifpt.errors import ManifptError
 
-Job = Callable[[Config, Any], dict[str, Any]]
+Job = Callable[[Config, Any], Mapping[str, object]]
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
@@ -48,7 +48,7 @@ def execute(
     doc: str,
     *,
     on_ray: bool = True,
-) -> dict[str, Any]:
+) -> Mapping[str, Any]:
     """Parse, start Ray, run the job inside its MLflow run; return its summary or raise.
 
     A job that is not ``on_ray`` needs no cluster and starts none. A dry run has no MLflow run.
@@ -74,7 +74,7 @@ def execute(
             _start_ray()
             run.tags(session.identity())
         summary = job(config, run)
-        run.metrics(summary | ({"cost": bill.spent} if config.prices else {}))
+        run.metrics({**summary, "cost": bill.spent} if config.prices else summary)
         run.document("summary.json", summary)
     bill.forget()
     if config.json_file:

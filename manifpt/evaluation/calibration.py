@@ -1,8 +1,8 @@
 """The calibration of N x classes probabilities, against the true classes, N."""
 
-from typing import Any
-
 import numpy as np
+
+from manifpt.evaluation.evaluation_format import CalibrationMetrics, ReliabilityBins
 
 BINS = 15
 
@@ -22,7 +22,7 @@ def negative_log_likelihood(probabilities: np.ndarray, truth: np.ndarray) -> flo
 
 def reliability(
     confidence: np.ndarray, right: np.ndarray, bins: int = BINS, *, adaptive: bool = False
-) -> dict[str, list[float]]:
+) -> ReliabilityBins:
     """Return images, mean confidence and accuracy of the bins that are not empty.
 
     Bins are of one width in (0, 1], or ``adaptive``, of as many images each.
@@ -44,7 +44,7 @@ def reliability(
     }
 
 
-def expected_calibration_error(bins: dict[str, list[float]]) -> float:
+def expected_calibration_error(bins: ReliabilityBins) -> float:
     """Return the mean |confidence - accuracy| of bins, by their images (Guo et al., ICML 2017).
 
     It is biased upwards where bins have few images (Nixon et al., CVPR workshops 2019).
@@ -53,7 +53,7 @@ def expected_calibration_error(bins: dict[str, list[float]]) -> float:
     return float((images * np.abs(confidence - accuracy)).sum() / images.sum())
 
 
-def calibration_metrics(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+def calibration_metrics(probabilities: np.ndarray, truth: np.ndarray) -> CalibrationMetrics:
     """Return errors of N x classes probabilities of the true classes, and the reliability table."""
     confidence, right = probabilities.max(1), probabilities.argmax(1) == truth
     bins = reliability(confidence, right)

@@ -1,9 +1,10 @@
 """Closed-set metrics from a confusion matrix, with bootstrap intervals."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
+
+from manifpt.evaluation.evaluation_format import Accuracies, ClosedSetMetrics
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -53,8 +54,8 @@ METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def intervals(matrix: np.ndarray, seed: int = 0) -> dict[str, float]:
-    """Percentile bootstrap intervals of METRICS, as NAME_low and NAME_high.
+def accuracies(matrix: np.ndarray, seed: int = 0) -> Accuracies:
+    """Return METRICS of a K x K confusion matrix, with percentile bootstrap intervals.
 
     To resample images is to draw cells of the matrix with their shares (Efron & Tibshirani, An
     Introduction to the Bootstrap, 1993, chapter 13): the matrix is all that is needed.
@@ -62,16 +63,21 @@ def intervals(matrix: np.ndarray, seed: int = 0) -> dict[str, float]:
     total = int(matrix.sum())
     draws = np.random.default_rng(seed).multinomial(total, matrix.ravel() / total, RESAMPLES)
     stack, tail = draws.reshape(-1, *matrix.shape), (1 - CONFIDENCE) / 2
-    found = {name: np.quantile(m(stack), [tail, 1 - tail]) for name, m in METRICS.items()}
-    ends = ("low", "high")
+    ends = [np.quantile(metric(stack), [tail, 1 - tail]).tolist() for metric in METRICS.values()]
     return {
-        f"{n}_{e}": float(v)
-        for n, values in found.items()
-        for e, v in zip(ends, values, strict=True)
+        "accuracy": float(accuracy(matrix)),
+        "balanced_accuracy": float(balanced_accuracy(matrix)),
+        "macro_f1": float(macro_f1(matrix)),
+        "accuracy_low": ends[0][0],
+        "accuracy_high": ends[0][1],
+        "balanced_accuracy_low": ends[1][0],
+        "balanced_accuracy_high": ends[1][1],
+        "macro_f1_low": ends[2][0],
+        "macro_f1_high": ends[2][1],
     }
 
 
-def closed_set_metrics(matrix: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+def closed_set_metrics(matrix: np.ndarray, classes: Sequence[str]) -> ClosedSetMetrics:
     """Return the metrics of a K x K confusion matrix.
 
     ``chance`` is the accuracy of the best constant answer: the share of the largest class.
@@ -80,8 +86,7 @@ def closed_set_metrics(matrix: np.ndarray, classes: Sequence[str]) -> dict[str, 
     with np.errstate(invalid="ignore"):
         precision = np.diagonal(matrix) / np.maximum(matrix.sum(0), 1)
     return {
-        **{name: float(metric(matrix)) for name, metric in METRICS.items()},
-        **intervals(matrix),
+        **accuracies(matrix),
         "chance": float(support.max() / support.sum()),
         "images": int(matrix.sum()),
         "per_class": {

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,14 @@ from manifpt.engine import pipeline, pools
 from manifpt.engine.tasks import result
 from manifpt.errors import ManifptError
 from manifpt.evaluation.closed_set import accuracy, closed_set_metrics
+from manifpt.evaluation.evaluation_format import (
+    ComparedManifolds,
+    ConfidenceReport,
+    CountedMetrics,
+    EvaluationMetrics,
+    NearTraining,
+    ScoreFacts,
+)
 from manifpt.evaluation.score_report import SCORES, UNKNOWN, confidence_report
 from manifpt.evaluation.score_stage import ScoreStage
 from manifpt.images.perceptual import DISTANCE
@@ -126,7 +134,7 @@ def evaluate(
     manifolds: Sequence[str] = (),
     demand: pools.Demand = pools.ANY,
     terms: claims.Terms = claims.AS_IS,
-) -> dict[str, Any]:
+) -> EvaluationMetrics:
     """Evaluate on the test split of artifacts, or on images; return the metrics.
 
     Images that declare no split all count as test. Images of the manifold, of training and of
@@ -134,9 +142,6 @@ def evaluate(
     or MLflow's name of one (see ``registered``). Images of other sources than the attributor's
     classes are the unknown, which the rule and the scores should detect; they do not count for the
     closed set.
-
-    ``near_training`` of the metrics has the accuracies with and without the images that look like
-    one of training or validation; ``other_manifold`` has the hashes of both manifolds.
     """
     if settings.other_manifold and not are_artifacts(inputs):
         raise ManifptError(
@@ -164,17 +169,17 @@ def evaluate(
         records = _scored(branches, source.attributor, settings, output, pool)
         parts = pipeline.parts(records)
         with claim.abandoned_if_refused():
-            metrics, left_out = _closed_set(records, attributor.classes, settings)
-        metrics |= _confidence(parts, source.attributor, settings.rule, output, pool)
-        metrics["left_out"] = left_out
+            counted, left_out = _closed_set(records, attributor.classes, settings)
+        confidence = _confidence(parts, source.attributor, settings.rule, output, pool)
+        metrics: EvaluationMetrics = {**counted, **confidence, "left_out": left_out}
         if settings.other_manifold:
             metrics["other_manifold"] = _manifolds(attributor, branches)
         check_unchanged(branches)
         claim.check()
         _write(output, metrics)
-        facts = {**source.facts(), "attributor": attributor.manifest["key"]}
-        facts |= {"artifacts": [branch.uri for branch in branches], "files": parts}
-        claim.publish({**facts, **metrics})
+        made_of = {**source.facts(), "attributor": attributor.manifest["key"]}
+        uris = [branch.uri for branch in branches]
+        claim.publish({**made_of, "artifacts": uris, "files": parts, **metrics})
         pipeline.clear_records(output)
         return metrics
 
@@ -200,13 +205,16 @@ def _scored(
 
 def _closed_set(
     records: Iterable[ChunkRecord], classes: Sequence[str], settings: EvaluationSettings
-) -> tuple[dict[str, Any], dict[str, int]]:
+) -> tuple[CountedMetrics, dict[str, int]]:
     """Return the closed set's metrics of scored rows, and the counts of images left out by reason.
 
     Raises where no image counts.
     """
-    facts = [record["facts"] for record in records]
-    left_out = {name: sum(f.get(name, 0) for f in facts) for name in ("seen", "other_source")}
+    facts: list[ScoreFacts] = [record["facts"] for record in records]
+    left_out = {
+        "seen": sum(f.get("seen", 0) for f in facts),
+        "other_source": sum(f.get("other_source", 0) for f in facts),
+    }
     news, near = (_total(facts, name, len(classes)) for name in ("news", "near"))
     left_out["near_training"] = 0 if settings.keep_near else int(near.sum())
     counted = news + near if settings.keep_near else news
@@ -215,16 +223,15 @@ def _closed_set(
         raise ManifptError(
             f"--input: no unseen image of the attributor's classes ({left_out}){hint}"
         )
-    metrics = closed_set_metrics(counted, classes)
     # A file without a row of the requested sources has no facts.
     without_hash = sum(f.get("without_hash", 0) for f in facts)
-    metrics["near_training"] = near_report(news, near, without_hash, keep_near=settings.keep_near)
-    return metrics, left_out
+    report = near_report(news, near, without_hash, keep_near=settings.keep_near)
+    return {**closed_set_metrics(counted, classes), "near_training": report}, left_out
 
 
 def _confidence(
     parts: Sequence[PartEntry], model: str, rule: Rule, output: str, pool: pools.Pool
-) -> dict[str, Any]:
+) -> ConfidenceReport:
     """Return the metrics of calibration and of the unknown, from the tables of scores."""
     attributor = TrainedAttributor.open(model)
     names = attributor.open_set.score_names if attributor.open_set else []
@@ -232,22 +239,23 @@ def _confidence(
         folder: [storage.join(output, p["path"]) for p in parts if p["folder"] == folder]
         for folder in (SCORES, UNKNOWN)
     }
-    report: dict[str, Any] = result(pool, confidence_report, paths, attributor.classes, names, rule)
+    report: ConfidenceReport = result(
+        pool, confidence_report, paths, attributor.classes, names, rule
+    )
     return report
 
 
 def _manifolds(
     attributor: TrainedAttributor, branches: Sequence[ArtifactBranch]
-) -> dict[str, list[str | None]]:
+) -> ComparedManifolds:
     """Return the hashes of the manifolds of training, and of test."""
-    test = [branch.manifest for branch in branches]
     return {
-        name: [branch["manifold_sha256"] for branch in given]
-        for name, given in (("training", attributor.branches), ("test", test))
+        "training": [branch["manifold_sha256"] for branch in attributor.branches],
+        "test": [branch.manifest["manifold_sha256"] for branch in branches],
     }
 
 
-def _total(facts: Sequence[dict[str, Any]], name: str, classes: int) -> np.ndarray:
+def _total(facts: Sequence[ScoreFacts], name: Literal["news", "near"], classes: int) -> np.ndarray:
     """Return the sum of the confusion matrices of that name, classes x classes."""
     matrices = [np.array(fact[name]) for fact in facts if name in fact]
     total: np.ndarray = np.sum([np.zeros((classes, classes), np.int64), *matrices], axis=0)
@@ -256,7 +264,7 @@ def _total(facts: Sequence[dict[str, Any]], name: str, classes: int) -> np.ndarr
 
 def near_report(
     news: np.ndarray, near: np.ndarray, without_hash: int, *, keep_near: bool
-) -> dict[str, Any]:
+) -> NearTraining:
     """Return the number of images ``near`` training, and the accuracies with and without them.
 
     ``news`` and ``near`` are confusion matrices. It is unknown for ``without_hash`` images, which
@@ -272,7 +280,7 @@ def near_report(
     }
 
 
-def near_line(near: dict[str, Any]) -> str:
+def near_line(near: NearTraining) -> str:
     """Return the result of ``near_report`` as a line of text."""
     without, known = near["accuracy_without"], near["without_hash"]
     text = (
@@ -284,7 +292,7 @@ def near_line(near: dict[str, Any]) -> str:
     return text + (f"; {known} have no perceptual hash, and count" if known else "")
 
 
-def _write(output: str, metrics: dict[str, Any]) -> None:
+def _write(output: str, metrics: EvaluationMetrics) -> None:
     """Write metrics.json, the confusion matrix as a table and a picture, and reliability's."""
     from manifpt.evaluation.figures import confusion_picture, reliability_picture
 

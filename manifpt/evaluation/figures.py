@@ -13,6 +13,12 @@ from matplotlib.figure import Figure
 
 from manifpt import storage
 from manifpt.artifacts.branches import artifact_column, open_artifacts, read_branches
+from manifpt.evaluation.evaluation_format import (
+    CalibrationReport,
+    ClosedSetMetrics,
+    RobustnessLevel,
+    RobustnessLevels,
+)
 from manifpt.images.degrade import KINDS, Degradation
 from manifpt.spaces import space_from_card
 from manifpt.storage import tensors
@@ -25,7 +31,7 @@ def _png(figure: Figure) -> bytes:
     return sink.getvalue()
 
 
-def confusion_picture(metrics: dict[str, Any]) -> bytes:
+def confusion_picture(metrics: ClosedSetMetrics) -> bytes:
     """Draw the confusion matrix: shares of each true class, with the counts written in."""
     matrix, classes = np.array(metrics["confusion"]), metrics["classes"]
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
@@ -46,10 +52,11 @@ def confusion_picture(metrics: dict[str, Any]) -> bytes:
     return _png(figure)
 
 
-def reliability_picture(calibration: dict[str, Any]) -> bytes:
+def reliability_picture(calibration: CalibrationReport) -> bytes:
     """Draw accuracy against confidence, before and after the heads were weighed."""
     figure, panels = plt.subplots(1, 2, figsize=(7, 3.4), sharey=True)
-    for axes, (name, found) in zip(panels, calibration.items(), strict=True):
+    reports = (("before", calibration["before"]), ("after", calibration["after"]))
+    for axes, (name, found) in zip(panels, reports, strict=True):
         bins = found["reliability"]
         share = np.array(bins["images"]) / sum(bins["images"])
         axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
@@ -71,13 +78,13 @@ AXES = {
 }
 
 
-def robustness_picture(result: dict[str, Any]) -> bytes:
+def robustness_picture(result: RobustnessLevels) -> bytes:
     """Draw accuracy and confidence against strength, a panel a kind, with intervals and chance.
 
     The image as it is has its place among the strengths of each kind.
     """
     clean, *levels = result["levels"]
-    curves: dict[str, list[tuple[float, dict[str, Any]]]] = {}
+    curves: dict[str, list[tuple[float, RobustnessLevel]]] = {}
     for level in levels:
         how = Degradation.parse(level["degradation"])
         if how.strength is not None:
@@ -98,7 +105,7 @@ def robustness_picture(result: dict[str, Any]) -> bytes:
     return _png(figure)
 
 
-def _curve(axes: Any, names: Sequence[str], levels: Sequence[dict[str, Any]]) -> None:
+def _curve(axes: Any, names: Sequence[str], levels: Sequence[RobustnessLevel]) -> None:
     """Draw the accuracy of levels with its interval, and the mean probability of their answers."""
     places = range(len(levels))
     accuracy, low, high, confidence = (

@@ -7,7 +7,7 @@ the attributor has never seen.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,12 @@ from manifpt.attribution.crawl.registered import opened_model
 from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.attribution.unknown.decision import USUAL, Rule
 from manifpt.attribution.unknown.open_set import auroc
+from manifpt.evaluation.evaluation_format import (
+    EvaluationManifest,
+    GroupsReport,
+    KnownGroups,
+    UnknownGroups,
+)
 from manifpt.evaluation.score_report import SCORES, UNKNOWN
 
 SIZES, FOREIGN, SEEDS = (1, 2, 5, 10, 20, 50), (0.0, 0.1, 0.2), (0, 1, 2)
@@ -79,41 +85,50 @@ def unknown_ps(scores: Scores, groups: np.ndarray, pooling: Pooling) -> np.ndarr
     return np.array([p for p in found if p is not None])
 
 
-def known_groups(scores: Scores, pooling: Pooling, size: int) -> Iterator[dict[str, Any]]:
-    """Yield a row for each number of foreign images: accuracies, one a seed, and p-values.
+class KnownOutcome(NamedTuple):
+    """The outcome of groups of known sources with a number of foreign images, one value a seed.
 
     Accuracies are means over the classes that have enough images; ``plain_accuracies`` are without
-    a share for foreign images. ``unknown_p`` are p-values, one list a seed.
+    a share for foreign images. ``unknown_p`` are p-values.
     """
+
+    foreign: int
+    accuracies: list[float]
+    plain_accuracies: list[float]
+    unknown_p: list[np.ndarray]
+
+
+def known_groups(scores: Scores, pooling: Pooling, size: int) -> Iterator[KnownOutcome]:
+    """Yield the outcome of groups of a size for each number of foreign images."""
     priors, classes = np.array(pooling.priors), pooling.classes
-    ways = {"accuracies": EPS, "plain_accuracies": PLAIN}
-    evidence = {n: log_evidence(scores.probabilities, priors, e) for n, e in ways.items()}
+    evidence = [log_evidence(scores.probabilities, priors, eps) for eps in (EPS, PLAIN)]
     names = [name for name in classes if scores.counts.get(name, 0) >= size]
     for foreign in sorted({int(share * size + 0.5) for share in FOREIGN}) if names else ():
-        found: dict[str, list[Any]] = {name: [] for name in (*ways, "unknown_p")}
+        outcome = KnownOutcome(foreign, [], [], [])
         for seed in SEEDS:
             rng = np.random.default_rng([seed, size, foreign])
             groups = {
                 name: drawn_groups(scores.sources, name, size, foreign, rng) for name in names
             }
-            for way, values in evidence.items():
+            ways = zip(evidence, (outcome.accuracies, outcome.plain_accuracies), strict=True)
+            for values, accuracies in ways:
                 right = [
                     (values[g].sum(1).argmax(1) == classes.index(name)).mean()
                     for name, g in groups.items()
                 ]
-                found[way].append(float(np.mean(right)))
+                accuracies.append(float(np.mean(right)))
             ps = [unknown_ps(scores, g, pooling) for g in groups.values()]
-            found["unknown_p"].append(np.concatenate(ps))
-        yield {"size": size, "foreign": foreign, **found}
+            outcome.unknown_p.append(np.concatenate(ps))
+        yield outcome
 
 
 def unknown_groups(
     unknown: Scores, known: Sequence[np.ndarray], pooling: Pooling, size: int
-) -> list[dict[str, Any]]:
+) -> list[UnknownGroups]:
     """Return a row for each source with enough images; ``known`` are p-values of known groups."""
     rows = []
     for name in sorted(name for name, count in unknown.counts.items() if count >= size):
-        row: dict[str, Any] = {"source": name, "size": size, "found": [], "aurocs": []}
+        row: UnknownGroups = {"source": name, "size": size, "found": [], "aurocs": []}
         for seed, ps in zip(SEEDS, known, strict=True):
             groups = drawn_groups(
                 unknown.sources, name, size, 0, np.random.default_rng([seed, size])
@@ -125,24 +140,37 @@ def unknown_groups(
     return rows
 
 
-def measured(scores: Scores, unknown: Scores | None, pooling: Pooling, size: int) -> dict[str, Any]:
+def measured(scores: Scores, unknown: Scores | None, pooling: Pooling, size: int) -> GroupsReport:
     """Return rows of groups of a size: of ``known`` sources, and one for each ``unknown``.
 
     ``false_rejections`` and ``found`` are shares of groups that are called unknown, ``aurocs`` of
     the p-values of known and unknown groups, one a seed.
     """
     limit = pooling.rule.false_rejection
-    known = list(known_groups(scores, pooling, size))
-    ps = known[0]["unknown_p"] if known else []
+    outcomes = list(known_groups(scores, pooling, size))
+    ps = outcomes[0].unknown_p if outcomes else []
     asked = any(map(len, ps))
+
+    def rejections(one: KnownOutcome) -> list[float] | None:
+        return [float((p <= limit).mean()) for p in one.unknown_p] if asked else None
+
+    known: list[KnownGroups] = [
+        {
+            "size": size,
+            "foreign": one.foreign,
+            "accuracies": one.accuracies,
+            "plain_accuracies": one.plain_accuracies,
+            "false_rejections": rejections(one),
+        }
+        for one in outcomes
+    ]
     rows = unknown_groups(unknown, ps, pooling, size) if unknown is not None and asked else []
-    for one in known:
-        given = one.pop("unknown_p")
-        one["false_rejections"] = [float((p <= limit).mean()) for p in given] if asked else None
     return {"known": known, "unknown": rows}
 
 
-def _measured(output: str, files: dict[str, list[str]], pooling: Pooling, size: int) -> Any:
+def _measured(
+    output: str, files: dict[str, list[str]], pooling: Pooling, size: int
+) -> GroupsReport:
     read = {
         folder: Scores.read([storage.join(output, path) for path in paths])
         for folder, paths in files.items()
@@ -151,11 +179,11 @@ def _measured(output: str, files: dict[str, list[str]], pooling: Pooling, size: 
     return measured(read[SCORES], read.get(UNKNOWN), pooling, size)
 
 
-def measure_groups(output: str, rule: Rule = USUAL) -> dict[str, list[dict[str, Any]]]:
+def measure_groups(output: str, rule: Rule = USUAL) -> GroupsReport:
     """Draw groups from the scores of a finished evaluation; write and return the rows."""
     import ray
 
-    manifest = outputs.require(output, "evaluation", "--output")
+    manifest: EvaluationManifest = outputs.require(output, "evaluation", "--output")
     with opened_model(manifest["model"]) as found:
         pooling = Pooling.of(TrainedAttributor.open(found.attributor), rule=rule)
     files = {
@@ -163,8 +191,12 @@ def measure_groups(output: str, rule: Rule = USUAL) -> dict[str, list[dict[str, 
         for folder in (SCORES, UNKNOWN)
     }
     task, shared = ray.remote(num_cpus=1)(_measured), ray.put(pooling)
-    parts = ray.get([task.remote(output, files, shared, size) for size in SIZES])
-    made = {kind: [row for part in parts for row in part[kind]] for kind in ("known", "unknown")}
+    asked = [task.remote(output, files, shared, size) for size in SIZES]
+    parts: list[GroupsReport] = ray.get(asked)
+    made: GroupsReport = {
+        "known": [row for part in parts for row in part["known"]],
+        "unknown": [row for part in parts for row in part["unknown"]],
+    }
     storage.write_json(storage.join(output, RESULT), made)
     return made
 
@@ -176,7 +208,7 @@ def range_of_seeds(values: Sequence[float] | None) -> str:
     return f"{np.mean(values):.3f} ({min(values):.3f}-{max(values):.3f})"
 
 
-def table(made: dict[str, list[dict[str, Any]]]) -> str:
+def table(made: GroupsReport) -> str:
     """Return the rows as text."""
     lines = [f"{'images':>6}{'foreign':>9}{'accuracy':>24}{'taking all as genuine':>25}"
              f"{'called unknown':>24}"]  # fmt: skip
@@ -189,7 +221,7 @@ def table(made: dict[str, list[dict[str, Any]]]) -> str:
         )
     if made["unknown"]:
         lines += ["", f"{'images':>6}  {'unknown source':<32}{'called unknown':>24}{'AUROC':>24}"]
-    for row in made["unknown"]:
-        shown = [range_of_seeds(row[name]) for name in ("found", "aurocs")]
-        lines.append(f"{row['size']:>6}  {row['source']:<32}{shown[0]:>24}{shown[1]:>24}")
+    for one in made["unknown"]:
+        found, aurocs = range_of_seeds(one["found"]), range_of_seeds(one["aurocs"])
+        lines.append(f"{one['size']:>6}  {one['source']:<32}{found:>24}{aurocs:>24}")
     return "\n".join(lines)

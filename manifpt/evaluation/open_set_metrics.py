@@ -4,11 +4,10 @@ Known images are the positive: a true positive is a known image that is accepted
 image is accepted if its score is at most the threshold.
 """
 
-from typing import Any
-
 import numpy as np
 
 from manifpt.attribution.unknown.open_set import auroc
+from manifpt.evaluation.evaluation_format import DetectionMetrics, OpenSetMetrics
 
 TPR = 0.95
 RESAMPLES = 500
@@ -44,7 +43,7 @@ def open_set_metrics(
     unknown: np.ndarray,
     rejected: tuple[np.ndarray, np.ndarray],
     seed: int = 0,
-) -> dict[str, Any]:
+) -> OpenSetMetrics:
     """Return the metrics of the scores of known and unknown images, with bootstrap intervals.
 
     ``right`` says of known images whether they are rightly classified, ``rejected`` of known and of
@@ -52,7 +51,7 @@ def open_set_metrics(
     over generators are not: intervals are for other images of the same generators.
     """
 
-    def metrics(k: np.ndarray, u: np.ndarray) -> dict[str, float]:
+    def metrics(k: np.ndarray, u: np.ndarray) -> DetectionMetrics:
         return {
             "auroc": auroc(known[k], unknown[u]),
             "fpr_at_95_tpr": fpr_at_tpr(known[k], unknown[u]),
@@ -64,9 +63,24 @@ def open_set_metrics(
     rng = np.random.default_rng(seed)
     sizes = (len(known), len(unknown))
     draws = [metrics(*(rng.integers(0, n, n) for n in sizes)) for _ in range(RESAMPLES)]
+    found = metrics(*(np.arange(n) for n in sizes))
     tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
-    found: dict[str, Any] = metrics(*(np.arange(n) for n in sizes))
-    for name in list(found):
-        low, high = np.quantile([draw[name] for draw in draws], tails)
-        found |= {f"{name}_low": float(low), f"{name}_high": float(high)}
-    return found | {"known_images": sizes[0], "unknown_images": sizes[1]}
+    ends = {
+        name: np.quantile([draw[name] for draw in draws], tails).tolist()
+        for name in ("auroc", "fpr_at_95_tpr", "oscr", "false_rejection", "unknown_found")
+    }
+    return {
+        **found,
+        "auroc_low": ends["auroc"][0],
+        "auroc_high": ends["auroc"][1],
+        "fpr_at_95_tpr_low": ends["fpr_at_95_tpr"][0],
+        "fpr_at_95_tpr_high": ends["fpr_at_95_tpr"][1],
+        "oscr_low": ends["oscr"][0],
+        "oscr_high": ends["oscr"][1],
+        "false_rejection_low": ends["false_rejection"][0],
+        "false_rejection_high": ends["false_rejection"][1],
+        "unknown_found_low": ends["unknown_found"][0],
+        "unknown_found_high": ends["unknown_found"][1],
+        "known_images": sizes[0],
+        "unknown_images": sizes[1],
+    }

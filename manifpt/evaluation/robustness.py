@@ -6,10 +6,9 @@ way in turn: all levels have the same images, so their differences are not due t
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +22,14 @@ from manifpt.attribution.model.targets import manifold_places, trained_targets
 from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.engine import chunk_work, pipeline, pools
 from manifpt.errors import ManifptError
-from manifpt.evaluation.closed_set import METRICS, closed_set_metrics, confusion_matrix
+from manifpt.evaluation.closed_set import METRICS, accuracies, closed_set_metrics, confusion_matrix
+from manifpt.evaluation.evaluation_format import (
+    LevelCounts,
+    RobustnessCurves,
+    RobustnessFacts,
+    RobustnessLevel,
+    RobustnessLevels,
+)
 from manifpt.evaluation.unseen import Unseen
 from manifpt.images import Selection, plan
 from manifpt.images.degrade import IDENTITY, Degradation
@@ -66,12 +72,16 @@ class RobustnessStage(Unseen):
             in_manifold = np.any([m.columns["in_manifold"] for m in made], axis=0)
             in_manifold = in_manifold[image_starts(made[0].rows)]
             kept = kept.filter(pa.array(~in_manifold))
-        facts = {"seen": int(seen.sum() + in_manifold.sum()), "other_source": int(other.sum())}
-        facts["near_training"] = int(near.sum())
+        facts: RobustnessFacts = {
+            "seen": int(seen.sum() + in_manifold.sum()),
+            "other_source": int(other.sum()),
+            "near_training": int(near.sum()),
+        }
         if kept.num_rows == 0:
             return chunk_work.Result({}, facts)
         truth = np.array([classes.index(source) for source in kept["source"].to_pylist()])
-        levels, scores = {}, []
+        levels: dict[str, LevelCounts] = {}
+        scores = []
         for level in self.levels:
             damaged = view(kept, level, self.projectors[0].rule.filter)
             made = project_images(self.projectors, damaged)
@@ -102,7 +112,7 @@ def evaluate_robustness(
     keep_near: bool = False,
     demand: pools.Demand = pools.ANY,
     terms: claims.Terms = claims.AS_IS,
-) -> dict[str, Any]:
+) -> RobustnessCurves:
     """Evaluate on images at each level of degradation; write and return the curves.
 
     ``levels`` are notations of ``images.degrade``, LEVELS by default; the images as they are come
@@ -139,18 +149,26 @@ def evaluate_robustness(
             result = _curves(records, names, attributor.classes)
         claim.check()
         _write(output, result)
-        body = {**source.facts(), "attributor": attributor.manifest["key"], **result}
-        body |= {"inputs": describe(inputs, units), "files": pipeline.parts(records)}
+        body = {
+            **source.facts(),
+            "attributor": attributor.manifest["key"],
+            "inputs": describe(inputs, units),
+            "files": pipeline.parts(records),
+            **result,
+        }
         claim.publish(body)
         pipeline.clear_records(output)
         return result
 
 
-def _curves(records: Records, levels: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
+def _curves(records: Records, levels: Sequence[str], classes: Sequence[str]) -> RobustnessCurves:
     """Return each level's metrics, and the counts left out; raise if no image counts."""
-    facts = [record["facts"] for record in records]
-    reasons = ("seen", "other_source", "near_training")
-    left_out = {name: sum(f.get(name, 0) for f in facts) for name in reasons}
+    facts: list[RobustnessFacts] = [record["facts"] for record in records]
+    left_out = {
+        "seen": sum(f.get("seen", 0) for f in facts),
+        "other_source": sum(f.get("other_source", 0) for f in facts),
+        "near_training": sum(f.get("near_training", 0) for f in facts),
+    }
     scored = [f["levels"] for f in facts if "levels" in f]
     if not scored:
         raise ManifptError(f"--input: no unseen image of the attributor's classes ({left_out})")
@@ -159,31 +177,41 @@ def _curves(records: Records, levels: Sequence[str], classes: Sequence[str]) -> 
 
 
 def metrics_by_level(
-    scored: Sequence[dict[str, Any]], levels: Sequence[str], classes: Sequence[str]
-) -> dict[str, Any]:
+    scored: Sequence[Mapping[str, LevelCounts]], levels: Sequence[str], classes: Sequence[str]
+) -> RobustnessLevels:
     """Add up the confusions and confidences of parts; return each level's metrics, in order.
 
     ``confidence`` is the mean probability of the answers: if it is far above the accuracy, the
     probabilities do not hold at that level.
     """
-    found = []
+    found: list[RobustnessLevel] = []
     for level in levels:
         matrix = np.sum([part[level]["confusion"] for part in scored], axis=0)
-        metrics = closed_set_metrics(matrix, classes)
-        kept = [f"{name}{end}" for name in METRICS for end in ("", "_low", "_high")]
-        confidence = sum(part[level]["confidence"] for part in scored) / metrics["images"]
-        row = {"degradation": level, **{name: metrics[name] for name in kept}}
-        found.append({**row, "confidence": confidence, "confusion": metrics["confusion"]})
-    common = {name: metrics[name] for name in ("images", "chance", "classes")}
-    return {**common, "levels": found}
+        confidence = sum(part[level]["confidence"] for part in scored) / int(matrix.sum())
+        row: RobustnessLevel = {
+            "degradation": level,
+            **accuracies(matrix),
+            "confidence": confidence,
+            "confusion": matrix.tolist(),
+        }
+        found.append(row)
+    # All levels have the same images.
+    common = closed_set_metrics(matrix, classes)
+    return {
+        "images": common["images"],
+        "chance": common["chance"],
+        "classes": common["classes"],
+        "levels": found,
+    }
 
 
-def _write(output: str, result: dict[str, Any]) -> None:
+def _write(output: str, result: RobustnessCurves) -> None:
     """Write the curves as JSON, as a table, and as a picture."""
     from manifpt.evaluation.figures import robustness_picture
 
     table = io.StringIO()
-    columns = [name for name in result["levels"][0] if name != "confusion"]
+    metrics = (f"{name}{end}" for name in METRICS for end in ("", "_low", "_high"))
+    columns = ["degradation", *metrics, "confidence"]
     writer = csv.DictWriter(table, columns, extrasaction="ignore")
     writer.writeheader()
     writer.writerows(result["levels"])

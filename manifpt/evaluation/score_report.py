@@ -1,7 +1,6 @@
 """Metrics from the scores of an evaluation: calibration before and after, and the unknown."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +9,7 @@ from manifpt import storage
 from manifpt.attribution.unknown.decision import Rule
 from manifpt.attribution.unknown.open_set import auroc, rejected_by_class
 from manifpt.evaluation.calibration import calibration_metrics
+from manifpt.evaluation.evaluation_format import ConfidenceReport, OpenSetReport, ScoreMetrics
 from manifpt.evaluation.open_set_metrics import fpr_at_tpr, open_set_metrics, oscr
 
 # The folders of scores: those of images of the attributor's classes, those of others, and those of
@@ -20,19 +20,18 @@ COMBINED = "unknown_score"
 
 def confidence_report(
     paths: Mapping[str, Sequence[str]], classes: Sequence[str], names: Sequence[str], rule: Rule
-) -> dict[str, Any]:
+) -> ConfidenceReport:
     """Return the metrics of score files, by folder; run it in a task, which reads them all.
 
     ``names`` are those of the single scores of the unknown. Without images of unknown sources there
-    is no ``open_set``; ``false_rejection_by_class`` is the share of each class's images that are
-    called unknown.
+    is no ``open_set``.
     """
     known = _rows(paths[SCORES], ["source", "prediction", "probabilities", "uncalibrated"], names)
     truth = np.array([classes.index(name) for name in known["source"].to_pylist()])
-    made = {"before": "uncalibrated", "after": "probabilities"}
-    metrics: dict[str, Any] = {
+    metrics: ConfidenceReport = {
         "calibration": {
-            when: calibration_metrics(_array(known[column]), truth) for when, column in made.items()
+            "before": calibration_metrics(_array(known["uncalibrated"]), truth),
+            "after": calibration_metrics(_array(known["probabilities"]), truth),
         }
     }
     if names:
@@ -57,29 +56,30 @@ def _array(column: pa.ChunkedArray) -> np.ndarray:
 
 def _open_set(
     known: pa.Table, unknown: pa.Table, names: Sequence[str], rule: Rule
-) -> dict[str, Any]:
+) -> OpenSetReport:
     """Return the metrics of the combined score, and of each score, by unknown source, too."""
     right = np.array(known["source"]) == np.array(known["prediction"])
     rejected = [np.array(table["decision"]) == "unknown" for table in (known, unknown)]
     combined = [np.array(table[COMBINED]) for table in (known, unknown)]
     scores = [np.column_stack([_array(t["unknown_scores"]), t[COMBINED]]) for t in (known, unknown)]
     sources = np.array(unknown["source"])
-    found = open_set_metrics(combined[0], right, combined[1], (rejected[0], rejected[1]))
-    found["rule"] = vars(rule)
-    found["decisions"] = {
-        name: _shares(table["decision"].to_pylist())
-        for name, table in (("known", known), ("unknown", unknown))
+    return {
+        **open_set_metrics(combined[0], right, combined[1], (rejected[0], rejected[1])),
+        "rule": vars(rule),
+        "decisions": {
+            name: _shares(table["decision"].to_pylist())
+            for name, table in (("known", known), ("unknown", unknown))
+        },
+        "scores": _each(scores[0], right, scores[1], names),
+        "sources": {
+            str(source): {
+                "images": int((sources == source).sum()),
+                "unknown_found": float(rejected[1][sources == source].mean()),
+                "scores": _each(scores[0], right, scores[1][sources == source], names),
+            }
+            for source in np.unique(sources)
+        },
     }
-    found["scores"] = _each(scores[0], right, scores[1], names)
-    found["sources"] = {
-        str(source): {
-            "images": int((sources == source).sum()),
-            "unknown_found": float(rejected[1][sources == source].mean()),
-            "scores": _each(scores[0], right, scores[1][sources == source], names),
-        }
-        for source in np.unique(sources)
-    }
-    return found
 
 
 def _shares(decisions: Sequence[str]) -> dict[str, float]:
@@ -89,7 +89,7 @@ def _shares(decisions: Sequence[str]) -> dict[str, float]:
 
 def _each(
     known: np.ndarray, right: np.ndarray, unknown: np.ndarray, names: Sequence[str]
-) -> dict[str, dict[str, float]]:
+) -> dict[str, ScoreMetrics]:
     """Return the metrics of each of the scores, the columns, and of the combined, the last."""
     return {
         name: {

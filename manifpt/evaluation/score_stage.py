@@ -1,7 +1,7 @@
 """The stage of the pipeline that scores unseen artifacts, a row an image."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,7 @@ from manifpt.attribution.model.tiled import mean_or_none
 from manifpt.attribution.unknown.decision import USUAL, Rule, decide
 from manifpt.engine import chunk_work
 from manifpt.evaluation.closed_set import confusion_matrix
+from manifpt.evaluation.evaluation_format import ScoreFacts
 from manifpt.evaluation.score_report import NEAR_SCORES, SCORES, UNKNOWN
 from manifpt.evaluation.unseen import Unseen
 from manifpt.images.stacks import image_starts
@@ -29,7 +30,7 @@ class ScoreStage(Unseen):
         classes = self.attributor.classes
         seen, other = self.unusable(table, np.array(table["in_manifold"]))
         images = image_starts(table)
-        facts: dict[str, Any] = {
+        facts: ScoreFacts = {
             "seen": int(seen[images].sum()),
             "other_source": int(other[images].sum()),
         }
@@ -41,7 +42,8 @@ class ScoreStage(Unseen):
         counted = table.filter(pa.array(~(seen | other)))
         facts["without_hash"] = counted[NEAR].null_count
         looks = counted[NEAR].fill_null(False).to_numpy().astype(bool)
-        for name, mask in (("news", ~looks), ("near", looks)):
+        masks: dict[Literal["news", "near"], np.ndarray] = {"news": ~looks, "near": looks}
+        for name, mask in masks.items():
             if mask.any():
                 scores = self._scores(counted.filter(pa.array(mask)))
                 tables.setdefault(self._folder(name), []).append(scores)
@@ -75,7 +77,7 @@ class ScoreStage(Unseen):
         before = self.attributor.fused(network_outputs.logits, [1 / heads] * heads)
         unknown = self.attributor.unknown(network_outputs)
         unknown_p = unknown.p_value if unknown else None
-        columns: dict[str, Any] = {
+        columns: dict[str, object] = {
             "prediction": [classes[i] for i in probabilities.argmax(1)],
             "probability": probabilities.max(1),
             "probabilities": list(probabilities),

@@ -12,8 +12,8 @@ album, from the pooled evidence of its images.
 """
 
 import sys
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from pydantic import Field
 
@@ -87,7 +87,7 @@ class Status(JobConfig):
     status: str = Field(description="folder of the tables, local, s3:// or gs://")
 
 
-def run(config: Config, tracked: Run) -> dict[str, Any]:
+def run(config: Config, tracked: Run) -> Mapping[str, object]:
     """Attribute and return the counts."""
     from manifpt.attribution.crawl.attribute import attribute, check_any
     from manifpt.attribution.crawl.ensemble import views_of

@@ -15,7 +15,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -92,7 +92,7 @@ def output_of(config: Config) -> Iterator[str]:
         yield f"{folder}/audit"
 
 
-def run(config: Config, tracked: Run) -> dict[str, Any]:
+def run(config: Config, tracked: Run) -> Mapping[str, object]:
     """Audit and return the verdict of each property."""
     from manifpt.audit.audit import AuditSettings, audit
     from manifpt.audit.property_report import markdown
@@ -112,13 +112,15 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     tracked.inputs(manifest["inputs"], "audit")
     tracked.document("manifest.json", manifest)
     print(markdown(manifest), file=sys.stderr, flush=True)
-    names = ("verdict", "rows_in", "ok", "quarantined", "by_error", "sampled", "compared")
-    found = {
+    findings = {
         finding["name"]: {"share": finding["share"], "verdict": finding["verdict"]}
         for finding in manifest["findings"]
     }
-    facts: Mapping[str, Any] = manifest
-    return {"output": config.output, **{n: facts[n] for n in names}, "findings": found}
+    counts = {
+        name: manifest[name]
+        for name in ("verdict", "rows_in", "ok", "quarantined", "by_error", "sampled", "compared")
+    }
+    return {"output": config.output, **counts, "findings": findings}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -44,7 +44,7 @@ def search_rows(config: Config, threads: int) -> Sequence[Mapping[str, object]]:
     """Measure the search; print and return the rows."""
     from manifpt.throughput import search_speed
 
-    rows: list[search_speed.SearchSpeed] = []
+    rows: list[Mapping[str, object]] = []
     shapes = search_speed.QUICK if config.quick else search_speed.FULL
     for part in search_speed.measure_shapes(shapes, config.input, config.repeats, threads):
         print(search_speed.table(part), flush=True)
@@ -101,7 +101,7 @@ def tail_rows(config: Config, threads: int) -> Sequence[Mapping[str, object]]:
     """Measure the steps after attribution for numbers of rows; print and return the rows."""
     from manifpt.throughput import tail
 
-    rows: list[tail.TailCost] = []
+    rows: list[Mapping[str, object]] = []
     for images in (100_000, 1_000_000) if config.quick else (1_000_000, 10_000_000):
         with tempfile.TemporaryDirectory() as folder:
             part = list(tail.measure(folder, images))
@@ -110,7 +110,7 @@ def tail_rows(config: Config, threads: int) -> Sequence[Mapping[str, object]]:
     return rows
 
 
-def run(config: Config, tracked: Run) -> dict[str, Any]:
+def run(config: Config, tracked: Run) -> Mapping[str, object]:
     """Measure, print the table, and return it."""
     from manifpt.tracking.provenance import environment
 

@@ -7,7 +7,8 @@ The generators' weights are kept in --weights: a recipe with weights there is no
 """
 
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -59,7 +60,7 @@ class Config(JobConfig):
     verify: bool = Field(False, description="only check the files in --output against their card")
 
 
-def run(config: Config, tracked: Run) -> dict[str, Any]:
+def run(config: Config, tracked: Run) -> Mapping[str, object]:
     """Build, or verify, and return the counts."""
     from manifpt import storage
     from manifpt.zoo.benchmark_card import add_accuracies, files_off_card, grid

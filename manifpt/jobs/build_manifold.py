@@ -8,6 +8,7 @@ found, and the measurements that decided it. If --input is a manifold, its embed
 again: for another --metric, or with --reals for a smaller manifold.
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field
@@ -108,7 +109,7 @@ def built(config: Config) -> Any:
     )
 
 
-def run(config: Config, tracked: Run) -> dict[str, Any]:
+def run(config: Config, tracked: Run) -> Mapping[str, object]:
     """Build the manifold, or change or explain it, and return its counts."""
     from manifpt.manifold.growth import append_to_manifold, compact_manifold
     from manifpt.manifold.prepare import search_text
@@ -131,16 +132,9 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     last = manifest["appended"][-1] if config.append else manifest
     tracked.inputs(last["inputs"], "manifold")
     tracked.document("manifest.json", manifest)
-    return {
-        "output": config.output,
-        "rows_in": last["rows_in"],
-        "ok": last["ok"],
-        "quarantined": last["quarantined"],
-        "by_error": last["by_error"],
-        "duplicates": last["duplicates"],
-        "reals": manifest["reals"],
-        "content_sha256": manifest["content_sha256"],
-    }
+    counts = {n: last[n] for n in ("rows_in", "ok", "quarantined", "by_error", "duplicates")}
+    whole = {n: manifest[n] for n in ("reals", "content_sha256")}
+    return {"output": config.output, **counts, **whole}
 
 
 def main(argv: list[str] | None = None) -> int:

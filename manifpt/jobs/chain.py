@@ -2,9 +2,10 @@
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from statistics import fmean
+from types import ModuleType
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field
@@ -13,6 +14,7 @@ from manifpt import storage
 from manifpt.cli import job
 from manifpt.cli.config import ProjectionConfig
 from manifpt.cli.shipped import shipped
+from manifpt.evaluation.evaluation_format import EvaluationSummary
 from manifpt.jobs import (
     build_manifold,
     compute_artifacts,
@@ -85,14 +87,17 @@ class Chain:
         """Return a path under the output folder."""
         return storage.join(self.output, *parts)
 
-    def step(self, title: str, module: Any, *flags: str) -> dict[str, Any]:
-        """Run one job; note images/s if it counts them."""
+    def step(self, title: str, module: ModuleType, *flags: str) -> Any:
+        """Run one job and return its summary; note images/s if it counts them.
+
+        The caller declares the type of the summary.
+        """
         print(f"== {title}", file=sys.stderr, flush=True)
         started = time.monotonic()
         name = module.__name__.rsplit(".", 1)[-1]
         terms = {"--overwrite": self.config.overwrite, "--take-over": self.config.take_over}
         flags = (*flags, *(flag for flag, chosen in terms.items() if chosen))
-        summary = job.execute(name, module.Config, module.run, list(flags), module.__doc__)
+        summary = job.execute(name, module.Config, module.run, list(flags), module.__doc__ or "")
         seconds = time.monotonic() - started
         images = summary.get("rows_in") or summary.get("images")
         rate = f", {images / seconds:.0f} images/s" if images else ""
@@ -157,7 +162,7 @@ class Chain:
         known: Sequence[str] = (),
         tested: Sequence[str] = (),
         options: Sequence[str] = (),
-    ) -> list[dict[str, Any]]:
+    ) -> list[EvaluationSummary]:
         """Train and evaluate the heads of a name such as ``image+rgb+sl-features``, once a seed.
 
         ``image@1`` is the head of the image with the next seed. It trains on the sources ``known``
@@ -167,7 +172,7 @@ class Chain:
         heads = [Member.of(head, artifacts) for head in name.split("+")]
         inputs = tuple(dict.fromkeys(head.artifacts for head in heads))
         train_on, test_on = (("--sources", *s) if s else () for s in (known, tested))
-        found = []
+        found: list[EvaluationSummary] = []
         for seed in seeds or self.config.seeds:
             where = self._named(title or name, seed)
             if fusion == "late" and len(heads) > 1:
@@ -231,7 +236,7 @@ class Member(NamedTuple):
         return cls(name, place, int(later or 0))
 
 
-def table(results: dict[str, list[dict[str, Any]]], names: dict[str, str]) -> str:
+def table(results: Mapping[str, Sequence[EvaluationSummary]], names: Mapping[str, str]) -> str:
     """Return the accuracies as text: with the interval of one seed, or the spread of several."""
     several = len(next(iter(results.values()))) > 1
     spread = "mean of seeds (least-most)" if several else "accuracy (95 % interval)"
@@ -239,10 +244,11 @@ def table(results: dict[str, list[dict[str, Any]]], names: dict[str, str]) -> st
     return "\n".join([head, *(row(names.get(n, n), seeds) for n, seeds in results.items())])
 
 
-def row(title: str, seeds: list[dict[str, Any]]) -> str:
+def row(title: str, seeds: Sequence[EvaluationSummary]) -> str:
     """Return one line of the table."""
-    keys = ("accuracy", "balanced_accuracy", "macro_f1", "chance")
-    mean, balanced, macro, chance = (fmean(m[key] for m in seeds) for key in keys)
+    mean = fmean(m["accuracy"] for m in seeds)
+    balanced = fmean(m["balanced_accuracy"] for m in seeds)
+    macro, chance = fmean(m["macro_f1"] for m in seeds), fmean(m["chance"] for m in seeds)
     low = min(m["accuracy" if len(seeds) > 1 else "accuracy_low"] for m in seeds)
     high = max(m["accuracy" if len(seeds) > 1 else "accuracy_high"] for m in seeds)
     accuracy = f"{mean:.3f} ({low:.3f}-{high:.3f})"

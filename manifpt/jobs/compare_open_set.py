@@ -11,9 +11,9 @@ repeated.
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -21,13 +21,14 @@ from pydantic import Field
 from manifpt import storage
 from manifpt.cli import job
 from manifpt.cli.config import parse
+from manifpt.evaluation.evaluation_format import EvaluationSummary
 from manifpt.jobs.chain import DENOISER, IMAGE, Chain, ChainConfig, claimed
 
 KNOWN, UNKNOWN, SEEDS, MOST_OF_FAMILY = 16, 8, 2, 3
 # The families that are left out whole, by split.
 FAMILIES = (("score",), ("flow", "hybrid"), ("VAE",))
 KINDS = ("seed", "recipe", "family")
-METRICS = ("auroc", "fpr_at_95_tpr", "oscr")
+METRICS: Final = ("auroc", "fpr_at_95_tpr", "oscr")
 
 
 class Config(ChainConfig):
@@ -85,7 +86,7 @@ def split_of_recipes(recipes: Sequence[dict[str, str]], number: int) -> Split:
     return Split(sorted(known), {"seed": seeds, "recipe": sorted(drawn[:tested]), "family": left})
 
 
-def of_kind(metrics: dict[str, Any], names: Sequence[str], score: str) -> dict[str, float]:
+def of_kind(metrics: EvaluationSummary, names: Sequence[str], score: str) -> dict[str, float]:
     """Return the mean metrics of a score against sources with equal numbers of images."""
     found = [metrics["open_set"]["sources"][name] for name in names]
     each = {metric: fmean(s["scores"][score][metric] for s in found) for metric in METRICS}
@@ -98,7 +99,7 @@ def range_of_splits(values: Sequence[float]) -> str:
 
 
 def table_line(
-    title: str, results: Sequence[dict[str, Any]], splits: Sequence[Split], score: str
+    title: str, results: Sequence[EvaluationSummary], splits: Sequence[Split], score: str
 ) -> str:
     """Return a row of the table: AUROC, FPR and OSCR for each kind, over the splits."""
     cells = []
@@ -108,7 +109,9 @@ def table_line(
     return " | ".join([title, *cells])
 
 
-def result_tables(results: dict[str, list[dict[str, Any]]], splits: Sequence[Split]) -> str:
+def result_tables(
+    results: Mapping[str, Sequence[EvaluationSummary]], splits: Sequence[Split]
+) -> str:
     """Return the tables of inputs, of scores, and of decisions, as text."""
     head = " | ".join(["", *(f"unseen {kind}: {metric}" for kind in KINDS for metric in METRICS)])
     lines = [f"input{head}", *(table_line(n, r, splits, "combined") for n, r in results.items())]
@@ -136,7 +139,7 @@ def result_tables(results: dict[str, list[dict[str, Any]]], splits: Sequence[Spl
     return "\n".join([*lines, "", *group_lines(results[last], splits)])
 
 
-def group_lines(results: Sequence[dict[str, Any]], splits: Sequence[Split]) -> list[str]:
+def group_lines(results: Sequence[EvaluationSummary], splits: Sequence[Split]) -> list[str]:
     """Return the table of groups: known and unknown called unknown, and AUROC, over the splits."""
     head = "".join(f" | unseen {kind}: called unknown | AUROC" for kind in KINDS)
     lines = [f"images in a group | known called unknown{head}"]
@@ -145,7 +148,7 @@ def group_lines(results: Sequence[dict[str, Any]], splits: Sequence[Split]) -> l
             fmean(row["false_rejections"])
             for m in results
             for row in m["groups"]["known"]
-            if (row["size"], row["foreign"]) == (size, 0)
+            if (row["size"], row["foreign"]) == (size, 0) and row["false_rejections"]
         ]
         cells = [str(size), range_of_splits(rejected)]
         for kind in KINDS:
@@ -176,7 +179,7 @@ def _run(config: Config) -> None:
     artifacts = chain.artifacts(config.spaces, *learned, *size, plain=(IMAGE, "residual"))
     if any(DENOISER in name for name in config.inputs):
         chain.denoised(artifacts)
-    results: dict[str, list[dict[str, Any]]] = {}
+    results: dict[str, list[EvaluationSummary]] = {}
     for number, split in enumerate(splits):
         part = Chain(config, chain.place(f"split-{number}"))
         known = ["real", *split.known]

@@ -11,13 +11,14 @@ the projection; the image, its high-pass residuals, its local statistics, and th
 denoiser removes; and combinations of these, by fusion. A finished training is not repeated.
 """
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from manifpt import storage
 from manifpt.cli import job
 from manifpt.cli.config import parse
+from manifpt.evaluation.evaluation_format import EvaluationSummary
 from manifpt.jobs.chain import (
     DENOISER,
     FEATURES,
@@ -99,9 +100,9 @@ def run(config: Config) -> None:
 def _run(config: Config) -> None:
     chain = Chain(config, config.output)
     built = options(config, chain)
-    results: dict[str, list[dict[str, Any]]] = {}
+    results: dict[str, list[EvaluationSummary]] = {}
 
-    def add(name: str, seeds: list[dict[str, Any]]) -> None:
+    def add(name: str, seeds: list[EvaluationSummary]) -> None:
         results[name] = seeds
         print(row(name, seeds), flush=True)
 
@@ -132,8 +133,11 @@ def _run(config: Config) -> None:
         print("\naccuracy of one row less that of another, same test images (95 % interval)")
         for name, gain in gains.items():
             print(f"{name:<75} {gain}")
-    found = {"settings": config.model_dump(mode="json"), "metrics": results}
-    found["differences"] = {name: gain._asdict() for name, gain in gains.items()}
+    found = {
+        "settings": config.model_dump(mode="json"),
+        "metrics": results,
+        "differences": {name: gain._asdict() for name, gain in gains.items()},
+    }
     storage.write_json(storage.join(config.output, "comparison.json"), found)
     if config.json_file:
         storage.write_json(config.json_file, found)

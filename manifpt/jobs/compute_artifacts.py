@@ -105,19 +105,24 @@ def one_manifold(config: Config) -> str:
     return config.manifold[0]
 
 
-def run(config: Config, tracked: Run) -> dict[str, Any]:
+def run(config: Config, tracked: Run) -> Mapping[str, object]:
     """Compute the artifacts and return their counts."""
     from manifpt.artifacts.compute import ArtifactRecipe, compute_artifacts
     from manifpt.artifacts.reprojection import embeddings_of, project_embeddings
 
     if not config.manifold and config.space is None:
         raise ManifptError("--manifold: images need a manifold, or --space image to do without")
-    how: dict[str, Any] = {"float16": config.float16, "projection": config.projection}
-    given: dict[str, Any] = {"demand": config.demand, "terms": config.terms}
     embeddings = embeddings_of(config.input)
     if embeddings:
-        manifold = one_manifold(config)
-        manifest = project_embeddings(embeddings, config.output, manifold, **how, **given)
+        manifest = project_embeddings(
+            embeddings,
+            config.output,
+            one_manifold(config),
+            float16=config.float16,
+            projection=config.projection,
+            demand=config.demand,
+            terms=config.terms,
+        )
     else:
         recipe = ArtifactRecipe(
             manifolds=config.manifold,
@@ -129,9 +134,12 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
             split_by=config.split_by,
             labels=config.labels,
             augmentation=requested_copies(config),
-            **how,
+            float16=config.float16,
+            projection=config.projection,
         )
-        manifest = compute_artifacts(config.input, config.output, recipe, **given)
+        manifest = compute_artifacts(
+            config.input, config.output, recipe, demand=config.demand, terms=config.terms
+        )
     tracked.inputs(manifest["inputs"], "artifacts")
     tracked.document("manifest.json", manifest)
     names = "rows_in ok quarantined by_error classes tiles copies split_by".split()

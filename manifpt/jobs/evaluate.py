@@ -19,7 +19,8 @@ images correctly, and how often it calls the group unknown, by the size of the g
 """
 
 import sys
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -28,6 +29,9 @@ from manifpt.cli.config import Degradations, JobConfig
 from manifpt.cli.options import DecisionOptions, DryRunOptions
 from manifpt.errors import ManifptError
 from manifpt.tracking import Run
+
+if TYPE_CHECKING:
+    from manifpt.evaluation.evaluation_format import EvaluationSummary
 
 
 class Config(DecisionOptions, DryRunOptions, JobConfig):
@@ -70,7 +74,7 @@ class Config(DecisionOptions, DryRunOptions, JobConfig):
     )
 
 
-def evaluate_degraded(config: Config, tracked: Run) -> dict[str, Any]:
+def evaluate_degraded(config: Config, tracked: Run) -> Mapping[str, object]:
     """Evaluate on degraded images and return the accuracies."""
     from manifpt import storage
     from manifpt.evaluation.robustness import RESULT, evaluate_robustness
@@ -95,7 +99,7 @@ def evaluate_degraded(config: Config, tracked: Run) -> dict[str, Any]:
     return {"output": config.output, **common, "chance": result["chance"], **accuracies}
 
 
-def run(config: Config, tracked: Run) -> dict[str, Any]:
+def run(config: Config, tracked: Run) -> Mapping[str, object]:
     """Evaluate and return the metrics."""
     if config.robustness:
         return evaluate_degraded(config, tracked)
@@ -116,15 +120,16 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         demand=config.demand,
         terms=config.terms,
     )
+    summary: EvaluationSummary = {"output": config.output, **metrics}
     print(near_line(metrics["near_training"]), file=sys.stderr, flush=True)
     if config.groups:
         from manifpt.evaluation.groups import measure_groups, table
 
-        metrics["groups"] = measure_groups(config.output, config.rule)
-        print(table(metrics["groups"]), file=sys.stderr, flush=True)
+        summary["groups"] = measure_groups(config.output, config.rule)
+        print(table(summary["groups"]), file=sys.stderr, flush=True)
     for name in ("metrics.json", "confusion.csv", "confusion.png", "reliability.png"):
         tracked.bytes(name, storage.read_bytes(storage.join(config.output, name)))
-    return {"output": config.output, **metrics}
+    return summary
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,7 +9,7 @@ and the artifact in each space, as a page that needs no network.
 """
 
 import sys
-from typing import Any
+from collections.abc import Mapping
 
 from pydantic import Field
 
@@ -42,7 +42,7 @@ class Config(DecisionOptions, JobConfig):
     )
 
 
-def run(config: Config, tracked: Run) -> dict[str, Any]:
+def run(config: Config, tracked: Run) -> Mapping[str, object]:
     """Explain the verdict, print it, and draw it if asked."""
     from manifpt import storage
     from manifpt.attribution.crawl.registered import opened_model

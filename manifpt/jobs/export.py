@@ -8,7 +8,7 @@ embeddings, else artifacts. FOLDER gets img_emb/img_emb_N.npy, N x d, and
 metadata/metadata_N.parquet, whose rows say which images these are, in the same order.
 """
 
-from typing import Any
+from collections.abc import Mapping
 
 from pydantic import Field
 
@@ -29,7 +29,7 @@ class Config(JobConfig):
     float16: bool = Field(False, description="store vectors as float16 instead of float32")
 
 
-def run(config: Config, tracked: Run) -> dict[str, Any]:
+def run(config: Config, tracked: Run) -> Mapping[str, object]:
     """Export and return the counts."""
     from manifpt.artifacts.export import ARRAYS, export
 

@@ -10,7 +10,6 @@ equally, which also hides weaker traces of earlier JPEG compression.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic import Field
 
@@ -45,7 +44,7 @@ class Config(LabelOptions, JobConfig):
     )
 
 
-def run(config: Config, tracked: Run) -> dict[str, Any]:
+def run(config: Config, tracked: Run) -> Mapping[str, object]:
     """Normalise and return the counts."""
     from manifpt.audit.normalize import normalize
 
@@ -61,9 +60,11 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     )
     tracked.inputs(manifest["inputs"], "normalize")
     tracked.document("manifest.json", manifest)
-    names = ("rows_in", "ok", "quarantined", "by_error", "classes", "decode", "encoder")
-    facts: Mapping[str, Any] = manifest
-    return {"output": config.output, **{name: facts[name] for name in names}}
+    counts = {
+        name: manifest[name]
+        for name in ("rows_in", "ok", "quarantined", "by_error", "classes", "decode", "encoder")
+    }
+    return {"output": config.output, **counts}
 
 
 def main(argv: list[str] | None = None) -> int:

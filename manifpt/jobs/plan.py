@@ -8,7 +8,8 @@ with them. docs/plan.md explains both.
 """
 
 import sys
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -16,6 +17,9 @@ from manifpt.cli import job
 from manifpt.cli.config import JobConfig
 from manifpt.errors import ManifptError
 from manifpt.tracking import Run
+
+if TYPE_CHECKING:
+    from manifpt.planning.measured import Measurements
 
 
 class Config(JobConfig):
@@ -87,7 +91,7 @@ class Config(JobConfig):
     )
 
 
-def run(config: Config, tracked: Run) -> dict[str, Any]:
+def run(config: Config, tracked: Run) -> Mapping[str, object]:
     """Measure, or read measurements; print the plans and return them."""
     from manifpt.planning import model, table
     from manifpt.planning.cluster import Cluster, Prices
@@ -141,7 +145,7 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     return {"cluster": vars(cluster), "plans": rows}
 
 
-def _measured(config: Config) -> Any:
+def _measured(config: Config) -> "Measurements":
     from manifpt.planning.plan_calibration import measure_machine
 
     if not config.input or config.model is None:

@@ -11,7 +11,7 @@ same command continues after the last complete epoch.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -61,7 +61,7 @@ class Config(JobConfig):
     )
 
 
-def run(config: Config, tracked: Run) -> dict[str, Any]:
+def run(config: Config, tracked: Run) -> Mapping[str, object]:
     """Train and return the counts and the last losses."""
     from manifpt.nets.training import TrainingControl
     from manifpt.spaces.pretrain import PretrainingRecipe, pretrain_encoder, print_epoch
@@ -82,10 +82,11 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
     )
     tracked.inputs(manifest["inputs"], "pretraining")
     tracked.document("manifest.json", manifest)
-    names = ("rows_in", "ok", "quarantined", "by_error", "network_size", "dimension")
-    last = manifest["history"][-1]
-    facts: Mapping[str, Any] = manifest
-    return {"output": config.output, **{name: facts[name] for name in names}, **last}
+    counts = {
+        name: manifest[name]
+        for name in ("rows_in", "ok", "quarantined", "by_error", "network_size", "dimension")
+    }
+    return {"output": config.output, **counts, **manifest["history"][-1]}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -75,8 +75,12 @@ def _run(config: Config) -> None:
     if config.json_file:
         hidden = {*JobConfig.model_fields, "output"}
         settings = config.model_dump(mode="json", exclude=hidden)
-        found = {"settings": settings, "seconds": seconds, "metrics": results}
-        found["images_per_second"] = chain.rates
+        found = {
+            "settings": settings,
+            "seconds": seconds,
+            "metrics": results,
+            "images_per_second": chain.rates,
+        }
         storage.write_json(config.json_file, found)
 
 

@@ -7,7 +7,8 @@
 The alias moves to the new version; older ones stay. Small manifolds come with the model.
 """
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import Field
 
@@ -39,7 +40,7 @@ class Config(JobConfig):
     )
 
 
-def run(config: Config, tracked: Run) -> dict[str, Any]:
+def run(config: Config, tracked: Run) -> Mapping[str, object]:
     """Register; return the name of the version."""
     from manifpt.registry.register import log_model, register
 

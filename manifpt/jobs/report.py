@@ -11,7 +11,7 @@ network and has less than 10 MB. It is written as report.html into the output, u
 another file.
 """
 
-from typing import Any
+from collections.abc import Mapping
 
 from pydantic import Field
 
@@ -56,7 +56,7 @@ class Config(JobConfig):
     )
 
 
-def run(config: Config, tracked: Run) -> dict[str, Any]:
+def run(config: Config, tracked: Run) -> Mapping[str, object]:
     """Write the page; return its path."""
     from manifpt import outputs, storage
     from manifpt.report.crawl_page import crawl_page

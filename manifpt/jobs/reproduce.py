@@ -13,6 +13,7 @@ of reals in the manifold). Finished parts are not repeated.
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 Name = Literal["table2", "table4", "table5", "theory", "reals"]
 # The values of options that --quick changes, unless they are given.
-QUICK: dict[str, Any] = {
+QUICK: dict[str, object] = {
     "benchmark": "benchmarks/gm-mnist",
     "sources": (),
     "steps": 60,
@@ -129,13 +130,13 @@ def shared_sources(config: Config) -> tuple[str, ...]:
     return ("real", *shared)
 
 
-def run(config: Config, tracked: "Run") -> dict[str, Any]:
+def run(config: Config, tracked: "Run") -> Mapping[str, object]:
     """Run the sections; write each when it is done, and return the summary."""
     with claimed(config, config.output):
         return _run(config, tracked)
 
 
-def _run(config: Config, tracked: "Run") -> dict[str, Any]:
+def _run(config: Config, tracked: "Run") -> Mapping[str, object]:
     from manifpt.jobs.reproduction.accuracy import table_2
     from manifpt.jobs.reproduction.benchmark_study import Study
     from manifpt.jobs.reproduction.fingerprint_tables import table_5, theory

@@ -113,7 +113,7 @@ class Config(
     alias: Alias = Field("champion", description="with --register: alias of the new version")
 
 
-def run(config: Config, tracked: Run) -> dict[str, Any]:
+def run(config: Config, tracked: Run) -> Mapping[str, object]:
     """Train and return the result on the validation split."""
     check_options(config)
     if config.register_as is not None:
@@ -187,12 +187,25 @@ def trained(config: Config, tracked: Run) -> "AttributorManifest | StoppedTraini
         labels=config.labels,
         augmentation=augmentation_of(config, usual=usual),
     )
-    common: dict[str, Any] = {"recipe": recipe, "sources": config.sources, "control": control}
-    given = config.input, config.output, config.training
     if not usual:
-        return train_attributor(*given, **common)
+        return train_attributor(
+            config.input,
+            config.output,
+            config.training,
+            recipe=recipe,
+            sources=config.sources,
+            control=control,
+        )
     check_free(config)
-    return train_usual(*given, denoiser_steps=config.denoiser_steps, **common)
+    return train_usual(
+        config.input,
+        config.output,
+        config.training,
+        recipe=recipe,
+        sources=config.sources,
+        denoiser_steps=config.denoiser_steps,
+        control=control,
+    )
 
 
 def is_usual(config: Config) -> bool:
@@ -232,7 +245,7 @@ def check_free(config: Config) -> None:
         )
 
 
-def _logged(config: Config, manifest: Mapping[str, Any], tracked: Run) -> dict[str, Any]:
+def _logged(config: Config, manifest: Mapping[str, Any], tracked: Run) -> Mapping[str, object]:
     """Log a finished attributor, register it if asked to; return its summary."""
     from manifpt.registry.register import log_model, register
 
@@ -250,7 +263,7 @@ def _logged(config: Config, manifest: Mapping[str, Any], tracked: Run) -> dict[s
         print(f"validation accuracy: {accuracies}", file=sys.stderr, flush=True)
     if config.register_as is not None:
         logged = log_model(config.output, tracked.require(), manifold="auto")
-        return summary | register(logged, config.register_as, config.alias)
+        return {**summary, **register(logged, config.register_as, config.alias)}
     tracked.model(config.output)
     return summary
 

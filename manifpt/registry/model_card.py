@@ -116,7 +116,9 @@ def _metrics(facts: Facts) -> str:
             "chose the epoch or the weights. No evaluation on unseen images was given: register "
             "again with --evaluation."
         )
-    again = closed_set_metrics(np.array(metrics["confusion"]), metrics["classes"])
+    again: Mapping[str, Any] = closed_set_metrics(
+        np.array(metrics["confusion"]), metrics["classes"]
+    )
     lines = [
         f"On {again['images']} unseen images; 95 % intervals by bootstrap over images.",
         "",

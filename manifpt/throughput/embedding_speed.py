@@ -177,7 +177,7 @@ class _Watched:
 
     def __call__(self, table: pa.Table) -> chunk_work.Result:
         result = self.stage(table)
-        return chunk_work.Result(result.tables, result.facts | {"peak_mb": own_mb()})
+        return chunk_work.Result(result.tables, {**result.facts, "peak_mb": own_mb()})
 
 
 def by_manifpt(work: EmbeddingWorkload, name: str, run: int, pool: pools.Pool) -> tuple[int, float]:

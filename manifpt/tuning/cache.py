@@ -8,9 +8,8 @@ One actor makes them, one at a time: two trials that need the same artifacts wai
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from manifpt import outputs, storage
 from manifpt.artifacts.branches import open_artifacts
@@ -76,10 +75,10 @@ class CachedArtifacts:
     steps: list[str] = field(default_factory=list)
 
 
-def embedding_options(space: str, settings: TrialSettings) -> dict[str, Any]:
+def embedding_options(space: str, settings: TrialSettings) -> dict[str, object]:
     """Return the settings of a trial that decide the embeddings in one space."""
     names = (*OF_ALL, *OF_SPACE.get(space, ()), *(OF_LEARNED if space in LEARNED else ()))
-    newer: dict[str, Any] = {"tiles": settings.tiles} if settings.tiles else {}
+    newer: dict[str, object] = {"tiles": settings.tiles} if settings.tiles else {}
     if space in LEARNED and settings.layer_summary != "mean":
         newer["layer_summary"] = settings.layer_summary
     return {name: getattr(settings, name) for name in names} | newer
@@ -111,17 +110,16 @@ class Cache:
         open_artifacts(made.uris)
         return made
 
-    def _place(self, kind: str, made_of: dict[str, Any]) -> tuple[str, bool]:
+    def _place(self, kind: str, made_of: Mapping[str, object]) -> tuple[str, bool]:
         """Return the place of an output, and whether it is finished."""
         uri = storage.join(self.folder, f"{kind}-{storage.digest(made_of)[:16]}")
         return uri, outputs.read(uri) is not None
 
-    def _recipe(self, **options: Any) -> ArtifactRecipe:
-        """Return a recipe of artifacts of the sweep's sources and splits."""
+    @property
+    def _recipe(self) -> ArtifactRecipe:
+        """The recipe of artifacts of the sweep's sources and splits."""
         images = self.images
-        return ArtifactRecipe(
-            sources=images.sources, split_by=images.split_by, chunk=CHUNK, **options
-        )
+        return ArtifactRecipe(sources=images.sources, split_by=images.split_by, chunk=CHUNK)
 
     def _images(self, settings: TrialSettings, made: CachedArtifacts) -> str:
         made_of = {"size": settings.image_size, "images": self.images.content}
@@ -132,8 +130,11 @@ class Cache:
             compute_artifacts(
                 self.images.labelled,
                 uri,
-                self._recipe(
-                    plain=("image",), image_size=settings.image_size, tiles=settings.tiles or 0
+                replace(
+                    self._recipe,
+                    plain=("image",),
+                    image_size=settings.image_size,
+                    tiles=settings.tiles or 0,
                 ),
             )
         return uri
@@ -152,7 +153,7 @@ class Cache:
 
     def _embedded(
         self, space: str, settings: TrialSettings, made: CachedArtifacts
-    ) -> tuple[str, str, dict[str, Any]]:
+    ) -> tuple[str, str, dict[str, object]]:
         """Return the manifold of all reals, and the embeddings of the labelled images."""
         options = embedding_options(space, settings)
         made_of = {"space": space, **options, "images": self.images.content}
@@ -173,7 +174,7 @@ class Cache:
         embeddings, there = self._place("embeddings", made_of)
         if not there:
             made.steps.append(f"embed {space}: images")
-            recipe = self._recipe(manifolds=[reals], projection=NONE)
+            recipe = replace(self._recipe, manifolds=[reals], projection=NONE)
             made.embedded += compute_artifacts(self.images.labelled, embeddings, recipe)["ok"]
         return reals, embeddings, made_of
 
@@ -182,9 +183,9 @@ class Cache:
         reals: str,
         space: str,
         settings: TrialSettings,
-        made_of: dict[str, Any],
+        made_of: dict[str, object],
         made: CachedArtifacts,
-    ) -> tuple[str, dict[str, Any]]:
+    ) -> tuple[str, dict[str, object]]:
         """Return the manifold of a trial, and the settings that decide it."""
         projector = settings.projector
         built = ManifoldSettings(

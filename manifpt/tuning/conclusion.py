@@ -1,7 +1,7 @@
 """The end of a sweep: its best trial beside the defaults, on test images that no trial has seen."""
 
+from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
 
 from manifpt import storage
 from manifpt.attribution.model.trained import TrainedAttributor
@@ -13,11 +13,12 @@ from manifpt.tuning import study_report
 from manifpt.tuning.journal import FINISHED
 from manifpt.tuning.proposals import SweepPlan
 from manifpt.tuning.trial import Sweep
+from manifpt.tuning.trial_format import EndedTrial, TestedTrial
 
 
 def conclude(
-    sweep: Sweep, plan: SweepPlan, results: list[dict[str, Any]], tracked: Run
-) -> dict[str, Any]:
+    sweep: Sweep, plan: SweepPlan, results: Sequence[EndedTrial], tracked: Run
+) -> Mapping[str, object]:
     """Print and log the leaderboard; evaluate the best trial and the defaults once; return both."""
     table = study_report.leaderboard(results, plan)
     finished = [r for r in study_report.ranked_trials(results) if r["status"] == FINISHED]
@@ -26,7 +27,9 @@ def conclude(
         raise ManifptError(f"no trial has finished: {errors[0] if errors else 'give more --hours'}")
     best = finished[0]
     first = next((r for r in finished if r["chosen"] == sweep.space.first()), None)
-    test = {"best": tested(sweep, best)} | ({"defaults": tested(sweep, first)} if first else {})
+    test = {"best": tested(sweep, best)}
+    if first:
+        test["defaults"] = tested(sweep, first)
     weights = study_report.importances(sweep, plan, results)
     print(f"\n{table}\n")
     if weights:
@@ -39,14 +42,20 @@ def conclude(
     storage.write_json(
         storage.join(sweep.output, "leaderboard.json"), study_report.ranked_trials(results)
     )
-    summary = {"output": sweep.output, "trials": len(results), "best": best["key"]}
-    summary |= {"attributor": best["attributor"], "validation_accuracy": best["accuracy"]}
-    summary |= {f"test_{name}": row for name, row in test.items()}
-    flat = {f"test_accuracy_{name}": row["accuracy"] for name, row in test.items()}
-    return summary | flat | {"choices": best["chosen"], "importance": weights}
+    return {
+        "output": sweep.output,
+        "trials": len(results),
+        "best": best["key"],
+        "attributor": best["attributor"],
+        "validation_accuracy": best["accuracy"],
+        **{f"test_{name}": row for name, row in test.items()},
+        **{f"test_accuracy_{name}": row["accuracy"] for name, row in test.items()},
+        "choices": best["chosen"],
+        "importance": weights,
+    }
 
 
-def tested(sweep: Sweep, result: dict[str, Any]) -> dict[str, Any]:
+def tested(sweep: Sweep, result: EndedTrial) -> TestedTrial:
     """Return a trial's accuracy on test images: with its interval, or the spread of its seeds."""
     last = result["attributor"]
     models = [last]
@@ -67,10 +76,10 @@ def tested(sweep: Sweep, result: dict[str, Any]) -> dict[str, Any]:
 
 def _log(
     sweep: Sweep,
-    results: list[dict[str, Any]],
+    results: Sequence[EndedTrial],
     table: str,
     weights: dict[str, float],
-    best: dict[str, Any],
+    best: EndedTrial,
     tracked: Run,
 ) -> None:
     """Log the results to the sweep's run, and tag the best trial's."""

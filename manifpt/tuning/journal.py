@@ -6,14 +6,17 @@ interrupted has only the first.
 
 import sys
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 from ray import tune
 
 from manifpt import storage
 from manifpt.engine import session
 from manifpt.tracking import Run
+from manifpt.tuning.search_space import Value
 from manifpt.tuning.trial import ACCURACY, Sweep
+from manifpt.tuning.trial_format import BegunTrial, EndedTrial, LegResult, TrialOutcome
 
 FINISHED, STOPPED, FAILED, INTERRUPTED = "finished", "stopped", "failed", "interrupted"
 RUNS = {FINISHED: "FINISHED", STOPPED: "KILLED", FAILED: "FAILED", INTERRUPTED: "KILLED"}
@@ -26,32 +29,34 @@ class Journal:
         self.sweep = sweep
         self.folder = storage.join(sweep.output, "trials")
 
-    def _read(self, name: str) -> dict[str, dict[str, Any]]:
+    def _read(self, name: str) -> dict[str, Any]:
         if not storage.exists(self.folder):
             return {}
         found = [uri for uri, _ in storage.files_under(self.folder) if uri.endswith("/" + name)]
         return {uri.split("/")[-2]: storage.read_json(uri) for uri in sorted(found)}
 
-    def results(self) -> list[dict[str, Any]]:
+    def results(self) -> list[EndedTrial]:
         """Return the results of the trials that have ended, in the order of their beginning."""
-        return sorted(self._read("result.json").values(), key=lambda r: float(r["began"]))
+        found: dict[str, EndedTrial] = self._read("result.json")
+        return sorted(found.values(), key=lambda trial: trial["began"])
 
-    def interrupted(self) -> list[dict[str, Any]]:
+    def interrupted(self) -> list[dict[str, Value]]:
         """Return the choices of trials that began and have not ended."""
         ended = self._read("result.json")
-        begun = self._read("trial.json")
+        begun: dict[str, BegunTrial] = self._read("trial.json")
         return [t["chosen"] for key, t in begun.items() if key not in ended]
 
-    def begin(self, key: str, chosen: dict[str, Any], run: str) -> None:
+    def begin(self, key: str, chosen: dict[str, Value], run: str) -> None:
         """Note a trial's beginning; an interrupted trial keeps its first one."""
         place = storage.join(self.folder, key, "trial.json")
         began = storage.read_json(place)["began"] if storage.exists(place) else time.time()
-        storage.write_json(place, {"key": key, "chosen": chosen, "run": run, "began": began})
+        trial: BegunTrial = {"key": key, "chosen": chosen, "run": run, "began": began}
+        storage.write_json(place, trial)
 
-    def end(self, key: str, status: str, result: dict[str, Any]) -> dict[str, Any]:
+    def end(self, key: str, status: str, result: TrialOutcome) -> EndedTrial:
         """Note the end of a trial; an interrupted trial has none."""
-        begun = storage.read_json(storage.join(self.folder, key, "trial.json"))
-        body = {**begun, "ended": time.time(), "status": status, **result}
+        begun: BegunTrial = storage.read_json(storage.join(self.folder, key, "trial.json"))
+        body: EndedTrial = {**begun, "ended": time.time(), "status": status, **result}
         if status != INTERRUPTED:
             storage.write_json(storage.join(self.folder, key, "result.json"), body)
         return body
@@ -64,7 +69,7 @@ class Budget(tune.Stopper):  # type: ignore[misc]
         self.ends = time.time() + hours * 3600 if hours else None
         self.target, self.reached = target, False
 
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+    def __call__(self, trial_id: str, result: LegResult) -> bool:
         """No trial is stopped alone."""
         return False
 
@@ -92,7 +97,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         self.journal, self.parent, self.budget = journal, parent, budget
         self.runs: dict[str, Run] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Return nothing for Tune's own file of its state: studies go on from the journal."""
         return {}
 
@@ -113,15 +118,19 @@ class Recorder(tune.Callback):  # type: ignore[misc]
             print(f"trial {key}: {choices_text(trial.config)}", file=sys.stderr, flush=True)
 
     def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        self, iteration: int, trials: list[Any], trial: Any, result: LegResult, **info: Any
     ) -> None:
         """Log the epochs of a leg."""
         run = self.runs[trial.trial_id]
         first = result["epochs"] - len(result["history"])
         for epoch, row in enumerate(result["history"], start=first):
             run.metrics(row, step=epoch)
-        names = (ACCURACY, "loss", "training_seconds", "images_per_second", "embedded")
-        run.metrics({n: result[n] for n in names if n in result}, step=result["progress"])
+        numbers: dict[str, float] = {
+            name: result[name]
+            for name in (ACCURACY, "loss", "training_seconds", "images_per_second", "embedded")
+            if name in result
+        }
+        run.metrics(numbers, step=result["progress"])
         print(
             f"trial {result['key']}: epoch {result['epochs']}, accuracy {result[ACCURACY]:.3f}, "
             f"{result['training_seconds']:.0f} s",
@@ -142,11 +151,10 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         error = session.cause(trial.get_pickled_error() or RuntimeError("its process died"))
         self._end(trial, FAILED, (trial.last_result or {}) | {"error": str(error)[-500:]})
 
-    def _end(self, trial: Any, status: str, result: dict[str, Any]) -> None:
+    def _end(self, trial: Any, status: str, result: Mapping[str, object]) -> None:
         run, key = self.runs[trial.trial_id], self._key(trial)
-        names = "accuracy accuracies loss epochs training_seconds images_per_second embedded made"
-        kept = [*names.split(), "attributor", "error", "settings"]
-        body = {name: result[name] for name in kept if name in result}
+        kept = TrialOutcome.__optional_keys__ & result.keys()
+        body = cast("TrialOutcome", {name: result[name] for name in kept})
         self.journal.end(key, status, body)
         run.tags(
             {"status": status, "key": key, **({"error": body["error"]} if "error" in body else {})}
@@ -154,7 +162,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         run.end(RUNS[status])
 
 
-def choices_text(chosen: dict[str, Any]) -> str:
+def choices_text(chosen: Mapping[str, Value]) -> str:
     """Return choices as text."""
     return ", ".join(
         f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"

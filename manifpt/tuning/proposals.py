@@ -1,7 +1,7 @@
 """Proposals of trials, and early stopping: Optuna's samplers, Ray's schedulers."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,9 @@ from ray.tune.search.optuna import OptunaSearch
 
 from manifpt.errors import ManifptError
 from manifpt.tuning.journal import FINISHED, STOPPED, Journal
-from manifpt.tuning.search_space import Choice
+from manifpt.tuning.search_space import Choice, Value
 from manifpt.tuning.trial import ACCURACY, Sweep
+from manifpt.tuning.trial_format import EndedTrial, Objective
 
 # Options that a population may change in a training that goes on.
 MUTABLE = ("learning_rate", "weight_decay")
@@ -30,13 +31,15 @@ class SweepPlan:
     trials: int = 20
     hours: float | None = None
     target: float | None = None
-    objectives: tuple[str, ...] = (ACCURACY,)
+    objectives: tuple[Objective, ...] = (ACCURACY,)
     reduction: int = 3
     concurrent: int = 1
     seed: int = 0
 
 
-def storage_of(sweep: Sweep, plan: SweepPlan, results: Sequence[dict[str, Any]]) -> Any:
+def storage_of(
+    sweep: Sweep, plan: SweepPlan, results: Sequence[EndedTrial]
+) -> optuna.storages.InMemoryStorage:
     """Return Optuna's storage with a study named ``sweep`` that knows the results."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     held = optuna.storages.InMemoryStorage()
@@ -61,14 +64,14 @@ def storage_of(sweep: Sweep, plan: SweepPlan, results: Sequence[dict[str, Any]])
 class Fresh(OptunaSearch):  # type: ignore[misc]
     """Optuna's proposals, none twice; it ends when it finds nothing new."""
 
-    def __init__(self, known: Sequence[dict[str, Any]], **given: Any) -> None:
+    def __init__(self, known: Sequence[Mapping[str, Value]], **given: Any) -> None:
         super().__init__(**given)
         self.seen = {_text(chosen) for chosen in known}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(self, trial_id: str) -> dict[str, Value] | str:
         """Return the choices of a new trial."""
         for _ in range(TRIES):
-            chosen: dict[str, Any] = super().suggest(trial_id)
+            chosen: dict[str, Value] = super().suggest(trial_id)
             if _text(chosen) not in self.seen:
                 self.seen.add(_text(chosen))
                 return chosen
@@ -77,11 +80,13 @@ class Fresh(OptunaSearch):  # type: ignore[misc]
         return str(Searcher.FINISHED)
 
 
-def _text(chosen: dict[str, Any]) -> str:
+def _text(chosen: Mapping[str, Value]) -> str:
     return json.dumps(chosen, sort_keys=True)
 
 
-def searcher(sweep: Sweep, plan: SweepPlan, journal: Journal, results: Sequence[Any]) -> Any:
+def searcher(
+    sweep: Sweep, plan: SweepPlan, journal: Journal, results: Sequence[EndedTrial]
+) -> Fresh:
     """Return the searcher, which proposes the interrupted trials and the defaults first."""
     first = [] if results else [sweep.space.first()]
     if plan.sampler == "grid":
@@ -126,7 +131,7 @@ def scheduler(sweep: Sweep, plan: SweepPlan) -> Any:
     )
 
 
-def mutations(sweep: Sweep) -> dict[str, Any]:
+def mutations(sweep: Sweep) -> dict[str, object]:
     """Return the choices that a population may change, as Ray Tune's."""
     found = {n: domain(c) for n, c in sweep.space.search.items() if n in MUTABLE}
     if not found:

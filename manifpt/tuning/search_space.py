@@ -12,7 +12,7 @@
 A choice with ``when`` is made only where others, named before it, have one of those values.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -101,13 +101,13 @@ class Choice(BaseModel):
 class SearchSpace:
     """The fixed options, the choices, and the choices of the first trial."""
 
-    fixed: dict[str, Any]
+    fixed: Mapping[str, object]
     search: dict[str, Choice]
-    defaults: dict[str, Any]
+    defaults: Mapping[str, Any]
 
     @classmethod
     def of(
-        cls, fixed: dict[str, Any], search: dict[str, Any], defaults: dict[str, Any]
+        cls, fixed: Mapping[str, object], search: Mapping[str, object], defaults: Mapping[str, Any]
     ) -> "SearchSpace":
         """Return the search space of a file's entries, checked before anything runs."""
         choices = {}
@@ -121,18 +121,18 @@ class SearchSpace:
         check_space(space)
         return space
 
-    def active(self, chosen: dict[str, Any]) -> dict[str, Choice]:
+    def active(self, chosen: Mapping[str, object]) -> dict[str, Choice]:
         """Return the choices that are made where those of ``chosen`` are."""
-        known = DEFAULTS.model_dump() | self.fixed | chosen
+        known = {**DEFAULTS.model_dump(), **self.fixed, **chosen}
         return {
             name: choice
             for name, choice in self.search.items()
             if all(known[other] in values for other, values in choice.when.items())
         }
 
-    def settings(self, chosen: dict[str, Any]) -> TrialSettings:
+    def settings(self, chosen: Mapping[str, object]) -> TrialSettings:
         """Return a trial's settings; options without a choice are fixed or the jobs' default."""
-        return TrialSettings.model_validate(self.fixed | chosen)
+        return TrialSettings.model_validate({**self.fixed, **chosen})
 
     @property
     def most_epochs(self) -> int:

@@ -2,18 +2,18 @@
 
 import io
 from collections.abc import Sequence
-from typing import Any
 
 import optuna
 
 from manifpt.tuning.journal import FINISHED, choices_text
 from manifpt.tuning.proposals import SweepPlan, storage_of
 from manifpt.tuning.trial import ACCURACY, Sweep
+from manifpt.tuning.trial_format import EndedTrial, Objective
 
 LEAST = 4  # trials that importances and their picture need
 
 
-def ranked_trials(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def ranked_trials(results: Sequence[EndedTrial]) -> list[EndedTrial]:
     """Return the trials by accuracy, then by loss; those that have not finished come last."""
     return sorted(
         results,
@@ -25,7 +25,7 @@ def ranked_trials(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     )
 
 
-def pareto(results: Sequence[dict[str, Any]], objectives: Sequence[str]) -> set[str]:
+def pareto(results: Sequence[EndedTrial], objectives: Sequence[Objective]) -> set[str]:
     """Return the keys of the finished trials that no other beats in all objectives."""
     rows = [(r["key"], [r[n] for n in objectives]) for r in results if r["status"] == FINISHED]
 
@@ -38,7 +38,7 @@ def pareto(results: Sequence[dict[str, Any]], objectives: Sequence[str]) -> set[
     return {key for key, mine in rows if not beaten(mine)}
 
 
-def leaderboard(results: Sequence[dict[str, Any]], plan: SweepPlan) -> str:
+def leaderboard(results: Sequence[EndedTrial], plan: SweepPlan) -> str:
     """Return the trials as a table; with several objectives, a star marks the Pareto front."""
     several = len(plan.objectives) > 1
     front = pareto(results, plan.objectives) if several else set()
@@ -55,9 +55,7 @@ def leaderboard(results: Sequence[dict[str, Any]], plan: SweepPlan) -> str:
     return "\n".join(lines)
 
 
-def importances(
-    sweep: Sweep, plan: SweepPlan, results: Sequence[dict[str, Any]]
-) -> dict[str, float]:
+def importances(sweep: Sweep, plan: SweepPlan, results: Sequence[EndedTrial]) -> dict[str, float]:
     """Return the share of the accuracy's variance that each choice explains (by Optuna).
 
     Choices that only some trials make are left out.
@@ -72,11 +70,11 @@ def importances(
     return {name: float(value) for name, value in found.items()}
 
 
-def _study(sweep: Sweep, results: Sequence[dict[str, Any]]) -> optuna.Study:
+def _study(sweep: Sweep, results: Sequence[EndedTrial]) -> optuna.Study:
     return optuna.load_study(study_name="sweep", storage=storage_of(sweep, SweepPlan(), results))
 
 
-def parallel_coordinates(sweep: Sweep, results: Sequence[dict[str, Any]]) -> bytes | None:
+def parallel_coordinates(sweep: Sweep, results: Sequence[EndedTrial]) -> bytes | None:
     """Return a PNG of all trials, one line each through its choices; None for too few."""
     import warnings
 

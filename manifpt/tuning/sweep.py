@@ -11,7 +11,8 @@ interrupted sweep: it repeats no trial that has ended, and embeds nothing twice.
 """
 
 import sys
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import Field
 
@@ -73,9 +74,9 @@ class Config(SplitOptions, JobConfig):
         description="name under which the best attributor is put in MLflow's registry",
     )
     alias: Alias = Field("champion", description="alias of the registered version")
-    fixed: dict[str, Any] = Field(default_factory=dict, json_schema_extra=IN_FILE)
-    search: dict[str, Any] = Field(default_factory=dict, json_schema_extra=IN_FILE)
-    defaults: dict[str, Any] = Field(default_factory=dict, json_schema_extra=IN_FILE)
+    fixed: dict[str, object] = Field(default_factory=dict, json_schema_extra=IN_FILE)
+    search: dict[str, object] = Field(default_factory=dict, json_schema_extra=IN_FILE)
+    defaults: dict[str, object] = Field(default_factory=dict, json_schema_extra=IN_FILE)
 
 
 def rungs(config: Config, epochs: int) -> tuple[int, ...]:
@@ -91,7 +92,7 @@ def rungs(config: Config, epochs: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-def run(config: Config, tracked: Run) -> dict[str, Any]:
+def run(config: Config, tracked: Run) -> Mapping[str, object]:
     """Run the study; evaluate the best trial and the defaults, and print the leaderboard."""
     from manifpt import storage
     from manifpt.images.places import input_places
@@ -142,11 +143,9 @@ def run(config: Config, tracked: Run) -> dict[str, Any]:
         summary = conclude(sweep, plan, results, tracked)
         if config.register_as is None:
             return summary
-        evaluation = f"{summary['attributor']}-test"
-        logged = log_model(
-            summary["attributor"], tracked.require(), manifold="auto", evaluation=evaluation
-        )
-        return summary | register(logged, config.register_as, config.alias)
+        best = str(summary["attributor"])
+        logged = log_model(best, tracked.require(), manifold="auto", evaluation=f"{best}-test")
+        return {**summary, **register(logged, config.register_as, config.alias)}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,9 +6,10 @@ behind. Each leg is a step of Ray Tune's.
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import ray
 import torch
@@ -23,9 +24,10 @@ from manifpt.nets import training
 from manifpt.nets.training import STATE, silent, state_of
 from manifpt.tuning.cache import CachedArtifacts
 from manifpt.tuning.rate import attribution_rate
-from manifpt.tuning.search_space import SearchSpace, TrialSettings
+from manifpt.tuning.search_space import SearchSpace, TrialSettings, Value
+from manifpt.tuning.trial_format import LegResult
 
-ACCURACY = "accuracy"
+ACCURACY: Final = "accuracy"
 SECONDS = 24 * 3600.0  # the longest wait of a trial
 # Memory of a trial's own process and of Ray Train's controller; 388 and 493 MiB were measured.
 PROCESS_MEMORY = 2**30
@@ -106,7 +108,7 @@ class TrialProgress:
 class Trial(tune.Trainable):  # type: ignore[misc]
     """The trainable of Ray Tune; ``config`` are the choices of the search space."""
 
-    def setup(self, config: dict[str, Any], sweep: Sweep, cache: Any) -> None:
+    def setup(self, config: Mapping[str, Value], sweep: Sweep, cache: Any) -> None:
         """Limit this process to its share of the cluster, and find the work that is left."""
         session.start()
         pools.limit(sweep.share)
@@ -118,7 +120,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         self.start: str | None = None
         self.earlier = 0
 
-    def step(self) -> dict[str, Any]:
+    def step(self) -> LegResult:
         """Run a leg; return its metrics."""
         started = time.monotonic()
         if self.progress is None:
@@ -126,7 +128,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
             self.progress = TrialProgress(ray.get(asked, timeout=SECONDS), reported=self.earlier)
         return self._leg(self.progress, started)
 
-    def _leg(self, progress: TrialProgress, started: float) -> dict[str, Any]:
+    def _leg(self, progress: TrialProgress, started: float) -> LegResult:
         number, until = self.legs[min(self.iteration, len(self.legs) - 1)]
         seed = self.sweep.seeds[number] if self.sweep.seeds else self.settings.seed
         settings = self.settings.model_copy(update={"seed": seed})
@@ -155,9 +157,9 @@ class Trial(tune.Trainable):  # type: ignore[misc]
 
     def _row(
         self, progress: TrialProgress, history: list[dict[str, float]], folder: str, *, ended: bool
-    ) -> dict[str, Any]:
+    ) -> LegResult:
         several = len(self.sweep.seeds) > 1
-        row = {
+        row: LegResult = {
             "accuracy": sum(progress.best) / len(progress.best),
             "accuracies": list(progress.best),
             "loss": sum(progress.losses) / len(progress.losses),

@@ -1,8 +1,11 @@
 """Table 2 of the paper: accuracy and separability of all methods on the same test images."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+from manifpt.evaluation.evaluation_format import EvaluationSummary
 from manifpt.jobs.reproduction.benchmark_study import Study
 from manifpt.jobs.reproduction.file_properties import TITLE, file_properties, told
 from manifpt.jobs.reproduction.methods import LATER, PAIRS, PUBLISHED, ComparedMethod
@@ -17,7 +20,7 @@ def table_2(study: Study, methods: Sequence[ComparedMethod]) -> Section:
 
     The last row is of file properties.
     """
-    metrics: dict[str, list[dict[str, Any]]] = {}
+    metrics: dict[str, list[EvaluationSummary]] = {}
     ratios: dict[str, list[float]] = {}
     for method in methods:
         seeds = study.seeds(method)
@@ -85,12 +88,12 @@ def paired_differences(study: Study, methods: Sequence[ComparedMethod]) -> dict[
     pairs += [(last, m.title) for m in methods if m.group == PUBLISHED and m.title != last]
     seeds = study.config.seeds
 
-    def hits(title: str) -> Any:
+    def hits(title: str) -> np.ndarray:
         method = by_title[title]
         found = paired.hits([study.evaluation(method.name, s) for s in study.seeds(method)])
         return found.repeat(len(seeds), 0) if len(found) < len(seeds) else found
 
-    return {" instead of ".join(p): paired.difference(*map(hits, p)) for p in pairs}
+    return {f"{a} instead of {b}": paired.difference(hits(a), hits(b)) for a, b in pairs}
 
 
 def _gains(gains: dict[str, "Difference"]) -> str:
@@ -104,6 +107,6 @@ def _gains(gains: dict[str, "Difference"]) -> str:
 
 
 def _row(
-    method: ComparedMethod, metrics: Sequence[dict[str, Any]], ratios: Sequence[float]
+    method: ComparedMethod, metrics: Sequence[EvaluationSummary], ratios: Sequence[float]
 ) -> list[str]:
     return [method.title, str(method.networks), accuracy_of(metrics), spread(ratios, 1)]

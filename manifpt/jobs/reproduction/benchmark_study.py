@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from manifpt import storage
+from manifpt.evaluation.evaluation_format import EvaluationSummary
 from manifpt.jobs import build_manifold, compute_artifacts, evaluate, train_attribution
 from manifpt.jobs.chain import Chain
 from manifpt.jobs.reproduction.methods import (
@@ -48,9 +50,9 @@ class Study(Chain):
         self.benchmark = benchmark
         self.learned, self.encoders = config.learned, config.encoders
         self.sources = ("--sources", *only) if only else ()
-        self._summaries: dict[str, dict[str, Any]] = {}
+        self._summaries: dict[str, Any] = {}
 
-    def once(self, title: str, module: Any, folder: str, *flags: str) -> dict[str, Any]:
+    def once(self, title: str, module: ModuleType, folder: str, *flags: str) -> Any:
         """Run the job that makes a folder, unless this process has; return its summary."""
         if folder not in self._summaries:
             self._summaries[folder] = self.step(title, module, "--output", folder, *flags)
@@ -121,7 +123,7 @@ class Study(Chain):
         trained: "Study | None" = None,
         reals: "Study | None" = None,
         known: Sequence[str] = (),
-    ) -> dict[str, Any]:
+    ) -> EvaluationSummary:
         """Return the metrics of a method on this benchmark's test images.
 
         It may be ``trained`` on another benchmark, and may see deviations from that one's

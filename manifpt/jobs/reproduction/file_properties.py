@@ -5,9 +5,11 @@ a part of its accuracy to how files were stored (Grommelt et al., "Fake or JPEG?
 biases in generated image detection datasets", arXiv 2403.17608).
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from manifpt.evaluation.evaluation_format import ClosedSetMetrics
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +22,13 @@ MOST = 1000
 PERMUTATIONS = 5000
 
 
-def file_properties(study: "Study") -> dict[str, Any]:
+class FilePropertyMetrics(ClosedSetMetrics):
+    """The metrics of a classifier of file properties, and its p-value against chance."""
+
+    p_value: float
+
+
+def file_properties(study: "Study") -> FilePropertyMetrics:
     """Return the metrics of a tree on the files of a study's benchmark, see ``held_out``."""
     from manifpt.audit.training_audit import read_sample
     from manifpt.images import Selection, plan
@@ -33,7 +41,7 @@ def file_properties(study: "Study") -> dict[str, Any]:
     return held_out(*found)
 
 
-def held_out(train: "pd.DataFrame", test: "pd.DataFrame", seed: int = 0) -> dict[str, Any]:
+def held_out(train: "pd.DataFrame", test: "pd.DataFrame", seed: int = 0) -> FilePropertyMetrics:
     """Return the closed-set metrics of a decision tree, and a ``p_value`` against chance.
 
     Rows are of images, with ``source`` and the properties that no picture decides
@@ -62,10 +70,10 @@ def held_out(train: "pd.DataFrame", test: "pd.DataFrame", seed: int = 0) -> dict
     shuffled = [int((predicted == rng.permutation(truth)).sum()) for _ in range(PERMUTATIONS)]
     reached = sum(count >= right for count in shuffled)
     metrics = closed_set_metrics(matrix, [str(name) for name in classes])
-    return metrics | {"p_value": (1 + reached) / (1 + PERMUTATIONS)}
+    return {**metrics, "p_value": (1 + reached) / (1 + PERMUTATIONS)}
 
 
-def told(metrics: dict[str, Any]) -> str:
+def told(metrics: FilePropertyMetrics) -> str:
     """Return the sentence that says whether file properties tell the sources apart."""
     p_value, chance = metrics["p_value"], metrics["chance"]
     verdict = "at chance" if p_value > 0.05 else "above chance: the files give sources away"

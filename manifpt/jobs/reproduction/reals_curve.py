@@ -1,8 +1,7 @@
 """Accuracy against the number of reals in the manifold, in the space residual."""
 
-from typing import Any
-
 from manifpt import storage
+from manifpt.evaluation.evaluation_format import EvaluationSummary
 from manifpt.jobs import build_manifold, compute_artifacts, evaluate, train_attribution
 from manifpt.jobs.reproduction.benchmark_study import Study, sources_flags
 from manifpt.jobs.reproduction.methods import FEATURES, ArtifactPlace
@@ -24,7 +23,7 @@ def reals_curve(study: Study) -> Section:
         sizes.append(size)
         size *= FACTOR
     embeddings = study.artifacts_in(ArtifactPlace(FEATURES, SPACE))
-    numbers: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in PROJECTORS}
+    numbers: dict[str, dict[int, EvaluationSummary]] = {name: {} for name in PROJECTORS}
     for size in (*sizes, every):
         manifold = whole
         if size < every:
@@ -50,7 +49,7 @@ def reals_curve(study: Study) -> Section:
 
 def _accuracy(
     study: Study, embeddings: str, manifold: str, projector: str, size: int
-) -> dict[str, Any]:
+) -> EvaluationSummary:
     """Return the metrics of artifacts of one projector on one manifold."""
     artifacts, model, result = (
         study.place("reals", f"{kind}-{size}-{projector}")

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+
+from manifpt.evaluation.evaluation_format import Accuracies
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,7 @@ class Section:
     name: str
     title: str
     text: str
-    numbers: Any
+    numbers: object
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -42,7 +43,7 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
     return f"{mean} ({min(values):.{digits}f}-{max(values):.{digits}f})"
 
 
-def accuracy_of(metrics: Sequence[dict[str, Any]]) -> str:
+def accuracy_of(metrics: Sequence[Accuracies]) -> str:
     """Return the accuracy of some seeds: the 95 % interval of one, the spread of several."""
     if len(metrics) > 1:
         return spread([m["accuracy"] for m in metrics])

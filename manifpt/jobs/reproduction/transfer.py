@@ -1,15 +1,15 @@
 """Table 4 of the paper: trained on one benchmark, tested on another, over shared recipes."""
 
 from collections.abc import Sequence
-from typing import Any
 
+from manifpt.evaluation.evaluation_format import EvaluationSummary
 from manifpt.jobs.reproduction.benchmark_study import Study
 from manifpt.jobs.reproduction.methods import DEGRADED, PLAIN, ComparedMethod
 from manifpt.jobs.reproduction.section import Section, accuracy_of, markdown_table
 
 SAME, TARGET, SOURCE = "same data set", "target reals", "source reals"
 COLUMNS = (SAME, TARGET, SOURCE)
-Results = dict[str, list[dict[str, Any]]]
+Results = dict[str, list[EvaluationSummary]]
 
 
 def has_manifold(method: ComparedMethod) -> bool:
@@ -25,7 +25,7 @@ def table_4(
     The manifold of a method is that of the target's reals, or in another column that of the
     source's.
     """
-    numbers: dict[str, Any] = {}
+    numbers: dict[str, dict[str, dict[str, list[float]]]] = {}
     rows = []
     for method in methods:
         cells: dict[str, Results] = {}
