@@ -4,7 +4,7 @@ A method is a pure function, N x H x W x 3 uint8 -> N x shape float32, each imag
 classifier of the vectors or maps is chosen as for any space, and is not always the paper's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ class Method(NamedTuple):
 
     function: Callable[[np.ndarray], np.ndarray]
     smallest: int
-    settings: dict[str, Any]
+    settings: Mapping[str, Any]
 
 
 METHODS = {

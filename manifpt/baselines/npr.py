@@ -13,11 +13,9 @@ for any maps. Images of odd size, at which the code stops, have cells of one pix
 where the difference is 0.
 """
 
-from typing import Any
-
 import numpy as np
 
-SETTINGS: dict[str, Any] = {}
+SETTINGS: dict[str, object] = {}
 
 
 def neighbour_differences(images: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from manifpt import outputs, storage
 from manifpt.attribution.unknown.decision import USUAL
 from manifpt.errors import ManifptError, public
 from manifpt.evaluation.evaluate import METRICS
+from manifpt.evaluation.evaluation_format import RobustnessCurves
 from manifpt.evaluation.groups import RESULT as GROUPS_FILE
 from manifpt.evaluation.robustness import RESULT as ROBUSTNESS_FILE
 from manifpt.evaluation.score_report import SCORES, UNKNOWN
@@ -151,7 +152,7 @@ class _Evaluation:
         found: dict[str, Any] = self.metrics.get("open_set") or {}
         return found
 
-    def json(self, name: str) -> dict[str, Any] | None:
+    def json(self, name: str) -> Any:
         """Return a file of the output that is not always there."""
         uri = storage.join(self.uri, name)
         return storage.read_json(uri) if storage.exists(uri) else None
@@ -254,7 +255,7 @@ def _charts(
     return found
 
 
-def _robustness(evaluation: _Evaluation) -> tuple[dict[str, Any] | None, list[Part]]:
+def _robustness(evaluation: _Evaluation) -> tuple[RobustnessCurves | None, list[Part]]:
     uri = evaluation.options.robustness
     if uri is None:
         return None, []

@@ -3,10 +3,13 @@
 import csv
 import io
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from manifpt import outputs, storage
 from manifpt.attribution.crawl.registered import ATTRIBUTOR, KEPT
+from manifpt.attribution.model.attributor_format import AttributorManifest
+from manifpt.audit.audit_format import FindingSummary
+from manifpt.audit.verdict import Verdict
 from manifpt.errors import ManifptError, public
 from manifpt.evaluation.design_choices import RECIPES
 from manifpt.tracking.provenance import git_commit, versions
@@ -25,7 +28,7 @@ class FoundAttributor(NamedTuple):
     """The attributor that an output was made with: its folder and its manifest."""
 
     uri: str
-    manifest: dict[str, Any]
+    manifest: AttributorManifest
 
 
 class Designs(NamedTuple):
@@ -35,26 +38,18 @@ class Designs(NamedTuple):
     columns: list[str]
 
 
-class ShownFinding(TypedDict):
-    """A property of files, the share of sources that it tells apart, and the verdict on it."""
-
-    name: str
-    share: float
-    verdict: str
-
-
-class ShownAudit(TypedDict, total=False):
+class ShownAudit(TypedDict):
     """The verdict of an audit and its findings.
 
     An audit that the user names has a ``place``. The one before a training has its verdict as a
     sentence, ``says``, and a ``note`` if the training was made in spite of it.
     """
 
-    verdict: str
-    findings: list[ShownFinding]
-    place: str
-    says: str
-    note: str
+    verdict: Verdict
+    findings: list[FindingSummary]
+    place: NotRequired[str]
+    says: NotRequired[str]
+    note: NotRequired[str]
 
 
 def shown_inputs(described: Mapping[str, Any]) -> Facts:
@@ -146,11 +141,12 @@ def audit_of(uri: str | None, model: FoundAttributor | None = None) -> ShownAudi
     If no audit is named, it is the one before the training of ``model``; None if there was none.
     """
     if uri is None:
-        return (model.manifest.get("audit") if model else None) or None
+        before: Any = model.manifest.get("audit") if model else None
+        return before or None
     manifest = outputs.read(storage.absolute(uri))
     if manifest is None or manifest["kind"] != "audit":
         raise ManifptError(f"--audit {uri}: no finished audit there; run manifpt audit first")
-    findings: list[ShownFinding] = [
+    findings: list[FindingSummary] = [
         {"name": one["name"], "share": one["share"], "verdict": one["verdict"]}
         for one in manifest["findings"]
     ]

@@ -1,9 +1,8 @@
 """A finished measurement of robustness as a page: accuracy against degradations."""
 
-from typing import Any
-
 from manifpt import outputs, storage
 from manifpt.errors import public
+from manifpt.evaluation.evaluation_format import RobustnessCurves
 from manifpt.evaluation.robustness import RESULT
 from manifpt.report.evaluation_page import PageOptions, robustness_of
 from manifpt.report.page import Figure, Page, interval_text, number, rendered
@@ -21,7 +20,7 @@ TEMPLATE = "robustness.html"
 def robustness_page(uri: str, options: PageOptions) -> bytes:
     """Return the page of a finished output of ``evaluate --robustness`` as HTML."""
     manifest, place = outputs.require(uri, "robustness", "RUN"), storage.absolute(uri)
-    result: dict[str, Any] = storage.read_json(storage.join(place, RESULT))
+    result: RobustnessCurves = storage.read_json(storage.join(place, RESULT))
     clean, *levels = result["levels"]
     worst = min(levels, key=lambda level: level["accuracy"], default=clean)
     model = attributor_of(place, manifest, options.model)

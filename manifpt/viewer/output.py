@@ -23,6 +23,7 @@ from manifpt.attribution.crawl.duplicates import FOLDER as DUPLICATES
 from manifpt.attribution.crawl.grouping import FOLDER, GROUPS
 from manifpt.errors import public
 from manifpt.images.ids import image_id
+from manifpt.manifold.manifold_format import ManifoldManifest
 from manifpt.report.page_provenance import attributor_of, readable
 from manifpt.report.rows import files_of_folder
 from manifpt.viewer.filters import FOLDER_OF_ID, ORDERS, Filters
@@ -153,7 +154,7 @@ class CrawlOutput:
         return public(shlex.join([*words, "--output", "why.html"]))
 
     @cached_property
-    def _manifold(self) -> tuple[str, dict[str, Any]] | None:
+    def _manifold(self) -> tuple[str, ManifoldManifest] | None:
         """The place and the manifest of the manifold whose reals rows name; None if it is gone."""
         model = attributor_of(self.uri, self.summary, self.model)
         places = self.manifolds or tuple(self.summary.get("manifolds", ()))

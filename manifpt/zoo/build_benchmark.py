@@ -206,7 +206,7 @@ def make(
     training = ray.remote(**needs)(train)
     drawing = ray.remote(**needs)(draw)
     count = sum(plan.generated_counts.values())
-    trained: dict[str, Any] = {}
+    trained: dict[str, object] = {}
     pending = []
     for recipe in plan.recipes:
         same = json.dumps({**recipe.asdict(), "name": "", "sampling": {}}, sort_keys=True)

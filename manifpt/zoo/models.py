@@ -3,7 +3,6 @@
 import inspect
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -28,13 +27,13 @@ MODELS: dict[str, tuple[str, type[nn.Module]]] = {
 }
 
 
-def choices(recipe: Recipe) -> dict[str, Any]:
+def choices(recipe: Recipe) -> dict[str, object]:
     """Return the family of a recipe and all its design choices, defaults included."""
     chosen = _defaults(recipe.model) | recipe.options | recipe.sampling | recipe.data
     return {"family": MODELS[recipe.model][0], "model": recipe.model, **chosen}
 
 
-def _defaults(model: str) -> dict[str, Any]:
+def _defaults(model: str) -> dict[str, object]:
     """Return the options of a model and their defaults, without channels and size."""
     known = inspect.signature(MODELS[model][1]).parameters.values()
     return {p.name: p.default for p in known if p.default is not inspect.Parameter.empty}
