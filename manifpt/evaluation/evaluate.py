@@ -22,7 +22,7 @@ from manifpt.artifacts.branches import (
 )
 from manifpt.artifacts.compute import ArtifactRecipe, compute_artifacts
 from manifpt.artifacts.projection import Target
-from manifpt.attribution.crawl.registered import model_places, opened_model
+from manifpt.attribution.crawl.registered import AttributorSource, model_places, opened_model
 from manifpt.attribution.model.targets import manifold_places, trained_targets
 from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.attribution.unknown.decision import USUAL, Rule
@@ -34,6 +34,7 @@ from manifpt.evaluation.evaluation_format import (
     ComparedManifolds,
     ConfidenceReport,
     CountedMetrics,
+    EvaluationManifest,
     EvaluationMetrics,
     NearTraining,
     ScoreFacts,
@@ -177,9 +178,7 @@ def evaluate(
         check_unchanged(branches)
         claim.check()
         _write(output, metrics)
-        made_of = {**source.facts(), "attributor": attributor.manifest["key"]}
-        uris = [branch.uri for branch in branches]
-        claim.publish({**made_of, "artifacts": uris, "files": parts, **metrics})
+        claim.publish(_manifest(source, attributor, branches, parts, metrics))
         pipeline.clear_records(output)
         return metrics
 
@@ -243,6 +242,22 @@ def _confidence(
         pool, confidence_report, paths, attributor.classes, names, rule
     )
     return report
+
+
+def _manifest(
+    source: AttributorSource,
+    attributor: TrainedAttributor,
+    branches: Sequence[ArtifactBranch],
+    parts: list[PartEntry],
+    metrics: EvaluationMetrics,
+) -> EvaluationManifest:
+    return {
+        **source.facts(),
+        "attributor": attributor.manifest["key"],
+        "artifacts": [branch.uri for branch in branches],
+        "files": parts,
+        **metrics,
+    }
 
 
 def _manifolds(

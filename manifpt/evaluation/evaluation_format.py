@@ -3,9 +3,10 @@
 NAME_low and NAME_high are the ends of the 95 % bootstrap interval of NAME.
 """
 
-from collections.abc import Mapping
 from typing import NotRequired, TypedDict
 
+from manifpt.attribution.crawl.crawl_format import ModelFacts
+from manifpt.images.sources import InputsCard
 from manifpt.outputs.formats import Manifest, PartEntry, RowCounts
 
 
@@ -171,15 +172,9 @@ class EvaluationMetrics(CountedMetrics, ConfidenceReport):
     other_manifold: NotRequired[ComparedManifolds]
 
 
-class EvaluationManifest(Manifest, EvaluationMetrics):
-    """The manifest of an evaluation: its metrics, and what they are of.
+class EvaluationManifest(Manifest, ModelFacts, EvaluationMetrics):
+    """The manifest of an evaluation: its metrics, the key of its attributor, and its artifacts."""
 
-    ``model`` is the folder of the attributor, or the registered model's URI; ``attributor`` is its
-    key. ``registered`` says more of a registered model.
-    """
-
-    model: str
-    registered: NotRequired[Mapping[str, object]]
     attributor: str
     artifacts: list[str]
     files: list[PartEntry]
@@ -238,13 +233,11 @@ class RobustnessCurves(RowCounts, RobustnessLevels):
     left_out: dict[str, int]
 
 
-class RobustnessManifest(Manifest, RobustnessCurves):
-    """The manifest of an evaluation of robustness; see ``EvaluationManifest``."""
+class RobustnessManifest(Manifest, ModelFacts, RobustnessCurves):
+    """The manifest of an evaluation of robustness: its curves, and the key of its attributor."""
 
-    model: str
-    registered: NotRequired[Mapping[str, object]]
     attributor: str
-    inputs: Mapping[str, object]
+    inputs: InputsCard
     files: list[PartEntry]
 
 

@@ -29,6 +29,7 @@ from manifpt.evaluation.evaluation_format import (
     RobustnessFacts,
     RobustnessLevel,
     RobustnessLevels,
+    RobustnessManifest,
 )
 from manifpt.evaluation.unseen import Unseen
 from manifpt.images import Selection, plan
@@ -149,7 +150,7 @@ def evaluate_robustness(
             result = _curves(records, names, attributor.classes)
         claim.check()
         _write(output, result)
-        body = {
+        body: RobustnessManifest = {
             **source.facts(),
             "attributor": attributor.manifest["key"],
             "inputs": describe(inputs, units),

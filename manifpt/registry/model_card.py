@@ -12,6 +12,7 @@ from manifpt.attribution.model.attributor_format import AttributorManifest
 from manifpt.attribution.unknown.decision import USUAL
 from manifpt.errors import ManifptError, public
 from manifpt.evaluation.closed_set import closed_set_metrics
+from manifpt.evaluation.evaluation_format import EvaluationMetrics
 from manifpt.images.sources import CARD, Input
 from manifpt.manifold import StoredManifold
 
@@ -28,7 +29,7 @@ class Facts:
 
     manifest: AttributorManifest
     manifolds: Sequence[StoredManifold]
-    metrics: Mapping[str, Any] | None
+    metrics: EvaluationMetrics | None
     included: bool
     commit: str
 
@@ -93,7 +94,7 @@ def _data(facts: Facts) -> str:
     ]
     for name in facts.manifest["classes"]:
         counts = [rows[split].get(name, 0) for split in ("train", "validation")]
-        test = measured.get(name, {}).get("images", "-")
+        test = measured[name]["images"] if name in measured else "-"
         lines.append(f"| {name} | {counts[0]} | {counts[1]} | {test} |")
     return "\n".join([*lines, "", "Test images are those of the evaluation below."])
 
@@ -140,7 +141,7 @@ def _metrics(facts: Facts) -> str:
     return "\n".join([*lines, "", *_confidence(metrics)])
 
 
-def _confidence(metrics: Mapping[str, Any]) -> list[str]:
+def _confidence(metrics: EvaluationMetrics) -> list[str]:
     """Return the metrics of probabilities and of unknown generators."""
     lines = []
     if "calibration" in metrics:
@@ -159,8 +160,8 @@ def _confidence(metrics: Mapping[str, Any]) -> list[str]:
             f"Of images of known sources, those of {most} are called unknown most often: "
             f"{shares[most]:.3f}."
         )
-    near = metrics.get("near_training", {})
-    if near.get("images"):
+    near = metrics.get("near_training")
+    if near and near["images"]:
         verb = "counted" if near["counted"] else "left out"
         lines.append(
             f"{near['images']} images that look like one of training are {verb}; with them the "

@@ -4,10 +4,9 @@ import io
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import numpy as np
@@ -25,6 +24,7 @@ from manifpt.attribution.model.trained import TrainedAttributor, sealed
 from manifpt.attribution.unknown.decision import USUAL
 from manifpt.errors import ManifptError, public
 from manifpt.evaluation.evaluate import METRICS
+from manifpt.evaluation.evaluation_format import EvaluationManifest, EvaluationMetrics
 from manifpt.manifold import StoredManifold
 from manifpt.manifold.copy import copy_manifold, stored_bytes
 from manifpt.registry import pyfunc as model
@@ -141,9 +141,9 @@ def _included(manifold: str, manifolds: Sequence[StoredManifold]) -> bool:
     return chosen
 
 
-def _metrics(evaluation: str, attributor: TrainedAttributor) -> Mapping[str, Any]:
+def _metrics(evaluation: str, attributor: TrainedAttributor) -> EvaluationMetrics:
     """Return the metrics of an evaluation; raise if it is of another attributor."""
-    manifest = outputs.require(evaluation, "evaluation", "--evaluation")
+    manifest: EvaluationManifest = outputs.require(evaluation, "evaluation", "--evaluation")
     same_place = manifest["model"] == attributor.uri
     if (
         manifest.get("attributor", attributor.manifest["key"] if same_place else None)

@@ -12,7 +12,14 @@ from manifpt import outputs, storage
 from manifpt.attribution.unknown.decision import USUAL
 from manifpt.errors import ManifptError, public
 from manifpt.evaluation.evaluate import METRICS
-from manifpt.evaluation.evaluation_format import RobustnessCurves
+from manifpt.evaluation.evaluation_format import (
+    EvaluationManifest,
+    EvaluationMetrics,
+    GroupsReport,
+    RobustnessCurves,
+    RobustnessLevel,
+    RobustnessManifest,
+)
 from manifpt.evaluation.groups import RESULT as GROUPS_FILE
 from manifpt.evaluation.robustness import RESULT as ROBUSTNESS_FILE
 from manifpt.evaluation.score_report import SCORES, UNKNOWN
@@ -79,7 +86,7 @@ class ClassRow(NamedTuple):
 
     name: str
     images: int
-    recall: float
+    recall: float | None
     precision: float
     rejected: float | None
     taken_for: str
@@ -91,6 +98,13 @@ class Cell:
 
     count: int
     share: float
+
+
+class _PlacedLevel(RobustnessLevel):
+    """A level of degradation on its axis: its strength as text, and as a number."""
+
+    strength: str
+    at: float
 
 
 class ConfusionRow(NamedTuple):
@@ -105,8 +119,8 @@ class _Evaluation:
 
     def __init__(self, uri: str, options: PageOptions) -> None:
         self.uri, self.options = storage.absolute(uri), options
-        self.manifest = outputs.require(uri, "evaluation", "RUN")
-        self.metrics = storage.read_json(storage.join(self.uri, METRICS))
+        self.manifest: EvaluationManifest = outputs.require(uri, "evaluation", "RUN")
+        self.metrics: EvaluationMetrics = storage.read_json(storage.join(self.uri, METRICS))
 
     @cached_property
     def model(self) -> FoundAttributor | None:
@@ -147,14 +161,14 @@ class _Evaluation:
         return strata.all
 
     @property
-    def open_set(self) -> dict[str, Any]:
-        """Metrics of images of unknown sources; empty if there are none."""
-        found: dict[str, Any] = self.metrics.get("open_set") or {}
-        return found
+    def open_set(self) -> Mapping[str, Any]:
+        """Metrics of images of unknown sources, an ``OpenSetReport``; empty if there are none."""
+        return self.metrics.get("open_set") or {}
 
-    def json(self, name: str) -> Any:
-        """Return a file of the output that is not always there."""
-        uri = storage.join(self.uri, name)
+    @property
+    def groups(self) -> GroupsReport | None:
+        """The rows of groups, if they were measured."""
+        uri = storage.join(self.uri, GROUPS_FILE)
         return storage.read_json(uri) if storage.exists(uri) else None
 
 
@@ -181,7 +195,7 @@ def evaluation_figures(metrics: Mapping[str, Any]) -> list[Figure]:
     return found
 
 
-def class_rows(metrics: Mapping[str, Any]) -> list[ClassRow]:
+def class_rows(metrics: EvaluationMetrics) -> list[ClassRow]:
     """Return the rows of the table of classes."""
     rejected = metrics.get("false_rejection_by_class", {})
     confusion, classes = metrics["confusion"], metrics["classes"]
@@ -196,7 +210,7 @@ def class_rows(metrics: Mapping[str, Any]) -> list[ClassRow]:
     return rows
 
 
-def confusion_rows(metrics: Mapping[str, Any]) -> list[ConfusionRow]:
+def confusion_rows(metrics: EvaluationMetrics) -> list[ConfusionRow]:
     """Return the confusion matrix with the share of its row for each cell."""
     rows = []
     for name, counts in zip(metrics["classes"], metrics["confusion"], strict=True):
@@ -205,17 +219,16 @@ def confusion_rows(metrics: Mapping[str, Any]) -> list[ConfusionRow]:
     return rows
 
 
-def robustness_of(result: Mapping[str, Any]) -> dict[str, charts.Chart]:
+def robustness_of(result: RobustnessCurves) -> dict[str, charts.Chart]:
     """Return the charts of a robustness result, by kind of degradation."""
     clean, *levels = result["levels"]
-    curves: dict[str, list[Mapping[str, Any]]] = {}
+    curves: dict[str, list[_PlacedLevel]] = {}
     for row in levels:
         how = Degradation.parse(row["degradation"])
-        start: list[Mapping[str, Any]] = [
-            {**clean, "strength": "as it is", "at": KINDS[how.kind].unchanged}
-        ]
-        level = row | {"strength": f"{how.strength:g}", "at": how.strength}
-        curves.setdefault(how.kind, start).append(level)
+        assert how.strength is not None  # images as they are have only the first level
+        start: _PlacedLevel = {**clean, "strength": "as it is", "at": KINDS[how.kind].unchanged}
+        level: _PlacedLevel = {**row, "strength": f"{how.strength:g}", "at": how.strength}
+        curves.setdefault(how.kind, [start]).append(level)
     ordered = {kind: sorted(rows, key=lambda row: row["at"]) for kind, rows in curves.items()}
     made = charts.robustness_charts(ordered, result["chance"])
     return {f"robustness {kind}": chart for kind, chart in made}
@@ -237,7 +250,7 @@ def open_set_points(evaluation: _Evaluation) -> dict[str, list[float]]:
 
 
 def _charts(
-    evaluation: _Evaluation, robustness: Mapping[str, Any] | None
+    evaluation: _Evaluation, robustness: RobustnessCurves | None
 ) -> dict[str, charts.Chart]:
     found = {"calibration": charts.reliability_chart(evaluation.metrics["calibration"])}
     if evaluation.open_set:
@@ -259,7 +272,7 @@ def _robustness(evaluation: _Evaluation) -> tuple[RobustnessCurves | None, list[
     uri = evaluation.options.robustness
     if uri is None:
         return None, []
-    manifest = outputs.require(uri, "robustness", "--robustness")
+    manifest: RobustnessManifest = outputs.require(uri, "robustness", "--robustness")
     if manifest["attributor"] != evaluation.manifest["attributor"]:
         raise ManifptError(f"--robustness {uri}: is of another attributor; give that of this one")
     result = storage.read_json(storage.join(storage.absolute(uri), ROBUSTNESS_FILE))
@@ -282,7 +295,7 @@ def evaluation_page(uri: str, options: PageOptions) -> bytes:
     ]
     figures = evaluation_figures(metrics)
     made = _charts(evaluation, robustness)
-    groups = metrics.get("groups") or evaluation.json(GROUPS_FILE)
+    groups = evaluation.groups
     if groups and groups["known"]:
         made["groups"] = charts.group_chart(groups["known"])
     prints = fingerprint_rows(examples.fingerprints, pictures)
