@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,14 @@ from manifpt import outputs, storage
 from manifpt.attribution.unknown.decision import USUAL
 from manifpt.errors import ManifptError, public
 from manifpt.evaluation.evaluate import METRICS
-from manifpt.evaluation.evaluation_format import RobustnessCurves
+from manifpt.evaluation.evaluation_format import (
+    EvaluationManifest,
+    EvaluationMetrics,
+    GroupsReport,
+    OpenSetReport,
+    RobustnessCurves,
+    RobustnessManifest,
+)
 from manifpt.evaluation.groups import RESULT as GROUPS_FILE
 from manifpt.evaluation.robustness import RESULT as ROBUSTNESS_FILE
 from manifpt.evaluation.score_report import SCORES, UNKNOWN
@@ -79,7 +86,7 @@ class ClassRow(NamedTuple):
 
     name: str
     images: int
-    recall: float
+    recall: float | None
     precision: float
     rejected: float | None
     taken_for: str
@@ -105,8 +112,8 @@ class _Evaluation:
 
     def __init__(self, uri: str, options: PageOptions) -> None:
         self.uri, self.options = storage.absolute(uri), options
-        self.manifest = outputs.require(uri, "evaluation", "RUN")
-        self.metrics = storage.read_json(storage.join(self.uri, METRICS))
+        self.manifest: EvaluationManifest = outputs.require(uri, "evaluation", "RUN")
+        self.metrics: EvaluationMetrics = storage.read_json(storage.join(self.uri, METRICS))
 
     @cached_property
     def model(self) -> FoundAttributor | None:
@@ -138,7 +145,8 @@ class _Evaluation:
     @cached_property
     def points(self) -> list[_MapScore]:
         """Rows of the map: at most the same number of each source, known or not."""
-        sources = len(self.metrics["classes"]) + len(self.open_set.get("sources", {}))
+        others = self.open_set["sources"] if self.open_set else {}
+        sources = len(self.metrics["classes"]) + len(others)
         strata = Strata(max(10, MOST_POINTS // sources))
         for folder in (SCORES, UNKNOWN):
             for table in self.scores(folder):
@@ -147,20 +155,20 @@ class _Evaluation:
         return strata.all
 
     @property
-    def open_set(self) -> dict[str, Any]:
-        """Metrics of images of unknown sources; empty if there are none."""
-        found: dict[str, Any] = self.metrics.get("open_set") or {}
-        return found
+    def open_set(self) -> OpenSetReport | None:
+        """Metrics of images of unknown sources; None if there are none."""
+        return self.metrics.get("open_set")
 
-    def json(self, name: str) -> Any:
-        """Return a file of the output that is not always there."""
-        uri = storage.join(self.uri, name)
+    @property
+    def groups(self) -> GroupsReport | None:
+        """Metrics of groups; None if there are none."""
+        uri = storage.join(self.uri, GROUPS_FILE)
         return storage.read_json(uri) if storage.exists(uri) else None
 
 
-def evaluation_figures(metrics: Mapping[str, Any]) -> list[Figure]:
+def evaluation_figures(metrics: EvaluationMetrics) -> list[Figure]:
     """Return the main metrics of an attributor."""
-    names = {
+    names: dict[Literal["accuracy", "balanced_accuracy", "macro_f1"], str] = {
         "accuracy": "Accuracy",
         "balanced_accuracy": "Balanced accuracy",
         "macro_f1": "Macro F1",
@@ -173,15 +181,15 @@ def evaluation_figures(metrics: Mapping[str, Any]) -> list[Figure]:
     after = metrics["calibration"]["after"]
     error = f"{after['expected_calibration_error']:.3f}"
     found.append(Figure("Calibration error", error, f"Brier {after['brier_score']:.3f}"))
-    if metrics.get("open_set"):
-        known = metrics["open_set"]
+    known = metrics.get("open_set")
+    if known:
         found.append(
             Figure("Unknown sources, AUROC", f"{known['auroc']:.3f}", interval_text(known, "auroc"))
         )
     return found
 
 
-def class_rows(metrics: Mapping[str, Any]) -> list[ClassRow]:
+def class_rows(metrics: EvaluationMetrics) -> list[ClassRow]:
     """Return the rows of the table of classes."""
     rejected = metrics.get("false_rejection_by_class", {})
     confusion, classes = metrics["confusion"], metrics["classes"]
@@ -196,7 +204,7 @@ def class_rows(metrics: Mapping[str, Any]) -> list[ClassRow]:
     return rows
 
 
-def confusion_rows(metrics: Mapping[str, Any]) -> list[ConfusionRow]:
+def confusion_rows(metrics: EvaluationMetrics) -> list[ConfusionRow]:
     """Return the confusion matrix with the share of its row for each cell."""
     rows = []
     for name, counts in zip(metrics["classes"], metrics["confusion"], strict=True):
@@ -205,7 +213,7 @@ def confusion_rows(metrics: Mapping[str, Any]) -> list[ConfusionRow]:
     return rows
 
 
-def robustness_of(result: Mapping[str, Any]) -> dict[str, charts.Chart]:
+def robustness_of(result: RobustnessCurves) -> dict[str, charts.Chart]:
     """Return the charts of a robustness result, by kind of degradation."""
     clean, *levels = result["levels"]
     curves: dict[str, list[Mapping[str, Any]]] = {}
@@ -214,7 +222,7 @@ def robustness_of(result: Mapping[str, Any]) -> dict[str, charts.Chart]:
         start: list[Mapping[str, Any]] = [
             {**clean, "strength": "as it is", "at": KINDS[how.kind].unchanged}
         ]
-        level = row | {"strength": f"{how.strength:g}", "at": how.strength}
+        level = {**row, "strength": f"{how.strength:g}", "at": how.strength}
         curves.setdefault(how.kind, start).append(level)
     ordered = {kind: sorted(rows, key=lambda row: row["at"]) for kind, rows in curves.items()}
     made = charts.robustness_charts(ordered, result["chance"])
@@ -237,7 +245,7 @@ def open_set_points(evaluation: _Evaluation) -> dict[str, list[float]]:
 
 
 def _charts(
-    evaluation: _Evaluation, robustness: Mapping[str, Any] | None
+    evaluation: _Evaluation, robustness: RobustnessCurves | None
 ) -> dict[str, charts.Chart]:
     found = {"calibration": charts.reliability_chart(evaluation.metrics["calibration"])}
     if evaluation.open_set:
@@ -259,7 +267,7 @@ def _robustness(evaluation: _Evaluation) -> tuple[RobustnessCurves | None, list[
     uri = evaluation.options.robustness
     if uri is None:
         return None, []
-    manifest = outputs.require(uri, "robustness", "--robustness")
+    manifest: RobustnessManifest = outputs.require(uri, "robustness", "--robustness")
     if manifest["attributor"] != evaluation.manifest["attributor"]:
         raise ManifptError(f"--robustness {uri}: is of another attributor; give that of this one")
     result = storage.read_json(storage.join(storage.absolute(uri), ROBUSTNESS_FILE))
@@ -282,7 +290,7 @@ def evaluation_page(uri: str, options: PageOptions) -> bytes:
     ]
     figures = evaluation_figures(metrics)
     made = _charts(evaluation, robustness)
-    groups = metrics.get("groups") or evaluation.json(GROUPS_FILE)
+    groups, open_set = evaluation.groups, evaluation.open_set
     if groups and groups["known"]:
         made["groups"] = charts.group_chart(groups["known"])
     prints = fingerprint_rows(examples.fingerprints, pictures)
@@ -303,7 +311,7 @@ def evaluation_page(uri: str, options: PageOptions) -> bytes:
         "metrics": metrics,
         "classes": class_rows(metrics),
         "confusion": confusion_rows(metrics),
-        "open_set": evaluation.open_set,
+        "open_set": open_set,
         "groups": groups,
         "robustness": robustness,
         "views": examples.views,
@@ -313,7 +321,7 @@ def evaluation_page(uri: str, options: PageOptions) -> bytes:
         "sources": sources,
         "fingerprints": prints,
         "designs": designs_of(inputs, {row["source"] for row in evaluation.sampled}),
-        "rule": evaluation.open_set.get("rule", vars(USUAL)),
+        "rule": (open_set and open_set.get("rule")) or vars(USUAL),
         "place": public(evaluation.uri),
         "number": number,
     }

@@ -2,7 +2,7 @@
 
 from manifpt import outputs, storage
 from manifpt.errors import public
-from manifpt.evaluation.evaluation_format import RobustnessCurves
+from manifpt.evaluation.evaluation_format import RobustnessCurves, RobustnessManifest
 from manifpt.evaluation.robustness import RESULT
 from manifpt.report.evaluation_page import PageOptions, robustness_of
 from manifpt.report.page import Figure, Page, interval_text, number, rendered
@@ -19,7 +19,8 @@ TEMPLATE = "robustness.html"
 
 def robustness_page(uri: str, options: PageOptions) -> bytes:
     """Return the page of a finished output of ``evaluate --robustness`` as HTML."""
-    manifest, place = outputs.require(uri, "robustness", "RUN"), storage.absolute(uri)
+    manifest: RobustnessManifest = outputs.require(uri, "robustness", "RUN")
+    place = storage.absolute(uri)
     result: RobustnessCurves = storage.read_json(storage.join(place, RESULT))
     clean, *levels = result["levels"]
     worst = min(levels, key=lambda level: level["accuracy"], default=clean)
