@@ -131,8 +131,7 @@ class StoredManifold:
         if plan.method == "bounds" and self.basis is not None:
             keys = self._array(entries, "keys", len(self.basis.directions) + 1)
         shard = Shard(vectors, ids, hashes, self.metric, self.basis, keys)
-        index = self.manifest["search"]["index"]
-        if not plan.exact and index is not None:
+        if not plan.exact and (index := self.manifest["search"]["index"]) is not None:
             data = np.frombuffer(self._checked(index), np.uint8)
             shard.indexes[plan.factory] = faiss.deserialize_index(data), np.zeros_like
         return shard

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +16,8 @@ from manifpt.evaluation.evaluation_format import (
     EvaluationManifest,
     EvaluationMetrics,
     GroupsReport,
+    OpenSetReport,
     RobustnessCurves,
-    RobustnessLevel,
     RobustnessManifest,
 )
 from manifpt.evaluation.groups import RESULT as GROUPS_FILE
@@ -100,13 +100,6 @@ class Cell:
     share: float
 
 
-class _PlacedLevel(RobustnessLevel):
-    """A level of degradation on its axis: its strength as text, and as a number."""
-
-    strength: str
-    at: float
-
-
 class ConfusionRow(NamedTuple):
     """A row of the confusion matrix: a source, and the counts of the answers on its images."""
 
@@ -152,7 +145,8 @@ class _Evaluation:
     @cached_property
     def points(self) -> list[_MapScore]:
         """Rows of the map: at most the same number of each source, known or not."""
-        sources = len(self.metrics["classes"]) + len(self.open_set.get("sources", {}))
+        others = self.open_set["sources"] if self.open_set else {}
+        sources = len(self.metrics["classes"]) + len(others)
         strata = Strata(max(10, MOST_POINTS // sources))
         for folder in (SCORES, UNKNOWN):
             for table in self.scores(folder):
@@ -161,20 +155,20 @@ class _Evaluation:
         return strata.all
 
     @property
-    def open_set(self) -> Mapping[str, Any]:
-        """Metrics of images of unknown sources, an ``OpenSetReport``; empty if there are none."""
-        return self.metrics.get("open_set") or {}
+    def open_set(self) -> OpenSetReport | None:
+        """Metrics of images of unknown sources; None if there are none."""
+        return self.metrics.get("open_set")
 
     @property
     def groups(self) -> GroupsReport | None:
-        """The rows of groups, if they were measured."""
+        """Metrics of groups; None if there are none."""
         uri = storage.join(self.uri, GROUPS_FILE)
         return storage.read_json(uri) if storage.exists(uri) else None
 
 
-def evaluation_figures(metrics: Mapping[str, Any]) -> list[Figure]:
+def evaluation_figures(metrics: EvaluationMetrics) -> list[Figure]:
     """Return the main metrics of an attributor."""
-    names = {
+    names: dict[Literal["accuracy", "balanced_accuracy", "macro_f1"], str] = {
         "accuracy": "Accuracy",
         "balanced_accuracy": "Balanced accuracy",
         "macro_f1": "Macro F1",
@@ -187,8 +181,8 @@ def evaluation_figures(metrics: Mapping[str, Any]) -> list[Figure]:
     after = metrics["calibration"]["after"]
     error = f"{after['expected_calibration_error']:.3f}"
     found.append(Figure("Calibration error", error, f"Brier {after['brier_score']:.3f}"))
-    if metrics.get("open_set"):
-        known = metrics["open_set"]
+    known = metrics.get("open_set")
+    if known:
         found.append(
             Figure("Unknown sources, AUROC", f"{known['auroc']:.3f}", interval_text(known, "auroc"))
         )
@@ -222,13 +216,14 @@ def confusion_rows(metrics: EvaluationMetrics) -> list[ConfusionRow]:
 def robustness_of(result: RobustnessCurves) -> dict[str, charts.Chart]:
     """Return the charts of a robustness result, by kind of degradation."""
     clean, *levels = result["levels"]
-    curves: dict[str, list[_PlacedLevel]] = {}
+    curves: dict[str, list[Mapping[str, Any]]] = {}
     for row in levels:
         how = Degradation.parse(row["degradation"])
-        assert how.strength is not None  # images as they are have only the first level
-        start: _PlacedLevel = {**clean, "strength": "as it is", "at": KINDS[how.kind].unchanged}
-        level: _PlacedLevel = {**row, "strength": f"{how.strength:g}", "at": how.strength}
-        curves.setdefault(how.kind, [start]).append(level)
+        start: list[Mapping[str, Any]] = [
+            {**clean, "strength": "as it is", "at": KINDS[how.kind].unchanged}
+        ]
+        level = {**row, "strength": f"{how.strength:g}", "at": how.strength}
+        curves.setdefault(how.kind, start).append(level)
     ordered = {kind: sorted(rows, key=lambda row: row["at"]) for kind, rows in curves.items()}
     made = charts.robustness_charts(ordered, result["chance"])
     return {f"robustness {kind}": chart for kind, chart in made}
@@ -295,7 +290,7 @@ def evaluation_page(uri: str, options: PageOptions) -> bytes:
     ]
     figures = evaluation_figures(metrics)
     made = _charts(evaluation, robustness)
-    groups = evaluation.groups
+    groups, open_set = evaluation.groups, evaluation.open_set
     if groups and groups["known"]:
         made["groups"] = charts.group_chart(groups["known"])
     prints = fingerprint_rows(examples.fingerprints, pictures)
@@ -316,7 +311,7 @@ def evaluation_page(uri: str, options: PageOptions) -> bytes:
         "metrics": metrics,
         "classes": class_rows(metrics),
         "confusion": confusion_rows(metrics),
-        "open_set": evaluation.open_set,
+        "open_set": open_set,
         "groups": groups,
         "robustness": robustness,
         "views": examples.views,
@@ -326,7 +321,7 @@ def evaluation_page(uri: str, options: PageOptions) -> bytes:
         "sources": sources,
         "fingerprints": prints,
         "designs": designs_of(inputs, {row["source"] for row in evaluation.sampled}),
-        "rule": evaluation.open_set.get("rule", vars(USUAL)),
+        "rule": (open_set and open_set.get("rule")) or vars(USUAL),
         "place": public(evaluation.uri),
         "number": number,
     }

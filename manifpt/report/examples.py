@@ -16,6 +16,7 @@ from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule
 from manifpt.images.stacks import reading_rule
 from manifpt.images.tiles import Place
+from manifpt.manifold.manifold_format import ManifoldManifest
 from manifpt.report import charts
 from manifpt.report.explanation_format import TileEvidence
 from manifpt.report.fingerprints import (
@@ -344,7 +345,7 @@ def pictures_of_reals(
     manifold: str, ids: Sequence[str | None], content: str | None
 ) -> dict[str, np.ndarray]:
     """Return the pixels of reals of a manifold by id; none if it is gone or another one by now."""
-    manifest = readable(manifold, "manifold")
+    manifest: ManifoldManifest | None = readable(manifold, "manifold")
     if manifest is None or manifest["content_sha256"] != content:
         return {}
     files = [entry["rows"]["path"] for entry in manifest["shards"]]

@@ -3,13 +3,12 @@
 import csv
 import io
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from typing import Any, NamedTuple
 
 from manifpt import outputs, storage
 from manifpt.attribution.crawl.registered import ATTRIBUTOR, KEPT
 from manifpt.attribution.model.attributor_format import AttributorManifest
-from manifpt.audit.audit_format import FindingSummary
-from manifpt.audit.verdict import Verdict
+from manifpt.audit.audit_format import AuditManifest, FindingSummary
 from manifpt.errors import ManifptError, public
 from manifpt.evaluation.design_choices import RECIPES
 from manifpt.tracking.provenance import git_commit, versions
@@ -38,18 +37,18 @@ class Designs(NamedTuple):
     columns: list[str]
 
 
-class ShownAudit(TypedDict):
+class ShownAudit(NamedTuple):
     """The verdict of an audit and its findings.
 
     An audit that the user names has a ``place``. The one before a training has its verdict as a
     sentence, ``says``, and a ``note`` if the training was made in spite of it.
     """
 
-    verdict: Verdict
+    verdict: str
     findings: list[FindingSummary]
-    place: NotRequired[str]
-    says: NotRequired[str]
-    note: NotRequired[str]
+    place: str = ""
+    says: str = ""
+    note: str = ""
 
 
 def shown_inputs(described: Mapping[str, Any]) -> Facts:
@@ -141,9 +140,12 @@ def audit_of(uri: str | None, model: FoundAttributor | None = None) -> ShownAudi
     If no audit is named, it is the one before the training of ``model``; None if there was none.
     """
     if uri is None:
-        before: Any = model.manifest.get("audit") if model else None
-        return before or None
-    manifest = outputs.read(storage.absolute(uri))
+        found = model.manifest.get("audit") if model else None
+        if not found:
+            return None
+        texts = {"says": found["says"], "note": found.get("note", "")}
+        return ShownAudit(found["verdict"], found["findings"], **texts)
+    manifest: AuditManifest | None = outputs.read(storage.absolute(uri))
     if manifest is None or manifest["kind"] != "audit":
         raise ManifptError(f"--audit {uri}: no finished audit there; run manifpt audit first")
     findings: list[FindingSummary] = [
@@ -152,7 +154,7 @@ def audit_of(uri: str | None, model: FoundAttributor | None = None) -> ShownAudi
     ]
     order = {"fail": 0, "warn": 1, "pass": 2}
     findings.sort(key=lambda one: order.get(one["verdict"], 3))
-    return {"verdict": manifest["verdict"], "findings": findings, "place": public(uri)}
+    return ShownAudit(manifest["verdict"], findings, public(uri))
 
 
 def readable(uri: str, kind: str) -> Any:

@@ -161,7 +161,7 @@ class CrawlOutput:
         if model is None or not places:
             return None
         content = next(b["manifold_sha256"] for b in model.manifest["branches"] if b["manifold"])
-        manifest = readable(places[0], "manifold")
+        manifest: ManifoldManifest | None = readable(places[0], "manifold")
         if manifest is None or manifest["content_sha256"] != content:
             return None
         return storage.absolute(places[0]), manifest

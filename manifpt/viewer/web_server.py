@@ -86,8 +86,8 @@ class _Viewer:
             found = crawl.real(row["neighbor_id"]) if real else None
             if real and found is None:
                 raise DecodeError("missing_image", "its manifold is gone")
-            inputs = crawl.summary.get("inputs", {}).get("given", ())
-            uri, inputs = (found.uri, found.inputs) if found else (row["uri"] or "", inputs)
+            given = crawl.summary.get("inputs", {}).get("given", ())
+            uri, inputs = (found.uri, found.inputs) if found else (row["uri"] or "", given)
             return Response(self.pictures.picture(uri, inputs).png, media_type="image/png")
         except DecodeError as error:
             return PlainTextResponse(f"{error.code}: {public(str(error))}\n", 404)

@@ -207,7 +207,7 @@ def test_the_job_stops_and_trains_where_told_to_which_it_says(
     assert manifest["audit"]["verdict"] == "fail"
     text = model_card.card(model_card.Facts(manifest, [], None, included=False, commit="none"))
     assert TRAINED in text
-    assert audit_of(None, FoundAttributor("t", manifest))["note"] == TRAINED
+    assert audit_of(None, FoundAttributor("t", manifest)).note == TRAINED
     assert TRAINED in dict(model_parts("t", manifest)[0].facts)["audit of these"]
     passed = ["--space", "residual", "--output", f"{tmp_path}/p", "--input", *alike]
     assert train_attribution.main(passed) == 0

@@ -15,6 +15,7 @@ from manifpt.report import page as pages
 from manifpt.report.crawl_page import crawl_page
 from manifpt.report.evaluation_page import PageOptions, evaluation_page
 from manifpt.report.page import Figure, Page, rendered
+from manifpt.report.page_provenance import FoundAttributor, audit_of
 from manifpt.report.robustness_page import robustness_page
 
 UNKNOWN = "<b onclick=window.pwned=1>vqvae</b>"
@@ -205,6 +206,37 @@ def test_another_output_is_refused_in_one_line(outputs, tmp_path, capsys):
     assert "give a finished output of evaluate or attribute" in capsys.readouterr().err
     with pytest.raises(ManifptError, match="no finished audit there"):
         crawl_page(outputs[1], PageOptions(audit=outputs[0]))
+
+
+def audited(uri, model=None):
+    """Return the text of a page with an audit."""
+    page = Page("title", "", [Figure("a", "1")], [], audit=audit_of(uri, model))
+    values = {"robustness": {"images": 1, "levels": []}, "place": "", "number": pages.number}
+    return rendered("robustness.html", page, values).decode()
+
+
+def test_a_page_shows_the_audit_before_the_training():
+    audit = {"verdict": "pass", "images": 9, "says": "no property tells the classes"}
+    audit["findings"] = []
+    text = audited(None, FoundAttributor("model", {"audit": audit}))
+    assert "the audit before the training: no property tells the classes." in text
+    assert "The attributor was" not in text
+    audit |= {"verdict": "fail", "note": "trained all the same"}
+    text = audited(None, FoundAttributor("model", {"audit": audit}))
+    assert "The attributor was trained all the same." in text
+    assert "No audit of the images" in audited(None, FoundAttributor("model", {}))
+
+
+def test_a_page_shows_an_audit_that_is_named(tmp_path):
+    place = str(tmp_path / "audit")
+    findings = [
+        {"name": "width", "share": 0.5, "verdict": "pass"},
+        {"name": "format", "share": 1.0, "verdict": "fail"},
+    ]
+    handmade_outputs.published(place, "audit", {"verdict": "fail", "findings": findings}, {})
+    text = audited(place)
+    assert f"<code>{place}</code>" in text
+    assert text.index(">format</th>") < text.index(">width</th>")
 
 
 def test_a_page_beyond_its_limit_is_refused(monkeypatch):

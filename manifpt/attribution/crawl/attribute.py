@@ -171,6 +171,7 @@ def _attributed(
     files = rolled(output, records, FOLDERS, steps.each)
     rows = pipeline.totals(records)
     facts, whole = _facts(records), steps.of_the_whole(files)
+    inputs: Any = {name: fact for name, fact in work.facts.items() if name != "skipped"}
     seconds = time.monotonic() - started
     summary: AttributionSummary = {
         **rows,
@@ -180,7 +181,7 @@ def _attributed(
         "images_per_second": rows["rows_in"] / seconds,
         **source.facts(),
         "manifolds": [t.manifold.uri for t in steps.targets.values() if t.manifold],
-        "inputs": {name: fact for name, fact in work.facts.items() if name != "skipped"},
+        "inputs": inputs,
         "skipped": work.facts.get("skipped", {}),
     }
     if settings.views:

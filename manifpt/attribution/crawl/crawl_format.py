@@ -1,7 +1,8 @@
 """The manifest, the summary and the rows of attributions, as JSON and Parquet in storage."""
 
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
+from manifpt.images.sources import InputsCard
 from manifpt.outputs.formats import Manifest, PartEntry, RowCounts
 from manifpt.outputs.work_rate import RowsOverTime
 
@@ -89,15 +90,15 @@ class ModelFacts(TypedDict):
 class AttributionSummary(RowCounts, AttributionFacts, WholeCounts, ModelFacts):
     """The summary of attributions, ``summary.json``.
 
-    ``seconds`` is the time of the first run that finished, its start included. ``inputs`` are
-    described as by ``Inventory.describe``, and ``skipped`` counts their items that were left out,
-    by reason. ``ensemble`` are the views that were asked for.
+    ``seconds`` is the time of the first run that finished, its start included. ``skipped`` counts
+    items of the inputs that were left out, by reason. ``ensemble`` are the views that were asked
+    for.
     """
 
     seconds: float
     images_per_second: float
     manifolds: list[str]
-    inputs: dict[str, Any]
+    inputs: InputsCard
     skipped: dict[str, int]
     ensemble: NotRequired[list[str]]
     group_by: NotRequired[str]
