@@ -55,9 +55,14 @@ from manifpt.storage import tensors
 # More training images of a class than this change a last layer little. The limit bounds memory.
 MOST_IMAGES = 2000
 # Entries of the old manifest that belong to its own output and training.
-DROPPED: tuple[
-    Literal["kind", "key", "written", "manifpt", "file_lists", "history", "best_epoch"], ...
-] = ("kind", "key", "written", "manifpt", "history", "best_epoch")
+DROPPED: tuple[Literal["kind", "key", "written", "manifpt", "history", "best_epoch"], ...] = (
+    "kind",
+    "key",
+    "written",
+    "manifpt",
+    "history",
+    "best_epoch",
+)
 
 
 def extended(network: AttributionNetwork, layers: Sequence[Layer]) -> AttributionNetwork:
