@@ -26,7 +26,7 @@ from manifpt.report.page import integrity, number, own_file, template_environmen
 from manifpt.viewer.filters import ORDERS, Filters
 from manifpt.viewer.output import CrawlOutput
 from manifpt.viewer.pictures import PictureCache
-from manifpt.viewer.scan import Cursor, Position, Query
+from manifpt.viewer.scan import Position, Query
 
 PAGE_ROWS = 50
 # Columns of the table of rows.
@@ -116,7 +116,7 @@ def known_count(crawl: CrawlOutput, filters: Filters) -> int | None:
 def rows(crawl: CrawlOutput, given: Mapping[str, str], pictures: PictureCache) -> bytes:
     """Return a page of the table of rows; ``given`` are filters, ``after`` and ``count``."""
     filters = Filters.parse(given)
-    after = Cursor.parse(given["after"]) if given.get("after") else None
+    after = Position.parse(given["after"]) if given.get("after") else None
     query = crawl.query(filters)
     found = crawl.attributions.page(query, after, PAGE_ROWS)
     table: list[AttributionRow] = crawl.attributions.rows(
@@ -186,7 +186,7 @@ def shown(pictures: PictureCache, uri: str | None, inputs: Sequence[str]) -> Sho
 
 def groups(crawl: CrawlOutput, given: Mapping[str, str]) -> bytes:
     """Return a page of the groups, those with most images first."""
-    after = Cursor.parse(given["after"]) if given.get("after") else None
+    after = Position.parse(given["after"]) if given.get("after") else None
     found = crawl.groups.page(Query(by="images", descending=True), after, PAGE_ROWS)
     values = {
         "rows": crawl.groups.rows(found.positions),
@@ -200,7 +200,7 @@ def groups(crawl: CrawlOutput, given: Mapping[str, str]) -> bytes:
 
 def quarantine(crawl: CrawlOutput, given: Mapping[str, str]) -> bytes:
     """Return a page of the quarantine, of one ``code`` if it is given."""
-    after = Cursor.parse(given["after"]) if given.get("after") else None
+    after = Position.parse(given["after"]) if given.get("after") else None
     code = given.get("code", "")
     query = Query(pc.field("error") == code, ("error",)) if code else Query()
     found = crawl.quarantine.page(query, after, PAGE_ROWS)

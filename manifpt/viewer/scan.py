@@ -1,16 +1,17 @@
 """Rows of Parquet files by a filter and in an order, page by page, in bounded memory.
 
-A page is asked for by the row that it comes after. Files are read batch by batch, only in the
-columns that are needed and only in the row groups whose statistics allow a match. A file hands on
-at most as many rows as a page has, so memory does not grow with the table. In the order of the
-files, reading ends when the page is full; in another order, every file is read.
+A page is asked for by the position of the row that it comes after. Files are read batch by batch,
+only in the columns that are needed and only in the row groups whose statistics allow a match. A
+file hands on at most as many rows as a page has, so memory does not grow with the table. In the
+order of the files, reading ends when the page is full; in another order, every file is read.
 """
 
+import heapq
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from threading import Semaphore
 from typing import Any, NamedTuple
 
@@ -29,7 +30,6 @@ THREADS = 4  # files that are read at once, for one answer
 _READING = Semaphore(2)  # answers that are read at once; others wait, as each takes memory
 ROW = "~row"  # the column of row numbers; no column of a table has this name
 
-_CURSOR = re.compile(r"(-?inf|-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)~(\d{1,9})\.(\d{1,12})")
 _POSITION = re.compile(r"(\d{1,9})\.(\d{1,12})")
 
 
@@ -55,30 +55,12 @@ class Position(NamedTuple):
         """
         match = _POSITION.fullmatch(text)
         if match is None:
-            raise AddressError(f"at={text[:40]}: names no row; take it from a link of the table")
+            raise AddressError(f"{text[:40]}: names no row; take it from a link of the table")
         return cls(int(match[1]), int(match[2]))
 
 
-class Cursor(NamedTuple):
-    """The last row of a page: its sort key, ascending, and its position."""
-
-    key: float
-    position: Position
-
-    def __str__(self) -> str:
-        return f"{self.key!r}~{self.position}"
-
-    @classmethod
-    def parse(cls, text: str) -> "Cursor":
-        """Return the cursor that a text names; ``str`` of it is the text.
-
-        >>> str(Cursor.parse("-0.25~3.17"))
-        '-0.25~3.17'
-        """
-        match = _CURSOR.fullmatch(text)
-        if match is None:
-            raise AddressError(f"after={text[:40]}: names no page; go to the first page")
-        return cls(float(match[1]), Position(int(match[2]), int(match[3])))
+# The sort key of a row, and its position.
+Ranked = tuple[float, Position]
 
 
 @dataclass(frozen=True)
@@ -105,22 +87,14 @@ class Query:
 
 
 class Matches(NamedTuple):
-    """A page: positions of its rows, the cursor of the next page, and the number of all matches.
+    """A page: positions of its rows, its last row if there is a next page, and the count of all.
 
     ``after`` is None on the last page. ``total`` is None where not all files were read.
     """
 
     positions: list[Position]
-    after: Cursor | None
+    after: Position | None
     total: int | None
-
-
-class _First(NamedTuple):
-    """The first matches of a file: keys and row numbers in order, and the number of its matches."""
-
-    keys: np.ndarray
-    rows: np.ndarray
-    total: int
 
 
 class RowFiles:
@@ -150,25 +124,34 @@ class RowFiles:
         format = ds.ParquetFileFormat()
         return [format.make_fragment(storage.join(root, path), system) for path in self.paths]
 
-    def page(self, query: Query, after: Cursor | None = None, most: int = 50) -> Matches:
-        """Return the first ``most`` matches behind ``after``."""
-        start = after.position.file if after is not None and query.by is None else 0
+    def page(self, query: Query, after: Position | None = None, most: int = 50) -> Matches:
+        """Return the first ``most`` matches behind the row at ``after``."""
+        last = None if after is None else (self._key(query, after), after)
+        start = after.file if after is not None and query.by is None else 0
         numbers = range(start, len(self.paths))
-        work = partial(self._first, query=query, after=after, most=most + 1)
-        found: list[tuple[float, Position]] = []
+        parts = map_in_order(
+            lambda number, _: self._first(number, query, last, most + 1), numbers, THREADS
+        )
+        found: list[Ranked] = []
         total = 0
-        parts = map_in_order(lambda number, _: work(number), numbers, THREADS)
         with _READING:
-            for number, part in zip(numbers, parts, strict=True):
-                pairs = zip(part.keys.tolist(), part.rows.tolist(), strict=True)
-                found += [(key, Position(number, row)) for key, row in pairs]
-                found = sorted(found)[: most + 1]
-                total += part.total
+            for places, count in parts:
+                found = heapq.nsmallest(most + 1, [*found, *places])
+                total += count
                 if query.by is None and len(found) > most:
                     break
-        last = Cursor(*found[most - 1]) if len(found) > most else None
-        whole = query.by is not None or (after is None and last is None)
-        return Matches([place for _, place in found[:most]], last, total if whole else None)
+        positions = [place for _, place in found[:most]]
+        more = len(found) > most
+        whole = query.by is not None or (after is None and not more)
+        return Matches(positions, positions[-1] if more else None, total if whole else None)
+
+    def _key(self, query: Query, place: Position) -> float:
+        """Return the sort key of a row."""
+        if query.by is None:
+            return 0.0
+        (row,) = self.rows([place], [query.by])
+        table = pa.table({query.by: pa.array([row[query.by]], pa.float64())})
+        return float(query.keys(table)[0])
 
     def matches(self, query: Query) -> int:
         """Return the number of rows that match; no row is held."""
@@ -227,43 +210,39 @@ class RowFiles:
                 table = pa.Table.from_batches([batch]).append_column(ROW, numbers)
                 yield table if where is None else table.filter(where)
 
-    def _first(self, number: int, query: Query, after: Cursor | None, most: int) -> _First:
-        """Return the first ``most`` matches of a file behind ``after``."""
+    def _first(
+        self, number: int, query: Query, last: Ranked | None, most: int
+    ) -> tuple[list[Ranked], int]:
+        """Return the first ``most`` matches of a file behind ``last``, and the count of all."""
         if query.where is None and query.by is None:
-            begin = after.position.row + 1 if after and after.position.file == number else 0
-            rows = np.arange(begin, min(begin + most, self.counts[number]))
-            return _First(np.zeros(len(rows)), rows, self.counts[number])
-        found, total = _First(np.empty(0), np.empty(0, np.int64), 0), 0
+            begin = last[1].row + 1 if last is not None and last[1].file == number else 0
+            rows = range(begin, min(begin + most, self.counts[number]))
+            return [(0.0, Position(number, row)) for row in rows], self.counts[number]
+        found: list[Ranked] = []
+        total = 0
         with _explained(storage.join(self.output, self.paths[number])):
             for table in self._matching(number, query):
                 total += table.num_rows
                 keys, rows = query.keys(table), table[ROW].to_numpy()
-                if after is not None:
-                    later = keys > after.key
-                    same = keys == after.key
-                    if number == after.position.file:
-                        later |= same & (rows > after.position.row)
-                    elif number > after.position.file:
-                        later |= same
+                if last is not None:
+                    key, place = last
+                    behind = number > place.file or ((number == place.file) & (rows > place.row))
+                    later = (keys > key) | ((keys == key) & behind)
                     keys, rows = keys[later], rows[later]
-                found = _least(found, keys, rows, most)
-                if query.by is None and len(found.rows) == most:
+                if len(keys) > most:  # few remain to be sorted
+                    near = keys <= np.partition(keys, most - 1)[most - 1]
+                    keys, rows = keys[near], rows[near]
+                order = np.argsort(keys, kind="stable")[:most]
+                pairs = zip(keys[order].tolist(), rows[order].tolist(), strict=True)
+                places = [(key, Position(number, row)) for key, row in pairs]
+                found = heapq.nsmallest(most, [*found, *places])
+                if query.by is None and len(found) == most:
                     break
-        return found._replace(total=total)
+        return found, total
 
 
 # Batches that are read ahead are memory; threads are those of THREADS.
 _FRUGAL = {"batch_readahead": 1, "fragment_readahead": 1, "use_threads": False}
-
-
-def _least(found: _First, keys: np.ndarray, rows: np.ndarray, most: int) -> _First:
-    """Return the ``most`` rows with the least keys, those of equal keys in their order."""
-    if len(keys) > most:  # few remain to be sorted
-        near = keys <= np.partition(keys, most - 1)[most - 1]
-        keys, rows = keys[near], rows[near]
-    keys, rows = np.concatenate([found.keys, keys]), np.concatenate([found.rows, rows])
-    order = np.lexsort((rows, keys))[:most]
-    return _First(keys[order], rows[order], 0)
 
 
 @contextmanager

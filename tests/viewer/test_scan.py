@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from manifpt.errors import ManifptError
-from manifpt.viewer.scan import AddressError, Cursor, Position, Query, RowFiles
+from manifpt.viewer.scan import AddressError, Position, Query, RowFiles
 
 
 def written(folder, table, sizes, group_rows=7):
@@ -49,7 +49,7 @@ def pages(files, query, most):
         found += files.rows(page.positions)
         if page.after is None:
             return found
-        after = Cursor.parse(str(page.after))
+        after = Position.parse(str(page.after))
 
 
 def expected(table, where, by, descending):
@@ -94,10 +94,10 @@ def test_columns_of_a_row_are_those_that_there_are(files):
             files.rows([place])
 
 
-@pytest.mark.parametrize("text", ["", "1~", "x~1.2", "1~1.2.3", "nan~1.2", "1..2~1.2", "1~-1.2"])
-def test_a_cursor_that_is_none_is_refused(text):
-    with pytest.raises(AddressError, match="names no page"):
-        Cursor.parse(text)
+@pytest.mark.parametrize("text", ["", "1", "x.2", "1.2.3", "1..2", "-1.2", "1.-2", "0.1~1.2"])
+def test_a_position_that_is_none_is_refused(text):
+    with pytest.raises(AddressError, match="names no row"):
+        Position.parse(text)
 
 
 def test_an_empty_table_has_an_empty_page(tmp_path):
