@@ -24,9 +24,9 @@ from manifpt.report.crawl_counts import count_rows
 from manifpt.report.crawl_page import LEAKS, crawl_figures
 from manifpt.report.page import integrity, number, own_file, template_environment
 from manifpt.viewer.filters import ORDERS, Filters
-from manifpt.viewer.output import CrawlOutput
+from manifpt.viewer.output import MOST_ALIKE, CrawlOutput
 from manifpt.viewer.pictures import PictureCache
-from manifpt.viewer.scan import Position, Query
+from manifpt.viewer.scan import AddressError, Position, Query
 
 PAGE_ROWS = 50
 # Columns of the table of rows.
@@ -36,6 +36,8 @@ FACTS = (
     *("id", "uri", "source", "decision", "prediction", "probability", "unknown_score"),
     *("unknown_p", "neighbor_id", "distance", "percentile", "agreement", "tiles"),
 )
+# Kinds of copies, by the column that names the first image of each.
+COPIES = {"exact": "duplicate_of", "near": "near_duplicate_of"}
 HIDDEN = {"at", "top_k", "deciding_tiles", "status", *LEAKS, "in_manifold"}
 
 
@@ -71,6 +73,7 @@ def policy() -> str:
 def _page(template: str, title: str, crawl: CrawlOutput, values: Mapping[str, Any]) -> bytes:
     place = public(crawl.uri)
     shared = {"title": title, "place": place, "has_groups": bool(crawl.groups.paths)}
+    shared |= {"has_copies": bool(crawl.duplicates.paths)}
     text = _engine().get_template(template).render(**shared, **values)
     return text.encode("utf-8", "replace")
 
@@ -141,6 +144,7 @@ def rows(crawl: CrawlOutput, given: Mapping[str, str], pictures: PictureCache) -
         "next": filters.address(after=found.after) if found.after else None,
         "later": after is not None,
         "counted": filters.address(count=1, after=given.get("after", "")),
+        "cut": MOST_ALIKE if filters.cluster and crawl.cluster(filters.cluster).cut else None,
     }
     return _page("viewer_rows.html", "Rows", crawl, values)
 
@@ -196,6 +200,25 @@ def groups(crawl: CrawlOutput, given: Mapping[str, str]) -> bytes:
         "later": after is not None,
     }
     return _page("viewer_groups.html", "Groups", crawl, values)
+
+
+def copies(crawl: CrawlOutput, given: Mapping[str, str]) -> bytes:
+    """Return a page of images that are copies of others, of one ``kind`` if it is given."""
+    after = Position.parse(given["after"]) if given.get("after") else None
+    kind = given.get("kind", "")
+    if kind not in ("", *COPIES):
+        raise AddressError(f"kind={kind[:40]}: unknown; give one of {', '.join(COPIES)}")
+    column = COPIES.get(kind)
+    query = Query(pc.field(column).is_valid(), (column,)) if column else Query()
+    found = crawl.duplicates.page(query, after, PAGE_ROWS)
+    values = {
+        "kind": kind,
+        "counts": crawl.summary.get("duplicates") or {},
+        "rows": crawl.duplicates.rows(found.positions),
+        "next": urlencode({"kind": kind, "after": found.after}) if found.after else None,
+        "later": after is not None,
+    }
+    return _page("viewer_copies.html", "Copies", crawl, values)
 
 
 def quarantine(crawl: CrawlOutput, given: Mapping[str, str]) -> bytes:

@@ -69,6 +69,7 @@ class _Viewer:
             "/rows": lambda: pages.rows(crawl, given, self.pictures),
             "/row": lambda: pages.row(crawl, given, self.pictures),
             "/groups": lambda: pages.groups(crawl, given),
+            "/copies": lambda: pages.copies(crawl, given),
             "/quarantine": lambda: pages.quarantine(crawl, given),
         }
         try:
@@ -102,7 +103,7 @@ def _status(error: ManifptError) -> int:
 def application(crawl: CrawlOutput, allow: tuple[str, ...] = ()) -> Starlette:
     """Return the ASGI application; ``allow`` are places of images besides the output's inputs."""
     viewer = _Viewer(crawl, PictureCache(allow))
-    paths = ("/", "/rows", "/row", "/groups", "/quarantine")
+    paths = ("/", "/rows", "/row", "/groups", "/copies", "/quarantine")
     routes = [Route(path, viewer.page, methods=["GET"]) for path in paths]
     routes += [Route(path, viewer.image, methods=["GET"]) for path in ("/image", "/real")]
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=NAMES, www_redirect=False)

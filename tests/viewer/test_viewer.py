@@ -13,6 +13,7 @@ import urllib.request
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +31,8 @@ from manifpt.attribution.crawl.stage import ATTRIBUTIONS
 from manifpt.attribution.crawl.verdicts import verdicts
 from manifpt.attribution.unknown.decision import DECISIONS
 from manifpt.jobs import view
+from manifpt.viewer import output as crawl_output
+from manifpt.viewer import pages
 from manifpt.viewer.output import CrawlOutput
 from manifpt.viewer.pictures import AllowedPlaces
 from manifpt.viewer.web_server import application
@@ -200,6 +203,25 @@ def test_a_cluster_is_an_image_and_its_copies(client, rows):
         assert shown == {f"/row?at=0.{n}" for n in cluster}
 
 
+def test_copies_are_listed_by_kind_and_lead_to_their_cluster(client, rows):
+    for kind, copies in (("", [4, 9, 8]), ("exact", [4, 8]), ("near", [9])):
+        found = client.get("/copies", params={"kind": kind}).text
+        clusters = [parse_qs(link)["/rows?cluster"][0] for link in links(found, "/rows")[1:]]
+        assert clusters == [rows[number]["id"] for number in copies]
+    text = client.get("/").text
+    assert '<a href="/copies?kind=exact">2</a> images' in text
+    assert '<a href="/copies?kind=near">1</a> images' in text
+    assert client.get("/copies?kind=x").status_code == 400
+
+
+def test_a_cluster_with_more_copies_than_are_searched_says_so(client, rows, monkeypatch):
+    cluster = {"cluster": rows[1]["id"]}
+    assert "are searched" not in client.get("/rows", params=cluster).text
+    for module in (crawl_output, pages):
+        monkeypatch.setattr(module, "MOST_ALIKE", 1)
+    assert "has more copies; 1 are searched" in client.get("/rows", params=cluster).text
+
+
 class Parsed(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -211,7 +233,7 @@ class Parsed(HTMLParser):
         self.attributes += attrs
 
 
-PAGES = ("/", "/rows", "/row?at=0.3", "/row?at=0.31", "/groups", "/quarantine?code=corrupt")
+PAGES = ("/", "/rows", "/row?at=0.3", "/row?at=0.31", "/groups", "/copies", "/quarantine")
 
 
 @pytest.mark.parametrize("page", [*PAGES, "/rows?order=<script>", "/rows?group=<b>x"])
