@@ -169,3 +169,11 @@ def built(ray_session, tmp_path_factory):
     flags = ["--input", reals, "--output", f"{out}/m", "--shards", "5", "--index", "IVF4,Flat"]
     assert build_manifold.main(flags) == 0
     return f"{out}/m"
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """An evaluation, a crawl and more that no job made; see `handmade_outputs.Finished`."""
+    from handmade_outputs import Finished
+
+    return Finished.made(tmp_path_factory.mktemp("finished"))

@@ -1,8 +1,10 @@
 """Finished outputs that no job made: an evaluation and a crawl, in a second and without Ray."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
+import handmade
 import numpy as np
 import pyarrow as pa
 from conftest import draw
@@ -10,7 +12,7 @@ from PIL import Image
 
 from manifpt import storage
 from manifpt.artifacts.artifact_stage import ARTIFACTS
-from manifpt.attribution.crawl.grouping import GROUP_ROWS
+from manifpt.attribution.crawl.grouping import COORDINATES, GROUP_ROWS
 from manifpt.attribution.crawl.leaks import LEAKS
 from manifpt.attribution.crawl.stage import AGREEMENT, ATTRIBUTIONS
 from manifpt.attribution.crawl.verdicts import verdicts
@@ -79,7 +81,13 @@ def artifacts(folder: str, images: Path, sources: list[str], count: int) -> list
             rows[-1] |= {"percentile": rng.uniform(0, 100), "in_manifold": False}
             arrays.append((pixels.astype(np.float32) - star).transpose(2, 0, 1) / 255)
     table = columns(rows, ARTIFACTS).append_column("artifact", tensors.to_column(np.stack(arrays)))
+    recipes = [
+        f"{name},{number},{('gan', 'vae')[number % 2]}" for number, name in enumerate(sources)
+    ]
+    text = "\n".join(["name,seed,family", *recipes])
+    storage.write_bytes(f"{folder}-benchmark/recipes.csv", text.encode())
     body = {
+        "inputs": {"given": [f"{folder}-benchmark"], "content_key": "c"},
         "space": make_space("rgb", SIZE).card(),
         "shape": [3, SIZE, SIZE],
         "decode": DecodeRule(SIZE).card(),
@@ -194,8 +202,19 @@ def crawl(
     group = {"images": 9, "counted": 9, "prediction": classes[0], "probability": 0.9}
     group |= {"probability_low": 0.8, "probability_high": 1.0, "agreeing": 0.9, "unknown": 0.1}
     groups = [{"group": n, "unknown_p": 0.3, "decision": "generator", **group} for n in HOSTILE]
+    logits = rng.normal(0, 2, (count, len(classes)))
+    evidence = {
+        "group": pa.array([HOSTILE[number % len(HOSTILE)] for number in range(count)]),
+        "sha256": table["sha256"],
+        "decision": table["decision"],
+        "probabilities": tensors.to_column(
+            np.float32(np.exp(logits) / np.exp(logits).sum(1, keepdims=True))
+        ),
+        COORDINATES: tensors.to_column(logits.astype(np.float32)),
+    }
     files = {
         "attributions/000000-000000.parquet": table,
+        "evidence/000000-000000.parquet": pa.table(evidence),
         "quarantine/000000-000000.parquet": pa.Table.from_pylist(broken),
         "groups/000000.parquet": columns(groups, GROUP_ROWS),
     }
@@ -210,3 +229,31 @@ def crawl(
     body = summary | facts
     published(place, "attributions", body, files, {"summary.json": summary})
     return place
+
+
+# Columns of the shared crawl's input, whose values come again and again.
+METADATA: dict[str, list[str | None]] = {
+    "<i>caption": list(HOSTILE),
+    "<b>captured": ["2024-03-09", "2024-03-31T23:59:59Z", "2025-01-02 10:00", None],
+}
+# Its rows of 200 bins of 36 seconds, and the seconds at which it began and went on.
+WORKED = {"seconds_per_bin": 36.0, "rows": [360] * 150 + [36] * 50, "starts": [0.0, 3600.0]}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Outputs that no job made, for all tests of pages: what strangers wrote holds HTML."""
+
+    folder: Path
+    model: str
+    evaluation: str
+    robustness: str
+    crawl: str
+
+    @classmethod
+    def made(cls, folder: Path) -> "Finished":
+        """Publish them in a folder."""
+        model, classes = handmade.attributor(folder / "model"), handmade.CLASSES
+        found = crawl(folder, model, classes, metadata=METADATA, rows_over_time=WORKED)
+        measured = evaluation(folder, classes, [HOSTILE[0]])
+        return cls(folder, model, measured, robustness(folder, classes), found)

@@ -18,16 +18,6 @@ from manifpt.report.page import Figure, Page, rendered
 from manifpt.report.page_provenance import FoundAttributor, audit_of
 from manifpt.report.robustness_page import robustness_page
 
-UNKNOWN = "<b onclick=window.pwned=1>vqvae</b>"
-
-
-@pytest.fixture(scope="module")
-def outputs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pages")
-    model = handmade.attributor(folder / "model")
-    evaluation = handmade_outputs.evaluation(folder, handmade.CLASSES, [UNKNOWN])
-    return evaluation, handmade_outputs.crawl(folder, model, handmade.CLASSES)
-
 
 class Parsed(HTMLParser):
     """The elements of a page as a browser sees them: tags, attributes, ids, texts of scripts."""
@@ -72,18 +62,18 @@ def check_harmless(data: bytes, charts: int) -> Parsed:
     return found
 
 
-def test_an_evaluation_has_its_sections_pictures_and_numbers(outputs):
-    data = evaluation_page(outputs[0], PageOptions())
+def test_an_evaluation_has_its_sections_pictures_and_numbers(finished):
+    data = evaluation_page(finished.evaluation, PageOptions())
     found = check_harmless(data, 7)
     sections = {"classes", "examples", "fingerprints", "map", "calibration", "unknown", "groups"}
     assert sections | {"provenance"} <= found.ids
-    metrics = storage.read_json(f"{outputs[0]}/metrics.json")
+    metrics = storage.read_json(f"{finished.evaluation}/metrics.json")
     text = data.decode()
     assert f'<b class="">{metrics["accuracy"]:.3f}</b>' in text
     assert f"95 %: {metrics['accuracy_low']:.3f} to {metrics['accuracy_high']:.3f}" in text
-    assert UNKNOWN not in text
-    assert "&lt;b onclick=window.pwned=1&gt;vqvae&lt;/b&gt;" in text
-    manifest = storage.read_json(f"{outputs[0]}/manifest.json")
+    assert handmade_outputs.HOSTILE[0] not in text
+    assert "&lt;img src=x onerror=window.pwned=1&gt;" in text
+    manifest = storage.read_json(f"{finished.evaluation}/manifest.json")
     assert manifest["key"] in text
     outcomes = [value for name, value in found.attributes if name == "data-outcome"]
     assert set(outcomes) <= {"right", "wrong", "unsure", "unknown"}
@@ -103,7 +93,7 @@ def test_a_crawl_has_its_sections_and_names_from_outside_are_text(outputs):
         assert name not in text
     assert "&lt;img src=x onerror=window.pwned=1&gt;" in text
     assert "{{ 7 * 7 }}" in text
-    summary = storage.read_json(f"{outputs[1]}/summary.json")
+    summary = storage.read_json(f"{finished.crawl}/summary.json")
     assert f"{summary['quarantined']:,}" in text
     assert text.count("<tr data-decision=") == 60 + len(handmade_outputs.HOSTILE)
 
@@ -114,13 +104,8 @@ def chart_of(data: bytes, section: str) -> dict:
     return json.loads(text.partition('<script type="application/json">')[2].split("</script>")[0])
 
 
-def test_throughput_is_drawn_where_a_crawl_has_noted_it(outputs, tmp_path):
-    assert "throughput" not in Parsed(crawl_page(outputs[1], PageOptions())).ids
-    noted = {"seconds_per_bin": 36.0, "rows": [360] * 150 + [36] * 50, "starts": [0.0, 3600.0]}
-    model = handmade.attributor(tmp_path / "model")
-    crawl = handmade_outputs.crawl(tmp_path, model, handmade.CLASSES, 4, rows_over_time=noted)
-    data = crawl_page(crawl, PageOptions())
-    assert "throughput" in Parsed(data).ids
+def test_throughput_is_drawn_where_a_crawl_has_noted_it(finished):
+    data = crawl_page(finished.crawl, PageOptions())
     chart = chart_of(data, "throughput")
     rates, mean, again = chart["data"]
     assert chart["layout"]["xaxis"]["title"]["text"] == "minutes of work"
@@ -132,27 +117,28 @@ def test_throughput_is_drawn_where_a_crawl_has_noted_it(outputs, tmp_path):
     assert "Rates depend on the machines and their number" in text
 
 
-def test_a_crawl_with_dates_counts_its_months(outputs, tmp_path):
-    assert "months" not in Parsed(crawl_page(outputs[1], PageOptions())).ids
-    model = handmade.attributor(tmp_path / "model")
-    dates = ["2024-03-09", "2024-03-31T23:59:59Z", "2025-01-02 10:00", None]
-    metadata = {"<i>caption": [handmade_outputs.HOSTILE[0]], "<b>captured": dates}
-    crawl = handmade_outputs.crawl(tmp_path, model, handmade.CLASSES, 16, metadata=metadata)
-    data = crawl_page(crawl, PageOptions())
-    check_harmless(data, 6)
+def test_a_crawl_with_dates_counts_its_months(finished):
+    data = crawl_page(finished.crawl, PageOptions())
     bars = {bar["name"]: dict(zip(bar["x"], bar["y"], strict=True)) for bar in
             chart_of(data, "months")["data"]}  # fmt: skip
-    # Decisions come in turn, one for each date: four rows of each.
-    assert sum(by["2024-03"] for by in bars.values()) == 8
-    assert sum(by["2025-01"] for by in bars.values()) == 4
+    # Decisions come in turn, one for each date: fifteen rows of each.
+    assert sum(by["2024-03"] for by in bars.values()) == 30
+    assert sum(by["2025-01"] for by in bars.values()) == 15
     text = data.decode()
-    assert "column &lt;b&gt;captured; 4 rows have no date there" in text
+    assert "column &lt;b&gt;captured; 15 rows have no date there" in text
     assert '<td class="text">2024-03-31T23:59:59Z</td>' in text
 
 
-def test_domains_are_counted_by_decision(outputs):
+def test_a_crawl_without_dates_and_times_has_no_such_sections(finished, tmp_path):
+    crawl = handmade_outputs.crawl(tmp_path, finished.model, handmade.CLASSES, 4)
+    ids = check_harmless(crawl_page(crawl, PageOptions()), 6).ids
+    assert not {"months", "throughput"} & ids
+    assert {"rows", "quarantine"} <= ids
+
+
+def test_domains_are_counted_by_decision(finished):
     """Twelve of sixty images are of the web; the table has a row for each host and folder."""
-    text = crawl_page(outputs[1], PageOptions()).decode()
+    text = crawl_page(finished.crawl, PageOptions()).decode()
     table = text.partition('id="domains"')[2].partition("<tbody>")[2].partition("</tbody>")[0]
     rows = [row.split("</td>")[:-1] for row in table.split("</tr>")[:-1]]
     names = [row[0].split(">")[2].split("<")[0] for row in rows]
@@ -163,28 +149,26 @@ def test_domains_are_counted_by_decision(outputs):
     assert found["images.example"][0] + found["example.org"][0] == 12
 
 
-def test_robustness_has_a_page_and_a_section_of_an_evaluation(outputs):
-    evaluation, _ = outputs
-    place = handmade_outputs.robustness(Path(evaluation).parent, handmade.CLASSES)
-    page = robustness_page(place, PageOptions())
+def test_robustness_has_a_page_and_a_section_of_an_evaluation(finished):
+    page = robustness_page(finished.robustness, PageOptions())
     assert {"robustness", "levels", "provenance"} <= check_harmless(page, 2).ids
     assert f"{9 / (9 + 2 * 5):.3f}" in page.decode()  # at jpeg:50
-    beside = evaluation_page(evaluation, PageOptions(robustness=place))
+    beside = evaluation_page(finished.evaluation, PageOptions(robustness=finished.robustness))
     assert "robustness" in check_harmless(beside, 9).ids
 
 
-def test_charts_show_tags_of_names_as_text(outputs):
-    data = evaluation_page(outputs[0], PageOptions()).decode()
+def test_charts_show_tags_of_names_as_text(finished):
+    data = evaluation_page(finished.evaluation, PageOptions()).decode()
     charts = data.split('<script type="application/json">')[1:]
     names = {t.get("name") for c in charts for t in json.loads(c.split("</script>")[0])["data"]}
-    assert "&lt;b onclick=window.pwned=1&gt;vqvae&lt;/b&gt;" in names
+    assert "&lt;img src=x onerror=window.pwned=1&gt;" in names
 
 
-def test_the_job_writes_the_page_and_logs_it(outputs, tmp_path):
+def test_the_job_writes_the_page_and_logs_it(finished, tmp_path):
     import mlflow
 
     place, summary = tmp_path / "page.html", tmp_path / "summary.json"
-    flags = [outputs[1], "--output", str(place), "--json", str(summary), "--samples", "1"]
+    flags = [finished.crawl, "--output", str(place), "--json", str(summary), "--samples", "1"]
     assert report.main(flags) == 0
     found = json.loads(summary.read_text())
     assert found == {"output": str(place), "of": "attributions", "bytes": place.stat().st_size}
@@ -193,19 +177,19 @@ def test_the_job_writes_the_page_and_logs_it(outputs, tmp_path):
     assert Path(logged).read_bytes() == place.read_bytes()
 
 
-def test_an_output_in_a_bucket_has_the_same_page(outputs, s3):
+def test_an_output_in_a_bucket_has_the_same_page(finished, s3):
     place = f"{s3}/pages/evaluation"
-    for uri, _ in storage.files_under(outputs[0]):
-        storage.copy(uri, place + uri.removeprefix(outputs[0]))
-    here, there = (evaluation_page(uri, PageOptions()) for uri in (outputs[0], place))
-    assert here.replace(outputs[0].encode(), place.encode()) == there
+    for uri, _ in storage.files_under(finished.evaluation):
+        storage.copy(uri, place + uri.removeprefix(finished.evaluation))
+    here, there = (evaluation_page(u, PageOptions()) for u in (finished.evaluation, place))
+    assert here.replace(finished.evaluation.encode(), place.encode()) == there
 
 
-def test_another_output_is_refused_in_one_line(outputs, tmp_path, capsys):
+def test_another_output_is_refused_in_one_line(finished, tmp_path, capsys):
     assert report.main([str(tmp_path)]) == 2
     assert "give a finished output of evaluate or attribute" in capsys.readouterr().err
     with pytest.raises(ManifptError, match="no finished audit there"):
-        crawl_page(outputs[1], PageOptions(audit=outputs[0]))
+        crawl_page(finished.crawl, PageOptions(audit=finished.evaluation))
 
 
 def audited(uri, model=None):
