@@ -365,12 +365,13 @@ class SourcePrint(NamedTuple):
 
 @dataclass(frozen=True)
 class Prints:
-    """The fingerprints of a space as a page shows them."""
+    """The fingerprints of a space as a page shows them; ``leaves`` are in the tree's order."""
 
     rows: list[SourcePrint]
     limit: float
     unit: str
     charts: dict[str, charts.Chart]
+    leaves: list[str]
 
 
 def fingerprint_rows(found: Mapping[str, Fingerprints], pictures: Pictures) -> dict[str, Prints]:
@@ -393,12 +394,13 @@ def fingerprint_rows(found: Mapping[str, Fingerprints], pictures: Pictures) -> d
         if one.spectra:
             drawn["spectra"] = spectra_chart(one.spectra)
         names, distances = one.distances
+        leaves = names
         if len(names) > 1:
             tree = tree_of(distances, names)
-            order = [names.index(leaf) for leaf in tree["ivl"]]
-            ordered = distances[np.ix_(order, order)]
-            drawn["distances"] = distance_chart(ordered, list(tree["ivl"]))
+            leaves = list(tree["ivl"])
+            order = [names.index(leaf) for leaf in leaves]
+            drawn["distances"] = distance_chart(distances[np.ix_(order, order)], leaves)
             drawn["tree"] = dendrogram_chart(tree)
         unit = "" if pictured else "standard deviations"
-        made[name] = Prints(rows, limit, unit, drawn)
+        made[name] = Prints(rows, limit, unit, drawn, leaves)
     return made

@@ -31,9 +31,9 @@ class FoundAttributor(NamedTuple):
 
 
 class Designs(NamedTuple):
-    """Rows of a benchmark's recipes, one a generator, and the columns in which they differ."""
+    """Rows of a benchmark's recipes by generator, and the columns in which they differ."""
 
-    rows: list[dict[str, str]]
+    rows: dict[str, dict[str, str]]
     columns: list[str]
 
 
@@ -119,7 +119,7 @@ def page_part() -> Part:
 def designs_of(described: Mapping[str, Any], sources: Collection[str]) -> Designs:
     """Return the choices in which a benchmark's generators differ; empty without a benchmark.
 
-    ``described`` are the inputs of artifacts.
+    ``described`` are the inputs of artifacts. ``rows`` are by name of the generator.
     """
     rows: list[dict[str, str]] = []
     for text in described.get("given", ()):
@@ -131,7 +131,7 @@ def designs_of(described: Mapping[str, Any], sources: Collection[str]) -> Design
         rows += [row for row in csv.DictReader(io.StringIO(data)) if row.get("name") in sources]
     names = [name for name in (rows[0] if rows else ()) if name not in ("name", "seed", None)]
     varied = [name for name in names if len({row.get(name) for row in rows}) > 1]
-    return Designs(rows, varied)
+    return Designs({row["name"]: row for row in rows}, varied)
 
 
 def audit_of(uri: str | None, model: FoundAttributor | None = None) -> ShownAudit | None:

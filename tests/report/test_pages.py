@@ -1,6 +1,8 @@
 """Pages of handmade outputs: all sections are there, and what strangers wrote does nothing."""
 
 import json
+import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -83,11 +85,55 @@ def test_an_evaluation_has_its_sections_pictures_and_numbers(finished):
     assert len(data) < pages.MOST_PAGE_BYTES
 
 
-def test_a_crawl_has_its_sections_and_names_from_outside_are_text(outputs):
-    data = crawl_page(outputs[1], PageOptions())
-    found = check_harmless(data, 5)
-    sections = {"sources", "scores", "domains", "examples", "groups", "rows", "quarantine"}
-    assert sections | {"provenance"} <= found.ids
+def test_design_choices_are_in_the_order_of_the_tree(finished):
+    data = evaluation_page(finished.evaluation, PageOptions())
+    text = data.decode().partition('id="fingerprints"')[2].partition("</section>")[0]
+    scripts = text.split('<script type="application/json">')[1:]
+    charts = [json.loads(part.split("</script>")[0]) for part in scripts]
+    leaves = next(c["layout"]["yaxis"]["ticktext"] for c in charts if "ticktext" in str(c))
+    rows = text.partition("in the order of the tree")[2].partition("<tbody>")[2].split("<tr>")[1:]
+    names = [re.search(r'scope="row">(.*?)</th>', row)[1] for row in rows]
+    families = [re.search(r'<td class="text">(.*?)</td>', row)[1] for row in rows]
+    assert names == leaves
+    assert dict(zip(names, families, strict=True))["real"] == "vae"  # its recipe is the second
+    assert "seed" not in rows[0]
+
+
+def test_the_verdict_of_the_audit_is_in_the_headline(finished, tmp_path):
+    findings = [{"name": "format", "share": 0.9, "verdict": "fail"}]
+    handmade_outputs.published(
+        f"{tmp_path}/audit", "audit", {"verdict": "fail", "findings": findings}, {}
+    )
+    for page, output in ((evaluation_page, finished.evaluation), (crawl_page, finished.crawl)):
+        text = page(output, PageOptions(audit=f"{tmp_path}/audit")).decode()
+        headline = text.partition('<ul class="figures">')[2].partition("</ul>")[0]
+        assert '<b class="fail">fail</b>' in headline
+        assert '<th scope="row">format</th><td>0.900</td>' in text
+        without = page(output, PageOptions()).decode().partition('<ul class="figures">')[2]
+        assert "Audit of the files" not in without.partition("</ul>")[0]
+
+
+@pytest.mark.parametrize("verdict", ["pass", "fail"])
+def test_the_audit_before_the_training_is_on_the_pages(finished, tmp_path, verdict):
+    model = shutil.copytree(finished.model, tmp_path / "model")
+    manifest = storage.read_json(f"{model}/manifest.json")
+    audit = {"verdict": verdict, "images": 60, "says": "<i>what it says", "findings": []}
+    audit |= {"note": "trained on all that"} if verdict == "fail" else {}
+    storage.write_json(f"{model}/manifest.json", manifest | {"audit": audit})
+    options = PageOptions(model=str(model))
+    pages = ((evaluation_page, finished.evaluation), (crawl_page, finished.crawl))
+    for page, output in (*pages, (robustness_page, finished.robustness)):
+        text = page(output, options).decode()
+        assert f'<b class="{verdict}">{verdict}</b>' in text
+        assert "the audit before the training: &lt;i&gt;what it says." in text
+        assert ("The attributor was trained on all that." in text) == (verdict == "fail")
+
+
+def test_a_crawl_has_its_sections_and_names_from_outside_are_text(finished):
+    data = crawl_page(finished.crawl, PageOptions())
+    found = check_harmless(data, 8)
+    sections = {"sources", "scores", "domains", "months", "examples", "map", "groups", "rows"}
+    assert sections | {"throughput", "quarantine", "provenance"} <= found.ids
     text = data.decode()
     for name in handmade_outputs.HOSTILE[:4]:
         assert name not in text
