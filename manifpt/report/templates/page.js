@@ -59,6 +59,22 @@
     apply();
   }
 
+  // What scrolls can be reached by the keyboard, and has the name of its section.
+  const reachable = () => {
+    for (const part of document.querySelectorAll(".scroll")) {
+      const scrolls = part.scrollWidth > part.clientWidth || part.scrollHeight > part.clientHeight;
+      const title = part.closest("section")?.querySelector("h2")?.textContent;
+      part.toggleAttribute("tabindex", scrolls);
+      part.toggleAttribute("role", scrolls);
+      if (!scrolls) continue;
+      part.tabIndex = 0;
+      part.setAttribute("role", "region");
+      part.setAttribute("aria-label", title ?? document.title);
+    }
+  };
+  reachable();
+  addEventListener("resize", reachable);
+
   // Charts: Plotly is packed into the page, and gets the colours of the theme.
   const colours = () => {
     const style = getComputedStyle(root);
@@ -103,9 +119,19 @@
     recolour();
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour);
+  // Paper is white: charts are drawn again in light colours, as the style sheet has all else.
+  let screen;
   addEventListener("beforeprint", () => {
     for (const part of document.querySelectorAll("details")) part.open = true;
+    screen = root.dataset.theme;
+    root.dataset.theme = "light";
+    recolour();
     drawn.forEach(([place]) => Plotly.Plots.resize(place));
+  });
+  addEventListener("afterprint", () => {
+    if (screen) root.dataset.theme = screen;
+    else delete root.dataset.theme;
+    recolour();
   });
   drawing().then(
     () => { root.dataset.charts = String(drawn.length); },
