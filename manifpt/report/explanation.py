@@ -170,11 +170,12 @@ def strangeness(explainer: Explainer, outputs: Outputs) -> Strangeness | None:
     return {"p": float(unknown.p_value[0]), "limit": limit, "scores": scores}
 
 
-def nearest_reals(projector: Projector, table: pa.Table) -> list[NearestReal]:
-    """Return the nearest reals of one image in a space, the first tile's where it has tiles."""
+def nearest_reals(projector: Projector, table: pa.Table, tile: int = 0) -> list[NearestReal]:
+    """Return the nearest reals of one image in a space; those of a tile where it has tiles."""
     if projector.manifold is None or projector.searcher is None:
         return []
-    seen = as_space_sees(table, projector.rule).slice(0, 1)
+    seen = as_space_sees(table, projector.rule)
+    seen = seen.slice(tile if seen.num_rows > 1 else 0, 1)
     embedded = projector.space.embed(pixels_of(seen)).reshape(1, -1)
     count = min(NEIGHBOURS, int(projector.manifold.manifest["reals"]))
     hashes = np.array(own_hashes(seen), dtype=object)
@@ -230,8 +231,10 @@ def explanation(
     outputs = explainer.outputs(made)
     degraded = degraded_verdicts(explainer, table, levels)
     names = (branch["name"] for branch in explainer.attributor.branches)
+    tiles = explainer.tiles(made, [verdict["prediction"]])[0]
+    strongest = tiles[0]["tile"] if tiles else 0  # the tile that the pictures show, too
     reals = {
-        name: nearest_reals(projector, table)
+        name: nearest_reals(projector, table, strongest)
         for name, projector in zip(names, explainer.projectors, strict=True)
         if projector.manifold is not None
     }
@@ -243,7 +246,7 @@ def explanation(
         "votes": votes(explainer, outputs),
         "unknown": strangeness(explainer, outputs),
         "nearest_reals": reals,
-        "tile_evidence": explainer.tiles(made, [verdict["prediction"]])[0],
+        "tile_evidence": tiles,
         "leaks": {
             "in_training": verdict["in_training"],
             "near_training": verdict["near_training"],

@@ -44,6 +44,12 @@ def table_of(rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(lines)
 
 
+def strongest_tile(found: Explanation) -> str:
+    """Return the words that name the tile with most support; none for an image of one tile."""
+    tiles = found["tile_evidence"]
+    return f", of the tile at {tiles[0]['x']}, {tiles[0]['y']}" if len(tiles) > 1 else ""
+
+
 def explanation_text(found: Explanation) -> str:
     """Return an explanation for a terminal."""
     verdict = f"{found['prediction']} with probability {found['probability']:.3f}"
@@ -63,7 +69,7 @@ def explanation_text(found: Explanation) -> str:
     for name, reals in found["nearest_reals"].items():
         rows = [("nearest real", "distance", "percentile")]
         rows += [(one["id"], one["distance"], one["percentile"]) for one in reals]
-        parts.append(f"in the space {name}\n{table_of(rows)}")
+        parts.append(f"in the space {name}{strongest_tile(found)}\n{table_of(rows)}")
     if len(found["tile_evidence"]) > 1:
         rows = [("tile at", f"probability of {found['prediction']}", "support")]
         for one in found["tile_evidence"]:
@@ -148,6 +154,7 @@ def explanation_page(explainer: Explainer, table: pa.Table, found: Explanation) 
         "example": example,
         "legend": legend_of(len(explainer.attributor.classes)),
         "reals": _reals(explainer, found, pictures),
+        "of_tile": strongest_tile(found),
         "degraded": _degraded_pictures(explainer, table, found, pictures),
         "place": public(str(found["image"])),
         "number": number,

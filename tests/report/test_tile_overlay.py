@@ -7,7 +7,7 @@ import handmade_outputs
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import draw
+from conftest import draw, folder_of
 from PIL import Image
 from planted import ALL, SIZE, planted, striped
 from test_pages import check_harmless
@@ -16,6 +16,7 @@ from manifpt.attribution.model import trained
 from manifpt.engine.pools import HERE
 from manifpt.images import DecodeRule
 from manifpt.images.tiles import MOST
+from manifpt.manifold.build import ManifoldSettings, build_manifold
 from manifpt.report import examples as stored
 from manifpt.report.crawl_page import crawl_page
 from manifpt.report.evaluation_page import PageOptions
@@ -116,6 +117,25 @@ def test_a_file_that_says_it_is_turned_has_its_outline_on_the_right_spot(
     assert red[18:30, 66:78].min() > 50
     assert abs(red[40:, :60]).max() < 20
     assert table["tile_places"][0].as_py()[0].keys() == {"x", "y"}
+
+
+def test_nearest_reals_are_those_of_the_strongest_tile(tmp_path, monkeypatch):
+    """By brute force: the reals that are nearest to the planted tile, which is not the first."""
+    monkeypatch.setattr(trained, "network_outputs", striped)
+    settings = ManifoldSettings(image_size=SIZE, tiles=ALL)
+    reals = folder_of(tmp_path / "reals", range(12))
+    build_manifold([reals], f"{tmp_path}/m", settings=settings, demand=HERE)
+    explainer = Explainer.open(handmade.attributor(tmp_path / "model", f"{tmp_path}/m"))
+    uri, image = str(tmp_path / "image.png"), planted(32, 16)
+    Image.fromarray(image).save(uri)
+    found = explanation(explainer, opened_image(uri, explainer), [])
+    gaps = image[16 : 16 + SIZE, 32 : 32 + SIZE] / 255 - np.stack(
+        [draw("real", n) / 255 for n in range(12)]
+    )
+    wanted = sorted(np.sqrt(np.square(gaps).sum((1, 2, 3))))[:5]
+    (rows,) = found["nearest_reals"].values()
+    assert [row["distance"] for row in rows] == pytest.approx(wanted, rel=1e-4)
+    assert "of the tile at 32, 16\n" in explanation_text(found)
 
 
 def test_examples_of_a_crawl_have_their_outlines(model, tmp_path, monkeypatch):
