@@ -1,7 +1,10 @@
 """The last lines of a job, for people: a short table, the output's place, the next command."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from manifpt import storage
 
 MOST = 8  # numbers of a group that are shown
 # The next command after a job; names in braces are values of its summary.
@@ -16,6 +19,19 @@ NEXT = {
     "      manifpt register --model MODEL --evaluation {output} --name NAME",
     "register": "attribute --model {alias} --input IMAGES --output VERDICTS",
 }
+
+# Jobs whose output is a page.
+PAGES = ("report", "explain")
+
+
+def address_of(page: str) -> str:
+    """Return the address of a page for a browser; that of a bucket is its URI.
+
+    >>> address_of("/data/my run/report.html")
+    'file:///data/my%20run/report.html'
+    """
+    uri = storage.absolute(page)
+    return uri if storage.is_remote(uri) else Path(uri).as_uri()
 
 
 def aligned(rows: Sequence[Sequence[object]]) -> str:
@@ -48,6 +64,8 @@ def answer(job: str, summary: Mapping[str, Any]) -> str:
     if summary.get("dry_run"):
         return plain(summary)
     lines = attributions_text(summary) if job == "attribute" else plain(summary)
+    if job in PAGES and summary.get("output"):
+        return f"{lines}\npage: {address_of(summary['output'])}"
     return f"{lines}\nnext: manifpt {NEXT[job].format(**summary)}" if job in NEXT else lines
 
 

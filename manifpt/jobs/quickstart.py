@@ -5,7 +5,8 @@
 Builds a manifold of the benchmark's reals, computes the artifacts of other images, and trains four
 attributors: on the images themselves, on the artifacts of the nearest real as in the paper, on
 local statistics, and on images, high-pass residuals and statistics together. It evaluates them on
-unseen images, and attributes these images with the last attributor, as if they were unlabelled.
+unseen images, and attributes these images with the last attributor, as if they were unlabelled. The
+last two lines are the addresses of its pages, which any browser opens.
 """
 
 import time
@@ -15,8 +16,9 @@ from pydantic import Field
 
 from manifpt import storage
 from manifpt.cli import job
+from manifpt.cli.answer import address_of
 from manifpt.cli.config import JobConfig, parse
-from manifpt.jobs import attribute
+from manifpt.jobs import attribute, report
 from manifpt.jobs.chain import Chain, ChainConfig, claimed, table
 
 TOGETHER = "image+highpass+residual"
@@ -66,12 +68,16 @@ def _run(config: Config) -> None:
     chain.step("attribute", attribute, *flags, "--model", chain.place("attributor", "all"))
     picture = triplets_picture(chain.place("artifacts/rgb"), chain.place("artifacts/image"))
     storage.write_bytes(chain.place("evaluation/rgb/triplets.png"), picture)
+    pages = {}
+    for title, place in {"crawl": verdicts, "evaluation": chain.place("evaluation/all")}.items():
+        pages[title] = chain.step(f"report {title}", report, place)["output"]
     seconds = time.monotonic() - started
     print(f"\n{table(results, NAMES)}\n\n{rates_table(chain.rates)}\n")
     print(f"outputs: {config.output}/ (manifolds, artifacts, attributor, evaluation, attributions)")
     print(f"runs:    {command_of_pages()}")
-    print(f"pages:   manifpt report {config.output}/evaluation/all (and .../attributions)")
     print(f"{seconds:.0f} s")
+    for title, page in pages.items():
+        print(f"page of the {title}: {address_of(page)}")
     if config.json_file:
         hidden = {*JobConfig.model_fields, "output"}
         settings = config.model_dump(mode="json", exclude=hidden)

@@ -46,6 +46,16 @@ def test_verdicts_do_not_depend_on_how_the_table_was_cut(rows, cut, scored):
     assert [row["probability"] for row in found["surest"]] == sorted(sure, reverse=True)[:3]
 
 
+@pytest.mark.parametrize("name", ["report", "explain"])
+def test_a_page_is_linked_from_the_last_line(name, tmp_path):
+    page = tmp_path / "my page.html"
+    last = answer(name, {"output": str(page), "bytes": 1}).splitlines()[-1]
+    assert last == f"page: {page.as_uri()}"
+    assert " " not in last.removeprefix("page: ")
+    assert answer(name, {"output": "s3://b/x.html"}).endswith("page: s3://b/x.html")
+    assert "page" not in answer(name, {"output": None, "bytes": 1})
+
+
 def test_attribute_ends_in_counts_extremes_places_and_the_next_command():
     rows = [
         ("gan", 0.99, "generator", 0.8),

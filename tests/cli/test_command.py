@@ -115,5 +115,13 @@ def test_a_wheel_holds_manifpt_alone_and_runs_anywhere(tmp_path):
     found = subprocess.run(where, **common, capture_output=True, text=True, timeout=60)
     assert Path(found.stdout.strip()).is_relative_to(target)
     small = ["--sources", "real", "gan", "--steps", "1", "--output", "out"]
-    subprocess.run([command, "quickstart", *small], **common, check=True, timeout=1200)
+    ran = subprocess.run(
+        [command, "quickstart", *small], **common, check=True, timeout=1200, stdout=subprocess.PIPE
+    )
     assert (empty / "out" / "attributions" / "manifest.json").exists()
+    for folder, line in zip(
+        ("attributions", "evaluation/all"), ran.stdout.splitlines()[-2:], strict=True
+    ):
+        address = line.decode().partition(": ")[2]
+        assert address == (empty / "out" / folder / "report.html").as_uri()
+        assert (empty / "out" / folder / "report.html").stat().st_size < 10e6
