@@ -211,7 +211,7 @@ def copies(crawl: CrawlOutput, given: Mapping[str, str]) -> bytes:
     column = COPIES.get(kind)
     query = Query(pc.field(column).is_valid(), (column,)) if column else Query()
     found = crawl.duplicates.page(query, after, PAGE_ROWS)
-    values = {
+    values: dict[str, object] = {
         "kind": kind,
         "counts": crawl.summary.get("duplicates") or {},
         "rows": crawl.duplicates.rows(found.positions),
