@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -122,7 +121,15 @@ def test_credentials_that_are_refused_fail_at_once(failing, way):
 
 def test_a_server_that_comes_back_is_told_once_and_costs_nothing(failing, capsys, monkeypatch):
     monkeypatch.setattr(client, "FIRST_LINE_SECONDS", 0.5)
-    threading.Timer(3, lambda: setattr(failing, "share", 0.0)).start()
+    refusals = []
+
+    def fail(_):
+        refusals.append(time.monotonic())
+        if refusals[-1] > refusals[0] + 1.5:
+            failing.share = 0.0
+        return "failed"
+
+    failing.random.choice = fail
     write("s3://manifpt/outage")
     assert storage.read_bytes("s3://manifpt/outage") == b"x"
     (line,) = capsys.readouterr().err.splitlines()
