@@ -13,9 +13,10 @@ from manifpt import __version__
 STAGES = {
     "start here": ("quickstart", "plan"),
     "data": ("audit", "normalize"),
-    "real images": ("pretrain_embedding", "build_manifold"),
+    "real images": ("pretrain_embedding", "build_manifold", "append"),
     "generated images": ("compute_artifacts", "verify", "train_attribution", "evaluate"),
-    "use": ("register", "attribute", "view", "explain", "report", "export"),
+    "trained attributors": ("extend", "fuse", "register"),
+    "use": ("attribute", "view", "explain", "report", "export"),
     "compare and tune": ("sweep", "compare_spaces", "compare_open_set", "reproduce"),
     "benchmarks and speed": ("build_benchmark", "benchmark"),
 }

@@ -43,12 +43,9 @@ JOBS = {
         "--levels jpeg:50",
         "robustness.csv",
     ),
-    "train_attribution --fuse": (
-        "--fuse {0}/train_attribution {0}/train_attribution",
-        "weights.pt",
-    ),
-    "train_attribution --extend": (
-        "--extend {0}/train_attribution --add columns={0}/columns",
+    "fuse": ("{0}/train_attribution {0}/train_attribution", "weights.pt"),
+    "extend": (
+        "{0}/train_attribution --add columns={0}/columns",
         "seen.parquet",
     ),
     "attribute": ("--input {0}/crawl --model {0}/train_attribution", "[aq]*/*.parquet"),

@@ -20,6 +20,7 @@ from manifpt.jobs import (
     build_manifold,
     compute_artifacts,
     evaluate,
+    fuse,
     train_attribution,
     verify,
 )
@@ -116,8 +117,8 @@ def test_trained_attributors_fuse_without_training(out, tmp_path, capsys):
     for space in ("sl", "image"):
         flags = ["--input", f"{out}/a/{space}", *NETWORK, "--epochs", "2"]
         assert train_attribution.main([*flags, "--output", f"{tmp_path}/{space}"]) == 0
-    flags = ["--fuse", f"{tmp_path}/sl", f"{tmp_path}/image", "--output", f"{tmp_path}/fused"]
-    assert train_attribution.main(flags) == 0
+    flags = [f"{tmp_path}/sl", f"{tmp_path}/image", "--output", f"{tmp_path}/fused"]
+    assert fuse.main(flags) == 0
     fused, *members = (TrainedAttributor.open(f"{tmp_path}/{n}") for n in ("fused", "sl", "image"))
     paths = [str(p) for p in sorted((out / "a" / "sl" / "test").iterdir())]
     found = [ds.dataset([p.replace("/sl/", f"/{s}/") for p in paths]).to_table() for s in
@@ -130,8 +131,8 @@ def test_trained_attributors_fuse_without_training(out, tmp_path, capsys):
     np.testing.assert_allclose(fused.probabilities(artifacts), expected, atol=1e-5)
     least = min(m.manifest["validation_loss"] for m in members)
     assert fused.manifest["validation_loss"] <= least + 1e-4
-    assert train_attribution.main(["--fuse", f"{tmp_path}/sl", "--output", f"{tmp_path}/x"]) == 2
-    assert "--fuse: give two" in capsys.readouterr().err
+    assert fuse.main([f"{tmp_path}/sl", "--output", f"{tmp_path}/x"]) == 2
+    assert "models: give two" in capsys.readouterr().err
 
 
 def test_evidence_is_that_of_the_first_space_with_a_manifold_whatever_the_order(out):

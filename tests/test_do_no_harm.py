@@ -17,6 +17,8 @@ from manifpt.jobs import (
     compare_spaces,
     compute_artifacts,
     evaluate,
+    extend,
+    fuse,
     normalize,
     pretrain_embedding,
     quickstart,
@@ -59,15 +61,15 @@ JOBS = {
         ["--input", "{chain}/a", *SMALL],
         ["--input", "real={broken}", "--manifold", "{chain}/m", *SMALL],
     ),
-    "train_attribution --extend": (
-        train_attribution,
-        ["--extend", "{chain}/t", "--add", "new={reals}"],
-        ["--extend", "{chain}/t", "--add", "new={broken}"],
+    "extend": (
+        extend,
+        ["{chain}/t", "--add", "new={reals}"],
+        ["{chain}/t", "--add", "new={broken}"],
     ),
-    "train_attribution --fuse": (
-        train_attribution,
-        ["--fuse", "{chain}/t", "{chain}/t"],
-        ["--fuse", "{chain}/m", "{chain}/m"],
+    "fuse": (
+        fuse,
+        ["{chain}/t", "{chain}/t"],
+        ["{chain}/m", "{chain}/m"],
     ),
     "pretrain_embedding": (
         pretrain_embedding,
@@ -158,7 +160,7 @@ def test_a_folder_of_others_is_refused_before_any_work(
         ("build_manifold", "m"),
         ("compute_artifacts", "a"),
         ("evaluate --robustness", "e"),
-        ("train_attribution --extend", "t"),
+        ("extend", "t"),
         ("attribute", "m"),
     ],
 )

@@ -16,7 +16,14 @@ from ray.train import WorkerGroupError
 
 import manifpt
 from manifpt.engine import session
-from manifpt.jobs import attribute, build_manifold, compute_artifacts, evaluate, train_attribution
+from manifpt.jobs import (
+    attribute,
+    build_manifold,
+    compute_artifacts,
+    evaluate,
+    extend,
+    train_attribution,
+)
 
 ROOT = Path(__file__).parents[1]
 JOBS = ["build_manifold", "compute_artifacts", "train_attribution", "evaluate", "attribute"]
@@ -192,8 +199,8 @@ def test_a_source_is_added_to_an_attributor_from_few_images(chain, tmp_path):
     for number in range(4000, 4050):  # stripes of the other direction
         image = np.asarray(draw("stripes", number)).transpose(1, 0, 2)
         Image.fromarray(image).save(new / f"{number}.png")
-    flags = ["--extend", f"{chain}/t", "--add", f"columns={new}", "--output", f"{tmp_path}/x"]
-    assert train_attribution.main(flags) == 0
+    flags = [f"{chain}/t", "--add", f"columns={new}", "--output", f"{tmp_path}/x"]
+    assert extend.main(flags) == 0
     manifest = json.loads((tmp_path / "x" / "manifest.json").read_text())
     assert manifest["classes"] == ["blocks", "real", "stripes", "columns"]
     assert sum(manifest["rows"][s]["columns"] for s in ("train", "validation")) < 50
@@ -291,7 +298,7 @@ def test_training_goes_on_after_a_worker_died_and_seeds_repeat(ray_session, chai
         (build_manifold, ["--output", "OUT"], "--input: give the real"),
         (compute_artifacts, ["--input", "CORPUS", "--output", "OUT"], "--manifold"),
         (attribute, ["--input", "CORPUS", "--model", "/none", "--output", "OUT"], "no finished"),
-        (train_attribution, ["--extend", "x", "--output", "OUT"], "--add"),
+        (extend, ["x", "--output", "OUT"], "--add"),
         (train_attribution, ["--input", "CORPUS", "--output", "OUT", "--backbone", "x",
                              "--space", "image"], "--backbone"),
     ],

@@ -214,7 +214,7 @@ IN_FILE: dict[str, JsonValue] = {"in_file": True}
 PARTS = {
     "inputs": {
         *("input", "real", "reals", "generated", "benchmark", "model", "manifold", "artifacts"),
-        *("fuse", "extend", "add", "sources", "split", "evaluation", "moved"),
+        *("models", "add", "sources", "split", "evaluation", "moved"),
         *InputOptions.model_fields,
     },
     "this job": set[str](),
@@ -260,7 +260,8 @@ def _add(parser: argparse._ArgumentGroup, name: str, field: Any) -> None:
     if field.json_schema_extra == IN_FILE:
         return
     if field.json_schema_extra == POSITIONAL:
-        parser.add_argument(name, nargs="?", default=argparse.SUPPRESS, help=field.description)
+        count = "*" if get_origin(kind) is tuple else "?"
+        parser.add_argument(name, nargs=count, default=argparse.SUPPRESS, help=field.description)
         return
     default = "required" if field.is_required() else f"default: {_shown(field.default)}"
     options: dict[str, Any] = {
@@ -272,7 +273,8 @@ def _add(parser: argparse._ArgumentGroup, name: str, field: Any) -> None:
         options["action"] = argparse.BooleanOptionalAction
     elif get_origin(kind) is tuple:
         count = "+" if field.is_required() else "*"
-        options |= {"nargs": count, "metavar": "NAME=URI" if name == "input" else name.upper()}
+        metavar = "NAME=URI" if name in ("input", "add") else name.upper()
+        options |= {"nargs": count, "metavar": metavar}
     elif get_origin(kind) is Literal:
         options["choices"] = get_args(kind)
     else:

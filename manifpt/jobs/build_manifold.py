@@ -2,10 +2,10 @@
 
     manifpt build_manifold --input real=s3://bucket/reals --output s3://bucket/manifold
 
-If the input is the folder of a benchmark, the split `manifold` of its reals is used. --append adds
-reals, and --compact merges the small shards that this leaves. --explain prints how neighbours are
-found, and the measurements that decided it. If --input is a manifold, its embedded reals are used
-again: for another --metric, or with --reals for a smaller manifold.
+If the input is the folder of a benchmark, the split `manifold` of its reals is used. If --input is
+a manifold, its embedded reals are used again: for another --metric, or with --reals for a smaller
+manifold. --explain prints how neighbours are found, and the measurements that decided it.
+`manifpt append` adds reals later.
 """
 
 from collections.abc import Mapping
@@ -26,10 +26,6 @@ class Config(SpaceOptions, DryRunOptions, LabelOptions, EmbeddingConfig):
     input: tuple[str, ...] = Field(
         (),
         description="real images: folders, tars or Parquet, local, s3://, gs://; or a manifold",
-    )
-    append: bool = Field(False, description="add --input to the manifold in --output")
-    compact: bool = Field(
-        False, description="merge small shards in --output, to about the number of --shards"
     )
     explain: bool = Field(False, description="only print how --output is searched, and why")
     output: str = Field(description="folder for the manifold, local, s3:// or gs://")
@@ -68,7 +64,7 @@ def source_manifold(config: Config) -> str | None:
             raise ManifptError("--reals: samples a manifold; build it, then give it as --input")
         return None
     if len(config.input) > 1:
-        raise ManifptError("--input: give one manifold alone; --append adds images to one")
+        raise ManifptError("--input: give one manifold alone; manifpt append adds images to one")
     given = sorted(set(EMBEDDED) & config.model_fields_set)
     if given:
         option = given[0].replace("_", "-")
@@ -110,31 +106,20 @@ def built(config: Config) -> Any:
 
 
 def run(config: Config, tracked: Run) -> Mapping[str, object]:
-    """Build the manifold, or change or explain it, and return its counts."""
-    from manifpt.manifold.growth import append_to_manifold, compact_manifold
+    """Build the manifold, or explain it, and return its counts."""
     from manifpt.manifold.prepare import search_text
     from manifpt.manifold.stored import StoredManifold
 
-    if not config.input and not (config.compact or config.explain):
+    if not config.input and not config.explain:
         raise ManifptError("--input: give the real images")
     if config.explain:
         print(search_text(StoredManifold.open(config.output)))
         return {"output": config.output}
-    manifest: Any  # of one manifold, or of several
-    if config.compact:
-        manifest = compact_manifold(config.output, config.shards, demand=config.demand)
-    elif config.append:
-        manifest = append_to_manifold(
-            config.input, config.output, labels=config.labels, demand=config.demand
-        )
-    else:
-        manifest = built(config)
-    last = manifest["appended"][-1] if config.append else manifest
-    tracked.inputs(last["inputs"], "manifold")
+    manifest = built(config)
+    tracked.inputs(manifest["inputs"], "manifold")
     tracked.document("manifest.json", manifest)
-    counts = {n: last[n] for n in ("rows_in", "ok", "quarantined", "by_error", "duplicates")}
-    whole = {n: manifest[n] for n in ("reals", "content_sha256")}
-    return {"output": config.output, **counts, **whole}
+    names = "rows_in ok quarantined by_error duplicates reals content_sha256".split()
+    return {"output": config.output, **{name: manifest[name] for name in names}}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -19,6 +19,7 @@ from manifpt.jobs import (
     build_manifold,
     compute_artifacts,
     evaluate,
+    fuse,
     pretrain_embedding,
     train_attribution,
 )
@@ -178,7 +179,7 @@ class Chain:
             if fusion == "late" and len(heads) > 1:
                 members = [self._trained(head, seed, train_on) for head in heads]
                 model = self.place("attributor", where)
-                self.step(f"fuse {where}", train_attribution, "--output", model, "--fuse", *members)
+                self.step(f"fuse {where}", fuse, *members, "--output", model)
             elif len(heads) > 1:
                 model = self.place("attributor", where)
                 flags = ("--fusion", fusion, "--vectors", "mlp", *train_on)

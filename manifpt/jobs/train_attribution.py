@@ -4,8 +4,6 @@
     manifpt train_attribution --input ARTIFACTS --output MODEL
     manifpt train_attribution --input a=DIR b=DIR real=DIR --manifold M --output MODEL
     manifpt train_attribution --input A-RGB A-SL --fusion early --output MODEL
-    manifpt train_attribution --fuse MODEL-RGB MODEL-SL --output MODEL
-    manifpt train_attribution --extend MODEL --add NAME=URI [NAME=URI ...] --output NEW
     manifpt train_attribution --input a=DIR b=DIR real=DIR --space image --output MODEL
 
 Images are audited before the training: if a property of their files, such as the format, reveals
@@ -15,20 +13,17 @@ on local statistics, and on the part of an image that a denoiser, trained on rea
 Validation images decide the weight of each head. The heads also learn from degraded copies, unless
 --degrade is none. The last command trains on the images alone, which is the baseline for every
 comparison. Artifacts of the same images in several spaces can be used together, by one training or
-by fusing trained attributors.
---extend adds sources to a trained attributor, each from about fifty images, without training its
-trunk again. --register NAME puts the attributor in MLflow's model registry; `manifpt register` also
-puts an evaluation on its card.
+by `manifpt fuse`. `manifpt extend` adds sources to a trained attributor. --register NAME puts the
+attributor in MLflow's model registry; `manifpt register` also puts an evaluation on its card.
 """
 
-import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from manifpt.cli import job
-from manifpt.cli.config import NO_COPIES, Alias, ModelName, OptionalRanges, ProjectionConfig
+from manifpt.cli.config import NO_COPIES, OptionalRanges, ProjectionConfig
 from manifpt.cli.options import (
     DryRunOptions,
     LabelOptions,
@@ -37,6 +32,7 @@ from manifpt.cli.options import (
     TrainingOptions,
 )
 from manifpt.errors import ManifptError
+from manifpt.jobs.trained_model import RegisterOptions, check_registry, finish
 from manifpt.tracking import Run
 
 if TYPE_CHECKING:
@@ -50,27 +46,17 @@ DECIDED = ("highpass", "projector", "neighbors", "ridge")
 
 
 class Config(
-    PlainOptions, DryRunOptions, TrainingOptions, LabelOptions, SplitOptions, ProjectionConfig
+    RegisterOptions,
+    PlainOptions,
+    DryRunOptions,
+    TrainingOptions,
+    LabelOptions,
+    SplitOptions,
+    ProjectionConfig,
 ):
     """Options of train_attribution."""
 
-    input: tuple[str, ...] = Field(
-        (), description="folders of compute_artifacts, or images by source"
-    )
-    fuse: tuple[str, ...] = Field(
-        (), description="train nothing; combine these attributors of one space each by late fusion"
-    )
-    extend: str | None = Field(
-        None,
-        description="add sources to this attributor by new last layers, without training its "
-        "trunks",
-    )
-    add: tuple[str, ...] = Field((), description="with --extend: images of new sources, NAME=URI")
-    head: Literal["linear", "lda"] = Field(
-        "lda",
-        description="with --extend: how the last layers are fitted: by logistic regression "
-        "(linear) or discriminant analysis (lda)",
-    )
+    input: tuple[str, ...] = Field(description="folders of compute_artifacts, or images by source")
     output: str = Field(description="folder for the attributor, local, s3:// or gs://")
     sources: tuple[str, ...] = Field(
         (), description="use only these sources of --input; the others stay unknown"
@@ -105,61 +91,12 @@ class Config(
         description="for images: train although the audit fails, which the attributor's manifest, "
         "its model card and pages then say",
     )
-    register_as: ModelName | None = Field(
-        None,
-        alias="register",
-        description="name under which the attributor is put in MLflow's model registry",
-    )
-    alias: Alias = Field("champion", description="with --register: alias of the new version")
 
 
 def run(config: Config, tracked: Run) -> Mapping[str, object]:
     """Train and return the result on the validation split."""
-    check_options(config)
-    if config.register_as is not None:
-        tracked.require()
-    if config.extend is not None:
-        manifest: Mapping[str, Any] = extended(config, config.extend)
-    elif config.fuse:
-        from manifpt.attribution.model.members import fuse_attributors
-
-        manifest = fuse_attributors(
-            config.fuse, config.output, demand=config.demand, terms=config.terms
-        )
-    else:
-        manifest = trained(config, tracked)
-    return _logged(config, manifest, tracked)
-
-
-def check_options(config: Config) -> None:
-    """Raise if options give no input for the attributor, or contradict each other."""
-    if [bool(config.input), bool(config.fuse), config.extend is not None].count(True) != 1:
-        raise ManifptError(
-            "--input: give artifacts or images, or attributors to --fuse or --extend"
-        )
-    if bool(config.add) != (config.extend is not None):
-        raise ManifptError("--add: goes with --extend, NAME=URI of each new source")
-    if config.fuse and config.split_by is not None:
-        raise ManifptError("--split-by: --fuse takes trained attributors, which have their splits")
-
-
-def extended(config: Config, model: str) -> "AttributorManifest":
-    """Add the sources of --add to an attributor; return the new one's manifest."""
-    from manifpt.artifacts.compute import ArtifactRecipe
-    from manifpt.attribution.model.extend import extend_attributor
-
-    recipe = ArtifactRecipe(
-        manifolds=config.manifold, split_by=config.split_by, labels=config.labels
-    )
-    return extend_attributor(
-        model,
-        config.add,
-        config.output,
-        head=config.head,
-        recipe=recipe,
-        demand=config.demand,
-        terms=config.terms,
-    )
+    check_registry(config, tracked)
+    return finish(config.output, config, trained(config, tracked), tracked)
 
 
 def trained(config: Config, tracked: Run) -> "AttributorManifest | StoppedTraining":
@@ -243,29 +180,6 @@ def check_free(config: Config) -> None:
             f"--{given}: is fixed where neither --space nor --manifold is given; give one of them, "
             "such as --space image+residual"
         )
-
-
-def _logged(config: Config, manifest: Mapping[str, Any], tracked: Run) -> Mapping[str, object]:
-    """Log a finished attributor, register it if asked to; return its summary."""
-    from manifpt.registry.register import log_model, register
-
-    tracked.document("manifest.json", manifest)
-    names = ("classes", "network", "best_epoch", "validation_accuracy", "validation_loss")
-    summary = {"output": config.output, **{n: manifest[n] for n in names if n in manifest}}
-    if manifest.get("audit"):
-        summary["audit"] = manifest["audit"]["verdict"]
-    heads = zip(manifest.get("heads", []), manifest["weights"], strict=False)
-    weights = "; ".join(f"{name} {weight:.2f}" for name, weight in heads)
-    print(f"weights of the heads: {weights}", file=sys.stderr, flush=True)
-    degraded = manifest.get("validation_accuracy_by_degradation", {})
-    if len(degraded) > 1:
-        accuracies = ", ".join(f"{kind} {share:.3f}" for kind, share in degraded.items())
-        print(f"validation accuracy: {accuracies}", file=sys.stderr, flush=True)
-    if config.register_as is not None:
-        logged = log_model(config.output, tracked.require(), manifold="auto")
-        return {**summary, **register(logged, config.register_as, config.alias)}
-    tracked.model(config.output)
-    return summary
 
 
 def main(argv: list[str] | None = None) -> int:

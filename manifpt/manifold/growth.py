@@ -66,7 +66,7 @@ def append_to_manifold(
         return manifold.manifest
     if manifold.manifest["search"]["index"] is not None:
         raise ManifptError(
-            f"--append: {output} has the index {manifold.manifest['search']['index']['plan']}, "
+            f"{output} has the index {manifold.manifest['search']['index']['plan']}, "
             "which would miss the new reals; build the manifold again"
         )
     pool = pools.pool(demand, uses_gpu=manifold.space.name in LEARNED)

@@ -75,13 +75,13 @@ class InputFacts(RowCounts):
 
 
 class AppendedReals(InputFacts):
-    """The reals that one call of ``--append`` gave; ``key`` is a hash of their inputs."""
+    """The reals that one call of ``append`` gave; ``key`` is a hash of their inputs."""
 
     key: str
 
 
 class Appended(AppendedReals):
-    """One call of ``--append``, and the number of its reals that were there already."""
+    """One call of ``append``, and the number of its reals that were there already."""
 
     duplicates: int
 

@@ -25,8 +25,10 @@ from manifpt.spaces.space import LEARNED
 READING = ("fetch", "decode", "table")
 STAGES = {
     "build_manifold": (*READING, "embed", "gather", "calibrate", "held-out"),
+    "append": (*READING, "embed", "gather", "held-out"),
     "compute_artifacts": (*READING, "embed", "search", "write"),
     "train_attribution": ("audit", *READING, "embed", "search", "write", "train", "validate"),
+    "extend": (*READING, "embed", "search", "write", "fit", "validate"),
     "evaluate": (*READING, "embed", "search", "classify", "write", "metrics"),
     "attribute": (*READING, "embed", "search", "classify", "write", "ids", "copies", "check"),
 }
@@ -48,18 +50,18 @@ def dry_run(job: str, config: Any) -> dict[str, object]:
 
     ``images`` is None if they can be counted only by reading, as for tars.
     """
-    inputs = [*config.input, *getattr(config, "add", ()), *getattr(config, "fuse", ())]
+    inputs = [*getattr(config, "input", ()), *getattr(config, "add", ())]
     made = [found for text in inputs if (found := _made(text))]
-    selection = MANIFOLD_REALS if job == "build_manifold" else Selection()
-    how: dict[str, Any] = {"labelled": job != "attribute"}
-    how = {"source": REAL} if job == "build_manifold" else how
+    of_reals = job in ("build_manifold", "append")
+    selection = MANIFOLD_REALS if of_reals else Selection()
+    how: dict[str, Any] = {"source": REAL} if of_reals else {"labelled": job != "attribute"}
     how["reading"] = getattr(config, "reading", None) or getattr(config, "labels", AS_FOUND)
     found = _outputs(made) if len(made) == len(inputs) else _images(inputs, selection, how)
     reals = _manifolds(config)
-    gpu = job not in {"build_manifold", "compute_artifacts"} or _learned(config, reals)
+    gpu = job not in {"build_manifold", "append", "compute_artifacts"} or _learned(config, reals)
     pool = pools.pool(config.demand, uses_gpu=gpu)
     where = []
-    if reals and job != "build_manifold":
+    if reals and not of_reals:
         search = getattr(config, "search_demand", pools.ANY_SEARCH)
         placements, pool = place_all(reals, search, pool)
         where = [f"{m.space.name}: {p}" for m, p in zip(reals, placements, strict=True)]
@@ -154,9 +156,9 @@ def _count(unit: Unit) -> int | None:
 def _manifolds(config: Any) -> list[StoredManifold]:
     """Return the manifolds that a job is given, or those of its attributor."""
     given = getattr(config, "manifold", ())
-    model = getattr(config, "model", None) or getattr(config, "extend", None)
+    model = getattr(config, "model", None)
     if model is None:
-        return open_manifolds(given)
+        return open_manifolds((given,) if isinstance(given, str) else given)
     with opened_model(model, given) as source:
         targets = trained_targets(TrainedAttributor.open(source.attributor), source.manifolds)
         return [target.manifold for target in targets.values() if target.manifold]

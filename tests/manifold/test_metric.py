@@ -16,7 +16,7 @@ from manifpt.attribution.model.targets import trained_targets
 from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.engine import pools
 from manifpt.errors import DamageError
-from manifpt.jobs import build_manifold
+from manifpt.jobs import append, build_manifold
 from manifpt.manifold import Metric, Shard, StoredManifold, metric, nearest
 from manifpt.manifold.basis import Basis
 from manifpt.manifold.build import content_sha256
@@ -273,8 +273,8 @@ def test_appending_keeps_the_covariance_which_is_part_of_the_hash(manifold, tmp_
     assert again.sha256 == manifold.sha256  # not a matter of the shards
     shutil.copytree(manifold.uri, tmp_path / "grown")
     more = folder_of(tmp_path / "more", range(190, 230))
-    grow = ["--append", "--input", more, "--output", f"{tmp_path}/grown"]
-    assert build_manifold.main(grow) == 0
+    grow = [f"{tmp_path}/grown", "--input", more]
+    assert append.main(grow) == 0
     grown = StoredManifold.open(f"{tmp_path}/grown")
     assert grown.manifest["whitening"] == manifold.manifest["whitening"]
     other = {**grown.manifest, "whitening": {"sha256": "0"}}

@@ -13,7 +13,7 @@ from conftest import draw, folder_of
 from manifpt import storage
 from manifpt.engine import pools
 from manifpt.errors import DamageError, ManifptError
-from manifpt.jobs import build_manifold
+from manifpt.jobs import append, build_manifold
 from manifpt.manifold import StoredManifold, nearest
 from manifpt.manifold.embed import write_rows
 from manifpt.manifold.growth import append_to_manifold, compact_manifold, merge_groups
@@ -129,13 +129,13 @@ def test_appending_equals_building_at_once(ray_session, tmp_path):
         flags = ["--input", *inputs, "--output", f"{tmp_path}/{name}", "--shards", "3"]
         assert build_manifold.main(flags) == 0
     before = storage.read_json(f"{tmp_path}/grown/manifest.json")
-    grow = ["--append", "--input", two, "--output", f"{tmp_path}/grown"]
-    assert build_manifold.main(grow) == 0
+    grow = [f"{tmp_path}/grown", "--input", two]
+    assert append.main(grow) == 0
     grown = storage.read_json(f"{tmp_path}/grown/manifest.json")
     assert grown["reals"] == 110
     assert grown["appended"][0]["duplicates"] == 20
     assert grown["shards"][:3] == before["shards"]  # the old are untouched
-    assert build_manifold.main(grow) == 0  # the same again does nothing
+    assert append.main(grow) == 0  # the same again does nothing
     assert storage.read_json(f"{tmp_path}/grown/manifest.json") == grown
     small = compact_manifold(f"{tmp_path}/grown", 2)
     assert len(small["shards"]) < len(grown["shards"])

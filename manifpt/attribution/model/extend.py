@@ -126,7 +126,7 @@ def training_sets(attributor: TrainedAttributor) -> list[list[ArtifactBranch]]:
         gone = next((uri for uri in uris if outputs.read(uri) is None), None)
         if gone is not None:
             raise ManifptError(
-                f"--extend {attributor.uri}: the artifacts of its training, {gone}, are gone, and "
+                f"{attributor.uri}: the artifacts of its training, {gone}, are gone, and "
                 "without them its classes can't be fitted again; compute them anew, there"
             )
         found.append(open_artifacts(uris))
@@ -174,7 +174,7 @@ def extend_attributor(
     units = plan(additions, Selection(EVALUATED), labelled=True, reading=recipe.labels)
     by = [recipe.split_by] if recipe.split_by else []
     key = storage.digest([old.manifest["key"], content_key(units), head, *by])
-    read = [("--extend", old.uri), *(("--manifold", uri) for uri in recipe.manifolds)]
+    read = [("the attributor", old.uri), *(("--manifold", uri) for uri in recipe.manifolds)]
     read += [*input_places(additions, output, "--add"), *manifold_places(old, recipe.manifolds)]
     read += [("the artifacts in", branch.uri) for branches in sets for branch in branches]
     with claims.claim(output, "attributor", key, apart=read, terms=terms) as claim:

@@ -35,7 +35,7 @@ def fuse_attributors(
     branches = open_artifacts(list(dict.fromkeys(uris)))
     design = joined_design(opened)
     key = storage.digest([member.manifest["key"] for member in opened])
-    read = [("--fuse", member.uri) for member in opened]
+    read = [("the attributor", member.uri) for member in opened]
     read += [("the artifacts in", branch.uri) for branch in branches]
     with claims.claim(output, "attributor", key, apart=read, terms=terms) as claim:
         if claim.finished:
@@ -55,12 +55,14 @@ def fuse_attributors(
 def check_members(members: Sequence[TrainedAttributor]) -> None:
     """Raise unless attributors can be fused."""
     if len(members) < 2:
-        raise ManifptError("--fuse: give two attributors or more")
+        raise ManifptError("models: give two attributors or more")
     if any(Design.from_card(member.manifest["design"]).is_early for member in members):
-        raise ManifptError("--fuse: an attributor of early fusion has no heads of its own")
+        raise ManifptError(
+            "models: an attributor of early fusion has no heads of its own; use --fusion late"
+        )
     if any(member.classes != members[0].classes for member in members):
         raise ManifptError(
-            "--fuse: the attributors tell other classes apart; train them on the same"
+            "models: the attributors tell other classes apart; train them on the same"
         )
 
 

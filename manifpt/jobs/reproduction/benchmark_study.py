@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from manifpt import storage
 from manifpt.evaluation.evaluation_format import EvaluationSummary
-from manifpt.jobs import build_manifold, compute_artifacts, evaluate, train_attribution
+from manifpt.jobs import build_manifold, compute_artifacts, evaluate, fuse, train_attribution
 from manifpt.jobs.chain import Chain
 from manifpt.jobs.reproduction.methods import (
     DEGRADED,
@@ -102,18 +102,16 @@ class Study(Chain):
     def attributor(self, method: ComparedMethod, seed: int, known: Sequence[str] = ()) -> str:
         """Return the folder of a trained method; it knows the sources ``known`` if given."""
         folder = self.place(f"attributors{'-shared' if known else ''}", self.named(method, seed))
-        title = f"train {method.title}, seed {seed}"
         if method.members:
             members = [self.attributor(m, seed + m.later, known) for m in method.members]
-            flags: tuple[str, ...] = ("--fuse", *members)
-            title = f"fuse {method.title}, seed {seed}"
-        else:
-            assert method.place is not None
-            length = ("--steps", str(self.config.steps), "--seed", str(seed))
-            mixed = ("--mixed-share", str(self.config.mixed_share))
-            flags = ("--input", self.artifacts_in(method.place), *method.flags, *length, *mixed)
-            flags += sources_flags(known or self.config.sources)
-        self.once(title, train_attribution, folder, *flags)
+            self.once(f"fuse {method.title}, seed {seed}", fuse, folder, *members)
+            return folder
+        assert method.place is not None
+        length = ("--steps", str(self.config.steps), "--seed", str(seed))
+        mixed = ("--mixed-share", str(self.config.mixed_share))
+        flags = ("--input", self.artifacts_in(method.place), *method.flags, *length, *mixed)
+        flags += sources_flags(known or self.config.sources)
+        self.once(f"train {method.title}, seed {seed}", train_attribution, folder, *flags)
         return folder
 
     def evaluated(
