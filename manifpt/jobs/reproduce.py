@@ -9,7 +9,8 @@ with, later ones, its own and ours. All networks have the same number of steps, 
 made on validation images. Sections: table2 (accuracy and FDR), table4 (from one data set to
 another, with --other), table5 (clusters of fingerprints against design choices, and their causal
 effects), theory (artifacts against precision, recall and distances of distributions), reals (number
-of reals in the manifold). Finished parts are not repeated.
+of reals in the manifold), few (number of training images), content (content that training lacks).
+Finished parts are not repeated.
 """
 
 import time
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from manifpt.jobs.reproduction.section import Section
     from manifpt.tracking import Run
 
-Name = Literal["table2", "table4", "table5", "theory", "reals"]
+Name = Literal["table2", "table4", "table5", "theory", "reals", "few", "content"]
 # The values of options that --quick changes, unless they are given.
 QUICK: dict[str, object] = {
     "benchmark": "benchmarks/gm-mnist",
@@ -51,11 +52,10 @@ class Config(ChainConfig):
         description="table4: another benchmark with some of the same sources, such as "
         "benchmarks/gm-mnist",
     )
-    sections: tuple[Name, ...] = Field(
-        ("table2", "table4", "table5", "theory", "reals"), description="the sections to run"
-    )
+    sections: tuple[Name, ...] = Field(get_args(Name), description="the sections to run")
     methods: tuple[str, ...] = Field(
-        (), description="table2, table4: only these rows, by their titles; all if empty"
+        (),
+        description="table2, table4, few, content: only these rows, by their titles; all if empty",
     )
     steps: int = Field(2000, ge=1, description="steps of each training by gradients")
     paper_backbone: str = Field(
@@ -140,6 +140,7 @@ def _run(config: Config, tracked: "Run") -> Mapping[str, object]:
     from manifpt.jobs.reproduction.accuracy import table_2
     from manifpt.jobs.reproduction.benchmark_study import Study
     from manifpt.jobs.reproduction.fingerprint_tables import table_5, theory
+    from manifpt.jobs.reproduction.harder_conditions import content, few
     from manifpt.jobs.reproduction.reals_curve import reals_curve
     from manifpt.jobs.reproduction.transfer import table_4
 
@@ -151,6 +152,8 @@ def _run(config: Config, tracked: "Run") -> Mapping[str, object]:
         "table5": lambda: table_5(study),
         "theory": lambda: theory(study),
         "reals": lambda: reals_curve(study),
+        "few": lambda: few(study, rows),
+        "content": lambda: content(study, rows),
     }
     if config.other is not None:
         shared = shared_sources(config)
