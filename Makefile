@@ -1,10 +1,10 @@
-# make quickstart | test | test-slow | test-cluster | test-browser | test-faults | test-gpu | lint | reference | docs | benchmark
+# make quickstart | test | test-fast | test-all | test-slow | test-cluster | test-browser | test-faults | test-gpu | lint | reference | docs | benchmark
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c cluster/constraints.txt
 export RAY_AUTH_MODE ?= token
-.PHONY: quickstart test test-slow test-cluster test-browser test-faults test-gpu lint reference docs benchmark clean
+.PHONY: quickstart test test-fast test-all test-slow test-cluster test-browser test-faults test-gpu lint reference docs benchmark clean
 
 $(VENV)/.runtime: pyproject.toml cluster/constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -21,8 +21,17 @@ quickstart: $(VENV)/.runtime
 	$(BIN)/python -m jobs.quickstart --output quickstart
 
 # Two processes, each with a Ray session of its own; a file's tests share what they have made.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not gpu'
+	$(PYTEST) -m 'not slow and not gpu and not long'
+
+# Without Ray and servers: under a minute.
+test-fast: $(VENV)/.dev
+	$(PYTEST) -m 'not slow and not gpu and not long and not ray'
+
+test-all: $(VENV)/.dev
+	$(PYTEST) -m 'not slow and not gpu'
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow

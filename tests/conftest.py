@@ -23,6 +23,13 @@ os.environ["RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S"] = "120"
 os.environ.update(session.INHERITED | session.ALONE)  # pytest's own, as Ray's processes have it
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as ``ray`` the tests that use the Ray session of this process."""
+    for item in items:
+        if "ray_session" in getattr(item, "fixturenames", ()):
+            item.add_marker("ray")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _mlflow(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("mlflow")

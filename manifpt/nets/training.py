@@ -3,13 +3,16 @@
 import io
 import math
 import os
+import re
+import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import torch
 
@@ -29,7 +32,11 @@ STATE = "state.pt"
 LEAST_SHARE = 8
 # Bytes that a worker holds where trainings run side by side, see ``pools.limit``.
 WORKER_MEMORY = 2**30
+# The file in which a worker says how fast it trains, beside those of epochs.
+PACE = "pace.json"
+PACE_STEPS = 20
 
+Batch = TypeVar("Batch")
 EpochLog = Callable[[dict[str, float], int], None]
 Placed = tuple[int, dict[str, float], bool]
 
@@ -111,6 +118,28 @@ def add_up(values: list[float], device: str) -> list[float]:
     return added
 
 
+class Pace:
+    """Measures in a worker how long steps take, and lets the driver know once.
+
+    ``steps`` are those left. The first few are not measured, since they prepare kernels.
+    """
+
+    def __init__(self, config: LoopConfig, steps: int, rank: int) -> None:
+        self.uri = storage.join(config["epochs_uri"], PACE) if rank == 0 else None
+        self.steps, self.done, self.began = steps, 0, 0.0
+
+    def counted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield batches; a step is done when the next batch is asked for."""
+        for batch in batches:
+            yield batch
+            self.done += 1
+            if self.done == PACE_STEPS:
+                self.began = time.monotonic()
+            elif self.done == 2 * PACE_STEPS and self.uri is not None:
+                seconds = (time.monotonic() - self.began) / PACE_STEPS
+                storage.write_json(self.uri, {"steps": self.steps, "seconds": seconds})
+
+
 def checkpoint_state(folder: str) -> Any:
     """Return a checkpoint's state; the caller declares its type, which depends on the loop."""
     return state_of((Path(folder) / STATE).read_bytes())
@@ -148,6 +177,13 @@ def end_epoch(
         os._exit(1)
 
 
+def print_pace(pace: Mapping[str, float]) -> None:
+    """Print how long a training will take, from the pace of its first steps."""
+    minutes = pace["steps"] * pace["seconds"] / 60
+    text = f"{pace['steps']:.0f} steps of {pace['seconds']:.3f} s, {minutes:.0f} min in all"
+    print(f"train: {text}, without validation", file=sys.stderr, flush=True)
+
+
 @contextmanager
 def reported(epochs_uri: str, report: EpochLog) -> Iterator[None]:
     """Report epochs as workers write them, from a thread, while the block waits for them."""
@@ -157,8 +193,12 @@ def reported(epochs_uri: str, report: EpochLog) -> Iterator[None]:
     def look() -> None:
         found = storage.files_under(epochs_uri) if storage.exists(epochs_uri) else []
         for uri, _ in found:
-            if uri.endswith(".json") and uri not in seen:
-                seen.add(uri)
+            if not uri.endswith(".json") or uri in seen:
+                continue
+            seen.add(uri)
+            if uri.endswith(PACE):
+                print_pace(storage.read_json(uri))
+            else:
                 report(storage.read_json(uri), int(storage.base_name(uri)[:5]))
 
     def watch() -> None:
@@ -198,6 +238,7 @@ def fit(
 
     count, holds, use_gpu = placed
     epochs_uri = storage.join(output, EPOCHS)
+    storage.remove_files(epochs_uri, re.escape(PACE))
     scaling.wait_for([*[holds] * count, {"CPU": holds["CPU"]}])
     trainer = TorchTrainer(
         loop,

@@ -100,7 +100,8 @@ class Pretrainer:
             self.network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
         )
         self.per_worker = settings.batch_size // workers
-        steps = settings.epochs * (settings.rows // workers // self.per_worker)
+        self.epoch_steps = settings.rows // workers // self.per_worker
+        steps = settings.epochs * self.epoch_steps
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: training.warm_cosine(step, steps)
         )
@@ -186,7 +187,9 @@ def pretrain_loop(config: PretrainLoopConfig) -> None:
             trainer.restore(folder)
     train = ray.train.get_dataset_shard("train")
     validation = ray.train.get_dataset_shard("validation")
-    for epoch in range(len(trainer.history), settings.epochs):
+    epochs = range(len(trainer.history), settings.epochs)
+    pace = training.Pace(config, trainer.epoch_steps * len(epochs), rank)
+    for epoch in epochs:
         if rank == 0:
             # The tasks that draw views can learn the epoch from storage only. None starts before
             # all workers ask for their batches, this one after writing.
@@ -198,7 +201,7 @@ def pretrain_loop(config: PretrainLoopConfig) -> None:
             local_shuffle_buffer_size=config["shuffle_rows"],
             local_shuffle_seed=settings.seed * 1_000_003 + epoch,
         )
-        row = trainer.train(iter(batches))
+        row = trainer.train(pace.counted(batches))
         held_out = validation.iter_batches(
             batch_size=config["validation_batch"], batch_format="numpy", drop_last=True
         )

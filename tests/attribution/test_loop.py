@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from manifpt import storage
 from manifpt.attribution.model.loop import augmented, cut_mixed, mirrored_spectra, shifted
 from manifpt.attribution.model.train import AttributorControl, train_attributor
 from manifpt.attribution.model.training_recipe import TrainingRecipe
 from manifpt.jobs import compute_artifacts
+from manifpt.nets import training
 from manifpt.nets.training import STATE
 from manifpt.spaces.frequency import Frequency, rounding_noise
 
@@ -137,3 +139,16 @@ def test_a_training_goes_on_from_anothers_state_at_its_own_rate(artifacts, tmp_p
     name = "branches.0.trunk.fc.weight"
     if manifest["best_epoch"] == 2:  # at such a rate nothing but batch statistics has moved
         np.testing.assert_allclose(weights[name], first["state"]["network"][name], atol=1e-6)
+
+
+def test_a_worker_tells_its_pace_once_and_the_driver_prints_it(tmp_path, capsys):
+    config = {"epochs_uri": str(tmp_path), "die_at": None, "threads": 1}
+    pace = training.Pace(config, 4000, 0)
+    for _ in range(3):
+        assert list(pace.counted(range(30))) == list(range(30))
+    found = storage.read_json(f"{tmp_path}/{training.PACE}")
+    assert found["steps"] == 4000
+    assert 0 <= found["seconds"] < 1
+    training.print_pace({"steps": 4000, "seconds": 0.07})
+    assert "train: 4000 steps of 0.070 s, 5 min in all" in capsys.readouterr().err
+    assert list(training.Pace(config | {"epochs_uri": "nowhere"}, 4000, 1).counted(range(90)))

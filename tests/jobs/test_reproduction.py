@@ -96,5 +96,8 @@ def test_all_sections_of_some_rows(ray_session, tmp_path):
     assert {*found["theory"]["correlations"]} >= {"precision", "squared_mmd"}
     crossed = found["table4"]["residual, tangent plane"]["gm-mnist to gm-fashionmnist"]
     assert {*crossed} == {"same data set", "target reals", "source reals"}
+    few = found["few"]["residual statistics"]
+    assert few["10"][0] < few["all"][0]
+    assert all(0 < v < 1 for v in found["content"]["residual statistics"].values())
     page = (tmp_path / "r" / "reproduction.md").read_text()
     assert "## Fingerprints and design choices" in page

@@ -351,6 +351,8 @@ def train_loop(config: TrainLoopConfig) -> None:
     train = ray.train.get_dataset_shard("train")
     validation = ray.train.get_dataset_shard("validation")
     per_worker = max(1, settings.batch_size // workers)
+    epochs_left = config["until"] - trainer.standing.epoch
+    pace = training.Pace(config, settings.steps * epochs_left // settings.epochs, rank)
 
     while not trainer.standing.stopped(settings) and trainer.standing.epoch < config["until"]:
         epoch = trainer.standing.epoch
@@ -366,7 +368,7 @@ def train_loop(config: TrainLoopConfig) -> None:
                 local_shuffle_seed=settings.seed * 1_000_003 + epoch * settings.passes + number,
             )
         )
-        row = trainer.train(batches)
+        row = trainer.train(pace.counted(batches))
         row |= trainer.validate(iter(validation.iter_batches(batch_size=512, batch_format="numpy")))
         trainer.close_epoch(row)
         training.end_epoch(row, epoch, trainer.save, config, resumed=bool(earlier))
