@@ -27,7 +27,14 @@ from manifpt.nets import training
 from manifpt.nets.backbone import build_backbone, check_backbone, choose_stem
 from manifpt.outputs import claims
 from manifpt.outputs.formats import ChunkRecord, Manifest, PartEntry, RowCounts
-from manifpt.spaces.barlow import MEAN, NOW, STD, PretrainingSettings, pretrain_loop
+from manifpt.spaces.barlow import (
+    MEAN,
+    NOW,
+    STD,
+    PretrainingSettings,
+    PretrainingState,
+    pretrain_loop,
+)
 from manifpt.spaces.views import Views
 from manifpt.storage import Written, tensors
 
@@ -272,7 +279,7 @@ def pretrain_encoder(
 def _publish(
     claim: claims.Claim,
     settings: PretrainingSettings,
-    state: dict[str, Any],
+    state: PretrainingState,
     facts: EncoderFacts,
 ) -> EncoderManifest:
     """Write the weights of a training's last state; publish the encoder, return its manifest."""
@@ -311,7 +318,7 @@ def _fit(
     placed: training.Placed,
     num_cpus: float,
     control: training.TrainingControl,
-) -> dict[str, Any]:
+) -> PretrainingState:
     """Train to the end and return the last checkpoint's state."""
     now = {"train": storage.join(output, training.EPOCHS, NOW), "validation": None}
     datasets = {
@@ -326,4 +333,7 @@ def _fit(
         "shuffle_rows": max(settings.batch_size, shuffle_rows),
         "validation_batch": min(settings.batch_size, rows["validation"]),
     }
-    return training.fit(pretrain_loop, config, datasets, output, key, placed, control)
+    state: PretrainingState = training.fit(
+        pretrain_loop, config, datasets, output, key, placed, control
+    )
+    return state
