@@ -79,6 +79,8 @@ class ArtifactStage:
         types: ColumnTypes = ARTIFACTS | {"artifact": None}
         if self.augmentation is not None:
             types |= AUGMENTED
+        if any(projector.rule.tiles for projector in self.projectors.values()):
+            types |= TILE
         return {posixpath.join(name, s): types for name in self.projectors for s in EVALUATED}
 
     def __call__(self, table: pa.Table) -> chunk_work.Result:
