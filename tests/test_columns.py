@@ -10,7 +10,8 @@ from conftest import write_folder
 
 from manifpt import storage
 from manifpt.artifacts.artifact_stage import ArtifactStage
-from manifpt.artifacts.branches import read_artifacts, read_branches, stored_columns
+from manifpt.artifacts.branches import STORED, read_artifacts, read_branches, stored_columns
+from manifpt.artifacts.export import EXPORTED
 from manifpt.artifacts.projection import Target
 from manifpt.attribution.crawl.stage import AttributeStage
 from manifpt.audit.audit import PropertiesReader, PropertiesStage
@@ -139,6 +140,14 @@ def test_pixels_and_files(units):
     table = table_of(units, PLAIN)
     assert check(SplitStage(), table).tables
     assert len(check(EncodingStage(ImageEncoder()), table).tars) == 3
+
+
+def test_artifacts_have_the_columns_that_later_jobs_take():
+    stage = ArtifactStage({"": projector()}, "content", False)
+    given = Given(stage.gives["test"], "artifacts", "make them again")
+    again = ArtifactStage({"": projector()}, "content", False, embedded=True)
+    for taken in (ScoreStage("", False).takes, again.takes, STORED, EXPORTED):
+        given.check("test", taken)
 
 
 def test_files_of_several_spaces_give_what_their_rows_have(units, tmp_path):
