@@ -21,7 +21,14 @@ from manifpt.attribution.crawl.grouping import GROUP_ROWS
 from manifpt.attribution.crawl.leaks import LEAKS
 from manifpt.attribution.crawl.stage import AGREEMENT, ATTRIBUTIONS
 from manifpt.attribution.model.tiled import TILED
-from manifpt.cli import config, options
+from manifpt.cli import (
+    attributor_options,
+    input_options,
+    job_options,
+    option_types,
+    space_options,
+    training_options,
+)
 from manifpt.images.decode import ERRORS
 from manifpt.jobs.chain import ChainConfig
 from manifpt.spaces import SPACES
@@ -29,18 +36,19 @@ from manifpt.spaces import SPACES
 PAGE = Path(__file__).with_name("reference.md")
 # Groups of options that several jobs have, and their headings.
 SHARED: dict[type[BaseModel], str] = {
-    config.JobConfig: "Every job",
-    config.EmbeddingConfig: "Embedding",
-    config.SearchConfig: "Search",
-    options.SpaceOptions: "Spaces and metric",
-    options.ProjectionOptions: "Projection",
-    options.PlainOptions: "Spaces without a manifold",
-    options.InputOptions: "Reading",
-    options.LabelOptions: "Columns of sources and splits",
-    options.SplitOptions: "Splits",
-    options.TrainingOptions: "Training",
-    options.DecisionOptions: "Decision",
-    options.DryRunOptions: "Dry run",
+    job_options.JobConfig: "Every job",
+    job_options.EmbeddingConfig: "Embedding",
+    job_options.SearchConfig: "Search",
+    space_options.SpaceOptions: "Spaces and metric",
+    space_options.NetworkOptions: "Network of a learned space",
+    space_options.ProjectionOptions: "Projection",
+    space_options.PlainOptions: "Spaces without a manifold",
+    input_options.InputOptions: "Reading",
+    input_options.LabelOptions: "Columns of sources and splits",
+    input_options.SplitOptions: "Splits",
+    training_options.TrainingOptions: "Training",
+    attributor_options.DecisionOptions: "Decision",
+    job_options.DryRunOptions: "Dry run",
     ChainConfig: "Chain of jobs",
 }
 TABLES: dict[str, Mapping[str, Any]] = {
@@ -103,9 +111,9 @@ def choices_of(annotation: Any) -> tuple[str, ...]:
 def option_row(name: str, field: FieldInfo) -> tuple[str, str, str]:
     """Return an option's name, default and meaning."""
     flag = "--" + (field.alias or name).replace("_", "-")
-    if field.json_schema_extra == config.POSITIONAL:
+    if field.json_schema_extra == option_types.POSITIONAL:
         flag = name.upper()
-    elif field.json_schema_extra == config.IN_FILE:
+    elif field.json_schema_extra == option_types.IN_FILE:
         flag = f"{name} (file only)"
     elif field.default is True:
         flag = f"--[no-]{name.replace('_', '-')}"

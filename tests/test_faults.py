@@ -102,7 +102,7 @@ except ManifptError as error:
     assert list((tmp_path / "out").iterdir()) == []
 
 
-class DiesOnce:
+class DiesOnce(Copy):
     """Kills its process at the first chunk that it sees of a unit, once."""
 
     def __init__(self, mark: Path) -> None:
@@ -121,7 +121,7 @@ def die_once(mark: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Full:
+class Full(Copy):
     """Finds its disk full."""
 
     def __call__(self, table: pa.Table) -> chunk_work.Result:
@@ -129,7 +129,7 @@ class Full:
         return Copy()(table)
 
 
-class Poisoned:
+class Poisoned(Copy):
     """Dies of one chunk each time."""
 
     def __call__(self, table: pa.Table) -> chunk_work.Result:
@@ -153,6 +153,7 @@ def test_kills_and_a_full_disk_change_no_byte(ray_session, tmp_path, capsys):
                 die_once(tmp_path / "reader")
             yield table
 
+    reader.gives = read.gives
     with pytest.raises(Exception) as caught:  # noqa: PT011 Ray wraps it
         run(tmp_path / "disturbed", Full)
     assert "no space left" in str(session.cause(caught.value))
@@ -186,6 +187,7 @@ def test_a_chunk_that_kills_its_process_each_time_stops_the_job_in_one_line(ray_
             os.kill(os.getpid(), signal.SIGKILL)
         yield from read(spec)
 
+    poisoned.gives = read.gives
     with pytest.raises(Exception) as caught:  # noqa: PT011 Ray wraps it
         run(tmp_path / "reading", Copy, poisoned)
     assert f"unit 3, 3: {died}" in str(session.cause(caught.value))

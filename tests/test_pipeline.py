@@ -6,12 +6,14 @@ import os
 import random
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import pyarrow as pa
 import pytest
 
 from manifpt import storage
 from manifpt.engine import chunk_work, progress
+from manifpt.engine.columns import Given
 from manifpt.engine.unique import check_ids
 from manifpt.engine.work import SHARD_UNITS, Work
 from manifpt.errors import DamageError, ManifptError
@@ -38,8 +40,14 @@ def read(spec):
         )
 
 
+read.gives = Given({"id": pa.string(), "uri": pa.string()}, "the table", "make it again")
+
+
 class Copy:
     """A stage that returns its rows."""
+
+    takes = read.gives.columns
+    gives: ClassVar = {"attributions": takes}
 
     def __call__(self, table):
         return chunk_work.Result({"attributions": table})

@@ -2,7 +2,7 @@
 
 import posixpath
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,9 +18,12 @@ from manifpt.artifacts.artifacts_format import (
 )
 from manifpt.artifacts.projection import Projected, Projector, project_images
 from manifpt.engine import chunk_work
+from manifpt.engine.columns import ColumnTypes
 from manifpt.errors import ManifptError
+from manifpt.images import IMAGES
 from manifpt.images.degraded_copies import COLUMN, Augmentation
-from manifpt.images.splits import splits_of
+from manifpt.images.read import pixel_columns
+from manifpt.images.splits import split_columns, splits_of
 from manifpt.images.stacks import TILE, image_of_each_tile, image_starts, is_stacked
 from manifpt.outputs.formats import ChunkRecord
 from manifpt.storage import tensors
@@ -50,7 +53,8 @@ class ArtifactStage:
 
     The tables of a projector go to the folder of its name; the name of a single projector is "".
     ``augmentation`` puts degraded copies beside images before they are embedded. ``undeclared`` and
-    ``split_by`` are those of ``splits.splits_of``. Where images have tiles, rows are tiles.
+    ``split_by`` are those of ``splits.splits_of``. Where images have tiles, rows are tiles. With
+    ``embedded`` tables have embeddings, as ``artifact``, in place of images.
     """
 
     projectors: dict[str, Projector]
@@ -58,6 +62,26 @@ class ArtifactStage:
     float16: bool
     augmentation: Augmentation | None = None
     split_by: str | None = None
+    embedded: bool = False
+
+    @property
+    def takes(self) -> ColumnTypes:
+        """The columns of an images table, or of a table of embeddings."""
+        names = ("id", "uri", "source", "sha256", "pixel_sha256", "perceptual_hash")
+        types = {name: IMAGES[name] for name in names} | split_columns(self.split_by)
+        if self.embedded:
+            return {**types, "artifact": None}
+        return types | pixel_columns([one.rule for one in self.projectors.values()])
+
+    @property
+    def gives(self) -> Mapping[str, ColumnTypes]:
+        """The columns of artifacts, the same for all projectors and splits."""
+        types: ColumnTypes = ARTIFACTS | {"artifact": None}
+        if self.augmentation is not None:
+            types |= AUGMENTED
+        if any(projector.rule.tiles for projector in self.projectors.values()):
+            types |= TILE
+        return {posixpath.join(name, s): types for name in self.projectors for s in EVALUATED}
 
     def __call__(self, table: pa.Table) -> chunk_work.Result:
         """Project, and note the moments of the training artifacts for their normalisation."""

@@ -1,9 +1,9 @@
 """The manifests of artifacts and of their export, and the certificate of their check, as JSON."""
 
-from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict
 
 from manifpt.images.degraded_copies import AugmentationCard
+from manifpt.manifold.manifold_format import ProjectionCard
 from manifpt.outputs.formats import Manifest, PartEntry, RowCounts
 
 # Numbers of images, or tiles, by split and source.
@@ -51,7 +51,7 @@ class ArtifactFacts(TypedDict):
     decode: Any
     manifold: str | None
     manifold_sha256: str | None
-    projection: Mapping[str, Any] | None
+    projection: ProjectionCard | None
 
 
 class AugmentCard(AugmentationCard):

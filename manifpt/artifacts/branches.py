@@ -10,12 +10,16 @@ from manifpt import outputs, storage
 from manifpt.artifacts.artifact_stage import ARTIFACTS, EVALUATED
 from manifpt.artifacts.artifacts_format import ArtifactsManifest, SplitCounts
 from manifpt.artifacts.compute import COMBINATION, ArtifactRecipe, compute_artifacts
-from manifpt.engine import chunk_work, pools
+from manifpt.engine import pools
+from manifpt.engine.columns import ColumnTypes, Given
 from manifpt.errors import ManifptError
 from manifpt.images.sources import AS_FOUND
 from manifpt.outputs import claims
 
 LOOKS = "perceptual_hash"
+# The columns of each file of artifacts; those of earlier versions have no LOOKS.
+STORED: ColumnTypes = ARTIFACTS | {"artifact": None}
+REMEDY = "make the artifacts again with compute_artifacts"
 EVIDENCE = ("neighbor_id", "distance", "percentile", "in_manifold")
 
 
@@ -29,6 +33,12 @@ class ArtifactBranch(NamedTuple):
     def files(self, split: str) -> list[str]:
         """Return the paths of the Parquet files of a split."""
         return [f["path"] for f in self.manifest["files"] if f["folder"] == split]
+
+    @property
+    def first(self) -> str:
+        """The URI of the first file of artifacts, for a look at its columns."""
+        path = next(path for split in EVALUATED for path in self.files(split))
+        return storage.join(self.uri, path)
 
 
 def open_artifacts(uris: Sequence[str]) -> list[ArtifactBranch]:
@@ -105,10 +115,27 @@ def read_artifacts(uri: str, columns: list[str] | None = None) -> pa.Table:
     table = storage.read_parquet(uri, columns)
     if columns is None and LOOKS not in table.column_names:
         table = table.append_column(LOOKS, pa.nulls(table.num_rows, ARTIFACTS[LOOKS]))
-    asked = set(columns or ARTIFACTS) - {LOOKS}
-    expected = {n: kind for n, kind in ARTIFACTS.items() if n in asked | {*table.column_names}}
-    chunk_work.check_columns(table, expected, "artifacts")
+    asked = set(columns or STORED) - {LOOKS}
+    expected = {n: kind for n, kind in STORED.items() if n in asked | {*table.column_names}}
+    _given(table.schema, uri).check("artifacts", expected)
     return table
+
+
+def stored_columns(uris: Sequence[str]) -> Given:
+    """Return the columns that ``read_branches`` gives of files as these."""
+    schemas = [storage.parquet_schema(uri) for uri in uris]
+    types = _given(schemas[0], uris[0]).columns
+    artifacts = {
+        artifact_column(number): schema.field("artifact").type
+        for number, schema in enumerate(schemas)
+        if "artifact" in schema.names
+    }
+    return Given({LOOKS: ARTIFACTS[LOOKS], **types, **artifacts}, " and ".join(uris), REMEDY)
+
+
+def _given(schema: pa.Schema, uri: str) -> Given:
+    """Return the columns of a file of artifacts."""
+    return Given(dict(zip(schema.names, schema.types, strict=True)), uri, REMEDY)
 
 
 def row_counts(manifest: ArtifactsManifest) -> SplitCounts:

@@ -4,15 +4,15 @@ Nothing of the engine is used: distances to all reals are float64 sums of square
 are solved by least squares.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from manifpt.manifold import Metric, StoredManifold
 from manifpt.manifold.geometry import Geometry
+from manifpt.manifold.manifold_format import ProjectionCard
 from manifpt.manifold.metric import EUCLIDEAN
 from manifpt.manifold.riemannian import centres_of_mass
 
@@ -123,7 +123,7 @@ def _points(vectors: np.ndarray, metric: Metric) -> np.ndarray:
 
 
 def expected_artifact(
-    query: np.ndarray, reals: np.ndarray, card: Mapping[str, Any], manifold: StoredManifold
+    query: np.ndarray, reals: np.ndarray, card: ProjectionCard, manifold: StoredManifold
 ) -> tuple[np.ndarray, float]:
     """Return the expected artifact of a query, and the largest number in its computation.
 
@@ -144,7 +144,7 @@ def expected_artifact(
 
 
 def _projection(
-    query: np.ndarray, reals: np.ndarray, card: Mapping[str, Any], geometry: Geometry | None
+    query: np.ndarray, reals: np.ndarray, card: ProjectionCard, geometry: Geometry | None
 ) -> np.ndarray:
     """Return x* of one query, by least squares on a system with the ridge appended.
 

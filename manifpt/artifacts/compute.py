@@ -35,7 +35,7 @@ from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Selection, Unit, plan
 from manifpt.images.degraded_copies import Augmentation
 from manifpt.images.places import input_places
-from manifpt.images.read import chunk_rows, read_unit_text
+from manifpt.images.read import ImageReader, chunk_rows, metadata_of_units
 from manifpt.images.sources import AS_FOUND, Reading, content_key, describe
 from manifpt.images.splits import CONTENT, check_column, no_values, reading_with_split
 from manifpt.images.stacks import reading_rule
@@ -191,7 +191,9 @@ def compute_artifacts(
         how = recipe.undeclared, recipe.float16, recipe.augmentation, recipe.split_by
         build = partial(ArtifactStage, by_folder, *how)
         chunk = recipe.rows_of_file(targets)
-        read_images = partial(read_unit_text, selection=recipe.selection)
+        read_images = partial(
+            ImageReader, selection=recipe.selection, metadata=metadata_of_units(units)
+        )
         records = run_projection("artifacts", units, read_images, build, placed, output, chunk)
         with claim.abandoned_if_refused():
             counts = _counts(records, recipe, _rule_of(targets))

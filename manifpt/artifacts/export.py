@@ -22,8 +22,10 @@ import pyarrow.compute as pc
 from manifpt import outputs, storage
 from manifpt.artifacts.artifact_stage import as_float16
 from manifpt.artifacts.artifacts_format import ExportManifest
+from manifpt.artifacts.branches import stored_columns
 from manifpt.artifacts.compute import COMBINATION
 from manifpt.engine import pipeline, pools, shuffle
+from manifpt.engine.columns import ColumnTypes
 from manifpt.engine.progress import Progress
 from manifpt.errors import ManifptError
 from manifpt.manifold import StoredManifold
@@ -38,6 +40,8 @@ from manifpt.storage import tensors
 KIND = "export"
 ARRAYS, METADATA = "img_emb", "metadata"
 COLUMNS = ("id", "uri", "source", "split")
+# The columns of artifacts without which there is no export.
+EXPORTED: ColumnTypes = {"id": pa.string(), "uri": pa.string(), "artifact": None}
 PAIR_BYTES = 128 * 2**20  # of the vectors of a pair, as float32
 
 Pieces = Iterator[tuple[pa.Table, np.ndarray]]
@@ -47,7 +51,8 @@ class VectorSource(NamedTuple):
     """A finished output of a ``kind``, with vectors of ``dimension`` numbers; a space's card.
 
     ``units`` has a JSON value for each unit of work, and its number of pairs of files; ``read``
-    yields rows and vectors, n x d, of each of these pairs.
+    yields rows and vectors, n x d, of each of these pairs. ``first`` is the first file of
+    artifacts.
     """
 
     kind: str
@@ -56,6 +61,7 @@ class VectorSource(NamedTuple):
     units: list[tuple[Any, int]]
     read: Callable[[Any], Pieces]
     content: list[tuple[str, str]]
+    first: str | None = None
 
 
 def vector_source(uri: str, pair_bytes: int = PAIR_BYTES) -> VectorSource:
@@ -82,7 +88,8 @@ def vector_source(uri: str, pair_bytes: int = PAIR_BYTES) -> VectorSource:
     units = [(group, 1) for group in file_groups(files, rows)]
     read = partial(_artifact_pieces, uri)
     content = sorted(entries(files))
-    return VectorSource(kind, manifest["space"], dimension, units, read, content)
+    first = storage.join(uri, files[0]["path"]) if files else None
+    return VectorSource(kind, manifest["space"], dimension, units, read, content, first)
 
 
 def file_groups(files: Sequence[PartEntry], rows: int) -> Iterator[list[PartEntry]]:
@@ -214,6 +221,8 @@ def export(
     with claims.claim(output, KIND, key, apart=[("INPUT", uri)], terms=terms) as claim:
         if claim.finished:
             return claim.finished
+        if source.first is not None:
+            stored_columns([source.first]).check("export", EXPORTED)
         counts = [count for _, count in source.units]
         firsts = np.cumsum([0, *counts]).tolist()
         digits = len(str(firsts[-1]))

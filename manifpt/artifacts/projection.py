@@ -1,9 +1,8 @@
 """Images -> embeddings -> projections x* onto a manifold, in one space or in several at once."""
 
 import sys
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,9 +12,9 @@ from manifpt.artifacts.artifacts_format import ArtifactFacts
 from manifpt.engine import chunk_work, pipeline, pools, prometheus
 from manifpt.engine.work import Work
 from manifpt.errors import ManifptError
-from manifpt.images import IMAGES, DecodeRule, Selection, Unit
+from manifpt.images import DecodeRule, Selection, Unit
 from manifpt.images.probe import natural_size, usual_tiles
-from manifpt.images.read import as_space_sees, chunk_rows, pixels_of, unit_to_json
+from manifpt.images.read import ImageReader, as_space_sees, chunk_rows, pixels_of, unit_to_json
 from manifpt.images.stacks import (
     PLACES,
     TILE,
@@ -65,7 +64,6 @@ class Projector:
         No image is compared with a real of its own pixels, for any label: a real under evaluation
         would have the artifact zero, and an exclusion by label would give the label away.
         """
-        chunk_work.check_columns(table, {"pixel_sha256": IMAGES["pixel_sha256"]}, "project")
         rows = table.num_rows
         if "artifact" in table.column_names:
             embedded = tensors.from_column(table["artifact"]).reshape(rows, *self.space.shape)
@@ -290,7 +288,7 @@ def projectors_of(
 def run_projection(
     title: str,
     units: Sequence[Unit] | Work,
-    read: Callable[..., Iterator[pa.Table]],
+    read: Callable[..., ImageReader],
     build: Callable[[], chunk_work.Stage],
     placed: PlacedProjectors,
     output: str,
@@ -300,20 +298,15 @@ def run_projection(
     """Run a stage that projects over all images; return the pipeline's records.
 
     Each image is decoded once, in the sizes of all projectors. ``chunk`` is the number of images of
-    a part of the output; by default, it depends on their size. ``read`` takes a unit as text and
-    the options of ``read_unit`` besides a selection; other ``options`` are the pipeline's.
+    a part of the output; by default, it depends on their size. ``read`` makes the reader by the
+    rules and the chunk; other ``options`` are the pipeline's.
     """
     stored = units if isinstance(units, Work) else Work.store(output, map(unit_to_json, units))
     projectors, pool = placed
-    rule, other_sizes = decoding_of(projectors)
-    read = partial(
-        read,
-        rule=rule,
-        chunk=stored.pinned("chunk", rows_of_chunk(projectors, chunk)),
-        other_sizes=other_sizes,
-    )
+    rows = stored.pinned("chunk", rows_of_chunk(projectors, chunk))
+    reader = read([projector.rule for projector in projectors], chunk=rows)
     names = "+".join(projector.space.name for projector in projectors)
-    return pipeline.run(f"{title} {names}", stored, read, build, output, pool, **options)
+    return pipeline.run(f"{title} {names}", stored, reader, build, output, pool, **options)
 
 
 def decoding_of(projectors: Sequence[Projector]) -> tuple[DecodeRule, tuple[int, ...]]:

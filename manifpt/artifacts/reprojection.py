@@ -6,6 +6,7 @@ images; x* can be computed again without them.
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,10 +24,12 @@ from manifpt.artifacts.branches import (
     check_unchanged,
     open_artifacts,
     read_artifacts,
+    stored_columns,
 )
 from manifpt.artifacts.compute import publish_artifacts
 from manifpt.artifacts.projection import Target, projectors_of
 from manifpt.engine import pipeline, pools
+from manifpt.engine.columns import Given
 from manifpt.errors import ManifptError
 from manifpt.manifold import StoredManifold
 from manifpt.manifold.projector import NEAREST, Projection
@@ -62,12 +65,25 @@ def _units(embeddings: ArtifactBranch) -> list[str]:
     ]
 
 
-def _read(text: str) -> Iterator[pa.Table]:
-    for uris in json.loads(text):
-        table = pa.concat_tables([read_artifacts(uri) for uri in uris]) if uris else pa.table({})
-        if uris and table["artifact"].type.value_type != pa.float32():
-            raise ManifptError(f"--input {uris[0]}: float16 embeddings; make them without it")
-        yield table
+@dataclass(frozen=True)
+class _EmbeddingReader:
+    """Units of files -> their rows, a chunk of the embeddings at a time; ``first`` is one file."""
+
+    first: str
+
+    @property
+    def gives(self) -> Given:
+        """The columns of that file."""
+        return stored_columns([self.first])
+
+    def __call__(self, spec: str) -> Iterator[pa.Table]:
+        """Yield the rows of each chunk of a unit."""
+        for uris in json.loads(spec):
+            parts = [read_artifacts(uri) for uri in uris]
+            table = pa.concat_tables(parts) if parts else pa.table({})
+            if parts and table["artifact"].type.value_type != pa.float32():
+                raise ManifptError(f"--input {uris[0]}: float16 embeddings; make them without it")
+            yield table
 
 
 def project_embeddings(
@@ -102,8 +118,8 @@ def project_embeddings(
         records = pipeline.run(
             f"project {target.space.name}",
             _units(embeddings),
-            _read,
-            partial(ArtifactStage, {"": projectors[0]}, "content", float16),
+            _EmbeddingReader(embeddings.first),
+            partial(ArtifactStage, {"": projectors[0]}, "content", float16, embedded=True),
             output,
             pool,
         )

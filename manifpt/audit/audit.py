@@ -21,6 +21,7 @@ from manifpt.audit.properties import PROPERTIES, grey_levels, properties
 from manifpt.audit.sample import nullable
 from manifpt.audit.verdict import USUAL, Thresholds
 from manifpt.engine import chunk_work, pipeline, pools, session
+from manifpt.engine.columns import ColumnTypes, Given
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Selection, plan
 from manifpt.images.perceptual import DISTANCE, perceptual_hashes
@@ -30,7 +31,14 @@ from manifpt.images.raw import raw_images
 from manifpt.images.read import IMAGES, row_of, unit_from_json, unit_to_json
 from manifpt.images.sandbox import decode_all
 from manifpt.images.sources import AS_FOUND, Reading, content_key, describe
-from manifpt.images.splits import CONTENT, check_column, reading_with_split, splits_of, values_of
+from manifpt.images.splits import (
+    CONTENT,
+    check_column,
+    reading_with_split,
+    split_columns,
+    splits_of,
+    values_of,
+)
 from manifpt.outputs import claims
 from manifpt.outputs.formats import FileEntry, PartEntry
 
@@ -58,6 +66,24 @@ class AuditSettings:
     near_distance: int = DISTANCE
     split_by: str | None = None
     thresholds: Thresholds = USUAL
+
+
+@dataclass(frozen=True)
+class PropertiesReader:
+    """Units given as text -> the images table with PROPERTIES instead of pixels."""
+
+    rule: DecodeRule
+    metadata: Sequence[str] = ()
+
+    @property
+    def gives(self) -> Given:
+        """The columns of that table."""
+        remedy = "name it as a column of the input (--split-by)"
+        return Given(columns_of_properties(self.metadata), "the table of properties", remedy)
+
+    def __call__(self, spec: str) -> Iterator[pa.Table]:
+        """Yield the table of a unit, in chunks."""
+        return read_properties(spec, self.rule)
 
 
 def read_properties(text: str, rule: DecodeRule) -> Iterator[pa.Table]:
@@ -90,8 +116,12 @@ def properties_table(rows: list[dict[str, Any]], columns: Sequence[str]) -> pa.T
     seen = [row for row in rows if "looks" in row]
     for row, value in zip(seen, perceptual_hashes([r.pop("looks") for r in seen]), strict=True):
         row["perceptual_hash"] = value
-    metadata = dict.fromkeys(columns, pa.string())
-    return pa.Table.from_pylist(rows, schema=pa.schema(IMAGES | metadata | PROPERTIES))
+    return pa.Table.from_pylist(rows, schema=pa.schema(columns_of_properties(columns)))
+
+
+def columns_of_properties(metadata: Sequence[str]) -> dict[str, pa.DataType]:
+    """Return the columns of the table of properties of images with some metadata."""
+    return IMAGES | dict.fromkeys(metadata, pa.string()) | PROPERTIES
 
 
 @dataclass
@@ -99,6 +129,18 @@ class PropertiesStage:
     """Rows of properties -> those of the output, each with the split that a training would give."""
 
     split_by: str | None
+
+    @property
+    def takes(self) -> ColumnTypes:
+        """The columns of the table of properties."""
+        types = {name: IMAGES[name] for name in IDENTITY} | PROPERTIES
+        return types | split_columns(self.split_by)
+
+    @property
+    def gives(self) -> Mapping[str, ColumnTypes]:
+        """The columns of ``properties/``."""
+        types = {name: IMAGES[name] for name in IDENTITY} | PROPERTIES
+        return {FOLDER: types | ({} if self.split_by is None else {VALUE: pa.string()})}
 
     def __call__(self, table: pa.Table) -> chunk_work.Result:
         """Return the table of ``properties/``, and the number of images of each class."""
@@ -188,7 +230,7 @@ def audit(
     with claims.claim(output, KIND, key, apart=input_places(inputs, output), terms=terms) as claim:
         if claim.finished:
             return claim.finished
-        read = partial(read_properties, rule=rule)
+        read = PropertiesReader(rule, reading.columns)
         build = partial(PropertiesStage, settings.split_by)
         specs = map(unit_to_json, units)
         records = pipeline.run("audit", specs, read, build, output, pool)

@@ -19,13 +19,21 @@ from PIL import Image
 
 from manifpt import storage
 from manifpt.engine import chunk_work, pipeline, pools
+from manifpt.engine.columns import ColumnTypes
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Reading, Selection, Unit, plan
 from manifpt.images.decode import DecodeCard
 from manifpt.images.ids import Keys, escaped
 from manifpt.images.places import input_places
 from manifpt.images.probe import natural_size
-from manifpt.images.read import is_own, metadata_of, pixels_of, read_unit_text, unit_to_json
+from manifpt.images.read import (
+    IMAGES,
+    ImageReader,
+    is_own,
+    metadata_of,
+    pixels_of,
+    unit_to_json,
+)
 from manifpt.images.sources import AS_FOUND, InputsCard, content_key, describe
 from manifpt.outputs import claims
 from manifpt.outputs.formats import Manifest, PartEntry, RowCounts
@@ -95,6 +103,16 @@ class EncodingStage:
     """Images -> a WebDataset tar of each source: the image, and its metadata as JSON."""
 
     encoder: ImageEncoder
+
+    @property
+    def takes(self) -> ColumnTypes:
+        """The columns of an images table."""
+        return {name: IMAGES[name] for name in DECLARED} | {"image": None}
+
+    @property
+    def gives(self) -> Mapping[str, ColumnTypes]:
+        """No tables: images are in tars."""
+        return {}
 
     def __call__(self, table: pa.Table) -> chunk_work.Result:
         """Return the tars of a table's rows, and the number of images of each source in them."""
@@ -181,7 +199,7 @@ def normalize(
     with claims.claim(output, KIND, key, apart=input_places(inputs, output), terms=terms) as claim:
         if claim.finished:
             return claim.finished
-        read, build = partial(read_unit_text, rule=rule), partial(EncodingStage, encoder)
+        read, build = ImageReader([rule], metadata=columns), partial(EncodingStage, encoder)
         specs = map(unit_to_json, units)
         records = pipeline.run("normalize", specs, read, build, output, pool)
         counts, classes = pipeline.totals(records), Counter[str]()

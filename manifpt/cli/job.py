@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from manifpt.cli.answer import answer
 from manifpt.cli.config import Config, parse
-from manifpt.cli.options import DryRunOptions
+from manifpt.cli.job_options import DryRunOptions
 from manifpt.errors import ManifptError
 
 Job = Callable[[Config, Any], Mapping[str, object]]

@@ -4,7 +4,7 @@ Nothing here needs Ray; ``pipeline`` calls it in readers and actors.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from manifpt import storage
 from manifpt.engine import prometheus
+from manifpt.engine.columns import ColumnTypes, Given
 from manifpt.images.read import metadata_of
 from manifpt.outputs import claims
 from manifpt.outputs import records as recorded
@@ -25,7 +26,16 @@ QUARANTINE = {
     "message": pa.string(),
 }
 
-Read = Callable[[str], Iterator[pa.Table]]
+
+class UnitReader(Protocol):
+    """The reader of the tables of a unit, in a task."""
+
+    @property
+    def gives(self) -> Given:
+        """The columns of these tables; it is asked for once, before the pipeline starts."""
+
+    def __call__(self, spec: str) -> Iterator[pa.Table]:
+        """Yield the tables of a unit, given as text."""
 
 
 @dataclass
@@ -41,23 +51,21 @@ class Result:
 
 
 class Stage(Protocol):
-    """Work on one chunk; built once in each actor."""
+    """Work on one chunk; built once in each actor, and once for its columns before the start."""
+
+    @property
+    def takes(self) -> ColumnTypes:
+        """The columns of a table that it takes; others may be there, too."""
+
+    @property
+    def gives(self) -> Mapping[str, ColumnTypes]:
+        """The columns of the tables that it may return, by folder."""
 
     def __call__(self, table: pa.Table) -> Result:
         """Return the results of a table's rows."""
 
 
-def check_columns(table: pa.Table, schema: dict[str, pa.DataType], stage: str) -> None:
-    """Raise if a stage's input lacks a column or has it with another type."""
-    for name, kind in schema.items():
-        if name not in table.column_names:
-            raise TypeError(f"{stage}: the input has no column {name!r}")
-        if table.schema.field(name).type != kind:
-            actual = table.schema.field(name).type
-            raise TypeError(f"{stage}: column {name!r} is {actual}, not {kind}")
-
-
-def chunks(read: Read, spec: str, unit: int, done: set[int]) -> Iterator[ChunkRow]:
+def chunks(read: UnitReader, spec: str, unit: int, done: set[int]) -> Iterator[ChunkRow]:
     """Yield the chunks of one unit that have no record yet, each as one row of bytes.
 
     An empty unit has one chunk without rows, so that it has a record, too.

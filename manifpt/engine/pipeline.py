@@ -22,7 +22,7 @@ import threadpoolctl
 
 from manifpt import errors, storage
 from manifpt.engine import attempts, prometheus, scaling
-from manifpt.engine.chunk_work import Place, Read, Stage, chunk_row, chunks, work
+from manifpt.engine.chunk_work import Place, Stage, UnitReader, chunk_row, chunks, work
 from manifpt.engine.pools import Pool
 from manifpt.engine.progress import Progress
 from manifpt.engine.session import lost
@@ -110,7 +110,7 @@ def _rows_of(row: ChunkRow) -> str:
 class _Reader:
     """The reading side, as a callable that Ray can ship."""
 
-    read: Read
+    read: UnitReader
     stored: Work
     done: dict[int, set[int]]
     place: Place
@@ -143,7 +143,7 @@ def _row_of(batch: dict[str, Any], place: int) -> SentChunk:
 def run(
     title: str,
     specs: Iterable[str] | Work,
-    read: Read,
+    read: UnitReader,
     build: Callable[[], Stage],
     output: str,
     pool: Pool,
@@ -154,9 +154,10 @@ def run(
     """Work through all units and return the records of their chunks, in order.
 
     ``specs`` are the units, each a line of JSON, or the ``Work`` that stores them already; ``read``
-    yields a unit's tables in a task, ``build`` makes the stage in each actor. Chunks with a record
-    from an earlier start are not repeated. ``only`` names the units that another ``generation`` of
-    the output works on again.
+    yields a unit's tables in a task, ``build`` makes the stage in each actor. If the stage takes a
+    column that ``read`` does not give, nothing starts. Chunks with a record from an earlier start
+    are not repeated. ``only`` names the units that another ``generation`` of the output works on
+    again.
     """
     place = Place(output, time.time(), generation, claims.token_of(output), title)
     prometheus.enter(title)
@@ -168,6 +169,7 @@ def run(
     left = units[~np.isin(units, list(closed))]
     progress = Progress(title, len(units), len(units) - len(left))
     if len(left):
+        read.gives.check(title, build().takes)
         reader, gatherer = _Reader(read, stored, done, place), recorded.Gatherer(output, generation)
         whole = pool.wait()
         node = pool.threads if pool.here else scaling.node_cpus()

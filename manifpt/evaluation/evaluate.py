@@ -19,6 +19,7 @@ from manifpt.artifacts.branches import (
     of_classes,
     open_artifacts,
     read_branches,
+    stored_columns,
 )
 from manifpt.artifacts.compute import ArtifactRecipe, compute_artifacts
 from manifpt.artifacts.projection import Target
@@ -27,6 +28,7 @@ from manifpt.attribution.model.targets import manifold_places, trained_targets
 from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.attribution.unknown.decision import USUAL, Rule
 from manifpt.engine import pipeline, pools
+from manifpt.engine.columns import Given
 from manifpt.engine.tasks import result
 from manifpt.errors import ManifptError
 from manifpt.evaluation.closed_set import accuracy, closed_set_metrics
@@ -74,9 +76,22 @@ class EvaluationSettings:
         return storage.digest(made_of)
 
 
-def _read(text: str, sources: Sequence[str]) -> Iterator[pa.Table]:
-    table = read_branches(json.loads(text))
-    yield of_classes(table, sources) if sources else table
+@dataclass(frozen=True)
+class _BranchReader:
+    """A file of the same images in each space -> its rows; ``first`` are the first files."""
+
+    first: Sequence[str]
+    sources: Sequence[str]
+
+    @property
+    def gives(self) -> Given:
+        """The columns of the first files."""
+        return stored_columns(self.first)
+
+    def __call__(self, spec: str) -> Iterator[pa.Table]:
+        """Yield the rows of the requested sources."""
+        table = read_branches(json.loads(spec))
+        yield of_classes(table, self.sources) if self.sources else table
 
 
 def _check(
@@ -192,11 +207,12 @@ def _scored(
 ) -> Records:
     """Score the rows of the test split; return the pipeline's records."""
     files = branches[0].files("test")
+    units = [[storage.join(branch.uri, path) for branch in branches] for path in files]
     return pipeline.run(
         "evaluate",
-        [json.dumps([storage.join(branch.uri, path) for branch in branches]) for path in files],
-        partial(_read, sources=settings.sources),
-        partial(ScoreStage, attributor, settings.keep_near, settings.rule),
+        map(json.dumps, units),
+        _BranchReader(units[0], settings.sources),
+        partial(ScoreStage, attributor, settings.keep_near, settings.rule, len(branches)),
         output,
         pool,
     )

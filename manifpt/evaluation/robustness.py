@@ -21,6 +21,7 @@ from manifpt.attribution.model.near import NEAR
 from manifpt.attribution.model.targets import manifold_places, trained_targets
 from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.engine import chunk_work, pipeline, pools
+from manifpt.engine.columns import ColumnTypes
 from manifpt.errors import ManifptError
 from manifpt.evaluation.closed_set import METRICS, accuracies, closed_set_metrics, confusion_matrix
 from manifpt.evaluation.evaluation_format import (
@@ -32,12 +33,12 @@ from manifpt.evaluation.evaluation_format import (
     RobustnessManifest,
 )
 from manifpt.evaluation.unseen import Unseen
-from manifpt.images import Selection, plan
+from manifpt.images import IMAGES, Selection, plan
 from manifpt.images.degrade import IDENTITY, Degradation
 from manifpt.images.degraded_copies import view
 from manifpt.images.perceptual import DISTANCE
 from manifpt.images.places import input_places
-from manifpt.images.read import read_unit_text
+from manifpt.images.read import ImageReader, pixel_columns
 from manifpt.images.sources import content_key, describe
 from manifpt.images.stacks import image_starts
 from manifpt.outputs import claims
@@ -52,6 +53,15 @@ LEVELS = (
     *(f"noise:{std}" for std in (0.05, 0.1, 0.15, 0.2, 0.25)),
 )
 
+LEVEL_SCORES = {
+    "id": pa.string(),
+    "source": pa.string(),
+    "sha256": pa.string(),
+    "degradation": pa.string(),
+    "prediction": pa.string(),
+    "probability": pa.float64(),
+}
+
 
 @dataclass
 class RobustnessStage(Unseen):
@@ -59,6 +69,18 @@ class RobustnessStage(Unseen):
 
     projectors: list[Projector]
     levels: tuple[Degradation, ...]
+
+    @property
+    def takes(self) -> ColumnTypes:
+        """The columns of an images table."""
+        names = ("id", "source", "sha256", "pixel_sha256", "perceptual_hash")
+        types = {name: IMAGES[name] for name in names}
+        return types | pixel_columns([projector.rule for projector in self.projectors])
+
+    @property
+    def gives(self) -> Mapping[str, ColumnTypes]:
+        """The columns of scores, a row an image and level."""
+        return {"scores": LEVEL_SCORES}
 
     def __call__(self, table: pa.Table) -> chunk_work.Result:
         """Score rows at each level; the record counts the rows left out by reason."""
@@ -144,7 +166,7 @@ def evaluate_robustness(
         placed = projectors_of(targets, pools.ANY_SEARCH, pool)
         projectors = placed.projectors
         build = partial(RobustnessStage, source.attributor, keep_near, projectors, tuple(parsed))
-        read_images = partial(read_unit_text, selection=selection)
+        read_images = partial(ImageReader, selection=selection)
         records = run_projection("robustness", units, read_images, build, placed, output)
         with claim.abandoned_if_refused():
             result = _curves(records, names, attributor.classes)

@@ -1,16 +1,19 @@
 """The stage of the pipeline that scores unseen artifacts, a row an image."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 
+from manifpt.artifacts.artifact_stage import ARTIFACTS
 from manifpt.artifacts.branches import artifact_column
 from manifpt.attribution.model.near import NEAR
 from manifpt.attribution.model.tiled import mean_or_none
 from manifpt.attribution.unknown.decision import USUAL, Rule, decide
 from manifpt.engine import chunk_work
+from manifpt.engine.columns import ColumnTypes
 from manifpt.evaluation.closed_set import confusion_matrix
 from manifpt.evaluation.evaluation_format import ScoreFacts
 from manifpt.evaluation.score_report import NEAR_SCORES, SCORES, UNKNOWN
@@ -18,12 +21,40 @@ from manifpt.evaluation.unseen import Unseen
 from manifpt.images.stacks import image_starts
 from manifpt.storage import tensors
 
+# The columns of scores; an attributor that knows the unknown has more.
+SCORE_ROWS: ColumnTypes = {
+    "id": pa.string(),
+    "source": pa.string(),
+    "sha256": pa.string(),
+    "neighbor_id": pa.string(),
+    NEAR: pa.bool_(),
+    "distance": pa.float64(),
+    "prediction": pa.string(),
+    "probability": pa.float64(),
+    "probabilities": pa.list_(pa.float64()),
+    "uncalibrated": pa.list_(pa.float64()),
+    "decision": pa.string(),
+}
+
 
 @dataclass
 class ScoreStage(Unseen):
     """Artifacts -> scores of the rows that are not seen; those of other sources are the unknown."""
 
     rule: Rule = USUAL
+    spaces: int = 1
+
+    @property
+    def takes(self) -> ColumnTypes:
+        """The columns of artifacts, in all ``spaces`` of the attributor."""
+        names = "id source sha256 pixel_sha256 perceptual_hash neighbor_id distance in_manifold"
+        types = {name: ARTIFACTS[name] for name in names.split()}
+        return types | dict.fromkeys(map(artifact_column, range(self.spaces)))
+
+    @property
+    def gives(self) -> Mapping[str, ColumnTypes]:
+        """The columns of scores, the same in all folders."""
+        return dict.fromkeys((SCORES, NEAR_SCORES, UNKNOWN), SCORE_ROWS)
 
     def __call__(self, table: pa.Table) -> chunk_work.Result:
         """Score rows; the record counts the rows left out by reason."""
@@ -66,7 +97,7 @@ class ScoreStage(Unseen):
         ``uncalibrated`` are the probabilities before the heads were weighed.
         """
         classes, heads = self.attributor.classes, len(self.attributor.manifest["weights"])
-        names = [artifact_column(n) for n in range(len(self.attributor.branches))]
+        names = [artifact_column(n) for n in range(self.spaces)]
         artifacts, begins = (
             [tensors.from_column(table[name]) for name in names],
             image_starts(table),

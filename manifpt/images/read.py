@@ -4,22 +4,34 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from manifpt.engine.columns import ColumnTypes, Given
 from manifpt.errors import public
 from manifpt.images.decode import Decoded, DecodeError, DecodeRule
 from manifpt.images.perceptual import perceptual_hashes
 from manifpt.images.raw import Raw, Wanted, raw_images
 from manifpt.images.sandbox import decode_all
 from manifpt.images.sources import Selection, Unit
-from manifpt.images.stacks import PLACES, TILE, is_stacked, placed, stacked, unstacked
+from manifpt.images.stacks import (
+    PLACE_LIST,
+    PLACES,
+    TILE,
+    is_stacked,
+    placed,
+    reading_rule,
+    sizes_beside,
+    stacked,
+    unstacked,
+)
 
 CHUNK_BYTES = 16 * 2**20
 CHUNK_ROWS = 1024
+ALL = Selection()
 
 # The images table. A row that could not be decoded has `error` set and an image of zeros.
 IMAGES = {
@@ -91,6 +103,19 @@ def is_own(column: str) -> bool:
 def metadata_of(table: pa.Table) -> list[str]:
     """Return the names of the metadata columns of an images table."""
     return [name for name in table.column_names if not is_own(name)]
+
+
+def pixel_columns(rules: Sequence[DecodeRule]) -> ColumnTypes:
+    """Return the columns of an images table that hold the images by all of some rules."""
+    rule, types = reading_rule(rules), dict[str, pa.DataType | None]()
+    for size in (None, *sizes_beside(rule, rules)):
+        types |= {_named("image", size): None, _named("pixel_sha256", size): pa.string()}
+    return types | ({PLACES: PLACE_LIST} if rule.tiles else {})
+
+
+def metadata_of_units(units: Sequence[Unit]) -> tuple[str, ...]:
+    """Return the names of the metadata columns that units are read with."""
+    return tuple(dict.fromkeys(name for unit in units for name in unit.reading.columns))
 
 
 def images_table(
@@ -192,15 +217,35 @@ def read_raw(
         yield images_table(rows, pixels, other_sizes, columns)
 
 
-def read_unit_text(
-    text: str,
-    rule: DecodeRule,
-    selection: Selection = Selection(),
-    chunk: int | None = None,
-    other_sizes: Sequence[int] = (),
-) -> Iterator[pa.Table]:
-    """Yield the images table of a unit given as text, as the pipeline hands units to readers."""
-    return read_unit(unit_from_json(text), rule, selection, chunk, other_sizes)
+@dataclass(frozen=True)
+class ImageReader:
+    """Units given as text, as the pipeline hands them out -> the images table, by some rules.
+
+    ``metadata`` are the columns that the units' reading names; see ``read_unit`` for the others.
+    """
+
+    rules: Sequence[DecodeRule]
+    selection: Selection = ALL
+    metadata: Sequence[str] = ()
+    chunk: int | None = None
+
+    @property
+    def decoding(self) -> tuple[DecodeRule, tuple[int, ...]]:
+        """The rule by which images are decoded, and the other sizes."""
+        rule = reading_rule(self.rules)
+        return rule, sizes_beside(rule, self.rules)
+
+    @property
+    def gives(self) -> Given:
+        """The columns of the images table."""
+        types = IMAGES | dict.fromkeys(self.metadata, pa.string())
+        remedy = "name it as a column of the input (--columns)"
+        return Given(types | pixel_columns(self.rules), "the table of images", remedy)
+
+    def __call__(self, spec: str) -> Iterator[pa.Table]:
+        """Yield the images table of a unit, in chunks."""
+        rule, sizes = self.decoding
+        return read_unit(unit_from_json(spec), rule, self.selection, self.chunk, sizes)
 
 
 def unit_to_json(unit: Unit) -> str:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from manifpt.engine.columns import ColumnTypes
 from manifpt.errors import ManifptError
 from manifpt.images import Reading, Unit, uri_tables
 from manifpt.images.container import BrokenError
@@ -58,6 +59,13 @@ def splits_of(table: pa.Table, undeclared: str, split_by: str | None) -> Splits:
             found[value is None] += 1
             names.append(split_of(sha if value is None else _hash(value)))
     return Splits(names, *(found if split_by else (0, 0)))
+
+
+def split_columns(split_by: str | None) -> ColumnTypes:
+    """Return the columns that ``splits_of`` takes."""
+    names = {"split", "pixel_sha256"}
+    names |= {"id", "source"} if split_by == FOLDER else {split_by} if split_by else set()
+    return dict.fromkeys(sorted(names), pa.string())
 
 
 def _hash(value: str) -> str:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from manifpt.cli import job
-from manifpt.cli.config import POSITIONAL, EmbeddingConfig
-from manifpt.cli.options import DryRunOptions, LabelOptions
+from manifpt.cli.input_options import LabelOptions
+from manifpt.cli.job_options import DryRunOptions, EmbeddingConfig
+from manifpt.cli.option_types import POSITIONAL
 from manifpt.errors import ManifptError
 from manifpt.tracking import Run
 

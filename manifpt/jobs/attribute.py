@@ -18,8 +18,11 @@ from typing import Literal
 from pydantic import Field
 
 from manifpt.cli import job
-from manifpt.cli.config import JobConfig, OptionalDegradations, SearchConfig, parse
-from manifpt.cli.options import DecisionOptions, DryRunOptions, InputOptions
+from manifpt.cli.attributor_options import AttributorUri, DecisionOptions, MovedManifolds
+from manifpt.cli.config import parse
+from manifpt.cli.input_options import DeclaredSources, InputOptions
+from manifpt.cli.job_options import DryRunOptions, JobConfig, SearchConfig
+from manifpt.cli.option_types import OptionalDegradations
 from manifpt.images.perceptual import DISTANCE, MOST_DISTANCE
 from manifpt.tracking import Run
 
@@ -31,19 +34,12 @@ class Config(DecisionOptions, DryRunOptions, InputOptions, SearchConfig):
         min_length=1,
         description="images: folders, tars, Parquet, tables of URIs; local, s3://, gs://; patterns",
     )
-    model: str = Field(
-        description="attributor: a folder of train_attribution, or a registered model as "
-        "models:/NAME@ALIAS"
-    )
+    model: AttributorUri
     output: str = Field(description="folder for the tables, local, s3:// or gs://")
     split: Literal["train", "validation", "test"] | None = Field(
         None, description="use only images that declare this split, such as those of a benchmark"
     )
-    sources: tuple[str, ...] = Field(
-        (),
-        description="use only images that declare one of these sources, such as those of a "
-        "benchmark",
-    )
+    sources: DeclaredSources = ()
     ensemble: OptionalDegradations = Field(
         None,
         description="also classify degraded views of each image; if they disagree, its "
@@ -61,9 +57,7 @@ class Config(DecisionOptions, DryRunOptions, InputOptions, SearchConfig):
         lt=1,
         description="with --group-by: share of a group's images that may come from other sources",
     )
-    manifold: tuple[str, ...] = Field(
-        (), description="present location of the attributor's manifolds, if they were moved"
-    )
+    manifold: MovedManifolds = ()
     duplicates: bool = Field(
         True, description="find images that are copies of others in the input (duplicates/)"
     )

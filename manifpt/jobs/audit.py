@@ -20,8 +20,8 @@ from typing import Annotated
 from pydantic import Field
 
 from manifpt.cli import job
-from manifpt.cli.config import JobConfig
-from manifpt.cli.options import LabelOptions, SplitOptions
+from manifpt.cli.input_options import LabelledImages, LabelOptions, SplitOptions
+from manifpt.cli.job_options import JobConfig
 from manifpt.errors import FailedAuditError, ManifptError
 from manifpt.images.perceptual import DISTANCE, MOST_DISTANCE
 from manifpt.tracking import Run
@@ -32,10 +32,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 class Config(LabelOptions, SplitOptions, JobConfig):
     """Options of audit."""
 
-    input: tuple[str, ...] = Field(
-        min_length=1,
-        description="images by source: folders, tars, Parquet or tables of URIs, local or s3://",
-    )
+    input: LabelledImages
     output: str | None = Field(None, description="folder for the report, local or s3://")
     rows: int = Field(
         20_000,

@@ -9,13 +9,14 @@ manifold. --explain prints how neighbours are found, and the measurements that d
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
 from manifpt.cli import job
-from manifpt.cli.config import EmbeddingConfig
-from manifpt.cli.options import DryRunOptions, LabelOptions, SpaceOptions
+from manifpt.cli.input_options import LabelOptions, ResizingFilter
+from manifpt.cli.job_options import DryRunOptions, EmbeddingConfig
+from manifpt.cli.space_options import SpaceOptions
 from manifpt.errors import ManifptError
 from manifpt.tracking import Run
 
@@ -30,9 +31,7 @@ class Config(SpaceOptions, DryRunOptions, LabelOptions, EmbeddingConfig):
     explain: bool = Field(False, description="only print how --output is searched, and why")
     output: str = Field(description="folder for the manifold, local, s3:// or gs://")
     shards: int = Field(4, ge=1, description="number of shards")
-    filter: Literal["bicubic", "lanczos", "bilinear"] = Field(
-        "bicubic", description="antialiased filter that resizes images of another size"
-    )
+    filter: ResizingFilter = "bicubic"
     index: str | None = Field(
         None,
         description="also build an approximate index, given by its FAISS name, such as IVF256,Flat",

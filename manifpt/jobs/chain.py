@@ -12,8 +12,9 @@ from pydantic import AfterValidator, Field
 
 from manifpt import storage
 from manifpt.cli import job
-from manifpt.cli.config import ProjectionConfig
+from manifpt.cli.job_options import ProjectionConfig
 from manifpt.cli.shipped import shipped
+from manifpt.cli.training_options import TrainingSteps
 from manifpt.evaluation.evaluation_format import EvaluationSummary
 from manifpt.jobs import (
     build_manifold,
@@ -50,7 +51,7 @@ class ChainConfig(ProjectionConfig):
     vectors: Literal["lda", "mlp", "correlation", "knn"] = Field(
         "lda", description="see train_attribution"
     )
-    steps: int = Field(4000, ge=1, description="steps of each training by gradients")
+    steps: TrainingSteps = 4000
     mixed_share: float = Field(0.5, ge=0, le=1, description="see train_attribution")
     denoiser_steps: int = Field(3000, ge=1, description="see build_manifold")
     encoder_epochs: int = Field(

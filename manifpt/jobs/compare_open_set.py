@@ -21,6 +21,8 @@ from pydantic import Field
 from manifpt import storage
 from manifpt.cli import job
 from manifpt.cli.config import parse
+from manifpt.cli.job_options import OutputsFolder
+from manifpt.cli.space_options import NetworkOptions
 from manifpt.evaluation.evaluation_format import EvaluationSummary
 from manifpt.jobs.chain import DENOISER, IMAGE, Chain, ChainConfig, claimed
 
@@ -31,10 +33,10 @@ KINDS = ("seed", "recipe", "family")
 METRICS: Final = ("auroc", "fpr_at_95_tpr", "oscr")
 
 
-class Config(ChainConfig):
+class Config(NetworkOptions, ChainConfig):
     """Options of compare_open_set."""
 
-    output: str = Field(description="folder for all outputs, local, s3:// or gs://")
+    output: OutputsFolder
     sources: tuple[str, ...] = Field(
         (), description="sources of the benchmark to use; all if empty"
     )
@@ -49,9 +51,6 @@ class Config(ChainConfig):
         description="inputs of classifiers: spaces, image, highpass, residual, denoiser; names "
         "joined by + are late fusions",
     )
-    sl_network: str = Field("resnet50", description="see build_manifold")
-    sl_weights: str | None = Field(None, description="see build_manifold")
-    network_size: int | None = Field(None, ge=16, description="see build_manifold")
 
 
 class Split(NamedTuple):

@@ -18,6 +18,8 @@ from pydantic import Field
 from manifpt import storage
 from manifpt.cli import job
 from manifpt.cli.config import parse
+from manifpt.cli.job_options import OutputsFolder
+from manifpt.cli.space_options import NetworkOptions
 from manifpt.evaluation.evaluation_format import EvaluationSummary
 from manifpt.jobs.chain import (
     DENOISER,
@@ -39,10 +41,10 @@ RESIDUAL = "residual"
 AGAIN = "image@1"
 
 
-class Config(ChainConfig):
+class Config(NetworkOptions, ChainConfig):
     """Options of compare_spaces."""
 
-    output: str = Field(description="folder for all outputs, local, s3:// or gs://")
+    output: OutputsFolder
     spaces: tuple[str, ...] = Field(("rgb", "freq", "sl", "ssl"), description="embedding spaces")
     metrics: tuple[str, ...] = Field(
         ("euclidean", "cosine", "whitened"),
@@ -70,12 +72,9 @@ class Config(ChainConfig):
         ("late",),
         description="how the combinations are fused; each early fusion is trained separately",
     )
-    sl_network: str = Field("resnet50", description="see build_manifold")
-    sl_weights: str | None = Field(None, description="see build_manifold")
     ssl_weights: str | None = Field(
         None, description="see build_manifold; if not given, an encoder is trained on the reals"
     )
-    network_size: int | None = Field(None, ge=16, description="see build_manifold")
 
 
 def options(config: Config, chain: Chain) -> tuple[str, ...]:

@@ -23,8 +23,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from manifpt.cli import job
-from manifpt.cli.config import ProjectionConfig, Ranges, SearchConfig
-from manifpt.cli.options import DryRunOptions, LabelOptions, PlainOptions, SplitOptions
+from manifpt.cli.input_options import DeclaredSources, LabelOptions, SplitOptions
+from manifpt.cli.job_options import DryRunOptions, ProjectionConfig, SearchConfig
+from manifpt.cli.option_types import Ranges
+from manifpt.cli.space_options import PlainOptions
 from manifpt.errors import ManifptError
 from manifpt.tracking import Run
 
@@ -50,11 +52,7 @@ class Config(
         description="split of images that declare none: content splits them by their content, "
         "70/10/20; another value puts all into that split",
     )
-    sources: tuple[str, ...] = Field(
-        (),
-        description="use only images that declare one of these sources, such as those of a "
-        "benchmark",
-    )
+    sources: DeclaredSources = ()
     float16: bool = Field(False, description="store artifacts as float16 instead of float32")
     augment: Ranges = Field(
         (),

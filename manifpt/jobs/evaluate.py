@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from manifpt.cli import job
-from manifpt.cli.config import Degradations, JobConfig
-from manifpt.cli.options import DecisionOptions, DryRunOptions
+from manifpt.cli.attributor_options import AttributorUri, DecisionOptions, MovedManifolds
+from manifpt.cli.job_options import DryRunOptions, JobConfig
+from manifpt.cli.option_types import Degradations
 from manifpt.errors import ManifptError
 from manifpt.tracking import Run
 
@@ -40,10 +41,7 @@ class Config(DecisionOptions, DryRunOptions, JobConfig):
     input: tuple[str, ...] = Field(
         min_length=1, description="a folder of compute_artifacts, or images by source"
     )
-    model: str = Field(
-        description="attributor: a folder of train_attribution, or a registered model as "
-        "models:/NAME@ALIAS"
-    )
+    model: AttributorUri
     output: str = Field(
         description="folder for metrics, scores and pictures, local, s3:// or gs://"
     )
@@ -55,9 +53,7 @@ class Config(DecisionOptions, DryRunOptions, JobConfig):
         description="also count images that look like a training image (by perceptual hashes)",
     )
     groups: bool = Field(False, description="also measure groups of test images, as a table")
-    manifold: tuple[str, ...] = Field(
-        (), description="present location of the attributor's manifolds, if they were moved"
-    )
+    manifold: MovedManifolds = ()
     other_manifold: bool = Field(
         False,
         description="accept artifacts of another manifold than in training, such as that of "

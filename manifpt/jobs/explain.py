@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from pydantic import Field
 
 from manifpt.cli import job
-from manifpt.cli.config import POSITIONAL, Degradations, JobConfig
-from manifpt.cli.options import DecisionOptions
+from manifpt.cli.attributor_options import AttributorUri, DecisionOptions, MovedManifolds
+from manifpt.cli.job_options import JobConfig
+from manifpt.cli.option_types import POSITIONAL, Degradations
 from manifpt.tracking import Run
 
 
@@ -27,16 +28,11 @@ class Config(DecisionOptions, JobConfig):
         "gs://, http",
         json_schema_extra=POSITIONAL,
     )
-    model: str = Field(
-        description="attributor: a folder of train_attribution, or a registered model as "
-        "models:/NAME@ALIAS"
-    )
+    model: AttributorUri
     output: str | None = Field(
         None, description="file for the page; if not given, no page is written"
     )
-    manifold: tuple[str, ...] = Field(
-        (), description="present location of the attributor's manifolds, if they were moved"
-    )
+    manifold: MovedManifolds = ()
     levels: Degradations = Field(
         (), description="degradations to try, as jpeg:75 blur:1; if not given, 13 of five kinds"
     )

@@ -13,8 +13,10 @@ from typing import Literal
 from pydantic import Field
 
 from manifpt.cli import job
-from manifpt.cli.config import POSITIONAL, JobConfig
-from manifpt.cli.options import DryRunOptions, LabelOptions, SplitOptions
+from manifpt.cli.attributor_options import MovedManifolds
+from manifpt.cli.input_options import LabelOptions, SplitOptions
+from manifpt.cli.job_options import DryRunOptions, JobConfig
+from manifpt.cli.option_types import POSITIONAL
 from manifpt.jobs.trained_model import RegisterOptions, check_registry, finish
 from manifpt.tracking import Run
 
@@ -30,9 +32,7 @@ class Config(RegisterOptions, DryRunOptions, LabelOptions, SplitOptions, JobConf
         description="how the last layers are fitted: by logistic regression (linear) or "
         "discriminant analysis (lda)",
     )
-    manifold: tuple[str, ...] = Field(
-        (), description="present location of the attributor's manifolds, if they were moved"
-    )
+    manifold: MovedManifolds = ()
 
 
 def run(config: Config, tracked: Run) -> Mapping[str, object]:

@@ -14,18 +14,15 @@ from collections.abc import Mapping
 from pydantic import Field
 
 from manifpt.cli import job
-from manifpt.cli.config import JobConfig
-from manifpt.cli.options import LabelOptions
+from manifpt.cli.input_options import LabelledImages, LabelOptions
+from manifpt.cli.job_options import JobConfig
 from manifpt.tracking import Run
 
 
 class Config(LabelOptions, JobConfig):
     """Options of normalize."""
 
-    input: tuple[str, ...] = Field(
-        min_length=1,
-        description="images by source: folders, tars, Parquet or tables of URIs, local or s3://",
-    )
+    input: LabelledImages
     output: str = Field(description="folder for the images, local or s3://")
     image_size: int | None = Field(
         None,

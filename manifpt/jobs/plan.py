@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from manifpt.cli import job
-from manifpt.cli.config import JobConfig
+from manifpt.cli.job_options import JobConfig
 from manifpt.errors import ManifptError
 from manifpt.tracking import Run
 

@@ -11,12 +11,14 @@ same command continues after the last complete epoch.
 """
 
 from collections.abc import Mapping
-from typing import Literal
 
 from pydantic import Field
 
 from manifpt.cli import job
-from manifpt.cli.config import JobConfig
+from manifpt.cli.input_options import ResizingFilter
+from manifpt.cli.job_options import JobConfig
+from manifpt.cli.space_options import ImageSize
+from manifpt.cli.training_options import BatchSize, LearningRate, Stem, WeightDecay, Workers
 from manifpt.tracking import Run
 
 
@@ -27,38 +29,23 @@ class Config(JobConfig):
         min_length=1, description="real images: folders, tars or Parquet, or a benchmark"
     )
     output: str = Field(description="folder for the encoder, local, s3:// or gs://")
-    image_size: int | None = Field(
-        None,
-        ge=4,
-        description="side of images in pixels; if not given, that of the images, at most 64",
-    )
-    filter: Literal["bicubic", "lanczos", "bilinear"] = Field(
-        "bicubic", description="antialiased filter that resizes images of another size"
-    )
+    image_size: ImageSize = None
+    filter: ResizingFilter = "bicubic"
     backbone: str = Field(
         "resnet50", description="network of the encoder: a torchvision classifier"
     )
-    stem: Literal["auto", "full", "half", "standard"] = Field(
-        "auto",
-        description="resolution that the stem of a ResNet keeps: full, half, or a quarter "
-        "(standard); auto is full up to 48 pixels, half up to 112, else standard",
-    )
+    stem: Stem = "auto"
     epochs: int = Field(100, ge=1, description="passes over the reals")
-    batch_size: int = Field(256, ge=2, description="images per step, over all workers")
-    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
-    weight_decay: float = Field(1e-4, ge=0, description="weight decay of AdamW")
+    batch_size: BatchSize = 256
+    learning_rate: LearningRate = 1e-3
+    weight_decay: WeightDecay = 1e-4
     projector_width: int = Field(
         2048,
         ge=2,
         description="number of dimensions in which the loss compares views; 8192 in the paper",
     )
     seed: int = Field(0, ge=0, description="seed of weights, order and views")
-    num_workers: int | None = Field(
-        None,
-        ge=1,
-        description="number of Ray Train workers; if not given, one per GPU, or without GPUs "
-        "one per CPU, less one",
-    )
+    num_workers: Workers = None
 
 
 def run(config: Config, tracked: Run) -> Mapping[str, object]:

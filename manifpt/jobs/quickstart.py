@@ -17,7 +17,9 @@ from pydantic import Field
 from manifpt import storage
 from manifpt.cli import job
 from manifpt.cli.answer import address_of
-from manifpt.cli.config import JobConfig, parse
+from manifpt.cli.config import parse
+from manifpt.cli.job_options import JobConfig, OutputsFolder
+from manifpt.cli.training_options import TrainingSteps
 from manifpt.jobs import attribute, report
 from manifpt.jobs.chain import Chain, ChainConfig, claimed, table
 
@@ -33,11 +35,11 @@ NAMES = {
 class Config(ChainConfig):
     """Options of quickstart."""
 
-    output: str = Field("quickstart", description="folder for all outputs, local, s3:// or gs://")
+    output: OutputsFolder = "quickstart"
     projector: Literal["nearest", "mean", "tangent", "riemannian"] = Field(
         "nearest", description="see compute_artifacts"
     )
-    steps: int = Field(300, ge=1, description="steps of each training by gradients")
+    steps: TrainingSteps = 300
 
 
 def rates_table(rates: dict[str, float]) -> str:

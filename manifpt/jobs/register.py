@@ -13,7 +13,9 @@ from typing import Literal
 from pydantic import Field
 
 from manifpt.cli import job
-from manifpt.cli.config import Alias, JobConfig, ModelName
+from manifpt.cli.attributor_options import MovedManifolds
+from manifpt.cli.job_options import JobConfig
+from manifpt.cli.option_types import Alias, ModelName
 from manifpt.tracking import Run
 
 
@@ -35,9 +37,7 @@ class Config(JobConfig):
         description="include copies the manifolds into the model; reference stores only their "
         "URIs and hashes; auto includes them up to 256 MiB",
     )
-    moved: tuple[str, ...] = Field(
-        (), description="present location of the attributor's manifolds, if they were moved"
-    )
+    moved: MovedManifolds = ()
 
 
 def run(config: Config, tracked: Run) -> Mapping[str, object]:

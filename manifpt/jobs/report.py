@@ -16,7 +16,9 @@ from collections.abc import Mapping
 from pydantic import Field
 
 from manifpt.cli import job
-from manifpt.cli.config import POSITIONAL, JobConfig
+from manifpt.cli.attributor_options import MovedAttributor, MovedManifolds
+from manifpt.cli.job_options import JobConfig
+from manifpt.cli.option_types import POSITIONAL
 from manifpt.errors import ManifptError
 from manifpt.tracking import Run
 
@@ -39,12 +41,8 @@ class Config(JobConfig):
         "shown",
     )
     audit: str | None = Field(None, description="output of audit, whose verdict is shown")
-    model: str | None = Field(
-        None, description="present location of the attributor, if it was moved"
-    )
-    manifold: tuple[str, ...] = Field(
-        (), description="present location of the attributor's manifolds, if they were moved"
-    )
+    model: MovedAttributor = None
+    manifold: MovedManifolds = ()
     samples: int = Field(
         2,
         ge=1,

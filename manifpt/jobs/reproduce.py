@@ -22,7 +22,10 @@ from pydantic import AfterValidator, Field, model_validator
 
 from manifpt import storage
 from manifpt.cli import job
+from manifpt.cli.job_options import OutputsFolder
 from manifpt.cli.shipped import shipped
+from manifpt.cli.space_options import NetworkOptions
+from manifpt.cli.training_options import TrainingSteps
 from manifpt.errors import ManifptError
 from manifpt.jobs.chain import ChainConfig, claimed
 
@@ -43,10 +46,10 @@ QUICK: dict[str, object] = {
 PAGE, SECTIONS = "reproduction.md", "sections"
 
 
-class Config(ChainConfig):
+class Config(NetworkOptions, ChainConfig):
     """Options of reproduce."""
 
-    output: str = Field(description="folder for all outputs, local, s3:// or gs://")
+    output: OutputsFolder
     other: Annotated[str | None, AfterValidator(lambda given: given and shipped(given))] = Field(
         None,
         description="table4: another benchmark with some of the same sources, such as "
@@ -57,7 +60,7 @@ class Config(ChainConfig):
         (),
         description="table2, table4, few, content: only these rows, by their titles; all if empty",
     )
-    steps: int = Field(2000, ge=1, description="steps of each training by gradients")
+    steps: TrainingSteps = 2000
     paper_backbone: str = Field(
         "auto",
         description="network of the rows of the paper's own method: a torchvision classifier; "
@@ -66,14 +69,12 @@ class Config(ChainConfig):
     paper_stem: Literal["auto", "full", "half", "standard"] = Field(
         "auto", description="stem of that network, see train_attribution"
     )
-    sl_network: str = Field("resnet50", description="see build_manifold")
     sl_weights: str | None = Field(
         None, description="see build_manifold; without weights there is no space sl"
     )
     ssl_weights: str | None = Field(
         None, description="see build_manifold; without weights there is no space ssl"
     )
-    network_size: int | None = Field(None, ge=16, description="see build_manifold")
     quick: bool = Field(
         False,
         description="try all of it in minutes: GM-MNIST, 60 steps for each network, 100 for the "

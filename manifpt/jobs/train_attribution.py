@@ -23,14 +23,11 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from manifpt.cli import job
-from manifpt.cli.config import NO_COPIES, OptionalRanges, ProjectionConfig
-from manifpt.cli.options import (
-    DryRunOptions,
-    LabelOptions,
-    PlainOptions,
-    SplitOptions,
-    TrainingOptions,
-)
+from manifpt.cli.input_options import LabelOptions, SplitOptions
+from manifpt.cli.job_options import DryRunOptions, ProjectionConfig
+from manifpt.cli.option_types import NO_COPIES, OptionalRanges
+from manifpt.cli.space_options import PlainOptions
+from manifpt.cli.training_options import TrainingOptions, Workers
 from manifpt.errors import ManifptError
 from manifpt.jobs.trained_model import RegisterOptions, check_registry, finish
 from manifpt.tracking import Run
@@ -74,12 +71,7 @@ class Config(
     denoiser_steps: int = Field(
         3000, ge=1, description="without --space and --manifold: steps of the denoiser's training"
     )
-    num_workers: int | None = Field(
-        None,
-        ge=1,
-        description="number of Ray Train workers; if not given, one per GPU, or without GPUs "
-        "one per CPU, less one",
-    )
+    num_workers: Workers = None
     audit_images: int = Field(
         300,
         ge=0,

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from manifpt.cli.config import Alias, ModelName
+from manifpt.cli.option_types import Alias, ModelName
 from manifpt.tracking import Run
 
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pydantic import Field
 
 from manifpt.cli import job
-from manifpt.cli.config import POSITIONAL, JobConfig
+from manifpt.cli.job_options import JobConfig
+from manifpt.cli.option_types import POSITIONAL
 from manifpt.errors import MismatchError
 from manifpt.tracking import Run
 

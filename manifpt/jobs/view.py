@@ -14,7 +14,10 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from manifpt.cli import job
-from manifpt.cli.config import POSITIONAL, JobConfig, parse
+from manifpt.cli.attributor_options import MovedAttributor, MovedManifolds
+from manifpt.cli.config import parse
+from manifpt.cli.job_options import JobConfig
+from manifpt.cli.option_types import POSITIONAL
 
 
 class Config(JobConfig):
@@ -29,12 +32,8 @@ class Config(JobConfig):
         description="folders and buckets whose images may be shown besides those of the inputs, "
         "such as those that a table of URIs names",
     )
-    model: str | None = Field(
-        None, description="present location of the attributor, if it was moved"
-    )
-    manifold: tuple[str, ...] = Field(
-        (), description="present location of the attributor's manifolds, if they were moved"
-    )
+    model: MovedAttributor = None
+    manifold: MovedManifolds = ()
 
 
 def show(argv: Sequence[str]) -> None:

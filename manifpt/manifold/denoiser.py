@@ -12,7 +12,7 @@ The network predicts x - D(x) from x and s by convolutions at full resolution (Z
 """
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from manifpt.errors import ManifptError
+from manifpt.manifold.manifold_format import NetworkState
 from manifpt.nets.device import CPU_BATCH, in_batches
 
 # Deviations of the noise, of pixels in [0, 1].
@@ -105,13 +106,13 @@ class Denoiser(nn.Module):
         """The device of its weights."""
         return next(self.parameters()).device
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> NetworkState:
         """Return the state for ``from_state``, fit for ``torch.load(weights_only=True)``."""
         sizes = {**self.sizes, "levels": list(self.levels)}
         return {"sizes": sizes, "weights": self.state_dict()}
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Self:
+    def from_state(cls, state: NetworkState) -> Self:
         """Return the denoiser whose ``state`` this is."""
         self = cls(**state["sizes"])
         self.load_state_dict(state["weights"])

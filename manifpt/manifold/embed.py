@@ -7,7 +7,7 @@ a shard's task reads only its own rows.
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -18,13 +18,21 @@ import pyarrow.parquet as pq
 
 from manifpt import storage
 from manifpt.engine import chunk_work, pipeline, pools, prometheus
+from manifpt.engine.columns import ColumnTypes
 from manifpt.engine.tasks import results, task
-from manifpt.images import IMAGES, DecodeRule, Unit
+from manifpt.images import DecodeRule, Unit
 from manifpt.images.ids import tile_id
-from manifpt.images.read import as_space_sees, pixels_of, read_unit_text, unit_to_json
+from manifpt.images.read import (
+    ImageReader,
+    as_space_sees,
+    metadata_of_units,
+    pixel_columns,
+    pixels_of,
+    unit_to_json,
+)
 from manifpt.images.sources import MANIFOLD_REALS, REAL
-from manifpt.images.splits import CONTENT, splits_of
-from manifpt.images.stacks import own_hashes, reading_rule, sizes_beside
+from manifpt.images.splits import CONTENT, split_columns, splits_of
+from manifpt.images.stacks import own_hashes
 from manifpt.manifold.manifold_format import ShardEntry
 from manifpt.manifold.shard import ROWS
 from manifpt.outputs.formats import ChunkRecord, FileEntry
@@ -55,9 +63,21 @@ class EmbedStage:
     output: str
     training: TrainingReals | None = None
 
+    @property
+    def takes(self) -> ColumnTypes:
+        """The columns of an images table."""
+        types = ROWS | pixel_columns(self.rules)
+        if self.training is None:
+            return types
+        return types | {"source": pa.string()} | split_columns(self.training.split_by)
+
+    @property
+    def gives(self) -> Mapping[str, ColumnTypes]:
+        """No tables: the facts name the files."""
+        return {}
+
     def __call__(self, table: pa.Table) -> chunk_work.Result:
         """Write one file a space; the record names them."""
-        chunk_work.check_columns(table, {"id": IMAGES["id"], "pixel_sha256": pa.string()}, "embed")
         if self.training is not None:
             splits = splits_of(table, CONTENT, self.training.split_by).names
             kept = [
@@ -126,12 +146,10 @@ def embed_units(
 
     Each image is decoded once for all spaces, whose rules are ``rules``.
     """
-    rule = reading_rule(rules)
-    sizes = sizes_beside(rule, rules)
     return pipeline.run(
         f"embed {'+'.join(space.name for space in spaces)}",
         [unit_to_json(unit) for unit in units],
-        partial(read_unit_text, rule=rule, selection=MANIFOLD_REALS, other_sizes=sizes),
+        ImageReader(rules, MANIFOLD_REALS, metadata_of_units(units)),
         partial(EmbedStage, spaces, rules, shards, output, training),
         output,
         pool,

@@ -25,7 +25,7 @@ of a geodesic does not depend on d. Training is in float32, all else in float64:
 rounding errors, and an image's result must not depend on the other images of its batch.
 """
 
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from manifpt.errors import ManifptError
+from manifpt.manifold.manifold_format import NetworkState
 
 LATENT = 16  # at most d
 HIDDEN = 128  # of the decoder; each step of a geodesic costs its square
@@ -164,12 +165,12 @@ class Geometry(nn.Module):
         growth: Tensor = (1 + (self.slope / self.noise.norm()).square() * distance).sqrt()
         return growth[..., None]
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> NetworkState:
         """Return the state for ``from_state``, fit for ``torch.load(weights_only=True)``."""
         return {"sizes": dict(self.sizes), "weights": self.state_dict()}
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Self:
+    def from_state(cls, state: NetworkState) -> Self:
         """Return the geometry whose ``state`` this is."""
         with torch.random.fork_rng(devices=[]):
             self = cls(**state["sizes"]).double()

@@ -1,6 +1,6 @@
-"""The manifest of a manifold, as JSON in storage."""
+"""The manifest of a manifold, and the card of a projection onto one, as JSON in storage."""
 
-from typing import Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from manifpt.images.decode import DecodeCard
 from manifpt.images.sources import InputsCard
@@ -13,8 +13,30 @@ from manifpt.outputs.formats import (
     WeightsEntry,
 )
 
-# The fields of a ``SearchPlan``.
-PlanCard = dict[str, Any]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class PlanCard(TypedDict, total=False):
+    """The fields of a ``SearchPlan``; plans of earlier versions may have fewer."""
+
+    method: str
+    multiply: str
+    directions: int
+    factory: str
+    candidates: int
+    float16: bool
+
+
+class ProjectionCard(TypedDict):
+    """The fields of a ``Projection``; the last two are there only if they are set."""
+
+    kind: str
+    neighbours: int
+    ridge: float
+    geometry: str | None
+    learned: NotRequired[str]
+    whitened: NotRequired[bool]
 
 
 class IndexEntry(FileEntry):
@@ -59,6 +81,13 @@ class SearchCard(ChosenPlans):
 
     basis: FileEntry | None
     index: IndexEntry | None
+
+
+class NetworkState(TypedDict):
+    """A geometry or a denoiser as torch writes it: the arguments that make it, and its weights."""
+
+    sizes: dict[str, Any]
+    weights: "dict[str, Tensor]"
 
 
 class HeldOut(TypedDict):

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -175,7 +175,7 @@ class Timing:
 
     def row(self) -> TimingCard:
         """Return the timing as JSON values."""
-        return {"plan": asdict(self.plan), "seconds": self.seconds}
+        return {"plan": self.plan.card(), "seconds": self.seconds}
 
 
 def measure(shard: Shard, plans: Sequence[SearchPlan]) -> list[Timing]:
@@ -199,7 +199,7 @@ def choose(shard: Shard) -> ChosenPlans:
         shard, [*(SearchPlan(multiply=name) for name in MULTIPLIERS), SearchPlan("index")]
     )
     cheapest = min(plain, key=lambda t: t.cost)
-    plans, chosen = {PLAIN: asdict(cheapest.plan)}, PLAIN
+    plans, chosen = {PLAIN: cheapest.plan.card()}, PLAIN
     pruned = []
     if shard.basis is not None:
         sizes = [size for size in FIRST_DIRECTIONS if size < len(shard.basis.directions)]
@@ -207,7 +207,7 @@ def choose(shard: Shard) -> ChosenPlans:
         pruned = measure(shard, [SearchPlan("bounds", "torch", size) for size in sizes])
     if pruned:
         best = min(pruned, key=lambda t: t.total)
-        plans[PRUNED] = asdict(best.plan)
+        plans[PRUNED] = best.plan.card()
         never_slower = all(s <= MARGIN * cheapest.seconds[k] for k, s in best.seconds.items())
         chosen = PRUNED if best.total < cheapest.total and never_slower else PLAIN
     return {
@@ -239,7 +239,7 @@ def write_index(manifold: StoredManifold, output: str, factory: str) -> IndexEnt
     data = faiss.serialize_index(index).tobytes()
     entry = storage.write_bytes(storage.join(output, "index.faiss"), data)
     recall = float((found.id == exact.id).mean())
-    return {"plan": asdict(plan), "recall": recall, "path": "index.faiss", **entry}
+    return {"plan": plan.card(), "recall": recall, "path": "index.faiss", **entry}
 
 
 def held_out_of(manifold: StoredManifold, number: int) -> tuple[np.ndarray, ...]:

@@ -24,7 +24,7 @@ import numpy as np
 
 from manifpt.errors import ManifptError
 from manifpt.manifold.geometry import Geometry
-from manifpt.manifold.manifold_format import ManifoldManifest
+from manifpt.manifold.manifold_format import ManifoldManifest, ProjectionCard
 from manifpt.manifold.metric import EUCLIDEAN, Metric
 from manifpt.manifold.riemannian import centres_of_mass
 
@@ -51,10 +51,12 @@ class Projection:
     learned: str | None = None
     whitened: bool = False
 
-    def card(self) -> dict[str, Any]:
+    def card(self) -> ProjectionCard:
         """Return all settings that decide the projection, as JSON values."""
         newer = {"learned", "whitened"}
-        return {name: value for name, value in asdict(self).items() if value or name not in newer}
+        fields = asdict(self).items()
+        card: Any = {name: value for name, value in fields if value or name not in newer}
+        return card
 
     def by(self, metric: str) -> "Projection":
         """Return this projection by the metric of that name."""

@@ -11,7 +11,7 @@ of shards and plan, unless the plan is an approximate index:
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ import numpy as np
 from manifpt.errors import ManifptError
 from manifpt.manifold.basis import truncated_keys
 from manifpt.manifold.index import FLAT, WIDEST
+from manifpt.manifold.manifold_format import PlanCard
 from manifpt.manifold.product import Pairs, Product, gamma, squared
 from manifpt.manifold.shard import Shard
 
@@ -69,6 +70,11 @@ class SearchPlan:
             "bounds": f"bounds on {self.directions} directions by {self.multiply}",
         }
         return named.get(self.method, f"index {self.factory}")
+
+    def card(self) -> PlanCard:
+        """Return the plan as JSON values."""
+        card: Any = asdict(self)
+        return card
 
     @property
     def exact(self) -> bool:

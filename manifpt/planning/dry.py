@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from manifpt import outputs, storage
 from manifpt.attribution.crawl.registered import opened_model
@@ -45,11 +45,20 @@ PLANNED: dict[str, Callable[..., model.JobPlan]] = {
 }
 
 
-def dry_run(job: str, config: Any) -> dict[str, object]:
-    """Return the inputs of a job, its stages, processes and cost, and the places of manifolds.
+class GivenInputs(TypedDict):
+    """The inputs of a job: kinds of outputs, or of units of images, and the numbers of both.
 
     ``images`` is None if they can be counted only by reading, as for tars.
     """
+
+    kinds: list[str] | dict[str, int]
+    images: int | None
+    units: NotRequired[int]
+    bytes: NotRequired[int]
+
+
+def dry_run(job: str, config: Any) -> dict[str, object]:
+    """Return the inputs of a job, its stages, processes and cost, and the places of manifolds."""
     inputs = [*getattr(config, "input", ()), *getattr(config, "add", ())]
     made = [found for text in inputs if (found := _made(text))]
     of_reals = job in ("build_manifold", "append")
@@ -117,11 +126,11 @@ def _made(text: str) -> Any:
     return outputs.read(storage.absolute(uri))
 
 
-def _outputs(made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _outputs(made: Sequence[Mapping[str, Any]]) -> GivenInputs:
     return {"kinds": [one["kind"] for one in made], "images": sum(one.get("ok", 0) for one in made)}
 
 
-def _images(inputs: Sequence[str], selection: Selection, how: dict[str, Any]) -> dict[str, Any]:
+def _images(inputs: Sequence[str], selection: Selection, how: dict[str, Any]) -> GivenInputs:
     """Return the facts from listing the inputs."""
     kinds: Counter[str] = Counter()
     images: int | None = 0

@@ -3,7 +3,8 @@
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar
 
 import pyarrow as pa
 
@@ -12,6 +13,7 @@ from manifpt.attribution.crawl.registered import AttributorSource, opened_model
 from manifpt.attribution.model.targets import trained_targets
 from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.engine import chunk_work, pipeline, pools, session
+from manifpt.engine.columns import ColumnTypes, Given
 from manifpt.errors import ManifptError
 from manifpt.manifold.placement import plan_for
 from manifpt.manifold.stored import StoredManifold
@@ -162,12 +164,18 @@ def space_flags(manifold: StoredManifold) -> list[str]:
     return [*flags, "--pooled" if space.pooled else "--no-pooled"]
 
 
-def _one_row(spec: str) -> Iterator[pa.Table]:
-    for number in range(DRIVER_CHUNKS):
-        yield pa.table({"id": [f"{spec}-{number}"]})
+class _OneRow:
+    gives = Given({"id": pa.string()}, "the table", "give it an id")
+
+    def __call__(self, spec: str) -> Iterator[pa.Table]:
+        for number in range(DRIVER_CHUNKS):
+            yield pa.table({"id": [f"{spec}-{number}"]})
 
 
 class _Nothing:
+    takes: ClassVar[ColumnTypes] = {"id": pa.string()}
+    gives: ClassVar[Mapping[str, ColumnTypes]] = {"rows": takes}
+
     def __call__(self, table: pa.Table) -> chunk_work.Result:
         return chunk_work.Result({"rows": table})
 
@@ -180,7 +188,7 @@ def _driver(output: str) -> tuple[float, int, int]:
     has = pools.capacity()
     pool = pools.pool(pools.Demand(1, 0), uses_gpu=False)
     began = time.process_time()
-    pipeline.run("driver", ["a"], _one_row, _Nothing, output, pool)
+    pipeline.run("driver", ["a"], _OneRow(), _Nothing, output, pool)
     used = time.process_time() - began
     ray.shutdown()
     return used / DRIVER_CHUNKS, int(has.get("memory", 2**33)), int(has.get("GPU", 0))

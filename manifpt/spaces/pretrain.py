@@ -3,10 +3,10 @@
 import hashlib
 import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -15,18 +15,26 @@ import torch
 
 from manifpt import storage
 from manifpt.engine import chunk_work, pipeline, pools
+from manifpt.engine.columns import ColumnTypes
 from manifpt.errors import ManifptError
-from manifpt.images import DecodeRule, plan, read_unit
+from manifpt.images import DecodeRule, plan
 from manifpt.images.decode import DecodeCard
 from manifpt.images.places import input_places
 from manifpt.images.probe import natural_size
-from manifpt.images.read import chunk_rows, pixels_of, unit_from_json, unit_to_json
+from manifpt.images.read import ImageReader, chunk_rows, pixels_of, unit_to_json
 from manifpt.images.sources import MANIFOLD_REALS, InputsCard, content_key, describe
 from manifpt.nets import training
 from manifpt.nets.backbone import build_backbone, check_backbone, choose_stem
 from manifpt.outputs import claims
 from manifpt.outputs.formats import ChunkRecord, Manifest, PartEntry, RowCounts
-from manifpt.spaces.barlow import MEAN, NOW, STD, PretrainingSettings, pretrain_loop
+from manifpt.spaces.barlow import (
+    MEAN,
+    NOW,
+    STD,
+    PretrainingSettings,
+    PretrainingState,
+    pretrain_loop,
+)
 from manifpt.spaces.views import Views
 from manifpt.storage import Written, tensors
 
@@ -76,6 +84,12 @@ class PretrainingCard(TypedDict):
 class SplitStage:
     """Images -> pixels to train on and pixels held out; copies of an image stay together."""
 
+    takes: ClassVar[ColumnTypes] = {"id": pa.string(), "pixel_sha256": pa.string(), "image": None}
+    gives: ClassVar[Mapping[str, ColumnTypes]] = {
+        f"{IMAGES}/{split}": {"id": pa.string(), "pixels": None}
+        for split in ("train", "validation")
+    }
+
     def __call__(self, table: pa.Table) -> chunk_work.Result:
         """Return the tables of both; the hash of an image decides between them."""
         held_out = pa.array(
@@ -85,11 +99,6 @@ class SplitStage:
         rows = table.select(["id"]).append_column("pixels", pixels)
         split = {"train": rows.filter(pc.invert(held_out)), "validation": rows.filter(held_out)}
         return chunk_work.Result({f"{IMAGES}/{n}": t for n, t in split.items() if t.num_rows})
-
-
-def _read(text: str, rule: DecodeRule) -> Iterator[pa.Table]:
-    chunk = min(PART_ROWS, chunk_rows(rule.size))
-    return read_unit(unit_from_json(text), rule, MANIFOLD_REALS, chunk)
 
 
 def _read_part(batch: dict[str, Any], size: int) -> dict[str, np.ndarray]:
@@ -238,7 +247,8 @@ def pretrain_encoder(
         if claim.finished:
             return claim.finished
         specs = [unit_to_json(unit) for unit in units]
-        decode = partial(_read, rule=rule)
+        chunk = min(PART_ROWS, chunk_rows(size))
+        decode = ImageReader([rule], MANIFOLD_REALS, chunk=chunk)
         records = pipeline.run("decode", specs, decode, SplitStage, output, pool)
         counts = pipeline.totals(records)
         parts = _parts(records)
@@ -269,7 +279,7 @@ def pretrain_encoder(
 def _publish(
     claim: claims.Claim,
     settings: PretrainingSettings,
-    state: dict[str, Any],
+    state: PretrainingState,
     facts: EncoderFacts,
 ) -> EncoderManifest:
     """Write the weights of a training's last state; publish the encoder, return its manifest."""
@@ -308,7 +318,7 @@ def _fit(
     placed: training.Placed,
     num_cpus: float,
     control: training.TrainingControl,
-) -> dict[str, Any]:
+) -> PretrainingState:
     """Train to the end and return the last checkpoint's state."""
     now = {"train": storage.join(output, training.EPOCHS, NOW), "validation": None}
     datasets = {
@@ -323,4 +333,7 @@ def _fit(
         "shuffle_rows": max(settings.batch_size, shuffle_rows),
         "validation_batch": min(settings.batch_size, rows["validation"]),
     }
-    return training.fit(pretrain_loop, config, datasets, output, key, placed, control)
+    state: PretrainingState = training.fit(
+        pretrain_loop, config, datasets, output, key, placed, control
+    )
+    return state

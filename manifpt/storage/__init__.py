@@ -35,6 +35,7 @@ from manifpt.storage.tables import (
     decode_table,
     encode_table,
     parquet_bytes,
+    parquet_schema,
     parquet_table,
     read_parquet,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "no_such_range",
     "pages",
     "parquet_bytes",
+    "parquet_schema",
     "parquet_table",
     "path_of",
     "read_bytes",

@@ -1,7 +1,8 @@
 """Arrow tables as Parquet files, and as bytes that pass from one process to another."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,12 +17,26 @@ def read_parquet(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
     return parquet_table(uri, read_bytes(uri), columns)
 
 
+def parquet_schema(uri: str) -> pa.Schema:
+    """Return the columns of a Parquet file and their types."""
+    data = read_bytes(uri)
+    with _damage(uri):
+        return pq.read_schema(io.BytesIO(data))
+
+
 def parquet_table(uri: str, data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
     """Return the table in the bytes of a Parquet file, ``uri``."""
-    try:
+    with _damage(uri):
         file = pq.ParquetFile(io.BytesIO(data))
         names = file.schema_arrow.names
         return file.read(names if columns is None else [n for n in columns if n in names])
+
+
+@contextmanager
+def _damage(uri: str) -> Iterator[None]:
+    """Raise DamageError for a Parquet file that cannot be read."""
+    try:
+        yield
     # ValueError: names of columns that are not UTF-8.
     except (pa.ArrowInvalid, OSError, ValueError) as error:
         raise DamageError(f"{uri}: is damaged ({reason(error)}); make it again") from None

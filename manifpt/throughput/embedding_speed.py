@@ -11,7 +11,7 @@ rate, what a longer run takes, and the rest start-up.
 
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,8 +26,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import models
 
 from manifpt.engine import chunk_work, pipeline, pools, session
+from manifpt.engine.columns import ColumnTypes
 from manifpt.images import DecodeRule, plan
-from manifpt.images.read import read_unit_text, unit_to_json
+from manifpt.images.read import ImageReader, unit_to_json
 from manifpt.manifold.embed import EmbedStage
 from manifpt.nets.device import device_and_precision, precision_of
 from manifpt.spaces import Space, SpaceSettings, make_space
@@ -175,6 +176,14 @@ class _Watched:
 
     stage: EmbedStage
 
+    @property
+    def takes(self) -> ColumnTypes:
+        return self.stage.takes
+
+    @property
+    def gives(self) -> Mapping[str, ColumnTypes]:
+        return self.stage.gives
+
     def __call__(self, table: pa.Table) -> chunk_work.Result:
         result = self.stage(table)
         return chunk_work.Result(result.tables, {**result.facts, "peak_mb": own_mb()})
@@ -187,7 +196,7 @@ def by_manifpt(work: EmbeddingWorkload, name: str, run: int, pool: pools.Pool) -
     output = f"{work.folder}/out-{name}-{run}"
     specs = [unit_to_json(unit) for unit in plan([f"{work.folder}/{name}"])]
     build = partial(_Watched, EmbedStage([space], [rule], 4, output))
-    read = partial(read_unit_text, rule=rule)
+    read = ImageReader([rule])
     records = pipeline.run("embed", specs, read, build, output, pool)
     peak = max(record["facts"]["peak_mb"] for record in records)
     return int(pipeline.totals(records)["ok"]), peak

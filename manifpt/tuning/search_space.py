@@ -20,7 +20,8 @@ from typing import Any
 import optuna
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from manifpt.cli.options import ProjectionOptions, SpaceOptions, TrainingOptions
+from manifpt.cli.space_options import ProjectionOptions, SpaceOptions
+from manifpt.cli.training_options import LearningRate, TrainingOptions
 from manifpt.errors import ManifptError
 from manifpt.spaces import SPACES
 from manifpt.spaces.space import LEARNED
@@ -35,7 +36,7 @@ class TrialSettings(SpaceOptions, ProjectionOptions, TrainingOptions):
 
     # A trial has whole epochs, which rungs count; and a rate that choices may hold.
     epochs: int = Field(30, ge=1, description="passes over the images")  # type: ignore[assignment]
-    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")  # type: ignore[assignment]
+    learning_rate: LearningRate = 1e-3  # type: ignore[assignment]
 
 
 DEFAULTS = TrialSettings.model_validate({})

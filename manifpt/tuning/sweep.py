@@ -17,8 +17,9 @@ from typing import Literal
 from pydantic import Field
 
 from manifpt.cli import job
-from manifpt.cli.config import IN_FILE, Alias, JobConfig, ModelName
-from manifpt.cli.options import SplitOptions
+from manifpt.cli.input_options import SplitOptions
+from manifpt.cli.job_options import JobConfig, OutputsFolder
+from manifpt.cli.option_types import IN_FILE, Alias, ModelName
 from manifpt.errors import ManifptError
 from manifpt.tracking import Run
 
@@ -34,7 +35,7 @@ class Config(SplitOptions, JobConfig):
         (), description="real images for manifolds; if not given, those of the benchmark"
     )
     sources: tuple[str, ...] = Field((), description="classes of a benchmark to use; all if empty")
-    output: str = Field("sweep", description="folder for all outputs, local, s3:// or gs://")
+    output: OutputsFolder = "sweep"
     sampler: Literal["optuna", "random", "grid", "pbt"] = Field(
         "optuna",
         description="method that proposes trials; pbt is population based training, a "

@@ -13,7 +13,7 @@ from manifpt.attribution.crawl.verdicts import SHOWN, total_verdicts, verdicts
 from manifpt.attribution.unknown.decision import DECISIONS
 from manifpt.cli import job
 from manifpt.cli.answer import answer
-from manifpt.cli.config import JobConfig
+from manifpt.cli.job_options import JobConfig
 
 SHARE = st.sampled_from([0.0, 0.1, 0.5, 0.9999999, 1.0])
 ROWS = st.lists(

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 WAITING = """
 import sys, time
 from manifpt.cli import job
-from manifpt.cli.config import JobConfig
+from manifpt.cli.job_options import JobConfig
 
 def run(config, tracked):
     print(tracked.id, flush=True)
@@ -42,7 +42,7 @@ STARTS_RAY = """
 import sys, threading, os, signal
 from manifpt.cli import job
 from manifpt.engine import session
-from manifpt.cli.config import JobConfig
+from manifpt.cli.job_options import JobConfig
 
 start = session.start
 def started():

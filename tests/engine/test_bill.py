@@ -8,7 +8,7 @@ import pytest
 
 from manifpt import storage
 from manifpt.cli import job
-from manifpt.cli.config import JobConfig
+from manifpt.cli.job_options import JobConfig
 from manifpt.engine import bill
 from manifpt.engine.bill import Bill
 from manifpt.errors import ManifptError

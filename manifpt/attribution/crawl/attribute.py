@@ -2,12 +2,10 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
-
-import pyarrow as pa
 
 from manifpt import outputs, storage
 from manifpt.artifacts.projection import Target, projectors_of, run_projection
@@ -24,12 +22,12 @@ from manifpt.attribution.crawl.registered import AttributorSource, model_places,
 from manifpt.attribution.crawl.retry import (
     FOLDERS,
     ROWS,
+    AgainReader,
     again,
     begin,
     check_codes,
     clean,
     merged_output,
-    read_again,
     remove_unlisted,
 )
 from manifpt.attribution.crawl.settings import AttributionSettings
@@ -45,7 +43,7 @@ from manifpt.errors import ManifptError
 from manifpt.images import Unit
 from manifpt.images.inventory import Inventory
 from manifpt.images.places import input_places
-from manifpt.images.read import read_unit_text, unit_to_json
+from manifpt.images.read import ImageReader, unit_to_json
 from manifpt.outputs import claims
 from manifpt.outputs.formats import PartEntry
 from manifpt.outputs.records import Records
@@ -75,12 +73,14 @@ class _Steps:
     def of_images(
         self,
         units: Sequence[Unit] | Work,
-        read: Callable[..., Iterator[pa.Table]] = read_unit_text,
+        read: Callable[..., ImageReader] = ImageReader,
         **options: Any,
     ) -> Records:
         """Attribute images one by one; ``options`` are those of ``run_projection``."""
         placed = projectors_of(self.targets, self.search, self.pool)
-        read = partial(read, selection=self.settings.selection)
+        read = partial(
+            read, selection=self.settings.selection, metadata=self.settings.reading.columns
+        )
         build = partial(self.settings.stage, self.source.attributor, placed.projectors)
         return run_projection("attribute", units, read, build, placed, self.output, **options)
 
@@ -266,7 +266,7 @@ def _try_again(
     tried = again(output, parts, codes)
     if tried.files:
         generation = begin(output, manifest, codes)
-        read = partial(read_again, output=output, codes=codes)
+        read = partial(AgainReader, output=output, codes=codes)
         records = steps.of_images(tried, read, only=tried.files, generation=generation)
         rolled_files = rolled(output, records, FOLDERS, steps.each, generation)
         files, counts = merged_output({**manifest, "files": parts}, tried, records, rolled_files)

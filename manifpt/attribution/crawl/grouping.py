@@ -18,6 +18,7 @@ from manifpt import storage
 from manifpt.attribution.crawl.crawl_format import GroupCounts, GroupRow
 from manifpt.attribution.crawl.pooling import MOST, ImageEvidence, Pooling
 from manifpt.engine import shuffle
+from manifpt.engine.columns import ColumnTypes
 from manifpt.engine.shuffle import Each, Scratch
 from manifpt.outputs.formats import PartEntry
 from manifpt.storage import tensors
@@ -41,6 +42,14 @@ GROUP_ROWS = {
     "unknown": pa.float64(),
     "unknown_p": pa.float64(),
     "decision": pa.string(),
+}
+
+# Where the attributor knows the unknown, COORDINATES are beside.
+EVIDENCE_ROWS: ColumnTypes = {
+    "group": pa.string(),
+    "sha256": pa.string(),
+    "decision": pa.string(),
+    "probabilities": None,
 }
 
 

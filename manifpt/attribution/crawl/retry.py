@@ -23,7 +23,14 @@ from manifpt.engine.rollup import in_input_order, units_of
 from manifpt.engine.work import Work
 from manifpt.errors import ManifptError
 from manifpt.images.decode import ERRORS, DecodeRule
-from manifpt.images.read import blank, images_table, read_unit, unit_from_json
+from manifpt.images.read import (
+    CHUNK_ROWS,
+    ImageReader,
+    blank,
+    images_table,
+    read_unit,
+    unit_from_json,
+)
 from manifpt.images.sources import Selection
 from manifpt.outputs import records as recorded
 from manifpt.outputs.formats import PartEntry, RowCounts
@@ -105,6 +112,20 @@ def _slices(file: PartEntry) -> Iterator[tuple[int, int, int]]:
     for unit, rows in units_of(file):
         yield unit, start, rows
         start += rows
+
+
+@dataclass(frozen=True)
+class AgainReader(ImageReader):
+    """Units of ``Again`` -> the images that are tried again, and other rows: see ``read_again``."""
+
+    output: str = ""
+    codes: Sequence[str] = ()
+
+    def __call__(self, spec: str) -> Iterator[pa.Table]:
+        """Yield the images table of a unit, in chunks."""
+        rule, sizes = self.decoding
+        chunk = self.chunk or CHUNK_ROWS
+        return read_again(spec, self.output, self.codes, rule, self.selection, chunk, sizes)
 
 
 def read_again(

@@ -1,7 +1,7 @@
 """Images -> attributions in one process, with the hashes of the attributor's training images."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,11 +18,12 @@ from manifpt.attribution.model.tiled import TILED, pooled_columns, pooled_tiles
 from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.attribution.unknown.decision import USUAL, Rule, decide
 from manifpt.engine import chunk_work
+from manifpt.engine.columns import ColumnTypes
 from manifpt.errors import ManifptError
 from manifpt.images.degrade import Degradation
 from manifpt.images.degraded_copies import view
 from manifpt.images.perceptual import DISTANCE
-from manifpt.images.read import is_own
+from manifpt.images.read import IMAGES, is_own, pixel_columns
 from manifpt.images.stacks import image_starts
 from manifpt.nets.device import device_and_precision
 
@@ -67,6 +68,27 @@ class AttributeStage:
     rule: Rule = USUAL
     views: tuple[Degradation, ...] = ()
     group_by: str | None = None
+
+    @property
+    def takes(self) -> ColumnTypes:
+        """The columns of an images table."""
+        types = {name: IMAGES[name] for name in GIVEN} | dict.fromkeys(self.columns, pa.string())
+        types |= pixel_columns([projector.rule for projector in self.projectors])
+        named = self.group_by not in (None, grouping.FOLDER)
+        return {**types, str(self.group_by): None} if named else types
+
+    @property
+    def gives(self) -> Mapping[str, ColumnTypes]:
+        """The columns of attributions, and of the evidence of groups if there are any."""
+        tiled = any(projector.rule.tiles for projector in self.projectors)
+        columns = self._schema(tiled=tiled) | dict.fromkeys(LEAKS, pa.bool_())
+        grouped = {} if self.group_by is None else {grouping.EVIDENCE: grouping.EVIDENCE_ROWS}
+        return {"attributions": columns, **grouped}
+
+    def _schema(self, *, tiled: bool) -> dict[str, pa.DataType]:
+        """Return the columns of attributions, without the marks of images that were seen."""
+        schema = ATTRIBUTIONS | (AGREEMENT if self.views else {}) | (TILED if tiled else {})
+        return schema | dict.fromkeys(self.columns, pa.string())
 
     @cached_property
     def attributor(self) -> TrainedAttributor:
@@ -143,9 +165,7 @@ class AttributeStage:
             "unknown_p": unknown_p if unknown else [None] * table.num_rows,
             **{name: table[name].to_pylist() for name in self.columns},
         }
-        schema = ATTRIBUTIONS | (AGREEMENT if self.views else {})
-        schema |= TILED if self.attributor.tiled else {}
-        schema |= dict.fromkeys(self.columns, pa.string())
+        schema = self._schema(tiled=self.attributor.tiled)
         rows = pa.table({name: pa.array(columns[name], kind) for name, kind in schema.items()})
         return rows, probabilities, unknown.coordinates if unknown else None
 

@@ -1,13 +1,13 @@
 """The spaces and projections of an attributor's training images, to apply to other images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from manifpt.artifacts.projection import Target
 from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule
+from manifpt.manifold.manifold_format import ProjectionCard
 from manifpt.manifold.projector import Projection
 from manifpt.manifold.stored import StoredManifold, open_manifolds
 from manifpt.spaces import space_from_card
@@ -21,7 +21,7 @@ def manifold_places(
     return [("the manifold", target.manifold.uri) for target in targets if target.manifold]
 
 
-def _trained_projection(card: Mapping[str, Any], reals: StoredManifold) -> Projection:
+def _trained_projection(card: ProjectionCard, reals: StoredManifold) -> Projection:
     """Return the projection of a card; cards of earlier versions name no metric."""
     trained = Projection(**card)
     return replace(trained.on(reals.manifest), whitened=trained.whitened)

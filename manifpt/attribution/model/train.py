@@ -10,8 +10,16 @@ import numpy as np
 from torch import Tensor
 
 from manifpt import storage
+from manifpt.artifacts.artifact_stage import ARTIFACTS
 from manifpt.artifacts.artifacts_format import ArtifactsManifest, ChannelMoments
-from manifpt.artifacts.branches import ArtifactBranch, are_artifacts, artifacts_of, row_counts
+from manifpt.artifacts.branches import (
+    ArtifactBranch,
+    are_artifacts,
+    artifact_column,
+    artifacts_of,
+    row_counts,
+    stored_columns,
+)
 from manifpt.artifacts.compute import ArtifactRecipe
 from manifpt.attribution.model.attributor_calibration import calibrate_attributor, network_of
 from manifpt.attribution.model.attributor_format import (
@@ -174,6 +182,8 @@ def train_attributor(
     with claims.claim(output, "attributor", key, apart=read, terms=terms, keep=keep) as claim:
         if claim.finished:
             return claim.finished
+        read_columns = ARTIFACTS | dict.fromkeys(map(artifact_column, range(len(branches))))
+        stored_columns([branch.first for branch in branches]).check("train", read_columns)
         names = [branch.name for branch in branches]
         print(f"train: {design.describe(names)}", file=sys.stderr, flush=True)
         trained = _Trained(branches, classes, design, options)

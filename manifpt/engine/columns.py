@@ -1,0 +1,36 @@
+"""The columns of tables on their way: what a reader gives, and what a stage takes and gives.
+
+Each reader and each stage of a pipeline declares them, beside its code. The pipeline compares them
+before it starts a process: a table without a column, as of a foreign Parquet file, is then an error
+of one line, and not a KeyError in an actor.
+"""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from manifpt.errors import ManifptError
+
+# The types of columns by name; None is any type.
+ColumnTypes = dict[str, pa.DataType | None]
+
+
+@dataclass(frozen=True)
+class Given:
+    """The columns of tables that are read: where they come from, and the remedy if one lacks."""
+
+    columns: ColumnTypes
+    place: str
+    remedy: str
+
+    def check(self, stage: str, takes: ColumnTypes) -> None:
+        """Raise if a column that ``stage`` takes is missing, or has another type."""
+        for name, kind in takes.items():
+            if name not in self.columns:
+                raise ManifptError(f"{stage}: {self.place} has no column {name!r}; {self.remedy}")
+            actual = self.columns[name]
+            if None not in (kind, actual) and kind != actual:
+                raise ManifptError(
+                    f"{stage}: {self.place} has the column {name!r} as {actual}, not {kind}; "
+                    f"{self.remedy}"
+                )
