@@ -17,7 +17,7 @@ from manifpt.attribution.crawl.stage import AttributeStage
 from manifpt.audit.audit import PropertiesReader, PropertiesStage
 from manifpt.audit.normalize import EncodingStage, ImageEncoder
 from manifpt.engine import pipeline, pools
-from manifpt.engine.columns import Given
+from manifpt.engine.columns import GivenColumns
 from manifpt.errors import ManifptError
 from manifpt.evaluation.robustness import RobustnessStage
 from manifpt.evaluation.score_stage import ScoreStage
@@ -63,7 +63,7 @@ def table_of(units, *rules):
 
 def fits(table, columns):
     """Check that a table has columns, with their types."""
-    given = Given(dict(zip(table.schema.names, table.schema.types, strict=True)), "it", "")
+    given = GivenColumns(dict(zip(table.schema.names, table.schema.types, strict=True)), "it", "")
     given.check("test", columns)
 
 
@@ -144,7 +144,7 @@ def test_pixels_and_files(units):
 
 def test_artifacts_have_the_columns_that_later_jobs_take():
     stage = ArtifactStage({"": projector()}, "content", False)
-    given = Given(stage.gives["test"], "artifacts", "make them again")
+    given = GivenColumns(stage.gives["test"], "artifacts", "make them again")
     again = ArtifactStage({"": projector()}, "content", False, embedded=True)
     for taken in (ScoreStage("", False).takes, again.takes, STORED, EXPORTED):
         given.check("test", taken)

@@ -13,7 +13,7 @@ import pytest
 
 from manifpt import storage
 from manifpt.engine import chunk_work, progress
-from manifpt.engine.columns import Given
+from manifpt.engine.columns import GivenColumns
 from manifpt.engine.unique import check_ids
 from manifpt.engine.work import SHARD_UNITS, Work
 from manifpt.errors import DamageError, ManifptError
@@ -40,7 +40,7 @@ def read(spec):
         )
 
 
-read.gives = Given({"id": pa.string(), "uri": pa.string()}, "the table", "make it again")
+read.gives = GivenColumns({"id": pa.string(), "uri": pa.string()}, "the table", "make it again")
 
 
 class Copy:

@@ -11,7 +11,7 @@ from manifpt.artifacts.artifact_stage import ARTIFACTS, EVALUATED
 from manifpt.artifacts.artifacts_format import ArtifactsManifest, SplitCounts
 from manifpt.artifacts.compute import COMBINATION, ArtifactRecipe, compute_artifacts
 from manifpt.engine import pools
-from manifpt.engine.columns import ColumnTypes, Given
+from manifpt.engine.columns import ColumnTypes, GivenColumns
 from manifpt.errors import ManifptError
 from manifpt.images.sources import AS_FOUND
 from manifpt.outputs import claims
@@ -121,7 +121,7 @@ def read_artifacts(uri: str, columns: list[str] | None = None) -> pa.Table:
     return table
 
 
-def stored_columns(uris: Sequence[str]) -> Given:
+def stored_columns(uris: Sequence[str]) -> GivenColumns:
     """Return the columns that ``read_branches`` gives of files as these."""
     schemas = [storage.parquet_schema(uri) for uri in uris]
     types = _given(schemas[0], uris[0]).columns
@@ -130,12 +130,12 @@ def stored_columns(uris: Sequence[str]) -> Given:
         for number, schema in enumerate(schemas)
         if "artifact" in schema.names
     }
-    return Given({LOOKS: ARTIFACTS[LOOKS], **types, **artifacts}, " and ".join(uris), REMEDY)
+    return GivenColumns({LOOKS: ARTIFACTS[LOOKS], **types, **artifacts}, " and ".join(uris), REMEDY)
 
 
-def _given(schema: pa.Schema, uri: str) -> Given:
+def _given(schema: pa.Schema, uri: str) -> GivenColumns:
     """Return the columns of a file of artifacts."""
-    return Given(dict(zip(schema.names, schema.types, strict=True)), uri, REMEDY)
+    return GivenColumns(dict(zip(schema.names, schema.types, strict=True)), uri, REMEDY)
 
 
 def row_counts(manifest: ArtifactsManifest) -> SplitCounts:

@@ -29,7 +29,7 @@ from manifpt.artifacts.branches import (
 from manifpt.artifacts.compute import publish_artifacts
 from manifpt.artifacts.projection import Target, projectors_of
 from manifpt.engine import pipeline, pools
-from manifpt.engine.columns import Given
+from manifpt.engine.columns import GivenColumns
 from manifpt.errors import ManifptError
 from manifpt.manifold import StoredManifold
 from manifpt.manifold.projector import NEAREST, Projection
@@ -72,7 +72,7 @@ class _EmbeddingReader:
     first: str
 
     @property
-    def gives(self) -> Given:
+    def gives(self) -> GivenColumns:
         """The columns of that file."""
         return stored_columns([self.first])
 

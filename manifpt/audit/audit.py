@@ -21,7 +21,7 @@ from manifpt.audit.properties import PROPERTIES, grey_levels, properties
 from manifpt.audit.sample import nullable
 from manifpt.audit.verdict import USUAL, Thresholds
 from manifpt.engine import chunk_work, pipeline, pools, session
-from manifpt.engine.columns import ColumnTypes, Given
+from manifpt.engine.columns import ColumnTypes, GivenColumns
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Selection, plan
 from manifpt.images.perceptual import DISTANCE, perceptual_hashes
@@ -76,10 +76,10 @@ class PropertiesReader:
     metadata: Sequence[str] = ()
 
     @property
-    def gives(self) -> Given:
+    def gives(self) -> GivenColumns:
         """The columns of that table."""
         remedy = "name it as a column of the input (--split-by)"
-        return Given(columns_of_properties(self.metadata), "the table of properties", remedy)
+        return GivenColumns(columns_of_properties(self.metadata), "the table of properties", remedy)
 
     def __call__(self, spec: str) -> Iterator[pa.Table]:
         """Yield the table of a unit, in chunks."""

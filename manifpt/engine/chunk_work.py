@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from manifpt import storage
 from manifpt.engine import prometheus
-from manifpt.engine.columns import ColumnTypes, Given
+from manifpt.engine.columns import ColumnTypes, GivenColumns
 from manifpt.images.read import metadata_of
 from manifpt.outputs import claims
 from manifpt.outputs import records as recorded
@@ -31,7 +31,7 @@ class UnitReader(Protocol):
     """The reader of the tables of a unit, in a task."""
 
     @property
-    def gives(self) -> Given:
+    def gives(self) -> GivenColumns:
         """The columns of these tables; it is asked for once, before the pipeline starts."""
 
     def __call__(self, spec: str) -> Iterator[pa.Table]:

@@ -16,7 +16,7 @@ ColumnTypes = dict[str, pa.DataType | None]
 
 
 @dataclass(frozen=True)
-class Given:
+class GivenColumns:
     """The columns of tables that are read: where they come from, and the remedy if one lacks."""
 
     columns: ColumnTypes

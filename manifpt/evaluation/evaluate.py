@@ -28,7 +28,7 @@ from manifpt.attribution.model.targets import manifold_places, trained_targets
 from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.attribution.unknown.decision import USUAL, Rule
 from manifpt.engine import pipeline, pools
-from manifpt.engine.columns import Given
+from manifpt.engine.columns import GivenColumns
 from manifpt.engine.tasks import result
 from manifpt.errors import ManifptError
 from manifpt.evaluation.closed_set import accuracy, closed_set_metrics
@@ -84,7 +84,7 @@ class _BranchReader:
     sources: Sequence[str]
 
     @property
-    def gives(self) -> Given:
+    def gives(self) -> GivenColumns:
         """The columns of the first files."""
         return stored_columns(self.first)
 

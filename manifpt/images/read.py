@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from manifpt.engine.columns import ColumnTypes, Given
+from manifpt.engine.columns import ColumnTypes, GivenColumns
 from manifpt.errors import public
 from manifpt.images.decode import Decoded, DecodeError, DecodeRule
 from manifpt.images.perceptual import perceptual_hashes
@@ -236,11 +236,11 @@ class ImageReader:
         return rule, sizes_beside(rule, self.rules)
 
     @property
-    def gives(self) -> Given:
+    def gives(self) -> GivenColumns:
         """The columns of the images table."""
         types = IMAGES | dict.fromkeys(self.metadata, pa.string())
         remedy = "name it as a column of the input (--columns)"
-        return Given(types | pixel_columns(self.rules), "the table of images", remedy)
+        return GivenColumns(types | pixel_columns(self.rules), "the table of images", remedy)
 
     def __call__(self, spec: str) -> Iterator[pa.Table]:
         """Yield the images table of a unit, in chunks."""

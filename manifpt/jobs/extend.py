@@ -17,16 +17,15 @@ from manifpt.cli.attributor_options import MovedManifolds
 from manifpt.cli.input_options import LabelOptions, SplitOptions
 from manifpt.cli.job_options import DryRunOptions, JobConfig
 from manifpt.cli.option_types import POSITIONAL
-from manifpt.jobs.trained_model import RegisterOptions, check_registry, finish
+from manifpt.jobs.trained_model import NewAttributorOptions, check_registry, finish
 from manifpt.tracking import Run
 
 
-class Config(RegisterOptions, DryRunOptions, LabelOptions, SplitOptions, JobConfig):
+class Config(NewAttributorOptions, DryRunOptions, LabelOptions, SplitOptions, JobConfig):
     """Options of extend."""
 
     model: str = Field(description="attributor of train_attribution", json_schema_extra=POSITIONAL)
     add: tuple[str, ...] = Field(description="images of new sources, NAME=URI")
-    output: str = Field(description="folder for the new attributor, local, s3:// or gs://")
     head: Literal["linear", "lda"] = Field(
         "lda",
         description="how the last layers are fitted: by logistic regression (linear) or "
@@ -53,7 +52,7 @@ def run(config: Config, tracked: Run) -> Mapping[str, object]:
         demand=config.demand,
         terms=config.terms,
     )
-    return finish(config.output, config, manifest, tracked)
+    return finish(config, manifest, tracked)
 
 
 def main(argv: list[str] | None = None) -> int:

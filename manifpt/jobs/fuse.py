@@ -13,17 +13,16 @@ from pydantic import Field
 from manifpt.cli import job
 from manifpt.cli.job_options import JobConfig
 from manifpt.cli.option_types import POSITIONAL
-from manifpt.jobs.trained_model import RegisterOptions, check_registry, finish
+from manifpt.jobs.trained_model import NewAttributorOptions, check_registry, finish
 from manifpt.tracking import Run
 
 
-class Config(RegisterOptions, JobConfig):
+class Config(NewAttributorOptions, JobConfig):
     """Options of fuse."""
 
     models: tuple[str, ...] = Field(
         description="attributors of train_attribution, two or more", json_schema_extra=POSITIONAL
     )
-    output: str = Field(description="folder for the new attributor, local, s3:// or gs://")
 
 
 def run(config: Config, tracked: Run) -> Mapping[str, object]:
@@ -34,7 +33,7 @@ def run(config: Config, tracked: Run) -> Mapping[str, object]:
     manifest = fuse_attributors(
         config.models, config.output, demand=config.demand, terms=config.terms
     )
-    return finish(config.output, config, manifest, tracked)
+    return finish(config, manifest, tracked)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -29,7 +29,7 @@ from manifpt.cli.option_types import NO_COPIES, OptionalRanges
 from manifpt.cli.space_options import PlainOptions
 from manifpt.cli.training_options import TrainingOptions, Workers
 from manifpt.errors import ManifptError
-from manifpt.jobs.trained_model import RegisterOptions, check_registry, finish
+from manifpt.jobs.trained_model import NewAttributorOptions, check_registry, finish
 from manifpt.tracking import Run
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ DECIDED = ("highpass", "projector", "neighbors", "ridge")
 
 
 class Config(
-    RegisterOptions,
+    NewAttributorOptions,
     PlainOptions,
     DryRunOptions,
     TrainingOptions,
@@ -54,7 +54,6 @@ class Config(
     """Options of train_attribution."""
 
     input: tuple[str, ...] = Field(description="folders of compute_artifacts, or images by source")
-    output: str = Field(description="folder for the attributor, local, s3:// or gs://")
     sources: tuple[str, ...] = Field(
         (), description="use only these sources of --input; the others stay unknown"
     )
@@ -88,7 +87,7 @@ class Config(
 def run(config: Config, tracked: Run) -> Mapping[str, object]:
     """Train and return the result on the validation split."""
     check_registry(config, tracked)
-    return finish(config.output, config, trained(config, tracked), tracked)
+    return finish(config, trained(config, tracked), tracked)
 
 
 def trained(config: Config, tracked: Run) -> "AttributorManifest | StoppedTraining":

@@ -10,9 +10,10 @@ from manifpt.cli.option_types import Alias, ModelName
 from manifpt.tracking import Run
 
 
-class RegisterOptions(BaseModel):
-    """The options of jobs that can put their attributor in MLflow's model registry."""
+class NewAttributorOptions(BaseModel):
+    """The options of jobs that make an attributor: its folder, and its name in the registry."""
 
+    output: str = Field(description="folder for the attributor, local, s3:// or gs://")
     register_as: ModelName | None = Field(
         None,
         alias="register",
@@ -21,18 +22,19 @@ class RegisterOptions(BaseModel):
     alias: Alias = Field("champion", description="with --register: alias of the new version")
 
 
-def check_registry(options: RegisterOptions, tracked: Run) -> None:
+def check_registry(options: NewAttributorOptions, tracked: Run) -> None:
     """Raise, before the work, if the attributor shall be registered and no run can hold it."""
     if options.register_as is not None:
         tracked.require()
 
 
 def finish(
-    output: str, options: RegisterOptions, manifest: Mapping[str, Any], tracked: Run
+    options: NewAttributorOptions, manifest: Mapping[str, Any], tracked: Run
 ) -> Mapping[str, object]:
     """Log a finished attributor, register it if asked to; return its summary."""
     from manifpt.registry.register import log_model, register
 
+    output = options.output
     tracked.document("manifest.json", manifest)
     names = ("classes", "network", "best_epoch", "validation_accuracy", "validation_loss")
     summary = {"output": output, **{n: manifest[n] for n in names if n in manifest}}

@@ -13,7 +13,7 @@ from manifpt.attribution.crawl.registered import AttributorSource, opened_model
 from manifpt.attribution.model.targets import trained_targets
 from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.engine import chunk_work, pipeline, pools, session
-from manifpt.engine.columns import ColumnTypes, Given
+from manifpt.engine.columns import ColumnTypes, GivenColumns
 from manifpt.errors import ManifptError
 from manifpt.manifold.placement import plan_for
 from manifpt.manifold.stored import StoredManifold
@@ -165,7 +165,7 @@ def space_flags(manifold: StoredManifold) -> list[str]:
 
 
 class _OneRow:
-    gives = Given({"id": pa.string()}, "the table", "give it an id")
+    gives = GivenColumns({"id": pa.string()}, "the table", "give it an id")
 
     def __call__(self, spec: str) -> Iterator[pa.Table]:
         for number in range(DRIVER_CHUNKS):
