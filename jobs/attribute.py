@@ -1,4 +1,4 @@
-"""Tell for every image which generator made it, with its probability and the nearest real.
+"""Find the generator of every image, with its probability and the nearest real.
 
     python -m jobs.attribute --help
 

@@ -1,4 +1,4 @@
-"""ManiFPT on Ray: data manifolds, artifacts, and the generators that left them.
+"""ManiFPT on Ray: manifolds of real images, artifacts, and attribution of images to generators.
 
 The names below are found at first use: ``import manifpt`` imports neither torch nor Ray.
 """

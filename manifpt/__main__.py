@@ -1,4 +1,4 @@
-"""The command `manifpt`: one subcommand a job, imported when it is asked for."""
+"""The command `manifpt`: a subcommand for each job, whose module is imported when it is called."""
 
 import ast
 import difflib

@@ -1,4 +1,4 @@
-"""The manifests of artifacts and of their export, and the certificate of their check, as JSON."""
+"""Types of the manifests of artifacts and exports, and of the certificate of `verify`, as JSON."""
 
 from typing import Any, NotRequired, TypedDict
 

@@ -1,4 +1,4 @@
-"""Readers of artifacts: those of one space, or of several spaces row for row."""
+"""Readers of stored artifacts: those of one space, or of the same images in several spaces."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Manifolds and artifacts -> pairs of .npy and Parquet files, which programs for vectors read.
+"""Manifolds and artifacts -> pairs of .npy and Parquet files, for vector search programs.
 
 The layout is that of clip-retrieval (Beaumont, "clip-retrieval", 2022), whose folder of arrays
 autofaiss reads, too: ``img_emb/img_emb_N.npy`` has vectors, and row i of

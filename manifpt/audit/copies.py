@@ -1,4 +1,4 @@
-"""Copies among images: of the same pixels, or alike to the eye, within and across classes."""
+"""Copies among images: the same pixels or near perceptual hashes, within and across classes."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Images stored anyhow -> the same images stored alike: one decode, size, mode and encoder.
+"""Images of any encoding -> the same images stored alike: one decode, size, mode and encoder.
 
 Traces in the pixels stay: an image that was a JPEG keeps its blocks. With ``jpeg`` all images are
 compressed once more by the same tables, which hides weaker traces of that kind.

@@ -1,4 +1,4 @@
-"""A limit on the attempts of work that kills its process, which Ray would repeat forever.
+"""A limit on the attempts of a task that kills its process, which Ray would repeat forever.
 
 Only a task that is tried again leaves a mark under the output, which goes when the task is done: a
 mark that stays is a death. Processes that are killed from outside now and then stay far below the

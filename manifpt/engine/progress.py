@@ -1,4 +1,4 @@
-"""The progress of a pipeline: lines while it works, and a status from storage at any time."""
+"""The progress of a pipeline: printed lines while it works, and a status read from its output."""
 
 import sys
 import time

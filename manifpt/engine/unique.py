@@ -1,4 +1,4 @@
-"""Whether the ids of a whole output are unique, found in bounded memory."""
+"""A check that the ids of a whole output are unique, in bounded memory."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""An attributor on artifacts that it has not seen: scores a row, metrics, pictures."""
+"""Evaluation of an attributor on artifacts that it has not seen: scores, metrics, pictures."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""The features of test images in an attributor: the inputs of its last layers."""
+"""The features of test images in an attributor, which are the inputs of its last layers."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""A test whether artifacts rank generators as distances of distributions do."""
+"""A test whether lengths of artifacts rank generators as distances of distributions do."""
 
 from collections.abc import Mapping
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Start and end a child process in which C code reads the bytes of strangers.
+"""Start and end a child process in which C code reads untrusted bytes.
 
 The child gets only PATH and LD_LIBRARY_PATH of its parent's environment, and so no credentials. It
 ends with its parent, because its input then ends.

@@ -1,4 +1,4 @@
-"""Metadata that lie beside a tar of images, in a file of their own."""
+"""Metadata of the images in a tar, from a separate file beside it."""
 
 from manifpt import storage
 from manifpt.images import parquet

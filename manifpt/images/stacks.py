@@ -1,4 +1,4 @@
-"""The images table of images with tiles: a row an image, or a row a tile to be embedded.
+"""The images table of images with tiles: a row for each image, or for each tile to be embedded.
 
 By a rule with tiles, the column ``image`` holds the bytes of each image's stack of tiles, and
 PLACES their positions: counts, splits and hashes stay those of images. ``pixel_sha256`` is that of

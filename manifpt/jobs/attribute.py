@@ -1,4 +1,4 @@
-"""Tell for every image which generator made it, with its probability and the nearest real.
+"""Find the generator of every image, with its probability and the nearest real.
 
     manifpt attribute --input s3://bucket/crawl --model MODEL --output s3://bucket/verdicts
     manifpt attribute --input CRAWL --model models:/NAME@champion --output VERDICTS

@@ -1,11 +1,14 @@
 """Measure the speed of this engine and of its usual alternatives, in one run on the same cores.
 
-manifpt benchmark search --quick
-manifpt benchmark search --json search.json
-manifpt benchmark embed --json embed.json
-manifpt benchmark attribute --json attribute.json
-manifpt benchmark plan --repeats 1 --json plan.json
-manifpt benchmark tail --json tail.json
+    manifpt benchmark search --quick
+    manifpt benchmark search --json search.json
+    manifpt benchmark embed --json embed.json
+    manifpt benchmark attribute --json attribute.json
+    manifpt benchmark plan --repeats 1 --json plan.json
+    manifpt benchmark tail --json tail.json
+
+The first command takes about three minutes. `plan` compares plans with measured jobs, and `tail`
+measures the steps after the last image: ids, copies and groups.
 """
 
 import os

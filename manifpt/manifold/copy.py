@@ -1,4 +1,4 @@
-"""The files of a manifold: their list, their sizes, and a copy of them elsewhere."""
+"""The files of a manifold: their list and sizes, and a copy of them in another place."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""A manifold of another's reals: fewer of them, or by another metric; nothing is embedded again.
+"""A manifold from the reals of another one: fewer reals or another metric, without embedding.
 
 A sample has the reals of the smallest pixel hashes: it is random, depends on neither shards nor
 order, and contains each smaller sample.

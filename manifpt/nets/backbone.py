@@ -1,4 +1,4 @@
-"""Torchvision's classifiers by name, their stem suited to the image size, with a head or none.
+"""Torchvision's classifiers by name, with a stem for the image size, with or without last layer.
 
 Torchvision is imported only when a network is built: it imports PyTorch's compiler, which takes as
 long as PyTorch itself, and most processes need no network.

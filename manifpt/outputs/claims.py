@@ -1,4 +1,4 @@
-"""Claims: only one run at a time works in an output, and no job touches files of others.
+"""Claims: only one run at a time works in an output, and no job changes files of the user.
 
 A run claims a folder by creating ``_plan.json``, which only one of several processes can do. It
 updates ``_alive.json``, its sign of life, every few seconds. The next run takes over the plan of a

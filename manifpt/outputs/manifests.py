@@ -1,4 +1,4 @@
-"""Outputs appear whole or not at all: a folder is one when its manifest is there.
+"""The manifest of a finished output: a folder is an output when it has a manifest.
 
 See ``claims`` for the making of one, and ``layouts`` for the files that it holds. If there are more
 than ``MOST_FILES`` files, their entries are in separate files, one a line, which the manifest names

@@ -1,4 +1,4 @@
-"""Plans beside measured jobs: seconds of whole commands, by size and workers.
+"""A comparison of plans with measured jobs: seconds of whole commands, by size and workers.
 
 The measurements for plans are taken on one sample, at Ray's own number of CPUs; the jobs run on
 other numbers of images, with logical CPUs for their workers.

@@ -1,4 +1,4 @@
-"""One file of measurements from the steps of images and from two runs of jobs."""
+"""The file of measurements, computed from timed steps and from the runs of two jobs."""
 
 import os
 import tempfile

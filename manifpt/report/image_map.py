@@ -1,4 +1,4 @@
-"""Coordinates of images -> places on a map."""
+"""Coordinates of images -> points in the plane, for the map on a page."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Averages over pixels that describe dependences of neighbours, of N x H x W planes.
+"""Statistics of neighbouring pixels of N x H x W planes, as averages over all positions.
 
 Rounded residuals and their triples are those of Fridrich and Kodovsky ("Rich models for
 steganalysis of digital images", IEEE TIFS 2012), and symmetric as they have them. Sums of levels

@@ -1,4 +1,4 @@
-"""Spaces by name, and again from the card that a manifest carries."""
+"""Spaces, made from their name and options, or from their card in a manifest."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Two random views of each image for self-supervised learning; a function of the seed."""
+"""Two random views of each image for self-supervised learning, which the seed decides."""
 
 import hashlib
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Nearest-neighbour search: this engine beside FAISS's flat index, a bare product, and a scan.
+"""Speed of the search, beside FAISS's flat index, a plain matrix product, and a scan.
 
 All run in one process on the same cores, alternating, so that a noisy machine is noisy for all; on
 a GPU, too, if there is one.

@@ -1,4 +1,4 @@
-"""Send each kind of record with MLflow's client; sending one twice does no harm."""
+"""Send each kind of record with MLflow's client; a record may be sent twice."""
 
 from typing import Any
 

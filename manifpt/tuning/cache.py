@@ -1,4 +1,4 @@
-"""Manifolds and artifacts by their inputs, so that no trial embeds the same images again.
+"""Manifolds and artifacts, kept by their inputs, so that no trial embeds the same images again.
 
     embeddings   of reals and of the benchmark's images, once for each space and its options
     manifold     of those reals, once for each metric, number of reals and geometry

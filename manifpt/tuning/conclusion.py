@@ -1,4 +1,4 @@
-"""The end of a sweep: its best trial beside the defaults, on test images that no trial has seen."""
+"""The end of a sweep: the best trial and the defaults on test images, which no trial has seen."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean

@@ -1,4 +1,4 @@
-"""GM-<real set>: one real set, generators trained on it, samples of each, and a card.
+"""A benchmark, GM-<real set>: one real set, generators trained on it, their samples, and a card.
 
 Every image of every class goes through one encoder (PNG of one mode and size), so that only its
 pixels can reveal its source. Splits share no image, exact copies included. A generator whose

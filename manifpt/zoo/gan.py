@@ -1,4 +1,4 @@
-"""Generative adversarial networks with one design choice an option.
+"""Generative adversarial networks, with an option for each design choice.
 
 The base is DCGAN (Radford et al., "Unsupervised Representation Learning with DCGAN", ICLR 2016):
 transposed convolutions, batch normalisation and ReLU up, strided convolutions and leaky ReLU down,

@@ -1,4 +1,4 @@
-"""Images as WebDataset tars: one encoder for every class, equal images as equal bytes."""
+"""Images as WebDataset tars: one encoder for every class, so that equal images are equal bytes."""
 
 import gzip
 import io

@@ -1,4 +1,4 @@
-"""The images of a partition that have the same pixels, or the same look: see ``duplicates``."""
+"""Images of a partition with the same pixels or the same perceptual hash: see ``duplicates``."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Any images -> the attributions table: which generator, how surely, nearest to which real."""
+"""Any images -> the table of attributions: source, probability, decision and nearest real."""
 
 import time
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The mark of images that the attributor has seen, or that look like images that it has seen.
+"""Marks of images that the attributor or a manifold has seen, and of images that look like these.
 
 An answer about a training image says nothing about other images. ``in_training`` is exact, by the
 hash of the decoded pixels, as ``in_manifold`` is; near is by the perceptual hash, copies included.

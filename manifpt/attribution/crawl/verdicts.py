@@ -1,4 +1,4 @@
-"""A summary of attributions: counts by prediction and decision, and the extreme rows."""
+"""A summary of attributions: counts by source and decision, the surest and the strangest rows."""
 
 from collections import Counter
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""A compact network that sees the finest detail of maps first.
+"""A compact network for maps, whose first layers keep the full resolution.
 
 Its first convolutions keep the full resolution, as networks for steganalysis do: the trace of a
 generator is a texture of single pixels, which an early stride or pooling averages away (Boroumand,

@@ -1,4 +1,4 @@
-"""Correlation of vectors with the mean vector of each class.
+"""A classifier of vectors by their correlation with the mean vector of each class.
 
 This identifies a camera by the pattern of its sensor, and a generator by its fingerprint (Marra et
 al., "Do GANs leave artificial fingerprints?", IEEE MIPR 2019). Logits are correlations times the

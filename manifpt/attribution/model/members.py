@@ -1,4 +1,4 @@
-"""Late fusion of attributors that are trained already: only the weights of heads are fitted."""
+"""Late fusion of trained attributors, in which only the weights of the heads are fitted."""
 
 from collections.abc import Sequence
 from dataclasses import replace

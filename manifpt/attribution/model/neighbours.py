@@ -1,4 +1,4 @@
-"""Votes of the nearest training vectors.
+"""A classifier of vectors by votes of the nearest training vectors.
 
 Cover and Hart, "Nearest neighbor pattern classification", IEEE Transactions on Information Theory
 1967. Distances are Euclidean, of standardised vectors. How many neighbours vote is chosen by

@@ -1,4 +1,4 @@
-"""The spaces and projections of an attributor's training images, to apply to other images."""
+"""The spaces and projections with which an attributor was trained, to apply to other images."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The attributor that is trained where the user names no space: several views of the images.
+"""The usual attributor: several heads, trained if the user names neither a space nor a manifold.
 
 Its heads look at the pixels, at their high-pass residuals, at local statistics (the space
 ``residual``), and, if there are enough real images, at the difference to the output of a denoiser

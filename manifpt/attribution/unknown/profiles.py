@@ -1,4 +1,4 @@
-"""A test whether the images of a group are of a known source, by their mean.
+"""A test whether a group of images is of a known source, by the mean of its images.
 
 One image of an unknown generator is much like one of a known generator (see ``open_set``). A group
 of them differs, because its mean is far from the mean of each class. Images are compared in

@@ -1,1 +1,1 @@
-"""The paper's experiments: rows, the artifacts that they need, and one module for each table."""
+"""The paper's experiments: methods, the artifacts that they need, and a module for each table."""

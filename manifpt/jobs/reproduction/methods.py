@@ -1,4 +1,4 @@
-"""The rows of the tables: the input of each method, and its training.
+"""The methods of the tables, a row each: the input of a method, and its training.
 
 Sources of the published methods stand at the heads of their files in manifpt/baselines. Two have no
 file. Wang20 (Wang et al., "CNN-generated images are surprisingly easy to spot... for now", CVPR

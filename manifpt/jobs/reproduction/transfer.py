@@ -1,4 +1,4 @@
-"""Table 4 of the paper: trained on one benchmark, tested on another, over shared recipes."""
+"""Table 4 of the paper: training on one benchmark, test on another, over shared recipes."""
 
 from collections.abc import Sequence
 
