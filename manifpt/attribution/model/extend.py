@@ -9,7 +9,6 @@ those of the old attributor.
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -54,15 +53,6 @@ from manifpt.storage import tensors
 
 # More training images of a class than this change a last layer little. The limit bounds memory.
 MOST_IMAGES = 2000
-# Entries of the old manifest that belong to its own output and training.
-DROPPED: tuple[Literal["kind", "key", "written", "manifpt", "history", "best_epoch"], ...] = (
-    "kind",
-    "key",
-    "written",
-    "manifpt",
-    "history",
-    "best_epoch",
-)
 
 
 def extended(network: AttributionNetwork, layers: Sequence[Layer]) -> AttributionNetwork:
@@ -232,6 +222,6 @@ def _publish(
         "near_training": near_training(seen),
         "files": write_files(claim, made, seen),
     }
-    for name in DROPPED:
-        body.pop(name, None)
+    body.pop("history", None)
+    body.pop("best_epoch", None)
     return claim.publish(sealed(body))
