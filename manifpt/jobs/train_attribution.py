@@ -8,8 +8,9 @@
     manifpt train_attribution --extend MODEL --add NAME=URI [NAME=URI ...] --output NEW
     manifpt train_attribution --input a=DIR b=DIR real=DIR --space image --output MODEL
 
-Images are audited before the training: if a property of their files, such as the format, reveals
-the class, the job ends with exit code 3, unless --accept-biased is given (see `manifpt audit`).
+Images are audited before the training, those of artifacts by a sample that compute_artifacts keeps:
+if a property of their files, such as the format, reveals the class, the job ends with exit code 3,
+unless --accept-biased is given (see `manifpt audit`).
 The first command makes the usual attributor. It has heads on pixels, on their high-pass residuals,
 on local statistics, and on the part of an image that a denoiser, trained on reals only, removes.
 Validation images decide the weight of each head. The heads also learn from degraded copies, unless
@@ -97,13 +98,13 @@ class Config(
     audit_images: int = Field(
         300,
         ge=0,
-        description="for images: number of images of each class whose file properties are "
-        "audited before the training; 0 for no audit",
+        description="number of images of each class whose file properties are audited before "
+        "the training, for artifacts at most 300; 0 for no audit",
     )
     accept_biased: bool = Field(
         False,
-        description="for images: train although the audit fails, which the attributor's manifest, "
-        "its model card and pages then say",
+        description="train although the audit fails, which the attributor's manifest, its model "
+        "card and pages then say",
     )
     register_as: ModelName | None = Field(
         None,
@@ -157,6 +158,7 @@ def extended(config: Config, model: str) -> "AttributorManifest":
         config.output,
         head=config.head,
         recipe=recipe,
+        audit=audit_settings(config),
         demand=config.demand,
         terms=config.terms,
     )
