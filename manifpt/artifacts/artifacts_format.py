@@ -4,7 +4,7 @@ from typing import Any, NotRequired, TypedDict
 
 from manifpt.images.degraded_copies import AugmentationCard
 from manifpt.manifold.manifold_format import ProjectionCard
-from manifpt.outputs.formats import Manifest, PartEntry, RowCounts
+from manifpt.outputs.formats import FileEntry, Manifest, PartEntry, RowCounts
 
 # Numbers of images, or tiles, by split and source.
 SplitCounts = dict[str, dict[str, int]]
@@ -101,10 +101,14 @@ class ArtifactCounts(ImageCounts):
 
 
 class ArtifactsManifest(Manifest, ArtifactFacts, ArtifactCounts):
-    """The manifest of artifacts in one space; ``moments`` are by split."""
+    """The manifest of artifacts in one space; ``moments`` are by split.
+
+    ``properties`` is the file of the properties of a sample of the image files, for an audit.
+    """
 
     files: list[PartEntry]
     moments: dict[str, ChannelMoments]
+    properties: NotRequired[FileEntry]
 
 
 class CombinationManifest(Manifest, ArtifactCounts):

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import pandas as pd
+
 from manifpt import storage
 from manifpt.artifacts.artifact_stage import (
     ARTIFACTS,
@@ -30,6 +32,8 @@ from manifpt.artifacts.artifacts_format import (
     ImageCounts,
 )
 from manifpt.artifacts.projection import Target, projectors_of, run_projection, targets_of
+from manifpt.audit.sample import keep_sample
+from manifpt.audit.training_audit import LEARNED_FROM, read_sample
 from manifpt.engine import chunk_work, pipeline, pools
 from manifpt.errors import ManifptError
 from manifpt.images import DecodeRule, Selection, Unit, plan
@@ -68,6 +72,8 @@ class ArtifactRecipe:
         augmentation: put degraded copies beside training images; counts of images leave them out,
             ``classes`` count them, too, and ``tiles`` the tiles of all.
         float16: store artifacts as float16 instead of float32.
+        audit_images: the number of images of each source whose file properties are kept for the
+            audit before a training; 0 keeps none.
         chunk: images, or tiles, of a file; artifacts of several runs with equal chunks can be
             read together.
 
@@ -84,6 +90,7 @@ class ArtifactRecipe:
     labels: Reading = AS_FOUND
     augmentation: Augmentation | None = None
     float16: bool = False
+    audit_images: int = 0
     chunk: int | None = None
 
     @property
@@ -134,6 +141,14 @@ class ArtifactRecipe:
         augment = self.augment_card(_rule_of(targets))
         by = {"split_by": self.split_by} if self.split_by else None
         return storage.digest(made_by + [option for option in (augment, by) if option])
+
+    def sample(self, units: Sequence[Unit], demand: pools.Demand) -> pd.DataFrame | None:
+        """Return the file properties of ``audit_images`` images of each source; None for none."""
+        if not self.audit_images:
+            return None
+        learned = Selection(LEARNED_FROM, self.selection.sources)
+        some = [unit for unit in units if learned.keeps(unit.source, unit.split)]
+        return read_sample(some, learned, self.audit_images, demand)
 
     def rows_of_file(self, targets: Mapping[str, Target]) -> int | None:
         """Return the number of images of a file: fewer if degraded copies are beside them."""
@@ -198,7 +213,8 @@ def compute_artifacts(
         with claim.abandoned_if_refused():
             counts = _counts(records, recipe, _rule_of(targets))
         common: ArtifactCounts = {**counts, "inputs": describe(inputs, units, recipe.labels)}
-        return publish_artifacts(claim, facts, records, common)
+        sample = recipe.sample(units, demand)
+        return publish_artifacts(claim, facts, records, common, sample)
 
 
 def _counts(records: Records, recipe: ArtifactRecipe, rule: DecodeRule) -> ImageCounts:
@@ -229,8 +245,12 @@ def publish_artifacts(
     facts: dict[str, ArtifactFacts],
     records: Sequence[ChunkRecord],
     common: ArtifactCounts,
+    sample: pd.DataFrame | None = None,
 ) -> ArtifactsManifest | CombinationManifest:
-    """Publish each space's artifacts and, if there are several, the folder that holds them."""
+    """Publish each space's artifacts and, if there are several, the folder that holds them.
+
+    The ``sample`` of file properties is kept beside the artifacts of each space.
+    """
     files = pipeline.parts(records)
     recorded = [one["moments"] for one in chunk_facts(records) if one]
     manifest: ArtifactsManifest | CombinationManifest
@@ -240,6 +260,9 @@ def publish_artifacts(
         start = storage.join(folder, "")
         inside = [_inside(folder, file) for file in files if file["path"].startswith(start)]
         body: ArtifactsManifest = {**fact, **common, "files": inside, "moments": moments}
+        if sample is not None:
+            claim.check()
+            body["properties"] = keep_sample(storage.join(claim.folder, folder), sample)
         manifest = claim.publish(body, folder, "artifacts")
     if len(facts) > 1:
         quarantined = [file for file in files if file["folder"] == "quarantine"]

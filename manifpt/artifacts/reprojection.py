@@ -28,6 +28,7 @@ from manifpt.artifacts.branches import (
 )
 from manifpt.artifacts.compute import publish_artifacts
 from manifpt.artifacts.projection import Target, projectors_of
+from manifpt.audit.sample import kept_sample
 from manifpt.engine import pipeline, pools
 from manifpt.engine.columns import GivenColumns
 from manifpt.errors import ManifptError
@@ -126,8 +127,10 @@ def project_embeddings(
         classes = evaluated_classes(records)
         if classes != given["classes"]:
             raise AssertionError(f"rows are missing: {classes}, not {given['classes']}")
-        kept = "rows_in ok quarantined by_error inputs augment copies split_by tiles".split()
-        same: Any = {name: value for name, value in given.items() if name in kept}
+        names = "rows_in ok quarantined by_error inputs augment copies split_by tiles".split()
+        same: Any = {name: value for name, value in given.items() if name in names}
         common: ArtifactCounts = same | {"embeddings": embeddings.uri, "classes": classes}
         check_unchanged([embeddings])
-        return publish_artifacts(claim, {"": facts}, records, common)
+        kept = given.get("properties")
+        sample = kept_sample(embeddings.uri, kept) if kept else None
+        return publish_artifacts(claim, {"": facts}, records, common, sample)

@@ -3,6 +3,8 @@
 The sample of a source are the images whose ids have the smallest hashes. Files and tables name
 their images before these are read, so only the sample is read. Tars and Parquet files are read from
 their beginning, up to a bounded number of images.
+
+An output keeps a sample in the file KEPT, so that a later job can judge it without the images.
 """
 
 import hashlib
@@ -14,12 +16,15 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from manifpt import storage
 from manifpt.audit.properties import PROPERTIES, properties
+from manifpt.errors import DamageError
 from manifpt.images import DecodeRule, Selection, Unit
 from manifpt.images.decode import DecodeError
 from manifpt.images.raw import Raw, listed, raw_images
 from manifpt.images.read import unit_from_json
 from manifpt.images.sandbox import decode_all
+from manifpt.outputs.formats import FileEntry
 
 # Images that are looked at in tars and Parquet files, as multiples of the sample: in those of one
 # source, and in those whose rows name their sources.
@@ -29,6 +34,7 @@ RULE = DecodeRule(size=1)
 # Levels are counted in decoded pixels, and a sample is not decoded.
 READ = tuple(name for name in PROPERTIES if name != "levels")
 TABLE = {"id": pa.string(), "source": pa.string()} | PROPERTIES
+KEPT = "properties/000000-000000.parquet"
 
 
 def rank(name: str) -> int:
@@ -104,6 +110,22 @@ def merged(tables: Sequence[pa.Table], most: int) -> pd.DataFrame:
                 sample.add(row["source"], row["id"], row)
     found = pa.Table.from_pylist(sample.values(), schema=pa.schema(TABLE))
     return found.to_pandas(types_mapper=nullable)
+
+
+def keep_sample(folder: str, rows: pd.DataFrame) -> FileEntry:
+    """Write the rows of a sample into an output; return the file's entry."""
+    table = pa.Table.from_pandas(rows, schema=pa.schema(TABLE), preserve_index=False)
+    data = storage.parquet_bytes(table.replace_schema_metadata())  # equal rows, equal bytes
+    return {"path": KEPT, **storage.write_bytes(storage.join(folder, KEPT), data)}
+
+
+def kept_sample(folder: str, entry: FileEntry) -> pd.DataFrame:
+    """Return the rows that ``keep_sample`` wrote."""
+    uri = storage.join(folder, entry["path"])
+    data = storage.read_bytes(uri)
+    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+        raise DamageError(f"{uri}: differs from its manifest's hash; make the output again")
+    return storage.parquet_table(uri, data).to_pandas(types_mapper=nullable)
 
 
 def nullable(kind: pa.DataType) -> Any:

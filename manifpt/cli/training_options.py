@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field
 
 if TYPE_CHECKING:
     from manifpt.attribution.model.training_recipe import TrainingRecipe
+    from manifpt.audit.training_audit import Settings
 
 # Options that several trainings have, some with defaults of their own.
 BatchSize = Annotated[int, Field(ge=2, description="images per step, over all workers")]
@@ -27,6 +28,29 @@ Workers = Annotated[
         "one per CPU, less one",
     ),
 ]
+
+
+class AuditOptions(BaseModel):
+    """The options of the audit before a training."""
+
+    audit_images: int = Field(
+        300,
+        ge=0,
+        description="number of images of each class whose file properties are audited before "
+        "the training, for artifacts at most 300; 0 for no audit",
+    )
+    accept_biased: bool = Field(
+        False,
+        description="train although the audit fails, which the attributor's manifest, its model "
+        "card and pages then say",
+    )
+
+    @property
+    def audit(self) -> "Settings":
+        """The audit asked for."""
+        from manifpt.audit.training_audit import Settings
+
+        return Settings(self.audit_images, self.accept_biased)
 
 
 class TrainingOptions(BaseModel):

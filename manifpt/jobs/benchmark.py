@@ -116,7 +116,7 @@ def tail_rows(config: Config, threads: int) -> Sequence[Mapping[str, object]]:
 
 def run(config: Config, tracked: Run) -> Mapping[str, object]:
     """Measure, print the table, and return it."""
-    from manifpt.tracking.provenance import environment
+    from manifpt.outputs.provenance import environment
 
     threads = config.threads or os.cpu_count() or 1
     rows = {

@@ -57,11 +57,17 @@ class ChainConfig(ProjectionConfig):
     encoder_epochs: int = Field(
         5, ge=1, description="epochs of the encoder's training, see pretrain_embedding"
     )
+    accept_biased: bool = Field(False, description="see train_attribution")
     seeds: tuple[int, ...] = Field(
         (0,),
         min_length=1,
         description="seeds of training; several seeds show the spread of the accuracies",
     )
+
+    @property
+    def audit_flags(self) -> tuple[str, ...]:
+        """The options of the audit before each training."""
+        return ("--accept-biased",) if self.accept_biased else ()
 
 
 @contextmanager
@@ -215,7 +221,7 @@ class Chain:
         length = ("--steps", str(self.config.steps), "--seed", str(seed))
         mixed = ("--mixed-share", str(self.config.mixed_share))
         given = ("--input", *inputs, "--output", model, *network, *length, *mixed)
-        self.step(f"train {where}", train_attribution, *given, *flags)
+        self.step(f"train {where}", train_attribution, *given, *self.config.audit_flags, *flags)
 
 
 class Member(NamedTuple):

@@ -107,6 +107,7 @@ def run(config: Config, tracked: Run) -> Mapping[str, object]:
     """Compute the artifacts and return their counts."""
     from manifpt.artifacts.compute import ArtifactRecipe, compute_artifacts
     from manifpt.artifacts.reprojection import embeddings_of, project_embeddings
+    from manifpt.audit.training_audit import IMAGES
 
     if not config.manifold and config.space is None:
         raise ManifptError("--manifold: images need a manifold, or --space image to do without")
@@ -134,6 +135,7 @@ def run(config: Config, tracked: Run) -> Mapping[str, object]:
             augmentation=requested_copies(config),
             float16=config.float16,
             projection=config.projection,
+            audit_images=IMAGES,
         )
         manifest = compute_artifacts(
             config.input, config.output, recipe, demand=config.demand, terms=config.terms

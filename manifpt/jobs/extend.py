@@ -4,7 +4,9 @@
 
 The trunks of the networks, the manifolds and the projections stay as they are. The last layers are
 fitted anew to the old training images and the new ones, and so are the weights of the heads and the
-calibration. The artifacts of the old training must be where they were.
+calibration. The artifacts of the old training must be where they were. The files of the new images
+are audited first: if a property of them, such as the format, reveals the new classes, the job ends
+with exit code 3, unless --accept-biased is given (see `manifpt audit`).
 """
 
 from collections.abc import Mapping
@@ -17,11 +19,14 @@ from manifpt.cli.attributor_options import MovedManifolds
 from manifpt.cli.input_options import LabelOptions, SplitOptions
 from manifpt.cli.job_options import DryRunOptions, JobConfig
 from manifpt.cli.option_types import POSITIONAL
+from manifpt.cli.training_options import AuditOptions
 from manifpt.jobs.trained_model import NewAttributorOptions, check_registry, finish
 from manifpt.tracking import Run
 
 
-class Config(NewAttributorOptions, DryRunOptions, LabelOptions, SplitOptions, JobConfig):
+class Config(
+    AuditOptions, NewAttributorOptions, DryRunOptions, LabelOptions, SplitOptions, JobConfig
+):
     """Options of extend."""
 
     model: str = Field(description="attributor of train_attribution", json_schema_extra=POSITIONAL)
@@ -49,6 +54,7 @@ def run(config: Config, tracked: Run) -> Mapping[str, object]:
         config.output,
         head=config.head,
         recipe=recipe,
+        audit=config.audit,
         demand=config.demand,
         terms=config.terms,
     )

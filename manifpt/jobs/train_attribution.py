@@ -6,8 +6,9 @@
     manifpt train_attribution --input A-RGB A-SL --fusion early --output MODEL
     manifpt train_attribution --input a=DIR b=DIR real=DIR --space image --output MODEL
 
-Images are audited before the training: if a property of their files, such as the format, reveals
-the class, the job ends with exit code 3, unless --accept-biased is given (see `manifpt audit`).
+Images are audited before the training, those of artifacts by a sample that compute_artifacts keeps:
+if a property of their files, such as the format, reveals the class, the job ends with exit code 3,
+unless --accept-biased is given (see `manifpt audit`).
 The first command makes the usual attributor. It has heads on pixels, on their high-pass residuals,
 on local statistics, and on the part of an image that a denoiser, trained on reals only, removes.
 Validation images decide the weight of each head. The heads also learn from degraded copies, unless
@@ -27,7 +28,7 @@ from manifpt.cli.input_options import LabelOptions, SplitOptions
 from manifpt.cli.job_options import DryRunOptions, ProjectionConfig
 from manifpt.cli.option_types import NO_COPIES, OptionalRanges
 from manifpt.cli.space_options import PlainOptions
-from manifpt.cli.training_options import TrainingOptions, Workers
+from manifpt.cli.training_options import AuditOptions, TrainingOptions, Workers
 from manifpt.errors import ManifptError
 from manifpt.jobs.trained_model import NewAttributorOptions, check_registry, finish
 from manifpt.tracking import Run
@@ -35,7 +36,6 @@ from manifpt.tracking import Run
 if TYPE_CHECKING:
     from manifpt.attribution.model.attributor_format import AttributorManifest
     from manifpt.attribution.model.train import StoppedTraining
-    from manifpt.audit.training_audit import Settings
     from manifpt.images.degraded_copies import Augmentation
 
 # Options that the usual attributor fixes.
@@ -43,6 +43,7 @@ DECIDED = ("highpass", "projector", "neighbors", "ridge")
 
 
 class Config(
+    AuditOptions,
     NewAttributorOptions,
     PlainOptions,
     DryRunOptions,
@@ -71,17 +72,6 @@ class Config(
         3000, ge=1, description="without --space and --manifold: steps of the denoiser's training"
     )
     num_workers: Workers = None
-    audit_images: int = Field(
-        300,
-        ge=0,
-        description="for images: number of images of each class whose file properties are "
-        "audited before the training; 0 for no audit",
-    )
-    accept_biased: bool = Field(
-        False,
-        description="for images: train although the audit fails, which the attributor's manifest, "
-        "its model card and pages then say",
-    )
 
 
 def run(config: Config, tracked: Run) -> Mapping[str, object]:
@@ -100,9 +90,8 @@ def trained(config: Config, tracked: Run) -> "AttributorManifest | StoppedTraini
         print_epoch(row, epoch)
         tracked.metrics(row, step=epoch)
 
-    audit = audit_settings(config)
     control = AttributorControl(
-        config.demand, config.terms, config.num_workers, report, audit=audit
+        config.demand, config.terms, config.num_workers, report, audit=config.audit
     )
     usual = is_usual(config)
     recipe = ArtifactRecipe(
@@ -154,13 +143,6 @@ def augmentation_of(config: Config, *, usual: bool) -> "Augmentation | None":
     if config.degrade == NO_COPIES:
         return None
     return Augmentation(tuple(map(StrengthRange.parse, config.degrade)))
-
-
-def audit_settings(config: Config) -> "Settings":
-    """Return the settings of the audit before the training."""
-    from manifpt.audit.training_audit import Settings
-
-    return Settings(config.audit_images, config.accept_biased)
 
 
 def check_free(config: Config) -> None:

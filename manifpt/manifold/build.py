@@ -37,7 +37,6 @@ from manifpt.outputs.formats import ChunkRecord, RowCounts
 from manifpt.spaces import Space, SpaceSettings, make_space
 from manifpt.spaces.learned import compiled, keep_weights, weights_entry
 from manifpt.spaces.space import LEARNED, largest_size
-from manifpt.tracking import versions
 
 PIXELS = "rgb"  # the space whose vectors a denoiser takes
 
@@ -244,5 +243,4 @@ def drafted(
         "held_out": {"reals": 0, "distances": []},
         "quarantine": [],
         "content_sha256": "",
-        "versions": versions(),
     }

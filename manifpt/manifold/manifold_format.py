@@ -143,7 +143,6 @@ class ManifoldManifest(Manifest, InputFacts):
     appended: list[Appended]
     quarantine: list[PartEntry]
     content_sha256: str
-    versions: dict[str, str]
     whitening: NotRequired[FileEntry]
     geometry: NotRequired[FileEntry]
     denoiser: NotRequired[FileEntry]

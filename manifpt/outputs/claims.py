@@ -19,6 +19,7 @@ from manifpt.errors import DamageError, ManifptError
 from manifpt.outputs import layouts, liveness, manifests, records
 from manifpt.outputs.formats import Document, Manifest, Plan
 from manifpt.outputs.layouts import ALIVE, MANIFEST, PLAN
+from manifpt.outputs.provenance import git_commit, versions
 from manifpt.outputs.verified import entries, wrong
 
 ATTEMPTS = 20
@@ -112,8 +113,9 @@ class Claim:
             )
         check(self.folder, self.token)
         written = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        made_by = {"kind": kind or self.kind, "key": self.key, "manifpt": __version__}
-        manifest: Any = made_by | {"written": written} | manifests.sharded(place, body)
+        made_by = {"manifpt": __version__, "commit": git_commit(), "versions": versions()}
+        mine = {"kind": kind or self.kind, "key": self.key, "written": written, **made_by}
+        manifest: Any = manifests.sharded(place, body) | mine
         storage.write_json(storage.join(place, MANIFEST), manifest)
         check(self.folder, self.token)  # a run that takes over looks for a manifest after that
         manifests.clear_lists(place, manifest)

@@ -142,13 +142,16 @@ class Plan(RunMark):
 class Manifest(TypedDict):
     """The keys of all manifests; ``claims`` adds those that no job sets.
 
-    ``key`` is a hash of everything that determines the content. If ``file_lists`` is there,
-    ``files`` is empty in storage, and filled when the manifest is read.
+    ``key`` is a hash of everything that determines the content. ``manifpt``, ``commit`` and
+    ``versions`` are those of the run that finished the output; earlier outputs have no commit. If
+    ``file_lists`` is there, ``files`` is empty in storage, and filled when the manifest is read.
     """
 
     kind: NotRequired[str]
     key: NotRequired[str]
     manifpt: NotRequired[str]
+    commit: NotRequired[str]
+    versions: NotRequired[dict[str, str]]
     written: NotRequired[str]
     file_lists: NotRequired[list[FileList]]
 

@@ -31,7 +31,7 @@ _WORKING = (
 # Files that exist only while a network trains; the second is Ray Train's own storage.
 _TRAINING = (r"_epochs/\w+\.json", r"_training/[0-9a-f]{16}/.+")
 _ARTIFACTS = (
-    rf"{_SPACE}(train|validation|test|quarantine)/{_PART}",
+    rf"{_SPACE}(train|validation|test|quarantine|properties)/{_PART}",
     rf"{_SPACE}certificate\.json",
 )
 _MANIFOLD = (
@@ -89,7 +89,7 @@ _OUTPUTS = {
     "evaluation": r"artifacts",
     "manifold": r"_append-[0-9a-f]{12}",
     "manifolds": r"[a-z0-9_]+(/_append-[0-9a-f]{12})?",
-    "sweep": r"cache/[\w-]+|trials/[^/]+/[\w/-]+",
+    "sweep": r"audit|cache/[\w-]+|trials/[^/]+/[\w/-]+",
 }
 # Folders that a job makes before it knows the key of the output that they belong to.
 BEFORE = {
@@ -97,6 +97,7 @@ BEFORE = {
     "chain": r"(encoder|manifolds?|artifacts|attributor|evaluation|attributions|split)[\w+@-]*/",
     "evaluation": r"(artifacts|model)/",
     "robustness": r"model/",
+    "sweep": r"audit/",
 }
 _BEGUN = re.compile(rf"({PLAN}|{ALIVE})\.[0-9a-f]{{8}}{re.escape(storage.PARTIAL)}")
 _HALF = rf"(\.[0-9a-f]{{8}}{re.escape(storage.PARTIAL)})?"

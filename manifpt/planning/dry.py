@@ -36,7 +36,7 @@ STAGES = {
 STAGES_OF_MADE = {
     "build_manifold": ("gather", "calibrate", "held-out"),
     "compute_artifacts": ("search", "write"),
-    "train_attribution": ("train", "validate"),
+    "train_attribution": ("audit", "train", "validate"),
     "evaluate": ("classify", "write", "metrics"),
 }
 PLANNED: dict[str, Callable[..., model.JobPlan]] = {

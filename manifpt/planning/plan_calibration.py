@@ -18,6 +18,7 @@ from manifpt.errors import ManifptError
 from manifpt.manifold.placement import plan_for
 from manifpt.manifold.stored import StoredManifold
 from manifpt.nets.device import device_and_precision
+from manifpt.outputs.provenance import environment
 from manifpt.planning.cluster import Cluster
 from manifpt.planning.measure import (
     ACTOR,
@@ -38,7 +39,6 @@ from manifpt.planning.measured import Fixed, ImageSeconds, Measurements, Serial,
 from manifpt.planning.model import plan_attribute, plan_build_manifold
 from manifpt.spaces.learned import Learned
 from manifpt.throughput.timing import in_a_process
-from manifpt.tracking.provenance import environment
 
 DRIVER_CHUNKS = 200
 LEAST_CONTENTION = 0.5  # a faster run was not measured well

@@ -248,7 +248,8 @@ def _spaces(manifest: AttributorManifest) -> str:
 
 def _origin(facts: Facts) -> str:
     manifest = facts.manifest
+    commit = f" (commit {manifest['commit']})" if "commit" in manifest else ""
     return (
         f"Attributor {manifest['key']}, written {manifest['written']} by manifpt "
-        f"{manifest['manifpt']}; registered from commit {facts.commit}."
+        f"{manifest['manifpt']}{commit}; registered from commit {facts.commit}."
     )

@@ -27,10 +27,10 @@ from manifpt.evaluation.evaluate import METRICS
 from manifpt.evaluation.evaluation_format import EvaluationManifest, EvaluationMetrics
 from manifpt.manifold import StoredManifold
 from manifpt.manifold.copy import copy_manifold, stored_bytes
+from manifpt.outputs.provenance import git_commit
 from manifpt.registry import pyfunc as model
 from manifpt.registry.model_card import Facts, card, description
 from manifpt.registry.requirements import pinned
-from manifpt.tracking import git_commit
 from manifpt.tracking.server import enter_experiment
 
 # By default, manifolds of at most this many bytes together come with a model.

@@ -40,7 +40,6 @@ from manifpt.report.page_provenance import (
     audit_of,
     model_parts,
     output_part,
-    page_part,
 )
 from manifpt.report.rows import Strata, evenly_spread, files_of_folder, tables_of_files
 from manifpt.report.thumbnails import raws_of, thumbnails
@@ -340,7 +339,7 @@ def crawl_page(uri: str, options: PageOptions) -> bytes:
         f"Attribution of {', '.join(names) or 'images'}",
         f"by {storage.base_name(str(summary['model']))}, {crawl.manifest.get('written', '')}",
         crawl_figures(summary),
-        [*parts, page_part()],
+        parts,
         notes=crawl.notes,
         charts=drawn,
         audit=audit_of(options.audit, crawl.model),

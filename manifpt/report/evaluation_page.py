@@ -37,7 +37,6 @@ from manifpt.report.page_provenance import (
     designs_of,
     model_parts,
     output_part,
-    page_part,
 )
 from manifpt.report.rows import Strata, evenly_spread, files_of_folder, tables_of_files
 from manifpt.report.tile_overlay import legend_of
@@ -302,7 +301,7 @@ def evaluation_page(uri: str, options: PageOptions) -> bytes:
         f"Evaluation of {storage.base_name(evaluation.model_uri)}",
         f"{metrics['images']:,} unseen images of {len(metrics['classes'])} sources",
         figures,
-        [*parts, page_part()],
+        parts,
         notes=examples.notes,
         charts=made,
         audit=audit_of(options.audit, evaluation.model),

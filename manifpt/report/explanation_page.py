@@ -4,17 +4,18 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from manifpt import storage
+from manifpt import __version__, storage
 from manifpt.errors import public
 from manifpt.images.degrade import Degradation
 from manifpt.images.degraded_copies import view
 from manifpt.images.read import as_space_sees, pixels_of
+from manifpt.outputs.provenance import git_commit, versions
 from manifpt.report.examples import ShownExample, pictures_of_reals
 from manifpt.report.explanation import Explainer
 from manifpt.report.explanation_format import DegradedVerdict, Explanation, NearestReal
 from manifpt.report.page import Figure, Page, number, rendered
 from manifpt.report.page_pictures import Pictures
-from manifpt.report.page_provenance import model_parts, page_part
+from manifpt.report.page_provenance import Part, model_parts, versions_text
 from manifpt.report.tile_overlay import LARGE_SIDE, legend_of
 from manifpt.report.triplets import triplets
 
@@ -133,11 +134,19 @@ def explanation_page(explainer: Explainer, table: pa.Table, found: Explanation) 
             "kinds of degradation",
         )
     )
+    made = [
+        ("manifpt", __version__),
+        ("commit", git_commit()),
+        ("versions", versions_text(versions())),
+    ]
     page = Page(
         f"Why {storage.base_name(public(str(found['image'])))}",
         f"explained by the attributor {storage.base_name(str(found['model']))}",
         figures,
-        [*model_parts(explainer.attributor.uri, explainer.attributor.manifest), page_part()],
+        [
+            *model_parts(explainer.attributor.uri, explainer.attributor.manifest),
+            Part("This explanation", made),
+        ],
         audited=False,
     )
     example: ShownExample = {

@@ -11,7 +11,6 @@ from manifpt.attribution.model.attributor_format import AttributorManifest
 from manifpt.audit.audit_format import AuditManifest, FindingSummary
 from manifpt.errors import ManifptError, public
 from manifpt.evaluation.design_choices import RECIPES
-from manifpt.tracking.provenance import git_commit, versions
 
 Facts = list[tuple[str, str]]
 
@@ -61,11 +60,13 @@ def shown_inputs(described: Mapping[str, Any]) -> Facts:
 
 
 def output_part(title: str, uri: str, manifest: Mapping[str, Any]) -> Part:
-    """Return the place, time, version and hashes of an output."""
+    """Return the place, time, versions and hashes of an output."""
     facts = [
         ("place", public(uri)),
         ("made", str(manifest.get("written", ""))),
         ("manifpt", str(manifest.get("manifpt", ""))),
+        ("commit", str(manifest.get("commit", ""))),
+        ("versions", versions_text(manifest.get("versions", {}))),
         ("key", str(manifest.get("key", ""))),
         ("content", str(manifest.get("content_sha256", ""))),
     ]
@@ -73,6 +74,11 @@ def output_part(title: str, uri: str, manifest: Mapping[str, Any]) -> Part:
     if isinstance(described, dict):
         facts += shown_inputs(described)
     return Part(title, [(name, text) for name, text in facts if text])
+
+
+def versions_text(found: Mapping[str, str]) -> str:
+    """Return the versions of packages as text."""
+    return ", ".join(f"{name} {version}" for name, version in found.items())
 
 
 def model_parts(uri: str, manifest: Mapping[str, Any]) -> list[Part]:
@@ -108,12 +114,6 @@ def _audited(found: Mapping[str, Any]) -> str:
         return ""
     note = f"; {found['note']}" if "note" in found else ""
     return f"{found['verdict']}: {found['says']}{note}"
-
-
-def page_part() -> Part:
-    """Return the facts of the page itself."""
-    facts = [("commit", git_commit()), *versions().items()]
-    return Part("This page", facts)
 
 
 def designs_of(described: Mapping[str, Any], sources: Collection[str]) -> Designs:

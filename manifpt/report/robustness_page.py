@@ -11,7 +11,6 @@ from manifpt.report.page_provenance import (
     audit_of,
     model_parts,
     output_part,
-    page_part,
 )
 
 TEMPLATE = "robustness.html"
@@ -40,7 +39,6 @@ def robustness_page(uri: str, options: PageOptions) -> bytes:
         [
             output_part("Robustness", place, manifest),
             *(model_parts(*model) if model else []),
-            page_part(),
         ],
         charts=robustness_of(result),
         audit=audit_of(options.audit, model),

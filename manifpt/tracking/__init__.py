@@ -7,7 +7,6 @@ A small process beside the job sends the records that are left when the job has 
 job's run.
 """
 
-from manifpt.tracking.provenance import git_commit, versions
 from manifpt.tracking.runs import Run, run
 
-__all__ = ["Run", "git_commit", "run", "versions"]
+__all__ = ["Run", "run"]

@@ -9,10 +9,11 @@ from pathlib import Path
 from subprocess import Popen, TimeoutExpired
 from typing import Any
 
+from manifpt import __version__
+from manifpt.outputs.provenance import git_commit, versions
 from manifpt.redaction import public, public_values
 from manifpt.tracking import server, watch
 from manifpt.tracking.outbox import Outbox
-from manifpt.tracking.provenance import git_commit, versions
 from manifpt.tracking.spool_format import InputDataset, OpenRecord
 
 # Seconds that a job waits for MLflow's first answer, for progress at its end, and for progress if
@@ -158,7 +159,7 @@ def run(job: str, params: Mapping[str, object]) -> Iterator[Run]:
         if outbox.refusal is not None:
             raise server.unreachable(uri, outbox.refusal)
         opened.params(params)
-        opened.document("versions.json", versions())
+        opened.document("versions.json", {"manifpt": __version__, **versions()})
         inside = _AROUND.set(opened)
         try:
             yield opened

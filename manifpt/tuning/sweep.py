@@ -8,11 +8,14 @@ The file names the choices (see manifpt/tuning/search_space.py), and may hold an
 The first trial uses the defaults. The best trial has the highest accuracy on validation images.
 Both are evaluated on test images, which no trial has seen. The same command continues an
 interrupted sweep: it repeats no trial that has ended, and embeds nothing twice.
+
+The images are audited once, before the trials. If a property of their files reveals the class, the
+sweep ends with exit code 3, unless --accept-biased is given (see `manifpt audit`).
 """
 
 import sys
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -20,11 +23,15 @@ from manifpt.cli import job
 from manifpt.cli.input_options import SplitOptions
 from manifpt.cli.job_options import JobConfig, OutputsFolder
 from manifpt.cli.option_types import IN_FILE, Alias, ModelName
+from manifpt.cli.training_options import AuditOptions
 from manifpt.errors import ManifptError
 from manifpt.tracking import Run
 
+if TYPE_CHECKING:
+    from manifpt.audit.training_audit import Settings
 
-class Config(SplitOptions, JobConfig):
+
+class Config(AuditOptions, SplitOptions, JobConfig):
     """Options of sweep."""
 
     input: tuple[str, ...] = Field(
@@ -93,6 +100,16 @@ def rungs(config: Config, epochs: int) -> tuple[int, ...]:
     return tuple(found)
 
 
+def audited(config: Config, output: str) -> "Settings":
+    """Audit the images of all trials; return the settings of the trials, which audit none."""
+    from manifpt.audit.training_audit import audit_before
+
+    verdict = audit_before(
+        config.input, output, config.audit, sources=config.sources, terms=config.terms
+    )
+    return config.audit.after(verdict)
+
+
 def run(config: Config, tracked: Run) -> Mapping[str, object]:
     """Run the study; evaluate the best trial and the defaults, and print the leaderboard."""
     from manifpt import storage
@@ -118,7 +135,10 @@ def run(config: Config, tracked: Run) -> Mapping[str, object]:
     output = storage.absolute(config.output)
     made_of = [images.content, config.seeds, config.fixed, config.search]
     read = [*input_places(config.input, output), *input_places(config.reals, output, "--reals")]
-    with claims.claim(output, "sweep", storage.digest(made_of), apart=read, terms=config.terms):
+    claims.check_place(output, "sweep", read, config.terms)
+    audit, key = audited(config, output), storage.digest(made_of)
+    keep = ("audit",) if audit.known else ()
+    with claims.claim(output, "sweep", key, apart=read, terms=config.terms, keep=keep):
         sweep = Sweep(
             space,
             output,
@@ -129,6 +149,7 @@ def run(config: Config, tracked: Run) -> Mapping[str, object]:
             rungs=rungs(config, space.most_epochs),
             rate_of=config.input if "images_per_second" in config.objectives else (),
             population=config.sampler == "pbt",
+            audit=audit,
         )
         plan = SweepPlan(
             sampler=config.sampler,

@@ -18,6 +18,7 @@ from ray import tune
 from manifpt import storage
 from manifpt.attribution.model.loop import TrainingState
 from manifpt.attribution.model.train import AttributorControl, train_attributor
+from manifpt.audit.training_audit import UNAUDITED, Settings
 from manifpt.engine import pipeline, pools, session
 from manifpt.errors import ManifptError
 from manifpt.nets import training
@@ -44,7 +45,8 @@ class Sweep:
     """The settings that all trials of a sweep share.
 
     ``rungs`` are the epochs at which a trial may be stopped; ``rate_of`` are images to measure
-    images/s on, or none. In a ``population`` settings change between legs.
+    images/s on, or none. In a ``population`` settings change between legs. ``audit`` has the
+    verdict of the audit before the trials.
     """
 
     space: SearchSpace
@@ -56,6 +58,7 @@ class Sweep:
     rungs: tuple[int, ...] = ()
     rate_of: tuple[str, ...] = ()
     population: bool = False
+    audit: Settings = UNAUDITED
 
     @property
     def own_memory(self) -> dict[str, float]:
@@ -134,7 +137,11 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         settings = self.settings.model_copy(update={"seed": seed})
         folder = self._folder(seed)
         control = AttributorControl(
-            num_workers=self.sweep.num_workers, report=silent, until=until, start=self.start
+            num_workers=self.sweep.num_workers,
+            report=silent,
+            audit=self.sweep.audit,
+            until=until,
+            start=self.start,
         )
         manifest = train_attributor(progress.made.uris, folder, settings.training, control=control)
         del progress.best[number:], progress.losses[number:]

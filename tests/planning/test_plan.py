@@ -281,7 +281,7 @@ def test_dry_runs_say_what_jobs_would_do_and_write_nothing(
     assert MEASURED.fixed.start < cost["seconds"] < 3600
     trained = told(train_attribution, "--input", f"{chain}/a")
     assert trained["inputs"] == {"kinds": ["artifacts"], "images": 180}
-    assert trained["stages"] == ["train", "validate"]
+    assert trained["stages"] == ["audit", "train", "validate"]
     evaluated = told(evaluate, "--input", f"{chain}/a", "--model", f"{chain}/t")
     assert evaluated["inputs"]["images"] == 180
 

@@ -77,6 +77,8 @@ def test_an_evaluation_has_its_sections_pictures_and_numbers(finished):
     assert "&lt;img src=x onerror=window.pwned=1&gt;" in text
     manifest = storage.read_json(f"{finished.evaluation}/manifest.json")
     assert manifest["key"] in text
+    assert f"<dt>commit</dt><dd>{manifest['commit']}</dd>" in text
+    assert f"torch {manifest['versions']['torch']}" in text
     outcomes = [value for name, value in found.attributes if name == "data-outcome"]
     assert set(outcomes) <= {"right", "wrong", "unsure", "unknown"}
     assert len(outcomes) >= 8

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +14,10 @@ import ray
 import yaml
 from conftest import all_cpus
 from mlflow import MlflowClient
+from PIL import Image
 
 from manifpt import storage
+from manifpt.audit.training_audit import TRAINED
 from manifpt.engine import pools
 from manifpt.engine.pipeline import READER_MEMORY
 from manifpt.tuning import sweep
@@ -138,6 +141,35 @@ def test_a_target_ends_the_study(ray_session, corpus, tmp_path):
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     version = client.get_model_version_by_alias("swept", "champion")
     assert version.run_id == last_sweep().info.run_id
+
+
+@pytest.mark.slow
+def test_a_sweep_is_audited_once_before_its_trials(ray_session, corpus, tmp_path, capsys):
+    root = tmp_path / "images"
+    shutil.copytree(f"{corpus}/labelled/stripes", root / "stripes")
+    (root / "real").mkdir()
+    for path in Path(corpus, "labelled", "real").iterdir():
+        Image.open(path).save(root / "real" / f"{path.stem}.jpg")
+    search = {"learning_rate": [1e-3, 2e-3]}
+    flags = config(
+        tmp_path,
+        corpus,
+        search=search,
+        sampler="grid",
+        input=[str(root)],
+        fixed=TINY | {"epochs": 1},
+    )
+    assert sweep.main(flags) == 3
+    assert "the file property format reveals the class" in capsys.readouterr().err
+    assert not (tmp_path / "sweep").exists()
+    assert sweep.main([*flags, "--accept-biased"]) == 0
+    assert capsys.readouterr().err.count("audit: ") == 1
+    assert (tmp_path / "sweep" / "audit" / "audit.md").exists()
+    models = [result["attributor"] for result in results(tmp_path).values()]
+    notes = [storage.read_json(f"{model}/manifest.json")["audit"]["note"] for model in models]
+    assert notes == [TRAINED] * 2
+    assert sweep.main(flags) == 3  # without the option again, it leaves all as it is
+    assert [result["attributor"] for result in results(tmp_path).values()] == models
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ those of the old attributor.
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +27,11 @@ from manifpt.artifacts.branches import (
 )
 from manifpt.artifacts.compute import ArtifactRecipe, compute_artifacts
 from manifpt.attribution.model.attributor_calibration import calibrate_attributor
-from manifpt.attribution.model.attributor_format import AttributorManifest, Extension, FitFacts
+from manifpt.attribution.model.attributor_format import (
+    AttributorFacts,
+    AttributorManifest,
+    Extension,
+)
 from manifpt.attribution.model.heads import FITS, Layer
 from manifpt.attribution.model.network import AttributionNetwork
 from manifpt.attribution.model.network import outputs as network_outputs
@@ -42,6 +45,8 @@ from manifpt.attribution.model.trained import (
     seen_hashes,
     write_files,
 )
+from manifpt.audit import training_audit
+from manifpt.audit.training_audit import worst
 from manifpt.engine import pools
 from manifpt.errors import ManifptError
 from manifpt.images import Selection, plan
@@ -54,15 +59,6 @@ from manifpt.storage import tensors
 
 # More training images of a class than this change a last layer little. The limit bounds memory.
 MOST_IMAGES = 2000
-# Entries of the old manifest that belong to its own output and training.
-DROPPED: tuple[Literal["kind", "key", "written", "manifpt", "history", "best_epoch"], ...] = (
-    "kind",
-    "key",
-    "written",
-    "manifpt",
-    "history",
-    "best_epoch",
-)
 
 
 def extended(network: AttributionNetwork, layers: Sequence[Layer]) -> AttributionNetwork:
@@ -156,6 +152,7 @@ def extend_attributor(
     *,
     head: str = "lda",
     recipe: ArtifactRecipe = ArtifactRecipe(),
+    audit: training_audit.Settings = training_audit.USUAL,
     demand: pools.Demand = pools.ANY,
     terms: claims.Terms = claims.AS_IS,
 ) -> AttributorManifest:
@@ -165,7 +162,8 @@ def extend_attributor(
     training were, stay in ``output``/artifacts: by content, a tenth of them is for validation, a
     fifth is kept for evaluation, and the rest is trained on. ``head`` is one of ``heads.FITS``.
     ``recipe`` says where the attributor's ``manifolds`` lie now, and how additions are split and
-    labelled; spaces, projections and degraded copies are those of the training.
+    labelled; spaces, projections and degraded copies are those of the training. The files of
+    additions are audited first, see ``audit_extension``.
     """
     output = storage.absolute(output)
     old = TrainedAttributor.open(model)
@@ -177,7 +175,12 @@ def extend_attributor(
     read = [("the attributor", old.uri), *(("--manifold", uri) for uri in recipe.manifolds)]
     read += [*input_places(additions, output, "--add"), *manifold_places(old, recipe.manifolds)]
     read += [("the artifacts in", branch.uri) for branches in sets for branch in branches]
-    with claims.claim(output, "attributor", key, apart=read, terms=terms) as claim:
+    claims.check_place(output, "attributor", read, terms)
+    verdict = training_audit.audit_extension(
+        old.uri, additions, units, output, audit, demand=demand, terms=terms
+    )
+    keep = ("audit",) if verdict else ()
+    with claims.claim(output, "attributor", key, apart=read, terms=terms, keep=keep) as claim:
         if claim.finished:
             return claim.finished
         place, augment = storage.join(output, "artifacts"), old.manifest.get("augmentation")
@@ -191,9 +194,13 @@ def extend_attributor(
         with claim.abandoned_if_refused():
             classes = [*old.classes, *new_classes(old, new[0].manifest)]
         build = partial(_refitted, old, [*sets, new], classes, head)
-        made, facts = calibrate_attributor(build, sets[0], classes, demand, [*sets[1:], new])
+        made, fit_facts = calibrate_attributor(build, sets[0], classes, demand, [*sets[1:], new])
         check_unchanged([branch for branches in (*sets, new) for branch in branches])
-        return _publish(claim, old, new, made, facts, head)
+        facts: AttributorFacts = {**fit_facts, "head": head}
+        audits = worst([{"audit": verdict}, old.manifest])
+        if audits:
+            facts["audit"] = audits["audit"]
+        return _publish(claim, old, new, made, facts)
 
 
 def _publish(
@@ -201,8 +208,7 @@ def _publish(
     old: TrainedAttributor,
     new: Sequence[ArtifactBranch],
     made: AttributorParts,
-    facts: FitFacts,
-    head: str,
+    facts: AttributorFacts,
 ) -> AttributorManifest:
     """Write the extended attributor's files and its manifest; return it."""
     counts = new[0].manifest["classes"]
@@ -222,7 +228,6 @@ def _publish(
     body: AttributorManifest = {
         **old.manifest,
         **facts,
-        "head": head,
         "design": made.design.card(),
         "network": made.design.describe([branch["name"] for branch in old.branches]),
         "classes": made.classes,
@@ -232,6 +237,6 @@ def _publish(
         "near_training": near_training(seen),
         "files": write_files(claim, made, seen),
     }
-    for name in DROPPED:
-        body.pop(name, None)
+    body.pop("history", None)
+    body.pop("best_epoch", None)
     return claim.publish(sealed(body))

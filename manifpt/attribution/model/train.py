@@ -116,9 +116,10 @@ def print_epoch(row: dict[str, float], epoch: int) -> None:
 class AttributorControl(training.TrainingControl):
     """The control of an attributor's training: its audit, its stop and its start.
 
-    ``audit`` says how images are audited first. A training that reaches the epoch ``until`` before
-    its end is not published: its ``history`` and ``state`` are returned, and the same call with a
-    later ``until`` goes on. ``start`` is the file of another's state to go on from.
+    ``audit`` says how the files of images are audited first. A training that reaches the epoch
+    ``until`` before its end is not published: its ``history`` and ``state`` are returned, and the
+    same call with a later ``until`` goes on. ``start`` is the file of another's state to go on
+    from.
     """
 
     report: training.EpochLog = print_epoch
@@ -144,6 +145,15 @@ class AttributorControl(training.TrainingControl):
             terms=self.terms,
         )
 
+    def audited_artifacts(
+        self, branches: Sequence[ArtifactBranch], classes: Sequence[str], output: str
+    ) -> AuditVerdict | None:
+        """Audit the images of artifacts first; return the verdict, see ``audit_artifacts``."""
+        kept = next((one for one in branches if "properties" in one.manifest), branches[0])
+        return training_audit.audit_artifacts(
+            kept.uri, kept.manifest, classes, output, self.audit, terms=self.terms
+        )
+
 
 def train_attributor(
     inputs: Sequence[str],
@@ -157,9 +167,9 @@ def train_attributor(
     """Train on the artifacts of the splits train and validation; return the manifest.
 
     ``inputs`` are artifacts, in one space or several, or images, whose artifacts ``recipe`` makes;
-    these stay in ``output``/artifacts. Images are audited first; the verdict is in the manifest.
-    With ``sources`` all other images are left aside. See ``AttributorControl`` for trainings that
-    stop before their end.
+    these stay in ``output``/artifacts. The files of images are audited first, those of artifacts
+    by the sample that was kept beside them; the verdict is in the manifest. With ``sources`` all
+    other images are left aside. See ``AttributorControl`` for trainings that stop before their end.
     """
     output, demand, terms = storage.absolute(output), control.demand, control.terms
     workers = control.workers(options.batch_size)
@@ -168,17 +178,19 @@ def train_attributor(
     others = [("--manifold", uri) for uri in recipe.manifolds if uri != own]
     read = [*input_places(inputs, output), *others]
     claims.check_place(output, "attributor", read, terms)
-    verdict = None
-    if not are_artifacts(inputs) and (recipe.manifolds or recipe.plain):
+    given, verdict = are_artifacts(inputs), None
+    if not given and (recipe.manifolds or recipe.plain):
         verdict = control.audited(inputs, output, sources, recipe.labels)
     place = storage.join(output, "artifacts")
     branches = artifacts_of(inputs, place, recipe, demand=demand, terms=terms)
     classes = _classes(branches[0].manifest, sources)
+    if given:
+        verdict = control.audited_artifacts(branches, classes, output)
     design = options.design(branches, len(classes))
     content = [[b.manifest["key"], b.manifest["manifold_sha256"]] for b in branches]
     start = [control.start] if control.start else []
     key = storage.digest([content, classes, vars(options), *start])
-    keep = ("artifacts", "audit", "manifold")
+    keep = ("artifacts", "manifold", *(["audit"] if verdict else []))
     with claims.claim(output, "attributor", key, apart=read, terms=terms, keep=keep) as claim:
         if claim.finished:
             return claim.finished

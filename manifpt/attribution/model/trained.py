@@ -40,13 +40,14 @@ from manifpt.images.perceptual import DISTANCE, HammingIndex
 from manifpt.images.stacks import image_starts
 from manifpt.nets.backbone import folded
 from manifpt.outputs import claims, integrity
+from manifpt.outputs.formats import Manifest
 from manifpt.storage import Written
 
 WEIGHTS = "weights.pt"
 SEEN = "seen.parquet"
 OPEN_SET = "unknown.npz"
 SEAL: Final = "manifest_sha256"
-UNSEALED = ("kind", "key", "written", "manifpt", SEAL)  # entries that publishing adds
+UNSEALED = frozenset({*Manifest.__annotations__, SEAL})  # entries that publishing adds
 
 
 @dataclass(frozen=True)

@@ -54,11 +54,9 @@ def train_usual(
     stays in ``output``/manifold. ``recipe`` has all options of the artifacts except their spaces
     and their projection. The other arguments are those of ``train_attributor``.
     """
-    output, audit = storage.absolute(output), control.audit
+    output = storage.absolute(output)
     claims.check_place(output, "attributor", input_places(inputs, output), control.terms)
     verdict = control.audited(inputs, output, sources, recipe.labels)
-    # Where nothing could be audited, the training does not look once more.
-    audit = replace(audit, known=verdict) if verdict else replace(audit, images=0)
     place, manifolds = storage.join(output, "manifold"), []
     if has_reals(inputs, recipe.labels):
         settings = ManifoldSettings(
@@ -87,7 +85,7 @@ def train_usual(
         replace(options, highpass="also"),
         recipe=recipe,
         sources=sources,
-        control=replace(control, audit=audit),
+        control=replace(control, audit=control.audit.after(verdict)),
     )
 
 

@@ -110,7 +110,7 @@ class Study(Chain):
         length = ("--steps", str(self.config.steps), "--seed", str(seed))
         mixed = ("--mixed-share", str(self.config.mixed_share))
         flags = ("--input", self.artifacts_in(method.place), *method.flags, *length, *mixed)
-        flags += sources_flags(known or self.config.sources)
+        flags += (*sources_flags(known or self.config.sources), *self.config.audit_flags)
         self.once(f"train {method.title}, seed {seed}", train_attribution, folder, *flags)
         return folder
 

@@ -60,5 +60,6 @@ def _accuracy(
     study.once(f"artifacts, {title}", compute_artifacts, artifacts, *projected)
     given = ("--input", artifacts)
     known = sources_flags(study.config.sources)
-    study.once(f"train, {title}", train_attribution, model, *given, *known, "--vectors", "lda")
+    how = ("--vectors", "lda", *study.config.audit_flags)
+    study.once(f"train, {title}", train_attribution, model, *given, *known, *how)
     return study.once(f"evaluate, {title}", evaluate, result, *given, *known, "--model", model)

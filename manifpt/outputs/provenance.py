@@ -1,17 +1,20 @@
-"""The versions of the code that results depend on."""
+"""The commit and the versions of the code that results depend on."""
 
 import os
 import platform
 import subprocess
 import sys
 import time
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypedDict
 
 from manifpt import __version__
 
-PACKAGES = ("manifpt", "ray", "torch", "torchvision", "faiss-cpu", "faiss-gpu", "numpy", "pillow")
+PACKAGES = ("ray", "torch", "torchvision", "faiss-cpu", "faiss-gpu", "numpy", "pillow")
+UNKNOWN = "unknown"
+GIT_SECONDS = 10.0
 
 
 class MachineFacts(TypedDict):
@@ -29,20 +32,33 @@ class MachineFacts(TypedDict):
     date: str
 
 
+@cache
 def git_commit() -> str:
-    """Return MANIFPT_GIT_COMMIT, or else the commit of the checkout, or else "unknown"."""
+    """Return MANIFPT_GIT_COMMIT, or else the commit of the checkout, or else "unknown".
+
+    A checkout that does not track this file, such as one around a virtual environment, is another
+    project's.
+    """
     given = os.environ.get("MANIFPT_GIT_COMMIT")
     if given:
         return given
-    here = Path(__file__).parent
-    found = subprocess.run(
-        ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() or "unknown"
+    file = Path(__file__)
+    try:
+        _git(file.parent, "ls-files", "--error-unmatch", "--", file.name)
+        return _git(file.parent, "rev-parse", "HEAD")
+    except (OSError, subprocess.SubprocessError):  # no git, no checkout, or no answer in time
+        return UNKNOWN
+
+
+def _git(folder: Path, *words: str) -> str:
+    """Return the answer of git in a folder; raise if it fails."""
+    command = ["git", "-C", str(folder), *words]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=GIT_SECONDS)
+    return found.stdout.strip()
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that results depend on."""
+    """Return the versions of Python and of the other packages that results depend on."""
     found = {"python": sys.version.split()[0]}
     for package in PACKAGES:
         try:
