@@ -175,6 +175,6 @@ def content_shift(data: SplitRows, folds: Sequence[np.ndarray]) -> ContentShift:
             for rows, count in zip(data[:2], counts, strict=True)
         ]
         test = data.test.at((test_folds == fold) & usable[data.test.numbers])
-        other.append(classified(*apart, test))
-        same.append(classified(*drawn, test))
+        other.append(classified(apart[0], apart[1], test))
+        same.append(classified(drawn[0], drawn[1], test))
     return ContentShift(np.concatenate(other), np.concatenate(same), left_out)
