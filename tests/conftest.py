@@ -153,6 +153,17 @@ def gs(tmp_path_factory: pytest.TempPathFactory):
         yield bucket
 
 
+@pytest.fixture(scope="session")
+def az(tmp_path_factory: pytest.TempPathFactory):
+    """Azurite on loopback with the container `manifpt`; see `s3`. It is no package of Python."""
+    import azure_server
+
+    if azure_server.binary() is None:
+        pytest.skip("azurite-blob is not on the PATH: npm install -g azurite")
+    with azure_server.azure_server(tmp_path_factory.mktemp("azure")) as container:
+        yield container
+
+
 def folder_of(path, numbers, kind="real"):
     path.mkdir(parents=True)
     for n in numbers:

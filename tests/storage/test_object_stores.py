@@ -22,10 +22,10 @@ from manifpt.storage import gcs
 ODD = "odd/*?[x] é#%41 {a,b}+&=.txt"
 
 
-@pytest.fixture
-def place(gs, tmp_path):
+@pytest.fixture(params=["gs", "az"])
+def place(request, tmp_path):
     """A prefix of this test's own."""
-    return f"{gs}/{tmp_path.name}"
+    return f"{request.getfixturevalue(request.param)}/{tmp_path.name}"
 
 
 @pytest.mark.parametrize("name", ["a/b.txt", ODD])
