@@ -72,8 +72,8 @@ class SpaceOptions(BaseModel):
     )
     sl_weights: str | None = Field(
         None,
-        description="sl: file of weights, local, s3:// or gs://; if not given, torchvision's "
-        "weights; hub or hub:TAG downloads those of timm or open_clip",
+        description="sl: file of weights, local, s3://, gs:// or az://; if not given, "
+        "torchvision's weights; hub or hub:TAG downloads those of timm or open_clip",
     )
     ssl_network: str = Field("resnet50", description="ssl: network, as for --sl-network")
     ssl_weights: str | None = Field(

@@ -34,9 +34,12 @@ class Config(LabelOptions, SplitOptions, JobConfig):
 
     input: tuple[str, ...] = Field(
         min_length=1,
-        description="images by source: folders, tars, Parquet or tables of URIs, local or s3://",
+        description="images by source: folders, tars, Parquet or tables of URIs, local, s3://, "
+        "gs:// or az://",
     )
-    output: str | None = Field(None, description="folder for the report, local or s3://")
+    output: str | None = Field(
+        None, description="folder for the report, local, s3://, gs:// or az://"
+    )
     rows: int = Field(
         20_000,
         ge=100,

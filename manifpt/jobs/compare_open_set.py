@@ -34,7 +34,7 @@ METRICS: Final = ("auroc", "fpr_at_95_tpr", "oscr")
 class Config(ChainConfig):
     """Options of compare_open_set."""
 
-    output: str = Field(description="folder for all outputs, local, s3:// or gs://")
+    output: str = Field(description="folder for all outputs, local, s3://, gs:// or az://")
     sources: tuple[str, ...] = Field(
         (), description="sources of the benchmark to use; all if empty"
     )

@@ -42,7 +42,7 @@ AGAIN = "image@1"
 class Config(ChainConfig):
     """Options of compare_spaces."""
 
-    output: str = Field(description="folder for all outputs, local, s3:// or gs://")
+    output: str = Field(description="folder for all outputs, local, s3://, gs:// or az://")
     spaces: tuple[str, ...] = Field(("rgb", "freq", "sl", "ssl"), description="embedding spaces")
     metrics: tuple[str, ...] = Field(
         ("euclidean", "cosine", "whitened"),

@@ -24,9 +24,10 @@ class Config(LabelOptions, JobConfig):
 
     input: tuple[str, ...] = Field(
         min_length=1,
-        description="images by source: folders, tars, Parquet or tables of URIs, local or s3://",
+        description="images by source: folders, tars, Parquet or tables of URIs, local, s3://, "
+        "gs:// or az://",
     )
-    output: str = Field(description="folder for the images, local or s3://")
+    output: str = Field(description="folder for the images, local, s3://, gs:// or az://")
     image_size: int | None = Field(
         None,
         ge=4,

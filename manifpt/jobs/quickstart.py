@@ -33,7 +33,9 @@ NAMES = {
 class Config(ChainConfig):
     """Options of quickstart."""
 
-    output: str = Field("quickstart", description="folder for all outputs, local, s3:// or gs://")
+    output: str = Field(
+        "quickstart", description="folder for all outputs, local, s3://, gs:// or az://"
+    )
     projector: Literal["nearest", "mean", "tangent", "riemannian"] = Field(
         "nearest", description="see compute_artifacts"
     )

@@ -45,7 +45,7 @@ PAGE, SECTIONS = "reproduction.md", "sections"
 class Config(ChainConfig):
     """Options of reproduce."""
 
-    output: str = Field(description="folder for all outputs, local, s3:// or gs://")
+    output: str = Field(description="folder for all outputs, local, s3://, gs:// or az://")
     other: Annotated[str | None, AfterValidator(lambda given: given and shipped(given))] = Field(
         None,
         description="table4: another benchmark with some of the same sources, such as "

@@ -71,7 +71,7 @@ class Config(
         description="with --extend: how the last layers are fitted: by logistic regression "
         "(linear) or discriminant analysis (lda)",
     )
-    output: str = Field(description="folder for the attributor, local, s3:// or gs://")
+    output: str = Field(description="folder for the attributor, local, s3://, gs:// or az://")
     sources: tuple[str, ...] = Field(
         (), description="use only these sources of --input; the others stay unknown"
     )

@@ -34,7 +34,7 @@ class Config(SplitOptions, JobConfig):
         (), description="real images for manifolds; if not given, those of the benchmark"
     )
     sources: tuple[str, ...] = Field((), description="classes of a benchmark to use; all if empty")
-    output: str = Field("sweep", description="folder for all outputs, local, s3:// or gs://")
+    output: str = Field("sweep", description="folder for all outputs, local, s3://, gs:// or az://")
     sampler: Literal["optuna", "random", "grid", "pbt"] = Field(
         "optuna",
         description="method that proposes trials; pbt is population based training, a "
