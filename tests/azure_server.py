@@ -13,7 +13,7 @@ from manifpt.throughput.seaweed import free_ports
 CONTAINER = "manifpt"
 VARIABLE = "AZURE_STORAGE_CONNECTION_STRING"
 ACCOUNT = "tester"
-KEY = "Y2FuYXJ5LXNlY3JldC04NDEy"  # canary-secret-8412
+KEY = "canarysecret8412azurekey"  # it is base64, too
 READY_SECONDS = 60
 
 
@@ -31,23 +31,27 @@ def azure_server(folder: Path) -> Iterator[str]:
         "--location", str(folder), "--silent", "--disableTelemetry",
         "--skipApiVersionCheck",  # the SDK is often newer
     ]  # fmt: skip
-    before = {name: os.environ.get(name) for name in (VARIABLE, "AZURITE_ACCOUNTS")}
-    os.environ["AZURITE_ACCOUNTS"] = f"{ACCOUNT}:{KEY}"
-    os.environ[VARIABLE] = (
-        f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={KEY};"
-        f"BlobEndpoint=http://127.0.0.1:{port}/{ACCOUNT};"
-    )
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    before = os.environ.get(VARIABLE)
+    server = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env=os.environ | {"AZURITE_ACCOUNTS": f"{ACCOUNT}:{KEY}"},
+    )  # fmt: skip
     try:
+        os.environ[VARIABLE] = connection_string(f"http://127.0.0.1:{port}")
         _make_container()
         yield f"az://{CONTAINER}"
     finally:
         server.kill()
         server.wait()
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
+        os.environ.pop(VARIABLE, None)
+        if before is not None:
+            os.environ[VARIABLE] = before
+
+
+def connection_string(address: str) -> str:
+    """Return what names a server, its account and its key."""
+    account = f"AccountName={ACCOUNT};AccountKey={KEY}"
+    return f"DefaultEndpointsProtocol=http;{account};BlobEndpoint={address}/{ACCOUNT}"
 
 
 def _make_container() -> None:

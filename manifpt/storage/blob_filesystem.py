@@ -1,4 +1,4 @@
-"""What gs://, az:// and hf:// share: their filesystems and their errors."""
+"""Common parts of gs://, az:// and hf://: filesystems that are made once, and lines of errors."""
 
 import os
 from collections.abc import Callable, Collection, Iterable

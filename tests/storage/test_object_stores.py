@@ -1,4 +1,4 @@
-"""Storage on gs://, on a real server of Google's API; what it cannot answer, a stand-in does."""
+"""Storage on gs:// and az://, on real servers; what they cannot answer, a stand-in does."""
 
 import http.server
 import json
@@ -7,6 +7,8 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import azure_server
+import gcs_server
 import pytest
 from conftest import png, write_folder, write_tar
 from pyarrow.fs import FileType, LocalFileSystem, copy_files
@@ -17,7 +19,8 @@ from manifpt.images import DecodeRule, plan, read_unit
 from manifpt.images.contents import content
 from manifpt.images.decode import DecodeError
 from manifpt.images.sources import content_key
-from manifpt.storage import gcs
+from manifpt.jobs import build_manifold, compute_artifacts
+from manifpt.storage import azure, blob_filesystem
 
 ODD = "odd/*?[x] é#%41 {a,b}+&=.txt"
 
@@ -127,18 +130,11 @@ def rows(uri):
 def test_a_listing_has_several_pages(place, monkeypatch):
     for number in range(5):
         storage.write_bytes(f"{place}/{number}", b"x")
-    fs, asked = gcs.filesystem(), []
-
-    def call(*args, maxResults, **options):  # noqa: N803 - the API's name
-        asked.append(options["pageToken"])
-        return type(fs).call(fs, *args, maxResults=2, **options)
-
-    monkeypatch.setattr(fs, "call", call)
-    found = [key for page in storage.pages(place, "") for key, _ in page.objects]
-    assert len(asked) > 2
-    assert [key for key in found if key.startswith(place.rpartition("/")[2])] == [
-        f"{place.rpartition('/')[2]}/{number}" for number in range(5)
-    ]
+    monkeypatch.setattr(blob_filesystem, "PAGE_OBJECTS", 2)
+    prefix = f"{place.rpartition('/')[2]}/"
+    pages = [[key for key, _ in page.objects] for page in storage.pages(place, prefix)]
+    assert len(pages) > 2
+    assert [key for page in pages for key in page] == [f"{prefix}{number}" for number in range(5)]
 
 
 def test_content_has_a_limit(place):
@@ -169,16 +165,29 @@ def test_pyarrow_has_a_filesystem_of_it_that_workers_can_be_given(place, tmp_pat
     assert not storage.exists(f"{place}/checkpoint/model.pt")
 
 
+SERVERS = {
+    "gs": (gcs_server.VARIABLE, str),
+    "az": (azure_server.VARIABLE, azure_server.connection_string),
+}
+
+
+def ask(store, address, monkeypatch):
+    """Let a store be asked at another address."""
+    variable, named = SERVERS[store]
+    monkeypatch.setenv(variable, named(address))
+
+
 @pytest.fixture
-def answers(monkeypatch):
-    """A server that gives one answer to all requests: a list of its status and its message."""
-    answer = [200, ""]
+def answers():
+    """A server that gives one answer to all requests: a list of its status, code and message."""
+    answer = [200, 200, ""]
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            status, message = answer
-            body = json.dumps({"error": {"code": status, "message": message}}).encode()
+            status, code, message = answer
+            body = json.dumps({"error": {"code": code, "message": message}}).encode()
             self.send_response(status)
+            self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -188,8 +197,7 @@ def answers(monkeypatch):
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server.server_port}")
-        yield answer
+        yield answer, f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
 
@@ -197,46 +205,131 @@ DENIED = "a@b.iam.gserviceaccount.com does not have storage.objects.get access t
 
 
 @pytest.mark.parametrize(
-    ("status", "message", "of_object", "line"),
+    ("store", "status", "code", "message", "of_object", "line"),
     [
-        (404, "Not Found", True, "no such file, folder or bucket"),
-        (403, DENIED, True, f"access denied ({DENIED}); give the account the role"),
-        (403, "The project's billing account is closed", False, "access denied"),
-        (400, "The object name is invalid", True, "invalid; check the path"),
-        (401, "Anonymous caller", False, "gcloud auth application-default login"),
+        ("gs", 404, 404, "Not Found", True, "no such file, folder or bucket"),
+        ("gs", 403, 403, DENIED, True, f"access denied ({DENIED}); give the account the role"),
+        ("gs", 403, 403, "The project's billing account is closed", False, "access denied"),
+        ("gs", 400, 400, "The object name is invalid", True, "invalid; check the path"),
+        ("gs", 401, 401, "Anonymous caller", False, "gcloud auth application-default login"),
+        ("az", 404, "ContainerNotFound", "It is not there", True, "no such file, folder or contai"),
+        ("az", 403, "AuthorizationPermissionMismatch", "Not so", True, "Not so); check AZURE_STOR"),
+        ("az", 403, "AuthenticationFailed", "Wrong key", False, "Wrong key); check AZURE_STORAGE"),
+        ("az", 409, "BlobArchived", "It is offline", True, "It is offline; check the path"),
+        ("az", 400, "InvalidBlockList", "No such block", True, "another process writes this file"),
+        ("az", 401, "NoAuthenticationInformation", "Who?", False, "no valid Azure credentials"),
     ],
 )
 def test_a_refusal_is_one_line_and_tells_whose_fault_it_is(
-    answers, status, message, of_object, line
+    store, status, code, message, of_object, line, answers, monkeypatch
 ):
-    answers[:] = status, message
+    answers[0][:] = status, code, message
+    ask(store, answers[1], monkeypatch)
     with pytest.raises(ManifptError) as error:
-        storage.read_bytes("gs://bucket/key")
+        storage.read_bytes(f"{store}://bucket/key")
     text = str(error.value)
-    assert text.startswith("gs://bucket/key: ")
+    assert text.startswith(f"{store}://bucket/key: ")
     assert line in text
     assert "\n" not in text
+    assert "canary" not in text
     with pytest.raises(DecodeError if of_object else ManifptError):
-        content("gs://bucket/key", 10)
+        content(f"{store}://bucket/key", 10)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("status", [0, 503])
-def test_a_server_that_fails_is_one_line_after_a_while(answers, status, monkeypatch):
-    answers[:] = status, "busy"
-    if not status:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
+@pytest.mark.parametrize("store", SERVERS)
+def test_a_server_that_fails_is_one_line_after_a_while(store, status, answers, monkeypatch):
+    answers[0][:] = status, status, "busy"
+    ask(store, answers[1] if status else "http://127.0.0.1:9", monkeypatch)
     with pytest.raises(ManifptError, match="the same command goes on from here"):
-        storage.read_bytes("gs://bucket/key")
+        storage.read_bytes(f"{store}://bucket/key")
 
 
-def test_without_credentials_or_gcsfs_an_error_names_the_remedy(monkeypatch, tmp_path):
-    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+@pytest.mark.parametrize("store", SERVERS)
+def test_without_credentials_or_library_an_error_names_the_remedy(store, monkeypatch, tmp_path):
+    for name in (gcs_server.VARIABLE, *azure.VARIABLES):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", f"{tmp_path}/none.json")
-    monkeypatch.setattr(gcs, "_refused", {})
-    with pytest.raises(ManifptError, match="set GOOGLE_APPLICATION_CREDENTIALS"):
-        storage.read_bytes("gs://bucket/key")
-    gcs._refused.clear()
-    monkeypatch.setitem(sys.modules, "gcsfs.core", None)
-    with pytest.raises(ManifptError, match=r"pip install 'manifpt\[gcs\]'"):
-        storage.write_bytes("gs://bucket/key", b"")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "nobody")
+    monkeypatch.setattr(blob_filesystem, "_refused", {})
+    variable = {
+        "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+        "az": "AZURE_STORAGE_CONNECTION_STRING",
+    }[store]
+    for _ in range(2):
+        with pytest.raises(ManifptError, match=f"{store}://bucket/key: .*set {variable}"):
+            storage.read_bytes(f"{store}://bucket/key")
+    assert len(blob_filesystem._refused) == 1
+    blob_filesystem._refused.clear()
+    module, extra = {"gs": ("gcsfs.core", "gcs"), "az": ("adlfs", "azure")}[store]
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, "manifpt.storage.azure_filesystem", raising=False)
+    with pytest.raises(ManifptError, match=rf"pip install 'manifpt\[{extra}\]'"):
+        storage.write_bytes(f"{store}://bucket/key", b"")
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({}, "az:// needs an account; set AZURE_STORAGE_CONNECTION_STRING"),
+        ({"CONNECTION_STRING": "canary"}, "CONNECTION_STRING is not valid"),
+        ({"CONNECTION_STRING": "AccountName=a;AccountKey=canary!"}, "no valid Azure credentials"),
+    ],
+)
+def test_settings_that_name_no_account_of_azures_are_one_line(given, line, monkeypatch):
+    for name in azure.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(f"AZURE_STORAGE_{name}", value)
+    with pytest.raises(ManifptError) as error:
+        storage.read_bytes("az://bucket/key")
+    assert line in str(error.value)
+    assert "canary" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "kind"),
+    [
+        ("ACCOUNT_KEY", "canary", "SharedKeyCredentialPolicy"),
+        ("SAS_TOKEN", "?sv=1&sig=canary", "AzureSasCredentialPolicy"),
+        ("ANON", "true", "NoneType"),
+    ],
+)
+def test_an_account_of_azures_has_a_key_or_a_token_or_neither(variable, value, kind, monkeypatch):
+    for name in azure.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "mine")
+    monkeypatch.setenv(f"AZURE_STORAGE_{variable}", value)
+    client = azure.filesystem().service_client
+    assert client.url.startswith("https://mine.blob.core.windows.net/")
+    assert type(client._credential_policy).__name__ == kind
+    assert b"canary" not in pickle.dumps(azure.arrow())
+
+
+def test_jobs_on_az_answer_as_on_disk_and_write_no_key(az, ray_session, tmp_path, capfd):
+    write_folder(tmp_path / "manifold", "real", range(40))
+    write_folder(tmp_path / "stripes", "stripes", range(40, 60))
+    here, there = str(tmp_path), f"{az}/{tmp_path.name}"
+    for path in tmp_path.rglob("*.png"):
+        storage.copy(str(path), f"{there}/{path.relative_to(tmp_path)}")
+    for images in (here, there):
+        m, a = f"{images}/out/m", f"{images}/out/a"
+        reals = ["--input", f"real={images}/manifold", "--shards", "2"]
+        assert build_manifold.main([*reals, "--output", m]) == 0
+        flags = ["--input", f"stripes={images}/stripes", "--manifold", m, "--output", a]
+        assert compute_artifacts.main(flags) == 0
+    for name in ("m", "a"):
+        one, two = (storage.read_json(f"{p}/out/{name}/manifest.json") for p in (here, there))
+        assert one["key"] == two["key"]
+    assert artifacts(f"{here}/out/a") == artifacts(f"{there}/out/a") != []
+    files = [storage.read_bytes(uri) for uri, _ in storage.all_files(f"{there}/out")]
+    assert [data for data in files if b"canary" in data] == []
+    assert "canary" not in "".join(capfd.readouterr())
+
+
+def artifacts(output):
+    """The rows of artifacts, but for where their images lie."""
+    files = [uri for uri, _ in storage.files_under(output) if uri.endswith(".parquet")]
+    tables = [storage.read_parquet(uri).drop_columns("uri") for uri in files]
+    return [row for table in tables for row in table.to_pylist()]
