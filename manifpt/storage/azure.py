@@ -88,12 +88,11 @@ def _is_folder(blob: Any) -> bool:
 
 def put(bucket: str, key: str, data: bytes, version: str | None) -> bool:
     """Write a blob if its ETag is ``version``, or if there is none (None)."""
-    blob, condition = _blob(bucket, key), dict[str, Any](overwrite=False)
+    blob, condition = _blob(bucket, key), dict[str, Any](overwrite=version is not None)
     if version is not None:
         from azure.core import MatchConditions
 
-        condition = {"etag": version, "match_condition": MatchConditions.IfNotModified}
-        condition["overwrite"] = True
+        condition |= {"etag": version, "match_condition": MatchConditions.IfNotModified}
     try:
         _sync(blob.upload_blob, data, **condition)
     except Exception as error:

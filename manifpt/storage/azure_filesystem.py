@@ -23,6 +23,7 @@ REQUEST_SECONDS = 120
 TOKEN_SECONDS = 60
 PART_BYTES = 8 * 2**20
 AT_ONCE = 4  # parts of one file
+REMOVALS = 64  # files
 TRIES_MORE = 4
 # Pauses of 3, 5, 9 and 17 s, each a second more or less.
 PAUSES = {"initial_backoff": 1, "increment_base": 2, "random_jitter_range": 1}
@@ -90,22 +91,28 @@ class AzureFileSystem(AzureBlobFileSystem):  # type: ignore[misc]
             return
         if not self.account_name:
             raise ManifptError(f"az:// needs an account; {azure.ACCOUNT}")
-        credential = self.account_key or self.credential
+        credential = self.account_key
         if not credential and self.sas_token:
             credential = AzureSasCredential(self.sas_token.removeprefix("?"))
+        if not credential and self.credential:
+            credential = self._identity()
         self.account_url = f"https://{self.account_name}.blob.core.windows.net"
         self.service_client = BlobServiceClient(self.account_url, credential, **options)
-        if credential and credential is self.credential:
-            try:
-                sync(self.loop, credential.get_token, SCOPE)
-            except BaseException:
-                sync(self.loop, credential.close)
-                raise
 
-    def _get_default_azure_credential(self, **_: Any) -> tuple[AzureIdentity, None]:
+    def _identity(self) -> AzureIdentity:
+        """Return the identity that adlfs has chosen, if it gets a token now."""
+        identity = AzureIdentity(self.credential)
+        try:
+            sync(self.loop, identity.get_token, SCOPE)
+        except BaseException:
+            sync(self.loop, identity.close)
+            raise
+        return identity
+
+    def _get_default_azure_credential(self, **_: Any) -> tuple[Any, None]:
         from azure.identity.aio import DefaultAzureCredential
 
-        return AzureIdentity(DefaultAzureCredential()), None
+        return DefaultAzureCredential(), None
 
     @classmethod
     def _strip_protocol(cls, path: str | list[str]) -> str | list[str]:
@@ -125,11 +132,29 @@ class AzureFileSystem(AzureBlobFileSystem):  # type: ignore[misc]
         return found if detail else sorted(found)
 
     def rm(self, path: str | list[str], recursive: bool = False, **options: Any) -> None:
-        """Remove a file, a list of files, or a folder; names in a list are no patterns."""
-        super().rm(path, recursive, expand_path=isinstance(path, str), **options)
+        """Remove a file, a folder, or a list of files, of which some may be gone."""
+        if isinstance(path, str):
+            super().rm(path, recursive, **options)
+        else:
+            sync(self.loop, self._rm_each, path)
 
-    def _open(self, path: str, mode: str = "rb", **options: Any) -> "_AzureFile":
-        found = _AzureFile(self, path, mode, **{"block_size": self.blocksize} | options)
+    async def _rm_each(self, paths: list[str]) -> None:
+        for start in range(0, len(paths), REMOVALS):
+            some = map(self._rm_file, paths[start : start + REMOVALS])
+            for error in await asyncio.gather(*some, return_exceptions=True):
+                if error is not None and not isinstance(error, FileNotFoundError):
+                    raise error
+
+    def _open(
+        self,
+        path: str,
+        mode: str = "rb",
+        block_size: int | None = None,
+        cache_type: str = "readahead",
+        **options: Any,
+    ) -> "_AzureFile":
+        size = block_size or self.blocksize
+        found = _AzureFile(self, path, mode, block_size=size, cache_type=cache_type, **options)
         if mode == "rb" and found.size is None:
             raise FileNotFoundError(path)
         return found

@@ -252,6 +252,8 @@ def test_without_credentials_or_library_an_error_names_the_remedy(store, monkeyp
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", f"{tmp_path}/none.json")
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "nobody")
+    monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "EnvironmentCredential")
+    monkeypatch.delenv("AZURE_CLIENT_ID", raising=False)
     monkeypatch.setattr(blob_filesystem, "_refused", {})
     variable = {
         "gs": "GOOGLE_APPLICATION_CREDENTIALS",
