@@ -64,10 +64,13 @@ def pages(bucket: str, prefix: str, delimiter: str = "") -> Iterator[ListingPage
     """Yield the listing of a prefix, page by page."""
     fs = filesystem()
     container = fs.service_client.get_container_client(bucket)
-    asked = {"name_starts_with": prefix, "results_per_page": blob_filesystem.PAGE_OBJECTS}
-    asked |= {"include": ["metadata"]} | ({"delimiter": delimiter} if delimiter else {})
-    list_blobs = container.walk_blobs if delimiter else container.list_blobs
-    answers = list_blobs(**asked).by_page()
+    cut = {"delimiter": delimiter} if delimiter else {}
+    answers = (container.walk_blobs if delimiter else container.list_blobs)(
+        name_starts_with=prefix,
+        include=["metadata"],
+        results_per_page=blob_filesystem.PAGE_OBJECTS,
+        **cut,
+    ).by_page()
     while (items := sync(fs.loop, _page, answers)) is not None:
         blobs = [item for item in items if "size" in item]
         objects = [(blob.name, int(blob.size)) for blob in blobs if not _is_folder(blob)]
@@ -83,7 +86,7 @@ async def _page(answers: Any) -> list[Any] | None:
 
 def _is_folder(blob: Any) -> bool:
     """Tell whether a blob stands for a folder, as accounts with hierarchical names list them."""
-    return (blob.metadata or {}).get("hdi_isfolder") == "true"
+    return "hdi_isfolder" in map(str.lower, blob.metadata or ())
 
 
 def put(bucket: str, key: str, data: bytes, version: str | None) -> bool:
@@ -117,10 +120,10 @@ def get(bucket: str, key: str) -> tuple[bytes, str]:
 
 def age(bucket: str, key: str) -> float | None:
     """Return the seconds since a blob was written, by Azure's clock; None without one."""
-    headers = {}
+    dates = list[str]()
 
     def keep(answer: Any) -> None:
-        headers.update(answer.http_response.headers)
+        dates.append(answer.http_response.headers["Date"])
 
     try:
         found = _sync(_blob(bucket, key).get_blob_properties, raw_response_hook=keep)
@@ -128,7 +131,7 @@ def age(bucket: str, key: str) -> float | None:
         if status(error) == 404:
             return None
         raise
-    now = parsedate_to_datetime(headers["Date"])
+    now = parsedate_to_datetime(dates[-1])
     return max(0.0, float((now - found.last_modified).total_seconds()))
 
 

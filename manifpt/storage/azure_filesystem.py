@@ -109,11 +109,6 @@ class AzureFileSystem(AzureBlobFileSystem):  # type: ignore[misc]
             raise
         return identity
 
-    def _get_default_azure_credential(self, **_: Any) -> tuple[Any, None]:
-        from azure.identity.aio import DefaultAzureCredential
-
-        return DefaultAzureCredential(), None
-
     @classmethod
     def _strip_protocol(cls, path: str | list[str]) -> str | list[str]:
         if isinstance(path, list):
@@ -131,12 +126,12 @@ class AzureFileSystem(AzureBlobFileSystem):  # type: ignore[misc]
             found = {name: info for name, info in found.items() if name.count("/") <= deepest}
         return found if detail else sorted(found)
 
-    def rm(self, path: str | list[str], recursive: bool = False, **options: Any) -> None:
-        """Remove a file, a folder, or a list of files, of which some may be gone."""
-        if isinstance(path, str):
-            super().rm(path, recursive, **options)
-        else:
-            sync(self.loop, self._rm_each, path)
+    def rm(self, path: str | list[str], recursive: bool = False, **_: Any) -> None:
+        """Remove files, of which some may be gone, or folders; names are no patterns."""
+        paths = [path] if isinstance(path, str) else path
+        if recursive:
+            paths = [name for one in paths for name in self.find(one)]
+        sync(self.loop, self._rm_each, paths)
 
     async def _rm_each(self, paths: list[str]) -> None:
         for start in range(0, len(paths), REMOVALS):

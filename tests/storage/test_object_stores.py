@@ -137,6 +137,15 @@ def test_a_listing_has_several_pages(place, monkeypatch):
     assert [key for page in pages for key in page] == [f"{prefix}{number}" for number in range(5)]
 
 
+def test_a_listing_leaves_out_the_folders_of_azures_data_lake(az, tmp_path):
+    key = tmp_path.name
+    storage.write_bytes(f"{az}/{key}/folder/x", b"x")
+    marker = azure.filesystem().service_client.get_blob_client("manifpt", f"{key}/folder")
+    azure._sync(marker.upload_blob, b"", metadata={"hdi_isfolder": "true"})
+    assert storage.names(f"{az}/{key}") == ["folder/"]
+    assert storage.all_files(f"{az}/{key}") == [(f"{az}/{key}/folder/x", 1)]
+
+
 def test_content_has_a_limit(place):
     storage.write_bytes(f"{place}/x", b"12345")
     storage.write_bytes(f"{place}/empty", b"")
