@@ -108,12 +108,12 @@ def put(bucket: str, key: str, data: bytes, version: str | None) -> bool:
 
 def get(bucket: str, key: str) -> tuple[bytes, str]:
     """Return a blob's content and its ETag."""
+    blob = _blob(bucket, key)
 
     async def read() -> tuple[bytes, str]:
         stream = await blob.download_blob()
         return await stream.readall(), stream.properties.etag
 
-    blob = _blob(bucket, key)
     found: tuple[bytes, str] = _sync(read)
     return found
 

@@ -47,7 +47,12 @@ def is_of_object(error: Exception, status: int) -> bool:
 
 
 def remedy(
-    error: Exception, status: int, said: str, server: str, libraries: Collection[str], check: str
+    error: BaseException,
+    status: int,
+    said: str,
+    server: str,
+    libraries: Collection[str],
+    check: str,
 ) -> str | None:
     """Return in one line how to mend an error that no store has a line of its own for.
 
