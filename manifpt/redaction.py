@@ -5,8 +5,8 @@ percent-encoded or inside the path of another URI. Parts that may be credentials
 path loses its ``;parameters``, and a URI without a valid host and port loses everything after
 ``://``. A secret that is a segment of a path looks like any other segment, and stays.
 
-Local paths, s3:// and gs:// URIs may be patterns, and their names may hold any character. They lose
-a query or fragment only if it begins with a named value, such as ``?token=...``.
+Local paths, s3://, gs:// and az:// URIs may be patterns, and their names may hold any character.
+They lose a query or fragment only if it begins with a named value, such as ``?token=...``.
 """
 
 import re
@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 HIDDEN = "***"
-_PATTERNS = {"", "s3", "gs", "hf", "file"}
+_PATTERNS = {"", "s3", "gs", "az", "hf", "file"}
 _LEVELS = 5  # of percent-encoding, and of URIs in the paths of URIs
 _SAFE = "/:@!$&'()*+,=~[]{}|"
 _SLASH = r"(?:\\?/|\\|%(?:25)*2[Ff])"
@@ -157,7 +157,7 @@ def _decoded(text: str) -> str | None:
 
 
 def _pattern(begin: str, body: str) -> str:
-    """Return a path, s3:// or gs:// URI without credentials; ``?`` may be part of a pattern."""
+    """Return a path or the URI of an object without credentials; ``?`` may be part of a pattern."""
     authority, slash, path = re.match(r"([^/\\?#]*)([/\\]?)(.*)", body, re.DOTALL).groups()  # type: ignore[union-attr]
     host = authority
     if "@" in unquote(authority):

@@ -6,6 +6,7 @@ import tarfile
 from contextlib import contextmanager
 from pathlib import Path
 
+import azure_server
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
@@ -38,8 +39,11 @@ def _mlflow(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session")
-def ray_session(s3):
-    import ray  # after the S3 server: Ray's workers inherit the environment it was started in
+def ray_session(s3, request):
+    import ray  # after the servers: Ray's workers inherit the environment it was started in
+
+    if azure_server.binary():
+        request.getfixturevalue("az")
 
     # Logical CPUs: pools of several actors are tested on any machine, see `all_cpus`.
     ray.init(
@@ -158,6 +162,15 @@ def gs(tmp_path_factory: pytest.TempPathFactory):
 
     with gcs_server(tmp_path_factory.mktemp("gcs")) as bucket:
         yield bucket
+
+
+@pytest.fixture(scope="session")
+def az(tmp_path_factory: pytest.TempPathFactory):
+    """Azurite on loopback with the container `manifpt`; see `s3`. It is no package of Python."""
+    if azure_server.binary() is None:
+        pytest.skip("azurite-blob is not on the PATH: npm install -g azurite")
+    with azure_server.azure_server(tmp_path_factory.mktemp("azure")) as container:
+        yield container
 
 
 def folder_of(path, numbers, kind="real"):

@@ -133,7 +133,7 @@ def test_the_image_has_both_targets_and_is_not_root():
     targets = {stage.split()[2]: stage for stage in stages}
     assert set(targets) == {"base", "cpu", "gpu"}
     for name in ("cpu", "gpu"):
-        assert f'-c cluster/constraints.txt ".[{name},gcs,encoders]"' in targets[name]
+        assert f'-c cluster/constraints.txt ".[{name},azure,gcs,encoders]"' in targets[name]
         assert targets[name].rstrip().endswith("USER 1000:1000")
     # `--compile` calls a compiler; `ray up` reads HOME from the image.
     assert {"g++", "gcc", "HOME=/home/manifpt"} <= set(targets["base"].split())

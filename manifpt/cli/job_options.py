@@ -11,7 +11,9 @@ from manifpt.engine.pools import Demand, SearchDemand
 if TYPE_CHECKING:
     from manifpt.outputs.claims import Terms
 
-OutputsFolder = Annotated[str, Field(description="folder for all outputs, local, s3:// or gs://")]
+OutputsFolder = Annotated[
+    str, Field(description="folder for all outputs, local, s3://, gs:// or az://")
+]
 
 
 class JobConfig(BaseModel):

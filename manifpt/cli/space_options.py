@@ -28,8 +28,8 @@ class NetworkOptions(BaseModel):
     )
     sl_weights: str | None = Field(
         None,
-        description="sl: file of weights, local, s3:// or gs://; if not given, torchvision's "
-        "weights; hub or hub:TAG downloads those of timm or open_clip",
+        description="sl: file of weights, local, s3://, gs:// or az://; if not given, "
+        "torchvision's weights; hub or hub:TAG downloads those of timm or open_clip",
     )
     network_size: int | None = Field(
         None,

@@ -80,7 +80,7 @@ def content(
     allow_private: bool = False,
     reserve: Reserve | None = None,
 ) -> bytes:
-    """Return the content of a local path, or an s3://, gs:// or http(s):// URI.
+    """Return the content of a local path, an object of a store, or an http(s):// URI.
 
     ``reserve`` is called, and may wait, before more than SMALL bytes are read. A larger file is
     requested a second time after that, because a connection may not last through the wait. Raises

@@ -22,6 +22,7 @@ from manifpt.redaction import public_uri
 ROWS_PER_UNIT = 1024
 # Letters as botocore allows them, or the ARN of an access point.
 _BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}|arn:aws[A-Za-z0-9:._-]*:accesspoint")
+_STORES = {"s3", "gs", "az"}  # object stores that a table may name
 END = 2**62  # more rows than a table has
 # Columns that hold URIs if the user names none; img2dataset, LAION and others use them.
 URI_COLUMNS = (
@@ -242,9 +243,9 @@ def resolved(text: str, table: str, reading: Reading = AS_FOUND) -> str:
     path = text[scheme.end() if scheme else 0 :]
     if kind in {"http", "https"}:
         return f"{kind}://{path}"
-    if kind not in {"", "file", "s3", "gs"}:
+    if kind not in {"", "file", *_STORES}:
         raise DecodeError("forbidden_address", f"{kind}:// is not read")
-    if kind in {"s3", "gs"}:
+    if kind in _STORES:
         return _object(f"{kind}://{path}", table, reading)
     if not storage.is_remote(table):
         return _beside(path, posixpath.dirname(table))

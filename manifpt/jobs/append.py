@@ -29,11 +29,11 @@ class Config(DryRunOptions, LabelOptions, EmbeddingConfig):
     """Options of append."""
 
     manifold: str = Field(
-        description="manifold of build_manifold, local, s3:// or gs://",
+        description="manifold of build_manifold, local, s3://, gs:// or az://",
         json_schema_extra=POSITIONAL,
     )
     input: tuple[str, ...] = Field(
-        (), description="real images to add: folders, tars or Parquet, local, s3://, gs://"
+        (), description="real images to add: folders, tars or Parquet, local, s3://, gs://, az://"
     )
     compact: bool = Field(False, description="merge small shards, to about the number of --shards")
     shards: int = Field(4, ge=1, description="with --compact: number of shards")

@@ -32,10 +32,11 @@ class Config(DecisionOptions, DryRunOptions, InputOptions, SearchConfig):
 
     input: tuple[str, ...] = Field(
         min_length=1,
-        description="images: folders, tars, Parquet, tables of URIs; local, s3://, gs://; patterns",
+        description="images: folders, tars, Parquet, tables of URIs; local, s3://, gs://, az://; "
+        "patterns",
     )
     model: AttributorUri
-    output: str = Field(description="folder for the tables, local, s3:// or gs://")
+    output: str = Field(description="folder for the tables, local, s3://, gs:// or az://")
     split: Literal["train", "validation", "test"] | None = Field(
         None, description="use only images that declare this split, such as those of a benchmark"
     )
@@ -78,7 +79,7 @@ class Config(DecisionOptions, DryRunOptions, InputOptions, SearchConfig):
 class Status(JobConfig):
     """Options of attribute --status."""
 
-    status: str = Field(description="folder of the tables, local, s3:// or gs://")
+    status: str = Field(description="folder of the tables, local, s3://, gs:// or az://")
 
 
 def run(config: Config, tracked: Run) -> Mapping[str, object]:

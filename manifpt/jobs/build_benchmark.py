@@ -26,10 +26,10 @@ class Config(JobConfig):
 
     real: tuple[str, ...] = Field(
         (),
-        description="real images: IDX files, folders, tars or Parquet, local, s3:// or gs://; or "
-        "torchvision:FashionMNIST, MNIST, CIFAR10, CelebA",
+        description="real images: IDX files, folders, tars or Parquet, local, s3://, gs:// or "
+        "az://; or torchvision:FashionMNIST, MNIST, CIFAR10, CelebA",
     )
-    output: str = Field(description="folder for the benchmark, local, s3:// or gs://")
+    output: str = Field(description="folder for the benchmark, local, s3://, gs:// or az://")
     generated: tuple[str, ...] = Field(
         (), description="NAME=URI of images from other generators, to be added as classes"
     )

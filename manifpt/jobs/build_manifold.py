@@ -26,10 +26,11 @@ class Config(SpaceOptions, DryRunOptions, LabelOptions, EmbeddingConfig):
 
     input: tuple[str, ...] = Field(
         (),
-        description="real images: folders, tars or Parquet, local, s3://, gs://; or a manifold",
+        description="real images: folders, tars or Parquet, local, s3://, gs://, az://; "
+        "or a manifold",
     )
     explain: bool = Field(False, description="only print how --output is searched, and why")
-    output: str = Field(description="folder for the manifold, local, s3:// or gs://")
+    output: str = Field(description="folder for the manifold, local, s3://, gs:// or az://")
     shards: int = Field(4, ge=1, description="number of shards")
     filter: ResizingFilter = "bicubic"
     index: str | None = Field(

@@ -41,9 +41,10 @@ class Config(
 
     input: tuple[str, ...] = Field(
         min_length=1,
-        description="images by source: folders, tars, Parquet; local, s3://, gs://; or embeddings",
+        description="images by source: folders, tars, Parquet; local, s3://, gs://, az://; "
+        "or embeddings",
     )
-    output: str = Field(description="folder for the artifacts, local, s3:// or gs://")
+    output: str = Field(description="folder for the artifacts, local, s3://, gs:// or az://")
     manifold: tuple[str, ...] = Field(
         (), description="manifolds to project on, each with its own space, or a folder of several"
     )

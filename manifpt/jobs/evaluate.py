@@ -43,7 +43,7 @@ class Config(DecisionOptions, DryRunOptions, JobConfig):
     )
     model: AttributorUri
     output: str = Field(
-        description="folder for metrics, scores and pictures, local, s3:// or gs://"
+        description="folder for metrics, scores and pictures, local, s3://, gs:// or az://"
     )
     sources: tuple[str, ...] = Field(
         (), description="use only these sources of --input, known or unknown"

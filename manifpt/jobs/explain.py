@@ -25,7 +25,7 @@ class Config(DecisionOptions, JobConfig):
 
     image: str = Field(
         description="image to explain: a file, or a member of a tar as TAR#NAME; local, s3://, "
-        "gs://, http",
+        "gs://, az://, http",
         json_schema_extra=POSITIONAL,
     )
     model: AttributorUri

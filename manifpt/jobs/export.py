@@ -22,11 +22,11 @@ class Config(JobConfig):
     """Options of export."""
 
     input: str = Field(
-        description="output of build_manifold or compute_artifacts, of one space; local, s3:// "
-        "or gs://",
+        description="output of build_manifold or compute_artifacts, of one space; local, s3://, "
+        "gs:// or az://",
         json_schema_extra=POSITIONAL,
     )
-    output: str = Field(description="folder for the files, local, s3:// or gs://")
+    output: str = Field(description="folder for the files, local, s3://, gs:// or az://")
     float16: bool = Field(False, description="store vectors as float16 instead of float32")
 
 

@@ -28,7 +28,7 @@ class Config(JobConfig):
     input: tuple[str, ...] = Field(
         min_length=1, description="real images: folders, tars or Parquet, or a benchmark"
     )
-    output: str = Field(description="folder for the encoder, local, s3:// or gs://")
+    output: str = Field(description="folder for the encoder, local, s3://, gs:// or az://")
     image_size: ImageSize = None
     filter: ResizingFilter = "bicubic"
     backbone: str = Field(

@@ -29,7 +29,7 @@ class Config(JobConfig):
     """Options of report."""
 
     run: str = Field(
-        description="output of evaluate or attribute, local, s3:// or gs://",
+        description="output of evaluate or attribute, local, s3://, gs:// or az://",
         json_schema_extra=POSITIONAL,
     )
     output: str | None = Field(

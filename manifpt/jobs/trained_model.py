@@ -13,7 +13,7 @@ from manifpt.tracking import Run
 class NewAttributorOptions(BaseModel):
     """The options of jobs that make an attributor: its folder, and its name in the registry."""
 
-    output: str = Field(description="folder for the attributor, local, s3:// or gs://")
+    output: str = Field(description="folder for the attributor, local, s3://, gs:// or az://")
     register_as: ModelName | None = Field(
         None,
         alias="register",

@@ -24,7 +24,8 @@ class Config(JobConfig):
     """Options of view."""
 
     output: str = Field(
-        description="output of attribute, local, s3:// or gs://", json_schema_extra=POSITIONAL
+        description="output of attribute, local, s3://, gs:// or az://",
+        json_schema_extra=POSITIONAL,
     )
     port: int = Field(0, ge=0, le=65535, description="port of the server; 0 is any free port")
     allow: tuple[str, ...] = Field(

@@ -19,6 +19,7 @@ DISTRIBUTIONS = (
     "fsspec",
     "s3fs",
     "gcsfs",
+    "adlfs",
     "boto3",  # MLflow reads artifacts on S3 with it
     "threadpoolctl",
 )

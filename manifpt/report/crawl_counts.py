@@ -28,7 +28,7 @@ def domain_of(uri: str) -> str:
     parts = urlsplit(uri)
     if parts.scheme in ("http", "https"):
         return parts.hostname or OTHERS
-    if parts.scheme in ("s3", "gs"):
+    if parts.scheme in ("s3", "gs", "az"):
         return f"{parts.scheme}://{parts.netloc}"
     folder = uri.partition("#")[0] if "#" in uri else uri.rpartition("/")[0]
     return "/".join(folder.rsplit("/", 2)[-2:]) or OTHERS

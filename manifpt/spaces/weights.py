@@ -58,8 +58,8 @@ def find_weights(given: str | None, backbone: str, option: str) -> WeightsSource
     if encoders.library_of(backbone) is not None:
         if given is None:
             raise ManifptError(
-                f"{option}: give the file of {backbone}'s weights, local, s3:// or gs://, or "
-                f"{HUB} to download them"
+                f"{option}: give the file of {backbone}'s weights, local, s3://, gs:// or az://, "
+                f"or {HUB} to download them"
             )
         if given == HUB or given.startswith(f"{HUB}:"):
             return _of_hub(backbone, given.partition(":")[2], option)
@@ -108,7 +108,7 @@ def _downloaded(backbone: str, option: str) -> WeightsSource:
     except (OSError, RuntimeError) as error:
         raise ManifptError(
             f"{option}: torchvision's weights of {backbone} could not be downloaded ({error}); "
-            f"give a local file, or an s3:// or gs:// URI, with {option}"
+            f"give a local file, or an s3://, gs:// or az:// URI, with {option}"
         ) from None
     return WeightsSource(str(path), {}, digest)
 

@@ -1,4 +1,4 @@
-"""Local paths, s3://, gs://: whole-or-nothing and conditional writes, hashes, Arrow tables."""
+"""Local paths and object stores: whole-or-nothing and conditional writes, hashes, Arrow tables."""
 
 from manifpt.storage.conditional import LOCK, LOCK_MARK, age, create, read_versioned, replace
 from manifpt.storage.failures import blames_file, explained, no_such_range

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import ModuleType
 
 from manifpt.errors import ManifptError, public
-from manifpt.storage import gcs, hf
+from manifpt.storage import azure, gcs, hf
 
 # Errors of the storage, its credentials or this machine, and not of the requested file.
 _OF_STORAGE = {
@@ -60,7 +60,7 @@ def _is_s3(uri: str) -> bool:
 
 def _of_library(uri: str) -> ModuleType | None:
     """Return the module for the errors of a URI's store, if there is one."""
-    return {"gs": gcs, "hf": hf}.get(uri.partition("://")[0])
+    return {"gs": gcs, "az": azure, "hf": hf}.get(uri.partition("://")[0])
 
 
 def _answer(error: BaseException) -> tuple[int, str]:

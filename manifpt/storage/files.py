@@ -1,8 +1,8 @@
-"""URIs to filesystems (local paths, s3://, gs://), whole-or-nothing writes, content hashes.
+"""URIs to filesystems (local paths, s3://, gs://, az://), whole-or-nothing writes, content hashes.
 
-Credentials and endpoint come from the environment that the tools of AWS and of Google read
-(AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS, ...); they are never written
-or printed.
+Credentials and endpoint come from the environment that the tools of each cloud read
+(AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS,
+AZURE_STORAGE_CONNECTION_STRING, ...); they are never written or printed.
 """
 
 import errno
@@ -36,7 +36,7 @@ def absolute(uri: str) -> str:
     if is_remote(uri):
         return uri.rstrip("/")
     if "://" in uri and not uri.startswith("file://"):
-        known = "give a local path, s3://, gs:// or hf://"
+        known = "give a local path, s3://, gs://, az:// or hf://"
         raise ManifptError(f"{uri}: unknown scheme {scheme(uri)}://; {known}")
     return os.path.abspath(uri.removeprefix("file://"))
 
@@ -123,7 +123,7 @@ def writing(uri: str) -> Iterator[IO[bytes]]:
                     yield file
                 except BaseException:
                     file.discard()
-                    file.closed = True  # else gcsfs would write the incomplete file
+                    file.closed = True  # else gcsfs and adlfs would write the incomplete file
                     raise
             return
         make_folder(os.path.dirname(path))

@@ -19,30 +19,17 @@ import fsspec
 import pyarrow.fs
 
 from manifpt.errors import ManifptError
+from manifpt.storage import blob_filesystem
+from manifpt.storage.blob_filesystem import CONNECT_SECONDS, READ_SECONDS
 from manifpt.storage.protocol import ListingPage
 
-CONNECT_SECONDS = 4
-READ_SECONDS = 20
 # One request with its answer: gcsfs reads a file in one, and writes parts of 5 MiB.
 REQUEST_SECONDS = 600
 
 
-# The reason why there is no filesystem: a search for credentials takes seconds, and rows of a table
-# repeat it.
-_refused: dict[str, Exception] = {}
-
-
 def filesystem() -> fsspec.AbstractFileSystem:
     """Return the filesystem of gcsfs; without credentials raise the error of the first call."""
-    emulator = os.environ.get("STORAGE_EMULATOR_HOST", "")
-    if emulator in _refused:
-        raise _refused[emulator]
-    try:
-        return _filesystem(os.getpid(), emulator)
-    except Exception as error:
-        if type(error).__name__ == "DefaultCredentialsError":
-            _refused[emulator] = error
-        raise
+    return blob_filesystem.made(_filesystem, os.environ.get("STORAGE_EMULATOR_HOST", ""))
 
 
 @cache  # that of fsspec has one for each thread, and each would fetch a token
@@ -68,14 +55,18 @@ def _filesystem(process: int, emulator: str) -> fsspec.AbstractFileSystem:
 
 
 def arrow() -> pyarrow.fs.FileSystem:
-    """Return a filesystem of pyarrow over that of gcsfs: same credentials, same limits."""
-    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem()))
+    """Return a filesystem of pyarrow over that of gcsfs."""
+    return blob_filesystem.arrow(filesystem())
 
 
 def pages(bucket: str, prefix: str, delimiter: str = "") -> Iterator[ListingPage]:
     """Yield the listing of a prefix, page by page."""
     fs, token = filesystem(), None
-    asked = {"prefix": prefix or None, "delimiter": delimiter or None, "maxResults": 1000}
+    asked = {
+        "prefix": prefix or None,
+        "delimiter": delimiter or None,
+        "maxResults": blob_filesystem.PAGE_OBJECTS,
+    }
     while True:
         page = fs.call("GET", "b/{}/o", bucket, **asked, pageToken=token, json_out=True)
         objects = [(item["name"], int(item["size"])) for item in page.get("items", ())]
@@ -145,14 +136,12 @@ def blames_object(error: Exception) -> bool:
     code = status(error)
     if code == 403:  # others are of an account or of the project
         return "does not have storage." in str(error)
-    if code:
-        return 400 <= code < 500 and code not in {401, 407, 408, 429}
-    return isinstance(error, UnicodeError)
+    return blob_filesystem.is_of_object(error, code)
 
 
 def remedy(error: Exception) -> str | None:
     """Return in one line how to mend an error of storage; None if the error is of another kind."""
-    said = next((line for line in reversed(str(error).splitlines()) if line.strip()), "")[:200]
+    said = blob_filesystem.first_line(reversed(str(error).splitlines()))
     code, kind = status(error), type(error).__module__
     if code == 404:
         return "no such file, folder or bucket; check the path"
@@ -164,15 +153,6 @@ def remedy(error: Exception) -> str | None:
             f"no valid Google credentials ({said}); set GOOGLE_APPLICATION_CREDENTIALS, or run: "
             "gcloud auth application-default login"
         )
-    if code >= 500 or code in {408, 429}:
-        return f"{_server()} answers {code}; the same command goes on from here"
-    if code:
-        return f"{said}; check the path"
-    if isinstance(error, TimeoutError) or kind.startswith(("aiohttp", "requests", "gcsfs")):
-        where = f"cannot reach {_server()} ({said or type(error).__name__})"
-        return f"{where}; check the network; the same command goes on from here"
-    return None
-
-
-def _server() -> str:
-    return os.environ.get("STORAGE_EMULATOR_HOST") or "Google Cloud Storage"
+    server = os.environ.get("STORAGE_EMULATOR_HOST") or "Google Cloud Storage"
+    libraries = {"aiohttp", "requests", "gcsfs"}
+    return blob_filesystem.remedy(error, code, said, server, libraries, "the network")

@@ -14,6 +14,7 @@ import fsspec
 import pyarrow.fs
 
 from manifpt.errors import ManifptError
+from manifpt.storage import blob_filesystem
 from manifpt.storage.protocol import ListingPage
 
 KINDS = ("datasets", "spaces", "buckets")  # repositories that are no models
@@ -35,7 +36,7 @@ def _filesystem(process: int, endpoint: str) -> fsspec.AbstractFileSystem:
 
 def arrow() -> pyarrow.fs.FileSystem:
     """Return a filesystem of pyarrow over that of huggingface_hub."""
-    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem()))
+    return blob_filesystem.arrow(filesystem())
 
 
 def split(path: str) -> tuple[str, str]:
@@ -87,27 +88,19 @@ def status(error: BaseException) -> int:
 def blames_object(error: Exception) -> bool:
     """Tell whether an error is of the one object that was asked for; see ``blames_file``."""
     code = status(error)
-    if code:
-        return 400 <= code < 500 and code not in {401, 403, 407, 408, 429}
-    return isinstance(error, UnicodeError)
+    return code != 403 and blob_filesystem.is_of_object(error, code)
 
 
 def remedy(error: Exception) -> str | None:
     """Return in one line how to mend an error of the hub; None if the error is of another kind."""
-    said = next((line for line in str(error).splitlines() if line.strip()), "")[:200]
-    code, kind = status(error), type(error).__module__
+    said = blob_filesystem.first_line(str(error).splitlines())
+    code = status(error)
     if code in {401, 403}:
         return f"access denied ({said}); set HF_TOKEN, and accept the terms of a gated repository"
     if code == 404:
         return "no such repository, file or folder; check the path, and HF_TOKEN if it is private"
-    if code >= 500 or code in {408, 429}:
-        return f"{_endpoint()} answers {code}; the same command goes on from here"
-    if code:
-        return f"{said}; check the path"
-    if kind.startswith(("httpx", "httpcore", "huggingface_hub")) or isinstance(error, TimeoutError):
-        where = f"cannot reach {_endpoint()} ({said or type(error).__name__})"
-        return f"{where}; check HF_ENDPOINT and the network; the same command goes on from here"
-    return None
+    libraries, check = {"httpx", "httpcore", "huggingface_hub"}, "HF_ENDPOINT and the network"
+    return blob_filesystem.remedy(error, code, said, _endpoint(), libraries, check)
 
 
 def _endpoint() -> str:

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from manifpt.storage import gcs, hf, s3
+from manifpt.storage import azure, gcs, hf, s3
 from manifpt.storage.failures import explained
 from manifpt.storage.protocol import ListingPage, Store
 
-STORES: dict[str, Store] = {"s3": s3, "gs": gcs, "hf": hf}
+STORES: dict[str, Store] = {"s3": s3, "gs": gcs, "az": azure, "hf": hf}
 
 
 def scheme(uri: str) -> str:

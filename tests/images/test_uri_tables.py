@@ -157,6 +157,8 @@ def test_a_table_that_was_changed_is_not_read_as_if_nothing_was(tmp_path):
         ("GS://b/f/x", "gs://b/t.csv", "gs://b/f/x"),
         ("gs://other/x", "gs://b/t.csv", None),
         ("a/x.png", "gs://b/f/t.csv", "gs://b/f/a/x.png"),
+        ("a/x.png", "az://b/f/t.csv", "az://b/f/a/x.png"),
+        ("az://b/x", "gs://b/t.csv", None),
         ("../../c/x.png", "gs://b/f/t.csv", None),
         ("/etc/passwd", "gs://b/t.csv", None),
         ("gs://other/x", "/data/t.csv", "gs://other/x"),

@@ -20,9 +20,12 @@ from manifpt.outputs.claims import TakenError, Terms
 KEY, OTHER = "0" * 64, "1" * 64
 
 
-@pytest.fixture(params=["local", "s3", pytest.param("gs", marks=pytest.mark.slow)])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("gs", "az")]
+
+
+@pytest.fixture(params=["local", "s3", *SLOW])
 def place(request, tmp_path):
-    """A folder that is not there yet, local, on S3 and on gs://."""
+    """A folder that is not there yet, local, on S3, on gs:// and on az://."""
     if request.param == "local":
         return str(tmp_path / "out")
     return f"{request.getfixturevalue(request.param)}/claims/{tmp_path.name}"

@@ -102,6 +102,7 @@ def test_intervals_of_shares_are_wilsons(count, total):
     [
         ("https://user@Images.Example:8080/a/b.png", "images.example"),
         ("s3://bucket/a/b.tar#c.png", "s3://bucket"),
+        ("az://container/a/b.png", "az://container"),
         ("/data/site/a.tar#x/y.png", "site/a.tar"),
         ("/data/site/a.png", "data/site"),
         ("", "(others)"),

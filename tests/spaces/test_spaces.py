@@ -135,7 +135,10 @@ class Evil:
     ("options", "words"),
     [
         ({"sl_weights": "/no/such.pth"}, "--sl-weights /no/such.pth: no such file"),
-        ({"sl_weights": None}, "give a local file, or an s3:// or gs:// URI, with --sl-weights"),
+        (
+            {"sl_weights": None},
+            "give a local file, or an s3://, gs:// or az:// URI, with --sl-weights",
+        ),
         ({"sl_network": "resnet18"}, "not the weights of resnet18"),
         ({"sl_network": "resnet_18"}, "not a torchvision classifier"),
         ({"layer": "layer9"}, "no such layer; it has features.0"),
