@@ -109,7 +109,7 @@ def artifact(folder: Path) -> None:
 
 
 def neighbour(folder: Path) -> None:
-    for path in folder.glob("a/*/*.parquet"):
+    for path in folder.glob("a/[tv]*/*.parquet"):
         name = str(path.relative_to(folder / "a"))
         table = storage.read_parquet(f"{folder}/a/{name}")
         index = table.column_names.index("neighbor_id")
