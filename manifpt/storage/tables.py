@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifpt.errors import DamageError
-from manifpt.storage.failures import reason
-from manifpt.storage.files import read_bytes
+from manifpt.storage.failures import explained, reason
+from manifpt.storage.files import filesystem, read_bytes
 
 
 def read_parquet(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -18,10 +18,10 @@ def read_parquet(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def parquet_schema(uri: str) -> pa.Schema:
-    """Return the columns of a Parquet file and their types."""
-    data = read_bytes(uri)
-    with _damage(uri):
-        return pq.read_schema(io.BytesIO(data))
+    """Return the columns of a Parquet file and their types, from the end of the file alone."""
+    fs, path = filesystem(uri)
+    with _damage(uri), explained(uri), fs.open(path, "rb") as file:
+        return pq.read_schema(file)
 
 
 def parquet_table(uri: str, data: bytes, columns: Sequence[str] | None = None) -> pa.Table:

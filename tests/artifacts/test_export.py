@@ -205,7 +205,9 @@ def test_a_damaged_input_is_refused_and_nothing_is_published(embeddings, tmp_pat
 
     copy = shutil.copytree(embeddings, tmp_path / "a")
     first = next((copy / "train").iterdir())
-    first.write_bytes(first.read_bytes()[:-1] + b"?")
+    data = bytearray(first.read_bytes())
+    data[len(data) // 2] ^= 1
+    first.write_bytes(data)
     with pytest.raises(ManifptError, match="differs from its manifest's hash; make the artifacts"):
         here(str(copy), tmp_path / "x")
     assert not (tmp_path / "x" / "manifest.json").exists()
