@@ -114,8 +114,9 @@ class Claim:
         check(self.folder, self.token)
         written = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         made_by = {"manifpt": __version__, "commit": git_commit(), "versions": versions()}
-        mine = {"kind": kind or self.kind, "key": self.key, "written": written, **made_by}
-        manifest: Any = manifests.sharded(place, body) | mine
+        mine = {"kind": kind or self.kind, "written": written, **made_by}
+        # A body may have a key of its own, such as that of the inputs as they were read.
+        manifest: Any = {"key": self.key} | manifests.sharded(place, body) | mine
         storage.write_json(storage.join(place, MANIFEST), manifest)
         check(self.folder, self.token)  # a run that takes over looks for a manifest after that
         manifests.clear_lists(place, manifest)

@@ -9,6 +9,7 @@ those of the old attributor.
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -59,6 +60,8 @@ from manifpt.storage import tensors
 
 # More training images of a class than this change a last layer little. The limit bounds memory.
 MOST_IMAGES = 2000
+# Entries of the old manifest that belong to its own training.
+DROPPED: tuple[Literal["key", "history", "best_epoch"], ...] = ("key", "history", "best_epoch")
 
 
 def extended(network: AttributionNetwork, layers: Sequence[Layer]) -> AttributionNetwork:
@@ -237,6 +240,6 @@ def _publish(
         "near_training": near_training(seen),
         "files": write_files(claim, made, seen),
     }
-    body.pop("history", None)
-    body.pop("best_epoch", None)
+    for name in DROPPED:
+        body.pop(name, None)
     return claim.publish(sealed(body))
