@@ -24,11 +24,25 @@ os.environ["RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S"] = "120"
 os.environ.update(session.INHERITED | session.ALONE)  # pytest's own, as Ray's processes have it
 
 
+# Files whose tests on Ray take a large part of all time: `make test` leaves these tests out.
+LONG = """
+artifacts/test_reprojection artifacts/test_verification attribution/test_usual
+audit/test_training_audit engine/test_prometheus evaluation/test_near evaluation/test_robustness
+images/test_layouts images/test_splits manifold/test_denoiser manifold/test_gpu planning/test_plan
+registry/test_register spaces/test_pretrain storage/test_object_stores storage/test_s3
+test_combinations test_faults test_large_images test_scaling tuning/test_cache
+zoo/test_build_benchmark
+""".split()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as ``ray`` the tests that use the Ray session of this process."""
+    """Mark as ``ray`` the tests that use the Ray session of this process, and as ``long`` some."""
+    here = Path(__file__).parent
     for item in items:
         if "ray_session" in getattr(item, "fixturenames", ()):
             item.add_marker("ray")
+            if item.path.relative_to(here).with_suffix("").as_posix() in LONG:
+                item.add_marker("long")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -25,7 +25,10 @@ from manifpt.viewer.web_server import application
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 sync_api = pytest.importorskip("playwright.sync_api", reason="pip install -e '.[browser]'")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="as playwright")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium; apt-get install chromium")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium; apt-get install chromium"),
+]
 # Pages, and the charts of each.
 CHARTS = {"evaluation": 9, "crawl": 8, "robustness": 2, "explanation": 0, "large": 6}
 PHONE = {"width": 400, "height": 800}

@@ -11,6 +11,8 @@ import pytest
 from cluster.local import BIN, ROOT, ClusterShape, local_cluster
 from manifpt import storage
 
+pytestmark = [pytest.mark.long, pytest.mark.ray]
+
 CLUSTER = Path(__file__).parents[1] / "cluster"
 
 

@@ -17,6 +17,8 @@ from mlflow import MlflowClient
 from manifpt import storage
 from manifpt.throughput.seaweed import free_ports
 
+pytestmark = [pytest.mark.long, pytest.mark.ray]
+
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 

@@ -29,6 +29,8 @@ from manifpt.images.raw import SIDECARS, raw_images
 from manifpt.images.sources import Reading
 from manifpt.images.units import units
 
+pytestmark = pytest.mark.long
+
 RULE = DecodeRule(16)
 FAST_SECONDS = {"local": 8, "s3": 8}
 # Names that meet, and names with all that ids escape.

@@ -341,6 +341,7 @@ def test_jobs_on_az_answer_as_on_disk_and_write_no_key(az, ray_session, tmp_path
 
 def artifacts(output):
     """The rows of artifacts, but for where their images lie."""
-    files = [uri for uri, _ in storage.files_under(output) if uri.endswith(".parquet")]
+    splits = [storage.join(output, split) for split in ("train", "validation", "test")]
+    files = [uri for split in splits for uri, _ in storage.files_under(split)]
     tables = [storage.read_parquet(uri).drop_columns("uri") for uri in files]
     return [row for table in tables for row in table.to_pylist()]

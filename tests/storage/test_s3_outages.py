@@ -17,6 +17,8 @@ from manifpt.images import listing
 from manifpt.storage import s3 as client
 from manifpt.throughput.seaweed import free_ports
 
+pytestmark = [pytest.mark.long, pytest.mark.ray]
+
 ROOT = Path(__file__).parents[2]
 KEYS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "canary", "AWS_REGION": "us-east-1",
         "AWS_DEFAULT_REGION": "us-east-1"}  # fmt: skip

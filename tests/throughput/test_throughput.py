@@ -11,6 +11,8 @@ from manifpt.throughput import attribution_speed, search_speed
 from manifpt.throughput.photographs import crops, photographs
 from manifpt.throughput.timing import Watch, in_a_process, steady_rate
 
+pytestmark = pytest.mark.long
+
 SHAPE = search_speed.Shape("rgb", 8, 300, queries=40)
 
 

@@ -18,6 +18,8 @@ from manifpt.throughput.seaweed import free_ports
 from manifpt.tracking import runs, server, watch
 from manifpt.tracking.spool import Spool, State
 
+pytestmark = [pytest.mark.long, pytest.mark.ray]
+
 ROOT = Path(__file__).parents[2]
 STEPS = 300
 # Waits for a line of the test's before it records, and for one before it ends.
