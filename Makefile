@@ -26,9 +26,9 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 test: $(VENV)/.dev
 	$(PYTEST) -m 'not slow and not gpu and not long'
 
-# Without Ray and servers: under a minute.
+# Without Ray: about a minute.
 test-fast: $(VENV)/.dev
-	$(PYTEST) -m 'not slow and not gpu and not long and not ray'
+	$(PYTEST) -m 'not slow and not gpu and not long and not ray and not seconds'
 
 test-all: $(VENV)/.dev
 	$(PYTEST) -m 'not slow and not gpu'

@@ -35,13 +35,27 @@ zoo/test_build_benchmark
 """.split()
 
 
+# Files whose other tests take about half a second each or more: `make test-fast` leaves them out.
+SECONDS = """
+api/test_api artifacts/test_export attribution/test_damage attribution/test_loop
+attribution/test_profiles audit/test_audit_statistics audit/test_training_audit
+baselines/test_attribution cli/test_stops images/test_limits images/test_one_row images/test_reader
+images/test_sandbox images/test_units manifold/test_denoiser manifold/test_riemannian
+manifold/test_stored outputs/test_claims report/test_pages report/test_tile_overlay
+spaces/test_spaces test_faults test_scaling tracking/test_tracking viewer/test_scan
+""".split()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as ``ray`` the tests that use the Ray session of this process, and as ``long`` some."""
+    """Mark as ``ray`` the tests that use the Ray session of this process; mark those lists."""
     here = Path(__file__).parent
     for item in items:
+        name = item.path.relative_to(here).with_suffix("").as_posix()
+        if name in SECONDS:
+            item.add_marker("seconds")
         if "ray_session" in getattr(item, "fixturenames", ()):
             item.add_marker("ray")
-            if item.path.relative_to(here).with_suffix("").as_posix() in LONG:
+            if name in LONG:
                 item.add_marker("long")
 
 

@@ -71,7 +71,7 @@ def test_a_manifest_names_the_code_and_another_commit_finds_it_finished(tmp_path
     folder, key = str(tmp_path / "out"), "0" * 64
     with claims.claim(folder, "attributions", key) as claim:
         # Entries of an earlier manifest, on which the body is based, do not stay.
-        claim.publish({"files": [], "commit": "zero", "key": "1" * 64})
+        claim.publish({"files": [], "commit": "zero"})
     made = outputs.read(folder)
     assert (made["commit"], made["manifpt"], made["key"]) == ("one", __version__, key)
     assert made["versions"] == provenance.versions()
