@@ -1,8 +1,8 @@
 """The columns of tables on their way: what a reader gives, and what a stage takes and gives.
 
 Each reader and each stage of a pipeline declares them, beside its code. The pipeline compares them
-before it starts a process: a table without a column, as of a foreign Parquet file, is then an error
-of one line, and not a KeyError in an actor.
+before it starts a process. A table without a column, such as that of a foreign Parquet file, then
+gives an error of one line instead of a KeyError in an actor.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ ColumnTypes = dict[str, pa.DataType | None]
 
 @dataclass(frozen=True)
 class GivenColumns:
-    """The columns of tables that are read: where they come from, and the remedy if one lacks."""
+    """The columns of tables that are read, their place, and the remedy for a missing column."""
 
     columns: ColumnTypes
     place: str

@@ -20,7 +20,7 @@ from manifpt.cli.input_options import LabelOptions, SplitOptions
 from manifpt.cli.job_options import DryRunOptions, JobConfig
 from manifpt.cli.option_types import POSITIONAL
 from manifpt.cli.training_options import AuditOptions
-from manifpt.jobs.trained_model import NewAttributorOptions, check_registry, finish
+from manifpt.jobs.new_attributor import NewAttributorOptions, check_registry, finish
 from manifpt.tracking import Run
 
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from manifpt.cli import job
 from manifpt.cli.job_options import JobConfig
 from manifpt.cli.option_types import POSITIONAL
-from manifpt.jobs.trained_model import NewAttributorOptions, check_registry, finish
+from manifpt.jobs.new_attributor import NewAttributorOptions, check_registry, finish
 from manifpt.tracking import Run
 
 

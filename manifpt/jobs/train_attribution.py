@@ -30,7 +30,7 @@ from manifpt.cli.option_types import NO_COPIES, OptionalRanges
 from manifpt.cli.space_options import PlainOptions
 from manifpt.cli.training_options import AuditOptions, TrainingOptions, Workers
 from manifpt.errors import ManifptError
-from manifpt.jobs.trained_model import NewAttributorOptions, check_registry, finish
+from manifpt.jobs.new_attributor import NewAttributorOptions, check_registry, finish
 from manifpt.tracking import Run
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """The filesystem of adlfs, with a limit on every wait and with names as Azure has them.
 
-adlfs gives the SDK no limits, takes ``?`` and ``#`` in a name for parts of a URL, and writes each
-file in two requests, of which two processes that write one name disturb those of each other.
+adlfs gives the SDK no limits, and takes ``?`` and ``#`` in a name for parts of a URL. It writes
+each file in two requests, so two processes that write the same name disturb each other.
 """
 
 import asyncio

@@ -2,10 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 
+from manifpt.artifacts import branches
 from manifpt.errors import ManifptError
+from manifpt.evaluation import conditions
 from manifpt.jobs import reproduce
+from manifpt.jobs.reproduction.harder_conditions import content, few
 from manifpt.jobs.reproduction.methods import (
     PAIRS,
     PUBLISHED,
@@ -74,6 +78,43 @@ def test_two_benchmarks_need_sources_in_common(tmp_path):
         reproduce.shared_sources(reproduce.Config(output="x", other=str(tmp_path)))
     config = reproduce.Config(output="x", other="benchmarks/gm-mnist")
     assert {"real", "gan", "vaegan"} <= {*reproduce.shared_sources(config)}
+
+
+class FakeStudy:
+    """A study whose artifacts are vectors that are drawn; the name of the space decides how."""
+
+    config = reproduce.Config(output="x", sources=("real", "a", "b"))
+
+    def artifacts_in(self, place):
+        return place.space
+
+
+def drawn(space, classes):
+    """Rows of three classes, in three folds of content; ``durall20`` sees the content alone."""
+
+    def rows(count, seed):
+        rng = np.random.default_rng(seed)
+        numbers, contents = np.arange(count) % 3, np.arange(count) // 3 % 3
+        vectors = rng.normal(0, 0.1, (count, 49)).astype(np.float32)
+        vectors[np.arange(count), (contents if space in ("image", "durall20") else numbers)] += 1
+        ids = np.array([f"{seed}-{n:04d}" for n in range(count)])
+        return conditions.Rows(vectors, numbers, ids)
+
+    return conditions.SplitRows(rows(180, 0), rows(90, 1), rows(90, 2))
+
+
+def test_few_images_and_other_content_compare_a_row_that_is_fixed_before(monkeypatch):
+    monkeypatch.setattr(conditions, "split_rows", drawn)
+    shape = type("Branch", (), {"manifest": {"shape": [1, 7, 7]}})
+    monkeypatch.setattr(branches, "open_artifacts", lambda _: [shape])
+    rows = chosen(ROWS, ["Durall20", "residual statistics", "residual, tangent plane"])
+    found = few(FakeStudy(), rows).numbers
+    assert found["residual statistics"]["10"] == pytest.approx([1.0] * 3, abs=0.05)
+    assert found["Durall20"]["all"][0] < 0.6
+    shifted = content(FakeStudy(), rows)
+    assert shifted.numbers["residual statistics"]["other"] > 0.9
+    assert {*shifted.numbers["paired"]} == {"residual, tangent plane instead of Durall20"}
+    assert "p, Holm" in shifted.text
 
 
 @pytest.mark.slow

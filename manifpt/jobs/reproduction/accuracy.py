@@ -46,7 +46,7 @@ def table_2(study: Study, methods: Sequence[ComparedMethod]) -> Section:
     )
     gains = paired_differences(study, methods)
     if gains:
-        text += f"\n\n{_gains(gains)}"
+        text += f"\n\n{gains_table(gains)}"
     numbers = {
         method.title: {
             "group": method.group,
@@ -96,7 +96,8 @@ def paired_differences(study: Study, methods: Sequence[ComparedMethod]) -> dict[
     return {f"{a} instead of {b}": paired.difference(hits(a), hits(b)) for a, b in pairs}
 
 
-def _gains(gains: dict[str, "Difference"]) -> str:
+def gains_table(gains: dict[str, "Difference"]) -> str:
+    """Return paired differences in Markdown, with p-values corrected by Holm's method."""
     from manifpt.evaluation.significance import holm
 
     adjusted = holm({name: gain.p_value for name, gain in gains.items()})

@@ -1,12 +1,11 @@
 """Classifiers of vectors where training is harder: few images, or content that training lacks."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
-
-import numpy as np
 
 from manifpt.evaluation import conditions, paired
 from manifpt.evaluation.design_choices import read_design_choices
+from manifpt.jobs.reproduction.accuracy import gains_table
 from manifpt.jobs.reproduction.benchmark_study import Study
 from manifpt.jobs.reproduction.methods import PLAIN, PUBLISHED, ArtifactPlace, ComparedMethod
 from manifpt.jobs.reproduction.section import Section, markdown_table, spread
@@ -76,11 +75,18 @@ def content(study: Study, methods: Sequence[ComparedMethod]) -> Section:
         title: {"same": float(s.same.mean()), "other": float(s.other.mean())}
         for title, s in shifts.items()
     }
-    best = _best({title: s.other for title, s in shifts.items()}, groups)
-    if best is not None:
-        name, gain = best
-        found["best"] = {name: gain._asdict()}
-        text += f"\n\nOther content, {name}: {gain}."
+    # The row that is compared is fixed before its accuracy is known.
+    last = list(shifts)[-1]
+    published = [title for title in shifts if groups[title] == PUBLISHED and title != last]
+    pairs = {
+        f"{last} instead of {title}": paired.difference(
+            shifts[last].other[None], shifts[title].other[None]
+        )
+        for title in published
+    }
+    if pairs:
+        found["paired"] = {name: gain._asdict() for name, gain in pairs.items()}
+        text += f"\n\nOn other content:\n\n{gains_table(pairs)}"
     return Section("content", "Content that training lacks", text, found)
 
 
@@ -95,16 +101,3 @@ def _of_methods(
         data = conditions.split_rows(study.artifacts_in(method.place), classes_of(study))
         found[method.title] = measured(data)
     return found
-
-
-def _best(
-    hits: Mapping[str, np.ndarray], groups: Mapping[str, str]
-) -> tuple[str, paired.Difference] | None:
-    """Return the gain of the best method over the best that was published, with its name."""
-    order = sorted(hits, key=lambda title: -hits[title].mean())
-    published = [title for title in order if groups[title] == PUBLISHED]
-    others = [title for title in order if groups[title] != PUBLISHED]
-    if not (published and others):
-        return None
-    ours, theirs = others[0], published[0]
-    return f"{ours} instead of {theirs}", paired.difference(hits[ours][None], hits[theirs][None])
