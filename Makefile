@@ -26,7 +26,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 test: $(VENV)/.dev
 	$(PYTEST) -m 'not slow and not gpu and not long'
 
-# Without Ray: about a minute.
+# The quick tests without Ray.
 test-fast: $(VENV)/.dev
 	$(PYTEST) -m 'not slow and not gpu and not long and not ray and not seconds'
 
