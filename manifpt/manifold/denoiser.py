@@ -21,7 +21,7 @@ from torch.nn.functional import mse_loss
 
 from manifpt.errors import ManifptError
 from manifpt.manifold.manifold_format import NetworkState
-from manifpt.nets.device import CPU_BATCH, in_batches
+from manifpt.nets.device import CPU_BATCH, cpu_precision, in_batches
 
 # Deviations of the noise, of pixels in [0, 1].
 LEVELS = (4 / 255, 16 / 255, 40 / 255)
@@ -127,6 +127,7 @@ def _train(denoiser: Denoiser, reals: Tensor, steps: int, device: str) -> None:
     Each image of a batch has one of the levels. The rate rises to its peak and falls to zero.
     """
     denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    precision = cpu_precision() if device == "cpu" else None
     optimiser = torch.optim.AdamW(denoiser.parameters(), RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=steps)
     levels = torch.tensor(denoiser.levels)
@@ -143,8 +144,9 @@ def _train(denoiser: Denoiser, reals: Tensor, steps: int, device: str) -> None:
         level = levels[torch.randint(len(levels), (BATCH,))]
         noise = torch.randn_like(maps)
         noisy = (maps + noise * level[:, None, None, None]).to(device)
-        found = denoiser(noisy.contiguous(memory_format=torch.channels_last), level.to(device))
-        error = mse_loss(found / level.to(device)[:, None, None, None], noise.to(device))
+        with torch.autocast(device, precision, enabled=precision is not None):
+            found = denoiser(noisy.contiguous(memory_format=torch.channels_last), level.to(device))
+        error = mse_loss(found.float() / level.to(device)[:, None, None, None], noise.to(device))
         optimiser.zero_grad(set_to_none=True)
         error.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)

@@ -38,14 +38,22 @@ def device_and_precision() -> tuple[str, Any]:
     """Return the device of this process and the dtype of mixed precision (None without)."""
     if not (may_use_gpu() and torch.cuda.is_available()):
         _check_given()
-        # On CPUs without the instructions bfloat16 is many times slower. With them (Zen 4, torch
-        # 2.14) it is 1.6 times faster, but the gradient of kernel taps that meet nothing but
-        # padding, as in a 3 x 3 convolution of 1 x 1 maps, is memory that was never written.
         return "cpu", None
     # Real float32: by default cuDNN rounds inputs of convolutions to TF32's 11 bits.
     torch.backends.cudnn.allow_tf32 = False
     bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
     return "cuda", torch.bfloat16 if bfloat16 else None
+
+
+def cpu_precision() -> torch.dtype | None:
+    """Return the dtype in which this CPU trains small convolutions the fastest (None: float32).
+
+    It is bfloat16 with AMX, where a step takes half or a third of the time. Without AMX it gains
+    nothing, or takes twice the time. It is not fit for every network: the gradient of kernel taps
+    that meet nothing but padding, as in a 3 x 3 convolution of 1 x 1 maps, is memory that was never
+    written (torch 2.14).
+    """
+    return torch.bfloat16 if torch.cpu.get_capabilities().get("amx_bf16") else None
 
 
 def _check_given() -> None:

@@ -17,14 +17,17 @@ from torch.nn.functional import cross_entropy, nll_loss
 
 from manifpt import storage
 from manifpt.artifacts.branches import artifact_column
+from manifpt.attribution.model.compact import COMPACT
 from manifpt.attribution.model.network import AttributionNetwork, Design
 from manifpt.baselines.dnadet import COUNT, PATCHES, random_patches, supervised_contrast
 from manifpt.engine.scaling import threads_here
 from manifpt.nets import training
 from manifpt.nets.backbone import for_training
-from manifpt.nets.device import device_and_precision
+from manifpt.nets.device import cpu_precision, device_and_precision
 
 CUTMIX = "cutmix"
+# The least side of maps whose strided convolutions have no tap that meets padding alone.
+LEAST_SIDE = 8
 
 
 @dataclass(frozen=True)
@@ -181,6 +184,15 @@ def cut_mixed(
     return out, shares
 
 
+def _is_compact(design: Design) -> bool:
+    """Tell whether all networks that gradients train are compact, and all kernels meet pixels."""
+    trained = [head for head in design.heads if head.is_trained]
+    return all(
+        head.trunk == COMPACT and min(design.shapes[head.reads][1:]) >= LEAST_SIDE
+        for head in trained
+    )
+
+
 class Trainer:
     """Network, optimiser and schedule of one worker."""
 
@@ -191,6 +203,7 @@ class Trainer:
         self.device, self.precision = device_and_precision()
         if self.device == "cpu":
             torch.set_num_threads(threads)
+            self.precision = cpu_precision() if _is_compact(settings.design) else None
         torch.manual_seed(settings.seed)
         self.network = AttributionNetwork(settings.design)
         for branch, head in zip(self.network.branches, settings.design.heads, strict=True):
