@@ -10,11 +10,15 @@ from manifpt.attribution.crawl.pooling import EPS, Pooling
 from manifpt.attribution.crawl.stage import AttributeStage, check_metadata_names
 from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.attribution.unknown.decision import USUAL, Rule
+from manifpt.errors import ManifptError
 from manifpt.images import Selection
 from manifpt.images.degrade import Degradation
 from manifpt.images.perceptual import DISTANCE
 from manifpt.images.read import IMAGES
 from manifpt.images.sources import AS_FOUND, Reading
+
+# The columns of images that are only in quarantine tables.
+OF_FAILED_IMAGES = ("error", "message")
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,11 @@ class AttributionSettings:
     def with_columns(self) -> "AttributionSettings":
         """Return the settings with the groups' column among ``columns``; raise for a bad one."""
         reading = self.reading
+        if self.group_by in OF_FAILED_IMAGES:
+            raise ManifptError(
+                f"--group-by {self.group_by}: only images that failed have it; they are in "
+                "quarantine/ with it"
+            )
         if self.group_by not in {None, grouping.FOLDER, *IMAGES, *reading.columns}:
             reading = replace(reading, columns=(*reading.columns, str(self.group_by)))
         check_metadata_names(reading.columns)
