@@ -107,7 +107,7 @@ def _embedded(
             keep = np.isin(table["id"].to_pylist(), read)
             some = table.filter(keep & np.array(table["error"].is_null()))
             if augment:
-                again = Augmentation.from_card(augment).again(some, images, rule.filter)
+                again = Augmentation.from_card(augment).copies_again(some, images, rule.filter)
                 some = pa.concat_tables([some, again.select(some.column_names)])
             if some.num_rows:
                 some = points_of(some, rule)

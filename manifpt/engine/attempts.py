@@ -19,7 +19,7 @@ _MARK = r"[0-9a-f]{32}"
 
 
 @contextmanager
-def bounded(output: str, name: str, about: Callable[[], str]) -> Iterator[None]:
+def limited(output: str, name: str, about: Callable[[], str]) -> Iterator[None]:
     """Run the block unless ``DEATHS`` processes in a row have died in it.
 
     ``name`` is that of the piece of work, ``about`` describes it in an error.

@@ -79,7 +79,7 @@ class _Worker:
         name = f"{row['unit']:06d}-{row['chunk']:06d}"
         prometheus.emit("manifpt_queue_seconds_total", time.time() - row["read"])
         try:
-            with attempts.bounded(self.place.output, name, lambda: _rows_of(row)):
+            with attempts.limited(self.place.output, name, lambda: _rows_of(row)):
                 record = work(self.stage, row, self.place)
             prometheus.done(record)
             return record
@@ -121,7 +121,7 @@ class _Reader:
             spec = self.stored.spec(unit)
             about = f"unit {unit}, {spec[:200]}"
             try:
-                with attempts.bounded(self.place.output, f"{unit:06d}-read", partial(str, about)):
+                with attempts.limited(self.place.output, f"{unit:06d}-read", partial(str, about)):
                     left = chunks(self.read, spec, unit, self.done.get(unit, set()))
                     for row in prometheus.observed_chunks(left):
                         yield _batch(row, "")

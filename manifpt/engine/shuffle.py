@@ -175,5 +175,5 @@ def clear(output: str) -> None:
 def _batch(uri: str, number: int) -> pa.RecordBatch:
     fs, path = storage.arrow_filesystem(uri)
     # Not by fsspec, which would read far ahead of a batch.
-    with storage.explained(uri), fs.open_input_file(path) as file:
+    with storage.explain_errors(uri), fs.open_input_file(path) as file:
         return pa.ipc.open_file(file).get_batch(number)

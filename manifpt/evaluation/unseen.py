@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from manifpt.artifacts.branches import LOOKS
-from manifpt.attribution.model.near import NEAR, near
+from manifpt.attribution.model.near import NEAR, near_marks
 from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.images.perceptual import HammingIndex
 from manifpt.nets.device import device_and_precision
@@ -43,7 +43,7 @@ class Unseen:
 
     def marked(self, table: pa.Table) -> pa.Table:
         """Return the table with a column ``near_training``, null where unknown."""
-        return table.append_column(NEAR, near(table[LOOKS], self.looks))
+        return table.append_column(NEAR, near_marks(table[LOOKS], self.looks))
 
     def unusable(self, table: pa.Table, in_manifold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return masks of the seen rows, and of the unseen rows of other sources.

@@ -76,7 +76,7 @@ def opened_container(uri: str) -> Iterator[BinaryIO]:
     except Exception as error:
         of_storage = file.error if file is not None else error
         if of_storage is not None and not storage.blames_file(of_storage, uri):
-            with storage.explained(uri):
+            with storage.explain_errors(uri):
                 raise of_storage from None
         raise BrokenError(one_line(of_storage or error)) from error
 

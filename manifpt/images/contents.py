@@ -110,7 +110,7 @@ def _content(uri: str, max_bytes: int, allow_private: bool) -> bytes:
         raise
     except Exception as error:
         if not is_web(uri) and not storage.blames_file(error, uri):
-            with storage.explained(uri):
+            with storage.explain_errors(uri):
                 raise
         # the libraries raise many kinds; a file that can't be read costs only its row.
         raise DecodeError("unreadable", one_line(error)) from None

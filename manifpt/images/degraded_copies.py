@@ -126,7 +126,7 @@ class Augmentation:
         both = pa.concat_tables([clean, self._made(table, made, filter_name)])
         return both, [*split, *(split[row] for row, _ in made)]
 
-    def again(self, table: pa.Table, wanted: Container[str], filter_name: str) -> pa.Table:
+    def copies_again(self, table: pa.Table, wanted: Container[str], filter_name: str) -> pa.Table:
         """Return the copies of an images table whose ids are wanted, as they were made before."""
         made = [
             (row, number)

@@ -82,7 +82,7 @@ def files(uri: str, seen: Listing, enter: Enter | None = None) -> Iterator[Found
 
 
 def _local(root: str, seen: Listing, enter: Enter | None) -> Iterator[Found]:
-    with storage.explained(root):
+    with storage.explain_errors(root):
         if os.path.isdir(root):
             yield from _walk(root, seen, enter)
         else:
@@ -176,7 +176,7 @@ def _objects(uri: str, seen: Listing) -> Iterator[Found]:
             yield found
     if empty and key:
         fs, path = storage.filesystem(uri)
-        with storage.explained(uri), suppress(FileNotFoundError):
+        with storage.explain_errors(uri), suppress(FileNotFoundError):
             info = fs.info(path)
             if info["type"] == "file":
                 yield Found(uri, int(info["size"]))
@@ -222,7 +222,7 @@ def _folders(uri: str) -> Inside:
     if not os.path.isdir(uri):
         return Inside([], [], Counter())
     seen = Listing()
-    with storage.explained(uri):
+    with storage.explain_errors(uri):
         names = _names(uri, seen)
     others = [name for name in names if not name.endswith("/")]
     if not any(os.path.isfile(os.path.join(uri, name)) for name in others):

@@ -230,7 +230,7 @@ def raw_images(unit: Unit, rule: DecodeRule, wanted: Wanted | None = None) -> It
 
     Only those are returned whose id is ``wanted``.
     """
-    with storage.explained(unit.uris[0]):
+    with storage.explain_errors(unit.uris[0]):
         for raw in _raw(unit, rule, wanted):
             if wanted is None or wanted(raw.id):
                 yield raw
@@ -239,7 +239,7 @@ def raw_images(unit: Unit, rule: DecodeRule, wanted: Wanted | None = None) -> It
 def listed(unit: Unit) -> Iterator[Raw]:
     """Yield the images of a unit of files, or of a table of URIs, without reading their content."""
     found = _raw_files(unit) if unit.kind == "files" else _raw_rows(unit)
-    with storage.explained(unit.uris[0]):
+    with storage.explain_errors(unit.uris[0]):
         yield from (_of_unit(raw, unit) for raw in found)
 
 

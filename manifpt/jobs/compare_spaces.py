@@ -142,10 +142,10 @@ def _run(config: Config) -> None:
         storage.write_json(config.json_file, found)
 
 
-def peers(combinations: tuple[str, ...]) -> list[tuple[str, str]]:
+def equal_count_pairs(combinations: tuple[str, ...]) -> list[tuple[str, str]]:
     """Return pairs of combinations of equal size: with another head, with the image again.
 
-    >>> peers(("image+image@1", "image+highpass", "image+residual", "image+rgb+image@1"))
+    >>> equal_count_pairs(("image+image@1", "image+highpass", "image+rgb+image@1"))
     [('image+highpass', 'image+image@1')]
     """
     pairs = []
@@ -166,7 +166,7 @@ def differences(config: Config, chain: Chain) -> dict[str, "Difference"]:
     if "late" not in config.fusions:
         return {}
     found = {}
-    for pair in peers(config.combinations):
+    for pair in equal_count_pairs(config.combinations):
         ours, theirs = (
             paired.hits([chain.evaluation(f"{name}-late", seed) for seed in config.seeds])
             for name in pair

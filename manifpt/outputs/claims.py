@@ -334,7 +334,7 @@ def check_folder_is_free(folder: str, kind: str) -> None:
     """Raise if a folder holds files, but neither a plan nor a manifest of a job."""
     if layouts.output_kind(folder) is not None:
         return
-    name = layouts.stranger(folder, kind)
+    name = layouts.unexpected_file(folder, kind)
     if name is not None and layouts.output_kind(folder) is None:  # a run may have begun just now
         raise ManifptError(
             f"--output {folder}: holds {name}, which no job has written; choose a new or an empty "

@@ -143,7 +143,7 @@ def output_kind(folder: str) -> str | None:
     return found["kind"] if found else None
 
 
-def stranger(folder: str, kind: str) -> str | None:
+def unexpected_file(folder: str, kind: str) -> str | None:
     """Return the name of a file or folder that keeps a job from using this folder, or None.
 
     The folder is one that has neither a plan nor a manifest.
@@ -159,7 +159,7 @@ def stranger(folder: str, kind: str) -> str | None:
         if name == "model/":
             known = _is_model(folder, inner)
         else:  # an output, or a folder that holds nothing but outputs
-            known = output_kind(inner) is not None or stranger(inner, "chain") is None
+            known = output_kind(inner) is not None or unexpected_file(inner, "chain") is None
         if not known:
             return name.rstrip("/")
     return None

@@ -24,7 +24,7 @@ from manifpt.attribution.model.tiled import pooled_tiles
 from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.attribution.unknown.decision import USUAL, Rule
 from manifpt.attribution.unknown.known import Outputs
-from manifpt.attribution.unknown.open_set import as_strange
+from manifpt.attribution.unknown.open_set import count_as_unusual
 from manifpt.errors import ManifptError
 from manifpt.images.contents import content
 from manifpt.images.decode import DecodeError
@@ -161,7 +161,7 @@ def strangeness(explainer: Explainer, outputs: Outputs) -> Strangeness | None:
     unknown, open_set = explainer.attributor.unknown(outputs), explainer.attributor.open_set
     if unknown is None or open_set is None:
         return None
-    shares = (as_strange(open_set.usual, unknown.scores) + 1) / (len(open_set.usual) + 1)
+    shares = (count_as_unusual(open_set.usual, unknown.scores) + 1) / (len(open_set.usual) + 1)
     scores: list[ScoreShare] = [
         {"score": name, "value": float(value), "p": float(p)}
         for name, value, p in zip(open_set.score_names, unknown.scores[0], shares[0], strict=True)

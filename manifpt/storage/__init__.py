@@ -1,7 +1,7 @@
 """Local paths and object stores: whole-or-nothing and conditional writes, hashes, Arrow tables."""
 
 from manifpt.storage.conditional import LOCK, LOCK_MARK, age, create, read_versioned, replace
-from manifpt.storage.failures import blames_file, explained, no_such_range
+from manifpt.storage.failures import blames_file, explain_errors, no_such_range
 from manifpt.storage.files import (
     PARTIAL,
     Written,
@@ -58,7 +58,7 @@ __all__ = [
     "digest",
     "encode_table",
     "exists",
-    "explained",
+    "explain_errors",
     "files_under",
     "filesystem",
     "is_remote",

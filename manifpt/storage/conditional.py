@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import IO
 
 from manifpt.errors import ManifptError
-from manifpt.storage.failures import explained
+from manifpt.storage.failures import explain_errors
 from manifpt.storage.files import (
     PARTIAL,
     absolute,
@@ -35,7 +35,7 @@ def create(uri: str, data: bytes) -> bool:
         return _put(uri, data, None)
     path = absolute(uri)
     partial = f"{path}.{uuid.uuid4().hex[:8]}{PARTIAL}"
-    with explained(uri):
+    with explain_errors(uri):
         make_folder(os.path.dirname(path))
         try:
             with open(partial, "wb") as file:
@@ -55,7 +55,7 @@ def create(uri: str, data: bytes) -> bool:
 def read_versioned(uri: str) -> tuple[bytes, str]:
     """Return a file's content and a token that changes whenever the content does."""
     if is_remote(uri):
-        with explained(uri):
+        with explain_errors(uri):
             return store(uri).get(*bucket_and_key(uri))
     data = read_bytes(uri)
     return data, hashlib.sha256(data).hexdigest()
@@ -67,7 +67,7 @@ def replace(uri: str, data: bytes, token: str) -> bool:
 
 
 def _put(uri: str, data: bytes, version: str | None) -> bool:
-    with explained(uri):
+    with explain_errors(uri):
         return store(uri).put(*bucket_and_key(uri), data, version)
 
 
@@ -75,7 +75,7 @@ def _replace_local(uri: str, data: bytes, token: str) -> bool:
     path = absolute(uri)
     if not os.path.exists(path):
         return False
-    with explained(uri), open(os.path.join(os.path.dirname(path), LOCK), "ab") as lock:
+    with explain_errors(uri), open(os.path.join(os.path.dirname(path), LOCK), "ab") as lock:
         _lock(lock, uri)
         if lock.tell() == 0:
             lock.write(LOCK_MARK)
@@ -103,7 +103,7 @@ def _lock(file: IO[bytes], uri: str) -> None:
 def age(uri: str) -> float | None:
     """Return the seconds since a file was written, by its storage's clock; None without one."""
     if is_remote(uri):
-        with explained(uri):
+        with explain_errors(uri):
             return store(uri).age(*bucket_and_key(uri))
     try:
         return time.time() - os.stat(absolute(uri)).st_mtime

@@ -106,7 +106,7 @@ def blames_file(error: Exception, uri: str) -> bool:
 
 
 @contextmanager
-def explained(uri: str) -> Iterator[None]:
+def explain_errors(uri: str) -> Iterator[None]:
     """Turn the storage errors that a user can mend into a ManifptError with the remedy."""
     try:
         yield
@@ -154,7 +154,7 @@ def _explained(uri: str) -> Iterator[None]:
         if _code(error):  # boto3's, which s3fs has as an OSError
             from s3fs.errors import translate_boto_error
 
-            with explained(uri):
+            with explain_errors(uri):
                 raise translate_boto_error(error) from error
         name = type(error).__name__
         if name in {"NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError"}:

@@ -24,7 +24,7 @@ import pyarrow.fs
 
 from manifpt.errors import DamageError, ManifptError
 from manifpt.storage.failures import blames_file as blames_file
-from manifpt.storage.failures import explained as explained
+from manifpt.storage.failures import explain_errors as explain_errors
 from manifpt.storage.remote import bucket_and_key, is_remote, pages, path_of, scheme, store
 
 AT_ONCE = 64
@@ -44,7 +44,7 @@ def absolute(uri: str) -> str:
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return the filesystem of ``uri`` and its path there."""
     if is_remote(uri):
-        with explained(uri):  # without credentials there is none
+        with explain_errors(uri):  # without credentials there is none
             return store(uri).filesystem(), path_of(uri)
     return fsspec.filesystem("file"), absolute(uri)
 
@@ -52,7 +52,7 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
 def arrow_filesystem(uri: str) -> tuple[pa.fs.FileSystem, str]:
     """Return pyarrow's filesystem of ``uri`` and its path there, for libraries that want one."""
     if is_remote(uri):
-        with explained(uri):
+        with explain_errors(uri):
             return store(uri).arrow(), path_of(uri)
     return pa.fs.LocalFileSystem(), absolute(uri)
 
@@ -70,7 +70,7 @@ def base_name(uri: str) -> str:
 def exists(uri: str) -> bool:
     """Tell whether a file or folder is there."""
     fs, path = filesystem(uri)
-    with explained(uri):
+    with explain_errors(uri):
         if is_remote(uri):
             # exists() takes a denied or unreachable bucket for a missing one.
             try:
@@ -84,7 +84,7 @@ def exists(uri: str) -> bool:
 def read_bytes(uri: str) -> bytes:
     """Return a file's content."""
     fs, path = filesystem(uri)
-    with explained(uri):
+    with explain_errors(uri):
         data: bytes = fs.cat_file(path)
     return data
 
@@ -103,7 +103,7 @@ def _read_small(uri: str) -> bytes:
     if not is_remote(uri):
         return read_bytes(uri)
     fs, path = filesystem(uri)
-    with explained(uri):
+    with explain_errors(uri):
         # With more, s3fs would ask for the size first.
         data: bytes = fs.cat_file(path, max_concurrency=1)
     return data
@@ -116,7 +116,7 @@ def writing(uri: str) -> Iterator[IO[bytes]]:
     An object store does this by itself: an upload is visible when it is complete.
     """
     fs, path = filesystem(uri)
-    with explained(uri):
+    with explain_errors(uri):
         if is_remote(uri):
             with fs.open(path, "wb") as file:
                 try:
@@ -202,7 +202,7 @@ def reading(uri: str) -> Iterator[IO[bytes]]:
     fs, path = filesystem(uri)
     # gcsfs would else read far ahead, in tasks of its own; local files take no such option.
     ahead = {"cache_type": "readahead"} if is_remote(uri) else {}
-    with explained(uri), fs.open(path, "rb", **ahead) as file:
+    with explain_errors(uri), fs.open(path, "rb", **ahead) as file:
         yield file
 
 
@@ -244,7 +244,7 @@ def all_files(uri: str) -> list[tuple[str, int]]:
     if not is_remote(uri):
         return _local_files(absolute(uri))
     fs, path = filesystem(uri)
-    with explained(uri):
+    with explain_errors(uri):
         found = fs.find(path, detail=True)
     return sorted((f"{scheme(uri)}://{name}", int(info["size"])) for name, info in found.items())
 
@@ -271,7 +271,7 @@ def names(uri: str) -> list[str]:
         found = [*(name for name, _ in page.objects), *page.prefixes]
         return sorted(name[len(prefix) :] for name in found if name != prefix)
     path = absolute(uri)
-    with explained(uri):
+    with explain_errors(uri):
         try:
             with os.scandir(path) as entries:
                 some = islice(entries, 1000)
@@ -287,7 +287,7 @@ def names(uri: str) -> list[str]:
 def remove_file(uri: str) -> None:
     """Remove a file if it is there."""
     fs, path = filesystem(uri)
-    with explained(uri), suppress(FileNotFoundError):
+    with explain_errors(uri), suppress(FileNotFoundError):
         fs.rm_file(path)
 
 
@@ -304,7 +304,7 @@ def remove_files(folder: str, pattern: str) -> None:
 def remove_listed(folder: str, found: Sequence[str]) -> None:
     """Remove files under a folder, given by their URIs, as ``remove_files`` does."""
     fs, _ = filesystem(folder)
-    with explained(folder):
+    with explain_errors(folder):
         if is_remote(folder):
             if set(folder) & set("*?["):  # fsspec would take it for a pattern
                 for uri in found:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from manifpt.storage import azure, gcs, hf, s3
-from manifpt.storage.failures import explained
+from manifpt.storage.failures import explain_errors
 from manifpt.storage.protocol import ListingPage, Store
 
 STORES: dict[str, Store] = {"s3": s3, "gs": gcs, "az": azure, "hf": hf}
@@ -40,5 +40,5 @@ def bucket_and_key(uri: str) -> tuple[str, str]:
 
 def pages(uri: str, prefix: str, delimiter: str = "") -> Iterator[ListingPage]:
     """Yield the listing of the keys that begin with ``prefix``, in the bucket of ``uri``."""
-    with explained(uri):
+    with explain_errors(uri):
         yield from store(uri).pages(bucket_and_key(uri)[0], prefix, delimiter)

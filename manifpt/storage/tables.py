@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifpt.errors import DamageError
-from manifpt.storage.failures import explained, reason
+from manifpt.storage.failures import explain_errors, reason
 from manifpt.storage.files import filesystem, read_bytes
 
 
@@ -20,7 +20,7 @@ def read_parquet(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
 def parquet_schema(uri: str) -> pa.Schema:
     """Return the columns of a Parquet file and their types, from the end of the file alone."""
     fs, path = filesystem(uri)
-    with _damage(uri), explained(uri), fs.open(path, "rb") as file:
+    with _damage(uri), explain_errors(uri), fs.open(path, "rb") as file:
         return pq.read_schema(file)
 
 

@@ -248,7 +248,7 @@ _FRUGAL = {"batch_readahead": 1, "fragment_readahead": 1, "use_threads": False}
 @contextmanager
 def _explained(uri: str) -> Iterator[None]:
     """Turn errors of reading a file into one line."""
-    with storage.explained(uri):
+    with storage.explain_errors(uri):
         try:
             yield
         except pa.ArrowInvalid as error:

@@ -15,9 +15,9 @@ from manifpt.attribution.unknown.open_set import (
     auroc,
     coordinates_of,
     fit_open_set,
-    judging,
     pooled_logits,
     rejected_by_class,
+    scored_features,
 )
 from manifpt.errors import DamageError, ManifptError
 
@@ -112,8 +112,8 @@ def test_discriminants_judge_alone_and_give_coordinates_beside_the_logits():
     both = coordinates_of(outputs, weights, np.array([1]), score)
     expected = np.hstack([centred, np.eye(6)[:, :2], score[:, None]])
     np.testing.assert_allclose(both, expected, rtol=1e-5)
-    assert [one.shape for one in judging(outputs, np.array([1]))] == [(6, 2)]
-    assert [one.shape for one in judging(outputs, np.array([], int))] == [(6, 4), (6, 2)]
+    assert [one.shape for one in scored_features(outputs, np.array([1]))] == [(6, 2)]
+    assert [one.shape for one in scored_features(outputs, np.array([], int))] == [(6, 4), (6, 2)]
 
 
 def test_auroc_is_scikit_learns():

@@ -87,7 +87,7 @@ def test_a_format_of_one_class_stops_a_training(biased, tmp_path, capsys):
     assert capsys.readouterr().err.startswith("audit: fail: ")
 
 
-def test_images_stored_alike_pass_and_are_not_read_again(alike, tmp_path, capsys, monkeypatch):
+def test_images_stored_alike_pass_and_are_not_read_retried(alike, tmp_path, capsys, monkeypatch):
     found = audit_before(alike, f"{tmp_path}/t", demand=HERE)
     assert (found["verdict"], found["findings"]) == ("pass", [])
     assert "note" not in found

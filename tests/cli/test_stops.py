@@ -158,7 +158,7 @@ def linux_has_none() -> None:
 )
 def test_every_way_to_run_out_of_memory_is_known(ask, capsys):
     def command() -> None:
-        with failures.explained("/somewhere"):
+        with failures.explain_errors("/somewhere"):
             ask()
 
     assert job.exit_code("job", command) == 2

@@ -107,18 +107,20 @@ def test_rows_in_larger_files_are_tried_again(tmp_path, small):
     files = rollup.rolled(output, made, FOLDERS, shuffle.call_here)
     manifest = {"files": files} | records.totals(made)
     retry.remove_unlisted(output, files)
-    tried = retry.again(output, files, ["corrupt"])
+    tried = retry.work_to_retry(output, files, ["corrupt"])
     assert (set(tried.files), tried.errors["corrupt"]) == (set(range(UNITS)), 3 * UNITS)
     (spec,) = [json.loads(tried.spec(5))]
     rows = [row for f in spec["files"] for row in retry._rows(output, f, "quarantine")]
     assert [row["id"] for row in rows] == ["5/0", "5/5", "5/10"]
     known = [row for f in spec["files"] for row in retry._rows(output, f, "attributions", ["id"])]
     assert [row["id"] for row in known] == [f"5/{n}" for n in range(12) if n % 5]
-    assert not retry.again(output, files, ["unreadable"]).files
+    assert not retry.work_to_retry(output, files, ["unreadable"]).files
 
     # All units of the first file of quarantined rows come again, and no other.
     first = next(file for file in files if file["folder"] == "quarantine")
-    some = retry.Again(**vars(Work.find(output)), files={u: [] for u, _ in rollup.units_of(first)})
+    some = retry.RetryWork(
+        **vars(Work.find(output)), files={u: [] for u, _ in rollup.units_of(first)}
+    )
     some.errors.update({"corrupt": first["rows"]})
     new = records.Records()
     merged, counts = retry.merged_output(manifest, some, new, [])
@@ -131,7 +133,7 @@ def test_parts_of_earlier_versions_are_tried_again(tmp_path):
     output = str(tmp_path)
     Work.store(output, ["0", "1"])
     files = records.parts(worked(tmp_path, units=[0, 1]))
-    tried = retry.again(output, files, [])
+    tried = retry.work_to_retry(output, files, [])
     assert [len(some) for some in tried.files.values()] == [6, 6]
     spec = json.loads(tried.spec(1))
     rows = [row for f in spec["files"] for row in retry._rows(output, f, "quarantine")]

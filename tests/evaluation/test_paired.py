@@ -9,7 +9,7 @@ import pytest
 from manifpt import storage
 from manifpt.errors import ManifptError
 from manifpt.evaluation.paired import difference, hits
-from manifpt.jobs.compare_spaces import Config, peers
+from manifpt.jobs.compare_spaces import Config, equal_count_pairs
 
 
 def test_the_interval_is_that_of_a_normal_approximation():
@@ -51,7 +51,7 @@ def test_images_are_paired_by_their_id(tmp_path):
 
 
 def test_rows_of_as_many_networks_are_compared():
-    pairs = peers(Config.model_fields["combinations"].default)
+    pairs = equal_count_pairs(Config.model_fields["combinations"].default)
     assert ("image+denoiser", "image+image@1") in pairs
     assert ("image+highpass+residual+denoiser", "image+highpass+residual+image@1") in pairs
     # Statistics are fitted in closed form: one network against two is no comparison.

@@ -201,7 +201,9 @@ def test_copies_are_made_again_from_their_ids():
     table, augmentation = images(12), Augmentation(ALL, copies=2, seed=4)
     extended, _ = augmentation.extended(table, ["train"] * 12, "bicubic")
     rows = by_id(extended)
-    again = Augmentation.from_card(augmentation.card()).again(table, {"i3~2", "i7~1"}, "bicubic")
+    again = Augmentation.from_card(augmentation.card()).copies_again(
+        table, {"i3~2", "i7~1"}, "bicubic"
+    )
     assert by_id(again) == {name: rows[name] for name in ("i3~2", "i7~1")}
 
 

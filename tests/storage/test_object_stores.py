@@ -32,7 +32,7 @@ def place(request, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a/b.txt", ODD])
-def test_what_is_written_is_read_again_and_removed(place, name):
+def test_what_is_written_is_read_retried_and_removed(place, name):
     uri = f"{place}/{name}"
     assert not storage.exists(uri)
     written = storage.write_bytes(uri, b"hello")

@@ -22,13 +22,13 @@ from manifpt.attribution.crawl.registered import AttributorSource, model_places,
 from manifpt.attribution.crawl.retry import (
     FOLDERS,
     ROWS,
-    AgainReader,
-    again,
+    RetryReader,
     begin,
     check_codes,
     clean,
     merged_output,
     remove_unlisted,
+    work_to_retry,
 )
 from manifpt.attribution.crawl.settings import AttributionSettings
 from manifpt.attribution.crawl.verdicts import total_verdicts
@@ -263,10 +263,10 @@ def _try_again(
     summary: AttributionSummary = storage.read_json(storage.join(output, SUMMARY))
     clean(output, manifest)
     parts = [file for file in manifest["files"] if file["folder"] in FOLDERS]
-    tried = again(output, parts, codes)
+    tried = work_to_retry(output, parts, codes)
     if tried.files:
         generation = begin(output, manifest, codes)
-        read = partial(AgainReader, output=output, codes=codes)
+        read = partial(RetryReader, output=output, codes=codes)
         records = steps.of_images(tried, read, only=tried.files, generation=generation)
         rolled_files = rolled(output, records, FOLDERS, steps.each, generation)
         files, counts = merged_output({**manifest, "files": parts}, tried, records, rolled_files)

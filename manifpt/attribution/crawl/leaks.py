@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from manifpt.attribution.crawl.crawl_format import Leak, LeakCounts
-from manifpt.attribution.model.near import near
+from manifpt.attribution.model.near import near_marks
 from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.images.perceptual import HammingIndex
 from manifpt.manifold.stored import StoredManifold
@@ -48,7 +48,7 @@ class Leaks:
         exact = [sha in self.seen for sha in table["pixel_sha256"].to_pylist()]
         table = table.append_column("in_training", pa.array(exact, pa.bool_()))
         for name, index in self.near.items():
-            table = table.append_column(name, near(table["perceptual_hash"], index))
+            table = table.append_column(name, near_marks(table["perceptual_hash"], index))
         counts = _none([name for name, index in self.near.items() if not index])
         for name in LEAKS:
             counts[name] = sum(map(bool, table[name].to_pylist()))

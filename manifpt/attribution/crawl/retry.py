@@ -54,7 +54,7 @@ class FileRows(TypedDict):
 
 
 @dataclass(frozen=True)
-class Again(Work):
+class RetryWork(Work):
     """The stored units, and the files of those that are tried again, by unit.
 
     ``errors`` are all quarantined rows of these units by code.
@@ -75,7 +75,7 @@ def check_codes(codes: Sequence[str]) -> None:
         raise ManifptError(f"--retry-quarantined {wrong[0]}: no such code; one of {list(ERRORS)}")
 
 
-def again(output: str, files: Sequence[PartEntry], codes: Sequence[str]) -> Again:
+def work_to_retry(output: str, files: Sequence[PartEntry], codes: Sequence[str]) -> RetryWork:
     """Return the units of a finished output with rows quarantined for one of ``codes``, or any."""
     stored = Work.find(output)
     if stored is None:
@@ -97,7 +97,7 @@ def again(output: str, files: Sequence[PartEntry], codes: Sequence[str]) -> Agai
                 part = FileRows(path=file["path"], folder=file["folder"], start=start, rows=rows)
                 by_unit.setdefault(unit, []).append(part)
     total = sum((errors[unit] for unit in units), Counter[str]())
-    return Again(**vars(stored), files=by_unit, errors=total)
+    return RetryWork(**vars(stored), files=by_unit, errors=total)
 
 
 def _together(units: set[int], files: Sequence[set[int]]) -> set[int]:
@@ -115,8 +115,8 @@ def _slices(file: PartEntry) -> Iterator[tuple[int, int, int]]:
 
 
 @dataclass(frozen=True)
-class AgainReader(ImageReader):
-    """Units of ``Again`` -> the images that are tried again, and other rows: see ``read_again``."""
+class RetryReader(ImageReader):
+    """Reads images to try again and other rows of ``RetryWork``: see ``read_retried``."""
 
     output: str = ""
     codes: Sequence[str] = ()
@@ -125,10 +125,10 @@ class AgainReader(ImageReader):
         """Yield the images table of a unit, in chunks."""
         rule, sizes = self.decoding
         chunk = self.chunk or CHUNK_ROWS
-        return read_again(spec, self.output, self.codes, rule, self.selection, chunk, sizes)
+        return read_retried(spec, self.output, self.codes, rule, self.selection, chunk, sizes)
 
 
-def read_again(
+def read_retried(
     text: str,
     output: str,
     codes: Sequence[str],
@@ -213,7 +213,7 @@ def remove_unlisted(output: str, files: Sequence[PartEntry]) -> None:
 
 def merged_output(
     manifest: AttributionsManifest,
-    tried: Again,
+    tried: RetryWork,
     found: recorded.Records,
     made: Sequence[PartEntry],
 ) -> tuple[list[PartEntry], RowCounts]:

@@ -9,7 +9,7 @@ from manifpt.images.perceptual import HammingIndex
 NEAR = "near_training"
 
 
-def near(hashes: pa.ChunkedArray, index: HammingIndex | None) -> pa.BooleanArray:
+def near_marks(hashes: pa.ChunkedArray, index: HammingIndex | None) -> pa.BooleanArray:
     """Tell for each of N hashes, uint64 or null, whether one of ``index`` lies near it.
 
     Null means unknown: the image has no hash, or there is no index.

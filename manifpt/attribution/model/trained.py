@@ -28,7 +28,7 @@ from manifpt.attribution.model.attributor_format import (
     NearValidation,
 )
 from manifpt.attribution.model.fusion import fused_log_probabilities
-from manifpt.attribution.model.near import NEAR, near
+from manifpt.attribution.model.near import NEAR, near_marks
 from manifpt.attribution.model.network import AttributionNetwork, Design
 from manifpt.attribution.model.network import outputs as network_outputs
 from manifpt.attribution.model.tiled import pooled_tiles
@@ -291,7 +291,7 @@ def seen_hashes(branch: ArtifactBranch, classes: Sequence[str]) -> pa.Table:
         table = table.take(pa.array(image_starts(table)))
         table = table.select([name for name in read[1:3] if name in table.column_names])
         if LOOKS in table.column_names:
-            table = table.append_column(NEAR, near(table[LOOKS], index))
+            table = table.append_column(NEAR, near_marks(table[LOOKS], index))
             index = HammingIndex(np.unique(table[LOOKS].drop_null().to_numpy()))
         found.append(table)
     return pa.concat_tables(found)

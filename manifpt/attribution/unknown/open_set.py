@@ -53,7 +53,7 @@ def pooled_logits(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return found
 
 
-def judging(outputs: Outputs, discriminants: np.ndarray) -> list[np.ndarray]:
+def scored_features(outputs: Outputs, discriminants: np.ndarray) -> list[np.ndarray]:
     """Return the features that judge images: of the heads of those numbers, if any, else of all."""
     return [outputs.features[n] for n in discriminants] or outputs.features
 
@@ -105,7 +105,7 @@ class Judge(NamedTuple):
         return np.stack([np.log(np.exp(below).sum(1)), far, turned], 1)
 
 
-def as_strange(usual: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def count_as_unusual(usual: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Return the number of M known images as strange as each of N images, by score, N x S.
 
     ``usual`` are M x S scores of the known, each column sorted.
@@ -142,11 +142,11 @@ class OpenSet:
         """Return N x scores, float64."""
         judge = Judge(self.features, self.directions)
         pooled = pooled_logits(outputs.logits, self.weights)
-        return judge.scores(pooled, judging(outputs, self.discriminants))
+        return judge.scores(pooled, scored_features(outputs, self.discriminants))
 
     def unknown_score(self, scores: np.ndarray) -> np.ndarray:
         """Return N combined scores of N x scores, float64, higher is less known."""
-        shares = (as_strange(self.usual, scores) + 1) / (len(self.usual) + 1)
+        shares = (count_as_unusual(self.usual, scores) + 1) / (len(self.usual) + 1)
         found: np.ndarray = -np.log(shares).sum(1)
         return found
 
@@ -221,7 +221,7 @@ def fit_open_set(
     if np.bincount(labels, minlength=classes).min() < 2:
         return None
     heads = np.array(discriminants, dtype=np.int64)
-    pooled, features = pooled_logits(outputs.logits, weights), judging(outputs, heads)
+    pooled, features = pooled_logits(outputs.logits, weights), scored_features(outputs, heads)
     half = _every_other(labels)
     combined = np.empty(len(labels))
     for fitted in (~half, half):  # new images are judged by the features of the last judge
@@ -229,7 +229,7 @@ def fit_open_set(
         scores = judge.scores(pooled[~fitted], [one[~fitted] for one in features])
         usual = np.sort(scores, 0)
         # An image is among those that are as strange as itself.
-        combined[~fitted] = -np.log(as_strange(usual, scores) / len(usual)).sum(1)
+        combined[~fitted] = -np.log(count_as_unusual(usual, scores) / len(usual)).sum(1)
     clean = known.degradations == ""
     kept = [np.flatnonzero(clean & (labels == n))[:KEPT] for n in range(classes)]
     shown = np.concatenate(kept)
@@ -237,7 +237,7 @@ def fit_open_set(
     open_set = OpenSet(
         weights, heads, *judge, usual, np.sort(combined), labels[shown], coordinates[shown]
     )
-    strange = as_strange(open_set.known[:, None], combined[:, None])[:, 0]
+    strange = count_as_unusual(open_set.known[:, None], combined[:, None])[:, 0]
     return Fitted(open_set, strange / len(labels))
 
 
