@@ -30,7 +30,7 @@ artifacts/test_reprojection artifacts/test_verification attribution/test_usual
 audit/test_training_audit engine/test_prometheus evaluation/test_near evaluation/test_robustness
 images/test_layouts images/test_splits manifold/test_denoiser manifold/test_gpu planning/test_plan
 registry/test_register spaces/test_pretrain storage/test_object_stores storage/test_s3
-test_combinations test_faults test_large_images test_scaling tuning/test_cache
+test_combinations test_faults test_large_images test_ray_job test_scaling tuning/test_cache
 zoo/test_build_benchmark
 """.split()
 
@@ -39,10 +39,13 @@ zoo/test_build_benchmark
 SECONDS = """
 api/test_api artifacts/test_export attribution/test_damage attribution/test_loop
 attribution/test_profiles audit/test_audit_statistics audit/test_training_audit
-baselines/test_attribution cli/test_stops images/test_limits images/test_one_row images/test_reader
-images/test_sandbox images/test_units manifold/test_denoiser manifold/test_riemannian
-manifold/test_stored outputs/test_claims report/test_pages report/test_tile_overlay
-spaces/test_spaces test_faults test_scaling tracking/test_tracking viewer/test_scan
+baselines/test_attribution cli/test_stops images/test_http images/test_limits images/test_one_row
+images/test_reader images/test_reader_fuzz images/test_sandbox images/test_units
+images/test_uri_tables manifold/test_denoiser manifold/test_riemannian manifold/test_stored
+outputs/test_claims report/test_pages report/test_tile_overlay spaces/test_spaces
+storage/test_s3_outages test_cluster test_faults test_scaling test_secrets
+throughput/test_throughput tracking/test_mlflow_outages tracking/test_tracking viewer/test_scan
+viewer/test_viewer zoo/test_zoo
 """.split()
 
 

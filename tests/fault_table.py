@@ -171,11 +171,13 @@ def killed(find: Callable[[LocalCluster], list]) -> Fault:
 
 
 def midway(act: Callable[[Scene, subprocess.Popen], None]) -> Fault:
-    """Return a fault in the middle of the work; if the driver is killed, the job starts again."""
+    """Return a fault at a random time after work has begun; a job whose driver dies starts again."""
 
     def fault(scene: Scene, job: str, output: str, seconds: float) -> list[int] | None:
         driver = scene.start(job, output)
-        until = time.monotonic() + scene.random.uniform(0.4, 0.8) * seconds
+        while driver.poll() is None and not working(scene.cluster):
+            time.sleep(0.05)
+        until = time.monotonic() + scene.random.uniform(0, 0.3) * seconds
         while driver.poll() is None and time.monotonic() < until:
             time.sleep(0.05)
         if driver.poll() is not None:
