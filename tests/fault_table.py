@@ -171,7 +171,7 @@ def killed(find: Callable[[LocalCluster], list]) -> Fault:
 
 
 def midway(act: Callable[[Scene, subprocess.Popen], None]) -> Fault:
-    """Return a fault at a random time after work has begun; a job whose driver dies starts again."""
+    """Return a fault soon after work has begun; a job whose driver dies is started again."""
 
     def fault(scene: Scene, job: str, output: str, seconds: float) -> list[int] | None:
         driver = scene.start(job, output)
