@@ -5,13 +5,28 @@ import pytest
 import torch
 
 from manifpt import storage
+from manifpt.attribution.model import loop
 from manifpt.attribution.model.loop import augmented, cut_mixed, mirrored_spectra, shifted
+from manifpt.attribution.model.network import Design, Head
 from manifpt.attribution.model.train import AttributorControl, train_attributor
 from manifpt.attribution.model.training_recipe import TrainingRecipe
 from manifpt.jobs import compute_artifacts
 from manifpt.nets import training
 from manifpt.nets.training import STATE
 from manifpt.spaces.frequency import Frequency, rounding_noise
+
+
+def test_only_compact_networks_of_maps_that_are_not_tiny_train_in_mixed_precision(monkeypatch):
+    monkeypatch.setattr(loop, "cpu_precision", lambda: torch.bfloat16)
+    compact, resnet, vectors = Head(0, "compact"), Head(0, "resnet18"), Head(1, "lda")
+
+    def precision(side, *heads):
+        return loop.precision_on_cpu(Design(((3, side, side), (5,)), 2, heads))
+
+    assert precision(8, compact, vectors) == torch.bfloat16
+    assert precision(7, compact) is None
+    assert precision(28, compact, resnet) is None
+    assert precision(28, compact, Head(1, "mlp")) is None
 
 
 def test_shifts_roll_each_map_by_its_own_move():

@@ -184,13 +184,17 @@ def cut_mixed(
     return out, shares
 
 
-def _is_compact(design: Design) -> bool:
-    """Tell whether all networks that gradients train are compact, and all kernels meet pixels."""
+def precision_on_cpu(design: Design) -> torch.dtype | None:
+    """Return the dtype of mixed precision for a design on this CPU; None for float32.
+
+    Only compact networks have another one, and only if all taps of their kernels meet pixels.
+    """
     trained = [head for head in design.heads if head.is_trained]
-    return all(
+    fit = all(
         head.trunk == COMPACT and min(design.shapes[head.reads][1:]) >= LEAST_SIDE
         for head in trained
     )
+    return cpu_precision() if fit else None
 
 
 class Trainer:
@@ -203,7 +207,7 @@ class Trainer:
         self.device, self.precision = device_and_precision()
         if self.device == "cpu":
             torch.set_num_threads(threads)
-            self.precision = cpu_precision() if _is_compact(settings.design) else None
+            self.precision = precision_on_cpu(settings.design)
         torch.manual_seed(settings.seed)
         self.network = AttributionNetwork(settings.design)
         for branch, head in zip(self.network.branches, settings.design.heads, strict=True):
