@@ -10,7 +10,6 @@ was done before the fault could meet it.
 """
 
 import argparse
-import hashlib
 import importlib
 import os
 import random
@@ -22,7 +21,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from pathlib import Path
 
 import ray  # noqa: F401 (puts its own psutil in reach)
@@ -36,17 +34,6 @@ from tests.mlflow_server import MlflowServer
 
 psutil = importlib.import_module("psutil")
 
-# The files that must be the same, byte for byte. Weights differ in their last bits where a training
-# resumes, and a sweep's trials depend on the order in which they end.
-SAME = {
-    "build_manifold": "shard-*/*",
-    "compute_artifacts": "t*/*.parquet",
-    "train_attribution": "seen.parquet",
-    "evaluate": "scores/*",
-    "attribute": "[aqd]*/*.parquet",
-    "pretrain_embedding": "quarantine/*",
-    "sweep": "",
-}
 ACTORS = ("_Worker", "RayTrainWorker", "Trial", "Cache", "Holder")
 # Processes of Ray's own that outlive a job.
 RAYS = ("StatsActor", "Autoscaling", "StateActor", "JobSupervisor", "LocationTracker", "Agent")
@@ -103,10 +90,9 @@ class Scene:
 
     def files(self, job: str, output: str) -> dict[str, str]:
         """Return the hashes of the files that must be the same, and what else must be."""
-        found = {uri[len(output) + 1 :]: uri for uri, _ in storage.files_under(output)}
+        found = [uri[len(output) + 1 :] for uri, _ in storage.files_under(output)]
         facts = {path: "" for path in found if path in {"manifest.json", "leaderboard.json"}}
-        same = [path for path in found if fnmatch(path, SAME[job])]
-        return facts | {p: hashlib.sha256(storage.read_bytes(found[p])).hexdigest() for p in same}
+        return facts | from_zero.same_files(job, output)
 
 
 def working(cluster: LocalCluster, names: tuple[str, ...] = ()) -> list:
@@ -303,7 +289,8 @@ def table(scene: Scene, jobs: list[str], faults: list[str]) -> Iterator[str]:
 def main() -> int:
     """Print the table; return 1 if a cell is wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--jobs", nargs="+", default=list(SAME), choices=list(SAME))
+    jobs = list(from_zero.SAME)
+    parser.add_argument("--jobs", nargs="+", default=jobs, choices=jobs)
     parser.add_argument("--faults", nargs="+", default=list(FAULTS), choices=list(FAULTS))
     parser.add_argument("--away", type=float, default=60, help="seconds without S3 or MLflow")
     parser.add_argument("--seed", type=int, default=0)
