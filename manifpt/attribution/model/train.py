@@ -27,10 +27,10 @@ from manifpt.attribution.model.attributor_format import (
     TrainingFacts,
     Validated,
 )
+from manifpt.attribution.model.augmentation import CUTMIX
 from manifpt.attribution.model.correlation import CORRELATION, fit_correlation
 from manifpt.attribution.model.discriminant import Discriminant, Rows, fit_discriminant
 from manifpt.attribution.model.loop import (
-    CUTMIX,
     Standing,
     TrainingSettings,
     TrainingState,
