@@ -40,6 +40,11 @@ class Config(JobConfig):
     threads: int | None = Field(
         None, ge=1, description="threads of every engine; if not given, as many as cores"
     )
+    attributor: Literal["paper", "usual"] = Field(
+        "paper",
+        description="for attribute: a ResNet18 on the artifacts of nearest reals, or the usual "
+        "attributor of train_attribution",
+    )
     backbone: str = Field("resnet18", description="for embed: a torchvision ResNet")
     image_size: int = Field(64, ge=32, description="for embed: side of images in pixels")
 
@@ -77,7 +82,7 @@ def attribute_rows(config: Config, threads: int) -> Sequence[Mapping[str, object
 
     few, many, more = (1_000, 3_000, 5_000) if config.quick else (5_000, 20_000, 50_000)
     with tempfile.TemporaryDirectory() as folder:
-        work = attribution_speed.AttributionWorkload(folder)
+        work = attribution_speed.AttributionWorkload(folder, config.attributor == "usual")
         attribution_speed.prepare(work, more, config.input)
         rows = list(attribution_speed.measure(work, few, many, config.repeats, threads))
         print(attribution_speed.table(rows), flush=True)

@@ -4,7 +4,9 @@
     loop        a single process: DataLoader with workers -> faiss.IndexFlatL2 -> the network
     manifpt S3  as manifpt; the same tars come from a SeaweedFS server on the same cores
 
-All attribute the same tars with the same attributor, alternating, each run in a process of its own.
+The attributor is that of the paper (a ResNet18 on artifacts of the nearest reals), or the usual
+one, with heads on pixels, high-pass residuals, statistics, and what a denoiser removes. All
+attribute the same tars with the same attributor, alternating, each run in a process of its own.
 Each runs on a few and on many images; the difference is the steady rate, what a longer run takes,
 and the rest start-up.
 """
@@ -29,20 +31,23 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from manifpt import storage
 from manifpt.artifacts.compute import ArtifactRecipe
+from manifpt.artifacts.projection import Target
 from manifpt.attribution.crawl.attribute import attribute
+from manifpt.attribution.model.targets import trained_targets
 from manifpt.attribution.model.train import train_attributor
 from manifpt.attribution.model.trained import TrainedAttributor
 from manifpt.attribution.model.training_recipe import TrainingRecipe
+from manifpt.attribution.model.usual import train_usual
 from manifpt.engine import session
 from manifpt.manifold.build import ManifoldSettings, build_manifold
 from manifpt.manifold.search import SearchPlan
-from manifpt.manifold.stored import StoredManifold
 from manifpt.throughput.photographs import crops, generated, photographs
 from manifpt.throughput.seaweed import binary, s3_server
 from manifpt.throughput.timing import Watch, in_a_process, steady_rate
 
 TAR_IMAGES = 1000
-STORED, SIDE = 64, 32  # sides in pixels: of the files, and of the attributed images
+# Sides in pixels: of the files, and of the images that the attributor of the paper sees.
+STORED, SIDE = 64, 32
 REALS, TRAINING = 4000, 600
 BATCH, WORKERS = 256, 2
 OURS, FROM_S3, LOOP = "manifpt", "manifpt S3", "loop"
@@ -52,9 +57,13 @@ ROLES = {"_Reader": "reader", "_Worker": "actor", "write_duplicates": "copies"}
 
 @dataclass(frozen=True)
 class AttributionWorkload:
-    """The workload of attribution: tars of TAR_IMAGES images under ``folder``/crawl."""
+    """The workload of attribution: tars of TAR_IMAGES images under ``folder``/crawl.
+
+    ``usual`` says whether they are for the usual attributor.
+    """
 
     folder: str
+    usual: bool = False
 
     @property
     def model(self) -> str:
@@ -62,9 +71,9 @@ class AttributionWorkload:
         return f"{self.folder}/model"
 
     @property
-    def manifold(self) -> str:
-        """Its manifold."""
-        return f"{self.folder}/manifold"
+    def side(self) -> int:
+        """The side in pixels of the images that the attributor sees."""
+        return STORED if self.usual else SIDE
 
     def tars(self, images: int, root: str = "") -> list[str]:
         """Return the tars that hold ``images`` images, here or under another root."""
@@ -100,8 +109,8 @@ def prepare(work: AttributionWorkload, images: int, inputs: Sequence[str]) -> No
     Path(work.folder, "crawl").mkdir(parents=True)
     for number, path in enumerate(work.tars(images)):
         write_png_tar(path, crops(photos, STORED, TAR_IMAGES, number, seen=False))
-    reals = crops(photos, SIDE, REALS, 10**6, seen=True)
-    others = crops(photos, SIDE, TRAINING, 10**6 + 1, seen=True)
+    reals = crops(photos, work.side, REALS, 10**6, seen=True)
+    others = crops(photos, work.side, TRAINING, 10**6 + 1, seen=True)
     for name, some in (("reals", reals), ("real", others), ("pca", generated(reals, TRAINING, 3))):
         write_png_tar(f"{work.folder}/{name}.tar", some)
     in_a_process("preparation", _train, work)
@@ -111,24 +120,27 @@ def _train(work: AttributionWorkload) -> None:
     import ray
 
     session.start()
-    reals = f"real={work.folder}/reals.tar"
-    build_manifold([reals], work.manifold, settings=ManifoldSettings(image_size=SIDE))
-    train_attributor(
-        [f"{name}={work.folder}/{name}.tar" for name in ("real", "pca")],
-        work.model,
-        TrainingRecipe("resnet18", "standard", epochs=1),
-        recipe=ArtifactRecipe(manifolds=[work.manifold]),
-    )
+    classes = [f"{name}={work.folder}/{name}.tar" for name in ("real", "pca")]
+    if work.usual:
+        train_usual(classes, work.model, TrainingRecipe(epochs=1), denoiser_steps=50)
+    else:
+        manifold = f"{work.folder}/manifold"
+        reals = [f"real={work.folder}/reals.tar"]
+        build_manifold(reals, manifold, settings=ManifoldSettings(image_size=SIDE))
+        recipe = ArtifactRecipe(manifolds=[manifold])
+        train_attributor(
+            classes, work.model, TrainingRecipe("resnet18", "standard", epochs=1), recipe=recipe
+        )
     ray.shutdown()
 
 
-class Tars(IterableDataset[tuple[torch.Tensor, str]]):
-    """The images of tars, uint8 3 x SIDE x SIDE, with their names; each worker has its own tars."""
+class Tars(IterableDataset[tuple[np.ndarray, str]]):
+    """The images of tars, uint8 side x side x 3, with their names; each worker has its own tars."""
 
-    def __init__(self, paths: list[str]) -> None:
-        self.paths = paths
+    def __init__(self, paths: list[str], side: int) -> None:
+        self.paths, self.side = paths, side
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, str]]:
+    def __iter__(self) -> Iterator[tuple[np.ndarray, str]]:
         info = get_worker_info()
         mine = self.paths[info.id :: info.num_workers] if info else self.paths
         for path in mine:
@@ -137,9 +149,36 @@ class Tars(IterableDataset[tuple[torch.Tensor, str]]):
                     content = tar.extractfile(member)
                     if content is not None:
                         image = Image.open(io.BytesIO(content.read())).convert("RGB")
-                        image = image.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-                        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-                        yield pixels, f"{path}#{member.name}"
+                        if image.size != (self.side, self.side):
+                            size = (self.side, self.side)
+                            image = image.resize(size, Image.Resampling.BICUBIC)
+                        yield np.array(image), f"{path}#{member.name}"
+
+
+class LoopHead:
+    """The artifacts of one head of an attributor, without any engine.
+
+    The nearest real of each image is sought by faiss.IndexFlatL2, as evidence or as x*.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        if target.manifold:
+            self.reals = target.manifold.read(SearchPlan()).vectors
+            self.index = faiss.IndexFlatL2(self.reals.shape[1])
+            self.index.add(self.reals)
+
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return the artifacts of N x H x W x 3 images, and columns of their nearest reals."""
+        embedded = self.target.space.embed(images)
+        manifold = self.target.manifold
+        if manifold is None:
+            return embedded, {}
+        distance, nearest = self.index.search(embedded.reshape(len(images), -1), 1)
+        columns = {"neighbor": nearest[:, 0], "distance": np.sqrt(distance[:, 0])}
+        if manifold.denoiser:
+            return manifold.denoiser.artifacts(embedded), columns
+        return embedded - self.reals[nearest[:, 0]].reshape(embedded.shape), columns
 
 
 def by_loop(work: AttributionWorkload, paths: list[str], output: str, threads: int) -> EngineRun:
@@ -147,25 +186,18 @@ def by_loop(work: AttributionWorkload, paths: list[str], output: str, threads: i
     ready = time.monotonic()
     torch.set_num_threads(threads)
     attributor = TrainedAttributor.open(work.model)
-    network, classes = attributor.network(), attributor.classes
-    reals = StoredManifold.open(work.manifold).read(SearchPlan()).vectors
-    index = faiss.IndexFlatL2(reals.shape[1])
-    index.add(reals)
+    heads = [LoopHead(target) for target in trained_targets(attributor, ()).values()]
     parts = []
-    for images, names in DataLoader(Tars(paths), batch_size=BATCH, num_workers=WORKERS):
-        x = images.float() / 255
-        distance, nearest = index.search(x.flatten(1).numpy(), 1)
-        artifacts = x - torch.from_numpy(reals[nearest[:, 0]]).view_as(x)
-        with torch.inference_mode():
-            probability, predicted = network([artifacts])[:, 0].softmax(1).max(1)
+    tars = Tars(paths, work.side)
+    for images, names in DataLoader(tars, batch_size=BATCH, num_workers=WORKERS):
+        artifacts, evidence = zip(*(head(images.numpy()) for head in heads), strict=True)
+        probabilities = attributor.fused(attributor.outputs(artifacts).logits)
         columns = {
             "id": names,
-            "prediction": [classes[i] for i in predicted.tolist()],
-            "probability": probability.numpy(),
-            "neighbor": nearest[:, 0],
-            "distance": np.sqrt(distance[:, 0]),
+            "prediction": [attributor.classes[i] for i in probabilities.argmax(1).tolist()],
+            "probability": probabilities.max(1),
         }
-        parts.append(pa.table(columns))
+        parts.append(pa.table(columns | {k: v for c in evidence for k, v in c.items()}))
     found = pa.concat_tables(parts)
     pq.write_table(found, f"{output}.parquet")
     ended = time.monotonic()

@@ -74,9 +74,10 @@ def test_a_process_that_dies_is_one_line():
 
 
 @pytest.mark.slow
-def test_attribution_is_measured_and_says_what_the_loop_says(tmp_path, monkeypatch):
+@pytest.mark.parametrize("usual", [False, True])
+def test_attribution_is_measured_and_says_what_the_loop_says(usual, tmp_path, monkeypatch):
     monkeypatch.setattr(attribution_speed, "TAR_IMAGES", 40)
-    work = attribution_speed.AttributionWorkload(str(tmp_path / "work"))
+    work = attribution_speed.AttributionWorkload(str(tmp_path / "work"), usual)
     attribution_speed.prepare(work, 120, ())
     rows = list(attribution_speed.measure(work, 40, 120, repeats=1, threads=2))
     assert [row["engine"] for row in rows] == ["manifpt", "loop", "manifpt S3"]
