@@ -45,7 +45,7 @@ test-browser: $(VENV)/.dev
 	$(PIP) -e '.[cpu,dev,browser]'
 	$(BIN)/python -m pytest tests/test_browser.py
 
-# Faults x jobs: hours.
+# Faults x jobs: about an hour.
 test-faults: $(VENV)/.dev
 	$(BIN)/python -m tests.fault_table
 
