@@ -11,6 +11,15 @@ if TYPE_CHECKING:
 # Options that several trainings have, some with defaults of their own.
 BatchSize = Annotated[int, Field(ge=2, description="images per step, over all workers")]
 LearningRate = Annotated[float, Field(gt=0, description="peak learning rate of AdamW")]
+MixedShare = Annotated[
+    float,
+    Field(
+        ge=0,
+        le=1,
+        description="with --augment cutmix: share of the batches that are mixed; more helps where "
+        "a network learns few images by heart, and takes more steps",
+    ),
+]
 TrainingSteps = Annotated[int, Field(ge=1, description="steps of each training by gradients")]
 WeightDecay = Annotated[float, Field(ge=0, description="weight decay of AdamW")]
 Stem = Annotated[
@@ -106,13 +115,7 @@ class TrainingOptions(BaseModel):
         "upsampling; patches trains on four random patches of each image, whose features a "
         "contrastive loss draws together by class (DNA-Det, Yang et al., AAAI 2022)",
     )
-    mixed_share: float = Field(
-        0.5,
-        ge=0,
-        le=1,
-        description="with --augment cutmix: share of the batches that are mixed; more helps where "
-        "a network learns few images by heart, and takes more steps",
-    )
+    mixed_share: MixedShare = 0.5
     patience: int = Field(
         0,
         ge=0,

@@ -14,7 +14,7 @@ from manifpt import storage
 from manifpt.cli import job
 from manifpt.cli.job_options import ProjectionConfig
 from manifpt.cli.shipped import shipped
-from manifpt.cli.training_options import TrainingSteps
+from manifpt.cli.training_options import MixedShare, TrainingSteps
 from manifpt.evaluation.evaluation_format import EvaluationSummary
 from manifpt.jobs import (
     build_manifold,
@@ -52,7 +52,7 @@ class ChainConfig(ProjectionConfig):
         "lda", description="see train_attribution"
     )
     steps: TrainingSteps = 4000
-    mixed_share: float = Field(0.5, ge=0, le=1, description="see train_attribution")
+    mixed_share: MixedShare = 0.5
     denoiser_steps: int = Field(3000, ge=1, description="see build_manifold")
     encoder_epochs: int = Field(
         5, ge=1, description="epochs of the encoder's training, see pretrain_embedding"

@@ -19,7 +19,7 @@ from manifpt.cli import job
 from manifpt.cli.answer import address_of
 from manifpt.cli.config import parse
 from manifpt.cli.job_options import JobConfig, OutputsFolder
-from manifpt.cli.training_options import TrainingSteps
+from manifpt.cli.training_options import MixedShare, TrainingSteps
 from manifpt.jobs import attribute, report
 from manifpt.jobs.chain import Chain, ChainConfig, claimed, table
 
@@ -39,7 +39,9 @@ class Config(ChainConfig):
     projector: Literal["nearest", "mean", "tangent", "riemannian"] = Field(
         "nearest", description="see compute_artifacts"
     )
-    steps: TrainingSteps = 300
+    steps: TrainingSteps = 400
+    # Few images of few classes are soon learned by heart, unless all batches are mixed.
+    mixed_share: MixedShare = 1
 
 
 def rates_table(rates: dict[str, float]) -> str:
