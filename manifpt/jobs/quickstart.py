@@ -6,7 +6,8 @@ Builds a manifold of the benchmark's reals, computes the artifacts of other imag
 attributors: on the images themselves, on the artifacts of the nearest real as in the paper, on
 local statistics, and on images, high-pass residuals and statistics together. It evaluates them on
 unseen images, and attributes these images with the last attributor, as if they were unlabelled. The
-last two lines are the addresses of its pages, which any browser opens.
+last three lines are the addresses of its pages, which any browser opens: the artifacts with their
+nearest reals, the images as if from a crawl, and the evaluation of the last attributor.
 """
 
 import time
@@ -72,9 +73,15 @@ def _run(config: Config) -> None:
     chain.step("attribute", attribute, *flags, "--model", chain.place("attributor", "all"))
     picture = triplets_picture(chain.place("artifacts/rgb"), chain.place("artifacts/image"))
     storage.write_bytes(chain.place("evaluation/rgb/triplets.png"), picture)
-    pages = {}
-    for title, place in {"crawl": verdicts, "evaluation": chain.place("evaluation/all")}.items():
-        pages[title] = chain.step(f"report {title}", report, place)["output"]
+    shown = {
+        "artifacts": chain.place("evaluation/rgb"),
+        "crawl": verdicts,
+        "evaluation": chain.place("evaluation/all"),
+    }
+    pages = {
+        title: chain.step(f"report {title}", report, place)["output"]
+        for title, place in shown.items()
+    }
     seconds = time.monotonic() - started
     print(f"\n{table(results, NAMES)}\n\n{rates_table(chain.rates)}\n")
     print(f"outputs: {config.output}/ (manifolds, artifacts, attributor, evaluation, attributions)")

@@ -120,7 +120,9 @@ def test_a_wheel_holds_manifpt_alone_and_runs_anywhere(tmp_path):
     )
     assert (empty / "out" / "attributions" / "manifest.json").exists()
     for folder, line in zip(
-        ("attributions", "evaluation/all"), ran.stdout.splitlines()[-2:], strict=True
+        ("evaluation/rgb", "attributions", "evaluation/all"),
+        ran.stdout.splitlines()[-3:],
+        strict=True,
     ):
         address = line.decode().partition(": ")[2]
         assert address == (empty / "out" / folder / "report.html").as_uri()
