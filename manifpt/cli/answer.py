@@ -1,8 +1,13 @@
 """The last lines of a job, for people: a short table, the output's place, the next command."""
 
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from manifpt import storage
 
@@ -20,6 +25,11 @@ NEXT = {
     "register": "attribute --model {alias} --input IMAGES --output VERDICTS",
 }
 
+# Decisions on a terminal, in the colours of a crawl's page.
+COLOURS = {"generator": "red", "real": "green", "unknown": "bright_black", "unsure": "yellow"}
+Part = str | Table  # of the last lines
+WIDE = 1000  # columns of text that is no terminal's: no line is broken
+
 # Jobs whose output is a page.
 PAGES = ("report", "explain")
 
@@ -34,17 +44,14 @@ def address_of(page: str) -> str:
     return uri if storage.is_remote(uri) else Path(uri).as_uri()
 
 
-def aligned(rows: Sequence[Sequence[object]]) -> str:
-    """Return rows as text in columns: the first to the left, the others to the right."""
-    texts = [[value_text(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if place else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in texts
-    )
+def aligned(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+    """Return a table without lines: its first column to the left, the others to the right."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for place, name in enumerate(head):
+        table.add_column(name, justify="right" if place else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(text, COLOURS.get(text, "")) for text in map(value_text, row)))
+    return table
 
 
 def value_text(value: object) -> str:
@@ -59,14 +66,33 @@ def summed(counts: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {value_text(count)}" for name, count in counts.items())
 
 
-def answer(job: str, summary: Mapping[str, Any]) -> str:
+def show(parts: Iterable[Part], file: IO[str]) -> None:
+    """Print an answer; on a terminal in colours, with tables no wider than the window."""
+    width = None if file.isatty() else WIDE
+    console = Console(file=file, width=width, markup=False, highlight=False)
+    for part in parts:
+        console.print(part, soft_wrap=isinstance(part, str))
+
+
+def text_of(parts: Iterable[Part]) -> str:
+    """Return an answer as text."""
+    file = io.StringIO()
+    show(parts, file)
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
+
+
+def answer(job: str, summary: Mapping[str, Any]) -> list[Part]:
     """Return the last lines of a job, from its summary; a dry run has no next command."""
     if summary.get("dry_run"):
-        return plain(summary)
-    lines = attributions_text(summary) if job == "attribute" else plain(summary)
+        return [plain(summary)]
+    if job == "attribute":
+        return attributions(summary)
+    lines = plain(summary)
     if job in PAGES and summary.get("output"):
-        return f"{lines}\npage: {address_of(summary['output'])}"
-    return f"{lines}\nnext: manifpt {NEXT[job].format(**summary)}" if job in NEXT else lines
+        lines += f"\npage: {address_of(summary['output'])}"
+    if job in NEXT:
+        lines += f"\nnext: manifpt {NEXT[job].format(**summary)}"
+    return [lines]
 
 
 def plain(summary: Mapping[str, object]) -> str:
@@ -85,23 +111,25 @@ def _numbers(values: Mapping[str, object]) -> bool:
     return all(isinstance(value, int | float) for value in values.values())
 
 
-def attributions_text(summary: Mapping[str, Any]) -> str:
+def attributions(summary: Mapping[str, Any]) -> list[Part]:
     """Return the counts, extremes, quarantine and tables of ``attribute``, and the next command."""
     from manifpt.attribution.unknown.decision import DECISIONS  # not needed for --help
 
     output, left = summary["output"], summary["quarantined"]
     why = f": {summed(summary['by_error'])}" if left else ""
-    parts = [f"{value_text(summary['ok'])} images attributed, {value_text(left)} quarantined{why}"]
+    parts: list[Part] = [
+        f"{value_text(summary['ok'])} images attributed, {value_text(left)} quarantined{why}\n"
+    ]
     if summary.get("predictions"):
         head = ("nearest source", "images", *DECISIONS)
         counts = sorted(summary["predictions"].items(), key=lambda item: -sum(item[1].values()))
         rows = [(n, sum(c.values()), *(c.get(d, 0) for d in DECISIONS)) for n, c in counts]
-        parts.append(aligned([head, *rows]))
+        parts += [aligned(head, rows), ""]
     columns = ("prediction", "probability", "decision", "unknown_p")
     for name in ("surest", "strangest"):
         if summary.get(name):
             found = [(row["id"], *(row[c] for c in columns)) for row in summary[name]]
-            parts.append(aligned([(name, *columns), *found]))
+            parts += [aligned((name, *columns), found), ""]
     tables = ["attributions", *(["quarantine"] if left else [])]
     tables += [name for name in ("duplicates", "groups") if name in summary]
     places = ", ".join(f"{output}/{name}/" for name in tables)
@@ -111,4 +139,4 @@ def attributions_text(summary: Mapping[str, Any]) -> str:
         f"next: manifpt report {output}\n      manifpt view {output}\n"
         f'      python -c "{look}"'
     )
-    return "\n\n".join(parts)
+    return parts

@@ -1,6 +1,7 @@
 """The edge of every job: options in, one MLflow run, a summary out, errors as one line."""
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -8,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
-from manifpt.cli.answer import answer
 from manifpt.cli.config import Config, parse
 from manifpt.cli.job_options import DryRunOptions
 from manifpt.errors import ManifptError
@@ -100,11 +100,21 @@ def main(
 
     def command() -> None:
         summary = execute(name, kind, job, argv, doc, on_ray=on_ray)
-        print(f"\n{answer(name, summary)}", file=sys.stderr, flush=True)
+        from manifpt.cli.answer import answer, show  # not needed for --help
+
+        print(file=sys.stderr)
+        show(answer(name, summary), sys.stderr)
         if not sys.stdout.isatty():
-            print(json.dumps(summary, indent=1))
+            _print_json(summary)
 
     return exit_code(name, command)
+
+
+def _print_json(summary: Mapping[str, Any]) -> None:
+    try:
+        print(json.dumps(summary, indent=1), flush=True)
+    except BrokenPipeError:  # `| head` has read enough; Python would flush once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def exit_code(name: str, command: Callable[[], None]) -> int:

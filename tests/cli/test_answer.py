@@ -3,6 +3,8 @@
 import io
 import json
 import re
+import subprocess
+import sys
 
 import pyarrow as pa
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from manifpt.attribution.crawl.verdicts import SHOWN, total_verdicts, verdicts
 from manifpt.attribution.unknown.decision import DECISIONS
 from manifpt.cli import job
-from manifpt.cli.answer import answer
+from manifpt.cli.answer import answer, show, text_of
 from manifpt.cli.job_options import JobConfig
 
 SHARE = st.sampled_from([0.0, 0.1, 0.5, 0.9999999, 1.0])
@@ -49,11 +51,11 @@ def test_verdicts_do_not_depend_on_how_the_table_was_cut(rows, cut, scored):
 @pytest.mark.parametrize("name", ["report", "explain"])
 def test_a_page_is_linked_from_the_last_line(name, tmp_path):
     page = tmp_path / "my page.html"
-    last = answer(name, {"output": str(page), "bytes": 1}).splitlines()[-1]
+    last = text_of(answer(name, {"output": str(page), "bytes": 1})).splitlines()[-1]
     assert last == f"page: {page.as_uri()}"
     assert " " not in last.removeprefix("page: ")
-    assert answer(name, {"output": "s3://b/x.html"}).endswith("page: s3://b/x.html")
-    assert "page" not in answer(name, {"output": None, "bytes": 1})
+    assert text_of(answer(name, {"output": "s3://b/x.html"})).endswith("page: s3://b/x.html")
+    assert "page" not in text_of(answer(name, {"output": None, "bytes": 1}))
 
 
 def test_attribute_ends_in_counts_extremes_places_and_the_next_command():
@@ -63,7 +65,8 @@ def test_attribute_ends_in_counts_extremes_places_and_the_next_command():
         ("real", 0.7, "real", 0.001),
     ]
     summary = {"output": "OUT", "ok": 3, "quarantined": 2, "by_error": {"unreadable": 2}}
-    printed = answer("attribute", summary | verdicts(table(rows)) | {"duplicates": {"exact": 0}})
+    summary |= verdicts(table(rows)) | {"duplicates": {"exact": 0}}
+    printed = text_of(answer("attribute", summary))
     assert printed.startswith("3 images attributed, 2 quarantined: unreadable 2\n")
     assert re.search(r"^gan +2 +1 +0 +0 +1$", printed, re.MULTILINE)
     assert re.search(r"^real +1 +0 +1 +0 +0$", printed, re.MULTILINE)
@@ -75,13 +78,13 @@ def test_attribute_ends_in_counts_extremes_places_and_the_next_command():
 
 def test_an_output_from_before_has_counts_alone():
     summary = {"output": "OUT", "ok": 3, "quarantined": 0, "by_error": {}}
-    assert answer("attribute", summary).startswith("3 images attributed, 0 quarantined\n")
+    assert text_of(answer("attribute", summary)).startswith("3 images attributed, 0 quarantined\n")
 
 
 def test_other_jobs_show_single_values_and_what_is_next():
     summary = {"output": "M", "rows_in": 12345, "by_error": {"small": 2}, "accuracy": 0.87654321}
     summary |= {"history": [1, 2], "nested": {"a": {"b": 1}}, "empty": {}}
-    lines = answer("train_attribution", summary).splitlines()
+    lines = text_of(answer("train_attribution", summary)).splitlines()
     names = [line.split("  ")[0] for line in lines[:-1]]
     assert names == ["output", "rows in", "by error", "accuracy"]
     assert lines[1].endswith("12,345")
@@ -104,6 +107,43 @@ def test_json_is_for_what_is_no_terminal(monkeypatch, capsys, terminal):
 
 
 def test_a_dry_run_has_no_next_command():
-    said = answer("attribute", {"job": "attribute", "dry_run": True, "output": "verdicts"})
+    summary = {"job": "attribute", "dry_run": True, "output": "verdicts"}
+    said = text_of(answer("attribute", summary))
     assert "dry run" in said
     assert "next:" not in said
+
+
+def test_tables_fit_a_terminal_and_have_colours_there_alone(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    long = "crawl/" + "x" * 80 + ".png"
+    row = {"id": long, "prediction": "gan", "probability": 1.0, "decision": "generator"}
+    summary = {"output": "OUT", "ok": 1, "quarantined": 0, "surest": [row | {"unknown_p": 0.5}]}
+    answered = answer("attribute", summary)
+    terminal = Terminal()
+    show(answered, terminal)
+    assert "\x1b[31mgenerator" in terminal.getvalue()
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue())
+    table = plain[plain.index("surest") : plain.index("tables:")]
+    assert max(map(len, table.splitlines())) <= 60
+    assert "".join(line[:20].split("  ")[0] for line in table.splitlines()[1:]).startswith("crawl/")
+    assert long in text_of(answered)
+    assert "\x1b" not in text_of(answered)
+
+
+def test_the_reader_of_the_json_may_stop_before_its_end():
+    code = """
+from manifpt.cli import job
+from manifpt.cli.job_options import JobConfig
+summary = {"rows": list(range(100_000))}
+raise SystemExit(job.main("job", JobConfig, lambda *_: summary, "", [], on_ray=False))
+"""
+    command = f"set -o pipefail; {sys.executable} -c '{code}' | head -c 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "{")
+    assert "Error" not in done.stderr
