@@ -50,7 +50,10 @@ def aligned(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
     for place, name in enumerate(head):
         table.add_column(name, justify="right" if place else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(text, COLOURS.get(text, "")) for text in map(value_text, row)))
+        cells = zip(head, map(value_text, row), strict=True)
+        table.add_row(
+            *(Text(text, COLOURS[text] if name == "decision" else "") for name, text in cells)
+        )
     return table
 
 
