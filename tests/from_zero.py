@@ -146,6 +146,7 @@ def from_zero(place: Path, only: list[str] | None = None) -> list[Line]:
         try:
             for name in only or found:
                 lines.append(run(name, found[name], cluster.env | mine, place))
+                print(name, lines[-1].seconds, "s", file=sys.stderr, flush=True)
                 if lines[-1].code:
                     print(lines[-1].said[-3000:], file=sys.stderr, flush=True)
         finally:
@@ -158,7 +159,7 @@ def compared(place: Path, lines: list[Line]) -> list[Line]:
     from cluster.local import ClusterShape, local_cluster
 
     found, out = commands(place), []
-    with local_cluster(ClusterShape(1, 2, dashboard=False)) as cluster:
+    with local_cluster(ClusterShape(1, 4, dashboard=False)) as cluster:
         mine = {"RAY_ADDRESS": cluster.address}
         mine["MLFLOW_TRACKING_URI"] = f"sqlite:///{place}/mlflow.db"
         for line in lines:
@@ -167,7 +168,7 @@ def compared(place: Path, lines: list[Line]) -> list[Line]:
             scaled, command[at] = command[at], f"{command[at]}-fixed"
             subprocess.run(
                 [sys.executable, "-m", *command], env=cluster.env | mine, cwd=place,
-                timeout=JOB_SECONDS, check=True, capture_output=True,
+                timeout=JOB_SECONDS, check=True, stdout=subprocess.DEVNULL,
             )  # fmt: skip
             files = same_files(line.job, command[at])
             if files != same_files(line.job, scaled):
