@@ -42,12 +42,12 @@ attribution/test_duplicates attribution/test_loop attribution/test_profiles
 audit/test_audit_statistics audit/test_training_audit baselines/test_attribution cli/test_answer
 cli/test_stops engine/test_rollup images/test_http images/test_limits images/test_one_row
 images/test_reader images/test_reader_fuzz images/test_sandbox images/test_splits
-images/test_units images/test_uri_tables manifold/test_denoiser manifold/test_riemannian
-manifold/test_stored outputs/test_claims planning/test_plan report/test_pages
-report/test_tile_overlay spaces/test_spaces storage/test_s3_outages test_cluster test_columns
-test_faults test_jobs test_scaling test_secrets throughput/test_throughput
-tracking/test_mlflow_outages tracking/test_tracking viewer/test_scan viewer/test_viewer
-zoo/test_zoo
+images/test_units images/test_uri_tables jobs/test_reproduction manifold/test_denoiser
+manifold/test_metric manifold/test_riemannian manifold/test_stored outputs/test_claims
+planning/test_plan report/test_explanation report/test_pages report/test_tile_overlay
+spaces/test_spaces storage/test_s3_outages test_cluster test_columns test_faults test_jobs
+test_scaling test_secrets throughput/test_throughput tracking/test_mlflow_outages
+tracking/test_tracking viewer/test_scan viewer/test_viewer zoo/test_zoo
 """.split()
 
 
