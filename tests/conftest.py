@@ -35,7 +35,7 @@ zoo/test_build_benchmark
 """.split()
 
 
-# Files whose other tests take about half a second each or more: `make test-fast` leaves them out.
+# Files whose other tests take seconds in all: `make test-fast` leaves them out.
 SECONDS = """
 api/test_api artifacts/test_export attribution/test_augmentation attribution/test_damage
 attribution/test_duplicates attribution/test_loop attribution/test_profiles

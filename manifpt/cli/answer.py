@@ -1,6 +1,5 @@
 """The last lines of a job, for people: a short table, the output's place, the next command."""
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -75,13 +74,6 @@ def show(parts: Iterable[Part], file: IO[str]) -> None:
     console = Console(file=file, width=width, markup=False, highlight=False)
     for part in parts:
         console.print(part, soft_wrap=isinstance(part, str))
-
-
-def text_of(parts: Iterable[Part]) -> str:
-    """Return an answer as text."""
-    file = io.StringIO()
-    show(parts, file)
-    return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 
 
 def answer(job: str, summary: Mapping[str, Any]) -> list[Part]:

@@ -14,8 +14,15 @@ from hypothesis import strategies as st
 from manifpt.attribution.crawl.verdicts import SHOWN, total_verdicts, verdicts
 from manifpt.attribution.unknown.decision import DECISIONS
 from manifpt.cli import job
-from manifpt.cli.answer import answer, show, text_of
+from manifpt.cli.answer import Part, answer, show
 from manifpt.cli.job_options import JobConfig
+
+
+def text_of(parts: list[Part]) -> str:
+    file = io.StringIO()
+    show(parts, file)
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
+
 
 SHARE = st.sampled_from([0.0, 0.1, 0.5, 0.9999999, 1.0])
 ROWS = st.lists(
